@@ -1,0 +1,4 @@
+//! Host ports for containers: a chained CNI plugin with an allocation store and nftables DNAT.
+
+pub mod model;
+use mnl_sys as _;

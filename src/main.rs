@@ -1,0 +1,2 @@
+//! The executable: the CNI plugin, or the operator's command line.
+fn main() {}

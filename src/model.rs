@@ -1,0 +1,410 @@
+//! The nouns every other module speaks in: who asks, for which host port, towards which pod.
+//!
+//! Nothing in here does I/O. A value of these types is valid by construction, so no string standing
+//! for a port, an address or an identifier travels past the `cni` module.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// A transport protocol that has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, protocol number 6.
+    Tcp,
+    /// UDP, protocol number 17.
+    Udp,
+    /// SCTP, protocol number 132.
+    Sctp,
+}
+
+impl Protocol {
+    /// Every protocol that can be mapped.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The number in the IP header, as IANA assigns it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    /// Reads the name in any case: the CNI conventions write `tcp`, the Kubernetes API `TCP`.
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.name().eq_ignore_ascii_case(text))
+            .ok_or_else(|| UnknownProtocol(text.to_owned()))
+    }
+}
+
+/// A protocol name that is none of tcp, udp and sctp.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("protocol {0:?} is not one of tcp, udp, sctp")]
+pub struct UnknownProtocol(pub String);
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both versions, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The version `address` belongs to.
+    #[must_use]
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The address that stands for every local address of this version: `0.0.0.0` or `::`.
+    #[must_use]
+    pub const fn wildcard(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+/// A port on this node, the thing that is allocated.
+///
+/// A port mapping without host IP stands for two of these, one per family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// One address of the node, or [`Family::wildcard`] for every local address of the family.
+    pub address: IpAddr,
+    /// The port number.
+    pub port: NonZeroU16,
+}
+
+impl HostPort {
+    /// Whether this stands for every local address of its family.
+    #[must_use]
+    pub const fn is_wildcard(&self) -> bool {
+        self.address.is_unspecified()
+    }
+
+    /// Whether one packet could be meant for both: same protocol, port and family, and the same
+    /// address or a wildcard on either side.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.port == other.port
+            && Family::of(&self.address) == Family::of(&other.address)
+            && (self.address == other.address || self.is_wildcard() || other.is_wildcard())
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", SocketAddr::new(self.address, self.port.get()), self.protocol)
+    }
+}
+
+/// A host port together with where its packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mapping {
+    /// The port on the node.
+    #[serde(flatten)]
+    pub host: HostPort,
+    /// The port on the pod that was asked for.
+    pub container_port: NonZeroU16,
+    /// The pod's address and port. `None` holds the host port without translating anything: the
+    /// pod is on the node's own network, or it has no address of this family.
+    pub target: Option<SocketAddr>,
+}
+
+/// What the CNI specification identifies by network name, container ID and interface name
+/// (SPEC section 2, "CNI operations").
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    network: String,
+    container_id: String,
+    ifname: String,
+}
+
+impl Attachment {
+    /// Puts a checked attachment together.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when a part breaks the rules that libcni applies to it.
+    pub fn new(network: &str, container_id: &str, ifname: &str) -> Result<Self, InvalidName> {
+        check_identifier("network name", network)?;
+        check_identifier("container ID", container_id)?;
+        check_ifname(ifname)?;
+        Ok(Self {
+            network: network.to_owned(),
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        })
+    }
+
+    /// The `name` of the network configuration.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.network
+    }
+
+    /// `CNI_CONTAINERID`.
+    #[must_use]
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    /// `CNI_IFNAME`.
+    #[must_use]
+    pub fn ifname(&self) -> &str {
+        &self.ifname
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}/{}", self.network, self.container_id, self.ifname.escape_debug())
+    }
+}
+
+/// A part of an attachment's name that libcni would refuse.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not valid: {rule}")]
+pub struct InvalidName {
+    /// Which part.
+    pub what: &'static str,
+    /// What was given.
+    pub value: String,
+    /// What is allowed.
+    pub rule: &'static str,
+}
+
+/// Checks a network name or container ID against the expression of libcni's `utils`,
+/// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`. There is no limit on the length.
+///
+/// # Errors
+/// [`InvalidName`], naming `what`.
+pub fn check_identifier(what: &'static str, value: &str) -> Result<(), InvalidName> {
+    let tail_ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let valid = value.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && value.bytes().all(tail_ok);
+    if valid {
+        return Ok(());
+    }
+    let rule = "it must start with a letter or digit and go on with letters, digits, '_', '.', '-'";
+    Err(InvalidName { what, value: value.to_owned(), rule })
+}
+
+/// Checks an interface name the way the kernel's `dev_valid_name` does.
+///
+/// # Errors
+/// [`InvalidName`].
+pub fn check_ifname(value: &str) -> Result<(), InvalidName> {
+    let valid = (1..=15).contains(&value.len())
+        && value != "."
+        && value != ".."
+        && !value.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+    if valid {
+        return Ok(());
+    }
+    let rule = "it must be 1 to 15 bytes, not '.' or '..', without '/', ':' and white space";
+    Err(InvalidName { what: "interface name", value: value.to_owned(), rule })
+}
+
+/// The Kubernetes Pod behind an attachment, where the runtime told us (`CNI_ARGS`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// `K8S_POD_NAMESPACE`.
+    pub namespace: String,
+    /// `K8S_POD_NAME`.
+    pub name: String,
+    /// `K8S_POD_UID`; empty where the runtime sends none (CRI-O before 1.24, podman).
+    pub uid: String,
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace.escape_debug(), self.name.escape_debug())
+    }
+}
+
+/// The identity of a Linux namespace: device and inode of its nsfs file (namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceId {
+    /// `st_dev` of the nsfs.
+    pub device: u64,
+    /// `st_ino`, the number that `readlink /proc/self/ns/net` shows.
+    pub inode: u64,
+}
+
+/// A container's network namespace, as it was seen when its ports were recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Netns {
+    /// `CNI_NETNS`.
+    pub path: String,
+    /// What that path led to.
+    pub id: NamespaceId,
+    /// The mount namespace in which the path was looked up. In another one the same path says
+    /// nothing about this container.
+    pub seen_from: NamespaceId,
+}
+
+/// Who holds host ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// The attachment.
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    /// The Pod, on Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+    /// The network namespace, if it could be examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<Netns>,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(out, "pod {pod} ({})", self.attachment),
+            None => write!(out, "container {}", self.attachment),
+        }
+    }
+}
+
+/// Whose source address is replaced by the node's when a packet is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Masquerade {
+    /// Nobody's (`snat: false`). Loopback and neighbours of the pod cannot connect.
+    Nobody,
+    /// Those who could not get an answer otherwise: 127.0.0.0/8, the pod itself and its own
+    /// subnet (`snat: true`).
+    Local,
+    /// Everybody's (`masqAll: true`), for networks whose pods answer past this node.
+    Everybody,
+}
+
+/// How the packets of one network's mappings are treated; the same for all its pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// Whose source address is replaced.
+    pub masquerade: Masquerade,
+    /// The bit, 0 to 31, of the packet mark that carries a packet's masquerading from the
+    /// prerouting hook to the postrouting hook.
+    pub mark_bit: u8,
+    /// Who may connect; empty means everybody. Loopback always may.
+    pub source_ranges: Vec<IpNetwork>,
+    /// The node addresses that wildcard mappings answer on; empty means every local address.
+    pub host_addresses: Vec<IpNetwork>,
+    /// Whether each mapping counts its connections.
+    pub counters: bool,
+}
+
+/// Everything one attachment holds: the unit of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Who.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// The pod's addresses with their prefix, at most one per family.
+    pub pod_addresses: Vec<IpNetwork>,
+    /// How its packets are treated.
+    pub policy: Policy,
+    /// What it holds, sorted, without two that overlap.
+    pub mappings: Vec<Mapping>,
+    /// Seconds since the epoch at which the first of them was recorded.
+    pub created: u64,
+    /// `/proc/sys/kernel/random/boot_id` of the boot in which this was recorded.
+    pub boot_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> HostPort {
+        let (address, port) = text.rsplit_once('@').map_or((text, "80"), |(a, p)| (a, p));
+        HostPort {
+            protocol: Protocol::Tcp,
+            address: address.parse().expect("a test address"),
+            port: port.parse().expect("a test port"),
+        }
+    }
+
+    #[test]
+    fn wildcards_overlap_within_their_family_only() {
+        assert!(host("0.0.0.0").overlaps(&host("192.0.2.1")));
+        assert!(host("192.0.2.1").overlaps(&host("0.0.0.0")));
+        assert!(!host("0.0.0.0").overlaps(&host("2001:db8::1")));
+        assert!(!host("::").overlaps(&host("0.0.0.0")));
+        assert!(!host("192.0.2.1").overlaps(&host("192.0.2.2")));
+        assert!(!host("0.0.0.0@80").overlaps(&host("0.0.0.0@81")));
+        let udp = HostPort { protocol: Protocol::Udp, ..host("0.0.0.0") };
+        assert!(!udp.overlaps(&host("0.0.0.0")));
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_libcni() {
+        for good in ["a", "0", "cbr0", "A.b_c-d", &"x".repeat(4000)] {
+            assert_eq!(check_identifier("container ID", good), Ok(()), "{good}");
+        }
+        for bad in ["", "-a", ".a", "_a", "a/b", "../a", "a b", "a\n", "\u{e9}"] {
+            assert!(check_identifier("container ID", bad).is_err(), "{bad:?}");
+        }
+        for good in ["eth0", "a", "exactly15bytes!"] {
+            assert_eq!(check_ifname(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\u{a0}b", "sixteen-bytes-..."] {
+            assert!(check_ifname(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn host_ports_print_like_socket_addresses() {
+        assert_eq!(host("0.0.0.0").to_string(), "0.0.0.0:80/tcp");
+        assert_eq!(host("::").to_string(), "[::]:80/tcp");
+    }
+}
