@@ -13,7 +13,7 @@ mod message;
 mod route;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use nix::libc;
@@ -129,8 +129,8 @@ pub enum Error {
 pub struct Change {
     /// The elements that must be there.
     pub wanted: BTreeMap<(Set, Key), Element>,
-    /// The elements that must not be there unless wanted, and may be replaced if they are.
-    pub released: BTreeMap<(Set, Key), Element>,
+    /// The places that must be empty unless wanted: what is there is ours to replace.
+    pub released: BTreeSet<(Set, Key)>,
     /// The chains that the wanted elements lead to.
     pub chains: Vec<Chain>,
 }
@@ -143,7 +143,7 @@ impl Change {
     }
 
     fn places(&self) -> Vec<(Set, Key)> {
-        let mut places: Vec<_> = self.wanted.keys().chain(self.released.keys()).copied().collect();
+        let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
         places.sort_unstable();
         places.dedup();
         places
@@ -187,7 +187,11 @@ impl Nft {
                     (transaction, Applied::Changed)
                 }
                 look::Standing::Rebuild(reason) => {
-                    (rebuild(&everything()?, &look), Applied::Rebuilt(reason))
+                    let everything = everything()?;
+                    if look.table == Table::Absent && everything.elements.is_empty() {
+                        return Ok(Applied::Changed);
+                    }
+                    (rebuild(&everything, &look), Applied::Rebuilt(reason))
                 }
             };
             match self.socket.commit(transaction)? {
@@ -227,6 +231,9 @@ impl Nft {
         for _ in 0..ATTEMPTS {
             let look = self.look(&[])?;
             look.permit(&self.identity)?;
+            if look.table == Table::Absent && everything.elements.is_empty() {
+                return Ok(());
+            }
             match self.socket.commit(rebuild(everything, &look))? {
                 Outcome::Committed => return Ok(()),
                 Outcome::Unanswered => return Err(Error::Unanswered),
@@ -239,11 +246,11 @@ impl Nft {
     /// The transaction that brings the elements from what `look` saw to what `change` asks for.
     fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
         let mut deleted = Vec::new();
-        for (place, released) in &change.released {
+        for place in &change.released {
             let seen = look.elements.get(place);
-            let stays = change.wanted.get(place).map(|wanted| &wanted.data);
-            if seen.is_some() && seen.map(Option::as_ref) != stays.map(Some) {
-                deleted.push(released.place());
+            let stays = change.wanted.get(place).map(|wanted| Some(&wanted.data));
+            if seen.is_some() && seen.map(Option::as_ref) != stays {
+                deleted.push(*place);
             }
         }
         let mut added = Vec::new();
@@ -251,7 +258,7 @@ impl Nft {
             match look.elements.get(place) {
                 None => added.push(wanted),
                 Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-                Some(_) if change.released.contains_key(place) => {}
+                Some(_) if change.released.contains(place) => {}
                 Some(seen) => return Err(unrecorded(wanted, seen.as_ref())),
             }
         }

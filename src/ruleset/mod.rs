@@ -25,7 +25,7 @@ pub use chain::base_chains;
 use chain::masquerade_chain;
 use element::Placing;
 
-use crate::model::{Mapping, Record};
+use crate::model::{Family, HostPort, Mapping, Record};
 
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
@@ -127,6 +127,20 @@ pub fn elements_of<'a>(
 ) -> impl Iterator<Item = Element> + 'a {
     let placing = Placing::of(record);
     mappings.iter().flat_map(move |mapping| placing.elements(mapping))
+}
+
+/// Every place at which the elements of a claim on `host` may be, except among the hairpins: what
+/// can be cleaned up when nothing else is known of the claim.
+#[must_use]
+pub fn places_of(host: &HostPort) -> Vec<(Set, Key)> {
+    let kinds = if host.is_wildcard() {
+        [SetKind::Ports, SetKind::CountedPorts, SetKind::Policies]
+    } else {
+        [SetKind::HostPorts, SetKind::CountedHostPorts, SetKind::HostPolicies]
+    };
+    let address = (!host.is_wildcard()).then_some(host.address);
+    let key = Key { address, protocol: host.protocol, port: host.port };
+    kinds.map(|kind| (Set { kind, family: Family::of(&host.address) }, key)).to_vec()
 }
 
 /// The chains that a change may need to add before `record`'s elements: those of its network, and
