@@ -9,6 +9,12 @@ use crate::{cni, kernel, netns, store};
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Standard input could not be read.
+    #[error("cannot read the network configuration on stdin")]
+    Stdin {
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The request was not understood.
     #[error(transparent)]
     Request(#[from] cni::Error),
@@ -46,7 +52,9 @@ pub enum Error {
         source: store::Unreadable,
     },
     /// CHECK found something that is not as ADD left it.
-    #[error("{attachment} is not as ADD left it: {difference}; ADD it again, or run `autoport repair`")]
+    #[error(
+        "{attachment} is not as ADD left it: {difference}; ADD it again, or run `autoport repair`"
+    )]
     Different {
         /// Which attachment.
         attachment: String,
@@ -73,7 +81,7 @@ impl Error {
             Self::Request(error) => request_code(error),
             Self::Store(error) => store_code(error),
             Self::Kernel(error) => kernel_code(error),
-            Self::Netns(_) => 5,
+            Self::Stdin { .. } | Self::Netns(_) => 5,
             Self::Taken { .. } => 100,
             Self::HeldUnreadable { .. } => 102,
             Self::Different { .. } => 120,

@@ -40,9 +40,9 @@ pub fn standing(
 /// What an attachment holds while it changes from `before` to `wanted`: either.
 #[must_use]
 pub fn union(before: &[Mapping], wanted: &[Mapping]) -> Vec<Mapping> {
-    let kept = before.iter().filter(|old| {
-        wanted.binary_search_by(|mapping| mapping.host.cmp(&old.host)).is_err()
-    });
+    let kept = before
+        .iter()
+        .filter(|old| wanted.binary_search_by(|mapping| mapping.host.cmp(&old.host)).is_err());
     let mut union: Vec<Mapping> = wanted.iter().chain(kept).copied().collect();
     union.sort_unstable();
     union
@@ -59,7 +59,8 @@ pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
         None => Some(format!("host port {} is not recorded for it", mapping.host)),
         Some(recorded) if recorded.target != mapping.target => {
             let name = |target: Option<_>| {
-                target.map_or("nothing".to_owned(), |target: std::net::SocketAddr| target.to_string())
+                target
+                    .map_or("nothing".to_owned(), |target: std::net::SocketAddr| target.to_string())
             };
             let (recorded, wanted) = (name(recorded.target), name(mapping.target));
             Some(format!("host port {} is recorded for {recorded}, not {wanted}", mapping.host))

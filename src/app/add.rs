@@ -74,11 +74,7 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::HeldUnreadable`] for the first who does not.
-fn superseded(
-    locked: &Locked,
-    wanted: &Record,
-    log: &mut dyn Write,
-) -> Result<Vec<Record>, Error> {
+fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
     let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
     for holder in locked.holders(&hosts)? {
@@ -146,9 +142,8 @@ impl Transfer<'_> {
         let mut without: Vec<_> =
             self.superseded.iter().map(|record| record.owner.attachment.clone()).collect();
         without.push(wanted.owner.attachment.clone());
-        let applied = nft.apply(&change, || {
-            everything::ruleset(self.locked, &without, Some(wanted), log)
-        })?;
+        let applied =
+            nft.apply(&change, || everything::ruleset(self.locked, &without, Some(wanted), log))?;
         if let Applied::Rebuilt(reason) = applied {
             note(log, &format!("built table inet autoport, because {reason}"));
         }

@@ -8,9 +8,9 @@ use crate::cni::{Release, Sweep};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Nft, Stale};
 use crate::model::{Attachment, Record};
+use crate::netns;
 use crate::ruleset::{elements_of, places_of};
 use crate::store::{self, Key, Locked, Store};
-use crate::netns;
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
 /// failed DEL keeps the main plugin from giving back the pod's address.

@@ -19,8 +19,8 @@ pub use everything::repair;
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
     /// The environment variables.
     pub env: &'a Env,
-    /// Standard input, whole.
-    pub stdin: &'a [u8],
+    /// Standard input, whole, or why it could not be read.
+    pub stdin: io::Result<Vec<u8>>,
     /// Reads [`cni::NODE_FILE`]; called only if it is needed.
     pub node_file: N,
     /// The time.
@@ -41,7 +41,11 @@ pub struct Outcome {
 /// Runs one CNI command.
 pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> Outcome {
     let World { env, stdin, node_file, now, log } = world;
-    let answer = Request::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
+    let stdin = match stdin {
+        Ok(stdin) => stdin,
+        Err(source) => return failure(&Error::Stdin { source }, &[]),
+    };
+    let answer = Request::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
         for warning in &parsed.warnings {
             note(log, warning);
         }
@@ -49,16 +53,31 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
     });
     match answer {
         Ok(reply) => Outcome { stdout: reply.to_bytes(), failed: false },
-        Err(error) => {
-            let reply = Reply::Error {
-                version: cni::reply_version(stdin),
-                code: error.code(),
-                message: error.to_string(),
-                details: error.details(),
-            };
-            Outcome { stdout: reply.to_bytes(), failed: true }
-        }
+        Err(error) => failure(&error, &stdin),
     }
+}
+
+fn failure(error: &Error, stdin: &[u8]) -> Outcome {
+    let reply = Reply::Error {
+        version: cni::reply_version(stdin),
+        code: error.code(),
+        message: error.to_string(),
+        details: error.details(),
+    };
+    Outcome { stdout: reply.to_bytes(), failed: true }
+}
+
+/// The reply to a command that ended in a panic: a bug, but the runtime still has to be told.
+/// 999 is what the Go plugins say for an internal error.
+#[must_use]
+pub fn panicked(message: &str) -> String {
+    let reply = Reply::Error {
+        version: cni::Version::NEWEST,
+        code: 999,
+        message: format!("autoport {} panicked, please report it", env!("CARGO_PKG_VERSION")),
+        details: message.to_owned(),
+    };
+    String::from_utf8_lossy(&reply.to_bytes()).into_owned()
 }
 
 fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
@@ -76,7 +95,7 @@ fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Rep
 
 /// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
 fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
-    let usable = || {
+    let mut usable = || {
         match store.lock(config.lock_timeout, log) {
             Ok(locked) => locked.belongs_here()?,
             // Busy is not broken.

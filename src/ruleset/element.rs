@@ -238,7 +238,7 @@ pub const COMMENT_MAX: usize = 127;
 /// terminal becomes `_`.
 pub(super) fn comment(owner: &Owner) -> String {
     let name = match &owner.pod {
-        Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+        Some(pod) => pod.to_string(),
         None => owner.attachment.container_id().to_owned(),
     };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_./:@".contains(c) { c } else { '_' };
