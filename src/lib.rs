@@ -1,4 +1,5 @@
 //! Host ports for containers: a chained CNI plugin with an allocation store and nftables DNAT.
 
 pub mod model;
+pub mod netns;
 use mnl_sys as _;
