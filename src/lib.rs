@@ -2,4 +2,5 @@
 
 pub mod model;
 pub mod netns;
+pub mod store;
 use mnl_sys as _;
