@@ -31,6 +31,7 @@ pub(super) fn wanted(claim: &Claim, now: SystemTime, instance: &Instance) -> Rec
         pod_addresses: claim.pod_addresses.clone(),
         policy: claim.config.policy.clone(),
         mappings,
+        grants: Vec::new(),
         created: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         boot_id: instance.boot_id.clone(),
     }

@@ -122,6 +122,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
             counters: false,
         },
         mappings,
+        grants: Vec::new(),
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     }
