@@ -1,4 +1,29 @@
 //! Host ports for containers: a chained CNI plugin with an allocation store and nftables DNAT.
+//!
+//! From the bottom up, each module naming only those before it:
+//!
+//! - [`model`]: the nouns. No I/O.
+//! - [`plan`]: who holds what, decided. No I/O.
+//! - [`ruleset`]: the nftables table that a set of records implies. No I/O.
+//! - [`netns`]: the identity of namespaces.
+//! - [`cni`]: bytes and variables in, a request out; a reply back to bytes. No I/O.
+//! - [`store`]: the records on disk, with their lock. The only module that opens files.
+//! - [`kernel`]: the table in the kernel. The only module that speaks netlink.
+//! - [`error`]: every failure and the number the runtime is told.
+//! - [`app`]: one function per command.
+//!
+//! The executable adds the edges (environment, standard streams, clock) and the operator's
+//! command line.
 
+pub mod app;
+pub mod cni;
+pub mod error;
+pub mod kernel;
 pub mod model;
+pub mod netns;
+pub mod plan;
+pub mod ruleset;
+pub mod store;
+
+// Named so that the linker finds the functions that libnftnl calls.
 use mnl_sys as _;

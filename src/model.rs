@@ -252,7 +252,7 @@ pub fn check_ifname(value: &str) -> Result<(), InvalidName> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
-    /// `K8S_POD_NAMESPACE`.
+    /// `K8S_POD_NAMESPACE`; empty where the runtime sends none (podman).
     pub namespace: String,
     /// `K8S_POD_NAME`.
     pub name: String,
@@ -262,7 +262,10 @@ pub struct Pod {
 
 impl fmt::Display for Pod {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", self.namespace.escape_debug(), self.name.escape_debug())
+        if !self.namespace.is_empty() {
+            write!(out, "{}/", self.namespace.escape_debug())?;
+        }
+        write!(out, "{}", self.name.escape_debug())
     }
 }
 
@@ -353,7 +356,7 @@ pub struct Record {
     pub pod_addresses: Vec<IpNetwork>,
     /// How its packets are treated.
     pub policy: Policy,
-    /// What it holds, sorted, without two that overlap.
+    /// What it holds, sorted. Two that overlap agree on the container port.
     pub mappings: Vec<Mapping>,
     /// Seconds since the epoch at which the first of them was recorded.
     pub created: u64,

@@ -163,7 +163,7 @@ unreached! {
     mnl_attr_get_payload mnl_attr_get_payload_len mnl_attr_get_str mnl_attr_get_type
     mnl_attr_get_u8 mnl_attr_get_u16 mnl_attr_get_u32 mnl_attr_get_u64
     mnl_attr_next mnl_attr_ok mnl_attr_parse mnl_attr_parse_nested
-    mnl_attr_type_valid mnl_attr_validate
+    mnl_attr_type_valid mnl_attr_validate mnl_cb_run
     mnl_nlmsg_batch_current mnl_nlmsg_batch_head mnl_nlmsg_batch_is_empty
     mnl_nlmsg_batch_next mnl_nlmsg_batch_size mnl_nlmsg_batch_start mnl_nlmsg_batch_stop
     mnl_socket_bind mnl_socket_close mnl_socket_get_portid mnl_socket_open

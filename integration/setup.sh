@@ -1,0 +1,356 @@
+#!/usr/bin/env bash
+# Installs what building, demonstrating and testing autoport needs on Debian 12
+# or later. Run it as root, or as a user who may use sudo (for apt only).
+#
+#   integration/setup.sh build   what `cargo build` needs
+#   integration/setup.sh demo    that, and what the demo needs, with cnitool
+#   integration/setup.sh test    that, and what the tests and benchmark need
+#
+# Packages of this Debian release are installed by apt. What must be newer comes
+# from Debian sid, is never installed, and lands in $TOOLS (default: target/tools
+# in this repository):
+#
+#   bin/cnitool   the CNI project's own tool                          (demo, test)
+#   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
+#   cni-sid/      sid's reference plugins, beside this release's in
+#                 /usr/lib/cni                                              (test)
+#   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
+#   stamps/       what each of them was made from
+#
+# A second run finds everything in place and does nothing, without the network.
+set -eEuo pipefail
+umask 022
+export LC_ALL=C
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # dpkg wants them; not every user has them
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repo=$(dirname "$here")
+TOOLS=${TOOLS:-$repo/target/tools}
+
+# Raise it when the way something is built changes: everything is then redone.
+recipe=1
+
+packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
+packages_demo=(iproute2 nftables iptables curl containernetworking-plugins xz-utils)
+packages_test=(strace util-linux)
+
+# --- talking -----------------------------------------------------------------
+
+say() { printf 'setup: %s\n' "$*"; }
+
+# die WHAT_FAILED WHAT_TO_DO
+die() {
+    trap - ERR
+    printf 'setup: error: %s\n       %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+work= # scratch directory, removed at the end
+log=  # what the commands run so far have printed
+
+scratch_in() {
+    work=$(mktemp -d "$1/setup.XXXXXX") ||
+        die "no scratch directory could be made in $1" "Make $1 writable, or set TOOLS to a writable directory."
+    log=$work/log
+}
+
+clean_up() { [ -z "$work" ] || rm -rf "$work"; }
+
+# run WHAT HINT COMMAND... shows the command's output only if it fails.
+run() {
+    local what=$1 hint=$2
+    shift 2
+    if ! "$@" >>"$log" 2>&1 </dev/null 9>&-; then
+        tail -n 20 "$log" >&2
+        die "$what failed (its last output is above)." "$hint"
+    fi
+}
+
+# --- packages of this release ------------------------------------------------
+
+# missing PACKAGE... prints those that are not installed.
+missing() {
+    local installed package
+    installed=" $(dpkg-query -W -f '${Package}:${db:Status-Status} ' "$@" 2>/dev/null || true) "
+    for package; do
+        [[ $installed == *" $package:installed "* ]] || printf '%s ' "$package"
+    done
+}
+
+# as_root COMMAND...
+as_root() {
+    if [ "$EUID" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# need_root WHY COMMAND_TO_RUN_BY_HAND
+need_root() {
+    [ "$EUID" -ne 0 ] || return 0
+    command -v sudo >/dev/null || die "$1, and this is neither root nor is there a sudo." "As root: $2"
+    sudo true || die "$1, and sudo does not let this user become root." "As root: $2"
+}
+
+# The index may be refreshed by somebody else just now, hence more than one try.
+# A third party's broken archive is no reason to stop: what is really missing
+# shows in what comes next.
+refresh_index() {
+    local try
+    for try in 1 2 3; do
+        if as_root apt-get -o Acquire::Retries=3 update >>"$log" 2>&1 </dev/null 9>&-; then return; fi
+        sleep "$try"
+    done
+}
+
+install_packages() {
+    local list names by_hand
+    names=$(missing "$@")
+    [ -n "$names" ] || return 0
+    read -ra list <<<"$names"
+    by_hand="apt-get update && apt-get install ${list[*]}"
+    need_root "Debian packages are missing (${list[*]})" "$by_hand"
+    say "installing Debian packages: ${list[*]}"
+    scratch_in "${TMPDIR:-/tmp}"
+    refresh_index
+    run "apt-get install ${list[*]}" "As root, and see what it says: $by_hand" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install "${list[@]}"
+    names=$(missing "$@")
+    [ -z "$names" ] || die "apt-get succeeded, yet these are not installed: $names" "As root: $by_hand"
+    clean_up
+    work=
+}
+
+# --- packages of sid, taken aside --------------------------------------------
+
+# The mirrors this machine takes Debian itself from.
+debian_mirrors() {
+    # shellcheck disable=SC2016 # $(SITE) is apt's, not the shell's
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk '!seen[$0]++'
+}
+
+# sid COMMAND... runs an apt command that sees sid and nothing else.
+sid() { APT_CONFIG=$work/apt/apt.conf "$@"; }
+
+# configure_sid MIRROR writes the configuration `sid` uses. Of the machine's own
+# it keeps how to reach mirrors (proxies, timeouts), but no hooks and no pinning.
+# sid's Release file is checked against Debian's keyring, as apt does by default.
+configure_sid() {
+    local mirror=$1 arch keyring=
+    arch=$(dpkg --print-architecture)
+    for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
+        [ ! -e "$keyring" ] || break
+    done
+    [ -e "$keyring" ] || die "Debian's archive keyring is not here." "Install the package debian-archive-keyring."
+    rm -rf "$work/apt"
+    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    printf '%s\n' \
+        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror sid main" \
+        "deb-src [signed-by=$keyring target=Sources] $mirror sid main" >"$work/apt/sources.list"
+    {
+        apt-config dump | grep '^Acquire::'
+        # The scratch directory is ours alone, so apt's download user could not
+        # write there. Without this apt says so at length and does the same.
+        printf '%s "%s";\n' \
+            APT::Sandbox::User root \
+            APT::Architecture "$arch" \
+            Acquire::Retries 3 \
+            Acquire::Languages none \
+            Dir::State "$work/apt" \
+            Dir::State::lists "$work/apt/lists" \
+            Dir::State::status /dev/null \
+            Dir::Cache "$work/apt/cache" \
+            Dir::Etc::sourcelist "$work/apt/sources.list" \
+            Dir::Etc::sourceparts /dev/null \
+            Dir::Etc::parts /dev/null \
+            Dir::Etc::main /dev/null \
+            Dir::Etc::preferences /dev/null \
+            Dir::Etc::preferencesparts /dev/null
+    } >"$work/apt/apt.conf"
+}
+
+# Makes `sid` usable, from the first mirror that has it; once per run.
+open_sid() {
+    [ ! -e "$work/apt/open" ] || return 0
+    local mirror mirrors
+    mirrors=$(debian_mirrors)
+    if [ -z "$mirrors" ]; then # apt knows an archive's origin only from its index
+        need_root "apt has no package index yet" "apt-get update"
+        say "refreshing apt's package index"
+        refresh_index
+        mirrors=$(debian_mirrors)
+    fi
+    [ -n "$mirrors" ] || die "apt on this machine has no Debian archive configured." \
+        "This script is for Debian; give apt a Debian main archive and run apt-get update."
+    for mirror in $mirrors; do
+        say "reading the index of Debian sid from $mirror"
+        configure_sid "$mirror"
+        if sid apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
+            : >"$work/apt/open"
+            return
+        fi
+    done
+    tail -n 20 "$log" >&2
+    die "no mirror of this machine gave a verified index of Debian sid (output above)." \
+        "Check the network; if a signature is the trouble, upgrade the package debian-archive-keyring."
+}
+
+# download DIRECTORY PACKAGE... leaves the packages of sid there.
+download() {
+    local dir=$1
+    shift
+    mkdir -p "$dir"
+    run "downloading from sid: $*" "Check the network and run this script again." \
+        in_dir "$dir" sid apt-get download "$@"
+}
+
+in_dir() { (cd "$1" && shift && "$@"); }
+
+# --- tools -------------------------------------------------------------------
+
+# A stamp's first line says how a tool was made, the second which version it is.
+
+# stamped NAME HOW
+stamped() {
+    local how=
+    [ ! -e "$TOOLS/stamps/$1" ] || read -r how <"$TOOLS/stamps/$1" || true
+    [ "$how" = "$2" ]
+}
+
+# stamp NAME HOW VERSION
+stamp() {
+    mkdir -p "$TOOLS/stamps"
+    printf '%s\n%s\n' "$2" "$3" >"$work/stamp"
+    mv "$work/stamp" "$TOOLS/stamps/$1"
+}
+
+# replace NEW OLD puts the directory NEW where OLD is.
+replace() {
+    [ ! -e "$2" ] || mv -T "$2" "$work/replaced.${2##*/}"
+    mv -T "$1" "$2"
+}
+
+how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
+how_cni_sid() { printf 'recipe %s %s' "$recipe" "$arch"; }
+
+have_go_tools() {
+    [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
+        [ -x "$TOOLS/bin/libcni" ] && stamped libcni "$(how_libcni)"
+}
+have_cni_sid() { [ -x "$TOOLS/cni-sid/portmap" ] && stamped cni-sid "$(how_cni_sid)"; }
+have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
+
+have_tools() {
+    have_go_tools || return 1
+    [ "$level" = demo ] || have_cni_sid
+}
+
+# What the Go programs are built from: sid's Go, because libcni wants a newer one
+# than Debian 12 has, and libcni's source archive, because the binary packages
+# leave cnitool out.
+fill_cache() {
+    local dir=$work/cache go
+    open_sid
+    go=$(sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
+    [ -n "$go" ] || die "Debian sid's golang-go does not name a Go version." "Look at fill_cache in $0."
+    say "downloading $go and libcni's source (50 MB) to ${TOOLS}/cache"
+    download "$dir" "$go-go" "$go-src"
+    run "downloading libcni's source" "Check the network and run this script again." \
+        in_dir "$dir" sid apt-get source --download-only --tar-only golang-github-appc-cni
+    replace "$dir" "$TOOLS/cache"
+    stamp cache "$(how_cnitool)" "$(cd "$TOOLS/cache" && echo *)"
+}
+
+build_go_tools() {
+    local package goroot version src=$work/src out=$work/bin
+    have_cache || fill_cache
+
+    version=$(cd "$TOOLS/cache" && echo *.orig.tar.*)
+    version=${version#*_} version=${version%%.orig*}
+    say "building cnitool and libcni $version (half a minute)"
+    for package in "$TOOLS"/cache/*.deb; do
+        run "unpacking $package" "Remove $TOOLS/cache and run this script again." dpkg -x "$package" "$work/go"
+    done
+    mkdir -p "$src" "$out" "$work/home"
+    run "unpacking libcni" "Remove $TOOLS/cache and run this script again." \
+        tar -xf "$TOOLS"/cache/*.orig.tar.* -C "$src" --strip-components=1
+    goroot=$(echo "$work"/go/usr/lib/go-*)
+
+    # Only libcni's tests use other modules. Without them there is nothing to
+    # look up, so the build can do without the network.
+    rm -f "$src/go.sum"
+    printf 'module github.com/containernetworking/cni\n\ngo 1.21\n' >"$src/go.mod"
+    mkdir "$src/autoport"
+    cp -R "$here/libcni" "$src/autoport/libcni"
+    run "building cnitool and libcni" "If $here/libcni/main.go is not at fault, remove $TOOLS/cache and run this script again." \
+        in_dir "$src" env -i PATH="$PATH" HOME="$work/home" \
+        GOROOT="$goroot" GOPATH="$work/gopath" GOCACHE="$work/gocache" GOTMPDIR="$work" \
+        GOENV=off GOTOOLCHAIN=local GOPROXY=off GOFLAGS= CGO_ENABLED=0 \
+        "$goroot/bin/go" build -trimpath -buildvcs=false -ldflags '-s -w' -o "$out/" ./cnitool ./autoport/libcni
+
+    # Without arguments both print how to use them, and fail.
+    [[ $("$out/cnitool" 2>&1) == *" gc "* ]] ||
+        die "the cnitool of libcni $version has no gc." "1.3 or later is needed; does the mirror carry today's Debian sid?"
+    [[ $("$out/libcni" 2>&1) == *"add|check|del|gc|status"* ]] ||
+        die "the libcni just built does not run." "Look at $here/libcni/main.go."
+    mkdir -p "$TOOLS/bin"
+    mv "$out/cnitool" "$TOOLS/bin/cnitool"
+    stamp cnitool "$(how_cnitool)" "$version"
+    mv "$out/libcni" "$TOOLS/bin/libcni"
+    stamp libcni "$(how_libcni)" "$version"
+}
+
+unpack_cni_sid() {
+    local package version
+    open_sid
+    say "downloading Debian sid's reference plugins to $TOOLS/cni-sid"
+    download "$work/plugins" containernetworking-plugins
+    package=$(echo "$work"/plugins/containernetworking-plugins_*.deb)
+    version=$(dpkg-deb -f "$package" Version)
+    run "unpacking $package" "Run this script again." dpkg -x "$package" "$work/unpacked"
+    run "Debian sid's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
+        env CNI_COMMAND=VERSION "$work/unpacked/usr/lib/cni/portmap"
+    replace "$work/unpacked/usr/lib/cni" "$TOOLS/cni-sid"
+    stamp cni-sid "$(how_cni_sid)" "$version"
+}
+
+# --- main --------------------------------------------------------------------
+
+level=${1:-}
+case "$#:$level" in
+1:build) packages=("${packages_build[@]}") ;;
+1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+*)
+    echo "usage: $0 build|demo|test" >&2
+    exit 2
+    ;;
+esac
+
+trap 'die "line $LINENO of $0 failed: $BASH_COMMAND" "This should not happen; bash -x $0 $level shows more."' ERR
+trap clean_up EXIT
+for command in apt-get dpkg-query; do
+    command -v "$command" >/dev/null ||
+        die "there is no $command here." "This script is for Debian 12 and later; elsewhere install by hand: ${packages[*]}"
+done
+
+install_packages "${packages[@]}"
+[ "$level" != build ] || exit 0
+
+arch=$(dpkg --print-architecture)
+! have_tools || exit 0
+
+if ! mkdir -p "$TOOLS" 2>/dev/null || [ ! -w "$TOOLS" ]; then
+    die "$TOOLS cannot be written." "Give it to this user, or set TOOLS to another directory."
+fi
+TOOLS=$(cd "$TOOLS" && pwd)
+
+# One at a time: the second finds the work of the first.
+exec 9>"$TOOLS/.lock"
+if ! flock -n 9; then
+    say "waiting for another run of this script"
+    flock 9
+fi
+rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
+scratch_in "$TOOLS"
+have_go_tools || build_go_tools
+[ "$level" = demo ] || have_cni_sid || unpack_cni_sid

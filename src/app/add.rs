@@ -1,0 +1,200 @@
+//! ADD: record, then kernel, then what the kernel needs besides the table.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{everything, note, note_error};
+use crate::cni::{Claim, Reply};
+use crate::error::Error;
+use crate::kernel::{self, Applied, Change, Loopback, Nft, Stale};
+use crate::model::{HostPort, Mapping, Masquerade, Owner, Record};
+use crate::plan::{self, Standing};
+use crate::ruleset::{chains_of, elements_of};
+use crate::store::{Locked, Store};
+use crate::{netns, store};
+
+/// The record that `claim` asks for, as the node sees the claimant now.
+pub(super) fn wanted(
+    claim: &Claim,
+    now: SystemTime,
+    instance: &store::Instance,
+) -> Result<Record, Error> {
+    let netns = netns::observe(&claim.netns);
+    let own = netns::own()?;
+    // On the node's own network the pod listens on the host port itself.
+    let on_host = netns.as_ref().is_some_and(|netns| netns.id == own);
+    let mut mappings = claim.mappings.clone();
+    if on_host {
+        mappings.iter_mut().for_each(|mapping| mapping.target = None);
+    }
+    Ok(Record {
+        owner: Owner { attachment: claim.attachment.clone(), pod: claim.pod.clone(), netns },
+        pod_addresses: claim.pod_addresses.clone(),
+        policy: claim.config.policy.clone(),
+        mappings,
+        created: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+        boot_id: instance.boot_id.clone(),
+    })
+}
+
+pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
+    if claim.mappings.is_empty() {
+        return Ok(Reply::Result(claim.result));
+    }
+    let config = &claim.config.store;
+    let locked = Store::at(&config.state_dir).lock(config.lock_timeout, log)?;
+    locked.belongs_here()?;
+    let mut wanted = wanted(&claim, now, locked.instance())?;
+    let before = locked.load(&claim.attachment)?;
+    if let Some(before) = &before {
+        wanted.created = before.created;
+    }
+    let superseded = superseded(&locked, &wanted, log)?;
+    let mut transfer = Transfer { locked: &locked, before, superseded, wanted };
+    transfer.record()?;
+    let mut nft = Nft::open(&locked.instance().id)?;
+    match transfer.apply(&mut nft, log) {
+        Ok(()) => transfer.settle()?,
+        Err(error) => {
+            if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+                transfer.take_back(log);
+            }
+            return Err(error);
+        }
+    }
+    if let Err(error) = nft.forget_flows(&transfer.wanted.mappings, Stale::Elsewhere) {
+        note_error(log, "old UDP flows may keep going elsewhere", &error.into());
+    }
+    allow_loopback(&transfer.wanted, &claim.host_interfaces)?;
+    Ok(Reply::Result(claim.result))
+}
+
+/// Everyone who holds a wanted port and gives way.
+///
+/// # Errors
+/// [`Error::Taken`], [`Error::HeldUnreadable`] for the first who does not.
+fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
+    let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
+    let mut superseded = Vec::new();
+    for holder in locked.holders(&hosts)? {
+        let held = holder.hosts[0];
+        let wanted_host = hosts.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
+        let record = match holder.record {
+            Ok(record) => record,
+            Err(source) => {
+                let aside = locked.put_aside(&source.key)?;
+                return Err(Error::HeldUnreadable { wanted: wanted_host, aside, source });
+            }
+        };
+        match plan::standing(&wanted.owner, &record.owner, netns::is_gone) {
+            Standing::Same => {}
+            Standing::Holds => {
+                let holder = record.owner.to_string();
+                return Err(Error::Taken { wanted: wanted_host, held, holder });
+            }
+            Standing::Superseded(reason) => {
+                let (new, old) = (&wanted.owner, &record.owner);
+                note(log, &format!("{new} takes host port {held} over from {old}: {reason}"));
+                superseded.push(record);
+            }
+        }
+    }
+    Ok(superseded)
+}
+
+/// Host ports on their way from who held them to who wants them.
+struct Transfer<'a> {
+    locked: &'a Locked,
+    before: Option<Record>,
+    superseded: Vec<Record>,
+    wanted: Record,
+}
+
+impl Transfer<'_> {
+    fn before_mappings(&self) -> &[Mapping] {
+        self.before.as_ref().map_or(&[], |before| &before.mappings)
+    }
+
+    /// Records what is held from before this change until after it.
+    fn record(&self) -> Result<(), Error> {
+        let mappings = plan::union(self.before_mappings(), &self.wanted.mappings);
+        Ok(self.locked.save(&Record { mappings, ..self.wanted.clone() })?)
+    }
+
+    fn apply(&self, nft: &mut Nft, log: &mut dyn Write) -> Result<(), Error> {
+        let wanted = &self.wanted;
+        let mut change = Change {
+            wanted: elements_of(wanted, &wanted.mappings).map(|e| (e.place(), e)).collect(),
+            ..Change::default()
+        };
+        for record in self.superseded.iter().chain(&self.before) {
+            // What somebody else has taken over since is not theirs to give.
+            let elements = elements_of(record, &record.mappings);
+            change.released.extend(elements.map(|element| element.place()));
+        }
+        if change.is_empty() {
+            return Ok(());
+        }
+        if !change.wanted.is_empty() {
+            change.chains = chains_of(wanted);
+        }
+        let mut without: Vec<_> =
+            self.superseded.iter().map(|record| record.owner.attachment.clone()).collect();
+        without.push(wanted.owner.attachment.clone());
+        let applied =
+            nft.apply(&change, || everything::ruleset(self.locked, &without, Some(wanted), log))?;
+        if let Applied::Rebuilt(reason) = applied {
+            note(log, &format!("built table inet autoport, because {reason}"));
+        }
+        Ok(())
+    }
+
+    /// Records what is held now that the change is made.
+    fn settle(&self) -> Result<(), Error> {
+        for record in &self.superseded {
+            self.locked.remove(record)?;
+        }
+        let held = plan::union(self.before_mappings(), &self.wanted.mappings);
+        if held != self.wanted.mappings {
+            self.locked.save(&self.wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Records what was held before the change that was not made.
+    fn take_back(&mut self, log: &mut dyn Write) {
+        let restored = match &self.before {
+            Some(before) => self.locked.save(before),
+            None => self.locked.remove(&self.wanted),
+        };
+        let others = self.superseded.iter().map(|record| self.locked.save(record));
+        for failed in std::iter::once(restored).chain(others).filter_map(Result::err) {
+            note_error(log, "the record may name ports that are not mapped", &failed.into());
+        }
+    }
+}
+
+/// Lets processes of this node reach the pod by 127.0.0.0/8, where the packets are masqueraded.
+///
+/// The interface towards the pod is looked up only if none that an earlier plugin made is set
+/// already: on a bridge that is once per boot, with a cable of its own once per pod.
+fn allow_loopback(record: &Record, host_interfaces: &[String]) -> Result<(), Error> {
+    let masquerades = match record.policy.masquerade {
+        Masquerade::Nobody => false,
+        Masquerade::Local | Masquerade::Everybody => true,
+    };
+    let pod = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
+    let Some(pod) = pod.filter(IpAddr::is_ipv4).next().filter(|_| masquerades) else {
+        return Ok(());
+    };
+    if host_interfaces.iter().any(|name| Loopback::of(name) == Loopback::Allowed) {
+        return Ok(());
+    }
+    if let Some(interface) = kernel::interface_towards(pod)?
+        && Loopback::of(&interface) == Loopback::Refused
+    {
+        kernel::allow_loopback(&interface)?;
+    }
+    Ok(())
+}

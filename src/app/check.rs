@@ -1,0 +1,50 @@
+//! CHECK: the record against the request, then the kernel against the record.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use super::add;
+use crate::cni::Claim;
+use crate::error::Error;
+use crate::kernel::Nft;
+use crate::plan;
+use crate::ruleset::{Identity, Ruleset};
+use crate::store::Store;
+
+pub(super) fn check(claim: &Claim, now: SystemTime, log: &mut dyn Write) -> Result<(), Error> {
+    if claim.mappings.is_empty() {
+        return Ok(());
+    }
+    match difference(claim, now, log)? {
+        None => Ok(()),
+        Some(difference) => {
+            Err(Error::Different { attachment: claim.attachment.to_string(), difference })
+        }
+    }
+}
+
+fn difference(
+    claim: &Claim,
+    now: SystemTime,
+    log: &mut dyn Write,
+) -> Result<Option<String>, Error> {
+    let config = &claim.config.store;
+    let store = Store::at(&config.state_dir);
+    let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
+    let Some(shared) = store.read(config.lock_timeout, log)? else { return nothing_recorded() };
+    shared.belongs_here()?;
+    let Some(record) = shared.load(&claim.attachment)? else { return nothing_recorded() };
+    let wanted = add::wanted(claim, now, shared.instance())?;
+    if let Some(difference) = plan::difference(&record, &wanted) {
+        return Ok(Some(difference));
+    }
+    let owned = shared.owned(&record)?;
+    if let Some(lost) = record.mappings.iter().find(|mapping| !owned.contains(mapping)) {
+        return Ok(Some(format!("host port {} has been taken over", lost.host)));
+    }
+    let expected = Ruleset::new(Identity::current(&shared.instance().id), [&record]);
+    if expected.elements.is_empty() {
+        return Ok(None);
+    }
+    Ok(Nft::open(&shared.instance().id)?.check(&expected)?)
+}

@@ -1,0 +1,69 @@
+//! The table that the whole store implies, and making the kernel have it.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::note;
+use crate::error::Error;
+use crate::kernel::Nft;
+use crate::model::{Attachment, Record};
+use crate::ruleset::{Identity, Ruleset};
+use crate::store::{Locked, Shared, Store};
+
+/// The table for all records but those of `without`, and with `instead`.
+///
+/// A record that cannot be read contributes nothing, loudly; its ports stay held.
+pub(super) fn ruleset(
+    shared: &Shared,
+    without: &[Attachment],
+    instead: Option<&Record>,
+    log: &mut dyn Write,
+) -> Result<Ruleset, Error> {
+    let mut records = Vec::new();
+    for read in shared.records()? {
+        match read {
+            Ok(mut record) if !without.contains(&record.owner.attachment) => {
+                record.mappings = shared.owned(&record)?;
+                records.push(record);
+            }
+            Ok(_) => {}
+            Err(unreadable) => {
+                note(log, &format!("left out of the table: {unreadable}"));
+            }
+        }
+    }
+    records.extend(instead.cloned());
+    Ok(Ruleset::new(Identity::current(&shared.instance().id), &records))
+}
+
+/// Builds the kernel's table again from the store at `store` and clears the store of what means
+/// nothing. Returns how many attachments it serves; `None` when there is no store.
+///
+/// # Errors
+/// When the store or the kernel refuses.
+pub fn repair(
+    store: &Store,
+    patience: Duration,
+    log: &mut dyn Write,
+) -> Result<Option<usize>, Error> {
+    if store.read(patience, log)?.is_none() {
+        return Ok(None);
+    }
+    let locked = store.lock(patience, log)?;
+    locked.belongs_here()?;
+    rebuild(&locked, &[], log)?;
+    locked.tidy()?;
+    Ok(Some(locked.records()?.len()))
+}
+
+/// Builds the kernel's table again from every record but those of `without`.
+pub(super) fn rebuild(
+    locked: &Locked,
+    without: &[Attachment],
+    log: &mut dyn Write,
+) -> Result<Nft, Error> {
+    let everything = ruleset(locked, without, None, log)?;
+    let mut nft = Nft::open(&locked.instance().id)?;
+    nft.rebuild(&everything)?;
+    Ok(nft)
+}

@@ -1,0 +1,120 @@
+//! One function per command: the request, the store, the decision, the kernel, the reply.
+
+mod add;
+mod check;
+mod del;
+mod everything;
+
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use crate::cni::{self, Env, Reply, Request};
+use crate::error::Error;
+use crate::kernel;
+use crate::store::Store;
+
+pub use everything::repair;
+
+/// What the world outside provides to a command.
+pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
+    /// The environment variables.
+    pub env: &'a Env,
+    /// Standard input, whole, or why it could not be read.
+    pub stdin: io::Result<Vec<u8>>,
+    /// Reads [`cni::NODE_FILE`]; called only if it is needed.
+    pub node_file: N,
+    /// The time.
+    pub now: SystemTime,
+    /// Where messages for the operator go. The reply does not.
+    pub log: &'a mut dyn Write,
+}
+
+/// What a command leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The reply, to be printed as it is.
+    pub stdout: Vec<u8>,
+    /// Whether it is an error.
+    pub failed: bool,
+}
+
+/// Runs one CNI command.
+pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> Outcome {
+    let World { env, stdin, node_file, now, log } = world;
+    let stdin = match stdin {
+        Ok(stdin) => stdin,
+        Err(source) => return failure(&Error::Stdin { source }, &[]),
+    };
+    let answer = Request::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
+        for warning in &parsed.warnings {
+            note(log, warning);
+        }
+        execute(parsed.request, now, log)
+    });
+    match answer {
+        Ok(reply) => Outcome { stdout: reply.to_bytes(), failed: false },
+        Err(error) => failure(&error, &stdin),
+    }
+}
+
+fn failure(error: &Error, stdin: &[u8]) -> Outcome {
+    let reply = Reply::Error {
+        version: cni::reply_version(stdin),
+        code: error.code(),
+        message: error.to_string(),
+        details: error.details(),
+    };
+    Outcome { stdout: reply.to_bytes(), failed: true }
+}
+
+/// The reply to a command that ended in a panic: a bug, but the runtime still has to be told.
+/// 999 is what the Go plugins say for an internal error.
+#[must_use]
+pub fn panicked(message: &str) -> String {
+    let reply = Reply::Error {
+        version: cni::Version::NEWEST,
+        code: 999,
+        message: format!("autoport {} panicked, please report it", env!("CARGO_PKG_VERSION")),
+        details: message.to_owned(),
+    };
+    String::from_utf8_lossy(&reply.to_bytes()).into_owned()
+}
+
+fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
+    match request {
+        Request::Add(claim) => add::add(claim, now, log),
+        Request::Check(claim) => check::check(&claim, now, log).map(|()| Reply::Nothing),
+        Request::Del(release) => del::del(&release, log).map(|()| Reply::Nothing),
+        Request::Gc(sweep) => del::gc(&sweep, log).map(|()| Reply::Nothing),
+        Request::Status(store) => {
+            status(&Store::at(&store.state_dir), &store, log).map(|()| Reply::Nothing)
+        }
+        Request::Version { cni_version } => Ok(Reply::Versions { cni_version }),
+    }
+}
+
+/// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
+fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
+    let mut usable = || {
+        match store.lock(config.lock_timeout, log) {
+            Ok(locked) => locked.belongs_here()?,
+            // Busy is not broken.
+            Err(crate::store::Error::LockTaken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(kernel::probe()?)
+    };
+    usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
+}
+
+/// Writes a line to the log. A log that cannot be written to must not fail a command.
+fn note(log: &mut dyn Write, message: &str) {
+    let _ = writeln!(log, "autoport: {message}");
+}
+
+/// Notes an error that does not fail the command, with its causes.
+fn note_error(log: &mut dyn Write, attempted: &str, error: &Error) {
+    let details = error.details();
+    let separator = if details.is_empty() { "" } else { ": " };
+    note(log, &format!("{attempted}: {error}{separator}{details}"));
+}

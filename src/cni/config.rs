@@ -1,0 +1,285 @@
+//! The keys of the plugin object that are ours, and the node's own file that is laid over them.
+//!
+//! On ADD and CHECK a key that cannot be served is an error: of another JSON type than it takes,
+//! code 6; of the right type with a value that makes no sense, code 7; a key or value of portmap's
+//! that is not served, or a misspelt key, code 2. Everywhere else it is a warning, and the next
+//! layer or the default counts.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::address;
+use super::error::Error;
+use super::json::{Field, Object, escape};
+use crate::model::{Masquerade, Policy};
+
+/// The node's own file. Its keys win over the network configuration's.
+pub const NODE_FILE: &str = "/etc/cni/autoport.json";
+
+/// Where records are kept if no `stateDir` is given.
+pub const DEFAULT_STATE_DIR: &str = "/run/autoport";
+
+/// How long the lock is waited for if no `lockTimeout` is given.
+pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A runtime gives up after four minutes at the latest; nobody needs more than ten.
+const LOCK_TIMEOUT_MAX_SECONDS: f64 = 600.0;
+
+/// As in portmap, which took it from kubelet's 0x2000 and kept clear of its 0x4000.
+const DEFAULT_MARK_BIT: u8 = 13;
+
+/// Every key of ours. Those that choose ports (`portRange` and its kin) join them here.
+const OURS: [&str; 9] = [
+    "backend",
+    "snat",
+    "masqAll",
+    "markMasqBit",
+    "sourceRanges",
+    "hostAddresses",
+    "counters",
+    "stateDir",
+    "lockTimeout",
+];
+
+/// Keys of portmap whose meaning is tied to its iptables rules.
+const REFUSED: [(&str, &str); 3] = [
+    (
+        "externalSetMarkChain",
+        "remove it; masquerading is marked with one bit, which markMasqBit chooses",
+    ),
+    ("conditionsV4", CONDITIONS),
+    ("conditionsV6", CONDITIONS),
+];
+
+const CONDITIONS: &str = "name the clients that may connect in sourceRanges, and the node \
+                          addresses that answer in hostAddresses, both lists of CIDRs";
+
+/// Keys that the specification, libcni or a runtime put into a plugin's object.
+const THEIRS: [&str; 14] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "args",
+    "labels",
+    "ipam",
+    "ipMasq",
+    "dns",
+    "disableCheck",
+    "disableGC",
+];
+
+/// Where the records are and how long to wait for them: all that DEL, GC and STATUS need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// `stateDir`: absolute, without `.` and `..`.
+    pub state_dir: PathBuf,
+    /// `lockTimeout`.
+    pub lock_timeout: Duration,
+}
+
+impl StoreConfig {
+    /// What holds on this node outside of any network: for the command line.
+    ///
+    /// # Errors
+    /// When the file cannot be decoded or has a key or value that cannot be served.
+    pub fn of_node(node_file: Option<&[u8]>) -> Result<Self, Error> {
+        let node = node_file.map(decode_node_file).transpose()?;
+        let layers: Vec<&Object<'_>> = node.iter().collect();
+        Ok(Config::from_layers(&layers, &mut Judge::strict())?.store)
+    }
+
+    pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
+        let state_dir = judge.value(layers, "stateDir", state_dir)?;
+        let lock_timeout = judge.value(layers, "lockTimeout", lock_timeout)?;
+        Ok(Self {
+            state_dir: state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            lock_timeout: lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
+        })
+    }
+}
+
+/// What the operator decided, for one network on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How packets are treated.
+    pub policy: Policy,
+    /// Where the records are.
+    pub store: StoreConfig,
+}
+
+impl Config {
+    /// Reads all keys; an earlier layer wins over a later one, key by key.
+    ///
+    /// Values that an earlier layer hides are checked all the same, so that an error does not
+    /// depend on which node it is looked for.
+    pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
+        for layer in layers {
+            check_keys(layer, judge)?;
+        }
+        judge.value(layers, "backend", backend)?;
+        let snat = judge.value(layers, "snat", boolean)?.unwrap_or(true);
+        let masq_all = judge.value(layers, "masqAll", boolean)?.unwrap_or(false);
+        let policy = Policy {
+            masquerade: match (snat, masq_all) {
+                // As in portmap, where masqAll without snat has no effect.
+                (false, _) => Masquerade::Nobody,
+                (true, false) => Masquerade::Local,
+                (true, true) => Masquerade::Everybody,
+            },
+            mark_bit: judge.value(layers, "markMasqBit", mark_bit)?.unwrap_or(DEFAULT_MARK_BIT),
+            source_ranges: judge.value(layers, "sourceRanges", networks)?.unwrap_or_default(),
+            host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
+            counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
+        };
+        Ok(Self { policy, store: StoreConfig::from_layers(layers, judge)? })
+    }
+}
+
+/// Decodes the bytes of [`NODE_FILE`].
+pub(super) fn decode_node_file(bytes: &[u8]) -> Result<Object<'_>, Error> {
+    Object::decode(NODE_FILE, &format!("{NODE_FILE}: "), bytes)
+}
+
+/// Decides whether what is wrong stops the command.
+#[derive(Debug)]
+pub(super) struct Judge {
+    lenient: bool,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Judge {
+    pub(super) const fn strict() -> Self {
+        Self { lenient: false, warnings: Vec::new() }
+    }
+
+    pub(super) const fn lenient() -> Self {
+        Self { lenient: true, warnings: Vec::new() }
+    }
+
+    /// Lets an error pass as a warning where no configuration may fail.
+    pub(super) fn weigh<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.lenient => {
+                self.warnings.push(format!("ignored: {}", error.in_one_line()));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads `key` in every layer and takes the first that has it.
+    fn value<T>(
+        &mut self,
+        layers: &[&Object<'_>],
+        key: &str,
+        read: impl Fn(&Field<'_>) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut first = None;
+        for field in layers.iter().filter_map(|layer| layer.get(key)) {
+            let value = self.weigh(read(&field))?;
+            first = first.or(value);
+        }
+        Ok(first)
+    }
+}
+
+fn check_keys(layer: &Object<'_>, judge: &mut Judge) -> Result<(), Error> {
+    for (key, field) in layer.fields() {
+        if let Some((_, remedy)) = REFUSED.iter().find(|(refused, _)| key == *refused) {
+            let harmless = matches!(field.raw().get(), "null" | "\"\"")
+                || field.list().is_ok_and(|items| items.is_empty());
+            if !harmless {
+                judge.weigh(Err::<(), _>(field.unsupported(remedy)))?;
+            }
+        } else if let Some(ours) = near_miss(key) {
+            let remedy = format!("did you mean {ours}?");
+            judge.weigh(Err::<(), _>(field.unsupported(&remedy)))?;
+        } else if !is_known(key) {
+            judge.warnings.push(format!("unknown key is ignored: {}", escape(key)));
+        }
+    }
+    Ok(())
+}
+
+fn is_known(key: &str) -> bool {
+    OURS.contains(&key) || THEIRS.contains(&key) || key.starts_with("cni.dev/")
+}
+
+/// The key of ours that `key` was probably meant to be: the same but for case, `_` and `-`, or two
+/// slips of the finger away. Short words are two slips away from anything, so for them only the
+/// first holds.
+fn near_miss(key: &str) -> Option<&'static str> {
+    const SLIPS: usize = 2;
+    const LONG: usize = 6;
+    // Neither of these is worth a comparison, and comparing is quadratic.
+    if is_known(key) || key.len() > 64 {
+        return None;
+    }
+    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
+    let written = plain(key);
+    let refused = REFUSED.iter().map(|(refused, _)| *refused);
+    OURS.into_iter().chain(refused).find(|ours| {
+        let ours = plain(ours);
+        let long = ours.len().min(written.len()) >= LONG;
+        ours == written || (long && strsim::damerau_levenshtein(&ours, &written) <= SLIPS)
+    })
+}
+
+fn backend(field: &Field<'_>) -> Result<(), Error> {
+    match &*field.string()? {
+        "nftables" | "" => Ok(()),
+        "iptables" => Err(field.unsupported(
+            "autoport works with nftables only; remove the key, or keep \
+                                   using portmap on this node",
+        )),
+        _ => Err(field.invalid("it must be \"nftables\"")),
+    }
+}
+
+fn boolean(field: &Field<'_>) -> Result<bool, Error> {
+    field.boolean()
+}
+
+fn mark_bit(field: &Field<'_>) -> Result<u8, Error> {
+    let bit = field.number()?.parse().ok().filter(|bit| (0..=31).contains(bit));
+    bit.ok_or_else(|| field.invalid("it must be a bit of the packet mark, an integer from 0 to 31"))
+}
+
+fn networks(field: &Field<'_>) -> Result<Vec<IpNetwork>, Error> {
+    let network = |item: Field<'_>| {
+        address::network(&item.string()?)
+            .ok_or_else(|| item.invalid("it must be a CIDR such as \"192.0.2.0/24\" or an address"))
+    };
+    Ok(address::normalise(field.list()?.into_iter().map(network).collect::<Result<_, _>>()?))
+}
+
+fn state_dir(field: &Field<'_>) -> Result<PathBuf, Error> {
+    let text = field.string()?;
+    let path: PathBuf = Path::new(&text).components().collect();
+    let steps = |step: &str| step != "." && step != "..";
+    let plain = path.is_absolute()
+        && path.components().any(|part| matches!(part, Component::Normal(_)))
+        && text.split('/').all(steps)
+        && !text.contains(char::is_control);
+    let allowed = "it must be an absolute path other than / without . and .. in it";
+    if plain { Ok(path) } else { Err(field.invalid(allowed)) }
+}
+
+/// Seconds; a fraction is welcome.
+fn lock_timeout(field: &Field<'_>) -> Result<Duration, Error> {
+    let seconds = field.number()?.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.0..=LOCK_TIMEOUT_MAX_SECONDS).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        field.invalid(&format!("it must be a number of seconds, 0 to {LOCK_TIMEOUT_MAX_SECONDS}"))
+    })
+}
+
+#[cfg(test)]
+mod tests;

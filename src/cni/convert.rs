@@ -1,0 +1,210 @@
+//! A result in the shape of another version of the specification.
+//!
+//! There are three shapes: until 0.2.0 one object per family, until 0.4.0 a list of addresses that
+//! say their version, and since 1.0.0 a list of addresses that do not. The lists convert into each
+//! other without loss; the old shape holds one address per family and no interfaces.
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use super::address;
+use super::version::Version;
+use crate::model::Family;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    PerFamily,
+    Labelled,
+    Plain,
+}
+
+const fn shape(version: Version) -> Shape {
+    match version {
+        Version::V0_1_0 | Version::V0_2_0 => Shape::PerFamily,
+        Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => Shape::Labelled,
+        Version::V1_0_0 | Version::V1_1_0 => Shape::Plain,
+    }
+}
+
+/// Rewrites the result `text` of version `from` as one of version `to`.
+pub(super) fn convert(
+    text: &RawValue,
+    from: Version,
+    to: Version,
+) -> serde_json::Result<Box<RawValue>> {
+    let mut result: Map<String, Value> = serde_json::from_str(text.get())?;
+    if shape(from) != shape(to) {
+        if shape(from) == Shape::PerFamily {
+            into_list(&mut result);
+        }
+        match shape(to) {
+            Shape::PerFamily => into_families(&mut result),
+            Shape::Labelled => for_each_address(&mut result, |entry| {
+                if let Some(family) = family_of(entry, "address") {
+                    entry.insert("version".into(), label(family).into());
+                }
+            }),
+            Shape::Plain => for_each_address(&mut result, |entry| {
+                entry.remove("version");
+            }),
+        }
+    }
+    result.insert("cniVersion".into(), to.as_str().into());
+    to_raw_value(&result)
+}
+
+/// Turns `ip4` and `ip6` into `ips`, and the routes inside them into `routes`.
+fn into_list(result: &mut Map<String, Value>) {
+    let (mut ips, mut routes) = (Vec::new(), Vec::new());
+    for family in Family::ALL {
+        let Some(Value::Object(mut old)) = result.remove(key(family)) else { continue };
+        if let Some(Value::Array(own)) = old.remove("routes") {
+            routes.extend(own);
+        }
+        let Some(ip) = old.remove("ip") else { continue };
+        let mut entry = Map::from_iter([("address".to_owned(), ip)]);
+        if let Some(gateway) = old.remove("gateway") {
+            entry.insert("gateway".into(), gateway);
+        }
+        ips.push(Value::Object(entry));
+    }
+    result.insert("ips".into(), ips.into());
+    if !routes.is_empty() {
+        result.insert("routes".into(), routes.into());
+    }
+}
+
+/// Turns the first address of each family in `ips` into `ip4` and `ip6`, each with the routes of
+/// its family. Go's conversion does the same, and drops what the old shape has no place for.
+fn into_families(result: &mut Map<String, Value>) {
+    let ips = objects(result.remove("ips"));
+    let routes = objects(result.remove("routes"));
+    result.remove("interfaces");
+    for family in Family::ALL {
+        let of_family = |entry: &&Map<String, Value>| family_of(entry, "address") == Some(family);
+        let Some(first) = ips.iter().find(of_family) else { continue };
+        let mut old = Map::new();
+        for (new, name) in [("address", "ip"), ("gateway", "gateway")] {
+            if let Some(value) = first.get(new) {
+                old.insert(name.into(), value.clone());
+            }
+        }
+        let routes = routes.iter().filter(|route| family_of(route, "dst") == Some(family));
+        let routes: Vec<Value> = routes.cloned().map(Value::Object).collect();
+        if !routes.is_empty() {
+            old.insert("routes".into(), routes.into());
+        }
+        result.insert(key(family).into(), old.into());
+    }
+}
+
+fn for_each_address(result: &mut Map<String, Value>, change: impl Fn(&mut Map<String, Value>)) {
+    let ips = result.get_mut("ips").and_then(Value::as_array_mut);
+    ips.into_iter().flatten().filter_map(Value::as_object_mut).for_each(change);
+}
+
+fn objects(list: Option<Value>) -> Vec<Map<String, Value>> {
+    let Some(Value::Array(items)) = list else { return Vec::new() };
+    let object = |item| if let Value::Object(object) = item { Some(object) } else { None };
+    items.into_iter().filter_map(object).collect()
+}
+
+fn family_of(entry: &Map<String, Value>, field: &str) -> Option<Family> {
+    let network = address::network(entry.get(field)?.as_str()?)?;
+    Some(Family::of(&network.ip()))
+}
+
+const fn key(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip4",
+        Family::V6 => "ip6",
+    }
+}
+
+const fn label(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "4",
+        Family::V6 => "6",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// One result in each shape, saying as much as all three can.
+    fn sample(version: Version) -> Value {
+        let (v4, v6) = ("10.0.0.2/24", "fd00::2/64");
+        let routes4 = json!([{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}, {"dst": "10.9.0.0/16"}]);
+        let routes6 = json!([{"dst": "::/0"}]);
+        let all = json!([{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}, {"dst": "10.9.0.0/16"}, {"dst": "::/0"}]);
+        let mut value = match shape(version) {
+            Shape::PerFamily => json!({
+                "ip4": {"ip": v4, "gateway": "10.0.0.1", "routes": routes4},
+                "ip6": {"ip": v6, "routes": routes6},
+            }),
+            Shape::Labelled => json!({"routes": all, "ips": [
+                {"version": "4", "address": v4, "gateway": "10.0.0.1"},
+                {"version": "6", "address": v6},
+            ]}),
+            Shape::Plain => json!({"routes": all, "ips": [
+                {"address": v4, "gateway": "10.0.0.1"},
+                {"address": v6},
+            ]}),
+        };
+        value["cniVersion"] = version.as_str().into();
+        value["dns"] = json!({"nameservers": ["10.0.0.1"]});
+        value["later"] = json!({"unknown": [1, null]});
+        value
+    }
+
+    fn converted(value: &Value, from: Version, to: Version) -> Value {
+        let raw = to_raw_value(value).expect("a test value");
+        let out = convert(&raw, from, to).expect("a conversion");
+        serde_json::from_str(out.get()).expect("JSON")
+    }
+
+    #[test]
+    fn every_pair_of_versions_converts() {
+        for from in Version::ALL {
+            for to in Version::ALL {
+                assert_eq!(converted(&sample(from), from, to), sample(to), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_keep_interfaces_and_the_old_shape_drops_them() {
+        let new = json!({"interfaces": [{"name": "eth0", "mtu": 1500}], "ips": [
+            {"address": "10.0.0.2/24", "interface": 0}, {"address": "10.0.0.3/24", "interface": 0}]});
+        let middle = converted(&new, Version::V1_1_0, Version::V0_4_0);
+        assert_eq!(middle["interfaces"], new["interfaces"]);
+        assert_eq!(
+            middle["ips"][1],
+            json!({"address": "10.0.0.3/24", "interface": 0, "version": "4"})
+        );
+        let old = converted(&new, Version::V1_1_0, Version::V0_1_0);
+        assert_eq!(old, json!({"cniVersion": "0.1.0", "ip4": {"ip": "10.0.0.2/24"}}));
+    }
+
+    #[test]
+    fn odd_results_convert_to_something() {
+        for odd in [
+            json!({}),
+            json!({"ips": null, "ip4": null, "routes": null}),
+            json!({"ips": 5, "ip4": [], "ip6": {"routes": {}}, "routes": "x"}),
+            json!({"ips": [1, null, {"address": 5}], "routes": [[], {"dst": {}}]}),
+        ] {
+            for from in Version::ALL {
+                for to in Version::ALL {
+                    assert_eq!(converted(&odd, from, to)["cniVersion"], to.as_str());
+                }
+            }
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(9999), "]".repeat(9999));
+        let raw = RawValue::from_string(deep).expect("text stays text");
+        assert!(convert(&raw, Version::V1_0_0, Version::V0_4_0).is_err());
+    }
+}

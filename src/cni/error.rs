@@ -1,0 +1,91 @@
+//! What can be wrong with a request, as facts.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::io;
+
+use super::config::NODE_FILE;
+use super::env::{Command, Problem};
+use super::json::quote;
+
+/// Why a request was not understood. Which number the runtime is told is decided outside.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `CNI_*` variables are missing or malformed; all of them at once. The specification's code 4.
+    #[error("the CNI environment cannot be used: {}", list(problems))]
+    Environment {
+        /// Every variable that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// The configuration's version is not spoken, or too old for the command. Code 1.
+    #[error(
+        "cniVersion {} of the network configuration does not work with {command}, \
+         supported are {}", quote(config), list(&command.versions())
+    )]
+    IncompatibleVersion {
+        /// What the configuration says.
+        config: String,
+        /// What was to be done.
+        command: Command,
+    },
+    /// A key or value that must not be ignored and cannot be served. Code 2.
+    #[error("{key} is {value}, which is not supported: {remedy}")]
+    Unsupported {
+        /// Where in the configuration.
+        key: String,
+        /// What stands there, as JSON.
+        value: String,
+        /// What to write instead.
+        remedy: String,
+    },
+    /// Text that is not JSON. Code 6.
+    #[error("cannot decode {what}")]
+    Decode {
+        /// Which text.
+        what: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A value of another JSON type than its key takes. Code 6, as Go's decoder makes it.
+    #[error("cannot decode {key}: found {value}, expected {expected}")]
+    WrongType {
+        /// Where in the configuration.
+        key: String,
+        /// What stands there, as JSON.
+        value: String,
+        /// What its type must be.
+        expected: &'static str,
+    },
+    /// A value of the right type that makes no sense. Code 7.
+    #[error("{key} is {value}, {allowed}")]
+    Invalid {
+        /// Where in the configuration.
+        key: String,
+        /// What stands there, as JSON, or `missing`.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The node-local file is there and cannot be read. Code 5.
+    #[error("cannot read {NODE_FILE}")]
+    NodeFile {
+        /// What reading it said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// This error and its cause in one line, for places that have no `details`.
+    pub(super) fn in_one_line(&self) -> String {
+        let mut line = self.to_string();
+        if let Some(cause) = self.source() {
+            // Writing to a String cannot fail.
+            let _ = write!(line, ": {cause}");
+        }
+        line
+    }
+}
+
+fn list(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,225 @@
+//! JSON the way Go's plugins take it: null is absent, and of equal keys the last counts.
+//!
+//! Values stay text until somebody asks for them, so what nobody needs is never judged.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::Error;
+
+/// How much of a value an error message shows.
+const SHOWN: usize = 120;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Field<'a> {
+    path: String,
+    raw: &'a RawValue,
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn raw(&self) -> &'a RawValue {
+        self.raw
+    }
+
+    /// The value as error messages show it: shortened, and without characters that could end or
+    /// disguise a line. JSON's own quotes and escapes stay.
+    pub(super) fn shown(&self) -> String {
+        shown(self.raw.get())
+    }
+
+    pub(super) fn string(&self) -> Result<String, Error> {
+        self.decode('"', "a string")
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, Error> {
+        match self.raw.get() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
+    /// The text of a number, as it was written.
+    pub(super) fn number(&self) -> Result<&'a str, Error> {
+        let text = self.raw.get();
+        let first = |c: char| c == '-' || c.is_ascii_digit();
+        if text.starts_with(first) { Ok(text) } else { Err(self.wrong_type("a number")) }
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Self>, Error> {
+        let items: Vec<&RawValue> = self.decode('[', "a list")?;
+        let item = |(index, raw)| Self { path: format!("{}[{index}]", self.path), raw };
+        Ok(items.into_iter().enumerate().map(item).collect())
+    }
+
+    pub(super) fn object(&self) -> Result<Object<'a>, Error> {
+        let Entries(entries) = self.decode('{', "an object")?;
+        Ok(Object { path: self.path.clone(), entries })
+    }
+
+    pub(super) fn invalid(&self, allowed: &str) -> Error {
+        Error::Invalid { key: self.path.clone(), value: self.shown(), allowed: allowed.to_owned() }
+    }
+
+    pub(super) fn unsupported(&self, remedy: &str) -> Error {
+        let (key, value) = (self.path.clone(), self.shown());
+        Error::Unsupported { key, value, remedy: remedy.to_owned() }
+    }
+
+    fn wrong_type(&self, expected: &'static str) -> Error {
+        Error::WrongType { key: self.path.clone(), value: self.shown(), expected }
+    }
+
+    fn decode<T: Deserialize<'a>>(&self, first: char, expected: &'static str) -> Result<T, Error> {
+        if !self.raw.get().starts_with(first) {
+            return Err(self.wrong_type(expected));
+        }
+        serde_json::from_str(self.raw.get())
+            .map_err(|source| Error::Decode { what: self.path.clone(), source })
+    }
+}
+
+/// An object whose values are still text, in the order of the text.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    path: String,
+    entries: Vec<(String, &'a RawValue)>,
+}
+
+impl<'a> Object<'a> {
+    /// Decodes a whole text. `prefix` goes before every key in error messages.
+    pub(super) fn decode(what: &str, prefix: &str, text: &'a [u8]) -> Result<Self, Error> {
+        let Entries(entries) = serde_json::from_slice(text)
+            .map_err(|source| Error::Decode { what: what.to_owned(), source })?;
+        Ok(Self { path: prefix.to_owned(), entries })
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {
+        self.find(key, |name| name == key)
+    }
+
+    /// Finds a key in any case: containerd writes `HostPort`, CONVENTIONS.md `hostPort`.
+    pub(super) fn get_any_case(&self, key: &str) -> Option<Field<'a>> {
+        self.find(key, |name| name.eq_ignore_ascii_case(key))
+    }
+
+    /// Whether the key is there at all, be it with null.
+    pub(super) fn mentions(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name == key)
+    }
+
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, Field<'a>)> {
+        self.entries.iter().map(|(name, raw)| (&**name, self.field(&escape(name), raw)))
+    }
+
+    pub(super) fn entries(&self) -> &[(String, &'a RawValue)] {
+        &self.entries
+    }
+
+    fn find(&self, key: &str, matches: impl Fn(&str) -> bool) -> Option<Field<'a>> {
+        let (_, raw) = self.entries.iter().rev().find(|(name, _)| matches(name))?;
+        (raw.get() != "null").then(|| self.field(key, raw))
+    }
+
+    fn field(&self, key: &str, raw: &'a RawValue) -> Field<'a> {
+        let whole = self.path.is_empty() || self.path.ends_with(' ');
+        Field { path: format!("{}{}{key}", self.path, if whole { "" } else { "." }), raw }
+    }
+}
+
+/// Shortens `text` and escapes what could end or disguise a line, but not quotes: for JSON text.
+fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.chars().take(SHOWN) {
+        if matches!(character, '"' | '\'' | '\\') {
+            out.push(character);
+        } else {
+            out.extend(character.escape_debug());
+        }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        out.push_str("...");
+    }
+    out
+}
+
+/// The same for a key, which is no longer JSON text.
+pub(super) fn escape(key: &str) -> String {
+    shown(&key.escape_debug().take(SHOWN + 1).collect::<String>())
+}
+
+/// The same for a string, in quotes.
+pub(super) fn quote(text: &str) -> String {
+    format!("\"{}\"", escape(text))
+}
+
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Collect)
+    }
+}
+
+struct Collect;
+
+impl<'de> Visitor<'de> for Collect {
+    type Value = Entries<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries<'de>, M::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Entries(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_as_go_finds_them() {
+        let text = br#"{"a": 1, "B": null, "a": {"b": 2}, "c": "x"}"#;
+        let object = Object::decode("a test", "", text).expect("an object");
+        assert!(object.get("B").is_none() && object.mentions("B") && !object.mentions("b"));
+        let inner = object.get("a").expect("a").object().expect("the last a");
+        let field = inner.get_any_case("B").expect("b");
+        assert_eq!((field.path(), field.number().expect("a number")), ("a.B", "2"));
+    }
+
+    #[test]
+    fn messages_stay_on_one_line() {
+        let text = format!("{{\"k\": [1,\n\"\u{202e}{}\"]}}", "x".repeat(500));
+        let object = Object::decode("a test", "", text.as_bytes()).expect("an object");
+        let message = object.get("k").expect("k").string().expect_err("a list").to_string();
+        assert!(message.contains(r#"found [1,\n"\u{202e}xxx"#), "{message}");
+        assert!(message.len() < 250 && !message.contains('\n'), "{message}");
+        assert_eq!(quote("a\nb\"c"), r#""a\nb\"c""#);
+        assert!(quote(&"\n".repeat(500)).len() < 130);
+    }
+
+    #[test]
+    fn odd_texts_are_errors_and_nothing_worse() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        let object = Object::decode("a test", "", deep.as_bytes()).expect("text stays text");
+        assert!(object.get("a").expect("a").list().is_ok());
+        for bad in
+            [&b""[..], b"[]", b"{", b"null", b"{\"a\":1}x", b"{\"a\":\"\xff\"}", b"\xef\xbb\xbf{}"]
+        {
+            assert!(Object::decode("a test", "", bad).is_err(), "{bad:?}");
+        }
+    }
+}

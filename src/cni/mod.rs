@@ -1,0 +1,164 @@
+//! The door: the bytes and variables of a CNI call in, a typed [`Request`] out, and a [`Reply`]
+//! back to bytes.
+//!
+//! Everything is checked here once, so that what is past the door needs no checking. Nothing is
+//! read or written: the caller hands in the environment, stdin and the node's own file.
+
+mod address;
+mod config;
+mod convert;
+mod door;
+mod env;
+mod error;
+mod gc;
+mod json;
+mod mappings;
+mod prev_result;
+mod reply;
+mod version;
+
+use std::collections::BTreeSet;
+use std::io;
+
+use ipnetwork::IpNetwork;
+use serde_json::value::RawValue;
+
+pub use self::config::{Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_STATE_DIR, NODE_FILE, StoreConfig};
+pub use self::env::{Command, Env, Problem, Variable};
+pub use self::error::Error;
+pub use self::reply::Reply;
+pub use self::version::Version;
+
+use self::door::Door;
+use self::json::Object;
+use crate::model::{Attachment, Mapping, Pod};
+
+/// One CNI call.
+#[derive(Debug)]
+pub enum Request {
+    /// Take these host ports.
+    Add(Claim),
+    /// Say whether these host ports work as ADD left them.
+    Check(Claim),
+    /// Give back whatever the attachment holds.
+    Del(Release),
+    /// Give back what no valid attachment of a network holds.
+    Gc(Sweep),
+    /// Say whether ADD could work.
+    Status(StoreConfig),
+    /// Say which versions are spoken.
+    Version {
+        /// The asker's `cniVersion`, for [`Reply::Versions`].
+        cni_version: String,
+    },
+}
+
+/// What one attachment asks for.
+#[derive(Debug)]
+pub struct Claim {
+    /// Who asks.
+    pub attachment: Attachment,
+    /// The Pod it is for, if `CNI_ARGS` says so.
+    pub pod: Option<Pod>,
+    /// `CNI_NETNS`, not looked at.
+    pub netns: String,
+    /// The host ports asked for, sorted. If there are none, the node's own file has not been read.
+    pub mappings: Vec<Mapping>,
+    /// The pod's first address of each family, with its prefix, IPv4 first.
+    pub pod_addresses: Vec<IpNetwork>,
+    /// The interfaces that earlier plugins made on the node's side, in their order: a hint.
+    pub host_interfaces: Vec<String>,
+    /// The result that ADD prints: `prevResult` in the configuration's version.
+    pub result: Box<RawValue>,
+    /// What the operator decided.
+    pub config: Config,
+}
+
+/// What DEL needs, and nothing that may be missing by then.
+#[derive(Debug)]
+pub struct Release {
+    /// Whose host ports.
+    pub attachment: Attachment,
+    /// Where they are recorded.
+    pub store: StoreConfig,
+}
+
+/// What GC needs.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The network it is about; others are left alone.
+    pub network: String,
+    /// The attachments to keep. `None` if the runtime did not say, which is not the same as none.
+    pub valid: Option<BTreeSet<Attachment>>,
+    /// Where they are recorded.
+    pub store: StoreConfig,
+}
+
+/// A request that was understood.
+#[derive(Debug)]
+pub struct Parsed {
+    /// What is asked.
+    pub request: Request,
+    /// What was passed over, for the log: one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Request {
+    /// Reads a call. `node_file` reads [`NODE_FILE`], and is called only if its content matters:
+    /// not on VERSION, and not on an ADD or CHECK without port mappings.
+    ///
+    /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
+    ///
+    /// # Errors
+    /// When the environment is incomplete, stdin is not a JSON object, the version is not spoken,
+    /// or the network has no valid name; on ADD and CHECK also when there is no `prevResult` or
+    /// something in the configuration cannot be served.
+    pub fn parse(
+        env: &Env,
+        stdin: &[u8],
+        node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
+    ) -> Result<Parsed, Error> {
+        let command = env.command()?;
+        let open = || Door::open(env, stdin, command);
+        let (request, warnings) = match command {
+            Command::Version => (Self::Version { cni_version: asker_version(stdin) }, Vec::new()),
+            Command::Add => open()?.claim(node_file, Self::Add)?,
+            Command::Check => open()?.claim(node_file, Self::Check)?,
+            Command::Del => open()?.release(node_file)?,
+            Command::Gc => open()?.sweep(node_file)?,
+            Command::Status => open()?.status(node_file)?,
+        };
+        Ok(Parsed { request, warnings })
+    }
+}
+
+/// The version that an error reply to `stdin` is written in: the configuration's if it can be read
+/// and is spoken, else the newest.
+#[must_use]
+pub fn reply_version(stdin: &[u8]) -> Version {
+    let decoded = Object::decode("", "", stdin).and_then(|conf| door::config_version(&conf));
+    decoded.ok().and_then(|text| Version::of_config(&text)).unwrap_or(Version::NEWEST)
+}
+
+/// What VERSION gives back. It has to answer whatever is on stdin, be it nothing.
+fn asker_version(stdin: &[u8]) -> String {
+    let decoded = Object::decode("", "", stdin).and_then(|conf| door::config_version(&conf));
+    decoded.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| Version::NEWEST.to_string())
+}
+
+/// The specification's code for an error, for tests in this module only: the table that counts is
+/// outside, where every error of the program has its number.
+#[cfg(test)]
+fn test_code(error: &Error) -> u32 {
+    match error {
+        Error::IncompatibleVersion { .. } => 1,
+        Error::Unsupported { .. } => 2,
+        Error::Environment { .. } => 4,
+        Error::NodeFile { .. } => 5,
+        Error::Decode { .. } | Error::WrongType { .. } => 6,
+        Error::Invalid { .. } => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+use std::cell::Cell;
+use std::ffi::OsString;
+
+use super::*;
+
+const CONTAINERD_ARGS: &str = "K8S_POD_INFRA_CONTAINER_ID=4f2a;K8S_POD_UID=u-1;IgnoreUnknown=1;\
+                               K8S_POD_NAMESPACE=default;K8S_POD_NAME=web";
+
+fn env(command: &str) -> Env {
+    let pairs = [
+        ("CNI_COMMAND", command),
+        ("CNI_CONTAINERID", "4f2a"),
+        ("CNI_NETNS", "/var/run/netns/x"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_ARGS", CONTAINERD_ARGS),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ];
+    pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn parse(command: &str, stdin: &str) -> Result<Parsed, Error> {
+    Request::parse(&env(command), stdin.as_bytes(), || Ok(None))
+}
+
+fn conf(version: &str, rest: &str) -> String {
+    format!(r#"{{"cniVersion":"{version}","name":"net","type":"autoport"{rest}}}"#)
+}
+
+const PREV: &str = r#","prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"cni0"},
+    {"name":"veth1"},{"name":"eth0","sandbox":"/var/run/netns/x"}],
+    "ips":[{"interface":2,"address":"10.88.0.5/16","gateway":"10.88.0.1"}],"dns":{}}"#;
+
+const PORTS: &str = r#","capabilities":{"portMappings":true},"runtimeConfig":{"cgroupPath":"/x",
+    "io.kubernetes.cri.pod-annotations":null,
+    "portMappings":[{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""}]}"#;
+
+fn code(result: &Result<Parsed, Error>) -> u32 {
+    result.as_ref().map_or_else(test_code, |_| 0)
+}
+
+#[test]
+fn an_add_of_containerd_is_understood() {
+    for command in ["ADD", "CHECK"] {
+        let parsed = parse(command, &conf("1.0.0", &format!("{PREV}{PORTS}"))).expect(command);
+        assert_eq!(parsed.warnings, [""; 0]);
+        let (Request::Add(claim) | Request::Check(claim)) = parsed.request else {
+            panic!("{command} became something else");
+        };
+        assert_eq!(claim.attachment.to_string(), "net/4f2a/eth0");
+        assert_eq!(claim.pod.map(|pod| pod.to_string()).as_deref(), Some("default/web"));
+        assert_eq!(claim.netns, "/var/run/netns/x");
+        assert_eq!(claim.host_interfaces, ["cni0", "veth1"]);
+        assert_eq!(claim.pod_addresses[0].to_string(), "10.88.0.5/16");
+        assert!(PREV.ends_with(claim.result.get()));
+        let hosts: Vec<String> = claim.mappings.iter().map(|one| one.host.to_string()).collect();
+        assert_eq!(hosts, ["0.0.0.0:8080/tcp", "[::]:8080/tcp"]);
+    }
+}
+
+#[test]
+fn every_code_has_its_case() {
+    let good = format!("{PREV}{PORTS}");
+    let cases = [
+        ("ADD", conf("1.2.0", &good), 1),
+        ("ADD", conf("1.1", &good), 1),
+        ("DEL", conf("2.0.0", ""), 1),
+        ("CHECK", conf("0.3.1", &good), 1),
+        ("GC", conf("1.0.0", ""), 1),
+        ("STATUS", conf("1.0.0", ""), 1),
+        ("STATUS", conf("", ""), 1),
+        ("ADD", conf("1.0.0", &format!(r#"{good},"backend":"iptables""#)), 2),
+        ("ADD", conf("1.0.0", &format!(r#"{good},"sourceRange":[]"#)), 2),
+        ("ADD", conf("1.0.0", &good.replace("\"tcp\"", "\"icmp\"")), 2),
+        ("ADD", conf("1.0.0", &good.replace("8080", "\"8080\"")), 6),
+        ("ADD", conf("1.0.0", &good.replace("[{\"Host", "{\"Host")), 6),
+        ("ADD", String::new(), 6),
+        ("ADD", "[]".into(), 6),
+        ("DEL", "{".into(), 6),
+        ("DEL", r#"{"cniVersion":1,"name":"net"}"#.into(), 6),
+        ("DEL", r#"{"name":["net"]}"#.into(), 6),
+        ("ADD", r#"{"runtimeConfig":"x","name":"net"}"#.into(), 6),
+        ("ADD", conf("1.0.0", PORTS), 7),
+        ("CHECK", conf("1.0.0", PORTS), 7),
+        ("ADD", conf("1.0.0", &good.replace("8080", "65536")), 7),
+        ("ADD", conf("1.0.0", &good.replace("8080", "0")), 7),
+        ("ADD", conf("1.0.0", &format!(r#"{good},"markMasqBit":32"#)), 7),
+        ("DEL", r#"{"cniVersion":"1.0.0"}"#.into(), 7),
+        ("GC", conf("1.1.0", "").replace("\"net\"", "\"../net\""), 7),
+        ("STATUS", r#"{"cniVersion":"1.1.0","name":""}"#.into(), 7),
+        ("ADD", conf("", &good), 0),
+        ("DEL", r#"{"name":"net"}"#.into(), 0),
+        ("GC", conf("1.1.0", ""), 0),
+        ("STATUS", conf("1.1.0", ""), 0),
+        ("VERSION", String::new(), 0),
+        ("UPDATE", conf("1.1.0", ""), 4),
+        ("", conf("1.1.0", ""), 4),
+    ];
+    for (command, stdin, expected) in cases {
+        let result = parse(command, &stdin);
+        assert_eq!(code(&result), expected, "{command} {stdin}: {result:?}");
+        if let Err(error) = result {
+            let text = error.to_string();
+            let plain = !text.ends_with('.') && !text.contains('\n') && text.is_ascii();
+            assert!(plain, "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_version_is_spoken_and_named_when_it_is_not() {
+    for version in Version::ALL {
+        let result = parse("ADD", &conf(version.as_str(), PREV));
+        let Ok(Parsed { request: Request::Add(claim), .. }) = result else {
+            panic!("{version}: {result:?}");
+        };
+        assert!(claim.result.get().contains(&format!("\"cniVersion\":\"{version}\"")));
+    }
+    let text = parse("GC", &conf("1.0.0", "")).expect_err("GC came with 1.1.0").to_string();
+    assert!(text.contains("\"1.0.0\"") && text.ends_with("with GC, supported are 1.1.0"), "{text}");
+}
+
+#[test]
+fn configuration_never_fails_del_and_gc() {
+    let bad = r#","snat":"x","stateDir":7,"lockTimeout":-1,"backend":"iptables","prevResult":"?",
+        "sourceRange":1,"conditionsV4":["!"],"runtimeConfig":{"portMappings":[{"hostPort":-1}]}"#;
+    let broken: [fn() -> door::NodeFile; 3] = [
+        || Ok(Some(b"{".to_vec())),
+        || Ok(Some(br#"{"stateDir":"..","snat":0}"#.to_vec())),
+        || Err(io::ErrorKind::PermissionDenied.into()),
+    ];
+    for node_file in broken {
+        for command in ["DEL", "GC", "STATUS"] {
+            let stdin = conf("1.1.0", bad);
+            let parsed = Request::parse(&env(command), stdin.as_bytes(), node_file);
+            let Parsed { request, warnings } = parsed.expect(command);
+            assert!(warnings.len() >= 3, "{warnings:?}");
+            let (Request::Del(Release { store, .. })
+            | Request::Gc(Sweep { store, .. })
+            | Request::Status(store)) = request
+            else {
+                panic!("{command} became something else");
+            };
+            assert_eq!(store.state_dir.to_str(), Some(DEFAULT_STATE_DIR));
+            assert_eq!(store.lock_timeout, DEFAULT_LOCK_TIMEOUT);
+        }
+        let stdin = conf("1.1.0", &format!("{PREV}{PORTS}"));
+        assert!(Request::parse(&env("ADD"), stdin.as_bytes(), node_file).is_err());
+    }
+}
+
+#[test]
+fn a_late_del_needs_next_to_nothing() {
+    let env: Env = [
+        ("CNI_COMMAND", "DEL"),
+        ("CNI_CONTAINERID", "4f2a"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", ""),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+    .collect();
+    let parsed = Request::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None));
+    let Request::Del(release) = parsed.expect("DEL").request else { panic!("not DEL") };
+    assert_eq!(release.attachment.to_string(), "net/4f2a/eth0");
+}
+
+#[test]
+fn the_nodes_file_is_read_only_when_it_matters() {
+    let cases = [
+        ("VERSION", String::new(), false),
+        ("ADD", conf("1.0.0", PREV), false),
+        ("CHECK", conf("1.0.0", PREV), false),
+        ("ADD", conf("1.0.0", &format!("{PREV}{PORTS}")), true),
+        ("CHECK", conf("1.0.0", &format!("{PREV}{PORTS}")), true),
+        ("DEL", conf("1.0.0", ""), true),
+        ("GC", conf("1.1.0", ""), true),
+        ("STATUS", conf("1.1.0", ""), true),
+    ];
+    for (command, stdin, expected) in cases {
+        let called = Cell::new(false);
+        let node_file = || {
+            called.set(true);
+            Ok(Some(br#"{"stateDir":"/run/x"}"#.to_vec()))
+        };
+        Request::parse(&env(command), stdin.as_bytes(), node_file).expect(command);
+        assert_eq!(called.get(), expected, "{command} {stdin}");
+    }
+}
+
+#[test]
+fn gc_knows_its_network_and_list() {
+    let list = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
+    for (rest, expected) in [(list, Some(1)), ("", None)] {
+        let Request::Gc(sweep) = parse("GC", &conf("1.1.0", rest)).expect("GC").request else {
+            panic!("not GC");
+        };
+        assert_eq!((&*sweep.network, sweep.valid.map(|valid| valid.len())), ("net", expected));
+    }
+}
+
+#[test]
+fn version_answers_whatever_it_is_asked() {
+    // podman's probe: everything is set to "dummy" and the container ID is empty.
+    for (stdin, expected) in [
+        (r#"{"cniVersion":"1.0.0"}"#, "1.0.0"),
+        (r#"{"cniVersion":"9.9.9"}"#, "9.9.9"),
+        (r#"{"cniVersion":""}"#, "1.1.0"),
+        (r#"{"cniVersion":5}"#, "1.1.0"),
+        ("", "1.1.0"),
+        ("\u{0}", "1.1.0"),
+    ] {
+        let parsed = parse("VERSION", stdin).expect("VERSION cannot fail");
+        let Request::Version { cni_version } = parsed.request else { panic!("not VERSION") };
+        assert_eq!(cni_version, expected);
+    }
+}
+
+#[test]
+fn error_replies_speak_the_askers_version() {
+    for (stdin, expected) in [
+        (r#"{"cniVersion":"0.4.0","name":5}"#, Version::V0_4_0),
+        ("{}", Version::V0_1_0),
+        (r#"{"cniVersion":"9.9.9"}"#, Version::V1_1_0),
+        (r#"{"cniVersion":{}}"#, Version::V1_1_0),
+        ("", Version::V1_1_0),
+    ] {
+        assert_eq!(reply_version(stdin.as_bytes()), expected, "{stdin}");
+    }
+}
+
+#[test]
+fn no_cut_or_flipped_byte_panics() {
+    let stdin =
+        conf("0.4.0", &format!(r#"{PREV}{PORTS},"cni.dev/attachments":[{{"ifname":"a"}}]"#));
+    for command in ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"] {
+        for at in 0..stdin.len() {
+            let mut bytes = stdin.clone().into_bytes();
+            for replacement in [0, b'"', b'{', b'9', b'\\', 0xff] {
+                bytes[at] = replacement;
+                let _ = Request::parse(&env(command), &bytes, || Ok(Some(bytes.clone())));
+            }
+            let _ = Request::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None));
+        }
+    }
+}

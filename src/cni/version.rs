@@ -1,0 +1,87 @@
+//! Which versions of the CNI specification are spoken.
+
+use std::fmt;
+
+/// A version of the specification, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// 0.1.0: what a configuration without `cniVersion` means.
+    V0_1_0,
+    /// 0.2.0.
+    V0_2_0,
+    /// 0.3.0: results list their interfaces.
+    V0_3_0,
+    /// 0.3.1.
+    V0_3_1,
+    /// 0.4.0: CHECK, and a prevResult on DEL.
+    V0_4_0,
+    /// 1.0.0: addresses in results no longer say their version.
+    V1_0_0,
+    /// 1.1.0: GC and STATUS.
+    V1_1_0,
+}
+
+impl Version {
+    /// Every version that is spoken, oldest first.
+    pub const ALL: [Self; 7] = [
+        Self::V0_1_0,
+        Self::V0_2_0,
+        Self::V0_3_0,
+        Self::V0_3_1,
+        Self::V0_4_0,
+        Self::V1_0_0,
+        Self::V1_1_0,
+    ];
+
+    /// The newest of them: what is answered where no version was understood.
+    pub const NEWEST: Self = Self::V1_1_0;
+
+    /// The version as configurations and results spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
+            Self::V0_3_0 => "0.3.0",
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
+        }
+    }
+
+    /// Reads a non-empty `cniVersion`. Only exact matches count, as in libcni's version check.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.as_str() == text)
+    }
+
+    /// Reads the `cniVersion` of a configuration, where empty means 0.1.0 (Go `version.Decode`).
+    #[must_use]
+    pub fn of_config(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(Self::V0_1_0) } else { Self::named(text) }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_and_read_back() {
+        assert!(Version::ALL.is_sorted());
+        for version in Version::ALL {
+            assert_eq!(Version::named(version.as_str()), Some(version));
+        }
+        assert_eq!(Version::of_config(""), Some(Version::V0_1_0));
+        for other in ["1.1", "1.1.0 ", "v1.1.0", "1.2.0", "01.1.0"] {
+            assert_eq!(Version::of_config(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a runtime is told when something fails: the error and its number.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+
+use crate::model::HostPort;
+use crate::{cni, kernel, netns, store};
+
+/// Any failure of a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Standard input could not be read.
+    #[error("cannot read the network configuration on stdin")]
+    Stdin {
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The request was not understood.
+    #[error(transparent)]
+    Request(#[from] cni::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The kernel failed.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// A namespace of this process could not be examined.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// Somebody else holds a host port.
+    #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
+        if wanted == held { String::new() } else { format!(" as {held}") })]
+    Taken {
+        /// What was asked for.
+        wanted: HostPort,
+        /// What is held and overlaps it.
+        held: HostPort,
+        /// Who holds it.
+        holder: String,
+    },
+    /// A host port is held by a record that cannot be read.
+    #[error(
+        "host port {wanted} is held by a record that cannot be read, a copy is at {}; a DEL of \
+         that container, GC or `autoport repair` frees the port", aside.display()
+    )]
+    HeldUnreadable {
+        /// What was asked for.
+        wanted: HostPort,
+        /// Where the copy is.
+        aside: PathBuf,
+        /// What is wrong with the record.
+        source: store::Unreadable,
+    },
+    /// CHECK found something that is not as ADD left it.
+    #[error(
+        "{attachment} is not as ADD left it: {difference}; ADD it again, or run `autoport repair`"
+    )]
+    Different {
+        /// Which attachment.
+        attachment: String,
+        /// What is different.
+        difference: String,
+    },
+    /// STATUS: ADD could not work.
+    #[error("host ports cannot be mapped on this node")]
+    Unavailable {
+        /// Why not.
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// The `code` of the reply: below 100 the specification's, from 100 ours. The table for people
+    /// is docs/errors.md.
+    ///
+    /// There is no wildcard arm, so a new failure does not compile until someone has decided what
+    /// the runtime is told.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::Request(error) => request_code(error),
+            Self::Store(error) => store_code(error),
+            Self::Kernel(error) => kernel_code(error),
+            Self::Stdin { .. } | Self::Netns(_) => 5,
+            Self::Taken { .. } => 100,
+            Self::HeldUnreadable { .. } => 102,
+            Self::Different { .. } => 120,
+            Self::Unavailable { .. } => 50,
+        }
+    }
+
+    /// The causes, outermost first, for the reply's `details`.
+    #[must_use]
+    pub fn details(&self) -> String {
+        let mut causes = Vec::new();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        causes.join(": ")
+    }
+}
+
+const fn request_code(error: &cni::Error) -> u32 {
+    match error {
+        cni::Error::IncompatibleVersion { .. } => 1,
+        cni::Error::Unsupported { .. } => 2,
+        cni::Error::Environment { .. } => 4,
+        cni::Error::NodeFile { .. } => 5,
+        cni::Error::Decode { .. } | cni::Error::WrongType { .. } => 6,
+        cni::Error::Invalid { .. } => 7,
+    }
+}
+
+const fn store_code(error: &store::Error) -> u32 {
+    match error {
+        store::Error::Io { .. } | store::Error::Netns(_) => 5,
+        store::Error::NotADirectory { .. }
+        | store::Error::ForeignOwner { .. }
+        | store::Error::WritableByOthers { .. }
+        | store::Error::OtherNetns { .. }
+        | store::Error::NewerLayout { .. } => 7,
+        store::Error::LockTaken { .. } => 11,
+        store::Error::Unreadable(_) => 102,
+    }
+}
+
+const fn kernel_code(error: &kernel::Error) -> u32 {
+    match error {
+        kernel::Error::OtherInstance { .. } => 7,
+        kernel::Error::Unrecorded { .. } => 100,
+        kernel::Error::Socket { .. }
+        | kernel::Error::Question { .. }
+        | kernel::Error::Refused { .. }
+        | kernel::Error::Restless
+        | kernel::Error::NewerLayout { .. }
+        | kernel::Error::Route { .. }
+        | kernel::Error::Sysctl { .. } => 110,
+        kernel::Error::Unanswered => 111,
+    }
+}

@@ -1,0 +1,215 @@
+//! Forgetting UDP flows that began under another mapping.
+//!
+//! The kernel decides once per flow where it goes, and a UDP flow lives as long as its client
+//! keeps sending: without this, a client that had begun before an ADD would never reach the new
+//! pod, and one that goes on after a DEL would keep sending to an address that may soon be
+//! somebody else's. TCP and SCTP clients begin a new connection by themselves.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::message::{Attributes, Body, Kind, Messages};
+use super::socket::{DUMP, Listing, REQUEST};
+use super::{ATTEMPTS, Error, Nft, route};
+use crate::model::{Family, HostPort, Mapping, Protocol};
+
+/// `linux/netfilter/nfnetlink_conntrack.h`.
+mod uapi {
+    pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
+    pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+    pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+    pub(super) const CTA_ID: u16 = 12;
+    pub(super) const CTA_ZONE: u16 = 18;
+    pub(super) const CTA_FILTER: u16 = 25;
+    pub(super) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+    pub(super) const CTA_FILTER_F_PROTO_NUM: u32 = 1 << 3;
+    pub(super) const CTA_FILTER_F_PROTO_DST_PORT: u32 = 1 << 5;
+    pub(super) const CTA_TUPLE_IP: u16 = 1;
+    pub(super) const CTA_TUPLE_PROTO: u16 = 2;
+    pub(super) const CTA_IP_V4_SRC: u16 = 1;
+    pub(super) const CTA_IP_V4_DST: u16 = 2;
+    pub(super) const CTA_IP_V6_SRC: u16 = 3;
+    pub(super) const CTA_IP_V6_DST: u16 = 4;
+    pub(super) const CTA_PROTO_NUM: u16 = 1;
+    pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
+    pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
+    pub(super) const AF_INET: u8 = 2;
+    pub(super) const AF_INET6: u8 = 10;
+}
+
+/// Which flows of a mapping are stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Those that go elsewhere than to the mapping's target: it has just been added.
+    Elsewhere,
+    /// Those that go to the mapping's target: it has just been removed.
+    Target,
+}
+
+/// A flow, as far as it matters here.
+struct Flow {
+    /// Where its client sends to.
+    to: SocketAddr,
+    /// Who answers.
+    answered_by: SocketAddr,
+    /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
+    handle: Vec<(u16, Vec<u8>)>,
+}
+
+const fn address_family(family: Family) -> u8 {
+    match family {
+        Family::V4 => uapi::AF_INET,
+        Family::V6 => uapi::AF_INET6,
+    }
+}
+
+impl Flow {
+    fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+        let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
+        let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
+        let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];
+        let (source, destination) = match family {
+            Family::V4 => (uapi::CTA_IP_V4_SRC, uapi::CTA_IP_V4_DST),
+            Family::V6 => (uapi::CTA_IP_V6_SRC, uapi::CTA_IP_V6_DST),
+        };
+        Some(Self {
+            to: endpoint(original, destination, uapi::CTA_PROTO_DST_PORT)?,
+            answered_by: endpoint(reply, source, uapi::CTA_PROTO_SRC_PORT)?,
+            handle: handle
+                .into_iter()
+                .filter_map(|kind| Some((kind, attributes.get(kind)?.to_vec())))
+                .collect(),
+        })
+    }
+
+    /// Whether the flow has to go because of a mapping to `target`. `local` says whether an
+    /// address is this node's.
+    fn is_stale(
+        &self,
+        stale: Stale,
+        host: &HostPort,
+        target: SocketAddr,
+        local: &mut impl FnMut(IpAddr) -> bool,
+    ) -> bool {
+        if self.to.port() != host.port.get() {
+            return false;
+        }
+        let to_claimed = self.to.ip() == host.address;
+        match stale {
+            Stale::Target => self.answered_by == target && (host.is_wildcard() || to_claimed),
+            Stale::Elsewhere if self.answered_by == target => false,
+            // Flows that this node only forwards may have the same port: they go to addresses
+            // that are not its own.
+            Stale::Elsewhere if host.is_wildcard() => local(self.to.ip()),
+            Stale::Elsewhere => to_claimed,
+        }
+    }
+}
+
+fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr> {
+    let protocol = tuple.nested(uapi::CTA_TUPLE_PROTO)?;
+    if protocol.get(uapi::CTA_PROTO_NUM)? != [Protocol::Udp.number()] {
+        return None;
+    }
+    let address = tuple.nested(uapi::CTA_TUPLE_IP)?.get(address)?;
+    let address = match address.len() {
+        4 => IpAddr::from(*address.first_chunk::<4>()?),
+        _ => IpAddr::from(*address.first_chunk::<16>()?),
+    };
+    let port = protocol.get(port)?.try_into().ok().map(u16::from_be_bytes)?;
+    Some(SocketAddr::new(address, port))
+}
+
+impl Nft {
+    /// Deletes the UDP flows through `mappings` that are stale. Each family with UDP mappings is
+    /// listed once, however many ports there are.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Question`].
+    pub fn forget_flows(&mut self, mappings: &[Mapping], stale: Stale) -> Result<(), Error> {
+        let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        // A route that cannot be looked up leaves the flow alone: it expires by itself.
+        let mut local = |address: IpAddr| {
+            *known.entry(address).or_insert_with(|| route::is_local(address).unwrap_or(false))
+        };
+        for family in Family::ALL {
+            let udp: Vec<(HostPort, SocketAddr)> = mappings
+                .iter()
+                .filter(|mapping| mapping.host.protocol == Protocol::Udp)
+                .filter(|mapping| Family::of(&mapping.host.address) == family)
+                .filter_map(|mapping| Some((mapping.host, mapping.target?)))
+                .collect();
+            if udp.is_empty() {
+                continue;
+            }
+            let mut flows = self.flows(family, &udp)?;
+            flows.retain(|flow| {
+                udp.iter().any(|(host, target)| flow.is_stale(stale, host, *target, &mut local))
+            });
+            self.delete_flows(family, &flows)?;
+        }
+        Ok(())
+    }
+
+    /// Lists the UDP flows of a family, narrowed to one port where only one is of interest.
+    fn flows(
+        &mut self,
+        family: Family,
+        mappings: &[(HostPort, SocketAddr)],
+    ) -> Result<Vec<Flow>, Error> {
+        let port = mappings[0].0.port;
+        let only_port = mappings.iter().all(|(host, _)| host.port == port).then_some(port);
+        let mut question = Messages::default();
+        let kind =
+            Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_GET };
+        question.begin(kind, REQUEST | DUMP, address_family(family), 0);
+        question.nest(uapi::CTA_TUPLE_ORIG, |tuple| {
+            tuple.nest(uapi::CTA_TUPLE_PROTO, |protocol| {
+                protocol.put(uapi::CTA_PROTO_NUM, &[&[Protocol::Udp.number()]]);
+                if let Some(port) = only_port {
+                    protocol.put(uapi::CTA_PROTO_DST_PORT, &[&port.get().to_be_bytes()]);
+                }
+            });
+        });
+        let by_port = only_port.map_or(0, |_| uapi::CTA_FILTER_F_PROTO_DST_PORT);
+        question.nest(uapi::CTA_FILTER, |filter| {
+            let flags = uapi::CTA_FILTER_F_PROTO_NUM | by_port;
+            filter.put(uapi::CTA_FILTER_ORIG_FLAGS, &[&flags.to_ne_bytes()]);
+        });
+        for _ in 0..ATTEMPTS {
+            let mut flows = Vec::new();
+            let listing = self.socket.list(&question, |answer| {
+                if let Body::Object(attributes) = answer.body {
+                    flows.extend(Flow::read(family, attributes));
+                }
+            })?;
+            match listing {
+                Listing::Whole => return Ok(flows),
+                Listing::Refused(errno) => {
+                    let source = std::io::Error::from_raw_os_error(errno);
+                    return Err(Error::Question { what: "the UDP flows", source });
+                }
+                Listing::Interrupted => {}
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    /// Deletes flows one by one; one that has ended meanwhile is as good as deleted.
+    fn delete_flows(&mut self, family: Family, flows: &[Flow]) -> Result<(), Error> {
+        let kind =
+            Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_DELETE };
+        for flow in flows {
+            let mut message = Messages::default();
+            message.begin(kind, REQUEST, address_family(family), 0);
+            for (attribute, payload) in &flow.handle {
+                let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
+                message.put(attribute | nested, &[payload]);
+            }
+            self.socket.ask(&message, |_| {})?;
+        }
+        Ok(())
+    }
+}

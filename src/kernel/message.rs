@@ -1,0 +1,319 @@
+//! Netlink messages as bytes: writing attributes, and reading whatever comes back.
+//!
+//! Layout: netlink(7), `linux/netlink.h`, `linux/netfilter/nfnetlink.h`. Lengths and types of the
+//! headers are host-endian, the numbers inside `nf_tables` and conntrack attributes big-endian.
+
+/// `struct nlmsghdr` and `struct nfgenmsg`.
+const NLMSG_HEADER: usize = 16;
+const NFGEN_HEADER: usize = 4;
+const ATTR_HEADER: usize = 4;
+
+const NLA_F_NESTED: u16 = 1 << 15;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// `NLMSG_ERROR` and `NLMSG_DONE` of `linux/netlink.h`.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// `NLM_F_DUMP_INTR`: the table changed while it was being listed.
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+const fn align(len: usize) -> usize {
+    len.next_multiple_of(4)
+}
+
+/// What a message asks for: the netfilter subsystem and its message type.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) subsystem: u8,
+    pub(super) message: u8,
+}
+
+impl Kind {
+    const fn number(self) -> u16 {
+        (self.subsystem as u16) << 8 | self.message as u16
+    }
+}
+
+/// A run of messages, ready to be sent at once.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    bytes: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
+}
+
+impl Messages {
+    /// Begins a message. `number` comes back in the answer to it.
+    pub(super) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
+        self.begin_raw(kind.number(), flags, [family, 0, 0, 0], number);
+    }
+
+    /// Begins a message with the message type and `struct nfgenmsg` spelled out.
+    pub(super) fn begin_raw(&mut self, kind: u16, flags: u16, nfgen: [u8; 4], number: u32) {
+        self.last = self.bytes.len();
+        let len = (NLMSG_HEADER + NFGEN_HEADER) as u32;
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&number.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&nfgen);
+    }
+
+    /// Appends a message that somebody else encoded, with our flags and number.
+    pub(super) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
+        self.last = self.bytes.len();
+        self.bytes.extend_from_slice(message);
+        self.set_flags(flags);
+        self.bytes[self.last + 8..self.last + 12].copy_from_slice(&number.to_ne_bytes());
+    }
+
+    /// Replaces the flags of the last message.
+    pub(super) fn set_flags(&mut self, flags: u16) {
+        self.bytes[self.last + 6..self.last + 8].copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    /// The flags of the last message.
+    pub(super) fn flags(&self) -> u16 {
+        u16::from_ne_bytes([self.bytes[self.last + 6], self.bytes[self.last + 7]])
+    }
+
+    /// Adds an attribute to the last message.
+    pub(super) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
+        let start = self.open(kind);
+        for part in payload {
+            self.bytes.extend_from_slice(part);
+        }
+        self.close(start);
+    }
+
+    /// Adds a big-endian number.
+    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &[&value.to_be_bytes()]);
+    }
+
+    /// Adds a text with its terminator.
+    pub(super) fn put_text(&mut self, kind: u16, text: &str) {
+        self.put(kind, &[text.as_bytes(), &[0]]);
+    }
+
+    /// Adds an attribute that consists of attributes.
+    pub(super) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        let start = self.open(kind | NLA_F_NESTED);
+        body(self);
+        self.close(start);
+    }
+
+    fn open(&mut self, kind: u16) -> usize {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        start
+    }
+
+    fn close(&mut self, start: usize) {
+        let len = (self.bytes.len() - start) as u16;
+        self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
+        self.bytes.resize(align(self.bytes.len()), 0);
+        let message = (self.bytes.len() - self.last) as u32;
+        self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// One message of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer<'a> {
+    /// The number of the request it answers.
+    pub(super) number: u32,
+    pub(super) body: Body<'a>,
+    /// Whether the listing it belongs to was disturbed and has to be asked for again.
+    pub(super) interrupted: bool,
+}
+
+/// What an answer says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body<'a> {
+    /// An acknowledgement, or the end of a listing.
+    Done,
+    /// A refusal, as an errno.
+    Refused(i32),
+    /// An object.
+    Object(Attributes<'a>),
+}
+
+/// The messages of one datagram. Stops at the first that is not whole.
+pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+    std::iter::from_fn(move || {
+        let header = datagram.first_chunk::<NLMSG_HEADER>()?;
+        let len = u32_ne(header, 0)? as usize;
+        let message = datagram.get(NLMSG_HEADER..len)?;
+        datagram = datagram.get(align(len)..).unwrap_or_default();
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let flags = u16::from_ne_bytes([header[6], header[7]]);
+        let body = match kind {
+            NLMSG_ERROR | NLMSG_DONE => match i32_ne(message) {
+                None | Some(0) => Body::Done,
+                Some(negative) => Body::Refused(negative.saturating_neg()),
+            },
+            _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
+        };
+        let interrupted = flags & DUMP_INTERRUPTED != 0;
+        Some(Answer { number: u32_ne(header, 8)?, body, interrupted })
+    })
+}
+
+fn u32_ne(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
+}
+
+fn i32_ne(bytes: &[u8]) -> Option<i32> {
+    bytes.first_chunk().map(|chunk| i32::from_ne_bytes(*chunk))
+}
+
+/// A run of attributes, not yet looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+
+/// One attribute.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attribute<'a> {
+    pub(super) kind: u16,
+    pub(super) nested: bool,
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Attributes<'a> {
+    /// The attributes, up to the first that is not whole.
+    pub(super) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let header = rest.first_chunk::<ATTR_HEADER>()?;
+            let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+            let kind = u16::from_ne_bytes([header[2], header[3]]);
+            let payload = rest.get(ATTR_HEADER..len)?;
+            rest = rest.get(align(len)..).unwrap_or_default();
+            let nested = kind & NLA_F_NESTED != 0;
+            Some(Attribute { kind: kind & NLA_TYPE_MASK, nested, payload })
+        })
+    }
+
+    /// The payload of the first attribute of this type.
+    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+        self.iter().find(|attribute| attribute.kind == kind).map(|attribute| attribute.payload)
+    }
+
+    /// The attributes inside the first attribute of this type.
+    pub(super) fn nested(self, kind: u16) -> Option<Self> {
+        self.get(kind).map(Self)
+    }
+
+    /// A big-endian number.
+    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+        self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    /// A text, with or without its terminator.
+    pub(super) fn text(self, kind: u16) -> Option<&'a str> {
+        let bytes = self.get(kind)?;
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        std::str::from_utf8(&bytes[..end]).ok()
+    }
+
+    /// Whether every attribute of `expected` is here with the same payload: the nth of its type
+    /// against the nth of that type, and as many of that type on either side. The kernel adds
+    /// attributes of its own to what it was sent (handles, defaults), which do not matter.
+    pub(super) fn contains(self, expected: Attributes<'_>) -> bool {
+        expected.iter().all(|wanted| {
+            let of_kind = |attributes: Attributes<'_>| {
+                attributes.iter().filter(|attribute| attribute.kind == wanted.kind).count()
+            };
+            of_kind(self) == of_kind(expected)
+        }) && expected.iter().enumerate().all(|(index, wanted)| {
+            let before = expected.iter().take(index).filter(|a| a.kind == wanted.kind).count();
+            let found = self.iter().filter(|a| a.kind == wanted.kind).nth(before);
+            found.is_some_and(|found| {
+                found.payload == wanted.payload
+                    || wanted.nested
+                        && Attributes(found.payload).contains(Attributes(wanted.payload))
+            })
+        })
+    }
+}
+
+/// The attributes of the only message in `bytes`.
+pub(super) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
+    Attributes(bytes.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: Kind = Kind { subsystem: 10, message: 3 };
+
+    fn sample(extra: bool) -> Messages {
+        let mut messages = Messages::default();
+        messages.begin(KIND, 1, 1, 7);
+        messages.put_text(1, "abc");
+        messages.nest(2, |inner| {
+            inner.put_u32(1, 5);
+            if extra {
+                inner.put(9, &[b"kernel"]);
+            }
+            inner.put_u32(1, 6);
+        });
+        messages
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let messages = sample(false);
+        let answer = answers(messages.as_bytes()).next().expect("one message");
+        assert_eq!(answer.number, 7);
+        let Body::Object(attributes) = answer.body else { panic!("not an object: {answer:?}") };
+        assert_eq!(attributes.text(1), Some("abc"));
+        let inner = attributes.nested(2).expect("the nest");
+        assert_eq!(inner.u32(1), Some(5));
+        assert_eq!(inner.iter().count(), 2);
+    }
+
+    #[test]
+    fn additions_of_the_kernel_do_not_matter_and_losses_do() {
+        let (plain, more) = (sample(false), sample(true));
+        let (plain, more) = (attributes_of(plain.as_bytes()), attributes_of(more.as_bytes()));
+        assert!(more.contains(plain));
+        assert!(!plain.contains(more));
+        let mut repeated = sample(false);
+        repeated.put_text(1, "abc");
+        assert!(!attributes_of(repeated.as_bytes()).contains(plain), "one attribute too many");
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic_or_loop() {
+        let whole = sample(true);
+        let whole = whole.as_bytes();
+        for cut in 0..whole.len() {
+            for flip in [0x00, 0x01, 0x7f, 0xff] {
+                let mut bytes = whole[..cut].to_vec();
+                if let Some(last) = bytes.last_mut() {
+                    *last = flip;
+                }
+                for answer in answers(&bytes) {
+                    if let Body::Object(attributes) = answer.body {
+                        attributes.iter().for_each(drop);
+                        let _ = attributes.contains(attributes);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The kernel's side: our nftables table, read and changed over netlink.
+//!
+//! Two costs shape this module, both a grace period of the kernel's (about 8 ms): a transaction
+//! that **fails**, and closing the socket after one that **deleted** something. So every change
+//! looks first, which costs microseconds, and sends only what will succeed; `NLM_F_EXCL` guards
+//! against what happened in between, and a refusal means to look again.
+
+mod conntrack;
+mod elements;
+mod encode;
+mod look;
+mod message;
+mod route;
+mod socket;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use nix::libc;
+
+use nftnl::MsgType;
+
+use encode::Encoder;
+use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
+
+use crate::model::HostPort;
+use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
+
+pub use conntrack::Stale;
+pub use look::{Look, Table};
+pub use route::{Loopback, allow_loopback, interface_towards};
+
+/// `NFPROTO_INET` of `linux/netfilter.h`.
+const INET: u8 = 1;
+
+/// How often a change is tried again when somebody else changed the tables meanwhile.
+const ATTEMPTS: u32 = 16;
+
+/// Why the kernel could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket failed.
+    #[error("could not {action} the netfilter netlink socket")]
+    Socket {
+        /// What was attempted.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A question was answered with an error.
+    #[error("the kernel would not show {what}")]
+    Question {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The transaction was refused as a whole; nothing changed.
+    #[error("the kernel refused {subject} in table inet autoport, nothing was changed")]
+    Refused {
+        /// What the first refused message was about.
+        subject: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel did not say whether the transaction is in force.
+    #[error("the kernel did not say whether the change to table inet autoport is in force")]
+    Unanswered,
+    /// Somebody else changed the tables each time.
+    #[error(
+        "gave up after {ATTEMPTS} attempts: something keeps changing the nftables of this node"
+    )]
+    Restless,
+    /// The table was built from another store.
+    #[error(
+        "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
+         two state directories are in use on one node; give the plugin and the command line the \
+         same stateDir, or delete the table with `nft delete table inet autoport`"
+    )]
+    OtherInstance {
+        /// In the table's comment.
+        found: String,
+        /// In the store.
+        expected: String,
+    },
+    /// The table was built by a later version.
+    #[error(
+        "table inet autoport has layout {found}, this binary knows {}: install the newer \
+         autoport on this node",
+        ruleset::LAYOUT
+    )]
+    NewerLayout {
+        /// In the table's comment.
+        found: u32,
+    },
+    /// An element is there that nobody recorded.
+    #[error(
+        "host port {host} is translated to {target} by an element of map {set} that no record \
+         accounts for; `autoport repair` removes it"
+    )]
+    Unrecorded {
+        /// The host port.
+        host: HostPort,
+        /// Where the element leads.
+        target: String,
+        /// The map or set.
+        set: &'static str,
+    },
+    /// The route towards a pod could not be looked up.
+    #[error("could not find the interface towards pod {pod}")]
+    Route {
+        /// The pod's address.
+        pod: std::net::IpAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A sysctl could not be read or written.
+    #[error("could not set {path} to 1")]
+    Sysctl {
+        /// The file under `/proc/sys`.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What has to become true of the table, for one command.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// The elements that must be there.
+    pub wanted: BTreeMap<(Set, Key), Element>,
+    /// The places that must be empty unless wanted: what is there is ours to replace.
+    pub released: BTreeSet<(Set, Key)>,
+    /// The chains that the wanted elements lead to.
+    pub chains: Vec<Chain>,
+}
+
+impl Change {
+    /// Whether the table need not be looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wanted.is_empty() && self.released.is_empty()
+    }
+
+    fn places(&self) -> Vec<(Set, Key)> {
+        let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+}
+
+/// The table `inet autoport` of this network namespace.
+#[derive(Debug)]
+pub struct Nft {
+    socket: Socket,
+    identity: Identity,
+}
+
+impl Nft {
+    /// Opens the way to the kernel, for the store with this instance ID.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open(instance: &str) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open()?, identity: Identity::current(instance) })
+    }
+
+    /// Makes `change` true. Where the table is missing, damaged, foreign or older, it is built
+    /// again from `everything`, which must already contain what is wanted and nothing of what is
+    /// released.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Unrecorded`] before anything was
+    /// changed; [`Error::Refused`] likewise; [`Error::Unanswered`] when nobody knows.
+    pub fn apply<E: From<Error>>(
+        &mut self,
+        change: &Change,
+        mut everything: impl FnMut() -> Result<Ruleset, E>,
+    ) -> Result<Applied, E> {
+        let places = change.places();
+        for _ in 0..ATTEMPTS {
+            let look = self.look(&places)?;
+            let (transaction, applied) = match look.standing(&self.identity, &change.chains)? {
+                look::Standing::Intact { missing } => {
+                    let transaction = Self::difference(change, &look, &missing)?;
+                    (transaction, Applied::Changed)
+                }
+                look::Standing::Rebuild(reason) => {
+                    let everything = everything()?;
+                    if look.table == Table::Absent && everything.elements.is_empty() {
+                        return Ok(Applied::Changed);
+                    }
+                    (rebuild(&everything, &look), Applied::Rebuilt(reason))
+                }
+            };
+            match self.socket.commit(transaction)? {
+                Outcome::Committed => return Ok(applied),
+                Outcome::Unanswered => return Err(Error::Unanswered.into()),
+                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
+            }
+        }
+        Err(Error::Restless.into())
+    }
+
+    /// Removes what `released` has, whoever's table it is in, as far as it is there.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn withdraw(&mut self, change: &Change) -> Result<(), Error> {
+        let places = change.places();
+        for _ in 0..ATTEMPTS {
+            let look = self.look(&places)?;
+            let mut transaction = Transaction::begin(None);
+            let present: Vec<_> = look.elements.keys().copied().collect();
+            elements::delete(&mut transaction, &present);
+            match self.socket.commit(transaction)? {
+                Outcome::Committed => return Ok(()),
+                Outcome::Unanswered => return Err(Error::Unanswered),
+                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    /// Builds the table again from `everything`, whatever is there.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let look = self.look(&[])?;
+            look.permit(&self.identity)?;
+            if look.table == Table::Absent && everything.elements.is_empty() {
+                return Ok(());
+            }
+            match self.socket.commit(rebuild(everything, &look))? {
+                Outcome::Committed => return Ok(()),
+                Outcome::Unanswered => return Err(Error::Unanswered),
+                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    /// The transaction that brings the elements from what `look` saw to what `change` asks for.
+    fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
+        let mut deleted = Vec::new();
+        for place in &change.released {
+            let seen = look.elements.get(place);
+            let stays = change.wanted.get(place).map(|wanted| Some(&wanted.data));
+            if seen.is_some() && seen.map(Option::as_ref) != stays {
+                deleted.push(*place);
+            }
+        }
+        let mut added = Vec::new();
+        for (place, wanted) in &change.wanted {
+            match look.elements.get(place) {
+                None => added.push(wanted),
+                Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
+                Some(_) if change.released.contains(place) => {}
+                Some(seen) => return Err(unrecorded(wanted, seen.as_ref())),
+            }
+        }
+        let mut transaction = Transaction::begin(None);
+        if !missing.is_empty() {
+            let mut encoder = Encoder::new();
+            add_chains(&mut transaction, &mut encoder, missing.iter());
+            for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
+                let postrouting = Chain {
+                    name: ruleset::POSTROUTING.to_owned(),
+                    base: None,
+                    rules: vec![ruleset::jump_to(chain)],
+                };
+                add_rules(&mut transaction, &mut encoder, &postrouting);
+            }
+        }
+        elements::delete(&mut transaction, &deleted);
+        elements::add(&mut transaction, &added);
+        Ok(transaction)
+    }
+}
+
+/// What [`Nft::apply`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The difference was made.
+    Changed,
+    /// The whole table was built again, for this reason.
+    Rebuilt(String),
+}
+
+fn unrecorded(wanted: &Element, seen: Option<&Data>) -> Error {
+    let target = match seen {
+        Some(Data::Target(target)) => target.to_string(),
+        Some(Data::Goto(chain)) => format!("chain {chain}"),
+        Some(Data::None) | None => "an unknown place".to_owned(),
+    };
+    Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
+}
+
+/// Lets a change be tried again when it was refused because of somebody else's.
+///
+/// `ERESTART` means that the generation moved on; `EEXIST` and `ENOENT` that an element came or
+/// went after the look.
+fn retry_or_report(subject: String, errno: i32) -> Result<(), Error> {
+    match errno {
+        libc::ERESTART | libc::EEXIST | libc::ENOENT | libc::EAGAIN | libc::EINTR => Ok(()),
+        _ => Err(Error::Refused { subject, source: io::Error::from_raw_os_error(errno) }),
+    }
+}
+
+/// The transaction that replaces whatever `look` saw by `ruleset`, unless something changed since.
+fn rebuild(ruleset: &Ruleset, look: &Look) -> Transaction {
+    let mut transaction = Transaction::begin(Some(look.generation));
+    let mut encoder = Encoder::new();
+    if look.table != Table::Absent {
+        transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+    }
+    let table = encoder.table(MsgType::Add);
+    transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
+    look::put_table_comment(transaction.last(), &ruleset.identity.to_string());
+    for (set, id) in Set::all().zip(1..) {
+        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
+    }
+    add_chains(&mut transaction, &mut encoder, ruleset.chains());
+    let all: Vec<&Element> = ruleset.elements.values().collect();
+    elements::add(&mut transaction, &all);
+    transaction
+}
+
+fn add_chains<'a>(
+    transaction: &mut Transaction,
+    encoder: &mut Encoder,
+    chains: impl Iterator<Item = &'a Chain> + Clone,
+) {
+    for chain in chains.clone() {
+        let subject = format!("adding chain {}", chain.name);
+        transaction.append(encoder.chain(chain), CREATE, subject);
+    }
+    for chain in chains {
+        add_rules(transaction, encoder, chain);
+    }
+}
+
+fn add_rules(transaction: &mut Transaction, encoder: &mut Encoder, chain: &Chain) {
+    for rule in &chain.rules {
+        let subject = format!("adding rule \"{rule}\" to chain {}", chain.name);
+        transaction.append(encoder.rule(chain, rule), CREATE | APPEND, subject);
+    }
+}
+
+/// Whether `nf_tables` answers at all: what STATUS needs to know.
+///
+/// # Errors
+/// [`Error::Socket`], [`Error::Question`].
+pub fn probe() -> Result<(), Error> {
+    let mut socket = Socket::open()?;
+    look::generation(&mut socket).map(drop)
+}

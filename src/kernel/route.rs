@@ -1,0 +1,95 @@
+//! Routes, and the one sysctl that lets 127.0.0.0/8 reach a pod.
+//!
+//! This is the only place with an asynchronous runtime: rtnetlink needs one, and it costs about
+//! 0.1 ms, so nothing here runs on an ADD that does not need it.
+
+use std::io;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
+use nix::net::if_::if_indextoname;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+
+use super::Error;
+
+/// Asks the kernel how it would reach `address`; `None` when it would not.
+fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
+    let host_prefix = if address.is_ipv4() { 32 } else { 128 };
+    let question = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, host_prefix)
+        .map_err(io::Error::other)?
+        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let connection = tokio::spawn(connection);
+        let answer = Box::pin(handle.route().get(question).execute()).try_next().await;
+        connection.abort();
+        match answer {
+            Ok(route) => Ok(route),
+            Err(rtnetlink::Error::NetlinkError(refusal)) => match refusal.to_io() {
+                source if source.raw_os_error() == Some(nix::libc::ENETUNREACH) => Ok(None),
+                source => Err(source),
+            },
+            Err(other) => Err(io::Error::other(other)),
+        }
+    })
+}
+
+/// Whether packets to `address` stay on this node.
+pub(super) fn is_local(address: IpAddr) -> io::Result<bool> {
+    Ok(route_to(address)?.is_some_and(|route| route.header.kind == RouteType::Local))
+}
+
+/// The name of the interface by which this node reaches `pod`; `None` when it has no route.
+///
+/// # Errors
+/// [`Error::Route`].
+pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
+    let error = |source| Error::Route { pod, source };
+    let Some(route) = route_to(pod).map_err(error)? else { return Ok(None) };
+    let index = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+    });
+    let Some(index) = index else { return Ok(None) };
+    let name = if_indextoname(index).map_err(|errno| error(errno.into()))?;
+    Ok(name.into_string().ok())
+}
+
+/// Whether an interface may carry packets from and to 127.0.0.0/8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loopback {
+    /// `route_localnet` is set.
+    Allowed,
+    /// It is not, or there is no such interface.
+    Refused,
+}
+
+/// The sysctl of an interface. Its name is used as a file name: the kernel allows no slash in it.
+fn sysctl(interface: &str) -> String {
+    format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet")
+}
+
+impl Loopback {
+    /// Reads the sysctl of `interface`.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
+    pub fn of(interface: &str) -> Self {
+        match std::fs::read(sysctl(interface)) {
+            Ok(value) if value.first().is_some_and(|digit| *digit != b'0') => Self::Allowed,
+            Ok(_) | Err(_) => Self::Refused,
+        }
+    }
+}
+
+/// Lets packets from 127.0.0.0/8 leave by `interface` and their answers come back. The chain
+/// `guard` keeps everybody else from using that (CVE-2020-8558).
+///
+/// # Errors
+/// [`Error::Sysctl`].
+#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
+pub fn allow_loopback(interface: &str) -> Result<(), Error> {
+    let path = sysctl(interface);
+    std::fs::write(&path, "1").map_err(|source| Error::Sysctl { path, source })
+}

@@ -1,0 +1,247 @@
+//! The one netlink socket: questions that change nothing, and transactions that change all or
+//! nothing.
+//!
+//! The kernel answers inside sendmsg(2), so after a send a receive that would block means that no
+//! more is to come. Every answer is matched by the number of its request, because which messages
+//! of a batch are acknowledged differs between kernels (the batch's own begin and end only since
+//! 6.10): a transaction asks for exactly one acknowledgement, on its last message.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt,
+};
+
+use super::Error;
+use super::message::{Answer, Body, Kind, Messages, answers};
+
+/// `NLM_F_*` of `linux/netlink.h`.
+pub(super) const REQUEST: u16 = 0x01;
+const ACK: u16 = 0x04;
+pub(super) const CREATE: u16 = 0x400;
+pub(super) const EXCL: u16 = 0x200;
+pub(super) const APPEND: u16 = 0x800;
+pub(super) const DUMP: u16 = 0x300;
+
+/// `NFNL_SUBSYS_NFTABLES` of `linux/netfilter/nfnetlink.h`.
+pub(super) const NFTABLES: u8 = 10;
+/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`.
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const BATCH_GENID: u16 = 1;
+
+/// The number of the batch's begin and end, to which errors of the transaction as a whole refer.
+const BATCH: u32 = 0;
+
+/// More than any datagram: the largest attribute, and the headers around it.
+const RECEIVE_BUFFER: usize = (1 << 16) + 4096;
+
+/// What a netlink socket sends at most unless told otherwise (`net.core.wmem_default`).
+const DEFAULT_SEND_BUFFER: usize = 200_000;
+
+/// A socket of family `NETLINK_NETFILTER`.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    pub(super) fn open() -> Result<Self, Error> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(|errno| Error::Socket { action: "open", source: errno.into() })?;
+        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() > DEFAULT_SEND_BUFFER {
+            // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
+            let _ = setsockopt(&self.fd, sockopt::SndBufForce, &(bytes.len() + 4096));
+        }
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    return Err(Error::Socket { action: "send to", source: errno.into() });
+                }
+            }
+        }
+    }
+
+    /// The next datagram; `None` when there is none.
+    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, flags) {
+                Ok(len) => return Ok(Some(&self.buffer[..len.min(RECEIVE_BUFFER)])),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    let source = io::Error::from(errno);
+                    return Err(Error::Socket { action: "receive from", source });
+                }
+            }
+        }
+    }
+
+    /// Sends `questions` and hands every answer to `each`.
+    pub(super) fn ask(
+        &mut self,
+        questions: &Messages,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> Result<(), Error> {
+        if questions.is_empty() {
+            return Ok(());
+        }
+        self.send(questions.as_bytes())?;
+        while let Some(datagram) = self.receive()? {
+            answers(datagram).for_each(&mut each);
+        }
+        Ok(())
+    }
+
+    /// Asks for one listing and hands every object to `each`.
+    ///
+    /// A listing is cut into datagrams, the later of which the kernel makes when the earlier are
+    /// received; its end is a message of its own.
+    pub(super) fn list(
+        &mut self,
+        question: &Messages,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> Result<Listing, Error> {
+        self.send(question.as_bytes())?;
+        let mut listing = Listing::Whole;
+        let mut ended = false;
+        while let Some(datagram) = self.receive()? {
+            for answer in answers(datagram) {
+                if answer.interrupted {
+                    listing = Listing::Interrupted;
+                }
+                match answer.body {
+                    Body::Done => ended = true,
+                    Body::Refused(errno) => return Ok(Listing::Refused(errno)),
+                    Body::Object(_) => each(answer),
+                }
+            }
+        }
+        Ok(if ended { listing } else { Listing::Interrupted })
+    }
+
+    /// Runs a transaction: all of it happens, or none.
+    pub(super) fn commit(&mut self, transaction: Transaction) -> Result<Outcome, Error> {
+        let Some((messages, subjects)) = transaction.finish() else {
+            return Ok(Outcome::Committed);
+        };
+        let last = subjects.len() as u32;
+        let subject = |number: u32| match (number as usize).checked_sub(1) {
+            Some(index) => subjects.get(index).cloned().unwrap_or_default(),
+            None => "the transaction as a whole".to_owned(),
+        };
+        self.send(messages.as_bytes())?;
+        let mut outcome = Outcome::Unanswered;
+        loop {
+            let datagram = match self.receive() {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => return Ok(outcome),
+                // ENOBUFS: answers were lost, so what is known is known and the rest is not.
+                Err(_) if matches!(outcome, Outcome::Refused { .. }) => return Ok(outcome),
+                Err(_) => return Ok(Outcome::Unanswered),
+            };
+            for answer in answers(datagram) {
+                outcome = match (answer.body, outcome) {
+                    (_, first @ Outcome::Refused { .. }) => first,
+                    (Body::Refused(errno), Outcome::Committed | Outcome::Unanswered) => {
+                        Outcome::Refused { subject: subject(answer.number), errno }
+                    }
+                    (Body::Done, _) if answer.number == last => Outcome::Committed,
+                    (Body::Done | Body::Object(_), before) => before,
+                };
+            }
+        }
+    }
+}
+
+/// How a listing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listing {
+    /// It shows one state.
+    Whole,
+    /// The state changed meanwhile: ask again.
+    Interrupted,
+    /// There is nothing to list.
+    Refused(i32),
+}
+
+/// How a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All of it is in force.
+    Committed,
+    /// None of it is. `subject` is what the first refused message was about.
+    Refused { subject: String, errno: i32 },
+    /// Nobody knows.
+    Unanswered,
+}
+
+/// A transaction being put together.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    messages: Messages,
+    /// What each message is about, for the report when it is refused.
+    subjects: Vec<String>,
+}
+
+impl Transaction {
+    /// Begins a transaction that is refused with `ERESTART` if any table of the namespace changed
+    /// since it was at `generation`.
+    pub(super) fn begin(generation: Option<u32>) -> Self {
+        let mut messages = Messages::default();
+        let nfgen = [0, 0, 0, NFTABLES];
+        messages.begin_raw(BATCH_BEGIN, REQUEST, nfgen, BATCH);
+        if let Some(generation) = generation {
+            messages.put_u32(BATCH_GENID, generation);
+        }
+        Self { messages, subjects: Vec::new() }
+    }
+
+    /// Begins a message about `subject`.
+    pub(super) fn message(&mut self, kind: u8, flags: u16, subject: String) -> &mut Messages {
+        self.subjects.push(subject);
+        let kind = Kind { subsystem: NFTABLES, message: kind };
+        let number = self.subjects.len() as u32;
+        self.messages.begin(kind, REQUEST | flags, super::INET, number);
+        &mut self.messages
+    }
+
+    /// Appends a message about `subject` that libnftnl encoded.
+    pub(super) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
+        self.subjects.push(subject);
+        self.messages.append(message, REQUEST | flags, self.subjects.len() as u32);
+    }
+
+    /// The message begun last, to add attributes to.
+    pub(super) fn last(&mut self) -> &mut Messages {
+        &mut self.messages
+    }
+
+    /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
+    /// there is nothing to do.
+    fn finish(mut self) -> Option<(Messages, Vec<String>)> {
+        if self.subjects.is_empty() {
+            return None;
+        }
+        let flags = self.messages.flags() | ACK;
+        self.messages.set_flags(flags);
+        self.messages.begin_raw(BATCH_END, REQUEST, [0, 0, 0, NFTABLES], BATCH);
+        Some((self.messages, self.subjects))
+    }
+}

@@ -1,0 +1,170 @@
+//! Which network namespace a path leads to, and whether one that was recorded is provably gone.
+//!
+//! The only module that looks at `/proc/self/ns` and at the paths of `CNI_NETNS`.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+use crate::model::{NamespaceId, Netns};
+
+const OWN_NETNS: &str = "/proc/self/ns/net";
+const OWN_MOUNT_NAMESPACE: &str = "/proc/self/ns/mnt";
+
+/// A namespace of this process could not be identified; `/proc` is not mounted, most likely.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot examine {path}; /proc must be mounted where autoport runs")]
+pub struct Error {
+    /// The file under `/proc/self/ns`.
+    pub path: &'static str,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The identity of the network namespace this process is in.
+///
+/// # Errors
+/// When `/proc/self/ns/net` cannot be examined.
+pub fn own() -> Result<NamespaceId, Error> {
+    identify(OWN_NETNS)
+}
+
+/// What the container's network namespace looks like from here, or `None` when `path` cannot be
+/// examined or does not lead to a namespace: then there will be no evidence, ever, that it is gone.
+#[must_use]
+pub fn observe(path: &str) -> Option<Netns> {
+    let Ok(Found::Namespace(id)) = look(path) else { return None };
+    let seen_from = identify(OWN_MOUNT_NAMESPACE).ok()?;
+    Some(Netns { path: path.to_owned(), id, seen_from })
+}
+
+/// Whether the namespace is provably gone: this process looks from the mount namespace in which it
+/// was recorded, and its path is absent, leads to something that is no namespace, or to another one.
+///
+/// Every doubt means alive, because who is gone loses its ports. A path below `/proc` is such a
+/// doubt: it vanishes with one process, while others may still live in the namespace.
+#[must_use]
+pub fn is_gone(netns: &Netns) -> bool {
+    if netns.path.starts_with("/proc/") {
+        return false;
+    }
+    if identify(OWN_MOUNT_NAMESPACE).ok() != Some(netns.seen_from) {
+        return false;
+    }
+    match look(&netns.path) {
+        Ok(Found::Namespace(id)) => id != netns.id,
+        Ok(Found::SomethingElse) | Err(Errno::ENOENT | Errno::ENOTDIR) => true,
+        Err(_) => false,
+    }
+}
+
+enum Found {
+    Namespace(NamespaceId),
+    SomethingElse,
+}
+
+/// `O_PATH` opens nothing for real, so neither a FIFO nor a device node in the place of a namespace
+/// can do harm, and both questions go to the same file.
+fn look(path: &str) -> nix::Result<Found> {
+    let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    if fstatfs(file.as_fd())?.filesystem_type() != NSFS_MAGIC {
+        return Ok(Found::SomethingElse);
+    }
+    Ok(Found::Namespace(identity(&fstat(file.as_fd())?)))
+}
+
+fn identify(path: &'static str) -> Result<NamespaceId, Error> {
+    let found = stat(path).map_err(|errno| Error { path, source: errno.into() })?;
+    Ok(identity(&found))
+}
+
+fn identity(found: &FileStat) -> NamespaceId {
+    NamespaceId { device: found.st_dev, inode: found.st_ino }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A link to a namespace stands for the bind mount that a runtime makes: it needs no privilege.
+    fn linked(dir: &Path, target: &str) -> Netns {
+        let path = dir.join("cni-1");
+        let _ = std::fs::remove_file(&path);
+        symlink(target, &path).expect("linking to a namespace");
+        observe(path.to_str().expect("an ASCII path")).expect("a namespace that can be examined")
+    }
+
+    #[test]
+    fn own_is_what_readlink_shows() {
+        let shown = std::fs::read_link(OWN_NETNS).expect("reading the link");
+        let own = own().expect("the own namespace");
+        assert_eq!(shown.to_str(), Some(format!("net:[{}]", own.inode).as_str()));
+    }
+
+    #[test]
+    fn observes_namespaces_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seen = linked(dir.path(), OWN_NETNS);
+        assert_eq!(seen.id, own().expect("the own namespace"));
+        assert_eq!(observe(dir.path().to_str().expect("an ASCII path")), None);
+        assert_eq!(observe("/nonexistent/netns"), None);
+        assert_eq!(observe(""), None);
+        assert_eq!(observe("a\0b"), None);
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_namespace_does_not_block() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        nix::sys::stat::mknod(&path, nix::sys::stat::SFlag::S_IFIFO, Mode::S_IRUSR, 0)
+            .expect("making a FIFO");
+        assert_eq!(observe(path.to_str().expect("an ASCII path")), None);
+    }
+
+    #[test]
+    fn gone_when_absent_replaced_or_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seen = linked(dir.path(), OWN_NETNS);
+        assert!(!is_gone(&seen));
+
+        std::fs::remove_file(&seen.path).expect("removing the link");
+        assert!(is_gone(&seen), "absent");
+
+        std::fs::write(&seen.path, "").expect("writing a file");
+        assert!(is_gone(&seen), "a file, as an unmounted bind mount leaves it");
+
+        linked(dir.path(), "/proc/self/ns/uts");
+        assert!(is_gone(&seen), "another namespace");
+
+        let below_a_file = Netns { path: format!("{}/x", file(dir.path())), ..seen };
+        assert!(is_gone(&below_a_file), "its directory is a file now");
+    }
+
+    #[test]
+    fn doubt_means_alive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seen = linked(dir.path(), OWN_NETNS);
+        std::fs::remove_file(&seen.path).expect("removing the link");
+        let elsewhere = Netns { seen_from: NamespaceId { device: 0, inode: 0 }, ..seen.clone() };
+        assert!(!is_gone(&elsewhere), "recorded from another mount namespace");
+
+        let of_a_process = Netns { path: "/proc/4194304/ns/net".to_owned(), ..seen.clone() };
+        assert!(!is_gone(&of_a_process), "the process is gone, the namespace may not be");
+
+        symlink("cni-1", &seen.path).expect("linking in a circle");
+        assert!(!is_gone(&seen), "ELOOP");
+    }
+
+    fn file(dir: &Path) -> String {
+        let path = dir.join("file");
+        std::fs::write(&path, "").expect("writing a file");
+        path.to_str().expect("an ASCII path").to_owned()
+    }
+}

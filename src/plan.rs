@@ -1,0 +1,113 @@
+//! Decisions about who holds what. Values in, values out.
+
+use crate::model::{Mapping, Netns, Owner, Record};
+
+/// How somebody who holds a wanted port stands to the one who wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They are the same attachment.
+    Same,
+    /// It holds the port by right.
+    Holds,
+    /// It is no more, for this reason, and gives way.
+    Superseded(&'static str),
+}
+
+/// Judges whether `holder` gives way to `claimant`.
+///
+/// Only evidence counts. A sandbox that was created again has the pod's UID and another container
+/// ID; the same container on a second network has both in common and keeps what it holds.
+/// `is_gone` says whether a network namespace provably does not exist any more.
+pub fn standing(
+    claimant: &Owner,
+    holder: &Owner,
+    is_gone: impl FnOnce(&Netns) -> bool,
+) -> Standing {
+    if claimant.attachment == holder.attachment {
+        return Standing::Same;
+    }
+    let uid = |owner: &Owner| owner.pod.as_ref().map(|pod| pod.uid.clone());
+    let same_pod = uid(claimant).is_some_and(|own| !own.is_empty() && Some(own) == uid(holder));
+    if same_pod && claimant.attachment.container_id() != holder.attachment.container_id() {
+        return Standing::Superseded("its pod has a new sandbox");
+    }
+    if holder.netns.as_ref().is_some_and(is_gone) {
+        return Standing::Superseded("its network namespace is gone");
+    }
+    Standing::Holds
+}
+
+/// What an attachment holds while it changes from `before` to `wanted`: either.
+#[must_use]
+pub fn union(before: &[Mapping], wanted: &[Mapping]) -> Vec<Mapping> {
+    let kept = before
+        .iter()
+        .filter(|old| wanted.binary_search_by(|mapping| mapping.host.cmp(&old.host)).is_err());
+    let mut union: Vec<Mapping> = wanted.iter().chain(kept).copied().collect();
+    union.sort_unstable();
+    union
+}
+
+/// Names the first thing that `recorded` has not as `wanted` has it.
+#[must_use]
+pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
+    if recorded.policy != wanted.policy {
+        return Some("the network's configuration changed since ADD".to_owned());
+    }
+    let found = |host| recorded.mappings.iter().find(|mapping| mapping.host == host);
+    wanted.mappings.iter().find_map(|mapping| match found(mapping.host) {
+        None => Some(format!("host port {} is not recorded for it", mapping.host)),
+        Some(recorded) if recorded.target != mapping.target => {
+            let name = |target: Option<_>| {
+                target
+                    .map_or("nothing".to_owned(), |target: std::net::SocketAddr| target.to_string())
+            };
+            let (recorded, wanted) = (name(recorded.target), name(mapping.target));
+            Some(format!("host port {} is recorded for {recorded}, not {wanted}", mapping.host))
+        }
+        Some(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Attachment, NamespaceId, Pod};
+
+    fn owner(container: &str, uid: Option<&str>) -> Owner {
+        let id = NamespaceId { device: 4, inode: 1 };
+        Owner {
+            attachment: Attachment::new("net", container, "eth0").expect("a valid name"),
+            pod: uid.map(|uid| Pod {
+                namespace: "default".into(),
+                name: "web".into(),
+                uid: uid.into(),
+            }),
+            netns: Some(Netns { path: "/run/netns/a".into(), id, seen_from: id }),
+        }
+    }
+
+    #[test]
+    fn only_evidence_makes_a_holder_give_way() {
+        let alive = |_: &Netns| false;
+        let gone = |_: &Netns| true;
+        let old = owner("old", Some("u1"));
+        assert_eq!(standing(&old, &old, gone), Standing::Same);
+        let recreated = standing(&owner("new", Some("u1")), &old, alive);
+        assert!(matches!(recreated, Standing::Superseded(_)));
+        assert_eq!(standing(&owner("new", Some("u2")), &old, alive), Standing::Holds);
+        assert_eq!(standing(&owner("new", None), &owner("old", None), alive), Standing::Holds);
+        // Empty UIDs are no evidence: podman sends none.
+        let nameless = owner("old", Some(""));
+        assert_eq!(standing(&owner("new", Some("")), &nameless, alive), Standing::Holds);
+        assert!(matches!(standing(&owner("new", None), &old, gone), Standing::Superseded(_)));
+        // The same sandbox on a second network.
+        let mut second = old.clone();
+        second.attachment = Attachment::new("other", "old", "eth1").expect("a valid name");
+        assert_eq!(standing(&second, &old, alive), Standing::Holds);
+        // Nothing is known of the namespace.
+        let mut unknown = old;
+        unknown.netns = None;
+        assert_eq!(standing(&owner("new", None), &unknown, gone), Standing::Holds);
+    }
+}

@@ -1,0 +1,275 @@
+//! Chains and rules as data, and the chains that every table has.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::{MASQUERADE_PREFIX, POSTROUTING, Set, SetKind};
+use crate::model::Family;
+
+/// A chain with its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: String,
+    /// Where the kernel enters it, for a base chain.
+    pub base: Option<BaseChain>,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// What makes a chain a base chain. The policy is always accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// The chain type.
+    pub kind: ChainType,
+    /// The netfilter hook.
+    pub hook: Hook,
+    /// Lower runs earlier.
+    pub priority: i32,
+}
+
+/// The chain types in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainType {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of each connection.
+    Nat,
+}
+
+/// The hooks in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Packets that arrive.
+    Prerouting,
+    /// Packets that this node sends.
+    Output,
+    /// Packets that leave, forwarded or not.
+    Postrouting,
+}
+
+/// A rule: terms from left to right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule(pub Vec<Term>);
+
+/// Which of a packet's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The source.
+    Source,
+    /// The destination.
+    Destination,
+}
+
+/// A part of a rule: a condition, or what is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// The packet came in by another interface than `lo`.
+    NotFromLoopback,
+    /// The destination is an address of this node, by the routing table.
+    ToLocalAddress,
+    /// The packet is of this family.
+    Family(Family),
+    /// One of the addresses is in the network.
+    Within(Side, IpNetwork),
+    /// The key that `set` is keyed by, read from the packet, is in `set`.
+    In(Set),
+    /// Go on where the verdict map says.
+    VerdictMap(Set),
+    /// The mark has this bit.
+    MarkHas(u8),
+    /// Set this bit of the mark.
+    MarkSet(u8),
+    /// Clear this bit of the mark.
+    MarkClear(u8),
+    /// Translate the destination to what the map says.
+    Dnat(Set),
+    /// Replace the source by the address of the interface the packet leaves by.
+    Masquerade,
+    /// Drop the packet.
+    Drop,
+    /// Go back to the calling chain.
+    Return,
+    /// Continue in the chain, then come back.
+    Jump(String),
+    /// Continue in the chain and do not come back.
+    Goto(String),
+}
+
+impl Term {
+    /// A condition on an address, or only on the family where the network holds all of it.
+    #[must_use]
+    pub fn within(side: Side, network: IpNetwork) -> Self {
+        match network.prefix() {
+            0 => Self::Family(Family::of(&network.ip())),
+            _ => Self::Within(side, network),
+        }
+    }
+}
+
+/// 127.0.0.0/8.
+pub(super) fn loopback4() -> IpNetwork {
+    let network = Ipv4Network::new_checked(Ipv4Addr::new(127, 0, 0, 0), 8);
+    IpNetwork::V4(network.expect("8 is a prefix length"))
+}
+
+fn loopback6() -> IpNetwork {
+    IpNetwork::V6(Ipv6Network::from(Ipv6Addr::LOCALHOST))
+}
+
+/// Just after dstnat (-100), so that what kube-proxy translates is already translated and never
+/// looked up here.
+const AFTER_DSTNAT: i32 = -99;
+/// Just before srcnat (100), so that nobody else sees our mark.
+const BEFORE_SRCNAT: i32 = 99;
+/// Before connection tracking and every translation: the addresses are those on the wire.
+const RAW: i32 = -300;
+
+/// The chains that do not depend on any record. A jump per mark bit in use is added to
+/// `postrouting`.
+#[must_use]
+pub fn base_chains() -> Vec<Chain> {
+    let nat = |hook, priority| Some(BaseChain { kind: ChainType::Nat, hook, priority });
+    let martian =
+        |side| Rule(vec![Term::NotFromLoopback, Term::Within(side, loopback4()), Term::Drop]);
+    let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump("hostports".into())]);
+    // Source ::1 can never leave by another interface than lo, so a translated packet would
+    // vanish; untranslated it is refused at once.
+    let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6()), Term::Return]);
+    let guard = BaseChain { kind: ChainType::Filter, hook: Hook::Prerouting, priority: RAW };
+    vec![
+        Chain {
+            name: "guard".into(),
+            base: Some(guard),
+            rules: vec![martian(Side::Source), martian(Side::Destination)],
+        },
+        Chain {
+            name: "prerouting".into(),
+            base: nat(Hook::Prerouting, AFTER_DSTNAT),
+            rules: vec![translate()],
+        },
+        Chain {
+            name: "output".into(),
+            base: nat(Hook::Output, AFTER_DSTNAT),
+            rules: vec![own_loopback6, translate()],
+        },
+        Chain {
+            name: POSTROUTING.into(),
+            base: nat(Hook::Postrouting, BEFORE_SRCNAT),
+            rules: vec![],
+        },
+        Chain { name: "hostports".into(), base: None, rules: dispatch() },
+    ]
+}
+
+/// To the chain of the network that holds the port; a claim on one address goes first.
+fn dispatch() -> Vec<Rule> {
+    let rule = |(kind, family)| Rule(vec![Term::VerdictMap(Set { kind, family })]);
+    [SetKind::HostPolicies, SetKind::Policies]
+        .into_iter()
+        .flat_map(|kind| Family::ALL.map(|family| (kind, family)))
+        .map(rule)
+        .collect()
+}
+
+/// Masquerades what carries mark bit `bit`, and takes the mark off.
+pub(super) fn masquerade_chain(bit: u8) -> Chain {
+    let rule = Rule(vec![Term::MarkHas(bit), Term::MarkClear(bit), Term::Masquerade]);
+    Chain { name: format!("{MASQUERADE_PREFIX}{bit}"), base: None, rules: vec![rule] }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "\tchain {} {{", self.name)?;
+        if let Some(BaseChain { kind, hook, priority }) = self.base {
+            writeln!(out, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
+        }
+        for rule in &self.rules {
+            writeln!(out, "\t\t{rule}")?;
+        }
+        writeln!(out, "\t}}")
+    }
+}
+
+impl fmt::Display for ChainType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for term in &self.0 {
+            write!(out, "{separator}{term}")?;
+            separator = " ";
+        }
+        Ok(())
+    }
+}
+
+/// `ip` or `ip6`, as nft writes it before an address.
+pub(super) const fn protocol_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bit = |bit: &u8| 1_u32 << bit;
+        match self {
+            Self::NotFromLoopback => out.write_str("iif != \"lo\""),
+            Self::ToLocalAddress => out.write_str("fib daddr type local"),
+            Self::Family(Family::V4) => out.write_str("meta nfproto ipv4"),
+            Self::Family(Family::V6) => out.write_str("meta nfproto ipv6"),
+            Self::Within(side, network) => write_within(out, *side, network),
+            Self::In(set) => write!(out, "{} @{set}", set.key_expression()),
+            Self::VerdictMap(set) => {
+                write!(out, "{}{} vmap @{set}", set.family_condition(), set.key_expression())
+            }
+            Self::MarkHas(b) => write!(out, "meta mark & {0:#010x} == {0:#010x}", bit(b)),
+            Self::MarkSet(b) => write!(out, "meta mark set meta mark | {:#010x}", bit(b)),
+            Self::MarkClear(b) => write!(out, "meta mark set meta mark & {:#010x}", !bit(b)),
+            Self::Dnat(set) => {
+                let (family, key) = (protocol_name(set.family), set.key_expression());
+                write!(out, "{}dnat {family} to {key} map @{set}", set.family_condition())
+            }
+            Self::Masquerade => out.write_str("masquerade"),
+            Self::Drop => out.write_str("drop"),
+            Self::Return => out.write_str("return"),
+            Self::Jump(chain) => write!(out, "jump {chain}"),
+            Self::Goto(chain) => write!(out, "goto {chain}"),
+        }
+    }
+}
+
+fn write_within(out: &mut fmt::Formatter<'_>, side: Side, network: &IpNetwork) -> fmt::Result {
+    let address: IpAddr = network.ip();
+    let field = match side {
+        Side::Source => "saddr",
+        Side::Destination => "daddr",
+    };
+    write!(out, "{} {field} {address}", protocol_name(Family::of(&address)))?;
+    match network {
+        IpNetwork::V4(v4) if v4.prefix() == 32 => Ok(()),
+        IpNetwork::V6(v6) if v6.prefix() == 128 => Ok(()),
+        IpNetwork::V4(_) | IpNetwork::V6(_) => write!(out, "/{}", network.prefix()),
+    }
+}

@@ -1,0 +1,178 @@
+//! The nftables table that a set of records implies, as a value.
+//!
+//! Nothing in here talks to the kernel. [`Ruleset`] prints as the nft(8) script that would build
+//! the same table, which is what a test compares with what the kernel lists. docs/ruleset.md
+//! follows a packet through it.
+//!
+//! Whatever varies per pod is an [`Element`] of a map or set; whatever varies per network is a
+//! [`Treatment`], one chain or a few, named after a digest of their content. So the number of
+//! rules depends on the number of networks and never on the number of pods.
+
+mod chain;
+mod element;
+mod treatment;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+pub use chain::{BaseChain, Chain, ChainType, Hook, Rule, Side, Term};
+pub use element::{COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind};
+
+pub use treatment::Treatment;
+
+pub use chain::base_chains;
+
+use chain::masquerade_chain;
+use element::Placing;
+
+use crate::model::{Family, HostPort, Mapping, Record};
+
+/// The name of the table, in family `inet`.
+pub const TABLE: &str = "autoport";
+
+/// The chain that every mark bit in use has a jump in.
+pub const POSTROUTING: &str = "postrouting";
+
+/// What the names of the chains begin with that masquerade by a mark bit.
+pub const MASQUERADE_PREFIX: &str = "masquerade_";
+
+/// The version of everything in this module: names, keys, rules. A table of another layout is
+/// replaced when it is older and left alone when it is newer.
+pub const LAYOUT: u32 = 1;
+
+/// What identifies a table as ours, carried in its comment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// [`LAYOUT`] of the binary that built the table.
+    pub layout: u32,
+    /// The random ID that the table shares with the store it was built from.
+    pub instance: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "autoport layout {} instance {}", self.layout, self.instance)
+    }
+}
+
+impl Identity {
+    /// The identity of a table built by this binary from the store `instance`.
+    #[must_use]
+    pub fn current(instance: &str) -> Self {
+        Self { layout: LAYOUT, instance: instance.to_owned() }
+    }
+
+    /// Reads a table comment; `None` when it is not one of ours.
+    #[must_use]
+    pub fn parse(comment: &str) -> Option<Self> {
+        let (layout, instance) =
+            comment.strip_prefix("autoport layout ")?.split_once(" instance ")?;
+        Some(Self { layout: layout.parse().ok()?, instance: instance.to_owned() })
+    }
+}
+
+/// A whole table.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    /// Whose table it is.
+    pub identity: Identity,
+    /// The chains that do not depend on any record.
+    pub base: Vec<Chain>,
+    /// The chains of the networks, and of the mark bits they use.
+    pub networks: Vec<Chain>,
+    /// The elements, one or more per mapping.
+    pub elements: BTreeMap<(Set, Key), Element>,
+}
+
+impl Ruleset {
+    /// The table that `records` imply. Where two records name the same host port, the later one in
+    /// the iteration is taken; the caller passes only what each still owns.
+    #[must_use]
+    pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut treatments = BTreeSet::new();
+        let mut elements = BTreeMap::new();
+        for record in records {
+            let mut translated = false;
+            for element in elements_of(record, &record.mappings) {
+                translated = true;
+                elements.insert(element.place(), element);
+            }
+            if translated {
+                treatments.insert(Treatment::of(record));
+            }
+        }
+        let mut base = base_chains();
+        let mut networks = Vec::new();
+        let bits: BTreeSet<u8> = treatments.iter().filter_map(Treatment::mark_bit).collect();
+        for bit in bits {
+            networks.push(masquerade_chain(bit));
+            for chain in base.iter_mut().filter(|chain| chain.name == POSTROUTING) {
+                chain.rules.push(jump_to(&masquerade_chain(bit)));
+            }
+        }
+        networks.extend(treatments.iter().flat_map(Treatment::chains));
+        Self { identity, base, networks, elements }
+    }
+
+    /// All chains.
+    pub fn chains(&self) -> impl Iterator<Item = &Chain> + Clone {
+        self.base.iter().chain(&self.networks)
+    }
+}
+
+/// The elements that `mappings`, a part of `record`'s, put into the table.
+pub fn elements_of<'a>(
+    record: &'a Record,
+    mappings: &'a [Mapping],
+) -> impl Iterator<Item = Element> + 'a {
+    let placing = Placing::of(record);
+    mappings.iter().flat_map(move |mapping| placing.elements(mapping))
+}
+
+/// Every place at which the elements of a claim on `host` may be, except among the hairpins: what
+/// can be cleaned up when nothing else is known of the claim.
+#[must_use]
+pub fn places_of(host: &HostPort) -> Vec<(Set, Key)> {
+    let kinds = if host.is_wildcard() {
+        [SetKind::Ports, SetKind::CountedPorts, SetKind::Policies]
+    } else {
+        [SetKind::HostPorts, SetKind::CountedHostPorts, SetKind::HostPolicies]
+    };
+    let address = (!host.is_wildcard()).then_some(host.address);
+    let key = Key { address, protocol: host.protocol, port: host.port };
+    kinds.map(|kind| (Set { kind, family: Family::of(&host.address) }, key)).to_vec()
+}
+
+/// The chains that a change may need to add before `record`'s elements: those of its network, and
+/// the one of its mark bit.
+#[must_use]
+pub fn chains_of(record: &Record) -> Vec<Chain> {
+    let treatment = Treatment::of(record);
+    let masquerade = treatment.mark_bit().map(masquerade_chain);
+    masquerade.into_iter().chain(treatment.chains()).collect()
+}
+
+/// The rule of `postrouting` that leads to a chain of [`chains_of`] named with
+/// [`MASQUERADE_PREFIX`].
+#[must_use]
+pub fn jump_to(chain: &Chain) -> Rule {
+    Rule(vec![Term::Jump(chain.name.clone())])
+}
+
+impl fmt::Display for Ruleset {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "table inet {TABLE} {{")?;
+        writeln!(out, "\tcomment \"{}\"", self.identity)?;
+        for set in Set::all() {
+            write!(out, "{}", set.declaration())?;
+        }
+        for chain in self.chains() {
+            write!(out, "\n{chain}")?;
+        }
+        writeln!(out, "}}")?;
+        for element in self.elements.values() {
+            writeln!(out, "add element inet {TABLE} {} {{ {element} }}", element.set)?;
+        }
+        Ok(())
+    }
+}

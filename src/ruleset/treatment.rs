@@ -1,0 +1,194 @@
+//! The chains of a network: what happens to a packet once its host port is known to be held.
+
+use std::fmt::Write as _;
+
+use ipnetwork::IpNetwork;
+use sha2::{Digest, Sha256};
+
+use super::chain::{Chain, Rule, Side, Term, loopback4};
+use super::{Set, SetKind};
+use crate::model::{Family, Masquerade, Record};
+
+/// How a record's packets are treated: its network's policy, and its pods' subnets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Treatment {
+    masquerade: MasqueradeWith,
+    source_ranges: Vec<IpNetwork>,
+    host_addresses: Vec<IpNetwork>,
+    counters: bool,
+}
+
+/// [`Masquerade`] with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum MasqueradeWith {
+    Nobody,
+    /// The mark bit, and the pods' subnets; a family whose pods have host prefixes has none.
+    Local(u8, Vec<IpNetwork>),
+    Everybody(u8),
+}
+
+/// Whether the prefix leaves no room for neighbours.
+fn is_host_prefix(network: &IpNetwork) -> bool {
+    match network {
+        IpNetwork::V4(network) => network.prefix() == 32,
+        IpNetwork::V6(network) => network.prefix() == 128,
+    }
+}
+
+impl Treatment {
+    /// How the packets of `record` are treated.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        let policy = &record.policy;
+        let subnet = |address: &IpNetwork| IpNetwork::new(address.network(), address.prefix()).ok();
+        let masquerade = match policy.masquerade {
+            Masquerade::Nobody => MasqueradeWith::Nobody,
+            Masquerade::Everybody => MasqueradeWith::Everybody(policy.mark_bit),
+            Masquerade::Local => {
+                let shared = record.pod_addresses.iter().filter(|address| !is_host_prefix(address));
+                MasqueradeWith::Local(policy.mark_bit, shared.filter_map(subnet).collect())
+            }
+        };
+        Self {
+            masquerade,
+            source_ranges: policy.source_ranges.clone(),
+            host_addresses: policy.host_addresses.clone(),
+            counters: policy.counters,
+        }
+    }
+
+    /// The mark bit its chains set, if they set one.
+    #[must_use]
+    pub const fn mark_bit(&self) -> Option<u8> {
+        match self.masquerade {
+            MasqueradeWith::Nobody => None,
+            MasqueradeWith::Local(bit, _) | MasqueradeWith::Everybody(bit) => Some(bit),
+        }
+    }
+
+    /// The map that translates claims on one address, or on every address, of `family`.
+    #[must_use]
+    pub(super) const fn target_map(&self, family: Family, wildcard: bool) -> Set {
+        let kind = match (wildcard, self.counters) {
+            (true, false) => SetKind::Ports,
+            (true, true) => SetKind::CountedPorts,
+            (false, false) => SetKind::HostPorts,
+            (false, true) => SetKind::CountedHostPorts,
+        };
+        Set { kind, family }
+    }
+
+    /// Whether a pod with this address can only be recognised as its own client one by one,
+    /// because it shares its subnet with nobody.
+    #[must_use]
+    pub(super) fn needs_hairpin(&self, address: &IpNetwork) -> bool {
+        matches!(self.masquerade, MasqueradeWith::Local(..)) && is_host_prefix(address)
+    }
+
+    /// The chain that a verdict map leads to.
+    #[must_use]
+    pub(super) fn entry(&self, wildcard: bool) -> String {
+        let gates = self.gates();
+        let gate = gates.iter().find(|gate| wildcard || gate.side == Side::Source);
+        format!("{}_{}", gate.map_or("net", |gate| gate.prefix), self.digest())
+    }
+
+    /// Its chains. An optional gate on the node's address, one on the client's, then the chain
+    /// that marks and translates.
+    #[must_use]
+    pub fn chains(&self) -> Vec<Chain> {
+        let digest = self.digest();
+        let gates = self.gates();
+        let next = gates.iter().skip(1).map(|gate| gate.prefix).chain(["net"]);
+        let mut chains: Vec<Chain> = gates
+            .iter()
+            .zip(next)
+            .map(|(gate, next)| gate.chain(&digest, &format!("{next}_{digest}")))
+            .collect();
+        chains.push(Chain { name: format!("net_{digest}"), base: None, rules: self.translation() });
+        chains
+    }
+
+    fn gates(&self) -> Vec<Gate> {
+        let mut gates = Vec::new();
+        if !self.host_addresses.is_empty() {
+            let networks = self.host_addresses.clone();
+            gates.push(Gate { prefix: "to", side: Side::Destination, networks });
+        }
+        if !self.source_ranges.is_empty() {
+            let networks = self.source_ranges.iter().copied().chain([loopback4()]).collect();
+            gates.push(Gate { prefix: "from", side: Side::Source, networks });
+        }
+        gates
+    }
+
+    fn translation(&self) -> Vec<Rule> {
+        let mut rules = self.marking();
+        for wildcard in [false, true] {
+            for family in Family::ALL {
+                rules.push(Rule(vec![Term::Dnat(self.target_map(family, wildcard))]));
+            }
+        }
+        rules
+    }
+
+    fn marking(&self) -> Vec<Rule> {
+        let from_loopback = Term::Within(Side::Source, loopback4());
+        match &self.masquerade {
+            // Untranslated it is refused at once; translated it could not leave the node.
+            MasqueradeWith::Nobody => vec![Rule(vec![from_loopback, Term::Return])],
+            MasqueradeWith::Everybody(bit) => vec![Rule(vec![Term::MarkSet(*bit)])],
+            MasqueradeWith::Local(bit, subnets) => {
+                let subnets_of = |family| {
+                    subnets.iter().filter(move |subnet| Family::of(&subnet.ip()) == family)
+                };
+                let alone = Family::ALL.into_iter().filter(|f| subnets_of(*f).next().is_none());
+                let hairpins =
+                    alone.map(|family| Term::In(Set { kind: SetKind::Hairpins, family }));
+                std::iter::once(from_loopback)
+                    .chain(subnets.iter().map(|subnet| Term::within(Side::Source, *subnet)))
+                    .chain(hairpins)
+                    .map(|condition| Rule(vec![condition, Term::MarkSet(*bit)]))
+                    .collect()
+            }
+        }
+    }
+
+    /// A name for this content: equal treatments share their chains, and a chain's content never
+    /// changes under its name.
+    fn digest(&self) -> String {
+        let mut text = String::new();
+        for gate in self.gates() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{}", gate.chain("", ""));
+        }
+        for rule in self.translation() {
+            let _ = writeln!(text, "{rule}");
+        }
+        let hash = Sha256::digest(text.as_bytes());
+        hash.iter().take(8).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// A chain that lets through what matches one of its networks.
+struct Gate {
+    prefix: &'static str,
+    side: Side,
+    networks: Vec<IpNetwork>,
+}
+
+impl Gate {
+    fn chain(&self, digest: &str, next: &str) -> Chain {
+        let pass = |network: &IpNetwork| {
+            Rule(vec![Term::within(self.side, *network), Term::Goto(next.to_owned())])
+        };
+        Chain {
+            name: format!("{}_{digest}", self.prefix),
+            base: None,
+            rules: self.networks.iter().map(pass).collect(),
+        }
+    }
+}

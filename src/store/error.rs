@@ -1,0 +1,198 @@
+//! What can go wrong with the state directory, as facts.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::key::Key;
+use crate::model::NamespaceId;
+use crate::netns;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system said no.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// What it was attempted on.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A symbolic link or a file is where the state directory should be.
+    #[error(
+        "state directory {} is {found}, not a directory; remove it or set another stateDir",
+        path.display()
+    )]
+    NotADirectory {
+        /// The state directory.
+        path: PathBuf,
+        /// What is there instead.
+        found: &'static str,
+    },
+    /// Whoever owns the directory can change what is in it.
+    #[error(
+        "state directory {} belongs to uid {owner}, but autoport runs as uid {euid}; \
+         change its owner or set another stateDir",
+        path.display()
+    )]
+    ForeignOwner {
+        /// The state directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who we are.
+        euid: u32,
+    },
+    /// What is in the directory may have been put there by somebody else.
+    #[error(
+        "state directory {} has mode {mode:04o}, so others may have written to it; \
+         look through it, then `chmod 0700` it or remove it, or set another stateDir",
+        path.display()
+    )]
+    WritableByOthers {
+        /// The state directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The lock stayed taken for the whole patience.
+    #[error(
+        "lock {} stayed taken for {:.1} s{}; try again, or raise lockTimeout",
+        path.display(),
+        waited.as_secs_f64(),
+        ByHolder(holder.as_ref())
+    )]
+    LockTaken {
+        /// The lock file.
+        path: PathBuf,
+        /// For how long it was tried.
+        waited: Duration,
+        /// Who had it at the end, if `/proc/locks` tells.
+        holder: Option<LockHolder>,
+    },
+    /// Two nodes faked on one machine share a state directory, or a namespace was re-created.
+    #[error(
+        "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \
+         (device {}); give each node its own stateDir, or run `autoport repair --adopt` if the \
+         other namespace is no more",
+        path.display(), recorded.inode, recorded.device, own.inode, own.device
+    )]
+    OtherNetns {
+        /// The state directory.
+        path: PathBuf,
+        /// Whose it is.
+        recorded: NamespaceId,
+        /// Where this process runs.
+        own: NamespaceId,
+    },
+    /// A later autoport wrote this; what it means cannot be known here.
+    #[error(
+        "{} has layout version {found}, and this autoport knows up to {known}; \
+         use the autoport that wrote it",
+        path.display()
+    )]
+    NewerLayout {
+        /// The file that says so.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The latest version known here.
+        known: u32,
+    },
+    /// A record is there, but not what it says.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// This process cannot tell which network namespace it is in.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+}
+
+impl Error {
+    /// For `map_err`, which takes the reason last.
+    pub(super) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self + use<E> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source: source.into() }
+    }
+}
+
+/// A record that exists and cannot be understood. Its ports stay held until it is discarded.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "record {} cannot be read; its ports stay held until a DEL of its container, a GC or \
+     `autoport repair`",
+    path.display()
+)]
+pub struct Unreadable {
+    /// Whose record it is.
+    pub key: Key,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub source: Damage,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// The bytes cannot be had.
+    #[error("the file cannot be read")]
+    Io(#[source] io::Error),
+    /// The bytes are no record.
+    #[error("the file does not hold a record")]
+    Json(#[source] serde_json::Error),
+    /// The record is of a later version.
+    #[error("it has layout version {found}, and this autoport knows up to {known}")]
+    NewerLayout {
+        /// Its version.
+        found: u32,
+        /// The latest version known here.
+        known: u32,
+    },
+    /// The record is under a name that is not its own.
+    #[error("it names attachment {found}, whose record has another file name")]
+    OtherAttachment {
+        /// Whom it names.
+        found: String,
+    },
+    /// Two of its mappings contradict each other.
+    #[error("it holds {host_port} twice")]
+    Overlap {
+        /// The port.
+        host_port: String,
+    },
+}
+
+/// A process that holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Its process ID, as seen from this PID namespace.
+    pub pid: u32,
+    /// Its `comm`; empty when it has ended since.
+    pub command: String,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "process {}", self.pid)?;
+        if self.command.is_empty() {
+            return Ok(());
+        }
+        write!(out, " ({})", self.command.escape_debug())
+    }
+}
+
+/// The part of a sentence that names who has the lock, or nothing.
+pub(super) struct ByHolder<'a>(pub(super) Option<&'a LockHolder>);
+
+impl fmt::Display for ByHolder<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |holder| write!(out, ", by {holder}"))
+    }
+}

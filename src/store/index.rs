@@ -1,0 +1,106 @@
+//! The index: `ports/<proto>/<port>/<host address>`, a symbolic link to the record of the holder.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use super::disk::Disk;
+use super::error::Error;
+use super::key::Key;
+use crate::model::{HostPort, Protocol};
+
+/// From an entry up to the state directory.
+const UP: &str = "../../../";
+
+fn directory(protocol: Protocol, port: NonZeroU16) -> String {
+    format!("ports/{protocol}/{port}")
+}
+
+fn entry(host: &HostPort) -> String {
+    format!("ports/{}/{}/{}", host.protocol, host.port, host.address)
+}
+
+/// Enters `key` as the holder of `host`, in place of whoever was.
+pub(super) fn enter(disk: &Disk, host: &HostPort, key: &Key) -> Result<(), Error> {
+    disk.link(&entry(host), &format!("{UP}{}", key.path()))
+}
+
+/// Takes the entry out, and the port's directory with the last one.
+pub(super) fn withdraw(disk: &Disk, host: &HostPort) -> Result<(), Error> {
+    disk.remove(&entry(host))?;
+    disk.remove_if_empty(&directory(host.protocol, host.port))
+}
+
+/// Who is entered for exactly this host port.
+pub(super) fn entered(disk: &Disk, host: &HostPort) -> Result<Option<Key>, Error> {
+    let target = disk.target(&entry(host))?;
+    Ok(target.and_then(|target| key_in(&target)))
+}
+
+/// Everyone who is entered for a port, on whatever address.
+pub(super) fn at(
+    disk: &Disk,
+    protocol: Protocol,
+    port: NonZeroU16,
+) -> Result<Vec<(HostPort, Key)>, Error> {
+    let mut found = Vec::new();
+    for name in disk.names(&directory(protocol, port))? {
+        let Some(address) = address_in(&name) else { continue };
+        let host = HostPort { protocol, address, port };
+        found.extend(entered(disk, &host)?.map(|key| (host, key)));
+    }
+    Ok(found)
+}
+
+/// Every entry of the node.
+pub(super) fn all(disk: &Disk) -> Result<Vec<(HostPort, Key)>, Error> {
+    let mut found = Vec::new();
+    for (protocol, port) in ports(disk)? {
+        found.extend(at(disk, protocol, port)?);
+    }
+    Ok(found)
+}
+
+/// Takes out every entry that does not count, and what is no entry at all.
+pub(super) fn prune(
+    disk: &Disk,
+    mut counts: impl FnMut(&HostPort, &Key) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    for (protocol, port) in ports(disk)? {
+        let dir = directory(protocol, port);
+        for name in disk.names(&dir)? {
+            let host = address_in(&name).map(|address| HostPort { protocol, address, port });
+            let keep = match host {
+                Some(host) => match entered(disk, &host)? {
+                    Some(key) => counts(&host, &key)?,
+                    None => false,
+                },
+                None => false,
+            };
+            if !keep {
+                disk.remove(&format!("{dir}/{name}"))?;
+            }
+        }
+        disk.remove_if_empty(&dir)?;
+    }
+    Ok(())
+}
+
+/// Every port that has a directory.
+fn ports(disk: &Disk) -> Result<Vec<(Protocol, NonZeroU16)>, Error> {
+    let mut found = Vec::new();
+    for protocol in Protocol::ALL {
+        let names = disk.names(&format!("ports/{protocol}"))?;
+        found
+            .extend(names.iter().filter_map(|name| name.parse().ok()).map(|port| (protocol, port)));
+    }
+    Ok(found)
+}
+
+/// An address has one spelling in the index, so that one look finds it.
+fn address_in(name: &str) -> Option<IpAddr> {
+    name.parse().ok().filter(|address: &IpAddr| address.to_string() == name)
+}
+
+fn key_in(target: &str) -> Option<Key> {
+    Key::of_file(target.strip_prefix(UP)?.strip_prefix("attachments/")?)
+}

@@ -1,0 +1,117 @@
+//! Which store this is: its random name, the network namespace and the boot it belongs to.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::error::Error;
+use super::record::{LAYOUT, Versioned};
+use crate::model::NamespaceId;
+use crate::netns;
+
+const FILE: &str = "instance";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const RANDOM: &str = "/dev/urandom";
+
+/// Which store this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    version: u32,
+    /// 32 random hexadecimal digits. The kernel table carries the same, so that a second state
+    /// directory cannot take the table over by mistake.
+    pub id: String,
+    /// The network namespace whose ports are recorded here.
+    pub netns: NamespaceId,
+    /// The boot in which everything that counts here was recorded.
+    pub boot_id: String,
+}
+
+impl Instance {
+    fn new(boot_id: String) -> Result<Self, Error> {
+        Ok(Self { version: LAYOUT, id: random_id()?, netns: netns::own()?, boot_id })
+    }
+
+    /// Reads the instance file; `None` when it is missing or damaged, because nothing in it is lost
+    /// that a new one does not replace: records carry their boot ID themselves, and a table of the
+    /// old instance is noticed.
+    fn read(disk: &Disk) -> Result<Option<Self>, Error> {
+        let path = disk.full(FILE);
+        let Some(bytes) = disk.read(FILE).map_err(Error::io("read", &path))? else {
+            return Ok(None);
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(Versioned { version: found }) if found > LAYOUT => {
+                Err(Error::NewerLayout { path, found, known: LAYOUT })
+            }
+            Ok(_) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Reads the instance for somebody who may not write; `None` when nothing that is recorded
+    /// counts.
+    pub(super) fn of_reader(disk: &Disk) -> Result<Option<Self>, Error> {
+        let Some(found) = Self::read(disk)? else { return Ok(None) };
+        let counts = disk.is_volatile() || found.boot_id == boot_id()?;
+        Ok(counts.then_some(found))
+    }
+
+    /// Reads the instance, or starts a new one where there is none or only one of an earlier boot.
+    ///
+    /// What an earlier boot recorded goes first and the new instance is written last: a command
+    /// killed in between leaves the old instance, and the next one does it all again.
+    pub(super) fn of_writer(disk: &Disk) -> Result<Self, Error> {
+        let found = Self::read(disk)?;
+        let boot_id = match found {
+            Some(found) if disk.is_volatile() => return Ok(found),
+            Some(found) => {
+                let boot_id = boot_id()?;
+                if found.boot_id == boot_id {
+                    return Ok(found);
+                }
+                disk.remove_all("attachments")?;
+                disk.remove_all("ports")?;
+                disk.settle()?;
+                boot_id
+            }
+            None => boot_id()?,
+        };
+        let new = Self::new(boot_id)?;
+        new.write(disk)?;
+        Ok(new)
+    }
+
+    /// The same store, in the network namespace of this process.
+    pub(super) fn moved_here(&self) -> Result<Self, Error> {
+        Ok(Self { netns: netns::own()?, ..self.clone() })
+    }
+
+    pub(super) fn write(&self, disk: &Disk) -> Result<(), Error> {
+        let encoded = serde_json::to_vec(self).map_err(Error::io("encode", &disk.full(FILE)));
+        let mut bytes = encoded?;
+        bytes.push(b'\n');
+        disk.replace(FILE, &bytes)?;
+        disk.settle()
+    }
+}
+
+fn boot_id() -> Result<String, Error> {
+    let text = fs::read_to_string(BOOT_ID).map_err(Error::io("read", Path::new(BOOT_ID)))?;
+    Ok(text.trim_end().to_owned())
+}
+
+fn random_id() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    let read = File::open(RANDOM).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(Error::io("read", Path::new(RANDOM)))?;
+    let mut id = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(id, "{byte:02x}");
+    }
+    Ok(id)
+}

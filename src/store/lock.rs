@@ -1,0 +1,132 @@
+//! Waiting for the lock, and saying whom it is waited for.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::error::{ByHolder, Error, LockHolder};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// An ADD takes a few milliseconds, so a longer pause would waste more than it saves.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Who may hold the lock at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Nobody else: something may be written.
+    Exclusive,
+    /// Other readers.
+    Shared,
+}
+
+/// Since when, for how long, and who is told.
+pub(super) struct Wait<'a> {
+    begun: Instant,
+    patience: Duration,
+    log: &'a mut dyn Write,
+}
+
+impl<'a> Wait<'a> {
+    pub(super) fn new(patience: Duration, log: &'a mut dyn Write) -> Self {
+        Self { begun: Instant::now(), patience, log }
+    }
+
+    /// Takes the lock on `file`, or gives up when the patience is used up.
+    ///
+    /// Tries again and again instead of sleeping in the kernel: a blocked flock(2) could only be
+    /// bounded by a signal, and signals belong to the process, not to a library.
+    pub(super) fn take(&mut self, file: &File, path: &Path, mode: Mode) -> Result<(), Error> {
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            if attempt(file, mode).map_err(Error::io("lock", path))? {
+                return Ok(());
+            }
+            let left = self.patience.saturating_sub(self.begun.elapsed());
+            if left.is_zero() {
+                let (waited, holder) = (self.begun.elapsed(), holder_of(file));
+                return Err(Error::LockTaken { path: path.to_owned(), waited, holder });
+            }
+            if !told {
+                self.tell(file, path, left);
+                told = true;
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A log that cannot be written to is no reason to fail.
+    fn tell(&mut self, file: &File, path: &Path, left: Duration) {
+        let holder = holder_of(file);
+        let _ = writeln!(
+            self.log,
+            "waiting up to {:.1} s for lock {}, taken{}",
+            left.as_secs_f64(),
+            path.display(),
+            ByHolder(holder.as_ref())
+        );
+    }
+}
+
+/// The full path of each call matters: `std::fs::File` has methods of the same names.
+fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
+    let tried = match mode {
+        Mode::Exclusive => fs2::FileExt::try_lock_exclusive(file),
+        Mode::Shared => fs2::FileExt::try_lock_shared(file),
+    };
+    match tried {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the lock is on the file that the next process will open. It is not when the state
+/// directory was deleted while we waited; a lock on a deleted file guards nothing.
+pub(super) fn guards(file: &File, path: &Path) -> Result<bool, Error> {
+    let found = file.metadata().map_err(Error::io("examine", path))?;
+    Ok(found.nlink() > 0)
+}
+
+/// flock(2) has no way to ask, so this reads the kernel's list of all locks, and only when the lock
+/// is taken. Nobody is named when the holder lives in another PID namespace.
+fn holder_of(file: &File) -> Option<LockHolder> {
+    let found = file.metadata().ok()?;
+    let (major, minor) = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    let pid = holder_in(&fs::read_to_string("/proc/locks").ok()?, &place)?;
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(LockHolder { pid, command: command.trim_end().to_owned() })
+}
+
+/// Lines are `1: FLOCK  ADVISORY  WRITE 4711 00:1b:4242 0 EOF`; waiters have `->` after the number.
+fn holder_in(locks: &str, place: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => {
+                pid.parse().ok().filter(|pid| *pid != 0)
+            }
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_holder_in_the_kernels_list() {
+        let locks = "1: POSIX  ADVISORY  READ  1 fd:00:7 128 128\n\
+                     2: FLOCK  ADVISORY  WRITE 4711 fd:00:7 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 4712 fd:00:7 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE -1 fd:00:8 0 EOF\n";
+        assert_eq!(holder_in(locks, "fd:00:7"), Some(4711));
+        assert_eq!(holder_in(locks, "fd:00:8"), None);
+        assert_eq!(holder_in(locks, "fd:00:9"), None);
+    }
+}

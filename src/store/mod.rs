@@ -1,0 +1,387 @@
+//! Who holds which host port, on disk. The only module that opens files of the state directory.
+//!
+//! The truth is one file per attachment; an index of symbolic links, made before the truth and
+//! removed after it, answers "who holds this port" without reading anybody else's record.
+//! `docs/store.md` has the layout and what every crash leaves.
+
+mod disk;
+mod error;
+mod index;
+mod instance;
+mod key;
+mod lock;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{Damage, Error, LockHolder, Unreadable};
+pub use instance::Instance;
+pub use key::Key;
+
+use crate::model::{Attachment, HostPort, Mapping, Record};
+use crate::netns;
+use disk::Disk;
+use lock::{Mode, Wait};
+
+const LOCK: &str = "lock";
+
+/// A state directory that nobody has touched yet.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Names a state directory; does no I/O.
+    ///
+    /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
+    #[must_use]
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.components().collect() }
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether anything is recorded for `attachment`, readable or not. One look-up without the lock,
+    /// so the DEL of a pod without ports costs no more than this.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn holds(&self, attachment: &Attachment) -> Result<bool, Error> {
+        let path = self.dir.join(Key::of(attachment).path());
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(Error::io("examine", &path)(error)),
+        }
+    }
+
+    /// Takes the store for writing, waiting up to `patience`; makes whatever is missing.
+    ///
+    /// # Errors
+    /// [`Error::LockTaken`] when the patience is used up, or when the directory is not ours alone,
+    /// was written by a later version, or cannot be used.
+    pub fn lock(&self, patience: Duration, log: &mut dyn Write) -> Result<Locked, Error> {
+        let mut wait = Wait::new(patience, log);
+        loop {
+            let disk = Disk::create(&self.dir)?;
+            let path = disk.full(LOCK);
+            let Some(file) = disk.lock_file(LOCK, Mode::Exclusive)? else { continue };
+            wait.take(&file, &path, Mode::Exclusive)?;
+            if lock::guards(&file, &path)? {
+                let instance = Instance::of_writer(&disk)?;
+                return Ok(Locked { shared: Shared { disk, instance, _lock: file } });
+            }
+        }
+    }
+
+    /// Takes the store for reading, waiting up to `patience`. `None` when nothing is recorded: there
+    /// is no directory, or none that a command has finished making. Never makes anything.
+    ///
+    /// # Errors
+    /// As for [`Store::lock`].
+    pub fn read(&self, patience: Duration, log: &mut dyn Write) -> Result<Option<Shared>, Error> {
+        let mut wait = Wait::new(patience, log);
+        loop {
+            let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
+            let path = disk.full(LOCK);
+            let Some(file) = disk.lock_file(LOCK, Mode::Shared)? else { return Ok(None) };
+            wait.take(&file, &path, Mode::Shared)?;
+            if lock::guards(&file, &path)? {
+                let instance = Instance::of_reader(&disk)?;
+                return Ok(instance.map(|instance| Shared { disk, instance, _lock: file }));
+            }
+        }
+    }
+}
+
+/// `ENOTDIR` too: there is no record below a file.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Somebody who holds ports, and which of those that were asked about.
+#[derive(Debug)]
+pub struct Holder {
+    /// The holder's record, or that it cannot be read, in which case nothing is known of the holder
+    /// but [`Unreadable::key`].
+    pub record: Result<Record, Unreadable>,
+    /// What it holds that overlaps what was asked for, sorted.
+    pub hosts: Vec<HostPort>,
+}
+
+/// The store while nobody can change it.
+#[derive(Debug)]
+pub struct Shared {
+    disk: Disk,
+    instance: Instance,
+    _lock: File,
+}
+
+impl Shared {
+    /// Which store this is.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// Checks that what is recorded here concerns the network namespace of this process.
+    ///
+    /// # Errors
+    /// [`Error::OtherNetns`]; a DEL or GC takes it as "nothing to do here" instead.
+    pub fn belongs_here(&self) -> Result<(), Error> {
+        let (recorded, own) = (self.instance.netns, netns::own()?);
+        if recorded == own {
+            return Ok(());
+        }
+        Err(Error::OtherNetns { path: self.disk.path().to_owned(), recorded, own })
+    }
+
+    /// Everything one attachment holds, or `None`.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] when something is recorded, but not what.
+    pub fn load(&self, attachment: &Attachment) -> Result<Option<Record>, Error> {
+        Ok(self.read(&Key::of(attachment))?)
+    }
+
+    /// A record of another boot is as good as none.
+    fn read(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
+        let found = record::read(&self.disk, key)?;
+        Ok(found.filter(|record| record.boot_id == self.instance.boot_id))
+    }
+
+    /// Everyone who holds a port that overlaps one of `wanted`, once each, sorted by key. The
+    /// claimant itself is among them if it holds one.
+    ///
+    /// Reads the index of just these ports and the records that it leads to, each once.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn holders(&self, wanted: &[HostPort]) -> Result<Vec<Holder>, Error> {
+        let mut by_port: BTreeMap<_, Vec<&HostPort>> = BTreeMap::new();
+        for host in wanted {
+            by_port.entry((host.protocol, host.port)).or_default().push(host);
+        }
+        let mut entered: BTreeMap<Key, Vec<HostPort>> = BTreeMap::new();
+        for ((protocol, port), wanted) in by_port {
+            for (host, key) in index::at(&self.disk, protocol, port)? {
+                if wanted.iter().any(|wanted| wanted.overlaps(&host)) {
+                    entered.entry(key).or_default().push(host);
+                }
+            }
+        }
+        Ok(entered.into_iter().filter_map(|(key, hosts)| self.holder(&key, hosts)).collect())
+    }
+
+    /// An entry counts when the record it leads to lists the port, or might.
+    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
+        let record = self.read(key).transpose()?;
+        if let Ok(record) = &record {
+            hosts.retain(|host| record::lists(&record.mappings, host));
+        }
+        hosts.sort_unstable();
+        (!hosts.is_empty()).then_some(Holder { record, hosts })
+    }
+
+    /// Every record of the node, sorted by key. For list, GC, repair and rebuild; other commands
+    /// have no business with other attachments.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; a record that cannot is an item.
+    pub fn records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
+        let keys = self.keys()?;
+        Ok(keys.iter().filter_map(|key| self.read(key).transpose()).collect())
+    }
+
+    fn keys(&self) -> Result<Vec<Key>, Error> {
+        let names = self.disk.names("attachments")?;
+        Ok(names.iter().filter_map(|name| Key::of_file(name)).collect())
+    }
+
+    /// Those mappings of `record` that are its own: their index entry leads to it. A holder that was
+    /// superseded has none, even while its record is still there.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn owned(&self, record: &Record) -> Result<Vec<Mapping>, Error> {
+        let key = Key::of(&record.owner.attachment);
+        let mut owned = Vec::with_capacity(record.mappings.len());
+        for mapping in &record.mappings {
+            if index::entered(&self.disk, &mapping.host)?.as_ref() == Some(&key) {
+                owned.push(*mapping);
+            }
+        }
+        Ok(owned)
+    }
+
+    /// Every host port whose index entry leads to `key`: all that is known of an unreadable record.
+    /// Reads the whole index.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn entered(&self, key: &Key) -> Result<Vec<HostPort>, Error> {
+        let mut all = index::all(&self.disk)?;
+        all.retain(|(_, holder)| holder == key);
+        Ok(all.into_iter().map(|(host, _)| host).collect())
+    }
+}
+
+/// The store while this command alone may change it.
+#[derive(Debug)]
+pub struct Locked {
+    shared: Shared,
+}
+
+impl Deref for Locked {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Locked {
+    /// Records `record` in place of whatever its attachment held before; its `boot_id` must be that
+    /// of [`Shared::instance`].
+    ///
+    /// Index entries come first, then the record, then the entries that are no longer needed go: an
+    /// entry without a record is nothing, but a record without its entry would be a port that
+    /// somebody else could take.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] when the record before cannot be read; [`Locked::discard`] it first.
+    pub fn save(&self, record: &Record) -> Result<(), Error> {
+        debug_assert_eq!(record.boot_id, self.instance.boot_id, "it would be void");
+        debug_assert!(record.mappings.is_sorted(), "they would not be found");
+        let (disk, key) = (&self.disk, Key::of(&record.owner.attachment));
+        let before = self.read(&key)?;
+        for mapping in &record.mappings {
+            index::enter(disk, &mapping.host, &key)?;
+        }
+        disk.settle()?;
+        record::write(disk, &key, record)?;
+        disk.settle()?;
+        let before = before.map(|before| before.mappings).unwrap_or_default();
+        let gone = before.iter().filter(|old| !record::lists(&record.mappings, &old.host));
+        self.withdraw(&key, gone.map(|mapping| &mapping.host))
+    }
+
+    /// Forgets `record`. Index entries that lead to somebody else by now stay.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(&self, record: &Record) -> Result<(), Error> {
+        let key = Key::of(&record.owner.attachment);
+        self.disk.remove(&key.path())?;
+        self.disk.settle()?;
+        self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))
+    }
+
+    fn withdraw<'a>(
+        &self,
+        key: &Key,
+        hosts: impl Iterator<Item = &'a HostPort>,
+    ) -> Result<(), Error> {
+        for host in hosts {
+            if index::entered(&self.disk, host)?.as_ref() == Some(key) {
+                index::withdraw(&self.disk, host)?;
+            }
+        }
+        self.disk.settle()
+    }
+
+    /// Puts a copy of an unreadable record aside and says where; the record itself keeps its ports.
+    /// Asked again, it gives the same answer.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn put_aside(&self, key: &Key) -> Result<PathBuf, Error> {
+        let aside = self.aside(key)?;
+        if self.disk.inode(&aside)?.is_none() {
+            self.disk.copy(&key.path(), &aside)?;
+            self.disk.settle()?;
+        }
+        Ok(self.disk.full(&aside))
+    }
+
+    /// Forgets an unreadable record, whose ports ([`Shared::entered`]) become free, and says where
+    /// it was moved to.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn discard(&self, key: &Key) -> Result<PathBuf, Error> {
+        let aside = self.aside(key)?;
+        let hosts = self.entered(key)?;
+        match self.disk.inode(&aside)? {
+            Some(_) => self.disk.remove(&key.path())?,
+            None => self.disk.rename(&key.path(), &aside)?,
+        }
+        self.disk.settle()?;
+        self.withdraw(key, hosts.iter())?;
+        Ok(self.disk.full(&aside))
+    }
+
+    /// Where the record of `key` was put aside already, or the first free name for it.
+    fn aside(&self, key: &Key) -> Result<String, Error> {
+        let own = self.disk.inode(&key.path())?;
+        let mut number = 1;
+        loop {
+            let name = format!("unreadable/{key}.{number}");
+            let there = self.disk.inode(&name)?;
+            if there.is_none() || there == own {
+                return Ok(name);
+            }
+            number += 1;
+        }
+    }
+
+    /// Makes the store that of the network namespace of this process. Whoever decides so has made
+    /// sure that the namespace before is no more.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn adopt(&mut self) -> Result<(), Error> {
+        let moved = self.instance.moved_here()?;
+        moved.write(&self.disk)?;
+        self.shared.instance = moved;
+        Ok(())
+    }
+
+    /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot,
+    /// a temporary file. No command needs this; it keeps the directory readable.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn tidy(&self) -> Result<(), Error> {
+        self.disk.remove(disk::TEMPORARY)?;
+        let mut listed = BTreeMap::new();
+        for key in self.keys()? {
+            match self.read(&key) {
+                Ok(Some(record)) => listed.insert(key, Some(record.mappings)),
+                Ok(None) => {
+                    self.disk.remove(&key.path())?;
+                    None
+                }
+                Err(_) => listed.insert(key, None),
+            };
+        }
+        index::prune(&self.disk, |host, key| {
+            let counts = |mappings: &Vec<Mapping>| record::lists(mappings, host);
+            Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(counts)))
+        })?;
+        self.disk.settle()
+    }
+}

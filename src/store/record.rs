@@ -1,0 +1,152 @@
+//! The truth: one file per attachment.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use serde_json::ser::{Formatter, Serializer};
+
+use super::disk::Disk;
+use super::error::{Damage, Error, Unreadable};
+use super::key::Key;
+use crate::model::{Attachment, Family, HostPort, Mapping, Record};
+
+/// The version of everything in the state directory, raised when an older autoport would
+/// misunderstand what a newer one writes.
+pub(super) const LAYOUT: u32 = 1;
+
+/// What every file says first.
+#[derive(Deserialize)]
+pub(super) struct Versioned {
+    pub(super) version: u32,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+/// Reads the record of `key`; `None` when there is none. The outer failure of the type is left to
+/// the caller, since an unreadable record is an answer to some and an error to others.
+pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Record>, Unreadable> {
+    let path = key.path();
+    let unreadable = |source| Unreadable { key: key.clone(), path: disk.full(&path), source };
+    let Some(bytes) = disk.read(&path).map_err(|error| unreadable(Damage::Io(error)))? else {
+        return Ok(None);
+    };
+    parse(&bytes, key).map(Some).map_err(unreadable)
+}
+
+pub(super) fn write(disk: &Disk, key: &Key, record: &Record) -> Result<(), Error> {
+    let path = key.path();
+    let bytes = print(record).map_err(Error::io("encode", &disk.full(&path)))?;
+    disk.replace(&path, &bytes)
+}
+
+fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(Damage::Json)?;
+    if version > LAYOUT {
+        return Err(Damage::NewerLayout { found: version, known: LAYOUT });
+    }
+    let mut record: Record = serde_json::from_slice(bytes).map_err(Damage::Json)?;
+    let named = &record.owner.attachment;
+    let valid = Attachment::new(named.network(), named.container_id(), named.ifname()).is_ok();
+    if !valid || Key::of(named) != *key {
+        return Err(Damage::OtherAttachment { found: named.to_string() });
+    }
+    record.mappings.sort_unstable();
+    match overlap(&record.mappings) {
+        Some(host) => Err(Damage::Overlap { host_port: host.to_string() }),
+        None => Ok(record),
+    }
+}
+
+/// The first port that sorted mappings hold twice.
+fn overlap(mappings: &[Mapping]) -> Option<HostPort> {
+    let again = mappings.windows(2).find(|pair| pair[0].host == pair[1].host);
+    let shadowed = mappings.iter().find(|mapping| {
+        let host = mapping.host;
+        let wildcard = HostPort { address: Family::of(&host.address).wildcard(), ..host };
+        !host.is_wildcard() && lists(mappings, &wildcard)
+    });
+    again.map(|pair| pair[0].host).or(shadowed.map(|mapping| mapping.host))
+}
+
+/// Whether sorted mappings hold exactly this host port.
+pub(super) fn lists(mappings: &[Mapping], host: &HostPort) -> bool {
+    mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
+}
+
+fn print(record: &Record) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1024 + 128 * record.mappings.len());
+    let mut serializer = Serializer::with_formatter(&mut bytes, Lines::default());
+    Written { version: LAYOUT, record }.serialize(&mut serializer)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// One line per field and one per mapping, so that a record can be read, searched and compared.
+#[derive(Default)]
+struct Lines {
+    depth: usize,
+}
+
+impl Lines {
+    fn open<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        out.write_all(bracket)
+    }
+
+    fn close<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        out.write_all(bracket)
+    }
+
+    fn next<W: ?Sized + io::Write>(&self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b"," })?;
+        match self.depth {
+            1 => out.write_all(b"\n "),
+            2 => out.write_all(b"\n  "),
+            _ => out.write_all(if first { b"" } else { b" " }),
+        }
+    }
+}
+
+impl Formatter for Lines {
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.next(out, first)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.next(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}

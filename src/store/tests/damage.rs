@@ -1,0 +1,132 @@
+use std::error::Error as _;
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const RECORD: &str = "attachments/cbr0:hers:eth0.json";
+
+/// A node with two holders, the record of one of them damaged.
+fn damaged(bytes: &[u8]) -> Node {
+    let node = Node::new();
+    save(&node, "hers", &[host("0.0.0.0", 80), host("::", 80), host("192.0.2.1", 81)]);
+    save(&node, "mine", &[host("0.0.0.0", 82)]);
+    fs::write(node.path(RECORD), bytes).expect("writing");
+    node
+}
+
+fn damage(node: &Node) -> String {
+    match node.lock().load(&attachment("hers")) {
+        Err(Error::Unreadable(unreadable)) => {
+            assert_eq!(unreadable.key, Key::of(&attachment("hers")));
+            assert_eq!(unreadable.path, node.path(RECORD));
+            unreadable.source.to_string()
+        }
+        other => panic!("not unreadable but {other:?}"),
+    }
+}
+
+#[test]
+fn every_kind_of_damage_is_noticed() {
+    let good = Node::new();
+    save(&good, "hers", &[host("0.0.0.0", 80), host("192.0.2.1", 81)]);
+    let text = fs::read_to_string(good.path(RECORD)).expect("reading");
+    let change = |from: &str, to: &str| {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text, "{from}");
+        damage(&damaged(changed.as_bytes()))
+    };
+    for junk in ["", "{", "null", "[]", "{\"version\":1}", "\0\0\0", &text[..text.len() / 2]] {
+        assert_eq!(damage(&damaged(junk.as_bytes())), "the file does not hold a record", "{junk}");
+    }
+    assert_eq!(change("\"port\": 81", "\"port\": 0"), "the file does not hold a record");
+    assert!(change("\"version\": 1", "\"version\": 2").starts_with("it has layout version 2"));
+    assert!(change("\"hers\"", "\"his\"").starts_with("it names attachment cbr0/his/eth0"));
+    assert!(change("\"cbr0\"", "\"../x\"").starts_with("it names attachment ../x/hers"));
+    assert_eq!(change("\"port\": 81", "\"port\": 80"), "it holds 192.0.2.1:80/tcp twice");
+    let twice = change(
+        "\"address\": \"192.0.2.1\", \"port\": 81",
+        "\"address\": \"0.0.0.0\", \"port\": 80",
+    );
+    assert_eq!(twice, "it holds 0.0.0.0:80/tcp twice");
+
+    let node = damaged(b"");
+    fs::remove_file(node.path(RECORD)).expect("removing");
+    symlink("cbr0:mine:eth0.json", node.path(RECORD)).expect("linking");
+    assert_eq!(damage(&node), "the file cannot be read", "a link");
+    fs::remove_file(node.path(RECORD)).expect("removing");
+    fs::create_dir(node.path(RECORD)).expect("making a directory");
+    assert_eq!(damage(&node), "the file cannot be read", "a directory");
+}
+
+#[test]
+fn an_unreadable_record_keeps_its_ports_and_blocks_nobody_else() {
+    let node = damaged(b"{\"version\":1,");
+    assert!(node.store.holds(&attachment("hers")).expect("looking"));
+    let locked = node.lock();
+    let found = locked.holders(&[host("192.0.2.7", 80), host("0.0.0.0", 82)]).expect("looking");
+    assert_eq!(found.len(), 2);
+    let unreadable = found[0].record.as_ref().expect_err("damaged");
+    assert_eq!(unreadable.key.attachment(), Some(attachment("hers")));
+    assert!(unreadable.to_string().contains("its ports stay held"), "{unreadable}");
+    assert!(unreadable.source().is_some_and(|source| source.source().is_some()));
+    assert_eq!(found[0].hosts, [host("0.0.0.0", 80)]);
+    assert!(found[1].record.is_ok());
+
+    let mine = record(&locked, "mine", &[host("0.0.0.0", 82), host("0.0.0.0", 83)]);
+    locked.save(&mine).expect("saving somebody else");
+    let hers = record(&locked, "hers", &[host("0.0.0.0", 80)]);
+    let error = locked.save(&hers).expect_err("it must be discarded first");
+    assert!(matches!(error, Error::Unreadable(_)), "{error}");
+    locked.tidy().expect("tidying");
+    assert_eq!(locked.entered(&Key::of(&attachment("hers"))).expect("looking").len(), 3);
+}
+
+#[test]
+fn discarding_frees_the_ports_and_keeps_the_bytes() {
+    let node = damaged(b"first");
+    let key = Key::of(&attachment("hers"));
+    let locked = node.lock();
+    let all = [host("0.0.0.0", 80), host("::", 80), host("192.0.2.1", 81)];
+    assert_eq!(locked.entered(&key).expect("looking"), all);
+
+    let copy = locked.put_aside(&key).expect("putting a copy aside");
+    assert_eq!(copy, node.path("unreadable/cbr0:hers:eth0.1"));
+    assert_eq!(locked.put_aside(&key).expect("again"), copy, "not one copy for each try");
+    assert_eq!(fs::read(&copy).expect("reading"), b"first");
+    assert_eq!(locked.entered(&key).expect("looking"), all, "the ports stay held");
+
+    assert_eq!(locked.discard(&key).expect("discarding"), copy);
+    assert_eq!(fs::read(&copy).expect("reading"), b"first");
+    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(holders(&locked, &all), []);
+    assert!(!node.path("ports/tcp/81").exists());
+    assert_eq!(holders(&locked, &[host("0.0.0.0", 82)])[0].0, "mine");
+
+    fs::write(node.path(RECORD), b"second").expect("writing");
+    let second = locked.discard(&key).expect("discarding what was not put aside");
+    assert_eq!(second, node.path("unreadable/cbr0:hers:eth0.2"));
+    assert_eq!(fs::read(&second).expect("reading"), b"second");
+    assert_eq!(fs::read(&copy).expect("reading"), b"first");
+    assert_eq!(mode(&node.path("unreadable")), 0o700);
+}
+
+#[test]
+fn discarding_leaves_what_another_took_over() {
+    let node = damaged(b"");
+    let taken = save(&node, "new", &[host("0.0.0.0", 80)]);
+    let locked = node.lock();
+    let key = Key::of(&attachment("hers"));
+    assert_eq!(locked.entered(&key).expect("looking"), [host("::", 80), host("192.0.2.1", 81)]);
+    locked.discard(&key).expect("discarding");
+    assert_eq!(locked.owned(&taken).expect("looking"), taken.mappings);
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_record_can_be_discarded() {
+    let node = damaged(b"");
+    fs::remove_file(node.path(RECORD)).expect("removing");
+    fs::create_dir(node.path(RECORD)).expect("making a directory");
+    let locked = node.lock();
+    locked.discard(&Key::of(&attachment("hers"))).expect("discarding");
+    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+}

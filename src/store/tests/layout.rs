@@ -1,0 +1,133 @@
+use super::*;
+use crate::model::{NamespaceId, Netns, Pod};
+
+#[test]
+fn the_tree_is_as_documented() {
+    let node = Node::new();
+    save(&node, "4f2a", &[host("0.0.0.0", 8080), host("::", 8080), host("192.0.2.1", 443)]);
+    assert_eq!(
+        node.tree(),
+        [
+            "attachments/",
+            "attachments/cbr0:4f2a:eth0.json",
+            "ports/",
+            "ports/tcp/",
+            "ports/tcp/443/",
+            "ports/tcp/443/192.0.2.1 -> ../../../attachments/cbr0:4f2a:eth0.json",
+            "ports/tcp/8080/",
+            "ports/tcp/8080/0.0.0.0 -> ../../../attachments/cbr0:4f2a:eth0.json",
+            "ports/tcp/8080/:: -> ../../../attachments/cbr0:4f2a:eth0.json",
+        ]
+    );
+    let through_the_index = fs::read_to_string(node.path("ports/tcp/8080/::")).expect("reading");
+    assert!(through_the_index.contains("\"containerId\": \"4f2a\""), "{through_the_index}");
+}
+
+#[test]
+fn a_record_has_one_line_per_mapping() {
+    let node = Node::new();
+    save(&node, "4f2a", &[host("0.0.0.0", 8080), host("192.0.2.1", 443)]);
+    let text = fs::read_to_string(node.path("attachments/cbr0:4f2a:eth0.json")).expect("reading");
+    let (head, mappings) = text.split_once(" \"mappings\": [\n").expect("the mappings");
+    assert!(head.starts_with("{\n \"version\": 1,\n \"network\": \"cbr0\",\n"), "{head}");
+    let lines: Vec<&str> = mappings.lines().collect();
+    assert_eq!(
+        lines[..2],
+        [
+            "  {\"protocol\": \"tcp\", \"address\": \"0.0.0.0\", \"port\": 8080, \
+             \"containerPort\": 8080, \"target\": \"10.0.0.2:80\"},",
+            "  {\"protocol\": \"tcp\", \"address\": \"192.0.2.1\", \"port\": 443, \
+             \"containerPort\": 443, \"target\": \"10.0.0.2:80\"}],",
+        ]
+    );
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let node = Node::new();
+    let locked = node.lock();
+    let mut record = record(&locked, "4f2a", &[host("0.0.0.0", 8080), host("::1", 8080)]);
+    record.mappings[0].target = None;
+    record.policy.source_ranges = vec!["2001:db8::/32".parse().expect("a network")];
+    let (namespace, name) = ("default".to_owned(), "web".to_owned());
+    record.owner.pod = Some(Pod { namespace, name, uid: String::new() });
+    let id = NamespaceId { device: 4, inode: u64::MAX };
+    record.owner.netns = Some(Netns { path: "/var/run/netns/x".to_owned(), id, seen_from: id });
+    locked.save(&record).expect("saving");
+    assert_eq!(locked.load(&attachment("4f2a")).expect("loading"), Some(record.clone()));
+    assert_eq!(locked.load(&attachment("4f2")).expect("loading"), None);
+    assert_eq!(locked.owned(&record).expect("looking"), record.mappings);
+    drop(locked);
+    let shared = node.read().expect("a store");
+    assert_eq!(shared.load(&attachment("4f2a")).expect("loading"), Some(record));
+}
+
+#[test]
+fn a_container_id_of_any_length_works() {
+    let node = Node::new();
+    let long = "c".repeat(4000);
+    let record = save(&node, &long, &[host("0.0.0.0", 80)]);
+    assert!(node.store.holds(&attachment(&long)).expect("looking"));
+    assert!(!node.store.holds(&attachment(&"c".repeat(3999))).expect("looking"));
+    let locked = node.lock();
+    assert_eq!(locked.load(&attachment(&long)).expect("loading"), Some(record.clone()));
+    assert_eq!(locked.owned(&record).expect("looking").len(), 1);
+    locked.remove(&record).expect("removing");
+    assert_eq!(node.tree(), ["attachments/", "ports/", "ports/tcp/"]);
+}
+
+#[test]
+fn a_lookup_makes_nothing() {
+    let node = Node::new();
+    assert!(!node.store.holds(&attachment("4f2a")).expect("looking"));
+    assert!(node.read().is_none());
+    assert!(!node.dir.exists());
+    fs::create_dir(&node.dir).expect("making a directory");
+    assert!(node.read().is_none(), "made by a package, say");
+    assert_eq!(fs::read_dir(&node.dir).expect("listing").count(), 0);
+    fs::remove_dir(&node.dir).expect("removing the directory");
+    fs::write(&node.dir, "").expect("writing a file");
+    assert!(!node.store.holds(&attachment("4f2a")).expect("below a file is nothing"));
+}
+
+#[test]
+fn an_instance_is_made_once() {
+    let node = Node::new();
+    let first = node.lock().instance().clone();
+    assert_eq!(first.id.len(), 32);
+    assert!(first.id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", first.id);
+    assert_eq!(*node.lock().instance(), first);
+    assert_eq!(*node.read().expect("a store").instance(), first);
+    assert_ne!(Node::new().lock().instance().id, first.id);
+    node.lock().belongs_here().expect("made here");
+}
+
+#[test]
+fn ten_thousand_mappings_are_no_trouble() {
+    for node in [Node::new(), Node::on_disk()] {
+        ten_thousand_mappings(&node);
+    }
+}
+
+fn ten_thousand_mappings(node: &Node) {
+    let hosts: Vec<HostPort> = (20_000..30_000).map(|port| host("0.0.0.0", port)).collect();
+    let begun = std::time::Instant::now();
+    let lap = |what: &str| tell(what, begun.elapsed());
+    let saved = save(node, "4f2a", &hosts);
+    lap("saved");
+    let locked = node.lock();
+    assert_eq!(holders(&locked, &hosts), [("4f2a".to_owned(), hosts.clone())]);
+    lap("found who holds them");
+    assert_eq!(locked.owned(&saved).expect("looking").len(), hosts.len());
+    lap("checked the ownership");
+    locked.save(&saved).expect("saving");
+    lap("saved again");
+    locked.save(&record(&locked, "4f2a", &hosts[..1])).expect("saving");
+    lap("trimmed to one");
+    assert_eq!(node.tree().len(), 6);
+}
+
+#[expect(clippy::print_stderr, reason = "shown by --nocapture only; a limit would be a flaky test")]
+fn tell(what: &str, since: Duration) {
+    eprintln!("{:6.1} ms: {what}", since.as_secs_f64() * 1000.0);
+}

@@ -1,0 +1,139 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+
+#[test]
+fn a_taken_lock_is_waited_for_once_said_and_given_up() {
+    let node = Node::new();
+    let taken = node.lock();
+    let (begun, mut log) = (Instant::now(), Vec::new());
+    let patience = Duration::from_millis(60);
+    let error = node.store.lock(patience, &mut log).expect_err("it is taken");
+    assert!(begun.elapsed() >= patience);
+    let Error::LockTaken { path, waited, holder } = &error else { panic!("{error}") };
+    assert_eq!(*path, node.path("lock"));
+    assert!(*waited >= patience);
+    assert_eq!(holder.as_ref().map(|holder| holder.pid), Some(std::process::id()));
+    assert!(error.to_string().contains(&format!("by process {}", std::process::id())), "{error}");
+
+    let log = String::from_utf8(log).expect("text");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    let start =
+        format!("waiting up to 0.1 s for lock {}/lock, taken, by process", node.dir.display());
+    assert!(log.starts_with(&start), "{log}");
+
+    drop(taken);
+    let mut log = Vec::new();
+    node.store.lock(Duration::ZERO, &mut log).expect("free again");
+    assert_eq!(log, b"");
+}
+
+#[test]
+fn readers_share_and_shut_writers_out() {
+    let node = Node::new();
+    drop(node.lock());
+    let readers = [node.read(), node.read()];
+    let quiet = &mut io::sink();
+    let error = node.store.lock(Duration::ZERO, quiet).expect_err("readers are at work");
+    assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+    drop(readers);
+    let writer = node.lock();
+    let error = node.store.read(Duration::ZERO, quiet).expect_err("a writer is at work");
+    assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+    drop(writer);
+}
+
+#[test]
+fn a_waiter_gets_the_lock_when_it_is_free() {
+    let node = Node::new();
+    let taken = node.lock();
+    thread::scope(|scope| {
+        let waiter =
+            scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut io::sink()).map(drop));
+        thread::sleep(Duration::from_millis(30));
+        drop(taken);
+        waiter.join().expect("no panic").expect("locking");
+    });
+}
+
+/// Whoever had opened the lock before the directory was deleted must not end up with a lock that
+/// nobody else sees.
+#[test]
+fn a_lock_on_a_deleted_file_is_not_enough() {
+    let node = Node::new();
+    let taken = node.lock();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut io::sink()));
+        thread::sleep(Duration::from_millis(30));
+        fs::remove_dir_all(&node.dir).expect("removing the state directory");
+        drop(taken);
+        let got = waiter.join().expect("no panic").expect("locking");
+        let error = node.store.lock(Duration::ZERO, &mut io::sink()).expect_err("it is taken");
+        assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+        got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
+    });
+    assert!(node.store.holds(&attachment("4f2a")).expect("looking"));
+}
+
+#[test]
+fn one_writer_at_a_time_even_on_an_empty_node() {
+    let node = Node::new();
+    let (inside, wins) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for number in 0..16 {
+            let (node, inside, wins) = (&node, &inside, &wins);
+            scope.spawn(move || {
+                let locked = node.store.lock(Duration::from_mins(1), &mut io::sink());
+                let locked = locked.expect("locking");
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
+                if locked.holders(&[host("0.0.0.0", 80)]).expect("looking").is_empty() {
+                    wins.fetch_add(1, Ordering::SeqCst);
+                    let id = format!("container-{number}");
+                    locked.save(&record(&locked, &id, &[host("0.0.0.0", 80)])).expect("saving");
+                }
+                inside.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    assert_eq!(wins.into_inner(), 1);
+    assert_eq!(node.lock().records().expect("listing").len(), 1);
+}
+
+/// The lock of a killed process is free: it goes with its last open descriptor.
+#[test]
+fn another_process_holds_the_lock_until_it_is_killed() {
+    let node = Node::new();
+    drop(node.lock());
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "store::tests::locking::hold_the_lock_until_killed", "--ignored"])
+        .env("AUTOPORT_TEST_STATE_DIR", &node.dir)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starting a process");
+    let begun = Instant::now();
+    let error = loop {
+        match node.store.lock(Duration::ZERO, &mut io::sink()) {
+            Err(error) => break error,
+            Ok(_) => assert!(begun.elapsed() < Duration::from_mins(1), "it never locked"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let Error::LockTaken { holder: Some(holder), .. } = error else { panic!("{error}") };
+    child.kill().expect("killing");
+    child.wait().expect("waiting");
+    assert_eq!(holder.pid, child.id());
+    assert!(!holder.command.is_empty());
+    node.lock();
+}
+
+#[test]
+#[ignore = "the other process of the test above"]
+fn hold_the_lock_until_killed() {
+    let Some(dir) = std::env::var_os("AUTOPORT_TEST_STATE_DIR") else { return };
+    let locked = Store::at(Path::new(&dir)).lock(Duration::from_mins(1), &mut io::sink());
+    let _locked = locked.expect("locking");
+    thread::sleep(Duration::from_mins(1));
+}

@@ -1,0 +1,148 @@
+//! The store on real directories.
+
+mod crash;
+mod damage;
+mod holding;
+mod layout;
+mod locking;
+mod protection;
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{Masquerade, Owner, Policy, Protocol};
+
+/// A state directory on a tmpfs, as on a node, and the store in it.
+struct Node {
+    _parent: TempDir,
+    dir: PathBuf,
+    store: Store,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::below(["/dev/shm", "/run", "/tmp"].map(PathBuf::from).into(), true)
+    }
+
+    /// The same where files outlive the boot: beside the test program, or wherever there is a disk.
+    fn on_disk() -> Self {
+        let program = std::env::current_exe().expect("the path of this program");
+        let beside = program.parent().expect("a program is in a directory").to_owned();
+        Self::below(vec![beside, "/var/tmp".into(), "/tmp".into()], false)
+    }
+
+    fn below(candidates: Vec<PathBuf>, tmpfs: bool) -> Self {
+        let fits = |dir: &PathBuf| {
+            let found = statfs(dir).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC);
+            found == tmpfs
+        };
+        let parent = candidates
+            .into_iter()
+            .filter(fits)
+            .find_map(|dir| tempfile::tempdir_in(dir).ok())
+            .expect("the tests need one writable directory on a tmpfs and one that is not");
+        let dir = parent.path().join("state");
+        Self { store: Store::at(&dir), dir, _parent: parent }
+    }
+
+    fn lock(&self) -> Locked {
+        self.store.lock(Duration::ZERO, &mut io::sink()).expect("locking")
+    }
+
+    fn read(&self) -> Option<Shared> {
+        self.store.read(Duration::ZERO, &mut io::sink()).expect("reading")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Every name below the state directory but `instance` and `lock`, sorted, with the targets of
+    /// links.
+    fn tree(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(&self.dir, &self.dir, &mut found);
+        found.retain(|name| !["instance", "lock"].contains(&name.as_str()));
+        found.sort();
+        found
+    }
+}
+
+fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).expect("listing") {
+        let path = entry.expect("an entry").path();
+        let name = path.strip_prefix(root).expect("below the root").display().to_string();
+        let kind = fs::symlink_metadata(&path).expect("examining").file_type();
+        if kind.is_symlink() {
+            let target = fs::read_link(&path).expect("reading a link");
+            found.push(format!("{name} -> {}", target.display()));
+        } else if kind.is_dir() {
+            found.push(format!("{name}/"));
+            walk(root, &path, found);
+        } else {
+            found.push(name);
+        }
+    }
+}
+
+fn attachment(container_id: &str) -> Attachment {
+    Attachment::new("cbr0", container_id, "eth0").expect("a valid attachment")
+}
+
+fn host(address: &str, port: u16) -> HostPort {
+    HostPort {
+        protocol: Protocol::Tcp,
+        address: address.parse().expect("an address"),
+        port: port.try_into().expect("a port"),
+    }
+}
+
+fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
+    let mapping = |host: &HostPort| Mapping {
+        host: *host,
+        container_port: host.port,
+        target: Some("10.0.0.2:80".parse().expect("an address")),
+    };
+    let mut mappings: Vec<Mapping> = hosts.iter().map(mapping).collect();
+    mappings.sort();
+    Record {
+        owner: Owner { attachment: attachment(container_id), pod: None, netns: None },
+        pod_addresses: vec!["10.0.0.2/24".parse().expect("an address")],
+        policy: Policy {
+            masquerade: Masquerade::Local,
+            mark_bit: 13,
+            source_ranges: Vec::new(),
+            host_addresses: Vec::new(),
+            counters: false,
+        },
+        mappings,
+        created: 1_700_000_000,
+        boot_id: locked.instance().boot_id.clone(),
+    }
+}
+
+fn save(node: &Node, container_id: &str, hosts: &[HostPort]) -> Record {
+    let locked = node.lock();
+    let record = record(&locked, container_id, hosts);
+    locked.save(&record).expect("saving");
+    record
+}
+
+/// Who holds what of `wanted`: the container ID, or `?` for an unreadable record.
+fn holders(shared: &Shared, wanted: &[HostPort]) -> Vec<(String, Vec<HostPort>)> {
+    let name = |holder: Holder| match holder.record {
+        Ok(record) => (record.owner.attachment.container_id().to_owned(), holder.hosts),
+        Err(_) => ("?".to_owned(), holder.hosts),
+    };
+    shared.holders(wanted).expect("looking").into_iter().map(name).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("examining").mode() & 0o7777
+}
