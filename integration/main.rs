@@ -10,10 +10,14 @@
 
 mod chain;
 mod echo;
+mod kubernetes;
+mod libcni;
 mod matrix;
 mod netns;
 mod node;
 mod plugin;
+mod portmap_suite;
 mod probe;
 mod reference;
 mod traffic;
+mod view;

@@ -1,0 +1,1 @@
+//! Through the CNI project's own library, as a runtime would.
