@@ -50,6 +50,7 @@ fn the_matrix_holds_for_portmap_with_nftables_on_point_to_point_links() {
 /// then run before it).
 mod with_iptables {
     use crate::kubernetes::{self, KubeProxy};
+    use crate::libcni;
     use crate::plugin::Plugin::PortmapIptables as PORTMAP;
     use crate::portmap_suite;
 
@@ -89,6 +90,11 @@ mod with_iptables {
     }
 
     #[test]
+    fn cnitool_adds_checks_and_deletes() {
+        libcni::add_check_del("0.3.1", PORTMAP);
+    }
+
+    #[test]
     fn conformance() {
         kubernetes::conformance(PORTMAP);
     }
@@ -108,6 +114,7 @@ mod with_iptables {
 /// to finish may fail); the Service table that is there first, as above.
 mod with_nftables {
     use crate::kubernetes::{self, KubeProxy};
+    use crate::libcni;
     use crate::plugin::Plugin::PortmapNftables as PORTMAP;
     use crate::portmap_suite;
 
@@ -144,6 +151,11 @@ mod with_nftables {
     #[test]
     fn eight_mappings_in_one_add() {
         portmap_suite::maps_eight_at_once(PORTMAP);
+    }
+
+    #[test]
+    fn cnitool_adds_checks_and_deletes() {
+        libcni::add_check_del("1.1.0", PORTMAP);
     }
 
     #[test]
