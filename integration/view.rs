@@ -39,7 +39,11 @@ pub(crate) fn elements() -> Vec<String> {
 
 /// The file names of the records.
 pub(crate) fn records() -> Vec<String> {
-    lines(&tree(&Path::new(STATE).join("attachments")))
+    let entries = fs::read_dir(Path::new(STATE).join("attachments"));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 /// The entries of the index.
