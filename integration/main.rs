@@ -9,6 +9,7 @@
 //! nobody else sees, and what it leaves behind disappears with it.
 
 mod chain;
+mod damage;
 mod echo;
 mod kubernetes;
 mod libcni;
