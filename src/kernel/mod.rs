@@ -309,7 +309,7 @@ impl Nft {
         for place in &change.released {
             let Some(seen) = look.elements.get(place) else { continue };
             match (change.wanted.get(place), &seen.data) {
-                (Some(wanted), Some(data)) if wanted.data == *data => {}
+                (Some(wanted), _) if seen.is(wanted) => {}
                 (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
                 (None, Some(_)) => {}
                 (Some(_), _) | (None, None) => deleted.push(*place),
