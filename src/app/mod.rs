@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
-use crate::kernel;
+use crate::kernel::{self, Nft, Stale};
+use crate::model::Mapping;
 use crate::store::Store;
 
 pub use everything::repair;
@@ -105,6 +106,14 @@ fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Resu
         Ok(kernel::probe()?)
     };
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
+}
+
+/// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
+/// failure of a command whose change is in force.
+fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
+    if let Err(error) = nft.forget_flows(mappings, stale) {
+        note_error(log, "old UDP flows may keep going where they went", &error.into());
+    }
 }
 
 /// Writes a line to the log. A log that cannot be written to must not fail a command.
