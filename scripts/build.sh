@@ -9,7 +9,9 @@ max=$((4 << 20)) # bytes
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-cargo build --locked --release --bin autoport --target "$host"
+# Where this machine keeps other people's sources is nobody's business, and differs everywhere.
+remap="'--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=cargo'"
+cargo build --locked --release --bin autoport --target "$host" --config "build.rustflags=[$remap]"
 built=$target/$host/release/autoport
 
 mkdir -p dist
