@@ -15,10 +15,6 @@ cargo build --locked --release --bin autoport --target "$host" --config "build.r
 built=$target/$host/release/autoport
 
 mkdir -p dist
-if [ dist/autoport -nt "$built" ]; then
-    echo "dist/autoport is up to date"
-    exit
-fi
 objcopy --only-keep-debug "$built" dist/autoport.debug
 chmod -x dist/autoport.debug
 objcopy --strip-all --add-gnu-debuglink=dist/autoport.debug "$built" dist/.autoport.new
