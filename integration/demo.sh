@@ -195,9 +195,11 @@ for port in 8080 8081; do
     [[ $refused == *"refused"* || $refused == *"Couldn't connect"* ]] || stop "Port $port is not refused: $refused"
 done
 good "The client's connections to 8080 and 8081 are refused."
-left=$(nft list map inet autoport ports4; nft list map inet autoport policies4)
+command_line "autoport list"
+autoport list | indent
+left=$(nft list table inet autoport)
 [[ $left != *elements* ]] || stop "Elements are left: $left"
-good "The maps in the kernel are empty."
+good "No element is left in the kernel's table."
 left=$(find /run/autoport/attachments /run/autoport/ports -mindepth 2)$(ls -A /run/autoport/attachments)
 [ -z "$left" ] || stop "Records are left: $left"
 good "No record is left."
