@@ -15,6 +15,8 @@
 //! The executable adds the edges (environment, standard streams, clock) and the operator's
 //! command line.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
+
 pub mod app;
 pub mod cni;
 pub mod error;

@@ -356,7 +356,7 @@ pub struct Record {
     pub pod_addresses: Vec<IpNetwork>,
     /// How its packets are treated.
     pub policy: Policy,
-    /// What it holds, sorted. Two that overlap agree on the container port.
+    /// What it holds, sorted, each host port once. A wildcard may stand beside one address.
     pub mappings: Vec<Mapping>,
     /// Seconds since the epoch at which the first of them was recorded.
     pub created: u64,

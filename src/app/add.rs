@@ -26,7 +26,9 @@ pub(super) fn wanted(
     let on_host = netns.as_ref().is_some_and(|netns| netns.id == own);
     let mut mappings = claim.mappings.clone();
     if on_host {
-        mappings.iter_mut().for_each(|mapping| mapping.target = None);
+        for mapping in &mut mappings {
+            mapping.target = None;
+        }
     }
     Ok(Record {
         owner: Owner { attachment: claim.attachment.clone(), pod: claim.pod.clone(), netns },
@@ -184,8 +186,8 @@ fn allow_loopback(record: &Record, host_interfaces: &[String]) -> Result<(), Err
         Masquerade::Nobody => false,
         Masquerade::Local | Masquerade::Everybody => true,
     };
-    let pod = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
-    let Some(pod) = pod.filter(IpAddr::is_ipv4).next().filter(|_| masquerades) else {
+    let mut pods = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
+    let Some(pod) = pods.find(IpAddr::is_ipv4).filter(|_| masquerades) else {
         return Ok(());
     };
     if host_interfaces.iter().any(|name| Loopback::of(name) == Loopback::Allowed) {

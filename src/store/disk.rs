@@ -1,6 +1,8 @@
 //! The state directory as a place: opened once, checked, and from then on every name in it is looked
 //! up relative to that open directory, so nobody can move it away under a running command.
 
+#![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};

@@ -161,9 +161,9 @@ pub enum Damage {
         /// Whom it names.
         found: String,
     },
-    /// Two of its mappings contradict each other.
+    /// Two of its mappings are for one host port.
     #[error("it holds {host_port} twice")]
-    Overlap {
+    Twice {
         /// The port.
         host_port: String,
     },

@@ -1,5 +1,7 @@
 //! Which store this is: its random name, the network namespace and the boot it belongs to.
 
+#![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;

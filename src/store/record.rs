@@ -8,7 +8,7 @@ use serde_json::ser::{Formatter, Serializer};
 use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
 use super::key::Key;
-use crate::model::{Attachment, Family, HostPort, Mapping, Record};
+use crate::model::{Attachment, HostPort, Mapping, Record};
 
 /// The version of everything in the state directory, raised when an older autoport would
 /// misunderstand what a newer one writes.
@@ -56,21 +56,11 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
         return Err(Damage::OtherAttachment { found: named.to_string() });
     }
     record.mappings.sort_unstable();
-    match overlap(&record.mappings) {
-        Some(host) => Err(Damage::Overlap { host_port: host.to_string() }),
+    let again = record.mappings.windows(2).find(|pair| pair[0].host == pair[1].host);
+    match again {
+        Some(pair) => Err(Damage::Twice { host_port: pair[0].host.to_string() }),
         None => Ok(record),
     }
-}
-
-/// The first port that sorted mappings hold twice.
-fn overlap(mappings: &[Mapping]) -> Option<HostPort> {
-    let again = mappings.windows(2).find(|pair| pair[0].host == pair[1].host);
-    let shadowed = mappings.iter().find(|mapping| {
-        let host = mapping.host;
-        let wildcard = HostPort { address: Family::of(&host.address).wildcard(), ..host };
-        !host.is_wildcard() && lists(mappings, &wildcard)
-    });
-    again.map(|pair| pair[0].host).or(shadowed.map(|mapping| mapping.host))
 }
 
 /// Whether sorted mappings hold exactly this host port.
