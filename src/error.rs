@@ -38,14 +38,14 @@ pub enum Error {
         /// Who holds it.
         holder: String,
     },
-    /// A host port is held by a record that cannot be read.
+    /// Something that is asked for is in a record that cannot be read.
     #[error(
-        "host port {wanted} is held by a record that cannot be read, a copy is at {}; a DEL of \
-         that container, GC or `autoport repair` frees the port", aside.display()
+        "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, or \
+         GC of its network, frees what it holds", aside.display()
     )]
-    HeldUnreadable {
+    Unreadable {
         /// What was asked for.
-        wanted: HostPort,
+        what: String,
         /// Where the copy is.
         aside: PathBuf,
         /// What is wrong with the record.
@@ -83,7 +83,7 @@ impl Error {
             Self::Kernel(error) => kernel_code(error),
             Self::Stdin { .. } | Self::Netns(_) => 5,
             Self::Taken { .. } => 100,
-            Self::HeldUnreadable { .. } => 102,
+            Self::Unreadable { .. } => 102,
             Self::Different { .. } => 120,
             Self::Unavailable { .. } => 50,
         }

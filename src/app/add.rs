@@ -1,5 +1,6 @@
 //! ADD: record, then kernel, then what the kernel needs besides the table.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,34 +11,29 @@ use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Loopback, Nft, Stale};
 use crate::model::{HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
-use crate::ruleset::{chains_of, elements_of};
-use crate::store::{Locked, Store};
+use crate::ruleset::{Key, Set, chains_of, elements_of};
+use crate::store::{Instance, Locked, Store};
 use crate::{netns, store};
 
 /// The record that `claim` asks for, as the node sees the claimant now.
-pub(super) fn wanted(
-    claim: &Claim,
-    now: SystemTime,
-    instance: &store::Instance,
-) -> Result<Record, Error> {
+pub(super) fn wanted(claim: &Claim, now: SystemTime, instance: &Instance) -> Record {
     let netns = netns::observe(&claim.netns);
-    let own = netns::own()?;
     // On the node's own network the pod listens on the host port itself.
-    let on_host = netns.as_ref().is_some_and(|netns| netns.id == own);
+    let on_host = netns.as_ref().is_some_and(|netns| netns.id == instance.netns);
     let mut mappings = claim.mappings.clone();
     if on_host {
         for mapping in &mut mappings {
             mapping.target = None;
         }
     }
-    Ok(Record {
+    Record {
         owner: Owner { attachment: claim.attachment.clone(), pod: claim.pod.clone(), netns },
         pod_addresses: claim.pod_addresses.clone(),
         policy: claim.config.policy.clone(),
         mappings,
         created: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         boot_id: instance.boot_id.clone(),
-    })
+    }
 }
 
 pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
@@ -47,13 +43,19 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
     let config = &claim.config.store;
     let locked = Store::at(&config.state_dir).lock(config.lock_timeout, log)?;
     locked.belongs_here()?;
-    let mut wanted = wanted(&claim, now, locked.instance())?;
-    let before = locked.load(&claim.attachment)?;
+    let mut wanted = wanted(&claim, now, locked.instance());
+    let before = match locked.load(&claim.attachment) {
+        Err(store::Error::Unreadable(source)) => {
+            let what = format!("what {} holds", claim.attachment);
+            return Err(unreadable(&locked, what, source));
+        }
+        loaded => loaded?,
+    };
     if let Some(before) = &before {
         wanted.created = before.created;
     }
     let superseded = superseded(&locked, &wanted, log)?;
-    let mut transfer = Transfer { locked: &locked, before, superseded, wanted };
+    let transfer = Transfer::new(&locked, before, superseded, wanted)?;
     transfer.record()?;
     let mut nft = Nft::open(&locked.instance().id)?;
     match transfer.apply(&mut nft, log) {
@@ -85,8 +87,7 @@ fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<V
         let record = match holder.record {
             Ok(record) => record,
             Err(source) => {
-                let aside = locked.put_aside(&source.key)?;
-                return Err(Error::HeldUnreadable { wanted: wanted_host, aside, source });
+                return Err(unreadable(locked, format!("host port {wanted_host}"), source));
             }
         };
         match plan::standing(&wanted.owner, &record.owner, netns::is_gone) {
@@ -105,15 +106,40 @@ fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<V
     Ok(superseded)
 }
 
+/// Puts a copy of a record that cannot be read aside, and says so.
+fn unreadable(locked: &Locked, what: String, source: store::Unreadable) -> Error {
+    match locked.put_aside(&source.key) {
+        Ok(aside) => Error::Unreadable { what, aside, source },
+        Err(error) => error.into(),
+    }
+}
+
 /// Host ports on their way from who held them to who wants them.
 struct Transfer<'a> {
     locked: &'a Locked,
     before: Option<Record>,
     superseded: Vec<Record>,
     wanted: Record,
+    /// The elements of those who held something before.
+    released: BTreeSet<(Set, Key)>,
 }
 
-impl Transfer<'_> {
+impl<'a> Transfer<'a> {
+    fn new(
+        locked: &'a Locked,
+        before: Option<Record>,
+        superseded: Vec<Record>,
+        wanted: Record,
+    ) -> Result<Self, Error> {
+        let mut released = BTreeSet::new();
+        for record in superseded.iter().chain(&before) {
+            // What somebody else has taken over since is not theirs to give.
+            let owned = locked.owned(record)?;
+            released.extend(elements_of(record, &owned).map(|element| element.place()));
+        }
+        Ok(Self { locked, before, superseded, wanted, released })
+    }
+
     fn before_mappings(&self) -> &[Mapping] {
         self.before.as_ref().map_or(&[], |before| &before.mappings)
     }
@@ -128,13 +154,9 @@ impl Transfer<'_> {
         let wanted = &self.wanted;
         let mut change = Change {
             wanted: elements_of(wanted, &wanted.mappings).map(|e| (e.place(), e)).collect(),
+            released: self.released.clone(),
             ..Change::default()
         };
-        for record in self.superseded.iter().chain(&self.before) {
-            // What somebody else has taken over since is not theirs to give.
-            let elements = elements_of(record, &record.mappings);
-            change.released.extend(elements.map(|element| element.place()));
-        }
         if change.is_empty() {
             return Ok(());
         }
@@ -165,7 +187,7 @@ impl Transfer<'_> {
     }
 
     /// Records what was held before the change that was not made.
-    fn take_back(&mut self, log: &mut dyn Write) {
+    fn take_back(&self, log: &mut dyn Write) {
         let restored = match &self.before {
             Some(before) => self.locked.save(before),
             None => self.locked.remove(&self.wanted),

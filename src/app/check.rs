@@ -34,7 +34,7 @@ fn difference(
     let Some(shared) = store.read(config.lock_timeout, log)? else { return nothing_recorded() };
     shared.belongs_here()?;
     let Some(record) = shared.load(&claim.attachment)? else { return nothing_recorded() };
-    let wanted = add::wanted(claim, now, shared.instance())?;
+    let wanted = add::wanted(claim, now, shared.instance());
     if let Some(difference) = plan::difference(&record, &wanted) {
         return Ok(Some(difference));
     }

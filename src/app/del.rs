@@ -7,7 +7,7 @@ use super::{everything, note, note_error};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Nft, Stale};
-use crate::model::{Attachment, Record};
+use crate::model::{Attachment, Mapping, Record};
 use crate::netns;
 use crate::ruleset::{elements_of, places_of};
 use crate::store::{self, Key, Locked, Store};
@@ -42,7 +42,7 @@ pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
     }
     let Some(locked) = lock(&store, log)? else { return Ok(()) };
     match locked.load(&release.attachment) {
-        Ok(Some(record)) => remove(&locked, record, log),
+        Ok(Some(record)) => remove(&locked, &record, log),
         Ok(None) => Ok(()),
         Err(store::Error::Unreadable(unreadable)) => {
             note(log, &unreadable.to_string());
@@ -56,16 +56,16 @@ pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// Takes a record's elements out of the kernel, then the record out of the store.
-fn remove(locked: &Locked, mut record: Record, log: &mut dyn Write) -> Result<(), Error> {
-    let all = std::mem::take(&mut record.mappings);
-    record.mappings = all.clone();
-    record.mappings = locked.owned(&record)?;
-    let places = elements_of(&record, &record.mappings).map(|element| element.place());
+fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), Error> {
+    let owned = locked.owned(record)?;
+    let places = elements_of(record, &owned).map(|element| element.place());
     let change = Change { released: places.collect(), ..Change::default() };
-    withdraw(locked, &change, &record.owner.attachment, log)?;
-    forget(locked, &record, log);
-    record.mappings = all;
-    Ok(locked.remove(&record)?)
+    if !change.is_empty() {
+        let mut nft = Nft::open(&locked.instance().id)?;
+        withdraw(locked, &mut nft, &change, &record.owner.attachment, log)?;
+        forget(&mut nft, &owned, log);
+    }
+    Ok(locked.remove(record)?)
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
@@ -73,8 +73,9 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
     let hosts = locked.entered(key)?;
     let change =
         Change { released: hosts.iter().flat_map(places_of).collect(), ..Change::default() };
+    let mut nft = Nft::open(&locked.instance().id)?;
     if let Some(attachment) = key.attachment() {
-        withdraw(locked, &change, &attachment, log)?;
+        withdraw(locked, &mut nft, &change, &attachment, log)?;
     }
     let aside = locked.discard(key)?;
     note(log, &format!("an unreadable record was removed; a copy is at {}", aside.display()));
@@ -83,14 +84,11 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
 
 fn withdraw(
     locked: &Locked,
+    nft: &mut Nft,
     change: &Change,
     attachment: &Attachment,
     log: &mut dyn Write,
 ) -> Result<(), Error> {
-    if change.is_empty() {
-        return Ok(());
-    }
-    let mut nft = Nft::open(&locked.instance().id)?;
     let without = std::slice::from_ref(attachment);
     let applied = nft.apply(change, || everything::ruleset(locked, without, None, log));
     match applied {
@@ -109,10 +107,8 @@ fn withdraw(
 }
 
 /// Ends the UDP flows towards a pod that is going away.
-fn forget(locked: &Locked, record: &Record, log: &mut dyn Write) {
-    let forgotten = Nft::open(&locked.instance().id)
-        .and_then(|mut nft| nft.forget_flows(&record.mappings, Stale::Target));
-    if let Err(error) = forgotten {
+fn forget(nft: &mut Nft, mappings: &[Mapping], log: &mut dyn Write) {
+    if let Err(error) = nft.forget_flows(mappings, Stale::Target) {
         note_error(log, "old UDP flows may keep going to the pod's address", &error.into());
     }
 }
@@ -142,9 +138,7 @@ pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
     let mut nft = everything::rebuild(&locked, &without, log)?;
     for record in &removed {
         note(log, &format!("removed what {} held", record.owner));
-        if let Err(error) = nft.forget_flows(&record.mappings, Stale::Target) {
-            note_error(log, "old UDP flows may keep going to the pod's address", &error.into());
-        }
+        forget(&mut nft, &record.mappings, log);
         locked.remove(record)?;
     }
     Ok(locked.tidy()?)

@@ -9,6 +9,7 @@ mod conntrack;
 mod elements;
 mod encode;
 mod look;
+mod lower;
 mod message;
 mod route;
 mod socket;
@@ -66,9 +67,10 @@ pub enum Error {
     /// The kernel did not say whether the transaction is in force.
     #[error("the kernel did not say whether the change to table inet autoport is in force")]
     Unanswered,
-    /// Somebody else changed the tables each time.
+    /// Somebody else changed the tables during each listing of them.
     #[error(
-        "gave up after {ATTEMPTS} attempts: something keeps changing the nftables of this node"
+        "gave up listing table inet autoport after {ATTEMPTS} attempts: something keeps changing \
+         the nftables of this node"
     )]
     Restless,
     /// The table was built from another store.
@@ -178,69 +180,67 @@ impl Nft {
         change: &Change,
         mut everything: impl FnMut() -> Result<Ruleset, E>,
     ) -> Result<Applied, E> {
-        let places = change.places();
-        for _ in 0..ATTEMPTS {
-            let look = self.look(&places)?;
-            let (transaction, applied) = match look.standing(&self.identity, &change.chains)? {
-                look::Standing::Intact { missing } => {
-                    let transaction = Self::difference(change, &look, &missing)?;
-                    (transaction, Applied::Changed)
-                }
-                look::Standing::Rebuild(reason) => {
-                    let everything = everything()?;
-                    if look.table == Table::Absent && everything.elements.is_empty() {
-                        return Ok(Applied::Changed);
-                    }
-                    (rebuild(&everything, &look), Applied::Rebuilt(reason))
-                }
-            };
-            match self.socket.commit(transaction)? {
-                Outcome::Committed => return Ok(applied),
-                Outcome::Unanswered => return Err(Error::Unanswered.into()),
-                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
+        let identity = self.identity.clone();
+        self.attempt(&change.places(), |look| match look.standing(&identity, &change.chains)? {
+            look::Standing::Intact { missing } => {
+                Ok((Self::difference(change, look, &missing)?, Applied::Changed))
             }
-        }
-        Err(Error::Restless.into())
+            look::Standing::Rebuild(reason) => {
+                Ok((rebuild(&everything()?, look), Applied::Rebuilt(reason)))
+            }
+        })
     }
 
-    /// Removes what `released` has, whoever's table it is in, as far as it is there.
+    /// Removes what is at the places that `change` releases, whosever table it is.
     ///
     /// # Errors
-    /// As for [`Self::apply`].
+    /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, change: &Change) -> Result<(), Error> {
-        let places = change.places();
-        for _ in 0..ATTEMPTS {
-            let look = self.look(&places)?;
+        self.attempt(&change.places(), |look| {
             let mut transaction = Transaction::begin(None);
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
-            match self.socket.commit(transaction)? {
-                Outcome::Committed => return Ok(()),
-                Outcome::Unanswered => return Err(Error::Unanswered),
-                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
-            }
-        }
-        Err(Error::Restless)
+            Ok((transaction, ()))
+        })
     }
 
     /// Builds the table again from `everything`, whatever is there.
     ///
     /// # Errors
-    /// As for [`Self::apply`].
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
+    /// [`Error::Unanswered`].
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        for _ in 0..ATTEMPTS {
-            let look = self.look(&[])?;
-            look.permit(&self.identity)?;
-            if look.table == Table::Absent && everything.elements.is_empty() {
-                return Ok(());
-            }
-            match self.socket.commit(rebuild(everything, &look))? {
-                Outcome::Committed => return Ok(()),
-                Outcome::Unanswered => return Err(Error::Unanswered),
-                Outcome::Refused { subject, errno } => retry_or_report(subject, errno)?,
+        let identity = self.identity.clone();
+        self.attempt(&[], |look| {
+            look.permit(&identity)?;
+            Ok((rebuild(everything, look), ()))
+        })
+    }
+
+    /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
+    /// reason to believe that another look would help.
+    fn attempt<T, E: From<Error>>(
+        &mut self,
+        places: &[(Set, Key)],
+        mut propose: impl FnMut(&Look) -> Result<(Transaction, T), E>,
+    ) -> Result<T, E> {
+        let mut attempts = 0;
+        loop {
+            let look = self.look(places)?;
+            let (transaction, done) = propose(&look)?;
+            let guarded = transaction.is_guarded();
+            match self.socket.commit(transaction)? {
+                Outcome::Committed => return Ok(done),
+                Outcome::Unanswered => return Err(Error::Unanswered.into()),
+                Outcome::Refused { subject, errno } => {
+                    attempts += 1;
+                    if attempts == ATTEMPTS || !is_passing(errno, guarded) {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(Error::Refused { subject, source }.into());
+                    }
+                }
             }
         }
-        Err(Error::Restless)
     }
 
     /// The transaction that brings the elements from what `look` saw to what `change` asks for.
@@ -299,20 +299,24 @@ fn unrecorded(wanted: &Element, seen: Option<&Data>) -> Error {
     Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
 }
 
-/// Lets a change be tried again when it was refused because of somebody else's.
-///
-/// `ERESTART` means that the generation moved on; `EEXIST` and `ENOENT` that an element came or
-/// went after the look.
-fn retry_or_report(subject: String, errno: i32) -> Result<(), Error> {
+/// Whether a refusal says that somebody else changed the tables after the look: `ERESTART` that
+/// the generation moved on; `EEXIST` and `ENOENT` that an element or chain came or went, which the
+/// generation would have told first if the transaction was guarded by it.
+const fn is_passing(errno: i32, guarded: bool) -> bool {
     match errno {
-        libc::ERESTART | libc::EEXIST | libc::ENOENT | libc::EAGAIN | libc::EINTR => Ok(()),
-        _ => Err(Error::Refused { subject, source: io::Error::from_raw_os_error(errno) }),
+        libc::ERESTART | libc::EAGAIN | libc::EINTR => true,
+        libc::EEXIST | libc::ENOENT => !guarded,
+        _ => false,
     }
 }
 
 /// The transaction that replaces whatever `look` saw by `ruleset`, unless something changed since.
+/// A table is not made for nothing.
 fn rebuild(ruleset: &Ruleset, look: &Look) -> Transaction {
     let mut transaction = Transaction::begin(Some(look.generation));
+    if look.table == Table::Absent && ruleset.elements.is_empty() {
+        return transaction;
+    }
     let mut encoder = Encoder::new();
     if look.table != Table::Absent {
         transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());

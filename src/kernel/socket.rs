@@ -198,6 +198,7 @@ pub(super) struct Transaction {
     messages: Messages,
     /// What each message is about, for the report when it is refused.
     subjects: Vec<String>,
+    guarded: bool,
 }
 
 impl Transaction {
@@ -210,7 +211,12 @@ impl Transaction {
         if let Some(generation) = generation {
             messages.put_u32(BATCH_GENID, generation);
         }
-        Self { messages, subjects: Vec::new() }
+        Self { messages, subjects: Vec::new(), guarded: generation.is_some() }
+    }
+
+    /// Whether it is refused when any table changed meanwhile.
+    pub(super) const fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     /// Begins a message about `subject`.
