@@ -52,7 +52,7 @@ pub(crate) struct Network {
     pub(crate) version: &'static str,
     main: Main,
     subnet: u8,
-    plugin: Plugin,
+    pub(crate) plugin: Plugin,
     options: Map<String, Value>,
 }
 

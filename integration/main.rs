@@ -9,11 +9,16 @@
 //! nobody else sees, and what it leaves behind disappears with it.
 
 mod chain;
+mod damage;
 mod echo;
+mod kubernetes;
+mod libcni;
 mod matrix;
 mod netns;
 mod node;
 mod plugin;
+mod portmap_suite;
 mod probe;
 mod reference;
 mod traffic;
+mod view;

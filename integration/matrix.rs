@@ -10,7 +10,7 @@ use std::thread;
 use crate::chain::{Main, Network, PortMapping};
 use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND, address};
 use crate::plugin::Plugin;
-use crate::probe::{Answer, Probe, SILENCE, Transport, source_towards};
+use crate::probe::{Answer, Probe, Transport, source_towards};
 
 /// How many questions are asked at a time.
 const ASKERS: usize = 8;
@@ -272,13 +272,13 @@ impl Stage {
         let to = SocketAddr::new(self.address(question.to, question.v6), question.port);
         let mut probe = Probe::new(question.transport, to);
         if expect == Expect::Silence {
-            probe.patience = SILENCE;
+            probe = probe.in_vain();
         }
         match question.from {
             Client => self.node.client_asks(&probe),
             Asker::Node => probe.ask(),
             NodeBound => {
-                probe.from = Some(self.sender(question));
+                probe.from = Some(SocketAddr::new(self.sender(question), 0));
                 probe.ask()
             }
             InPod(name) => self.pod(name).asks(&probe),

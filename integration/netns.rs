@@ -104,9 +104,9 @@ pub(crate) fn nft(script: &str) {
     assert!(ok, "nft -f failed on\n{script}\n{text}");
 }
 
-/// What `nft list ruleset` prints in the calling thread's namespace.
+/// What nft lists in the calling thread's namespace, without the counters.
 pub(crate) fn ruleset() -> String {
-    run(Command::new("nft").args(["list", "ruleset"]), "").1
+    run(Command::new("nft").args(["--stateless", "list", "ruleset"]), "").1
 }
 
 /// Runs a tool with `input`; says whether it succeeded and what it printed.

@@ -1,15 +1,15 @@
 //! A node with a client outside it, and its pods.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::chain::{Attachment, Network};
+use crate::chain::{Attachment, Network, PortMapping};
 use crate::echo::Echo;
 use crate::netns::{Netns, ip, ruleset, sysctl, without_dad};
 use crate::probe::{self, Answer, Probe};
+use crate::view::{STATE, tree};
 
 /// The node's first address, IPv4 and IPv6.
 pub(crate) const FIRST: [&str; 2] = ["192.0.2.1", "2001:db8:0:1::1"];
@@ -20,9 +20,6 @@ pub(crate) const CLIENT: [&str; 2] = ["192.0.2.100", "2001:db8:0:1::100"];
 
 /// The port on which every pod answers.
 pub(crate) const POD_PORT: u16 = 80;
-
-/// Where the plugin keeps its records.
-pub(crate) const STATE: &str = "/run/autoport";
 
 /// An address as the tests write it.
 pub(crate) fn address(text: &str) -> IpAddr {
@@ -98,6 +95,19 @@ impl Node {
         outcome.success();
     }
 
+    /// Makes a pod and attaches it, with `mappings`.
+    pub(crate) fn attached(
+        &self,
+        name: &str,
+        network: &Network,
+        mappings: impl IntoIterator<Item = PortMapping>,
+    ) -> (Pod, Attachment) {
+        let pod = self.pod(name);
+        let mut attachment = pod.in_network(network).mapping(mappings);
+        self.add(&mut attachment);
+        (pod, attachment)
+    }
+
     /// Keeps something for the case that the test fails.
     pub(crate) fn note(&self, text: String) {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).push(text);
@@ -119,24 +129,6 @@ impl Drop for Node {
             eprintln!("--- ruleset ---\n{}", ruleset());
         }
     }
-}
-
-/// A folder's files with their contents and links, in one text that can be compared.
-pub(crate) fn tree(folder: &Path) -> String {
-    let Ok(entries) = fs::read_dir(folder) else { return String::new() };
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    paths.iter().fold(String::new(), |text, path| {
-        let name = path.display();
-        if let Ok(target) = fs::read_link(path) {
-            format!("{text}{name} -> {}\n", target.display())
-        } else if path.is_dir() {
-            format!("{text}{name}/\n{}", tree(path))
-        } else {
-            let content = fs::read(path).unwrap_or_default();
-            format!("{text}{name}: {}\n", String::from_utf8_lossy(&content))
-        }
-    })
 }
 
 /// A workload: a network namespace and what answers in it.

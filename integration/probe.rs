@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 
 use crate::echo;
+use crate::node;
 
 /// How long an answer that should come may take on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
@@ -51,6 +52,21 @@ pub(crate) enum Answer {
     Odd(String),
 }
 
+impl Answer {
+    /// What a pod answers that saw `source`.
+    pub(crate) fn reached(by: &str, source: &str) -> Self {
+        Self::Reached { by: by.to_owned(), source: node::address(source) }
+    }
+
+    /// Who answered, if anybody did.
+    pub(crate) fn by(&self) -> Option<&str> {
+        match self {
+            Self::Reached { by, .. } => Some(by),
+            Self::Refused | Self::Silence | Self::Odd(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Answer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,8 +91,8 @@ pub(crate) fn source_towards(to: SocketAddr) -> IpAddr {
 pub(crate) struct Probe {
     pub(crate) transport: Transport,
     pub(crate) to: SocketAddr,
-    /// The source address, where the kernel should not choose it.
-    pub(crate) from: Option<IpAddr>,
+    /// The source, where the kernel should not choose it; its port may be 0.
+    pub(crate) from: Option<SocketAddr>,
     pub(crate) patience: Duration,
 }
 
@@ -84,6 +100,28 @@ impl Probe {
     /// A question that expects an answer.
     pub(crate) fn new(transport: Transport, to: impl Into<SocketAddr>) -> Self {
         Self { transport, to: to.into(), from: None, patience: PATIENCE }
+    }
+
+    /// The same over TCP, with the address as the tests write it.
+    pub(crate) fn tcp(address: &str, port: u16) -> Self {
+        Self::new(Transport::Tcp, (node::address(address), port))
+    }
+
+    /// The same over UDP.
+    pub(crate) fn udp(address: &str, port: u16) -> Self {
+        Self::new(Transport::Udp, (node::address(address), port))
+    }
+
+    /// Sends from this address, and from this port unless it is 0.
+    pub(crate) fn from(mut self, address: &str, port: u16) -> Self {
+        self.from = Some(SocketAddr::new(node::address(address), port));
+        self
+    }
+
+    /// Expects no answer.
+    pub(crate) fn in_vain(mut self) -> Self {
+        self.patience = SILENCE;
+        self
     }
 
     /// Asks, once.
@@ -111,7 +149,7 @@ impl Probe {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        SocketAddr::new(self.from.unwrap_or(any), 0)
+        self.from.unwrap_or(SocketAddr::new(any, 0))
     }
 
     fn ask_tcp(&self) -> io::Result<String> {

@@ -1,0 +1,91 @@
+//! What can be seen of the plugin on a node: its records, its index, its table.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::netns::{ruleset, run};
+
+/// Where the plugin keeps its records.
+pub(crate) const STATE: &str = "/run/autoport";
+
+/// The whole table as nft describes it, one object per part; empty where there is no table.
+pub(crate) fn table() -> Vec<Value> {
+    let list = ["-j", "list", "table", "inet", "autoport"];
+    let (ok, text) = run(Command::new("nft").args(list), "");
+    if !ok {
+        assert!(text.contains("No such file"), "nft cannot list the table: {text}");
+        return Vec::new();
+    }
+    let listing: Value = serde_json::from_str(&text).expect("nft -j prints JSON");
+    listing["nftables"].as_array().expect("nft -j prints a list").clone()
+}
+
+/// Every element of every map and set, each with the name of where it is.
+pub(crate) fn elements() -> Vec<String> {
+    let mut found = Vec::new();
+    for part in table() {
+        for set in [&part["map"], &part["set"]] {
+            for element in set["elem"].as_array().into_iter().flatten() {
+                found.push(format!("{}: {element}", set["name"].as_str().unwrap_or_default()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The file names of the records.
+pub(crate) fn records() -> Vec<String> {
+    let entries = fs::read_dir(Path::new(STATE).join("attachments"));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The entries of the index.
+pub(crate) fn index() -> Vec<String> {
+    let all = lines(&tree(&Path::new(STATE).join("ports")));
+    all.into_iter().filter(|line| line.contains(" -> ")).collect()
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Insists that no host port is held by anybody, on disk or in the kernel.
+pub(crate) fn assert_nothing_held() {
+    assert_eq!(records(), [""; 0], "records are left");
+    assert_eq!(index(), [""; 0], "index entries are left");
+    assert_eq!(elements(), [""; 0], "elements are left in the table");
+}
+
+/// Everything on disk and in the kernel that a command could have changed, in one text. The lock
+/// file is left out: who took it last is not state.
+pub(crate) fn snapshot() -> String {
+    let lock = format!("{STATE}/lock");
+    let store = lines(&tree(Path::new(STATE)));
+    let store: Vec<_> = store.into_iter().filter(|line| !line.starts_with(&lock)).collect();
+    format!("{}\n{}", store.join("\n"), ruleset())
+}
+
+/// A folder's files with their contents and links, in one text that can be compared.
+pub(crate) fn tree(folder: &Path) -> String {
+    let Ok(entries) = fs::read_dir(folder) else { return String::new() };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.iter().fold(String::new(), |text, path| {
+        let name = path.display();
+        if let Ok(target) = fs::read_link(path) {
+            format!("{text}{name} -> {}\n", target.display())
+        } else if path.is_dir() {
+            format!("{text}{name}/\n{}", tree(path))
+        } else {
+            let content = fs::read(path).unwrap_or_default();
+            format!("{text}{name}: {}\n", String::from_utf8_lossy(&content))
+        }
+    })
+}
