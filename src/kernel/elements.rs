@@ -81,9 +81,24 @@ fn put_element(messages: &mut Messages, element: &Element) {
             });
         }),
     }
-    let comment = element.comment.as_bytes();
+    messages.put(uapi::NFTA_SET_ELEM_USERDATA, &[&userdata(&element.comment)]);
+}
+
+/// A comment as nft(8) leaves it with an element.
+pub(super) fn userdata(comment: &str) -> Vec<u8> {
     let header = [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, (comment.len() + 1) as u8];
-    messages.put(uapi::NFTA_SET_ELEM_USERDATA, &[&header, comment, &[0]]);
+    [&header, comment.as_bytes(), &[0]].concat()
+}
+
+/// The element in an answer.
+pub(super) fn element_of(answer: Attributes<'_>) -> Option<Attributes<'_>> {
+    answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS)?.nested(uapi::NFTA_LIST_ELEM)
+}
+
+/// Reads the user data of the element in an answer; empty when it has none.
+pub(super) fn read_userdata(answer: Attributes<'_>) -> Vec<u8> {
+    let userdata = element_of(answer).and_then(|element| element.get(uapi::NFTA_SET_ELEM_USERDATA));
+    userdata.unwrap_or_default().to_vec()
 }
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
@@ -140,7 +155,7 @@ pub(super) fn question(messages: &mut Messages, place: &(Set, Key), number: u32)
 
 /// Reads where the element in an answer leads; `None` when it is not of the shape we write.
 pub(super) fn read_data(set: Set, answer: Attributes<'_>) -> Option<Data> {
-    let element = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS)?.nested(uapi::NFTA_LIST_ELEM)?;
+    let element = element_of(answer)?;
     let data = || element.nested(uapi::NFTA_SET_ELEM_DATA);
     match set.data() {
         DataKind::None => Some(Data::None),

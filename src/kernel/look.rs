@@ -56,6 +56,8 @@ pub struct Look {
     /// The elements that were asked for and are there, with where they lead; `None` where it is
     /// nothing that we write.
     pub elements: BTreeMap<(Set, Key), Option<Data>>,
+    /// The user data of these elements, which holds their comment.
+    pub(super) userdata: BTreeMap<(Set, Key), Vec<u8>>,
     /// The rules by chain, as the kernel encodes them.
     rules: BTreeMap<String, Vec<Vec<u8>>>,
 }
@@ -144,13 +146,13 @@ impl Nft {
     pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
         let generation = generation(&mut self.socket)?;
         let table = table(&mut self.socket)?;
-        let mut look =
-            Look { generation, table, elements: BTreeMap::new(), rules: BTreeMap::new() };
+        let (elements, userdata, rules) = Default::default();
+        let mut look = Look { generation, table, elements, userdata, rules };
         if look.table == Table::Absent {
             return Ok(look);
         }
         for volley in places.chunks(PER_VOLLEY) {
-            self.look_at(volley, &mut look.elements)?;
+            self.look_at(volley, &mut look)?;
         }
         look.rules = self.list(uapi::NFT_MSG_GETRULE, |attributes| {
             (attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE)
@@ -159,11 +161,7 @@ impl Nft {
         Ok(look)
     }
 
-    fn look_at(
-        &mut self,
-        places: &[(Set, Key)],
-        found: &mut BTreeMap<(Set, Key), Option<Data>>,
-    ) -> Result<(), Error> {
+    fn look_at(&mut self, places: &[(Set, Key)], look: &mut Look) -> Result<(), Error> {
         let mut questions = Messages::default();
         for (place, number) in places.iter().zip(0..) {
             elements::question(&mut questions, place, number);
@@ -173,7 +171,8 @@ impl Nft {
             let Some(place) = places.get(answer.number as usize) else { return };
             match answer.body {
                 Body::Object(attributes) => {
-                    found.insert(*place, elements::read_data(place.0, attributes));
+                    look.elements.insert(*place, elements::read_data(place.0, attributes));
+                    look.userdata.insert(*place, elements::read_userdata(attributes));
                 }
                 Body::Refused(ENOENT) | Body::Done => {}
                 Body::Refused(errno) => refused = Some(errno),

@@ -247,9 +247,13 @@ impl Nft {
     fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
         let mut deleted = Vec::new();
         for place in &change.released {
-            let seen = look.elements.get(place);
-            let stays = change.wanted.get(place).map(|wanted| Some(&wanted.data));
-            if seen.is_some() && seen.map(Option::as_ref) != stays {
+            let Some(seen) = look.elements.get(place) else { continue };
+            let stays = change.wanted.get(place).is_some_and(|wanted| {
+                seen.as_ref() == Some(&wanted.data)
+                    // The same chain or target for somebody else has another name to show.
+                    && look.userdata.get(place) == Some(&elements::userdata(&wanted.comment))
+            });
+            if !stays {
                 deleted.push(*place);
             }
         }
