@@ -8,17 +8,26 @@
 //! Every test makes a [`node::Node`]: its thread moves into a network and a mount namespace that
 //! nobody else sees, and what it leaves behind disappears with it.
 
+mod bare;
 mod chain;
+mod conflict;
+mod contract;
 mod damage;
 mod echo;
+mod gc;
 mod kubernetes;
 mod libcni;
+mod lifecycle;
 mod matrix;
 mod netns;
 mod node;
+mod oracle;
 mod plugin;
 mod portmap_suite;
 mod probe;
+mod race;
+mod records;
+mod recovery;
 mod reference;
 mod traffic;
 mod view;
