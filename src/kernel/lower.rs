@@ -178,7 +178,7 @@ impl Lowering {
         };
         // As nft does it, so that CHECK knows a table that was saved and loaded again by nft: of a
         // prefix that ends with a byte only those bytes are compared.
-        if network.prefix() % 8 == 0 {
+        if network.prefix().is_multiple_of(8) {
             mask.truncate(usize::from(network.prefix() / 8));
             address.truncate(mask.len());
         }
