@@ -283,8 +283,7 @@ fn ten_thousand_mappings_work() {
     assert_eq!((view::index().len(), view::elements().len()), (2, 4));
     // An unoptimised build on a machine that runs the other tests beside.
     let all = [added, checked, again, deleted];
-    assert!(all.iter().all(|one| *one < Duration::from_secs(20)), "{all:?}");
-    eprintln!("{all:?}");
+    assert!(all.iter().all(|one| *one < Duration::from_secs(10)), "{all:?}");
 }
 
 #[test]

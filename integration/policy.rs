@@ -47,7 +47,10 @@ fn source_ranges_say_who_may_connect() {
     let (node, pod, _attachment) = scene("sourceRanges", json!(ranges));
     let others = ["192.0.2.101", "2001:db8:0:1::101"];
     node.client.run(|| {
-        ip(&format!("addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad", others[0], others[1]));
+        ip(&format!(
+            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad",
+            others[0], others[1]
+        ));
     });
     for family in [0, 1] {
         assert_eq!(both(&node, FIRST[family], PORT, CLIENT[family]), by(CLIENT[family]));
@@ -149,7 +152,8 @@ fn counters_count_connections() {
         let map = maps.into_iter().find(|map| map["name"] == set).expect(set);
         let elements = map["elem"].as_array().expect("elements").clone();
         let element = elements.iter().find(|element| &element[0]["elem"]["val"]["concat"] == key);
-        element.unwrap_or_else(|| panic!("no {key} in {map}"))[0]["elem"]["counter"]["packets"].clone()
+        element.unwrap_or_else(|| panic!("no {key} in {map}"))[0]["elem"]["counter"]["packets"]
+            .clone()
     };
     assert_eq!(counted("counted_ports4", &json!(["tcp", PORT])), 3);
     assert_eq!(counted("counted_ports6", &json!(["tcp", PORT])), 0);
@@ -233,7 +237,10 @@ fn loopback_is_guarded_against_outsiders() {
     assert!(!source(), "a packet from 127.0.0.77 came in");
     // The test would see an open door.
     nft("flush chain inet autoport guard");
-    assert_eq!(destination().map(|answer| answer.by().map(str::to_owned)), [const { None }; 2].map(|_: Option<()>| Some("private".to_owned())));
+    assert_eq!(
+        destination().map(|answer| answer.by().map(str::to_owned)),
+        [const { None }; 2].map(|_: Option<()>| Some("private".to_owned()))
+    );
     assert!(source(), "nothing but the guard kept it out");
     let _ = Duration::ZERO;
 }

@@ -97,7 +97,10 @@ fn flows_that_are_not_the_mappings_are_not_cut() {
     // To an address of this node that the mapping is not about, and to another port.
     let _process = Echo::start("process", &node.here, &[(address(SECOND[0]), PORT).into()]);
     assert_eq!(node.client_asks(&probe(SECOND[0])).by(), Some("process"));
-    assert_eq!(node.client_asks(&Probe::udp(FIRST[0], 9999).from(CLIENT[0], 40000)).by(), Some("keeper"));
+    assert_eq!(
+        node.client_asks(&Probe::udp(FIRST[0], 9999).from(CLIENT[0], 40000)).by(),
+        Some("keeper")
+    );
     assert_eq!(node.client_asks(&probe(FIRST[0])), Answer::Refused);
     let left = || {
         let pods = pods.iter().map(|to| flows(to, PORT).len());
