@@ -109,6 +109,11 @@ pub(crate) fn ruleset() -> String {
     run(Command::new("nft").args(["--stateless", "list", "ruleset"]), "").1
 }
 
+/// The same with the counters.
+pub(crate) fn full_ruleset() -> String {
+    run(Command::new("nft").args(["list", "ruleset"]), "").1
+}
+
 /// Runs a tool with `input`; says whether it succeeded and what it printed.
 pub(crate) fn run(command: &mut Command, input: &str) -> (bool, String) {
     let mut child = command

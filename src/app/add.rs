@@ -75,7 +75,7 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
 /// Everyone who holds a wanted port and gives way.
 ///
 /// # Errors
-/// [`Error::Taken`], [`Error::HeldUnreadable`] for the first who does not.
+/// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
     let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
