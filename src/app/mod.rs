@@ -14,7 +14,7 @@ use crate::kernel::{self, Nft, Stale};
 use crate::model::Mapping;
 use crate::store::Store;
 
-pub use everything::repair;
+pub use everything::{Ownership, repair};
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {

@@ -86,7 +86,7 @@ pub enum Error {
     #[error(
         "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
          two state directories are in use on one node; give the plugin and the command line the \
-         same stateDir, or delete the table with `nft delete table inet autoport`"
+         same stateDir, or run `autoport repair --adopt` if the other is no more"
     )]
     OtherInstance {
         /// In the table's comment.
@@ -266,6 +266,17 @@ impl Nft {
         self.attempt(&[], |look| {
             look.permit(&identity)?;
             Ok(Some((rebuild(everything, look), ())))
+        })
+    }
+
+    /// Does the same even if the table belongs to another store.
+    ///
+    /// # Errors
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        self.attempt(&[], |look| match look.permit(&everything.identity) {
+            Err(Error::OtherInstance { .. }) | Ok(()) => Ok(Some((rebuild(everything, look), ()))),
+            Err(error) => Err(error),
         })
     }
 
