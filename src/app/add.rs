@@ -135,7 +135,7 @@ impl<'a> Transfer<'a> {
         for record in superseded.iter().chain(&before) {
             // What somebody else has taken over since is not theirs to give.
             let owned = locked.owned(record)?;
-            released.extend(elements_of(record, &owned).map(|element| element.place()));
+            released.extend(super::places(locked, record, &owned)?);
         }
         Ok(Self { locked, before, superseded, wanted, released })
     }
