@@ -56,8 +56,9 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
     }
     let superseded = superseded(&locked, &wanted, log)?;
     let transfer = Transfer::new(&locked, before, superseded, wanted)?;
-    transfer.record()?;
+    // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
+    transfer.record()?;
     match transfer.apply(&mut nft, log) {
         Ok(()) => transfer.settle()?,
         Err(error) => {
