@@ -227,6 +227,24 @@ fn an_unreadable_record_holds_its_ports_until_its_del() {
     }
 }
 
+/// With host prefixes the pods' own addresses are keys of the table. A DEL that never came leaves
+/// one, until the address and the port are given out again, for another address of the node.
+#[test]
+fn an_address_that_is_given_out_again_is_the_new_pods() {
+    let node = Node::new();
+    let lone = |id: &str, host: &str| {
+        let mut pod = wanting(&node, id, 5, tcp(8080).on(host));
+        pod.result = Some(bare::result("1.1.0", &["10.3.0.5/32".to_owned()]));
+        pod
+    };
+    let (old, new) = (lone("holder", FIRST[0]), lone("new", SECOND[0]));
+    add(&node, &old);
+    add(&node, &new);
+    new.check().success();
+    run(&old, "DEL").success();
+    new.check().success();
+}
+
 /// The name of a pod is whatever the API server took; a message and a listing stay one line each.
 #[test]
 fn names_cannot_break_out_of_a_message_or_a_comment() {

@@ -205,19 +205,14 @@ fn a_table_that_nft_saved_and_restored_is_ours() {
     });
 }
 
-#[test]
-fn check_names_every_kind_of_damage() {
-    const TABLE: &str = "inet autoport";
-    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
-    let own = map(record("own", gated, &["10.1.0.5/24"]), Protocol::Tcp, "*", 8001);
-    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
-    let own = &own;
-    let chain = |prefix: &str| {
-        let all = ruleset(&[own]).networks;
-        all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
-    };
-    let (net, from) = (chain("net_"), chain("from_"));
-    let damages: Vec<(&str, String, &str)> = vec![
+const TABLE: &str = "inet autoport";
+
+/// What is done, as nft says it, and what CHECK must name.
+type Damage<'a> = (&'a str, String, &'a str);
+
+/// To the elements and chains of a network whose chains are `net` and `from`.
+fn damage_to_the_networks<'a>(net: &'a str, from: &'a str) -> Vec<Damage<'a>> {
+    vec![
         (
             "element missing",
             format!("delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}"),
@@ -247,6 +242,12 @@ fn check_names_every_kind_of_damage() {
             format!("flush chain {TABLE} output\ndelete chain {TABLE} output"),
             "output",
         ),
+    ]
+}
+
+/// To what every table has.
+fn damage_to_the_rest() -> Vec<Damage<'static>> {
+    vec![
         ("guard gone", format!("flush chain {TABLE} guard\ndelete chain {TABLE} guard"), "guard"),
         (
             "guard elsewhere",
@@ -290,7 +291,21 @@ fn check_names_every_kind_of_damage() {
             "output",
         ),
         ("table gone", format!("delete table {TABLE}"), "missing"),
-    ];
+    ]
+}
+
+#[test]
+fn check_names_every_kind_of_damage() {
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let own = map(record("own", gated, &["10.1.0.5/24"]), Protocol::Tcp, "*", 8001);
+    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
+    let own = &own;
+    let chain = |prefix: &str| {
+        let all = ruleset(&[own]).networks;
+        all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
+    };
+    let (net, from) = (chain("net_"), chain("from_"));
+    let damages = [damage_to_the_networks(&net, &from), damage_to_the_rest()].concat();
     for (what, damage, named) in damages {
         elsewhere(|| {
             rebuild(&ruleset(&[own, &lone]));

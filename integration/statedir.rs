@@ -174,3 +174,29 @@ fn links_and_devices_inside_are_not_followed() {
         run(&web, "ADD").failure(5);
     }
 }
+
+/// The node's own file wins over the network's, for every command alike; where it is broken, ADD
+/// says so and DEL goes on with what the network says.
+#[test]
+fn the_nodes_own_file_moves_the_state_directory() {
+    const NODE_FILE: &str = "/etc/cni/autoport.json";
+    let node = Node::new();
+    let web = holding(&node, "/run/of-the-network");
+    fs::write(NODE_FILE, "{\"stateDir\": \"/run/of-the-node\"}").expect("/etc/cni is ours");
+    add(&node, &web);
+    web.check().success();
+    assert!(Path::new("/run/of-the-node/instance").exists());
+    assert!(!Path::new("/run/of-the-network").exists());
+    let before = (tree(Path::new("/run/of-the-node")), ruleset());
+    for (text, code) in [("{", 6), ("{\"stateDir\": 5}", 6), ("{\"lockTimeuot\": 1}", 2)] {
+        fs::write(NODE_FILE, text).expect("/etc/cni is ours");
+        let outcome = run(&web, "ADD");
+        outcome.failure(code);
+        assert!(outcome.message().contains(NODE_FILE), "{outcome}");
+        run(&web, "DEL").success();
+        assert_eq!((tree(Path::new("/run/of-the-node")), ruleset()), before, "{text}");
+    }
+    fs::write(NODE_FILE, "{\"stateDir\": \"/run/of-the-node\"}").expect("/etc/cni is ours");
+    run(&web, "DEL").success();
+    assert!(!Path::new("/run/of-the-node/attachments/blue:web:eth0.json").exists());
+}

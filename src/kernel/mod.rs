@@ -331,6 +331,9 @@ impl Nft {
             match look.elements.get(place) {
                 None => added.push(wanted),
                 Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
+                // A hairpin may serve an address that is given out again: it leads nowhere, so
+                // nothing is overwritten.
+                Some(Seen { data: Some(Data::None), .. }) => {}
                 Some(_) if change.released.contains(place) => {}
                 Some(seen) => return Err(unrecorded(wanted, seen)),
             }
