@@ -10,17 +10,31 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+mod bare;
 mod chain;
+mod conflict;
+mod contract;
 mod damage;
 mod echo;
+mod gc;
+mod hostile;
 mod kubernetes;
 mod libcni;
+mod lifecycle;
 mod matrix;
 mod netns;
 mod node;
+mod oracle;
 mod plugin;
+mod policy;
 mod portmap_suite;
 mod probe;
+mod race;
+mod records;
+mod recovery;
 mod reference;
+mod statedir;
+mod trace;
 mod traffic;
+mod udp;
 mod view;

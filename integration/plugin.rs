@@ -74,6 +74,8 @@ pub(crate) struct Call {
     executable: PathBuf,
     environment: Vec<(String, String)>,
     stdin: Option<Vec<u8>>,
+    /// A program that runs the executable, with its first arguments.
+    wrapper: Vec<String>,
 }
 
 impl Call {
@@ -83,6 +85,7 @@ impl Call {
             executable: executable.into(),
             environment: vec![("PATH".to_owned(), PATH.to_owned())],
             stdin: Some(Vec::new()),
+            wrapper: Vec::new(),
         };
         bare.env("CNI_COMMAND", command).env("CNI_PATH", DEBIAN)
     }
@@ -109,19 +112,21 @@ impl Call {
     /// Has the plugin find its standard input closed.
     pub(crate) fn closed_stdin(mut self) -> Self {
         self.stdin = None;
+        // The shell can close a descriptor before the plugin starts; std can only redirect it.
+        self.under(&["/bin/sh", "-c", "exec \"$0\" <&-"])
+    }
+
+    /// Has another program run the plugin: `words`, then the executable.
+    pub(crate) fn under(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
     /// Runs it in the calling thread's namespaces.
     pub(crate) fn run(&self) -> Outcome {
-        // The shell can close a descriptor before the plugin starts; std can only redirect it.
-        let mut command = if self.stdin.is_some() {
-            Command::new(&self.executable)
-        } else {
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", "exec \"$0\" <&-"]).arg(&self.executable);
-            shell
-        };
+        let mut words = self.wrapper.iter().map(Path::new).chain([&*self.executable]);
+        let mut command = Command::new(words.next().expect("there is the executable"));
+        command.args(words);
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command

@@ -54,7 +54,10 @@ pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
     if recorded.policy != wanted.policy {
         return Some("the network's configuration changed since ADD".to_owned());
     }
-    let found = |host| recorded.mappings.iter().find(|mapping| mapping.host == host);
+    let found = |host| {
+        let place = recorded.mappings.binary_search_by(|mapping| mapping.host.cmp(&host)).ok()?;
+        recorded.mappings.get(place)
+    };
     wanted.mappings.iter().find_map(|mapping| match found(mapping.host) {
         None => Some(format!("host port {} is not recorded for it", mapping.host)),
         Some(recorded) if recorded.target != mapping.target => {

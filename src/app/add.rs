@@ -57,8 +57,9 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
     }
     let superseded = superseded(&locked, &wanted, log)?;
     let transfer = Transfer::new(&locked, before, superseded, wanted)?;
-    transfer.record()?;
+    // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
+    transfer.record()?;
     match transfer.apply(&mut nft, log) {
         Ok(()) => transfer.settle()?,
         Err(error) => {
@@ -76,7 +77,7 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
 /// Everyone who holds a wanted port and gives way.
 ///
 /// # Errors
-/// [`Error::Taken`], [`Error::HeldUnreadable`] for the first who does not.
+/// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
     let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
@@ -134,7 +135,7 @@ impl<'a> Transfer<'a> {
         for record in superseded.iter().chain(&before) {
             // What somebody else has taken over since is not theirs to give.
             let owned = locked.owned(record)?;
-            released.extend(elements_of(record, &owned).map(|element| element.place()));
+            released.extend(super::places(locked, record, &owned)?);
         }
         Ok(Self { locked, before, superseded, wanted, released })
     }

@@ -39,7 +39,8 @@ fn difference(
         return Ok(Some(difference));
     }
     let owned = shared.owned(&record)?;
-    if let Some(lost) = record.mappings.iter().find(|mapping| !owned.contains(mapping)) {
+    if let Some(lost) = record.mappings.iter().find(|mapping| owned.binary_search(mapping).is_err())
+    {
         return Ok(Some(format!("host port {} has been taken over", lost.host)));
     }
     let expected = Ruleset::new(Identity::current(&shared.instance().id), [&record]);

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Nft, Stale};
 use crate::model::{Attachment, Record};
 use crate::netns;
-use crate::ruleset::{elements_of, places_of};
+use crate::ruleset::places_of;
 use crate::store::{self, Key, Locked, Store};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
@@ -58,8 +58,7 @@ pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
 /// Takes a record's elements out of the kernel, then the record out of the store.
 fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), Error> {
     let owned = locked.owned(record)?;
-    let places = elements_of(record, &owned).map(|element| element.place());
-    let change = Change { released: places.collect(), ..Change::default() };
+    let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
         withdraw(locked, &mut nft, &change, &record.owner.attachment, log)?;

@@ -5,16 +5,18 @@ mod check;
 mod del;
 mod everything;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
 use crate::kernel::{self, Nft, Stale};
-use crate::model::Mapping;
-use crate::store::Store;
+use crate::model::{Family, HostPort, Mapping, Record};
+use crate::ruleset::{Key, Set, SetKind, elements_of};
+use crate::store::{Shared, Store};
 
-pub use everything::repair;
+pub use everything::{Ownership, repair};
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -114,6 +116,34 @@ fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn
     if let Err(error) = nft.forget_flows(mappings, stale) {
         note_error(log, "old UDP flows may keep going where they went", &error.into());
     }
+}
+
+/// The places of the elements of `mappings`, a part of `record`'s, that are its own to give back.
+///
+/// A pod that shares its subnet with nobody is known by its address. Where a DEL never came, the
+/// address may have been given out again, and one hairpin element serves both records.
+fn places(
+    shared: &Shared,
+    record: &Record,
+    mappings: &[Mapping],
+) -> Result<BTreeSet<(Set, Key)>, Error> {
+    let mut places = BTreeSet::new();
+    for element in elements_of(record, mappings) {
+        // A wildcard is alone on its port.
+        if element.set.kind == SetKind::Hairpins && !element.host.is_wildcard() {
+            let address = Family::of(&element.host.address).wildcard();
+            let holders = shared.holders(&[HostPort { address, ..element.host }])?;
+            let others = holders.iter().filter_map(|holder| holder.record.as_ref().ok());
+            let mut others =
+                others.filter(|other| other.owner.attachment != record.owner.attachment);
+            let place = element.place();
+            if others.any(|one| elements_of(one, &one.mappings).any(|its| its.place() == place)) {
+                continue;
+            }
+        }
+        places.insert(element.place());
+    }
+    Ok(places)
 }
 
 /// Writes a line to the log. A log that cannot be written to must not fail a command.

@@ -37,8 +37,17 @@ mod uapi {
 pub struct Seen {
     /// Where it leads; `None` when it is not of the shape we write.
     pub data: Option<Data>,
+    /// Whose it is, as a listing shows it; empty when it says nothing.
+    pub comment: String,
     /// Whether it is about to go by itself.
     pub expiring: bool,
+}
+
+impl Seen {
+    /// Whether it is `wanted`, to the name that a listing shows.
+    pub(super) fn is(&self, wanted: &Element) -> bool {
+        self.data.as_ref() == Some(&wanted.data) && self.comment == wanted.comment
+    }
 }
 
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
@@ -180,8 +189,20 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
     let element = list.nested(uapi::NFTA_LIST_ELEM).unwrap_or_default();
     Seen {
         data: read_data(set, element),
+        comment: read_comment(element).unwrap_or_default().to_owned(),
         expiring: element.get(uapi::NFTA_SET_ELEM_TIMEOUT).is_some(),
     }
+}
+
+/// User data is a run of `type, length, value` with one byte each for the first two (libnftnl
+/// `udata.c`); we write one of them.
+fn read_comment(element: Attributes<'_>) -> Option<&str> {
+    let [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, _, comment @ .., 0] =
+        element.get(uapi::NFTA_SET_ELEM_USERDATA)?
+    else {
+        return None;
+    };
+    std::str::from_utf8(comment).ok()
 }
 
 fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {

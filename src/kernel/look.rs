@@ -278,17 +278,18 @@ fn check_chain(
     }
     let none = Vec::new();
     let rules = look.rules.get(name).unwrap_or(&none);
-    // Other networks' mark bits have jumps in here too.
+    // Other networks' mark bits have jumps in here too, one per masquerading chain.
     if name == POSTROUTING {
-        let present = |rule| {
+        let absent = chain.rules.iter().find(|rule| {
             let expected = encoder.rule(chain, rule);
-            rules.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
-        };
-        let mut wanted = chain.rules.iter();
-        let mut present = present;
-        return wanted
-            .find(|rule| !present(rule))
-            .map(|rule| format!("rule \"{rule}\" of chain {name} is missing"));
+            !rules.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
+        });
+        if let Some(rule) = absent {
+            return Some(format!("rule \"{rule}\" of chain {name} is missing"));
+        }
+        let jumps = chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count();
+        return (rules.len() != jumps)
+            .then(|| format!("chain {name} has {} rules instead of {jumps}", rules.len()));
     }
     if rules.len() != chain.rules.len() {
         let (found, expected) = (rules.len(), chain.rules.len());

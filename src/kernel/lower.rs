@@ -158,25 +158,31 @@ impl Lowering {
         }
     }
 
-    /// Loads an address from the packet into the first register.
-    fn address(&mut self, side: Side, family: Family) {
+    /// Loads the first bytes of an address from the packet into the first register.
+    fn address(&mut self, side: Side, family: Family, bytes: u32) {
         let offset = match (family, side) {
             (Family::V4, Side::Source) => 12,
             (Family::V4, Side::Destination) => 16,
             (Family::V6, Side::Source) => 8,
             (Family::V6, Side::Destination) => 24,
         };
-        self.payload(uapi::NFT_PAYLOAD_NETWORK_HEADER, offset, 4 * address_words(family), 0);
+        self.payload(uapi::NFT_PAYLOAD_NETWORK_HEADER, offset, bytes, 0);
     }
 
     fn within(&mut self, side: Side, network: &IpNetwork) {
         let family = Family::of(&network.ip());
         self.family(family);
-        self.address(side, family);
-        let (address, mask) = match network {
+        let (mut address, mut mask) = match network {
             IpNetwork::V4(v4) => (v4.network().octets().to_vec(), v4.mask().octets().to_vec()),
             IpNetwork::V6(v6) => (v6.network().octets().to_vec(), v6.mask().octets().to_vec()),
         };
+        // As nft does it, so that CHECK knows a table that was saved and loaded again by nft: of a
+        // prefix that ends with a byte only those bytes are compared.
+        if network.prefix().is_multiple_of(8) {
+            mask.truncate(usize::from(network.prefix() / 8));
+            address.truncate(mask.len());
+        }
+        self.address(side, family, mask.len() as u32);
         if mask.iter().any(|byte| *byte != u8::MAX) {
             self.bitwise(&mask, &vec![0; mask.len()]);
         }
@@ -188,8 +194,8 @@ impl Lowering {
         self.family(set.family);
         let mut words = 0;
         if let Some(side) = set.key_address() {
-            self.address(side, set.family);
             words = address_words(set.family);
+            self.address(side, set.family, 4 * words);
         }
         self.meta(uapi::NFT_META_L4PROTO, words);
         // Destination port: bytes 2 and 3 of the TCP, UDP and SCTP headers alike.

@@ -86,7 +86,7 @@ pub enum Error {
     #[error(
         "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
          two state directories are in use on one node; give the plugin and the command line the \
-         same stateDir, or delete the table with `nft delete table inet autoport`"
+         same stateDir, or run `autoport repair --adopt` if the other is no more"
     )]
     OtherInstance {
         /// In the table's comment.
@@ -269,6 +269,17 @@ impl Nft {
         })
     }
 
+    /// Does the same even if the table belongs to another store.
+    ///
+    /// # Errors
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        self.attempt(&[], |look| match look.permit(&everything.identity) {
+            Err(Error::OtherInstance { .. }) | Ok(()) => Ok(Some((rebuild(everything, look), ()))),
+            Err(error) => Err(error),
+        })
+    }
+
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
     /// reason to believe that another look would help. Where `propose` makes nothing of it yet, it
     /// is asked again after a while.
@@ -309,7 +320,7 @@ impl Nft {
         for place in &change.released {
             let Some(seen) = look.elements.get(place) else { continue };
             match (change.wanted.get(place), &seen.data) {
-                (Some(wanted), Some(data)) if wanted.data == *data => {}
+                (Some(wanted), _) if seen.is(wanted) => {}
                 (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
                 (None, Some(_)) => {}
                 (Some(_), _) | (None, None) => deleted.push(*place),
@@ -320,6 +331,9 @@ impl Nft {
             match look.elements.get(place) {
                 None => added.push(wanted),
                 Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
+                // A hairpin may serve an address that is given out again: it leads nowhere, so
+                // nothing is overwritten.
+                Some(Seen { data: Some(Data::None), .. }) => {}
                 Some(_) if change.released.contains(place) => {}
                 Some(seen) => return Err(unrecorded(wanted, seen)),
             }

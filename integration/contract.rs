@@ -1,0 +1,319 @@
+//! What `kernel::Nft` promises: a difference comes to the same as building everything again, and
+//! `check` names what is not as it was left.
+
+use std::collections::BTreeSet;
+
+use autoport::kernel::{Applied, Change, Error, Nft};
+use autoport::model::{Policy, Protocol, Record};
+use autoport::ruleset::{Identity, Ruleset};
+
+use crate::netns::{full_ruleset, nft};
+use crate::oracle::{elsewhere, rebuild};
+use crate::records::{INSTANCE, change, map, networks, pod, policy, record, ruleset};
+
+fn open() -> Nft {
+    Nft::open(INSTANCE).expect("netlink works")
+}
+
+/// Applies `change`; gives what was done.
+fn apply(change: &Change, everything: &Ruleset) -> Result<Applied, Error> {
+    open().apply(change, || Ok::<_, Error>(everything.clone()))
+}
+
+/// The elements of a listing are in the order of a hash table, and chains in the order of their
+/// making, so lines are compared as a set. Rules keep their chain's name beside them.
+fn parts(listing: &str) -> BTreeSet<String> {
+    let mut block = String::new();
+    let mut parts = BTreeSet::new();
+    for line in listing.lines() {
+        let text = line.trim();
+        if text.ends_with('{') && !text.starts_with("elements") {
+            text.clone_into(&mut block);
+        }
+        let elements = text.trim_start_matches("elements = {").trim_end_matches('}');
+        for part in elements.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            parts.insert(format!("{block} {part}"));
+        }
+    }
+    parts
+}
+
+/// Insists that going from `before` to `after` by a difference gives what building `after` gives.
+///
+/// Chains stay when the last pod of a network goes, so `after` is listed with what `kept` needs.
+fn same_as_rebuild(before: &[&Record], released: &[&Record], wanted: &[&Record], kept: &[&Record]) {
+    let mut after: Vec<&Record> = before.to_vec();
+    after.retain(|record| released.iter().all(|gone| !std::ptr::eq(*gone, *record)));
+    after.extend(wanted);
+    let by_difference = elsewhere(|| {
+        rebuild(&ruleset(before));
+        let applied = apply(&change(released, wanted), &ruleset(&after));
+        assert_eq!(applied.expect("the kernel accepts it"), Applied::Changed);
+        full_ruleset()
+    });
+    let by_rebuild = elsewhere(|| {
+        let mut with_chains = ruleset(&[&after[..], kept].concat());
+        with_chains.elements = ruleset(&after).elements;
+        // Nothing is built for nobody, so somebody has to be there before.
+        rebuild(&ruleset(before));
+        rebuild(&with_chains);
+        full_ruleset()
+    });
+    let (by_difference, by_rebuild) = (parts(&by_difference), parts(&by_rebuild));
+    let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        these.difference(those).cloned().collect::<Vec<_>>()
+    };
+    let (more, less) = (only(&by_difference, &by_rebuild), only(&by_rebuild, &by_difference));
+    assert!(more.is_empty() && less.is_empty(), "too much: {more:?}, too little: {less:?}");
+}
+
+#[test]
+fn a_difference_comes_to_the_same_as_a_rebuild() {
+    let (one, two) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8002, 8003]));
+    let successor = pod("three", "10.1.0.7/24", &[8002, 8003]);
+    let green = Policy { mark_bit: 14, counters: true, ..policy() };
+    let green = map(record("green", green, &["10.2.0.5/24"]), Protocol::Udp, "192.0.2.1", 8001);
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let gated = map(record("gated", gated, &["10.1.0.9/24"]), Protocol::Sctp, "*", 8001);
+    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "192.0.2.1", 9000);
+    same_as_rebuild(&[&one], &[], &[&two], &[]);
+    same_as_rebuild(&[&one, &two], &[&two], &[&successor], &[]);
+    same_as_rebuild(&[&one, &two], &[&two], &[], &[]);
+    same_as_rebuild(&[&one], &[&one], &[], &[&one]);
+    same_as_rebuild(&[&one], &[], &[&green], &[]);
+    same_as_rebuild(&[&one], &[], &[&gated], &[]);
+    same_as_rebuild(&[&one], &[], &[&lone], &[]);
+    same_as_rebuild(&[&one, &green, &lone], &[&green, &lone], &[&gated], &[&green, &lone]);
+}
+
+#[test]
+fn many_elements_come_and_go_as_a_difference() {
+    let ports: Vec<u16> = (10_000..12_500).collect();
+    let (one, many) = (pod("one", "10.1.0.5/24", &[8001]), pod("many", "10.1.0.6/24", &ports));
+    let moved = pod("moved", "10.1.0.7/24", &ports);
+    same_as_rebuild(&[&one], &[], &[&many], &[]);
+    same_as_rebuild(&[&one, &many], &[&many], &[&moved], &[]);
+    same_as_rebuild(&[&one, &many], &[&many], &[], &[]);
+}
+
+/// ADD asked again, and the next pod of a network that is known, change no chain.
+#[test]
+fn applying_again_changes_nothing() {
+    elsewhere(|| {
+        let one = pod("one", "10.1.0.5/24", &[8001, 8002]);
+        rebuild(&ruleset(&[&one]));
+        let before = full_ruleset();
+        for _ in 0..2 {
+            let applied = apply(&change(&[&one], &[&one]), &ruleset(&[&one]));
+            assert_eq!(applied.expect("nothing is to be done"), Applied::Changed);
+            assert_eq!(full_ruleset(), before);
+        }
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release");
+        let after = full_ruleset();
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release of what is gone");
+        assert_eq!(full_ruleset(), after);
+    });
+}
+
+#[test]
+fn an_element_that_nobody_released_is_not_overwritten() {
+    elsewhere(|| {
+        let (one, other) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8001]));
+        rebuild(&ruleset(&[&one]));
+        let before = full_ruleset();
+        let refused = apply(&change(&[], &[&other]), &ruleset(&[&other]));
+        assert!(matches!(refused, Err(Error::Unrecorded { .. })), "{refused:?}");
+        assert_eq!(full_ruleset(), before);
+    });
+}
+
+#[test]
+fn what_others_have_is_untouched() {
+    let theirs = "table inet theirs {\n\tchain c {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+                  \t\ttcp dport 8001 dnat ip to 10.9.9.9\n\t}\n}\n\
+                  table ip autoport {\n\tset s {\n\t\ttype ipv4_addr\n\t\telements = { 10.1.2.3 }\n\t}\n}\n";
+    elsewhere(|| {
+        nft(theirs);
+        let before = full_ruleset();
+        let one = pod("one", "10.1.0.5/24", &[8001]);
+        rebuild(&ruleset(&[&one]));
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release");
+        rebuild(&ruleset(&[&one]));
+        nft("delete table inet autoport");
+        assert_eq!(full_ruleset(), before);
+    });
+}
+
+#[test]
+fn a_table_that_must_not_be_touched_is_not() {
+    let one = pod("one", "10.1.0.5/24", &[8001]);
+    let later = "autoport layout 2 instance 00112233445566778899aabbccddeeff";
+    for comment in [later, "autoport layout 1 instance ffffffffffffffffffffffffffffffff"] {
+        elsewhere(|| {
+            nft(&format!("table inet autoport {{\n\tcomment \"{comment}\"\n}}\n"));
+            let before = full_ruleset();
+            let everything = ruleset(&[&one]);
+            let applied = apply(&change(&[], &[&one]), &everything);
+            let rebuilt = open().rebuild(&everything);
+            for error in [applied.expect_err(comment), rebuilt.expect_err(comment)] {
+                let newer = matches!(error, Error::NewerLayout { found: 2 });
+                let other = matches!(error, Error::OtherInstance { .. });
+                assert!(if comment == later { newer } else { other }, "{comment}: {error}");
+            }
+            assert_eq!(full_ruleset(), before);
+        });
+    }
+}
+
+#[test]
+fn a_table_that_is_of_no_use_is_built_again() {
+    let (one, two) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8002]));
+    let everything = ruleset(&[&one, &two]);
+    let expected = elsewhere(|| {
+        rebuild(&everything);
+        full_ruleset()
+    });
+    let older = "comment \"autoport layout 0 instance 00112233445566778899aabbccddeeff\"";
+    let tables = ["", "table inet autoport { }", &format!("table inet autoport {{ {older}; }}")];
+    for table in tables {
+        elsewhere(|| {
+            nft(table);
+            let applied = apply(&change(&[], &[&two]), &everything).expect("it can be rebuilt");
+            assert!(matches!(applied, Applied::Rebuilt(_)), "{table}: {applied:?}");
+            assert_eq!(full_ruleset(), expected, "{table}");
+        });
+    }
+}
+
+/// `nft list ruleset > file`, reboot of the firewall service, `nft -f file`: the same table in nft's
+/// encoding. CHECK must know it, and so must the next difference.
+#[test]
+fn a_table_that_nft_saved_and_restored_is_ours() {
+    elsewhere(|| {
+        let ranges = networks(&["10.0.0.0/9", "192.0.2.0/24", "192.0.2.7/32", "fd00::/15", "::/0"]);
+        let gated = Policy { source_ranges: ranges, ..policy() };
+        let one =
+            map(record("own", gated, &["10.1.0.5/24", "fd00:1::5/64"]), Protocol::Tcp, "*", 8001);
+        let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Sctp, "192.0.2.1", 1);
+        rebuild(&ruleset(&[&one, &lone]));
+        nft(&format!("flush ruleset\n{}", full_ruleset()));
+        for record in [&one, &lone] {
+            assert_eq!(open().check(&ruleset(&[record])).expect("the kernel answers"), None);
+            let applied = apply(&change(&[record], &[record]), &ruleset(&[&one, &lone]));
+            assert_eq!(applied.expect("nothing is to be done"), Applied::Changed);
+        }
+    });
+}
+
+const TABLE: &str = "inet autoport";
+
+/// What is done, as nft says it, and what CHECK must name.
+type Damage<'a> = (&'a str, String, &'a str);
+
+/// To the elements and chains of a network whose chains are `net` and `from`.
+fn damage_to_the_networks<'a>(net: &'a str, from: &'a str) -> Vec<Damage<'a>> {
+    vec![
+        (
+            "element missing",
+            format!("delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}"),
+            "ports4",
+        ),
+        (
+            "element elsewhere",
+            format!(
+                "delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}\n\
+            add element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.6 . 80 }}"
+            ),
+            "ports4",
+        ),
+        (
+            "verdict elsewhere",
+            format!(
+                "delete element {TABLE} policies4 {{ tcp . 8001 : goto {from} }}\n\
+            add element {TABLE} policies4 {{ tcp . 8001 : goto {net} }}"
+            ),
+            "policies4",
+        ),
+        ("chain flushed", format!("flush chain {TABLE} {net}"), &net),
+        ("gate flushed", format!("flush chain {TABLE} {from}"), &from),
+        ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
+        (
+            "output gone",
+            format!("flush chain {TABLE} output\ndelete chain {TABLE} output"),
+            "output",
+        ),
+    ]
+}
+
+/// To what every table has.
+fn damage_to_the_rest() -> Vec<Damage<'static>> {
+    vec![
+        ("guard gone", format!("flush chain {TABLE} guard\ndelete chain {TABLE} guard"), "guard"),
+        (
+            "guard elsewhere",
+            format!(
+                "flush chain {TABLE} guard\ndelete chain {TABLE} guard\n\
+            add chain {TABLE} guard {{ type filter hook prerouting priority -200; }}\n\
+            add rule {TABLE} guard iif != lo ip saddr 127.0.0.0/8 drop\n\
+            add rule {TABLE} guard iif != lo ip daddr 127.0.0.0/8 drop"
+            ),
+            "guard",
+        ),
+        ("policy drop", format!("add chain {TABLE} prerouting {{ policy drop; }}"), "prerouting"),
+        ("masquerade gone", format!("flush chain {TABLE} masquerade_13"), "masquerade_13"),
+        ("masquerading unreachable", format!("flush chain {TABLE} postrouting"), "postrouting"),
+        (
+            "foreign rule",
+            format!("insert rule {TABLE} prerouting tcp dport 8001 accept"),
+            "prerouting",
+        ),
+        ("foreign rule first", format!("insert rule {TABLE} hostports drop"), "hostports"),
+        (
+            "foreign rule before masquerading",
+            format!("insert rule {TABLE} postrouting accept"),
+            "postrouting",
+        ),
+        (
+            "rule replaced",
+            format!(
+                "flush chain {TABLE} prerouting\n\
+            add rule {TABLE} prerouting fib saddr type local jump hostports"
+            ),
+            "prerouting",
+        ),
+        (
+            "rules out of order",
+            format!(
+                "flush chain {TABLE} output\n\
+            add rule {TABLE} output fib daddr type local jump hostports\n\
+            add rule {TABLE} output ip6 saddr ::1 return"
+            ),
+            "output",
+        ),
+        ("table gone", format!("delete table {TABLE}"), "missing"),
+    ]
+}
+
+#[test]
+fn check_names_every_kind_of_damage() {
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let own = map(record("own", gated, &["10.1.0.5/24"]), Protocol::Tcp, "*", 8001);
+    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
+    let own = &own;
+    let chain = |prefix: &str| {
+        let all = ruleset(&[own]).networks;
+        all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
+    };
+    let (net, from) = (chain("net_"), chain("from_"));
+    let damages = [damage_to_the_networks(&net, &from), damage_to_the_rest()].concat();
+    for (what, damage, named) in damages {
+        elsewhere(|| {
+            rebuild(&ruleset(&[own, &lone]));
+            let check = || open().check(&ruleset(&[own])).expect("the kernel answers");
+            assert_eq!(check(), None, "before: {what}");
+            nft(&damage);
+            let found = check().unwrap_or_else(|| panic!("{what} was not noticed"));
+            assert!(found.contains(named), "{what}: {found}");
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! UDP flows that connection tracking knows from before an ADD or a DEL.
+
+use std::fs;
+
+use crate::bare::{attachment, network, run, udp};
+use crate::chain::{Main, Network};
+use crate::echo::Echo;
+use crate::netns::ip;
+use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
+use crate::plugin::Plugin;
+use crate::probe::{Answer, Probe};
+
+const PORT: u16 = 8080;
+
+/// A node whose table is there already, so that flows are tracked.
+fn scene() -> (Node, Network, Pod) {
+    let node = Node::new();
+    let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport);
+    let (keeper, _attachment) = node.attached("keeper", &blue, [udp(9999)]);
+    (node, blue, keeper)
+}
+
+/// The client's socket is always the same: port 40000.
+fn probe(to: &str) -> Probe {
+    let client = CLIENT[usize::from(to.contains(':'))];
+    Probe::udp(to, PORT).from(client, 40000)
+}
+
+/// The tracked UDP flows to `to`:`port`, as the kernel lists them without their timeouts.
+fn flows(to: &str, port: u16) -> Vec<String> {
+    let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
+    let own = |line: &&str| {
+        let mut words = line.split_whitespace();
+        let first = |prefix: &str, words: &mut std::str::SplitWhitespace<'_>| {
+            words.find_map(|word| word.strip_prefix(prefix).map(str::to_owned))
+        };
+        let destination = first("dst=", &mut words).map(|text| address(&text));
+        line.contains(" udp ")
+            && destination == Some(address(to))
+            && first("dport=", &mut words) == Some(port.to_string())
+    };
+    text.lines().filter(own).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_client_that_began_before_the_add_reaches_the_pod() {
+    let (node, blue, _keeper) = scene();
+    for to in FIRST {
+        assert_eq!(node.client_asks(&probe(to)), Answer::Refused);
+        assert_eq!(flows(to, PORT).len(), 1, "the flow is tracked: {to}");
+    }
+    let (_web, web) = node.attached("web", &blue, [udp(PORT)]);
+    for to in FIRST {
+        assert_eq!(node.client_asks(&probe(to)).by(), Some("web"), "{to}");
+    }
+    web.del().success();
+    for to in FIRST {
+        assert_eq!(node.client_asks(&probe(to)), Answer::Refused, "{to}");
+    }
+}
+
+/// A process of the node had the port; its clients' flows lead to it, not to nowhere.
+#[test]
+fn a_client_of_a_process_of_the_node_reaches_the_pod() {
+    let (node, blue, _keeper) = scene();
+    let server = Echo::start("process", &node.here, &[(address(FIRST[0]), PORT).into()]);
+    assert_eq!(node.client_asks(&probe(FIRST[0])).by(), Some("process"));
+    drop(server);
+    let (_web, _attachment) = node.attached("web", &blue, [udp(PORT).on(FIRST[0])]);
+    assert_eq!(node.client_asks(&probe(FIRST[0])).by(), Some("web"));
+}
+
+/// The old pod's server is still there when its DEL comes, and so is its interface.
+#[test]
+fn after_del_nobody_sends_to_the_old_pod() {
+    let (node, blue, _keeper) = scene();
+    let (_web, web) = node.attached("web", &blue, [udp(PORT).on(FIRST[0]), udp(PORT).on(FIRST[1])]);
+    for to in FIRST {
+        assert_eq!(node.client_asks(&probe(to)).by(), Some("web"), "{to}");
+    }
+    run(&web, "DEL").success();
+    for to in FIRST {
+        assert_eq!(flows(to, PORT), [""; 0], "{to}");
+        assert_eq!(node.client_asks(&probe(to)), Answer::Refused, "{to}");
+    }
+}
+
+#[test]
+fn flows_that_are_not_the_mappings_are_not_cut() {
+    let (node, blue, keeper) = scene();
+    // Forwarded by this node to somebody else's address, with the same port.
+    let pods = [false, true].map(|v6| keeper.address(v6).to_string());
+    let _other = Echo::start("other", &keeper.netns, &[(address("::"), PORT).into()]);
+    for to in &pods {
+        assert_eq!(node.client_asks(&probe(to)).by(), Some("other"), "{to}");
+    }
+    // To an address of this node that the mapping is not about, and to another port.
+    let _process = Echo::start("process", &node.here, &[(address(SECOND[0]), PORT).into()]);
+    assert_eq!(node.client_asks(&probe(SECOND[0])).by(), Some("process"));
+    assert_eq!(
+        node.client_asks(&Probe::udp(FIRST[0], 9999).from(CLIENT[0], 40000)).by(),
+        Some("keeper")
+    );
+    assert_eq!(node.client_asks(&probe(FIRST[0])), Answer::Refused);
+    let left = || {
+        let pods = pods.iter().map(|to| flows(to, PORT).len());
+        pods.chain([flows(SECOND[0], PORT).len(), flows(FIRST[0], 9999).len()]).collect::<Vec<_>>()
+    };
+    assert_eq!(left(), [1; 4]);
+    let own = [udp(PORT).on(FIRST[0]), udp(PORT).on(FIRST[1])];
+    let (_web, web) = node.attached("web", &blue, own);
+    assert_eq!(flows(FIRST[0], PORT), [""; 0], "what the mapping is about is cut");
+    assert_eq!(left(), [1; 4], "after ADD");
+    run(&web, "DEL").success();
+    assert_eq!(left(), [1; 4], "after DEL");
+    // A wildcard is about every address of this node, and about no other.
+    let any = attachment(&node, &network("blue"), "any", 200).mapping([udp(PORT)]);
+    run(&any, "ADD").success();
+    assert_eq!(left(), [1, 1, 0, 1], "after ADD on every address");
+    run(&any, "DEL").success();
+    assert_eq!(left(), [1, 1, 0, 1], "after DEL on every address");
+    ip("neigh flush dev uplink");
+}
