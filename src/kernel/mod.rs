@@ -8,6 +8,7 @@
 mod conntrack;
 mod elements;
 mod encode;
+mod listeners;
 mod look;
 mod lower;
 mod message;
@@ -28,6 +29,7 @@ use crate::model::HostPort;
 use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 
 pub use conntrack::Stale;
+pub use listeners::{Listener, Listeners, Process};
 pub use look::{Look, Table};
 pub use route::{Loopback, allow_loopback, interface_towards};
 
@@ -41,7 +43,7 @@ const ATTEMPTS: u32 = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket failed.
-    #[error("could not {action} the netfilter netlink socket")]
+    #[error("could not {action} the netlink socket")]
     Socket {
         /// What was attempted.
         action: &'static str,
