@@ -2,10 +2,13 @@
 //!
 //! The truth is one file per attachment or reservation; an index of symbolic links, made before the
 //! truth and removed after it, answers "who holds this port" without reading anybody else's record.
+//! Beside it stand what helps to choose (cursors, the memory of what was released) and what
+//! containers read.
 //! `docs/store.md` has the layout and what every crash leaves.
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
+mod cursor;
 mod disk;
 mod error;
 mod holder;
@@ -13,6 +16,7 @@ mod index;
 mod instance;
 mod key;
 mod lock;
+mod memory;
 mod record;
 mod reservation;
 
@@ -30,6 +34,7 @@ pub use error::{Damage, Error, LockHolder, Unreadable};
 pub use holder::{Holder, Who};
 pub use instance::Instance;
 pub use key::Key;
+pub use memory::{Mark, REMEMBERED, Released, Releaser};
 pub use reservation::{PERSISTENT, Reservation};
 
 use crate::model::{Attachment, HostPort, Mapping, Record};

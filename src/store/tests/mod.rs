@@ -1,5 +1,6 @@
 //! The store on real directories.
 
+mod choosing;
 mod crash;
 mod damage;
 mod holding;
@@ -9,6 +10,7 @@ mod protection;
 mod reserving;
 
 use std::io;
+use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
