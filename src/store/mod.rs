@@ -17,6 +17,7 @@ mod instance;
 mod key;
 mod lock;
 mod memory;
+mod published;
 mod record;
 mod reservation;
 
@@ -370,6 +371,7 @@ impl Locked {
             let lists = |hosts: &Vec<HostPort>| hosts.contains(host);
             Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(lists)))
         })?;
+        self.unpublish_all_but(|key| listed.contains_key(key))?;
         self.disk.settle()
     }
 }

@@ -7,6 +7,7 @@ mod holding;
 mod layout;
 mod locking;
 mod protection;
+mod publishing;
 mod reserving;
 
 use std::io;
