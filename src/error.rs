@@ -120,7 +120,9 @@ const fn store_code(error: &store::Error) -> u32 {
         | store::Error::ForeignOwner { .. }
         | store::Error::WritableByOthers { .. }
         | store::Error::OtherNetns { .. }
-        | store::Error::NewerLayout { .. } => 7,
+        | store::Error::NewerLayout { .. }
+        | store::Error::Name(_)
+        | store::Error::NotPersistent { .. } => 7,
         store::Error::LockTaken { .. } => 11,
         store::Error::Unreadable(_) => 102,
     }

@@ -5,6 +5,7 @@
 //! - [`model`]: the nouns. No I/O.
 //! - [`plan`]: who holds what, decided. No I/O.
 //! - [`ruleset`]: the nftables table that a set of records implies. No I/O.
+//! - [`publication`]: what a pod is told about its ports. No I/O.
 //! - [`netns`]: the identity of namespaces.
 //! - [`cni`]: bytes and variables in, a request out; a reply back to bytes. No I/O.
 //! - [`store`]: the records on disk, with their lock. The only module that opens files.
@@ -24,6 +25,7 @@ pub mod kernel;
 pub mod model;
 pub mod netns;
 pub mod plan;
+pub mod publication;
 pub mod ruleset;
 pub mod store;
 

@@ -12,7 +12,7 @@ use crate::kernel::{self, Applied, Change, Loopback, Nft, Stale};
 use crate::model::{HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{Instance, Locked, Store};
+use crate::store::{Instance, Locked, Store, Who};
 use crate::{netns, store};
 
 /// The record that `claim` asks for, as the node sees the claimant now.
@@ -84,9 +84,13 @@ fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<V
     for holder in locked.holders(&hosts)? {
         let held = holder.hosts[0];
         let wanted_host = hosts.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
-        let record = match holder.record {
-            Ok(record) => record,
-            Err(source) => {
+        let record = match holder.who {
+            Who::Attachment(record) => record,
+            Who::Reservation(reservation) => {
+                let holder = reservation.to_string();
+                return Err(Error::Taken { wanted: wanted_host, held, holder });
+            }
+            Who::Unreadable(source) => {
                 return Err(unreadable(locked, format!("host port {wanted_host}"), source));
             }
         };
@@ -99,7 +103,7 @@ fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<V
             Standing::Superseded(reason) => {
                 let (new, old) = (&wanted.owner, &record.owner);
                 note(log, &format!("{new} takes host port {held} over from {old}: {reason}"));
-                superseded.push(record);
+                superseded.push(*record);
             }
         }
     }

@@ -79,6 +79,12 @@ impl Messages {
         u16::from_ne_bytes([self.bytes[self.last + 6], self.bytes[self.last + 7]])
     }
 
+    /// Adds to the header of the last message, which has no attribute yet.
+    pub(super) fn extend(&mut self, header: &[u8]) {
+        self.bytes.extend_from_slice(header);
+        self.set_length();
+    }
+
     /// Adds an attribute to the last message.
     pub(super) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
         let start = self.open(kind);
@@ -116,6 +122,10 @@ impl Messages {
         let len = (self.bytes.len() - start) as u16;
         self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
         self.bytes.resize(align(self.bytes.len()), 0);
+        self.set_length();
+    }
+
+    fn set_length(&mut self) {
         let message = (self.bytes.len() - self.last) as u32;
         self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
     }
@@ -135,6 +145,8 @@ pub(super) struct Answer<'a> {
     /// The number of the request it answers.
     pub(super) number: u32,
     pub(super) body: Body<'a>,
+    /// Everything after the netlink header, for what begins with another one than `struct nfgenmsg`.
+    pub(super) message: &'a [u8],
     /// Whether the listing it belongs to was disturbed and has to be asked for again.
     pub(super) interrupted: bool,
 }
@@ -167,7 +179,7 @@ pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
             _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
         };
         let interrupted = flags & DUMP_INTERRUPTED != 0;
-        Some(Answer { number: u32_ne(header, 8)?, body, interrupted })
+        Some(Answer { number: u32_ne(header, 8)?, body, message, interrupted })
     })
 }
 

@@ -9,6 +9,7 @@
 mod conntrack;
 mod elements;
 mod encode;
+mod listeners;
 mod look;
 mod lower;
 mod message;
@@ -32,6 +33,7 @@ use crate::model::{HostPort, Protocol};
 use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 
 pub use conntrack::Stale;
+pub use listeners::{Listener, Listeners, Process};
 pub use look::{Look, Table};
 pub use route::{Loopback, allow_loopback, interface_towards};
 
@@ -50,7 +52,7 @@ const TICK: Duration = Duration::from_millis(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket failed.
-    #[error("could not {action} the netfilter netlink socket")]
+    #[error("could not {action} the netlink socket")]
     Socket {
         /// What was attempted.
         action: &'static str,

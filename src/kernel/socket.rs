@@ -1,4 +1,4 @@
-//! The one netlink socket: questions that change nothing, and transactions that change all or
+//! A netlink socket: questions that change nothing, and transactions that change all or
 //! nothing.
 //!
 //! The kernel answers inside sendmsg(2), so after a send a receive that would block means that no
@@ -42,7 +42,7 @@ const RECEIVE_BUFFER: usize = (1 << 16) + 4096;
 /// What a netlink socket sends at most unless told otherwise (`net.core.wmem_default`).
 const DEFAULT_SEND_BUFFER: usize = 200_000;
 
-/// A socket of family `NETLINK_NETFILTER`.
+/// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
@@ -51,13 +51,12 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn open() -> Result<Self, Error> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(|errno| Error::Socket { action: "open", source: errno.into() })?;
+        Self::open_for(SockProtocol::NetlinkNetFilter)
+    }
+
+    pub(super) fn open_for(family: SockProtocol) -> Result<Self, Error> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)
+            .map_err(|errno| Error::Socket { action: "open", source: errno.into() })?;
         Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER] })
     }
 

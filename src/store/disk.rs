@@ -32,6 +32,12 @@ const MANY_DIRECTORIES: usize = 64;
 
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
+const PUBLIC_FILE: Mode = PRIVATE_FILE.union(Mode::S_IRGRP).union(Mode::S_IROTH);
+const PUBLIC_DIRECTORY: Mode = PRIVATE_DIRECTORY
+    .union(Mode::S_IRGRP)
+    .union(Mode::S_IXGRP)
+    .union(Mode::S_IROTH)
+    .union(Mode::S_IXOTH);
 
 /// An open state directory.
 #[derive(Debug)]
@@ -135,22 +141,36 @@ impl Disk {
 
     /// What a file holds; `None` when it is missing. The caller decides what a failure means.
     pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.read_up_to(LONGEST_FILE, name)
+    }
+
+    /// The same, but no more bytes than `most`.
+    pub(super) fn read_up_to(&self, most: u64, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open_file(name, OFlag::O_RDONLY, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(None),
             opened => opened?,
         };
         let mut bytes = Vec::with_capacity(4096);
-        file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
+        file.take(most).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
 
     /// Puts a file with these bytes in the place of `name`: whoever reads sees all of the old or all
     /// of the new.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.replace_with(name, bytes, PRIVATE_FILE)
+    }
+
+    /// The same for a file that everybody may read who can reach it.
+    pub(super) fn replace_public(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.replace_with(name, bytes, PUBLIC_FILE)
+    }
+
+    fn replace_with(&self, name: &str, bytes: &[u8], access: Mode) -> Result<(), Error> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let made = self.afresh(|| self.open_file(TEMPORARY, flags, PRIVATE_FILE));
         let mut file = made.map_err(self.error("create", TEMPORARY))?;
-        fchmod(&file, PRIVATE_FILE).map_err(self.error("protect", TEMPORARY))?;
+        fchmod(&file, access).map_err(self.error("protect", TEMPORARY))?;
         file.write_all(bytes).map_err(Error::io("write", &self.full(name)))?;
         if !self.volatile {
             fsync(&file).map_err(self.error("sync", name))?;
@@ -214,6 +234,13 @@ impl Disk {
         }
         self.changed(name);
         fchmodat(&self.dir, name, PRIVATE_DIRECTORY, FchmodatFlags::FollowSymlink)
+    }
+
+    /// Makes a directory that everybody may list who can reach it, whatever its mode was.
+    pub(super) fn make_public(&self, name: &str) -> Result<(), Error> {
+        self.make_directory(name).map_err(self.error("create", name))?;
+        fchmodat(&self.dir, name, PUBLIC_DIRECTORY, FchmodatFlags::FollowSymlink)
+            .map_err(self.error("open up", name))
     }
 
     /// Where a symbolic link points; `None` when it is missing or something else.

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::key::Key;
-use crate::model::NamespaceId;
+use super::key::{Key, Kind};
+use crate::model::{InvalidName, NamespaceId};
 use crate::netns;
 
 /// A failure of the store.
@@ -106,6 +106,15 @@ pub enum Error {
     /// A record is there, but not what it says.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Nothing can be kept or found under this name.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A reservation was to be kept over reboots by a store that has no place for it.
+    #[error("reservation {name} cannot be kept over reboots: this store has no directory for that")]
+    NotPersistent {
+        /// Its name.
+        name: String,
+    },
     /// This process cannot tell which network namespace it is in.
     #[error(transparent)]
     Netns(#[from] netns::Error),
@@ -124,11 +133,7 @@ impl Error {
 
 /// A record that exists and cannot be understood. Its ports stay held until it is discarded.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "record {} cannot be read; its ports stay held until a DEL of its container, a GC or \
-     `autoport repair`",
-    path.display()
-)]
+#[error("record {} cannot be read; its ports stay held until {}", path.display(), Remedy(key))]
 pub struct Unreadable {
     /// Whose record it is.
     pub key: Key,
@@ -161,12 +166,30 @@ pub enum Damage {
         /// Whom it names.
         found: String,
     },
+    /// The reservation is under a name that is not its own.
+    #[error("it names reservation {found:?}, which has another file name")]
+    OtherReservation {
+        /// Which one it names.
+        found: String,
+    },
     /// Two of its mappings are for one host port.
     #[error("it holds {host_port} twice")]
     Twice {
         /// The port.
         host_port: String,
     },
+}
+
+/// What frees the ports of a record that cannot be read.
+struct Remedy<'a>(&'a Key);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            Kind::Attachment => out.write_str("a DEL of its container, a GC or `autoport repair`"),
+            Kind::Reservation => write!(out, "`autoport release {}`", self.0.stem()),
+        }
+    }
 }
 
 /// A process that holds the lock.

@@ -30,6 +30,11 @@ pub(super) fn withdraw(disk: &Disk, host: &HostPort) -> Result<(), Error> {
     disk.remove_if_empty(&directory(host.protocol, host.port))
 }
 
+/// Whether anything at all is entered for a port, on whatever address: one look-up.
+pub(super) fn any_at(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Result<bool, Error> {
+    Ok(disk.inode(&directory(protocol, port))?.is_some())
+}
+
 /// Who is entered for exactly this host port.
 pub(super) fn entered(disk: &Disk, host: &HostPort) -> Result<Option<Key>, Error> {
     let target = disk.target(&entry(host))?;
@@ -89,11 +94,15 @@ pub(super) fn prune(
 fn ports(disk: &Disk) -> Result<Vec<(Protocol, NonZeroU16)>, Error> {
     let mut found = Vec::new();
     for protocol in Protocol::ALL {
-        let names = disk.names(&format!("ports/{protocol}"))?;
-        found
-            .extend(names.iter().filter_map(|name| name.parse().ok()).map(|port| (protocol, port)));
+        found.extend(of_protocol(disk, protocol)?.into_iter().map(|port| (protocol, port)));
     }
     Ok(found)
+}
+
+/// Every port of a protocol that has a directory, in no order.
+pub(super) fn of_protocol(disk: &Disk, protocol: Protocol) -> Result<Vec<NonZeroU16>, Error> {
+    let names = disk.names(&format!("ports/{protocol}"))?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 /// An address has one spelling in the index, so that one look finds it.
@@ -102,5 +111,5 @@ fn address_in(name: &str) -> Option<IpAddr> {
 }
 
 fn key_in(target: &str) -> Option<Key> {
-    Key::of_file(target.strip_prefix(UP)?.strip_prefix("attachments/")?)
+    Key::of_path(target.strip_prefix(UP)?)
 }

@@ -19,6 +19,9 @@ const FILE: &str = "instance";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RANDOM: &str = "/dev/urandom";
 
+/// What means nothing after a reboot. The cursors stay: they only say where to go on.
+const OF_ONE_BOOT: [&str; 5] = ["attachments", "ports", "reservations", "released", "pods"];
+
 /// Which store this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,9 +68,13 @@ impl Instance {
 
     /// Reads the instance, or starts a new one where there is none or only one of an earlier boot.
     ///
-    /// What an earlier boot recorded goes first and the new instance is written last: a command
-    /// killed in between leaves the old instance, and the next one does it all again.
-    pub(super) fn of_writer(disk: &Disk) -> Result<Self, Error> {
+    /// What an earlier boot recorded goes first, then `furnish` brings in what outlives a boot, and the
+    /// new instance is written last: a command killed in between leaves the old instance or none, and
+    /// the next one does it all again.
+    pub(super) fn of_writer(
+        disk: &Disk,
+        furnish: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let found = Self::read(disk)?;
         let boot_id = match found {
             Some(found) if disk.is_volatile() => return Ok(found),
@@ -76,13 +83,15 @@ impl Instance {
                 if found.boot_id == boot_id {
                     return Ok(found);
                 }
-                disk.remove_all("attachments")?;
-                disk.remove_all("ports")?;
+                for directory in OF_ONE_BOOT {
+                    disk.remove_all(directory)?;
+                }
                 disk.settle()?;
                 boot_id
             }
             None => boot_id()?,
         };
+        furnish()?;
         let new = Self::new(boot_id)?;
         new.write(disk)?;
         Ok(new)

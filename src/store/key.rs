@@ -1,23 +1,46 @@
-//! The file name of an attachment.
+//! The file name of whoever holds ports.
 
 use std::fmt;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::Attachment;
+use crate::model::{Attachment, InvalidName, check_identifier};
 
 /// File names have 255 bytes; `.json` and the number of a copy put aside need some of them.
 const LONGEST: usize = 200;
 
-/// The name under which an attachment is recorded: `network:containerID:ifname` where that fits,
-/// otherwise `sha256-` and the hash of it.
+/// The name under which a holder of ports is recorded.
 ///
-/// No part can have a colon (see [`Attachment::new`]), so two attachments never share a plain key,
-/// and no plain key looks like a hashed one. A network name starts with a letter or a digit, so a
-/// key is never a hidden file, `.` or `..`, and there is no slash in any part.
+/// An attachment has `network:containerID:ifname` where that fits, otherwise `sha256-` and the hash
+/// of it. No part can have a colon (see [`Attachment::new`]), so two attachments never share a plain
+/// key, and no plain key looks like a hashed one. A network name starts with a letter or a digit, so
+/// a key is never a hidden file, `.` or `..`, and there is no slash in any part.
+///
+/// A reservation has its own name, which follows the rules of a network's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
+pub struct Key {
+    kind: Kind,
+    stem: String,
+}
+
+/// What a key is the name of: the directory its file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    Attachment,
+    Reservation,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Attachment, Self::Reservation];
+
+    pub(super) const fn directory(self) -> &'static str {
+        match self {
+            Self::Attachment => "attachments",
+            Self::Reservation => "reservations",
+        }
+    }
+}
 
 impl Key {
     /// The key of `attachment`.
@@ -25,41 +48,86 @@ impl Key {
     pub fn of(attachment: &Attachment) -> Self {
         let plain =
             [attachment.network(), attachment.container_id(), attachment.ifname()].join(":");
-        if plain.len() <= LONGEST {
-            return Self(plain);
-        }
-        let mut name = "sha256-".to_owned();
-        for byte in Sha256::digest(&plain) {
-            let _ = write!(name, "{byte:02x}");
-        }
-        Self(name)
+        Self { kind: Kind::Attachment, stem: fitting(plain) }
     }
 
-    /// The attachment that a plain key names; a hash does not tell.
+    /// The key of the reservation of this name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when no reservation can have it.
+    pub fn of_reservation(name: &str) -> Result<Self, InvalidName> {
+        let what = "reservation";
+        check_identifier(what, name)?;
+        if name.len() > LONGEST {
+            let rule = "it must not be longer than 200 bytes";
+            return Err(InvalidName { what, value: name.to_owned(), rule });
+        }
+        Ok(Self { kind: Kind::Reservation, stem: name.to_owned() })
+    }
+
+    /// The attachment that a plain key names; a hash does not tell, a reservation has none.
     #[must_use]
     pub fn attachment(&self) -> Option<Attachment> {
-        let mut parts = self.0.splitn(3, ':');
+        let mut parts = self.stem.splitn(3, ':');
         let (network, container_id) = (parts.next()?, parts.next()?);
         Attachment::new(network, container_id, parts.next()?).ok()
     }
 
-    /// Reads the name of a file in `attachments/` back.
-    pub(super) fn of_file(name: &str) -> Option<Self> {
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Without the directory and the ending.
+    pub(super) fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// Reads the name of a file in the directory of `kind` back.
+    pub(super) fn of_file(kind: Kind, name: &str) -> Option<Self> {
         let stem = name.strip_suffix(".json")?;
-        let own = !stem.is_empty() && !stem.starts_with('.') && !stem.contains('/');
-        own.then(|| Self(stem.to_owned()))
+        match kind {
+            Kind::Attachment => {
+                let own = !stem.is_empty() && !stem.starts_with('.') && !stem.contains('/');
+                own.then(|| Self { kind, stem: stem.to_owned() })
+            }
+            Kind::Reservation => Self::of_reservation(stem).ok(),
+        }
     }
 
     /// Where the record is, seen from the state directory.
     pub(super) fn path(&self) -> String {
-        format!("attachments/{}.json", self.0)
+        format!("{}/{}.json", self.kind.directory(), self.stem)
+    }
+
+    /// Reads such a path back.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        let (directory, name) = path.split_once('/')?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.directory() == directory)?;
+        Self::of_file(kind, name)
     }
 }
 
+/// The key of an attachment has two colons or none, so the two kinds never look alike.
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
+        match self.kind {
+            Kind::Attachment => out.write_str(&self.stem),
+            Kind::Reservation => write!(out, "reservation:{}", self.stem),
+        }
     }
+}
+
+/// The text itself where it fits into a file name, otherwise the hash of it. The text has a colon.
+pub(super) fn fitting(plain: String) -> String {
+    if plain.len() <= LONGEST { plain } else { hashed(&plain) }
+}
+
+pub(super) fn hashed(plain: &str) -> String {
+    let mut name = "sha256-".to_owned();
+    for byte in Sha256::digest(plain) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 #[cfg(test)]
@@ -87,9 +155,27 @@ mod tests {
     #[test]
     fn only_names_of_records_are_keys() {
         let key = Key::of(&attachment("cbr0", "4f2a"));
-        assert_eq!(Key::of_file("cbr0:4f2a:eth0.json"), Some(key));
+        assert_eq!(Key::of_file(Kind::Attachment, "cbr0:4f2a:eth0.json"), Some(key.clone()));
+        assert_eq!(Key::of_path("attachments/cbr0:4f2a:eth0.json"), Some(key));
         for other in [".json", ".new", "..json", "a/b.json", "../x.json", "x.json~", ""] {
-            assert_eq!(Key::of_file(other), None, "{other}");
+            for kind in Kind::ALL {
+                assert_eq!(Key::of_file(kind, other), None, "{other}");
+            }
+        }
+        for other in ["attachment/a:b:c.json", "../attachments/a:b:c.json", "lock", ""] {
+            assert_eq!(Key::of_path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn reservations_have_names_of_their_own() {
+        let key = Key::of_reservation("node-exporter").expect("a valid name");
+        assert_eq!(key.to_string(), "reservation:node-exporter");
+        assert_eq!(Key::of_path(&key.path()), Some(key.clone()));
+        assert_eq!(key.attachment(), None);
+        assert!(Key::of_reservation(&"n".repeat(LONGEST)).is_ok());
+        for bad in ["", ".hidden", "../x", "a:b:c", &"n".repeat(LONGEST + 1)] {
+            assert!(Key::of_reservation(bad).is_err(), "{bad}");
         }
     }
 }

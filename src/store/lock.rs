@@ -60,6 +60,11 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// Where the operator is told what happens.
+    pub(super) fn log(&mut self) -> &mut dyn Write {
+        self.log
+    }
+
     /// A log that cannot be written to is no reason to fail.
     fn tell(&mut self, file: &File, path: &Path, left: Duration) {
         let holder = holder_of(file);

@@ -1,18 +1,25 @@
 //! Who holds which host port, on disk. The only module that opens files of the state directory.
 //!
-//! The truth is one file per attachment; an index of symbolic links, made before the truth and
-//! removed after it, answers "who holds this port" without reading anybody else's record.
+//! The truth is one file per attachment or reservation; an index of symbolic links, made before the
+//! truth and removed after it, answers "who holds this port" without reading anybody else's record.
+//! Beside it stand what helps to choose (cursors, the memory of what was released) and what
+//! containers read.
 //! `docs/store.md` has the layout and what every crash leaves.
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
+mod cursor;
 mod disk;
 mod error;
+mod holder;
 mod index;
 mod instance;
 mod key;
 mod lock;
+mod memory;
+mod published;
 mod record;
+mod reservation;
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +32,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{Damage, Error, LockHolder, Unreadable};
+pub use holder::{Holder, Who};
 pub use instance::Instance;
 pub use key::Key;
+pub use memory::{Mark, REMEMBERED, Released, Releaser};
+pub use reservation::{PERSISTENT, Reservation};
 
 use crate::model::{Attachment, HostPort, Mapping, Record};
 use crate::netns;
 use disk::Disk;
+use key::Kind;
 use lock::{Mode, Wait};
 
 const LOCK: &str = "lock";
@@ -39,6 +50,7 @@ const LOCK: &str = "lock";
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
+    persistent: Option<PathBuf>,
 }
 
 impl Store {
@@ -47,7 +59,14 @@ impl Store {
     /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
     #[must_use]
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.components().collect() }
+        Self { dir: dir.components().collect(), persistent: None }
+    }
+
+    /// Names a directory beside it, such as [`PERSISTENT`], for reservations that outlive a boot. A
+    /// directory serves one store: what is in it is brought into any store that is begun with it.
+    #[must_use]
+    pub fn with_persistent(self, dir: &Path) -> Self {
+        Self { persistent: Some(dir.components().collect()), ..self }
     }
 
     /// The state directory.
@@ -83,8 +102,12 @@ impl Store {
             let Some(file) = disk.lock_file(LOCK, Mode::Exclusive)? else { continue };
             wait.take(&file, &path, Mode::Exclusive)?;
             if lock::guards(&file, &path)? {
-                let instance = Instance::of_writer(&disk)?;
-                return Ok(Locked { shared: Shared { disk, instance, _lock: file } });
+                let instance = Instance::of_writer(&disk, || match &self.persistent {
+                    Some(kept) => reservation::bring_back(&disk, kept, wait.log()),
+                    None => Ok(()),
+                })?;
+                let persistent = self.persistent.clone();
+                return Ok(Locked { shared: Shared { disk, instance, _lock: file }, persistent });
             }
         }
     }
@@ -112,16 +135,6 @@ impl Store {
 /// `ENOTDIR` too: there is no record below a file.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// Somebody who holds ports, and which of those that were asked about.
-#[derive(Debug)]
-pub struct Holder {
-    /// The holder's record, or that it cannot be read, in which case nothing is known of the holder
-    /// but [`Unreadable::key`].
-    pub record: Result<Record, Unreadable>,
-    /// What it holds that overlaps what was asked for, sorted.
-    pub hosts: Vec<HostPort>,
 }
 
 /// The store while nobody can change it.
@@ -165,52 +178,19 @@ impl Shared {
         Ok(found.filter(|record| record.boot_id == self.instance.boot_id))
     }
 
-    /// Everyone who holds a port that overlaps one of `wanted`, once each, sorted by key. The
-    /// claimant itself is among them if it holds one.
-    ///
-    /// Reads the index of just these ports and the records that it leads to, each once.
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn holders(&self, wanted: &[HostPort]) -> Result<Vec<Holder>, Error> {
-        let mut by_port: BTreeMap<_, Vec<&HostPort>> = BTreeMap::new();
-        for host in wanted {
-            by_port.entry((host.protocol, host.port)).or_default().push(host);
-        }
-        let mut entered: BTreeMap<Key, Vec<HostPort>> = BTreeMap::new();
-        for ((protocol, port), wanted) in by_port {
-            for (host, key) in index::at(&self.disk, protocol, port)? {
-                if wanted.iter().any(|wanted| wanted.overlaps(&host)) {
-                    entered.entry(key).or_default().push(host);
-                }
-            }
-        }
-        Ok(entered.into_iter().filter_map(|(key, hosts)| self.holder(&key, hosts)).collect())
-    }
-
-    /// An entry counts when the record it leads to lists the port, or might.
-    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
-        let record = self.read(key).transpose()?;
-        if let Ok(record) = &record {
-            hosts.retain(|host| record::lists(&record.mappings, host));
-        }
-        hosts.sort_unstable();
-        (!hosts.is_empty()).then_some(Holder { record, hosts })
-    }
-
-    /// Every record of the node, sorted by key. For list, GC, repair and rebuild; other commands
+    /// Every attachment's record, sorted by key. For list, GC, repair and rebuild; other commands
     /// have no business with other attachments.
     ///
     /// # Errors
     /// When the directory cannot be read; a record that cannot is an item.
     pub fn records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
-        let keys = self.keys()?;
+        let keys = self.keys(Kind::Attachment)?;
         Ok(keys.iter().filter_map(|key| self.read(key).transpose()).collect())
     }
 
-    fn keys(&self) -> Result<Vec<Key>, Error> {
-        let names = self.disk.names("attachments")?;
-        Ok(names.iter().filter_map(|name| Key::of_file(name)).collect())
+    fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
+        let names = self.disk.names(kind.directory())?;
+        Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
     /// Those mappings of `record` that are its own: their index entry leads to it. A holder that was
@@ -245,6 +225,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Locked {
     shared: Shared,
+    persistent: Option<PathBuf>,
 }
 
 impl Deref for Locked {
@@ -274,7 +255,7 @@ impl Locked {
             index::enter(disk, &mapping.host, &key)?;
         }
         disk.settle()?;
-        record::write(disk, &key, record)?;
+        record::write(disk, &key.path(), record)?;
         disk.settle()?;
         let before = before.map(|before| before.mappings).unwrap_or_default();
         let gone = before.iter().filter(|old| !record::lists(&record.mappings, &old.host));
@@ -363,27 +344,34 @@ impl Locked {
     }
 
     /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot,
-    /// a temporary file. No command needs this; it keeps the directory readable.
+    /// what was published for attachments that are not recorded, a temporary file. No command needs this; it keeps the directory readable.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn tidy(&self) -> Result<(), Error> {
         self.disk.remove(disk::TEMPORARY)?;
         let mut listed = BTreeMap::new();
-        for key in self.keys()? {
+        for key in self.keys(Kind::Attachment)? {
             match self.read(&key) {
-                Ok(Some(record)) => listed.insert(key, Some(record.mappings)),
-                Ok(None) => {
-                    self.disk.remove(&key.path())?;
-                    None
+                Ok(Some(record)) => {
+                    let hosts = record.mappings.iter().map(|mapping| mapping.host).collect();
+                    listed.insert(key, Some(hosts));
                 }
-                Err(_) => listed.insert(key, None),
-            };
+                Ok(None) => self.disk.remove(&key.path())?,
+                Err(_) => {
+                    listed.insert(key, None);
+                }
+            }
+        }
+        for key in self.keys(Kind::Reservation)? {
+            let read = reservation::read(&self.disk, &key).ok().flatten();
+            listed.insert(key, read.map(|reservation| reservation.hosts));
         }
         index::prune(&self.disk, |host, key| {
-            let counts = |mappings: &Vec<Mapping>| record::lists(mappings, host);
-            Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(counts)))
+            let lists = |hosts: &Vec<HostPort>| hosts.contains(host);
+            Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(lists)))
         })?;
+        self.unpublish_all_but(|key| listed.contains_key(key))?;
         self.disk.settle()
     }
 }

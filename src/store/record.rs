@@ -1,7 +1,8 @@
-//! The truth: one file per attachment.
+//! The truth: one file per attachment. And what every file of this store looks like.
 
 use std::io;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, Serializer};
 
@@ -21,35 +22,49 @@ pub(super) struct Versioned {
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct Written<'a, T> {
     version: u32,
     #[serde(flatten)]
-    record: &'a Record,
+    content: &'a T,
 }
 
 /// Reads the record of `key`; `None` when there is none. The outer failure of the type is left to
 /// the caller, since an unreadable record is an answer to some and an error to others.
 pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Record>, Unreadable> {
-    let path = key.path();
-    let unreadable = |source| Unreadable { key: key.clone(), path: disk.full(&path), source };
-    let Some(bytes) = disk.read(&path).map_err(|error| unreadable(Damage::Io(error)))? else {
+    read_as(disk, key, &key.path(), parse)
+}
+
+/// Reads what `parse` knows how to read from the file `path` of whoever has this key.
+pub(super) fn read_as<T>(
+    disk: &Disk,
+    key: &Key,
+    path: &str,
+    parse: impl FnOnce(&[u8], &Key) -> Result<T, Damage>,
+) -> Result<Option<T>, Unreadable> {
+    let unreadable = |source| Unreadable { key: key.clone(), path: disk.full(path), source };
+    let Some(bytes) = disk.read(path).map_err(|error| unreadable(Damage::Io(error)))? else {
         return Ok(None);
     };
     parse(&bytes, key).map(Some).map_err(unreadable)
 }
 
-pub(super) fn write(disk: &Disk, key: &Key, record: &Record) -> Result<(), Error> {
-    let path = key.path();
-    let bytes = print(record).map_err(Error::io("encode", &disk.full(&path)))?;
-    disk.replace(&path, &bytes)
+/// Writes any content into the file `path`, with the version in front.
+pub(super) fn write(disk: &Disk, path: &str, content: &impl Serialize) -> Result<(), Error> {
+    let bytes = print(content).map_err(Error::io("encode", &disk.full(path)))?;
+    disk.replace(path, &bytes)
 }
 
-fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
+/// Decodes what [`write`] wrote.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
     let Versioned { version } = serde_json::from_slice(bytes).map_err(Damage::Json)?;
     if version > LAYOUT {
         return Err(Damage::NewerLayout { found: version, known: LAYOUT });
     }
-    let mut record: Record = serde_json::from_slice(bytes).map_err(Damage::Json)?;
+    serde_json::from_slice(bytes).map_err(Damage::Json)
+}
+
+fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
+    let mut record: Record = decode(bytes)?;
     let named = &record.owner.attachment;
     let valid = Attachment::new(named.network(), named.container_id(), named.ifname()).is_ok();
     if !valid || Key::of(named) != *key {
@@ -68,10 +83,10 @@ pub(super) fn lists(mappings: &[Mapping], host: &HostPort) -> bool {
     mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
 }
 
-fn print(record: &Record) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(1024 + 128 * record.mappings.len());
+fn print(content: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(2048);
     let mut serializer = Serializer::with_formatter(&mut bytes, Lines::default());
-    Written { version: LAYOUT, record }.serialize(&mut serializer)?;
+    Written { version: LAYOUT, content }.serialize(&mut serializer)?;
     bytes.push(b'\n');
     Ok(bytes)
 }

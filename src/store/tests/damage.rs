@@ -64,12 +64,12 @@ fn an_unreadable_record_keeps_its_ports_and_blocks_nobody_else() {
     let locked = node.lock();
     let found = locked.holders(&[host("192.0.2.7", 80), host("0.0.0.0", 82)]).expect("looking");
     assert_eq!(found.len(), 2);
-    let unreadable = found[0].record.as_ref().expect_err("damaged");
+    let Who::Unreadable(unreadable) = &found[0].who else { panic!("not damaged: {found:?}") };
     assert_eq!(unreadable.key.attachment(), Some(attachment("hers")));
     assert!(unreadable.to_string().contains("its ports stay held"), "{unreadable}");
     assert!(unreadable.source().is_some_and(|source| source.source().is_some()));
     assert_eq!(found[0].hosts, [host("0.0.0.0", 80)]);
-    assert!(found[1].record.is_ok());
+    assert!(matches!(found[1].who, Who::Attachment(_)));
 
     let mine = record(&locked, "mine", &[host("0.0.0.0", 82), host("0.0.0.0", 83)]);
     locked.save(&mine).expect("saving somebody else");

@@ -1,13 +1,17 @@
 //! The store on real directories.
 
+mod choosing;
 mod crash;
 mod damage;
 mod holding;
 mod layout;
 mod locking;
 mod protection;
+mod publishing;
+mod reserving;
 
 use std::io;
+use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,6 +53,11 @@ impl Node {
             .expect("the tests need one writable directory on a tmpfs and one that is not");
         let dir = parent.path().join("state");
         Self { store: Store::at(&dir), dir, _parent: parent }
+    }
+
+    /// Where reservations that outlive a boot are kept: beside the state directory.
+    fn kept(&self) -> PathBuf {
+        self.dir.with_file_name("kept")
     }
 
     fn lock(&self) -> Locked {
@@ -137,9 +146,12 @@ fn save(node: &Node, container_id: &str, hosts: &[HostPort]) -> Record {
 
 /// Who holds what of `wanted`: the container ID, or `?` for an unreadable record.
 fn holders(shared: &Shared, wanted: &[HostPort]) -> Vec<(String, Vec<HostPort>)> {
-    let name = |holder: Holder| match holder.record {
-        Ok(record) => (record.owner.attachment.container_id().to_owned(), holder.hosts),
-        Err(_) => ("?".to_owned(), holder.hosts),
+    let name = |holder: Holder| match holder.who {
+        Who::Attachment(record) => {
+            (record.owner.attachment.container_id().to_owned(), holder.hosts)
+        }
+        Who::Reservation(reservation) => (reservation.to_string(), holder.hosts),
+        Who::Unreadable(_) => ("?".to_owned(), holder.hosts),
     };
     shared.holders(wanted).expect("looking").into_iter().map(name).collect()
 }

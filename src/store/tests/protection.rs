@@ -16,7 +16,7 @@ fn refusal(store: &Store) -> Error {
 
 /// Runs with another umask in a thread that shares none of it: the umask is one per process, but
 /// for who has asked for an own copy, which takes no privilege.
-fn with_umask(mask: u32, work: impl FnOnce() + Send) {
+pub(super) fn with_umask(mask: u32, work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let run = move || {
             unshare(CloneFlags::CLONE_FS).expect("an own umask");

@@ -1,0 +1,314 @@
+//! What a pod is told about its host ports: `ports.json` and `ports.env`. Values in, text out.
+//!
+//! `docs/published-files.md` is the contract with those who read the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    Attachment, ContainerPort, Family, Grant, HostPort, Mapping, Pod, PortRange, Protocol, Record,
+};
+
+/// The version of `ports.json`, raised when an older reader would misunderstand it.
+const VERSION: u32 = 1;
+
+/// Whose variables are written besides our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// `PORT`, `PORT0`, … of `KubeWharf`, which has them from Marathon.
+    KubeWharf,
+    /// `BCS_RANDHOSTPORT_…` of Tencent's BCS.
+    Bcs,
+}
+
+/// How a host port came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The pod named the number.
+    Static,
+    /// The node chose the number.
+    Chosen,
+    /// The node chose the number, and the container listens on the same.
+    Passthrough,
+}
+
+/// One host port, or a run of them, of one attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Whose it is.
+    pub attachment: Attachment,
+    /// What the pod calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The protocols; at least one.
+    pub protocols: Vec<Protocol>,
+    /// The number on the node, or the first of the run.
+    pub host_port: NonZeroU16,
+    /// The number in the container, or the first of the run.
+    pub container_port: NonZeroU16,
+    /// How many numbers in a row.
+    pub count: NonZeroU16,
+    /// The node's addresses on which it answers, the best known first.
+    #[serde(rename = "hostIPs")]
+    pub host_ips: Vec<IpAddr>,
+    /// How it came about.
+    pub origin: Origin,
+    /// Whose variables it gets besides our own.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dialects: BTreeSet<Dialect>,
+}
+
+/// What `record` has to tell: what the node chose for it, in the order wished for, then what it named
+/// itself. `node` are the node's addresses, which stand for "every local address".
+#[must_use]
+pub fn entries_of(record: &Record, node: &[IpAddr], dialects: &BTreeSet<Dialect>) -> Vec<Entry> {
+    let chosen = record.grants.iter().map(|grant| chosen(record, grant, node, dialects));
+    let named = record
+        .mappings
+        .iter()
+        .filter(|mapping| !record.grants.iter().any(|grant| covers(grant, &mapping.host)));
+    let mut entries: Vec<Entry> = chosen.collect();
+    let mut by_port: BTreeMap<_, Vec<&Mapping>> = BTreeMap::new();
+    for mapping in named {
+        let (host, container_port) = (&mapping.host, mapping.container_port);
+        by_port.entry((host.port, host.protocol, container_port)).or_default().push(mapping);
+    }
+    for ((host_port, protocol, container_port), mappings) in by_port {
+        entries.push(Entry {
+            attachment: record.owner.attachment.clone(),
+            name: None,
+            protocols: vec![protocol],
+            host_port,
+            container_port,
+            count: NonZeroU16::MIN,
+            host_ips: answering(&mappings, node),
+            origin: Origin::Static,
+            dialects: dialects.clone(),
+        });
+    }
+    entries
+}
+
+fn chosen(record: &Record, grant: &Grant, node: &[IpAddr], dialects: &BTreeSet<Dialect>) -> Entry {
+    let mappings: Vec<&Mapping> =
+        record.mappings.iter().filter(|mapping| covers(grant, &mapping.host)).collect();
+    let (container_port, origin) = match grant.wish.container_port {
+        ContainerPort::From(port) => (port, Origin::Chosen),
+        ContainerPort::Same => (grant.port, Origin::Passthrough),
+    };
+    Entry {
+        attachment: record.owner.attachment.clone(),
+        name: grant.wish.name.clone(),
+        protocols: grant.wish.protocols.clone(),
+        host_port: grant.port,
+        container_port,
+        count: grant.wish.count,
+        host_ips: answering(&mappings, node),
+        origin,
+        dialects: dialects.clone(),
+    }
+}
+
+fn covers(grant: &Grant, host: &HostPort) -> bool {
+    let offset = host.port.get().checked_sub(grant.port.get());
+    offset.is_some_and(|offset| offset < grant.wish.count.get())
+        && grant.wish.protocols.contains(&host.protocol)
+        && grant.wish.address.map_or(host.is_wildcard(), |address| address == host.address)
+}
+
+/// The addresses by which a client gets through one of `mappings`. Without any translation the pod
+/// is on the node's own network, and every address will do.
+fn answering(mappings: &[&Mapping], node: &[IpAddr]) -> Vec<IpAddr> {
+    let translated = mappings.iter().any(|mapping| mapping.target.is_some());
+    let answers = |mapping: &&&Mapping| mapping.target.is_some() || !translated;
+    let mut addresses = Vec::new();
+    for mapping in mappings.iter().filter(answers) {
+        let own = Some(mapping.host.address).filter(|_| !mapping.host.is_wildcard());
+        let family = Family::of(&mapping.host.address);
+        let every = node.iter().copied().filter(|address| Family::of(address) == family);
+        for address in own.map_or_else(|| every.collect(), |own| vec![own]) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    // The caller knows which of the node's addresses is the best.
+    addresses.sort_by_key(|address| node.iter().position(|known| known == address));
+    addresses
+}
+
+/// All that one pod is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Publication {
+    version: u32,
+    /// The pod.
+    pub pod: Pod,
+    /// Its ports, those of the attachment that published first in front.
+    #[serde(rename = "ports")]
+    pub entries: Vec<Entry>,
+}
+
+impl Default for Publication {
+    fn default() -> Self {
+        let pod = Pod { namespace: String::new(), name: String::new(), uid: String::new() };
+        Self { version: VERSION, pod, entries: Vec::new() }
+    }
+}
+
+impl Publication {
+    /// Reads `ports.json` back; `None` when that is not what it is.
+    #[must_use]
+    pub fn from_json(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().filter(|read: &Self| read.version == VERSION)
+    }
+
+    /// Puts `entries` in the place of what `attachment` had published. What another sandbox of the
+    /// pod published goes: a pod has one sandbox, so that one is no more.
+    pub fn put(&mut self, attachment: &Attachment, entries: Vec<Entry>) {
+        let sandbox = attachment.container_id();
+        self.entries.retain(|entry| entry.attachment.container_id() == sandbox);
+        let own = |entry: &Entry| entry.attachment == *attachment;
+        let at = self.entries.iter().position(own).unwrap_or(self.entries.len());
+        self.entries.retain(|entry| !own(entry));
+        self.entries.splice(at..at, entries);
+    }
+
+    /// The text of `ports.json`.
+    ///
+    /// # Errors
+    /// Never, as far as one can see: it has no map with keys that JSON cannot have.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// The text of `ports.env`: lines `NAME='value'`, which a shell can source and which is the only
+    /// form that kubelet's `fileKeyRef` takes. No value has anything in it that either would
+    /// interpret.
+    #[must_use]
+    pub fn to_env(&self) -> String {
+        let mut variables = Variables::default();
+        self.own_variables(&mut variables);
+        self.kubewharf_variables(&mut variables);
+        self.bcs_variables(&mut variables);
+        variables.text
+    }
+
+    fn own_variables(&self, variables: &mut Variables) {
+        let ips = || self.entries.iter().flat_map(|entry| &entry.host_ips);
+        variables.put("AUTOPORT_HOST_IP", ips().next());
+        variables.put("AUTOPORT_HOST_IP_V4", ips().find(|ip| ip.is_ipv4()));
+        variables.put("AUTOPORT_HOST_IP_V6", ips().find(|ip| ip.is_ipv6()));
+        variables.put("AUTOPORT_PORTS", listed(self.entries.iter()));
+        // A name is the pod's own word, so nothing unnamed takes a variable from it.
+        let (named, unnamed): (Vec<&Entry>, Vec<&Entry>) =
+            self.entries.iter().partition(|entry| entry.name.is_some());
+        let mut taken = BTreeSet::new();
+        for entry in named.into_iter().chain(unnamed) {
+            for name in names(entry) {
+                if !taken.insert(name.clone()) {
+                    continue;
+                }
+                let address = entry.host_ips.first();
+                let address = address.map(|ip| SocketAddr::new(*ip, entry.host_port.get()));
+                let run = Some(entry.count).filter(|count| *count > NonZeroU16::MIN);
+                variables.put(&format!("AUTOPORT_HOST_PORT_{name}"), Some(entry.host_port));
+                variables.put(&format!("AUTOPORT_PORT_{name}"), Some(entry.container_port));
+                variables.put(&format!("AUTOPORT_ADDR_{name}"), address);
+                variables.put(&format!("AUTOPORT_COUNT_{name}"), run);
+            }
+        }
+    }
+
+    fn kubewharf_variables(&self, variables: &mut Variables) {
+        let counted = || {
+            self.entries.iter().filter(|entry| match entry.origin {
+                Origin::Static => false,
+                Origin::Chosen => entry.dialects.contains(&Dialect::KubeWharf),
+                Origin::Passthrough => true,
+            })
+        };
+        variables.put("PORT", counted().next().map(|entry| entry.host_port));
+        for (index, entry) in counted().enumerate() {
+            variables.put(&format!("PORT{index}"), Some(entry.host_port));
+        }
+        for entry in counted() {
+            if let Some(name) = &entry.name {
+                variables.put(&format!("PORT_{}", upper_case(name)), Some(entry.host_port));
+            }
+        }
+        variables.put("PORTS", listed(counted()));
+    }
+
+    fn bcs_variables(&self, variables: &mut Variables) {
+        let counted = || self.entries.iter().filter(|e| e.dialects.contains(&Dialect::Bcs));
+        for entry in counted() {
+            let name = format!("BCS_RANDHOSTPORT_FOR_CONTAINER_PORT_{}", entry.container_port);
+            variables.put(&name, Some(entry.host_port));
+        }
+        if counted().next().is_some() {
+            let ip = counted().find_map(|entry| entry.host_ips.first());
+            variables.put("BCS_RANDHOSTPORT_HOSTIP", ip);
+            variables.put("BCS_RANDHOSTPORT_POD_NAME", Some(&self.pod.name));
+            variables.put("BCS_RANDHOSTPORT_POD_NAMESPACE", Some(&self.pod.namespace));
+        }
+    }
+}
+
+/// Host ports with commas between, `20500-20599` for a run; `None` for none.
+fn listed<'a>(entries: impl Iterator<Item = &'a Entry>) -> Option<String> {
+    let numbers = entries.map(|entry| {
+        let last = entry.host_port.get().saturating_add(entry.count.get() - 1);
+        let last = NonZeroU16::new(last).unwrap_or(entry.host_port);
+        PortRange { first: entry.host_port, last }.to_string()
+    });
+    let list = numbers.collect::<Vec<_>>().join(",");
+    (!list.is_empty()).then_some(list)
+}
+
+/// How variables call an entry: by its name, or by the container's port and each protocol.
+fn names(entry: &Entry) -> Vec<String> {
+    let number = entry.container_port;
+    let unnamed = |protocol: &Protocol| upper_case(&format!("{number}_{protocol}"));
+    match &entry.name {
+        Some(name) => vec![upper_case(name)],
+        None => entry.protocols.iter().map(unnamed).collect(),
+    }
+}
+
+/// The name as a part of a variable's.
+fn upper_case(name: &str) -> String {
+    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    name.chars().map(upper).collect()
+}
+
+/// The lines of `ports.env`. Of two variables with one name the first stays.
+#[derive(Debug, Default)]
+struct Variables {
+    text: String,
+    seen: BTreeSet<String>,
+}
+
+impl Variables {
+    /// Adds a variable if there is a value, and if nobody could take that for more than a value.
+    fn put(&mut self, name: &str, value: Option<impl ToString>) {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || "-.,:[]".contains(c);
+        let value = value.map(|value| value.to_string()).unwrap_or_default();
+        if value.is_empty() || !value.chars().all(harmless) || !self.seen.insert(name.to_owned()) {
+            return;
+        }
+        let _ = writeln!(self.text, "{name}='{value}'");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Who holds a port: the index, then the records that it leads to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+
+use super::error::{Error, Unreadable};
+use super::key::{Key, Kind};
+use super::reservation::{self, Reservation};
+use super::{Shared, index, record};
+use crate::model::{HostPort, Protocol, Record};
+
+/// Somebody who holds ports, and which of those that were asked about.
+#[derive(Debug)]
+pub struct Holder {
+    /// Who it is.
+    pub who: Who,
+    /// What it holds that overlaps what was asked for, sorted.
+    pub hosts: Vec<HostPort>,
+}
+
+/// Who holds ports.
+#[derive(Debug)]
+pub enum Who {
+    /// An attachment, which may have been superseded.
+    Attachment(Box<Record>),
+    /// A reservation, which nothing but its release ends.
+    Reservation(Reservation),
+    /// Somebody whose record cannot be read: nothing is known but [`Unreadable::key`].
+    Unreadable(Unreadable),
+}
+
+impl Shared {
+    /// Everyone who holds a port that overlaps one of `wanted`, once each, sorted by key. The
+    /// claimant itself is among them if it holds one.
+    ///
+    /// Reads the index of just these ports and the records that it leads to, each once.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn holders(&self, wanted: &[HostPort]) -> Result<Vec<Holder>, Error> {
+        let mut by_port: BTreeMap<_, Vec<&HostPort>> = BTreeMap::new();
+        for host in wanted {
+            by_port.entry((host.protocol, host.port)).or_default().push(host);
+        }
+        let mut entered: BTreeMap<Key, Vec<HostPort>> = BTreeMap::new();
+        for ((protocol, port), wanted) in by_port {
+            for (host, key) in index::at(&self.disk, protocol, port)? {
+                if wanted.iter().any(|wanted| wanted.overlaps(&host)) {
+                    entered.entry(key).or_default().push(host);
+                }
+            }
+        }
+        Ok(entered.into_iter().filter_map(|(key, hosts)| self.holder(&key, hosts)).collect())
+    }
+
+    /// An entry counts when the record it leads to lists the port, or might.
+    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
+        let who = self.who(key).unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))?;
+        match &who {
+            Who::Attachment(record) => hosts.retain(|host| record::lists(&record.mappings, host)),
+            Who::Reservation(reservation) => hosts.retain(|host| reservation.hosts.contains(host)),
+            Who::Unreadable(_) => {}
+        }
+        hosts.sort_unstable();
+        (!hosts.is_empty()).then_some(Holder { who, hosts })
+    }
+
+    fn who(&self, key: &Key) -> Result<Option<Who>, Unreadable> {
+        Ok(match key.kind() {
+            Kind::Attachment => self.read(key)?.map(|record| Who::Attachment(Box::new(record))),
+            Kind::Reservation => reservation::read(&self.disk, key)?.map(Who::Reservation),
+        })
+    }
+
+    /// Whether anybody may hold this port, on whatever address: one look-up, however many ports are
+    /// held. An entry that leads nowhere counts; [`Shared::holders`] knows better.
+    ///
+    /// # Errors
+    /// When the index cannot be examined.
+    pub fn entered_at(&self, protocol: Protocol, port: NonZeroU16) -> Result<bool, Error> {
+        index::any_at(&self.disk, protocol, port)
+    }
+
+    /// Every port of which [`Shared::entered_at`] is true: one listing, which is cheaper than many
+    /// look-ups.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn entered_ports(&self, protocol: Protocol) -> Result<BTreeSet<NonZeroU16>, Error> {
+        Ok(index::of_protocol(&self.disk, protocol)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,182 @@
+//! What containers read.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::unistd::geteuid;
+
+use super::protection::with_umask;
+use super::*;
+use crate::model::Pod;
+use crate::publication::{Entry, Origin, Publication};
+
+const DIR: &str = "pods/u1";
+const FILES: [&str; 2] = ["pods/u1/ports.json", "pods/u1/ports.env"];
+
+fn pod(uid: &str) -> Pod {
+    Pod { namespace: "shop".into(), name: "web".into(), uid: uid.to_owned() }
+}
+
+fn on(network: &str, container_id: &str) -> Attachment {
+    Attachment::new(network, container_id, "eth0").expect("a valid attachment")
+}
+
+fn entries(attachment: &Attachment, numbers: &[u16]) -> Vec<Entry> {
+    let entry = |number: &u16| Entry {
+        attachment: attachment.clone(),
+        name: Some(format!("p{number}")),
+        protocols: vec![Protocol::Tcp],
+        host_port: (*number).try_into().expect("a port"),
+        container_port: (*number).try_into().expect("a port"),
+        count: NonZeroU16::MIN,
+        host_ips: Vec::new(),
+        origin: Origin::Chosen,
+        dialects: [].into(),
+    };
+    numbers.iter().map(entry).collect()
+}
+
+fn publish(locked: &Locked, attachment: &Attachment, numbers: &[u16]) {
+    locked.publish(&pod("u1"), attachment, entries(attachment, numbers)).expect("publishing");
+}
+
+fn numbers(publication: &Publication) -> Vec<u16> {
+    publication.entries.iter().map(|entry| entry.host_port.get()).collect()
+}
+
+fn published(node: &Node) -> Vec<u16> {
+    let locked = node.lock();
+    let publication = locked.published("u1").expect("something is published");
+    let env = fs::read_to_string(node.path(FILES[1])).expect("reading");
+    assert_eq!(env, publication.to_env());
+    numbers(&publication)
+}
+
+#[test]
+fn an_ordinary_user_can_read_it_whatever_the_umask() {
+    let strictest = if geteuid().is_root() { 0o777 } else { 0o377 };
+    for mask in [0, 0o022, strictest] {
+        let node = Node::new();
+        with_umask(mask, || {
+            publish(&node.lock(), &on("cbr0", "4f2a"), &[1]);
+            publish(&node.lock(), &on("cbr0", "4f2a"), &[2]);
+        });
+        assert_eq!(mode(&node.path(DIR)), 0o755, "{mask:o}");
+        assert_eq!(FILES.map(|file| mode(&node.path(file))), [0o644; 2], "{mask:o}");
+        assert_eq!(["", "pods"].map(|dir| mode(&node.path(dir))), [0o700; 2], "{mask:o}");
+    }
+    // Kubelet makes the directory of a subPath itself.
+    let node = Node::new();
+    drop(node.lock());
+    fs::create_dir_all(node.path(DIR)).expect("making a directory");
+    fs::set_permissions(node.path(DIR), fs::Permissions::from_mode(0o750)).expect("protecting");
+    publish(&node.lock(), &on("cbr0", "4f2a"), &[1]);
+    assert_eq!(mode(&node.path(DIR)), 0o755);
+}
+
+#[test]
+fn attachments_are_merged_and_each_withdraws_its_own() {
+    let node = Node::new();
+    let (first, second) = (on("cbr0", "4f2a"), on("net2", "4f2a"));
+    publish(&node.lock(), &first, &[1, 2]);
+    publish(&node.lock(), &second, &[3]);
+    publish(&node.lock(), &first, &[4]);
+    assert_eq!(published(&node), [4, 3]);
+    node.lock().unpublish("u1", &first).expect("withdrawing");
+    assert_eq!(published(&node), [3]);
+    node.lock().unpublish("u1", &first).expect("withdrawing again");
+    assert_eq!(published(&node), [3]);
+    node.lock().unpublish("u1", &second).expect("withdrawing");
+    assert!(!node.path(DIR).exists());
+    node.lock().unpublish("u1", &second).expect("withdrawing again");
+    publish(&node.lock(), &first, &[1]);
+    publish(&node.lock(), &first, &[]);
+    assert!(!node.path(DIR).exists(), "nothing is nothing to publish");
+}
+
+#[test]
+fn the_late_del_of_an_old_sandbox_takes_nothing_of_the_new_one() {
+    let node = Node::new();
+    let (old, new) = (on("cbr0", "old"), on("cbr0", "new"));
+    publish(&node.lock(), &old, &[1]);
+    publish(&node.lock(), &new, &[2]);
+    node.lock().unpublish("u1", &old).expect("withdrawing");
+    assert_eq!(published(&node), [2]);
+}
+
+#[test]
+fn no_uid_leaves_the_directory() {
+    let node = Node::new();
+    let (locked, attachment) = (node.lock(), on("cbr0", "4f2a"));
+    for uid in ["", "..", "../attachments", "a/b", ".x", "a b"] {
+        let refused = locked.publish(&pod(uid), &attachment, entries(&attachment, &[1]));
+        assert!(matches!(refused, Err(Error::Name(_))), "{uid}");
+        locked.unpublish(uid, &attachment).expect("there is nothing to withdraw");
+        assert_eq!(locked.published(uid), None);
+    }
+    assert_eq!(node.tree(), [""; 0]);
+}
+
+/// A root container that mounts the directory writable.
+#[test]
+fn what_a_container_puts_there_does_no_harm() {
+    let node = Node::new();
+    let (attachment, outside) = (on("cbr0", "4f2a"), node.dir.with_file_name("outside"));
+    fs::write(&outside, "precious").expect("writing");
+    for damage in ["", "{", "[]", "{\"version\":2,\"ports\":[]}"] {
+        publish(&node.lock(), &attachment, &[1]);
+        fs::write(node.path(FILES[0]), damage).expect("writing");
+        publish(&node.lock(), &attachment, &[2]);
+        assert_eq!(published(&node), [2], "{damage}");
+    }
+    for file in FILES {
+        fs::remove_file(node.path(file)).expect("deleting");
+        symlink(&outside, node.path(file)).expect("linking");
+    }
+    symlink(node.dir.parent().expect("a parent"), node.path("pods/u1/up")).expect("linking");
+    publish(&node.lock(), &attachment, &[3]);
+    assert_eq!(published(&node), [3]);
+    fs::write(node.path(FILES[0]), "{").expect("writing");
+    node.lock().unpublish("u1", &attachment).expect("withdrawing");
+    assert!(!node.path(DIR).exists(), "with all that is in it");
+    assert_eq!(fs::read_to_string(&outside).expect("reading"), "precious");
+}
+
+#[test]
+fn tidying_withdraws_what_no_record_stands_for() {
+    let node = Node::new();
+    save(&node, "4f2a", &[host("0.0.0.0", 1)]);
+    publish(&node.lock(), &on("cbr0", "4f2a"), &[1]);
+    publish(&node.lock(), &on("net2", "4f2a"), &[2]);
+    let other = on("cbr0", "gone");
+    node.lock().publish(&pod("u2"), &other, entries(&other, &[3])).expect("publishing");
+    node.lock().tidy().expect("tidying");
+    assert_eq!(published(&node), [1]);
+    assert!(!node.path("pods/u2").exists());
+}
+
+/// A reader in a container takes no lock.
+#[test]
+fn a_reader_sees_a_whole_file_at_any_time() {
+    let node = Node::new();
+    let attachment = on("cbr0", "4f2a");
+    let many: Vec<u16> = (1..2000).collect();
+    publish(&node.lock(), &attachment, &many);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..40 {
+                let count = if round % 2 == 0 { 1 } else { many.len() };
+                publish(&node.lock(), &attachment, &many[..count]);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            let bytes = fs::read(node.path(FILES[0])).expect("it is always there");
+            let seen = numbers(&Publication::from_json(&bytes).expect("it is always whole"));
+            assert!(seen.len() == 1 || seen == many, "{}", seen.len());
+            let env = fs::read_to_string(node.path(FILES[1])).expect("it is always there");
+            assert!(env.ends_with("'\n"), "{env}");
+        }
+    });
+}
