@@ -21,6 +21,7 @@ mod hostile;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
+mod listeners;
 mod matrix;
 mod netns;
 mod node;

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::kernel::{self, Nft, Stale};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of};
-use crate::store::{Shared, Store};
+use crate::store::{Shared, Store, Who};
 
 pub use everything::{Ownership, repair};
 
@@ -133,9 +133,12 @@ fn places(
         if element.set.kind == SetKind::Hairpins && !element.host.is_wildcard() {
             let address = Family::of(&element.host.address).wildcard();
             let holders = shared.holders(&[HostPort { address, ..element.host }])?;
-            let others = holders.iter().filter_map(|holder| holder.record.as_ref().ok());
-            let mut others =
-                others.filter(|other| other.owner.attachment != record.owner.attachment);
+            let mut others = holders.iter().filter_map(|holder| match &holder.who {
+                Who::Attachment(other) => {
+                    (other.owner.attachment != record.owner.attachment).then_some(other)
+                }
+                Who::Reservation(_) | Who::Unreadable(_) => None,
+            });
             let place = element.place();
             if others.any(|one| elements_of(one, &one.mappings).any(|its| its.place() == place)) {
                 continue;
