@@ -19,9 +19,9 @@ mod uapi {
     pub(super) const NFT_MSG_GETTABLE: u8 = 1;
     pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
     pub(super) const NFT_MSG_GETRULE: u8 = 7;
-    pub(super) const NFT_MSG_GETGEN: u8 = 16;
-    pub(super) const NFTA_GEN_ID: u16 = 1;
     pub(super) const NFTA_TABLE_NAME: u16 = 1;
+    pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+    pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
     pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
     pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(super) const NFTA_CHAIN_NAME: u16 = 3;
@@ -49,10 +49,10 @@ pub enum Table {
 /// What one look at the kernel showed.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// The number of changes that the tables of this namespace have seen.
-    pub generation: u32,
     /// The table.
     pub table: Table,
+    /// Whether somebody has set the flag that takes all its chains out of their hooks.
+    pub dormant: bool,
     /// The elements that were asked for and are there.
     pub elements: BTreeMap<(Set, Key), Seen>,
     /// The rules by chain, as the kernel encodes them.
@@ -104,6 +104,7 @@ impl Look {
             Table::Ours(found) if found.layout < LAYOUT => {
                 Some(format!("it had the older layout {}", found.layout))
             }
+            Table::Ours(_) if self.dormant => Some("it was dormant".to_owned()),
             Table::Ours(_) => self.damage(chains),
         };
         if let Some(reason) = reason {
@@ -141,10 +142,8 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
-        let generation = generation(&mut self.socket)?;
-        let table = table(&mut self.socket)?;
-        let mut look =
-            Look { generation, table, elements: BTreeMap::new(), rules: BTreeMap::new() };
+        let (table, dormant) = table(&mut self.socket)?;
+        let mut look = Look { table, dormant, elements: BTreeMap::new(), rules: BTreeMap::new() };
         if look.table == Table::Absent {
             return Ok(look);
         }
@@ -242,6 +241,7 @@ impl Nft {
             Table::Ours(found) if found.instance != self.identity.instance => {
                 Some(format!("table inet autoport belongs to another store, {}", found.instance))
             }
+            Table::Ours(_) if look.dormant => Some("table inet autoport is dormant".to_owned()),
             Table::Ours(_) => None,
         }
     }
@@ -329,22 +329,16 @@ fn ask_one<T>(
     answered.unwrap_or_else(silence)
 }
 
-/// The generation of this namespace's tables.
-pub(super) fn generation(socket: &mut Socket) -> Result<u32, Error> {
-    let what = "the generation of its tables";
-    let read = |attributes: Attributes<'_>| attributes.u32(uapi::NFTA_GEN_ID);
-    let generation = ask_one(socket, uapi::NFT_MSG_GETGEN, what, |_| {}, read)?;
-    generation.flatten().ok_or_else(|| question_error(what, nix::libc::ENODATA))
-}
-
-fn table(socket: &mut Socket) -> Result<Table, Error> {
+fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
     let read = |attributes: Attributes<'_>| {
         let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
-        identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours)
+        let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+        let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
+        (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
     };
     let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read)?;
-    Ok(found.unwrap_or(Table::Absent))
+    Ok(found.unwrap_or((Table::Absent, false)))
 }
 
 /// Reads the comment out of user data, a run of `type, length, value` with one byte each for the
