@@ -57,7 +57,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network whose pods get 10.`subnet`.0.0/24 and fd00:`subnet`::/64.
+    /// A network whose pods get `10.subnet.0.0/24` and `fd00:subnet::/64`.
     pub(crate) fn new(name: &str, main: Main, subnet: u8, plugin: Plugin) -> Self {
         let backend = plugin.backend().map(|backend| ("backend".to_owned(), json!(backend)));
         let options = backend.into_iter().collect();

@@ -8,7 +8,7 @@ use crate::node::{CLIENT, FIRST, Node, POD_PORT, SECOND};
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe, Transport};
 
-/// "HostPort validates that there is no conflict between pods with same hostPort but different
+/// "`HostPort` validates that there is no conflict between pods with same hostPort but different
 /// hostIP and protocol" of Kubernetes' conformance tests: the client is a pod on the node's own
 /// network, and binds to the node's address.
 pub(crate) fn conformance(plugin: Plugin) {
@@ -26,12 +26,12 @@ pub(crate) fn conformance(plugin: Plugin) {
             attach(2, Transport::Tcp, host),
             attach(3, Transport::Udp, host),
         ];
-        let [pod1, pod2, pod3] = pods.each_ref().map(|(pod, _)| Some(&*pod.name));
-        assert_eq!(Probe::tcp(loopback, PORT).from(host, 0).ask().by(), pod1);
-        assert_eq!(Probe::tcp(host, PORT).ask().by(), pod2);
-        assert_eq!(Probe::udp(host, PORT).ask().by(), pod3);
-        assert_eq!(node.client_asks(&Probe::tcp(host, PORT)).by(), pod2);
-        assert_eq!(node.client_asks(&Probe::udp(host, PORT)).by(), pod3);
+        let [first, second, third] = pods.each_ref().map(|(pod, _)| Some(&*pod.name));
+        assert_eq!(Probe::tcp(loopback, PORT).from(host, 0).ask().by(), first);
+        assert_eq!(Probe::tcp(host, PORT).ask().by(), second);
+        assert_eq!(Probe::udp(host, PORT).ask().by(), third);
+        assert_eq!(node.client_asks(&Probe::tcp(host, PORT)).by(), second);
+        assert_eq!(node.client_asks(&Probe::udp(host, PORT)).by(), third);
     }
 }
 
@@ -99,17 +99,17 @@ pub(crate) fn service_traffic_keeps_its_source(plugin: Plugin) {
 
 /// A table as kube-proxy's: at dstnat, translating each service address to `endpoint`.
 fn kube_proxy(services: &[(&str, u16)], endpoint: [IpAddr; 2]) {
-    let rules: String = services
-        .iter()
-        .map(|(address, port)| {
-            let (family, target) = if address.contains(':') {
-                ("ip6", format!("[{}]:{POD_PORT}", endpoint[1]))
-            } else {
-                ("ip", format!("{}:{POD_PORT}", endpoint[0]))
-            };
-            format!("{family} daddr {address} th dport {port} meta l4proto {{ tcp, udp }} dnat {family} to {target}\n")
-        })
-        .collect();
+    let rule = |(address, port): &(&str, u16)| {
+        let (family, target) = if address.contains(':') {
+            ("ip6", format!("[{}]:{POD_PORT}", endpoint[1]))
+        } else {
+            ("ip", format!("{}:{POD_PORT}", endpoint[0]))
+        };
+        let matches =
+            format!("{family} daddr {address} meta l4proto {{ tcp, udp }} th dport {port}");
+        format!("{matches} dnat {family} to {target}\n")
+    };
+    let rules = services.iter().map(rule).collect::<Vec<_>>().concat();
     nft(&format!(
         "table inet kube-proxy {{
              chain services {{ {rules} }}

@@ -8,6 +8,8 @@
 //! Every test makes a [`node::Node`]: its thread moves into a network and a mount namespace that
 //! nobody else sees, and what it leaves behind disappears with it.
 
+#![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
+
 mod bare;
 mod chain;
 mod conflict;

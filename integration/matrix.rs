@@ -18,13 +18,13 @@ const ASKERS: usize = 8;
 /// Held without host IP, by the pod `any`.
 pub(crate) const ANY: u16 = 8080;
 /// Held three times: on the first address by `first`, on the second by `second`, on 127.0.0.1 and
-/// ::1 by `local`.
+/// `::1` by `local`.
 pub(crate) const SHARED: u16 = 8081;
 /// Held on 0.0.0.0 by `local`.
 pub(crate) const ANY_V4: u16 = 8082;
-/// Held on :: by `second`.
+/// Held on `::` by `second`.
 pub(crate) const ANY_V6: u16 = 8083;
-/// Held on 127.0.0.1 and ::1 only, by `local`.
+/// Held on 127.0.0.1 and `::1` only, by `local`.
 pub(crate) const LOOPBACK_ONLY: u16 = 8084;
 /// Held on the node's first address only, by `first`.
 pub(crate) const FIRST_ONLY: u16 = 8085;
@@ -47,7 +47,7 @@ pub(crate) enum Asker {
 pub(crate) enum To {
     First,
     Second,
-    /// 127.0.0.1 or ::1.
+    /// 127.0.0.1 or `::1`.
     Loopback,
     /// 127.0.0.5.
     OtherLoopback,

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::panic;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -106,11 +107,13 @@ pub(crate) fn nft(script: &str) {
 
 /// What nft lists in the calling thread's namespace, without the counters.
 pub(crate) fn ruleset() -> String {
+    settle();
     run(Command::new("nft").args(["--stateless", "list", "ruleset"]), "").1
 }
 
 /// The same with the counters.
 pub(crate) fn full_ruleset() -> String {
+    settle();
     run(Command::new("nft").args(["list", "ruleset"]), "").1
 }
 
@@ -130,4 +133,15 @@ pub(crate) fn run(command: &mut Command, input: &str) -> (bool, String) {
     let output = child.wait_with_output().expect("a child can be waited for");
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Waits until no element is on its way out: one that was released lives for a timer tick more.
+pub(crate) fn settle() {
+    for _ in 0..200 {
+        if !run(Command::new("nft").args(["list", "ruleset"]), "").1.contains(" expires ") {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("elements expire and never go");
 }

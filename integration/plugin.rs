@@ -15,7 +15,7 @@ use crate::netns::PATH;
 
 /// A plugin that takes longer than this is taken for stuck. The longest wait it may have of its
 /// own is 30 s, for the lock on DEL.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// Debian's own plugins: bridge, ptp, host-local and the older portmap.
 pub(crate) const DEBIAN: &str = "/usr/lib/cni";

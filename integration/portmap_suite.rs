@@ -159,6 +159,7 @@ pub(crate) fn del_needs_no_details(plugin: Plugin) {
 
 /// The canary of "creates and destroys a chain": what others have in the kernel survives.
 pub(crate) fn leaves_others_alone(plugin: Plugin) {
+    const RULE: &str = "PREROUTING -p tcp -m tcp --dport 8097 -j ACCEPT";
     let node = Node::new();
     nft("table inet canary {
              chain prerouting {
@@ -167,7 +168,6 @@ pub(crate) fn leaves_others_alone(plugin: Plugin) {
              }
              map ports { type inet_service : verdict; elements = { 8098 : drop }; }
          }");
-    const RULE: &str = "PREROUTING -p tcp -m tcp --dport 8097 -j ACCEPT";
     let printed = |line: &str| {
         let mut words = line.split(' ');
         let (ok, text) = run(Command::new(words.next().unwrap_or_default()).args(words), "");
@@ -262,9 +262,11 @@ fn eight_reached(node: &Node, pod: &Pod, address: &str) -> Vec<&'static str> {
         ("tcp/8085", Probe::tcp(address, 8085)),
         ("tcp/8086", Probe::tcp(address, 8086)),
     ];
-    let reaches = |probe: &Probe| match node.client_asks(probe) {
-        Answer::Refused => false,
-        answer => answer.by() == Some(&pod.name) || panic!("{address}: {answer}"),
+    let reaches = |probe: &Probe| {
+        let answer = node.client_asks(probe);
+        let reached = answer.by() == Some(&pod.name);
+        assert!(reached || answer == Answer::Refused, "{probe:?}: {answer}");
+        reached
     };
     ports.into_iter().filter(|(_, probe)| reaches(probe)).map(|(name, _)| name).collect()
 }

@@ -135,11 +135,16 @@ impl Probe {
                 Some((by, source)) => Answer::Reached { by, source },
                 None => Answer::Odd(format!("somebody else answered: {text:?}")),
             },
-            Err(error) => match error.kind() {
-                io::ErrorKind::ConnectionRefused => Answer::Refused,
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Answer::Silence,
-                _ => Answer::Odd(error.to_string()),
-            },
+            Err(error) => {
+                let is = |kinds: &[io::ErrorKind]| kinds.contains(&error.kind());
+                if is(&[io::ErrorKind::ConnectionRefused]) {
+                    Answer::Refused
+                } else if is(&[io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut]) {
+                    Answer::Silence
+                } else {
+                    Answer::Odd(error.to_string())
+                }
+            }
         }
     }
 

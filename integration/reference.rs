@@ -9,7 +9,7 @@ use crate::matrix::{self, ANY, ANY_V6, Asker, Expect, Question, SHARED, Source, 
 use crate::plugin::Plugin::{self, PortmapIptables, PortmapNftables};
 use crate::portmap_suite;
 
-/// portmap translates packets from ::1 to ::1, which the kernel then does not let leave the node:
+/// portmap translates packets from `::1` to `::1`, which the kernel then does not let leave the node:
 /// nobody is refused and nobody is answered.
 fn iptables(question: &Question, _: Expect) -> Option<Expect> {
     let mapped = [ANY, SHARED, ANY_V6].contains(&question.port);

@@ -3,7 +3,8 @@
 # or later. Run it as root, or as a user who may use sudo (for apt only).
 #
 #   integration/setup.sh build   what `cargo build` needs
-#   integration/setup.sh demo    that, and what the demo needs, with cnitool
+#   integration/setup.sh check   that, and what `make check` needs
+#   integration/setup.sh demo    the first, and what the demo needs, with cnitool
 #   integration/setup.sh test    that, and what the tests and benchmark need
 #
 # Packages of this Debian release are installed by apt. What must be newer comes
@@ -31,8 +32,9 @@ TOOLS=${TOOLS:-$repo/target/tools}
 recipe=1
 
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
-packages_demo=(iproute2 nftables iptables curl containernetworking-plugins xz-utils)
-packages_test=(strace util-linux)
+packages_check=(shellcheck)
+packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
+packages_test=(strace)
 
 # --- talking -----------------------------------------------------------------
 
@@ -318,10 +320,11 @@ unpack_cni_sid() {
 level=${1:-}
 case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
+1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|demo|test" >&2
+    echo "usage: $0 build|check|demo|test" >&2
     exit 2
     ;;
 esac
@@ -334,7 +337,7 @@ for command in apt-get dpkg-query; do
 done
 
 install_packages "${packages[@]}"
-[ "$level" != build ] || exit 0
+[ "$level" != build ] && [ "$level" != check ] || exit 0
 
 arch=$(dpkg --print-architecture)
 ! have_tools || exit 0

@@ -6,13 +6,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::netns::{ruleset, run};
+use crate::netns::{ruleset, run, settle};
 
 /// Where the plugin keeps its records.
 pub(crate) const STATE: &str = "/run/autoport";
 
 /// The whole table as nft describes it, one object per part; empty where there is no table.
 pub(crate) fn table() -> Vec<Value> {
+    settle();
     let list = ["-j", "list", "table", "inet", "autoport"];
     let (ok, text) = run(Command::new("nft").args(list), "");
     if !ok {

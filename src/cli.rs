@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use autoport::app;
+use autoport::app::{self, Ownership};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
 use autoport::model::{Mapping, Record};
@@ -31,7 +31,13 @@ enum Command {
     /// List the host ports that are held, and by whom
     List,
     /// Build the nftables table again from the records
-    Repair,
+    ///
+    /// A record that cannot be read is removed, and a copy of it is kept beside the others.
+    Repair {
+        /// Take over a store of another network namespace, or a table of another store
+        #[arg(long)]
+        adopt: bool,
+    },
 }
 
 /// Exit status: 0 when it worked, 1 when it did not, 2 when the arguments are wrong.
@@ -57,7 +63,8 @@ fn run(cli: &Cli) -> Result<(), Error> {
     let store = Store::at(cli.state_dir.as_ref().unwrap_or(&config.state_dir));
     match cli.command {
         Command::List => list(&store, &config),
-        Command::Repair => repair(&store, &config),
+        Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect),
+        Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt),
     }
 }
 
@@ -86,8 +93,8 @@ fn row(record: &Record, mapping: &Mapping) -> [String; 3] {
     [mapping.host.to_string(), target, record.owner.to_string()]
 }
 
-fn repair(store: &Store, config: &StoreConfig) -> Result<(), Error> {
-    match app::repair(store, config.lock_timeout, &mut io::stderr())? {
+fn repair(store: &Store, config: &StoreConfig, ownership: Ownership) -> Result<(), Error> {
+    match app::repair(store, config.lock_timeout, ownership, &mut io::stderr())? {
         Some(count) => println!("built table inet autoport for {count} attachments"),
         None => println!("nothing has been recorded in {} yet", store.dir().display()),
     }

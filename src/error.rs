@@ -40,8 +40,8 @@ pub enum Error {
     },
     /// Something that is asked for is in a record that cannot be read.
     #[error(
-        "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, or \
-         GC of its network, frees what it holds", aside.display()
+        "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, \
+         GC of its network, or `autoport repair`, frees what it holds", aside.display()
     )]
     Unreadable {
         /// What was asked for.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{everything, note, note_error};
+use super::{everything, forget_flows, note, note_error};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Loopback, Nft, Stale};
@@ -68,9 +68,7 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
             return Err(error);
         }
     }
-    if let Err(error) = nft.forget_flows(&transfer.wanted.mappings, Stale::Elsewhere) {
-        note_error(log, "old UDP flows may keep going elsewhere", &error.into());
-    }
+    transfer.redirect_flows(&mut nft, log);
     allow_loopback(&transfer.wanted, &claim.host_interfaces)?;
     Ok(Reply::Result(claim.result))
 }
@@ -78,7 +76,7 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
 /// Everyone who holds a wanted port and gives way.
 ///
 /// # Errors
-/// [`Error::Taken`], [`Error::HeldUnreadable`] for the first who does not.
+/// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
     let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
@@ -185,6 +183,17 @@ impl<'a> Transfer<'a> {
             self.locked.save(&self.wanted)?;
         }
         Ok(())
+    }
+
+    /// Ends the UDP flows that still go where they went before.
+    fn redirect_flows(&self, nft: &mut Nft, log: &mut dyn Write) {
+        let wanted = &self.wanted.mappings;
+        for record in self.superseded.iter().chain(&self.before) {
+            let gone: Vec<Mapping> =
+                record.mappings.iter().filter(|old| !wanted.contains(old)).copied().collect();
+            forget_flows(nft, &gone, Stale::Target, log);
+        }
+        forget_flows(nft, wanted, Stale::Elsewhere, log);
     }
 
     /// Records what was held before the change that was not made.

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{everything, note, note_error};
+use super::{everything, forget_flows, note, note_error};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Change, Nft, Stale};
-use crate::model::{Attachment, Mapping, Record};
+use crate::model::{Attachment, Record};
 use crate::netns;
 use crate::ruleset::places_of;
 use crate::store::{self, Key, Locked, Store};
@@ -62,7 +62,7 @@ fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), E
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
         withdraw(locked, &mut nft, &change, &record.owner.attachment, log)?;
-        forget(&mut nft, &owned, log);
+        forget_flows(&mut nft, &owned, Stale::Target, log);
     }
     Ok(locked.remove(record)?)
 }
@@ -105,13 +105,6 @@ fn withdraw(
     }
 }
 
-/// Ends the UDP flows towards a pod that is going away.
-fn forget(nft: &mut Nft, mappings: &[Mapping], log: &mut dyn Write) {
-    if let Err(error) = nft.forget_flows(mappings, Stale::Target) {
-        note_error(log, "old UDP flows may keep going to the pod's address", &error.into());
-    }
-}
-
 pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
     let store = Store::at(&sweep.store.state_dir);
     if !matches!(store.read(PATIENCE, log), Ok(Some(_))) {
@@ -137,7 +130,7 @@ pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
     let mut nft = everything::rebuild(&locked, &without, log)?;
     for record in &removed {
         note(log, &format!("removed what {} held", record.owner));
-        forget(&mut nft, &record.mappings, log);
+        forget_flows(&mut nft, &record.mappings, Stale::Target, log);
         locked.remove(record)?;
     }
     Ok(locked.tidy()?)

@@ -36,22 +36,46 @@ pub(super) fn ruleset(
     Ok(Ruleset::new(Identity::current(&shared.instance().id), &records))
 }
 
+/// What `repair` does with a store or a table that belongs to somebody else: a store to another
+/// network namespace, a table to another store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Leave it alone.
+    Respect,
+    /// Take it over: the operator knows that there is nobody else.
+    Adopt,
+}
+
 /// Builds the kernel's table again from the store at `store` and clears the store of what means
-/// nothing. Returns how many attachments it serves; `None` when there is no store.
+/// nothing and of what cannot be read. Returns how many attachments it serves; `None` when there is
+/// no store.
 ///
 /// # Errors
 /// When the store or the kernel refuses.
 pub fn repair(
     store: &Store,
     patience: Duration,
+    ownership: Ownership,
     log: &mut dyn Write,
 ) -> Result<Option<usize>, Error> {
     if store.read(patience, log)?.is_none() {
         return Ok(None);
     }
-    let locked = store.lock(patience, log)?;
-    locked.belongs_here()?;
-    rebuild(&locked, &[], log)?;
+    let mut locked = store.lock(patience, log)?;
+    match ownership {
+        Ownership::Respect => locked.belongs_here()?,
+        Ownership::Adopt => locked.adopt()?,
+    }
+    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
+        let aside = locked.discard(&unreadable.key)?;
+        note(log, &format!("{unreadable}; it was removed, a copy is at {}", aside.display()));
+    }
+    let everything = ruleset(&locked, &[], None, log)?;
+    let mut nft = Nft::open(&locked.instance().id)?;
+    match ownership {
+        Ownership::Respect => nft.rebuild(&everything)?,
+        Ownership::Adopt => nft.adopt(&everything)?,
+    }
     locked.tidy()?;
     Ok(Some(locked.records()?.len()))
 }

@@ -11,12 +11,12 @@ use std::time::SystemTime;
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
-use crate::kernel;
+use crate::kernel::{self, Nft, Stale};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of};
 use crate::store::{Shared, Store};
 
-pub use everything::repair;
+pub use everything::{Ownership, repair};
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -136,6 +136,14 @@ fn places(
         places.insert(element.place());
     }
     Ok(places)
+}
+
+/// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
+/// failure of a command whose change is in force.
+fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
+    if let Err(error) = nft.forget_flows(mappings, stale) {
+        note_error(log, "old UDP flows may keep going where they went", &error.into());
+    }
 }
 
 /// Writes a line to the log. A log that cannot be written to must not fail a command.

@@ -213,3 +213,48 @@ impl Nft {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().expect("a test address")
+    }
+
+    /// Whether a flow to `to` that `by` answers is stale for a mapping of `host` to the pod, on a
+    /// node whose address is 192.0.2.1.
+    fn stale(stale: Stale, host: &str, to: &str, by: &str) -> bool {
+        let host = socket(host);
+        let host = HostPort {
+            protocol: Protocol::Udp,
+            address: host.ip(),
+            port: host.port().try_into().expect("a test port"),
+        };
+        let flow = Flow { to: socket(to), answered_by: socket(by), handle: Vec::new() };
+        let own: IpAddr = socket("192.0.2.1:1").ip();
+        flow.is_stale(stale, &host, socket("10.1.0.5:53"), &mut |address| address == own)
+    }
+
+    #[test]
+    fn an_added_mapping_ends_what_went_elsewhere() {
+        let ends = |host, to, by| stale(Stale::Elsewhere, host, to, by);
+        assert!(ends("0.0.0.0:53", "192.0.2.1:53", "192.0.2.1:53"), "to the node itself");
+        assert!(ends("0.0.0.0:53", "192.0.2.1:53", "10.1.0.4:53"), "to the pod before");
+        assert!(!ends("0.0.0.0:53", "192.0.2.1:53", "10.1.0.5:53"), "to the pod itself");
+        assert!(!ends("0.0.0.0:53", "192.0.2.1:54", "192.0.2.1:54"), "another port");
+        assert!(!ends("0.0.0.0:53", "198.51.100.1:53", "198.51.100.1:53"), "only forwarded");
+        assert!(!ends("0.0.0.0:53", "10.96.0.10:53", "10.1.0.4:53"), "a Service");
+        assert!(ends("192.0.2.2:53", "192.0.2.2:53", "192.0.2.2:53"), "the claimed address");
+        assert!(!ends("192.0.2.2:53", "192.0.2.1:53", "192.0.2.1:53"), "another address");
+    }
+
+    #[test]
+    fn a_removed_mapping_ends_what_went_to_its_target() {
+        let ends = |host, to, by| stale(Stale::Target, host, to, by);
+        assert!(ends("0.0.0.0:53", "192.0.2.1:53", "10.1.0.5:53"));
+        assert!(!ends("0.0.0.0:53", "192.0.2.1:53", "10.1.0.4:53"), "to another pod");
+        assert!(!ends("0.0.0.0:53", "192.0.2.1:54", "10.1.0.5:53"), "by another host port");
+        assert!(!ends("192.0.2.2:53", "192.0.2.1:53", "10.1.0.5:53"), "by another address");
+    }
+}

@@ -19,8 +19,9 @@ use super::lower::lower;
 use crate::model::Family;
 use crate::ruleset::{Chain, ChainType, DataKind, Hook, Rule, Set, TABLE};
 
-/// `NFT_SET_MAP` of `linux/netfilter/nf_tables.h`.
-const NFT_SET_MAP: u32 = 8;
+/// `linux/netfilter/nf_tables.h`.
+const NFT_SET_MAP: u32 = 0x8;
+const NFT_SET_TIMEOUT: u32 = 0x10;
 
 /// Type numbers by which nft(8) prints keys and data. They are nft's own: the kernel only keeps
 /// them. A concatenation has six bits for each part.
@@ -108,14 +109,14 @@ impl Encoder {
         let mut numbers =
             vec![(sys::NFTNL_SET_KEY_TYPE, key_type), (sys::NFTNL_SET_KEY_LEN, 4 * key_words)];
         match set.data() {
-            DataKind::None => {}
+            DataKind::None => numbers.push((sys::NFTNL_SET_FLAGS, NFT_SET_TIMEOUT)),
             DataKind::Target => numbers.extend([
-                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP),
+                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP | NFT_SET_TIMEOUT),
                 (sys::NFTNL_SET_DATA_TYPE, address << datatype::BITS | datatype::INET_SERVICE),
                 (sys::NFTNL_SET_DATA_LEN, 4 * (words + 1)),
             ]),
             DataKind::Verdict => numbers.extend([
-                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP),
+                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP | NFT_SET_TIMEOUT),
                 (sys::NFTNL_SET_DATA_TYPE, datatype::VERDICT),
             ]),
         }

@@ -5,13 +5,13 @@ use std::io;
 
 use nix::libc::ENOENT;
 
+use super::elements::Seen;
 use super::encode::Encoder;
 use super::message::{Attributes, Body, Kind, Messages, attributes_of};
 use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
 use super::{ATTEMPTS, Error, INET, Nft, elements};
 use crate::ruleset::{
-    Chain, Data, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set,
-    TABLE,
+    Chain, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE,
 };
 
 /// `linux/netfilter/nf_tables.h`.
@@ -33,7 +33,7 @@ mod uapi {
 
 /// How many elements are asked for at once. Each answer takes a few KiB of the receive buffer
 /// (`net.core.rmem_default`, 208 KiB) until it is read.
-const PER_VOLLEY: usize = 32;
+pub(super) const PER_VOLLEY: usize = 32;
 
 /// The table, as its comment describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +53,8 @@ pub struct Look {
     pub generation: u32,
     /// The table.
     pub table: Table,
-    /// The elements that were asked for and are there, with where they lead; `None` where it is
-    /// nothing that we write.
-    pub elements: BTreeMap<(Set, Key), Option<Data>>,
-    /// The user data of these elements, which holds their comment.
-    pub(super) userdata: BTreeMap<(Set, Key), Vec<u8>>,
+    /// The elements that were asked for and are there.
+    pub elements: BTreeMap<(Set, Key), Seen>,
     /// The rules by chain, as the kernel encodes them.
     rules: BTreeMap<String, Vec<Vec<u8>>>,
 }
@@ -146,13 +143,13 @@ impl Nft {
     pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
         let generation = generation(&mut self.socket)?;
         let table = table(&mut self.socket)?;
-        let (elements, userdata, rules) = Default::default();
-        let mut look = Look { generation, table, elements, userdata, rules };
+        let mut look =
+            Look { generation, table, elements: BTreeMap::new(), rules: BTreeMap::new() };
         if look.table == Table::Absent {
             return Ok(look);
         }
         for volley in places.chunks(PER_VOLLEY) {
-            self.look_at(volley, &mut look)?;
+            self.look_at(volley, &mut look.elements)?;
         }
         look.rules = self.list(uapi::NFT_MSG_GETRULE, |attributes| {
             (attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE)
@@ -161,7 +158,11 @@ impl Nft {
         Ok(look)
     }
 
-    fn look_at(&mut self, places: &[(Set, Key)], look: &mut Look) -> Result<(), Error> {
+    pub(super) fn look_at(
+        &mut self,
+        places: &[(Set, Key)],
+        found: &mut BTreeMap<(Set, Key), Seen>,
+    ) -> Result<(), Error> {
         let mut questions = Messages::default();
         for (place, number) in places.iter().zip(0..) {
             elements::question(&mut questions, place, number);
@@ -171,8 +172,7 @@ impl Nft {
             let Some(place) = places.get(answer.number as usize) else { return };
             match answer.body {
                 Body::Object(attributes) => {
-                    look.elements.insert(*place, elements::read_data(place.0, attributes));
-                    look.userdata.insert(*place, elements::read_userdata(attributes));
+                    found.insert(*place, elements::read(place.0, attributes));
                 }
                 Body::Refused(ENOENT) | Body::Done => {}
                 Body::Refused(errno) => refused = Some(errno),
@@ -250,9 +250,16 @@ impl Nft {
 fn missing(look: &Look, element: &Element) -> Option<String> {
     let Element { set, key, data, .. } = element;
     match look.elements.get(&element.place()) {
-        None => Some(format!("element {key} of {set} is missing")),
-        Some(seen) if seen.as_ref() == Some(data) => None,
-        Some(seen) => Some(format!("element {key} of {set} leads to {seen:?}, not {data:?}")),
+        None | Some(Seen { expiring: true, .. }) => {
+            Some(format!("element {key} of {set} is missing"))
+        }
+        Some(Seen { data: Some(seen), .. }) if seen == data => None,
+        Some(Seen { data: Some(seen), .. }) => {
+            Some(format!("element {key} of {set} leads to {seen}, not {data}"))
+        }
+        Some(Seen { data: None, .. }) => {
+            Some(format!("element {key} of {set} leads elsewhere than to {data}"))
+        }
     }
 }
 

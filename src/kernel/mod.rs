@@ -3,7 +3,8 @@
 //! Two costs shape this module, both a grace period of the kernel's (about 8 ms): a transaction
 //! that **fails**, and closing the socket after one that **deleted** something. So every change
 //! looks first, which costs microseconds, and sends only what will succeed; `NLM_F_EXCL` guards
-//! against what happened in between, and a refusal means to look again.
+//! against what happened in between, and a refusal means to look again. And what has to go is given
+//! a millisecond to live where the kernel can do that, and deleted where it cannot.
 
 mod conntrack;
 mod elements;
@@ -16,15 +17,18 @@ mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 
 use nftnl::MsgType;
 
+use elements::Seen;
 use encode::Encoder;
 use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 
-use crate::model::HostPort;
+use crate::model::{HostPort, Protocol};
 use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 
 pub use conntrack::Stale;
@@ -36,6 +40,11 @@ const INET: u8 = 1;
 
 /// How often a change is tried again when somebody else changed the tables meanwhile.
 const ATTEMPTS: u32 = 16;
+
+/// How often, and how far apart, something is looked at that goes by itself within a timer tick of
+/// the kernel's: 1 to 10 ms.
+const PATIENCE: u32 = 100;
+const TICK: Duration = Duration::from_millis(1);
 
 /// Why the kernel could not be asked or changed.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +86,7 @@ pub enum Error {
     #[error(
         "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
          two state directories are in use on one node; give the plugin and the command line the \
-         same stateDir, or delete the table with `nft delete table inet autoport`"
+         same stateDir, or run `autoport repair --adopt` if the other is no more"
     )]
     OtherInstance {
         /// In the table's comment.
@@ -144,6 +153,17 @@ impl Change {
         self.wanted.is_empty() && self.released.is_empty()
     }
 
+    /// The places that have to become empty.
+    fn expired(&self) -> impl Iterator<Item = &(Set, Key)> {
+        self.released.iter().filter(|place| !self.wanted.contains_key(place))
+    }
+
+    /// Whether a wanted place is still taken by what somebody released a moment ago.
+    fn must_wait(&self, look: &Look) -> bool {
+        let expiring = |place| look.elements.get(place).is_some_and(|seen: &Seen| seen.expiring);
+        self.wanted.keys().any(expiring)
+    }
+
     fn places(&self) -> Vec<(Set, Key)> {
         let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
         places.sort_unstable();
@@ -181,26 +201,58 @@ impl Nft {
         mut everything: impl FnMut() -> Result<Ruleset, E>,
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
-        self.attempt(&change.places(), |look| match look.standing(&identity, &change.chains)? {
-            look::Standing::Intact { missing } => {
-                Ok((Self::difference(change, look, &missing)?, Applied::Changed))
+        let applied = self.attempt::<_, E>(&change.places(), |look| {
+            match look.standing(&identity, &change.chains)? {
+                look::Standing::Intact { .. } if change.must_wait(look) => Ok(None),
+                look::Standing::Intact { missing } => {
+                    let transaction = Self::difference(change, look, &missing)?;
+                    Ok(Some((transaction, Applied::Changed)))
+                }
+                look::Standing::Rebuild(reason) => {
+                    Ok(Some((rebuild(&everything()?, look), Applied::Rebuilt(reason))))
+                }
             }
-            look::Standing::Rebuild(reason) => {
-                Ok((rebuild(&everything()?, look), Applied::Rebuilt(reason)))
-            }
-        })
+        })?;
+        if applied == Applied::Changed {
+            self.finish(change)?;
+        }
+        Ok(applied)
     }
 
-    /// Removes what is at the places that `change` releases, whosever table it is.
+    /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
+    /// is there any more: a flow that began in the meantime would outlive it.
+    fn finish(&mut self, change: &Change) -> Result<(), Error> {
+        let mut places: Vec<_> = change.expired().copied().collect();
+        for _ in 0..PATIENCE {
+            let mut left = BTreeMap::new();
+            for volley in places.chunks(look::PER_VOLLEY) {
+                self.look_at(volley, &mut left)?;
+            }
+            if left.values().any(|seen| !seen.expiring) {
+                // A kernel before 6.12.
+                return self.withdraw(change);
+            }
+            places = left.into_keys().filter(|(_, key)| key.protocol == Protocol::Udp).collect();
+            if places.is_empty() {
+                return Ok(());
+            }
+            thread::sleep(TICK);
+        }
+        self.withdraw(change)
+    }
+
+    /// Deletes what is at the places that `change` releases and does not want, whosever table it
+    /// is.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, change: &Change) -> Result<(), Error> {
-        self.attempt(&change.places(), |look| {
+        let places: Vec<_> = change.expired().copied().collect();
+        self.attempt(&places, |look| {
             let mut transaction = Transaction::begin(None);
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
-            Ok((transaction, ()))
+            Ok(Some((transaction, ())))
         })
     }
 
@@ -213,21 +265,40 @@ impl Nft {
         let identity = self.identity.clone();
         self.attempt(&[], |look| {
             look.permit(&identity)?;
-            Ok((rebuild(everything, look), ()))
+            Ok(Some((rebuild(everything, look), ())))
+        })
+    }
+
+    /// Does the same even if the table belongs to another store.
+    ///
+    /// # Errors
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        self.attempt(&[], |look| match look.permit(&everything.identity) {
+            Err(Error::OtherInstance { .. }) | Ok(()) => Ok(Some((rebuild(everything, look), ()))),
+            Err(error) => Err(error),
         })
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
-    /// reason to believe that another look would help.
+    /// reason to believe that another look would help. Where `propose` makes nothing of it yet, it
+    /// is asked again after a while.
     fn attempt<T, E: From<Error>>(
         &mut self,
         places: &[(Set, Key)],
-        mut propose: impl FnMut(&Look) -> Result<(Transaction, T), E>,
+        mut propose: impl FnMut(&Look) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
-        let mut attempts = 0;
+        let (mut attempts, mut waits) = (0, 0);
         loop {
             let look = self.look(places)?;
-            let (transaction, done) = propose(&look)?;
+            let Some((transaction, done)) = propose(&look)? else {
+                if waits == PATIENCE {
+                    return Err(Error::Restless.into());
+                }
+                waits += 1;
+                thread::sleep(TICK);
+                continue;
+            };
             let guarded = transaction.is_guarded();
             match self.socket.commit(transaction)? {
                 Outcome::Committed => return Ok(done),
@@ -245,16 +316,14 @@ impl Nft {
 
     /// The transaction that brings the elements from what `look` saw to what `change` asks for.
     fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
-        let mut deleted = Vec::new();
+        let (mut deleted, mut expired) = (Vec::new(), Vec::new());
         for place in &change.released {
             let Some(seen) = look.elements.get(place) else { continue };
-            let stays = change.wanted.get(place).is_some_and(|wanted| {
-                seen.as_ref() == Some(&wanted.data)
-                    // The same chain or target for somebody else has another name to show.
-                    && look.userdata.get(place) == Some(&elements::userdata(&wanted.comment))
-            });
-            if !stays {
-                deleted.push(*place);
+            match (change.wanted.get(place), &seen.data) {
+                (Some(wanted), _) if seen.is(wanted) => {}
+                (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
+                (None, Some(_)) => {}
+                (Some(_), _) | (None, None) => deleted.push(*place),
             }
         }
         let mut added = Vec::new();
@@ -266,7 +335,7 @@ impl Nft {
                 // nothing is overwritten.
                 Some(Some(Data::None)) => {}
                 Some(_) if change.released.contains(place) => {}
-                Some(seen) => return Err(unrecorded(wanted, seen.as_ref())),
+                Some(seen) => return Err(unrecorded(wanted, seen)),
             }
         }
         let mut transaction = Transaction::begin(None);
@@ -283,6 +352,7 @@ impl Nft {
             }
         }
         elements::delete(&mut transaction, &deleted);
+        elements::expire(&mut transaction, &expired);
         elements::add(&mut transaction, &added);
         Ok(transaction)
     }
@@ -297,12 +367,8 @@ pub enum Applied {
     Rebuilt(String),
 }
 
-fn unrecorded(wanted: &Element, seen: Option<&Data>) -> Error {
-    let target = match seen {
-        Some(Data::Target(target)) => target.to_string(),
-        Some(Data::Goto(chain)) => format!("chain {chain}"),
-        Some(Data::None) | None => "an unknown place".to_owned(),
-    };
+fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
+    let target = seen.data.as_ref().map_or("an unknown place".to_owned(), Data::to_string);
     Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
 }
 

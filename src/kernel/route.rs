@@ -12,6 +12,7 @@ use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
 use super::Error;
+use crate::model::check_ifname;
 
 /// Asks the kernel how it would reach `address`; `None` when it would not.
 fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
@@ -29,12 +30,17 @@ fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
         match answer {
             Ok(route) => Ok(route),
             Err(rtnetlink::Error::NetlinkError(refusal)) => match refusal.to_io() {
-                source if source.raw_os_error() == Some(nix::libc::ENETUNREACH) => Ok(None),
+                source if is_no_route(&source) => Ok(None),
                 source => Err(source),
             },
             Err(other) => Err(io::Error::other(other)),
         }
     })
+}
+
+/// No route at all, or one of type `unreachable`.
+fn is_no_route(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
 /// Whether packets to `address` stay on this node.
@@ -66,9 +72,11 @@ pub enum Loopback {
     Refused,
 }
 
-/// The sysctl of an interface. Its name is used as a file name: the kernel allows no slash in it.
-fn sysctl(interface: &str) -> String {
-    format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet")
+/// The sysctl of an interface; `None` where that is no name for one, which another plugin's result
+/// may hold.
+fn sysctl(interface: &str) -> Option<String> {
+    check_ifname(interface).ok()?;
+    Some(format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet"))
 }
 
 impl Loopback {
@@ -76,9 +84,10 @@ impl Loopback {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
     pub fn of(interface: &str) -> Self {
-        match std::fs::read(sysctl(interface)) {
-            Ok(value) if value.first().is_some_and(|digit| *digit != b'0') => Self::Allowed,
-            Ok(_) | Err(_) => Self::Refused,
+        let value = sysctl(interface).and_then(|path| std::fs::read(path).ok());
+        match value.as_deref().and_then(<[u8]>::first) {
+            Some(b'0') | None => Self::Refused,
+            Some(_) => Self::Allowed,
         }
     }
 }
@@ -90,6 +99,6 @@ impl Loopback {
 /// [`Error::Sysctl`].
 #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
-    let path = sysctl(interface);
+    let Some(path) = sysctl(interface) else { return Ok(()) };
     std::fs::write(&path, "1").map_err(|source| Error::Sysctl { path, source })
 }

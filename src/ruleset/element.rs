@@ -151,9 +151,11 @@ impl Set {
             DataKind::Target => ("map", format!(" : {address} . inet_service")),
             DataKind::Verdict => ("map", " : verdict".to_owned()),
         };
+        // So that an element can be given a millisecond to live instead of being deleted.
+        let flags = "\t\tflags timeout\n";
         let counter = if self.counts() { "\t\tcounter\n" } else { "" };
         format!(
-            "\n\t{word} {self} {{\n\t\ttype {key_address}inet_proto . inet_service{data}\n{counter}\t}}\n"
+            "\n\t{word} {self} {{\n\t\ttype {key_address}inet_proto . inet_service{data}\n{flags}{counter}\t}}\n"
         )
     }
 }
@@ -221,10 +223,19 @@ impl fmt::Display for Key {
 impl fmt::Display for Element {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} comment \"{}\"", self.key, self.comment)?;
-        match &self.data {
-            Data::None => Ok(()),
-            Data::Target(target) => write!(out, " : {} . {}", target.ip(), target.port()),
-            Data::Goto(chain) => write!(out, " : goto {chain}"),
+        if self.data != Data::None {
+            write!(out, " : {}", self.data)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => out.write_str("nothing"),
+            Self::Target(target) => write!(out, "{} . {}", target.ip(), target.port()),
+            Self::Goto(chain) => write!(out, "goto {chain}"),
         }
     }
 }

@@ -65,7 +65,7 @@ impl<'a> Wait<'a> {
         let holder = holder_of(file);
         let _ = writeln!(
             self.log,
-            "waiting up to {:.1} s for lock {}, taken{}",
+            "autoport: waiting up to {:.1} s for lock {}, taken{}",
             left.as_secs_f64(),
             path.display(),
             ByHolder(holder.as_ref())

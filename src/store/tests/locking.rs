@@ -20,8 +20,10 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
 
     let log = String::from_utf8(log).expect("text");
     assert_eq!(log.lines().count(), 1, "{log}");
-    let start =
-        format!("waiting up to 0.1 s for lock {}/lock, taken, by process", node.dir.display());
+    let start = format!(
+        "autoport: waiting up to 0.1 s for lock {}/lock, taken, by process",
+        node.dir.display()
+    );
     assert!(log.starts_with(&start), "{log}");
 
     drop(taken);

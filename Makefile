@@ -1,0 +1,44 @@
+# Names for commands. What they do is in the scripts and in Cargo.toml.
+
+PREFIX ?= /opt/cni
+DESTDIR ?=
+
+.PHONY: help build install demo check test clean
+.NOTPARALLEL:
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: ## dist/autoport, one static executable, and its debug symbols beside it
+	@integration/setup.sh build
+	scripts/build.sh
+
+install: ## dist/autoport to $(DESTDIR)$(PREFIX)/bin (PREFIX=/opt/cni)
+	@[ -e dist/autoport ] || $(MAKE) build
+	mkdir -p "$(DESTDIR)$(PREFIX)/bin"
+	cp dist/autoport "$(DESTDIR)$(PREFIX)/bin/.autoport.new"
+	chmod 0755 "$(DESTDIR)$(PREFIX)/bin/.autoport.new"
+	mv -f "$(DESTDIR)$(PREFIX)/bin/.autoport.new" "$(DESTDIR)$(PREFIX)/bin/autoport"
+
+demo: ## two pods on a throwaway node, a page through a host port, and what it looks like
+	@integration/setup.sh demo
+	@scripts/build.sh
+	@integration/demo.sh
+
+check: ## format, lints, documentation, scripts, licences
+	@integration/setup.sh check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test integration -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+	shellcheck .ci/run scripts/*.sh integration/*.sh
+	cargo test --locked --test licences
+
+test: ## every test: of the modules, of the project, of real packets in namespaces
+	@integration/setup.sh test
+	cargo test --locked --workspace --no-fail-fast
+	scripts/namespaces.sh cargo test --locked --test integration
+
+clean: ## remove what was built; target/tools, which takes a download, stays
+	cargo clean --workspace
+	rm -rf dist

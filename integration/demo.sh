@@ -1,0 +1,213 @@
+#!/usr/bin/env bash
+# Shows autoport at work: a node, a client beside it and two pods, all in
+# namespaces of their own that end with this script. `make demo` installs and
+# builds what it needs.
+#
+# As root it needs nothing else. As an ordinary user it makes a user namespace,
+# in which it is root.
+set -euo pipefail
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+unset "${!CNI_@}" CAP_ARGS NETCONFPATH || true
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repo=$(dirname "$here")
+node_ip=192.0.2.1 client_ip=192.0.2.100
+
+# --- talking -----------------------------------------------------------------
+
+bold='' dim='' green='' red='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+    bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
+fi
+
+number=0
+step() {
+    number=$((number + 1))
+    printf '\n%s%d. %s%s\n' "$bold" "$number" "$1" "$plain"
+}
+say() { printf '   %s\n' "$@"; }
+good() { printf '   %s✓%s %s\n' "$green" "$plain" "$1"; }
+command_line() { printf '\n   %s$ %s%s\n' "$dim" "$*" "$plain"; }
+indent() { expand -t 4 | sed 's/^/     /'; }
+
+# Commands that fail without a word of ours end here, too.
+stop() {
+    printf '\n   %s✗ %s%s\n' "$red" "$1" "$plain" >&2
+    exit 1
+}
+
+# --- the throwaway node ------------------------------------------------------
+
+tools=${TOOLS:-$repo/target/tools}
+for file in "$repo/dist/autoport" "$tools/bin/cnitool" /usr/lib/cni/bridge; do
+    [ -x "$file" ] || stop "$file is missing. \`make demo\` installs and builds it."
+done
+
+if [ "${1:-}" != --inside ]; then
+    become_root=()
+    [ "$EUID" -eq 0 ] || become_root=(--user --map-root-user)
+    if ! unshare "${become_root[@]}" --net --mount true; then
+        stop "This user may not make network namespaces. Run \`make demo\` as root, outside of any locked-down container."
+    fi
+    exec unshare "${become_root[@]}" --net --mount -- "$BASH" "$here/demo.sh" --inside
+fi
+
+servers=()
+end_servers() {
+    [ "${#servers[@]}" -eq 0 ] || kill "${servers[@]}" 2>/dev/null || true
+    servers=()
+}
+trap end_servers EXIT
+trap 'stop "Line $LINENO of $0 failed: $BASH_COMMAND"' ERR
+set -E
+
+# What is needed from the repository is opened first: it may lie below a folder
+# that is covered up next.
+exec 5<"$repo/dist/autoport" 6<"$tools/bin/cnitool" 7<"$repo/conflist-examples/10-bridge.conflist"
+cd /
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib # CNI plugins keep state in /var/lib/cni
+[ ! -d /etc/cni ] || mount -t tmpfs -o mode=755 tmpfs /etc/cni
+mkdir -p /run/demo/bin /run/demo/net.d
+cat <&5 >/run/demo/bin/autoport
+cat <&6 >/run/demo/bin/cnitool
+cat <&7 >/run/demo/net.d/10-bridge.conflist
+exec 5<&- 6<&- 7<&-
+chmod +x /run/demo/bin/*
+PATH=/run/demo/bin:$PATH
+export CNI_PATH=/run/demo/bin:/usr/lib/cni NETCONFPATH=/run/demo/net.d
+
+inside() { nsenter --net="/run/netns/$1" -- "${@:2}"; }
+
+printf '%sautoport: host ports for containers, on a throwaway node%s\n' "$bold" "$plain"
+say "Everything below happens in network and mount namespaces of its own." \
+    "The network of this machine is not touched."
+
+step "A node and a client"
+ip link set lo up
+ip netns add client
+ip link add uplink type veth peer name eth0 netns client
+ip addr add $node_ip/24 dev uplink
+ip link set uplink up
+inside client ip link set lo up
+inside client ip addr add $client_ip/24 dev eth0
+inside client ip link set eth0 up
+say "The node has the address $node_ip. The client, $client_ip, is one cable away."
+say "The network of the pods is conflist-examples/10-bridge.conflist:" \
+    "bridge and host-local from Debian, then autoport."
+
+# --- pods --------------------------------------------------------------------
+
+# pod NAME makes a network namespace in which a page server runs.
+pod() {
+    local page=/run/demo/$1/cgi-bin
+    ip netns add "$1"
+    inside "$1" ip link set lo up
+    mkdir -p "$page"
+    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\r\\n\\r\\n"\n' >"$page/index.cgi"
+    # shellcheck disable=SC2016 # the variable is the page's
+    printf 'echo "Hello from pod %s. You are $REMOTE_ADDR."\n' "$1" >>"$page/index.cgi"
+    chmod +x "$page/index.cgi"
+    inside "$1" setpriv --pdeathsig KILL busybox httpd -f -p 0.0.0.0:80 -h "/run/demo/$1" &
+    servers+=($!)
+}
+
+# cni add|del POD HOST_PORT calls the whole chain, as a container runtime does.
+cni() {
+    CAP_ARGS='{"portMappings":[{"hostPort":'$3',"containerPort":80,"protocol":"tcp"}]}' \
+        CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=$2" \
+        CNI_IFNAME=eth0 cnitool "$1" pods "/run/netns/$2"
+}
+
+# fetch PORT from the client
+fetch() { inside client curl -sS --noproxy '*' --max-time 5 "http://$node_ip:$1/"; }
+
+# page WHO_ASKS EXPECTED COMMAND... shows the page if it is the right one.
+page() {
+    local text try
+    for try in 1 2 3 4 5 6 7 8 9 10; do # a server needs a moment to start
+        text=$("${@:3}" 2>&1) && break
+        sleep "0.$try"
+    done
+    [[ $text == "$2" ]] || stop "$1 should have read \"$2\", but got: $text"
+    printf '     %s\n' "$text"
+}
+
+step "A pod, attached with cnitool, asks for host port 8080"
+pod web
+command_line "cnitool add pods /run/netns/web    # portMappings: 8080 -> 80/tcp"
+cni add web 8080 2>&1 >/run/demo/result | indent
+say "The bridge plugin gave it the address $(sed -n 's/.*"address": "\(10[^"]*\)".*/\1/p' /run/demo/result) and a cable."
+good "autoport maps port 8080 of the node to port 80 of the pod."
+
+step "The client fetches a page through $node_ip:8080"
+command_line "curl http://$node_ip:8080/    # on the client"
+page "The client" "Hello from pod web. You are $client_ip." fetch 8080
+command_line "curl http://127.0.0.1:8080/     # on the node itself"
+page "The node" "Hello from pod web. You are 10.200.0.1." curl -sS --noproxy '*' --max-time 5 http://127.0.0.1:8080/
+good "Both reached the pod. It saw the client's own address; only 127.0.0.1 had to be replaced."
+
+step "A second pod asks for the same port, and is refused"
+pod api
+command_line "cnitool add pods /run/netns/api    # portMappings: 8080 -> 80/tcp"
+if cni add api 8080 >/run/demo/result 2>&1; then
+    stop "Two pods hold one port."
+fi
+sed '/^ *$/d' /run/demo/result | fold -s -w 90 | indent
+grep -q demo/web /run/demo/result || stop "The error does not name the holder."
+cni del api 8080
+good "The error names the holder. Nothing of the first pod changed."
+
+step "It asks for 8081 instead"
+command_line "cnitool add pods /run/netns/api    # portMappings: 8081 -> 80/tcp"
+cni add api 8081 2>&1 >/run/demo/result | indent
+command_line "curl http://$node_ip:8081/    # on the client"
+page "The client" "Hello from pod api. You are $client_ip." fetch 8081
+page "The client" "Hello from pod web. You are $client_ip." fetch 8080 >/dev/null
+good "Two pods, two ports."
+
+step "What can be seen on the node"
+say "autoport's own list, from its records in /run/autoport:"
+command_line "autoport list"
+autoport list | indent
+printf '\n'
+say "The same in the kernel. One element leads to the pod, one to the chain" \
+    "of its network; the comment says whose it is:"
+for map in ports4 policies4; do
+    command_line "nft list map inet autoport $map"
+    nft list map inet autoport $map | sed '1d;$d' | sed 's/, \([a-z]* \. \)/,\n\t\t\t     \1/g' | indent
+done
+printf '\n'
+say "The chain of the network, the same for all its pods:"
+chain=$(nft list map inet autoport policies4 | sed -n '0,/goto/s/.*goto \([a-z0-9_]*\).*/\1/p')
+command_line "nft list chain inet autoport $chain"
+nft list chain inet autoport "$chain" | sed '1d;$d' | indent
+
+# --- and gone ----------------------------------------------------------------
+
+step "Both pods are deleted"
+command_line "cnitool del pods /run/netns/web; cnitool del pods /run/netns/api"
+cni del web 8080
+cni del api 8081
+for port in 8080 8081; do
+    ! refused=$(fetch $port 2>&1) || stop "Port $port still answers: $refused"
+    [[ $refused == *"refused"* || $refused == *"Couldn't connect"* ]] || stop "Port $port is not refused: $refused"
+done
+good "The client's connections to 8080 and 8081 are refused."
+command_line "autoport list"
+autoport list | indent
+left=$(nft list table inet autoport)
+[[ $left != *elements* ]] || stop "Elements are left: $left"
+good "No element is left in the kernel's table."
+left=$(find /run/autoport/attachments /run/autoport/ports -mindepth 2)$(ls -A /run/autoport/attachments)
+[ -z "$left" ] || stop "Records are left: $left"
+good "No record is left."
+end_servers
+
+printf '\n%sWhat happened%s\n' "$bold" "$plain"
+say "A real CNI chain attached two pods to a bridge. For each, autoport wrote down who" \
+    "holds the host port, then put two elements into its nftables table: no iptables, no" \
+    "nft, no daemon, no child process. Packets to the node's port reached the pod with the" \
+    "client's address. A port that was taken was refused by the name of its holder. After" \
+    "DEL, nothing answers and nothing is recorded. With this script, the node ends, too."
