@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -237,10 +236,7 @@ fn loopback_is_guarded_against_outsiders() {
     assert!(!source(), "a packet from 127.0.0.77 came in");
     // The test would see an open door.
     nft("flush chain inet autoport guard");
-    assert_eq!(
-        destination().map(|answer| answer.by().map(str::to_owned)),
-        [const { None }; 2].map(|_: Option<()>| Some("private".to_owned()))
-    );
+    let reached = destination().map(|answer| answer.by().map(str::to_owned));
+    assert_eq!(reached, ["private", "private"].map(|name| Some(name.to_owned())));
     assert!(source(), "nothing but the guard kept it out");
-    let _ = Duration::ZERO;
 }
