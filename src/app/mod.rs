@@ -110,6 +110,14 @@ fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Resu
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
+/// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
+/// failure of a command whose change is in force.
+fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
+    if let Err(error) = nft.forget_flows(mappings, stale) {
+        note_error(log, "old UDP flows may keep going where they went", &error.into());
+    }
+}
+
 /// The places of the elements of `mappings`, a part of `record`'s, that are its own to give back.
 ///
 /// A pod that shares its subnet with nobody is known by its address. Where a DEL never came, the
@@ -136,14 +144,6 @@ fn places(
         places.insert(element.place());
     }
     Ok(places)
-}
-
-/// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
-/// failure of a command whose change is in force.
-fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
-    if let Err(error) = nft.forget_flows(mappings, stale) {
-        note_error(log, "old UDP flows may keep going where they went", &error.into());
-    }
 }
 
 /// Writes a line to the log. A log that cannot be written to must not fail a command.

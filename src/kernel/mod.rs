@@ -333,7 +333,7 @@ impl Nft {
                 Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
                 // A hairpin may serve an address that is given out again: it leads nowhere, so
                 // nothing is overwritten.
-                Some(seen) if seen.data == Some(Data::None) && !seen.expiring => {}
+                Some(Seen { data: Some(Data::None), .. }) => {}
                 Some(_) if change.released.contains(place) => {}
                 Some(seen) => return Err(unrecorded(wanted, seen)),
             }
