@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use autoport::kernel::{Applied, Change, Error, Nft};
 use autoport::model::{Policy, Protocol, Record};
-use autoport::ruleset::{Identity, Ruleset};
+use autoport::ruleset::Ruleset;
 
-use crate::netns::{full_ruleset, nft};
+use crate::netns::{full_ruleset, in_one_transaction, nft};
 use crate::oracle::{elsewhere, rebuild};
 use crate::records::{INSTANCE, change, map, networks, pod, policy, record, ruleset};
 
@@ -88,7 +88,7 @@ fn a_difference_comes_to_the_same_as_a_rebuild() {
 
 #[test]
 fn many_elements_come_and_go_as_a_difference() {
-    let ports: Vec<u16> = (10_000..12_500).collect();
+    let ports: Vec<u16> = (0..in_one_transaction(2500)).map(|number| 10_000 + number).collect();
     let (one, many) = (pod("one", "10.1.0.5/24", &[8001]), pod("many", "10.1.0.6/24", &ports));
     let moved = pod("moved", "10.1.0.7/24", &ports);
     same_as_rebuild(&[&one], &[], &[&many], &[]);
@@ -234,8 +234,8 @@ fn damage_to_the_networks<'a>(net: &'a str, from: &'a str) -> Vec<Damage<'a>> {
             ),
             "policies4",
         ),
-        ("chain flushed", format!("flush chain {TABLE} {net}"), &net),
-        ("gate flushed", format!("flush chain {TABLE} {from}"), &from),
+        ("chain flushed", format!("flush chain {TABLE} {net}"), net),
+        ("gate flushed", format!("flush chain {TABLE} {from}"), from),
         ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
         (
             "output gone",
