@@ -1,5 +1,6 @@
 //! DEL and GC: kernel, then record. Neither fails because something is missing already.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -135,7 +136,19 @@ pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
         }
     }
     locked.tidy()?;
-    first_failure
+    first_failure.and(reconcile(&locked, log))
+}
+
+/// Finds elements that were lost, or that nobody recorded. Those of a record that cannot be read
+/// stay, since its ports do.
+fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
+    let mut spared = BTreeSet::new();
+    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
+        spared.extend(locked.entered(&unreadable.key)?.iter().flat_map(places_of));
+    }
+    let everything = everything::ruleset(locked, &[], None, log)?;
+    let applied = Nft::open(&locked.instance().id)?.reconcile(&everything, &spared)?;
+    super::report(applied, log).map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Whether the runtime said that it does not know the attachment.

@@ -180,6 +180,42 @@ impl Nft {
         refused.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
     }
 
+    /// Lists every element of the table.
+    pub(super) fn every_element(&mut self) -> Result<BTreeMap<(Set, Key), Seen>, Error> {
+        let mut all = BTreeMap::new();
+        for set in Set::all() {
+            let found = self.list_until_whole(&elements::listing(set), |attributes, found| {
+                found.extend(elements::read_all(set, attributes));
+            })?;
+            all.extend(found.into_iter().map(|(key, seen): (Key, Seen)| ((set, key), seen)));
+        }
+        Ok(all)
+    }
+
+    /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
+    /// where there is no such thing.
+    fn list_until_whole<T>(
+        &mut self,
+        question: &Messages,
+        mut read: impl FnMut(Attributes<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut found = Vec::new();
+            let listing = self.socket.list(question, |answer| {
+                if let Body::Object(attributes) = answer.body {
+                    read(attributes, &mut found);
+                }
+            })?;
+            match listing {
+                Listing::Whole => return Ok(found),
+                Listing::Refused(ENOENT) => return Ok(Vec::new()),
+                Listing::Refused(errno) => return Err(question_error("its table", errno)),
+                Listing::Interrupted => {}
+            }
+        }
+        Err(Error::Restless)
+    }
+
     /// Lists the rules or chains of our table by the name that `name` finds in them.
     fn list(
         &mut self,
@@ -191,22 +227,16 @@ impl Nft {
         // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number; where the kernel does not
         // filter by it, `name` does.
         question.put_text(uapi::NFTA_RULE_TABLE, TABLE);
-        for _ in 0..ATTEMPTS {
-            let mut found: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-            let listing = self.socket.list(&question, |answer| {
-                let Body::Object(attributes) = answer.body else { return };
-                if let Some(name) = name(attributes) {
-                    found.entry(name.to_owned()).or_default().push(attributes.0.to_vec());
-                }
-            })?;
-            match listing {
-                Listing::Whole => return Ok(found),
-                Listing::Refused(ENOENT) => return Ok(BTreeMap::new()),
-                Listing::Refused(errno) => return Err(question_error("the table's rules", errno)),
-                Listing::Interrupted => {}
+        let parts = self.list_until_whole(&question, |attributes, found| {
+            if let Some(name) = name(attributes) {
+                found.push((name.to_owned(), attributes.0.to_vec()));
             }
+        })?;
+        let mut by_name: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for (name, part) in parts {
+            by_name.entry(name).or_default().push(part);
         }
-        Err(Error::Restless)
+        Ok(by_name)
     }
 
     /// Compares the kernel with `expected`, a table that holds one record, and names the first

@@ -238,6 +238,26 @@ impl Nft {
         Ok(Applied { rebuilt, unfinished })
     }
 
+    /// Makes the elements exactly those of `everything`, one by one, but for those at the places
+    /// of `spared`: the way to find what was lost, or what nobody recorded, without disturbing
+    /// what is right.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn reconcile(
+        &mut self,
+        everything: &Ruleset,
+        spared: &BTreeSet<(Set, Key)>,
+    ) -> Result<Applied, Error> {
+        let seen = self.every_element()?;
+        let change = Change {
+            wanted: everything.elements.clone(),
+            released: seen.into_keys().filter(|place| !spared.contains(place)).collect(),
+            chains: everything.networks.clone(),
+        };
+        self.apply(&change, || Ok(everything.clone()))
+    }
+
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
     /// is there any more: a flow that began in the meantime would outlive it.
     fn finish(&mut self, change: &Change) -> Result<(), Error> {
