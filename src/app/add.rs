@@ -73,7 +73,13 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
         }
     }
     transfer.redirect_flows(&mut nft, log);
-    allow_loopback(&transfer.wanted, &claim.host_interfaces)?;
+    if let Err(error) = allow_loopback(&transfer.wanted, &claim.host_interfaces) {
+        // It can only be done last, because the guard must be in force before.
+        if transfer.before.is_none() {
+            del::remove(&locked, &transfer.wanted, log)?;
+        }
+        return Err(error);
+    }
     Ok(Reply::Result(claim.result))
 }
 
