@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::chain::{Attachment, Main, Network, PortMapping};
+use crate::netns::settle;
 use crate::node::{Node, POD_PORT};
 use crate::plugin::{Outcome, Plugin};
 use crate::probe::Transport;
@@ -35,7 +36,7 @@ pub(crate) fn result(version: &str, addresses: &[String]) -> Value {
 }
 
 /// A container in the client's namespace, which is not the node's, with the addresses 10.1.x.y/24
-/// and fd00:1::n/64 made of `number`.
+/// and `fd00:1::n/64` made of `number`.
 pub(crate) fn attachment(node: &Node, network: &Network, id: &str, number: u16) -> Attachment {
     let mut attachment = Attachment::new(network, id, &node.client);
     let [high, low] = number.to_be_bytes();
@@ -54,9 +55,13 @@ pub(crate) fn udp(host_port: u16) -> PortMapping {
     PortMapping::new(Transport::Udp, host_port, POD_PORT)
 }
 
-/// Runs a command of our plugin.
+/// Runs a command of our plugin. After a DEL, what expires within a timer tick is waited for.
 pub(crate) fn run(attachment: &Attachment, command: &str) -> Outcome {
-    attachment.plugin_call(command).run()
+    let outcome = attachment.plugin_call(command).run();
+    if command == "DEL" {
+        settle();
+    }
+    outcome
 }
 
 /// Runs ADD of our plugin, insists on success, and keeps a note of it.

@@ -92,11 +92,14 @@ fn destroy(path: &str) {
     fs::remove_file(path).expect("a file of ours");
 }
 
+/// What happened to a namespace, and how it is done to its path.
+type Way = (&'static str, fn(&str));
+
 /// Every way in which the path of a namespace can prove that the namespace is no more.
 #[test]
 fn a_holder_whose_namespace_is_gone_gives_way_as_a_whole() {
     let node = Node::new();
-    let ways: [(&str, fn(&str)); 3] = [
+    let ways: [Way; 3] = [
         ("deleted", destroy),
         ("only unmounted", |path| umount2(path, MntFlags::MNT_DETACH).expect("ours")),
         ("another namespace at its path", |path| {

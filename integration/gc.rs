@@ -53,7 +53,7 @@ impl Scene {
             .map(|(number, (name, id))| {
                 let mut pod = attachment(&node, &network(name), id, 5 + number);
                 if id == "c" || id == "d" {
-                    pod.netns = "/run/netns/gone".to_owned();
+                    "/run/netns/gone".clone_into(&mut pod.netns);
                 }
                 let pod = pod.mapping([tcp(8080 + number)]);
                 add(&node, &pod);
@@ -153,7 +153,7 @@ fn status_fails_only_when_add_would() {
 
 #[test]
 fn version_is_told_whatever_is_asked() {
-    let _node = Node::new();
+    let node = Node::new();
     let all = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
     let asks = [
         (
@@ -186,7 +186,7 @@ fn version_is_told_whatever_is_asked() {
         }
     }
     assert!(!Path::new(STATE).exists(), "nothing was made");
-    let web = Attachment::new(&network("blue"), "web", &_node.client);
+    let web = Attachment::new(&network("blue"), "web", &node.client);
     let outcome = run(&web, "UPDATE");
     outcome.failure(4);
 }

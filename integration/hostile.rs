@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::{Attachment, PortMapping};
+use crate::netns::in_one_transaction;
 use crate::node::{FIRST, Node};
 use crate::plugin::{Call, Outcome};
 use crate::view::{self, snapshot};
@@ -265,12 +266,13 @@ fn mappings_that_agree_are_one() {
 #[test]
 fn ten_thousand_mappings_work() {
     let scene = Scene::new();
-    let web = scene.web.clone().mapping((10_000..20_000).map(tcp));
+    let count = in_one_transaction(10_000);
+    let web = scene.web.clone().mapping((0..count).map(|number| tcp(10_000 + number)));
     let begun = Instant::now();
     add(&scene.node, &web);
     let added = begun.elapsed();
-    assert_eq!(view::index().len(), 20_002);
-    assert_eq!(view::elements().len(), 40_004);
+    assert_eq!(view::index().len(), usize::from(count) * 2 + 2);
+    assert_eq!(view::elements().len(), usize::from(count) * 4 + 4);
     let begun = Instant::now();
     web.check().success();
     let checked = begun.elapsed();

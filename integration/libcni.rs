@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::chain::{Main, Network, PortMapping};
-use crate::netns::run;
+use crate::netns::{run, settle};
 use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod};
 use crate::plugin::{Plugin, tool};
 use crate::probe::{Answer, Probe, Transport};
@@ -165,6 +165,7 @@ fn gc(words: &[&str]) -> Vec<String> {
     ];
     let command = [&["gc", "-net", "blue", "-cache-dir", "/run/empty"], words].concat();
     libcni("bin/libcni", &blue, &[], &command).success();
+    settle();
     let by = |port| node.client_asks(&Probe::tcp(FIRST[0], port)).by().map(str::to_owned);
     let left: Vec<_> = [8081, 8082, 8083].into_iter().filter_map(by).collect();
     assert_eq!(view::records().len(), left.len(), "records and rules agree");

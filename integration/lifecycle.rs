@@ -142,7 +142,7 @@ fn two_networks_of_a_pod_do_not_take_each_others_ports() {
     run(&greedy, "ADD").failure(100);
     greedy.network = attachments[0].network.clone();
     run(&greedy, "ADD").failure(100);
-    attachments[0].plugin_call("DEL").run().success();
+    run(&attachments[0], "DEL").success();
     assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 8081)), Answer::Refused);
     assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 8082)).by(), Some("web"));
     attachments[1].check().success();
@@ -158,7 +158,7 @@ fn two_interfaces_of_a_network_hold_their_own_ports() {
         one
     });
     assert_eq!(view::records(), ["blue:web:eth0.json", "blue:web:eth1.json"]);
-    attachments[1].plugin_call("DEL").run().success();
+    run(&attachments[1], "DEL").success();
     attachments[0].check().success();
     assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 8081)).by(), Some("web"));
 }

@@ -16,6 +16,7 @@ mod conflict;
 mod contract;
 mod damage;
 mod echo;
+mod faults;
 mod gc;
 mod hostile;
 mod kubernetes;

@@ -191,9 +191,9 @@ fn a_stopped_holder_of_the_lock_is_named() {
     // Busy is not broken.
     run(&web, "STATUS").success();
     // A pod without ports has nothing to wait for.
-    let none = attachment(&node, &impatient, "none", 7);
+    let idle = attachment(&node, &impatient, "idle", 7);
     for command in ["ADD", "CHECK", "DEL"] {
-        run(&none, command).success();
+        run(&idle, command).success();
     }
     // DEL waits longer than an ADD, and gets it as soon as it is free.
     thread::scope(|scope| {

@@ -48,7 +48,7 @@ const LOCKS: [&str; 3] = ["flock", "mkdir", "mkdirat"];
 #[test]
 fn a_pod_without_ports_costs_nothing() {
     let node = Node::new();
-    let none = attachment(&node, &network("blue"), "none", 5);
+    let idle = attachment(&node, &network("blue"), "idle", 5);
     let holder = attachment(&node, &network("blue"), "holder", 6).mapping([tcp(8080)]);
     for store in ["no store yet", "a store in use"] {
         for (command, touched) in [
@@ -58,11 +58,11 @@ fn a_pod_without_ports_costs_nothing() {
                 "DEL",
                 vec![
                     "/etc/cni/autoport.json".to_owned(),
-                    format!("{STATE}/attachments/blue:none:eth0.json"),
+                    format!("{STATE}/attachments/blue:idle:eth0.json"),
                 ],
             ),
         ] {
-            let trace = trace(&none, command);
+            let trace = trace(&idle, command);
             let what = format!("{command} with {store}");
             assert_eq!(paths(&trace), touched, "{what}");
             assert_eq!(calls(&trace, &SOCKETS), [""; 0], "{what}");

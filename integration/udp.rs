@@ -5,7 +5,6 @@ use std::fs;
 use crate::bare::{attachment, network, run, udp};
 use crate::chain::{Main, Network};
 use crate::echo::Echo;
-use crate::netns::ip;
 use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe};
@@ -119,5 +118,4 @@ fn flows_that_are_not_the_mappings_are_not_cut() {
     assert_eq!(left(), [1, 1, 0, 1], "after ADD on every address");
     run(&any, "DEL").success();
     assert_eq!(left(), [1, 1, 0, 1], "after DEL on every address");
-    ip("neigh flush dev uplink");
 }

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{everything, forget_flows, note, note_error};
+use super::{del, everything, forget_flows, note, note_error};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
-use crate::kernel::{self, Applied, Change, Loopback, Nft, Stale};
+use crate::kernel::{self, Change, Loopback, Nft, Stale};
 use crate::model::{HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
@@ -55,8 +55,12 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
     if let Some(before) = &before {
         wanted.created = before.created;
     }
-    let superseded = superseded(&locked, &wanted, log)?;
-    let transfer = Transfer::new(&locked, before, superseded, wanted)?;
+    for (record, reason) in superseded(&locked, &wanted)? {
+        let (new, old) = (&wanted.owner, &record.owner);
+        note(log, &format!("{new} takes the host ports of {old} over: {reason}"));
+        del::remove(&locked, &record, log)?;
+    }
+    let transfer = Transfer::new(&locked, before, wanted)?;
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
     transfer.record()?;
@@ -70,15 +74,21 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
         }
     }
     transfer.redirect_flows(&mut nft, log);
-    allow_loopback(&transfer.wanted, &claim.host_interfaces)?;
+    if let Err(error) = allow_loopback(&transfer.wanted, &claim.host_interfaces) {
+        // It can only be done last, because the guard must be in force before.
+        if transfer.before.is_none() {
+            del::remove(&locked, &transfer.wanted, log)?;
+        }
+        return Err(error);
+    }
     Ok(Reply::Result(claim.result))
 }
 
-/// Everyone who holds a wanted port and gives way.
+/// Everyone who holds a wanted port and gives way, and why.
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
-fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<Vec<Record>, Error> {
+fn superseded(locked: &Locked, wanted: &Record) -> Result<Vec<(Record, &'static str)>, Error> {
     let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
     for holder in locked.holders(&hosts)? {
@@ -100,11 +110,7 @@ fn superseded(locked: &Locked, wanted: &Record, log: &mut dyn Write) -> Result<V
                 let holder = record.owner.to_string();
                 return Err(Error::Taken { wanted: wanted_host, held, holder });
             }
-            Standing::Superseded(reason) => {
-                let (new, old) = (&wanted.owner, &record.owner);
-                note(log, &format!("{new} takes host port {held} over from {old}: {reason}"));
-                superseded.push(*record);
-            }
+            Standing::Superseded(reason) => superseded.push((*record, reason)),
         }
     }
     Ok(superseded)
@@ -118,30 +124,23 @@ fn unreadable(locked: &Locked, what: String, source: store::Unreadable) -> Error
     }
 }
 
-/// Host ports on their way from who held them to who wants them.
+/// One attachment's host ports on their way from what it held to what it wants.
 struct Transfer<'a> {
     locked: &'a Locked,
     before: Option<Record>,
-    superseded: Vec<Record>,
     wanted: Record,
-    /// The elements of those who held something before.
+    /// Where the elements are of what it held.
     released: BTreeSet<(Set, Key)>,
 }
 
 impl<'a> Transfer<'a> {
-    fn new(
-        locked: &'a Locked,
-        before: Option<Record>,
-        superseded: Vec<Record>,
-        wanted: Record,
-    ) -> Result<Self, Error> {
+    fn new(locked: &'a Locked, before: Option<Record>, wanted: Record) -> Result<Self, Error> {
         let mut released = BTreeSet::new();
-        for record in superseded.iter().chain(&before) {
-            // What somebody else has taken over since is not theirs to give.
-            let owned = locked.owned(record)?;
-            released.extend(super::places(locked, record, &owned)?);
+        if let Some(before) = &before {
+            // What somebody else has taken over since is not its own to give.
+            released = super::places(locked, before, &locked.owned(before)?)?;
         }
-        Ok(Self { locked, before, superseded, wanted, released })
+        Ok(Self { locked, before, wanted, released })
     }
 
     fn before_mappings(&self) -> &[Mapping] {
@@ -167,22 +166,17 @@ impl<'a> Transfer<'a> {
         if !change.wanted.is_empty() {
             change.chains = chains_of(wanted);
         }
-        let mut without: Vec<_> =
-            self.superseded.iter().map(|record| record.owner.attachment.clone()).collect();
-        without.push(wanted.owner.attachment.clone());
+        let own = std::slice::from_ref(&wanted.owner.attachment);
         let applied =
-            nft.apply(&change, || everything::ruleset(self.locked, &without, Some(wanted), log))?;
-        if let Applied::Rebuilt(reason) = applied {
-            note(log, &format!("built table inet autoport, because {reason}"));
+            nft.apply(&change, || everything::ruleset(self.locked, own, Some(wanted), log))?;
+        if let Some(error) = super::report(applied, log) {
+            note_error(log, "a host port that was given up may still be mapped", &error.into());
         }
         Ok(())
     }
 
     /// Records what is held now that the change is made.
     fn settle(&self) -> Result<(), Error> {
-        for record in &self.superseded {
-            self.locked.remove(record)?;
-        }
         let held = plan::union(self.before_mappings(), &self.wanted.mappings);
         if held != self.wanted.mappings {
             self.locked.save(&self.wanted)?;
@@ -193,9 +187,10 @@ impl<'a> Transfer<'a> {
     /// Ends the UDP flows that still go where they went before.
     fn redirect_flows(&self, nft: &mut Nft, log: &mut dyn Write) {
         let wanted = &self.wanted.mappings;
-        for record in self.superseded.iter().chain(&self.before) {
+        if let Some(before) = &self.before {
+            let kept = |old: &&Mapping| wanted.binary_search(old).is_ok();
             let gone: Vec<Mapping> =
-                record.mappings.iter().filter(|old| !wanted.contains(old)).copied().collect();
+                before.mappings.iter().filter(|old| !kept(old)).copied().collect();
             forget_flows(nft, &gone, Stale::Target, log);
         }
         forget_flows(nft, wanted, Stale::Elsewhere, log);
@@ -207,9 +202,8 @@ impl<'a> Transfer<'a> {
             Some(before) => self.locked.save(before),
             None => self.locked.remove(&self.wanted),
         };
-        let others = self.superseded.iter().map(|record| self.locked.save(record));
-        for failed in std::iter::once(restored).chain(others).filter_map(Result::err) {
-            note_error(log, "the record may name ports that are not mapped", &failed.into());
+        if let Err(error) = restored {
+            note_error(log, "the record may name ports that are not mapped", &error.into());
         }
     }
 }

@@ -1,12 +1,13 @@
 //! DEL and GC: kernel, then record. Neither fails because something is missing already.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
 use super::{everything, forget_flows, note, note_error};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
-use crate::kernel::{self, Applied, Change, Nft, Stale};
+use crate::kernel::{self, Change, Nft, Stale};
 use crate::model::{Attachment, Record};
 use crate::netns;
 use crate::ruleset::places_of;
@@ -23,7 +24,7 @@ fn lock(store: &Store, log: &mut dyn Write) -> Result<Option<Locked>, Error> {
         Ok(locked) => locked,
         Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
         Err(error) => {
-            note_error(log, "there is nothing that could be removed", &error.into());
+            note_error(log, "nothing was removed, and what is held stays held", &error.into());
             return Ok(None);
         }
     };
@@ -56,12 +57,13 @@ pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// Takes a record's elements out of the kernel, then the record out of the store.
-fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), Error> {
     let owned = locked.owned(record)?;
     let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
-        withdraw(locked, &mut nft, &change, &record.owner.attachment, log)?;
+        let own = std::slice::from_ref(&record.owner.attachment);
+        withdraw(locked, &mut nft, &change, own, log)?;
         forget_flows(&mut nft, &owned, Stale::Target, log);
     }
     Ok(locked.remove(record)?)
@@ -72,68 +74,81 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
     let hosts = locked.entered(key)?;
     let change =
         Change { released: hosts.iter().flat_map(places_of).collect(), ..Change::default() };
-    let mut nft = Nft::open(&locked.instance().id)?;
-    if let Some(attachment) = key.attachment() {
-        withdraw(locked, &mut nft, &change, &attachment, log)?;
-    }
+    withdraw(locked, &mut Nft::open(&locked.instance().id)?, &change, &[], log)?;
     let aside = locked.discard(key)?;
     note(log, &format!("an unreadable record was removed; a copy is at {}", aside.display()));
     Ok(())
 }
 
+/// Makes the kernel forget what `change` releases, held by the attachments `without`.
 fn withdraw(
     locked: &Locked,
     nft: &mut Nft,
     change: &Change,
-    attachment: &Attachment,
+    without: &[Attachment],
     log: &mut dyn Write,
 ) -> Result<(), Error> {
-    let without = std::slice::from_ref(attachment);
-    let applied = nft.apply(change, || everything::ruleset(locked, without, None, log));
-    match applied {
-        Ok(Applied::Rebuilt(reason)) => {
-            note(log, &format!("built table inet autoport, because {reason}"));
-            Ok(())
-        }
-        Ok(Applied::Changed) => Ok(()),
+    match nft.apply(change, || everything::ruleset(locked, without, None, log)) {
+        Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
         Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
             note_error(log, "only the record was removed", &error.into());
             Ok(())
         }
-        Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => Ok(nft.withdraw(change)?),
+        Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => {
+            let places: Vec<_> = change.released.iter().copied().collect();
+            Ok(nft.withdraw(&places)?)
+        }
         Err(error) => Err(error),
     }
 }
 
 pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
     let store = Store::at(&sweep.store.state_dir);
-    if !matches!(store.read(PATIENCE, log), Ok(Some(_))) {
-        return Ok(());
-    }
-    let Some(locked) = lock(&store, log)? else { return Ok(()) };
-    let mut removed = Vec::new();
-    for read in locked.records()? {
-        match read {
-            Ok(record) if is_waste(sweep, &record) => removed.push(record),
-            Ok(_) => {}
-            Err(unreadable) => {
-                let attachment = unreadable.key.attachment();
-                if attachment.is_some_and(|attachment| is_invalid(sweep, &attachment)) {
-                    discard(&locked, &unreadable.key, log)?;
-                }
-            }
+    match store.read(PATIENCE, log) {
+        Ok(None) => return Ok(()),
+        Ok(Some(_)) => {}
+        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error) => {
+            note_error(log, "nothing was removed", &error.into());
+            return Ok(());
         }
     }
-    let without: Vec<_> = removed.iter().map(|record| record.owner.attachment.clone()).collect();
-    // The whole table is built again: an element that was lost, or that nobody recorded, is found
-    // by nobody else.
-    let mut nft = everything::rebuild(&locked, &without, log)?;
-    for record in &removed {
-        note(log, &format!("removed what {} held", record.owner));
-        forget_flows(&mut nft, &record.mappings, Stale::Target, log);
-        locked.remove(record)?;
+    let Some(locked) = lock(&store, log)? else { return Ok(()) };
+    let mut first_failure = Ok(());
+    for read in locked.records()? {
+        let removed = match read {
+            Ok(record) if is_waste(sweep, &record) => {
+                note(log, &format!("removing what {} held", record.owner));
+                remove(&locked, &record, log)
+            }
+            Ok(_) => Ok(()),
+            Err(unreadable) => match unreadable.key.attachment() {
+                Some(attachment) if is_invalid(sweep, &attachment) => {
+                    discard(&locked, &unreadable.key, log)
+                }
+                Some(_) | None => Ok(()),
+            },
+        };
+        // The others are no better off for it.
+        if let Err(error) = removed {
+            note_error(log, "something is left", &error);
+            first_failure = first_failure.and(Err(error));
+        }
     }
-    Ok(locked.tidy()?)
+    locked.tidy()?;
+    first_failure.and(reconcile(&locked, log))
+}
+
+/// Finds elements that were lost, or that nobody recorded. Those of a record that cannot be read
+/// stay, since its ports do.
+fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
+    let mut spared = BTreeSet::new();
+    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
+        spared.extend(locked.entered(&unreadable.key)?.iter().flat_map(places_of));
+    }
+    let everything = everything::ruleset(locked, &[], None, log)?;
+    let applied = Nft::open(&locked.instance().id)?.reconcile(&everything, &spared)?;
+    super::report(applied, log).map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Whether the runtime said that it does not know the attachment.

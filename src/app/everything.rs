@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::Nft;
 use crate::model::{Attachment, Record};
 use crate::ruleset::{Identity, Ruleset};
-use crate::store::{Locked, Shared, Store};
+use crate::store::{Shared, Store};
 
 /// The table for all records but those of `without`, and with `instead`.
 ///
@@ -78,16 +78,4 @@ pub fn repair(
     }
     locked.tidy()?;
     Ok(Some(locked.records()?.len()))
-}
-
-/// Builds the kernel's table again from every record but those of `without`.
-pub(super) fn rebuild(
-    locked: &Locked,
-    without: &[Attachment],
-    log: &mut dyn Write,
-) -> Result<Nft, Error> {
-    let everything = ruleset(locked, without, None, log)?;
-    let mut nft = Nft::open(&locked.instance().id)?;
-    nft.rebuild(&everything)?;
-    Ok(nft)
 }

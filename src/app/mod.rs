@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
-use crate::kernel::{self, Nft, Stale};
+use crate::kernel::{self, Applied, Nft, Stale};
 use crate::model::{Family, HostPort, Mapping, Record};
-use crate::ruleset::{Key, Set, SetKind, elements_of};
+use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{Shared, Store, Who};
 
 pub use everything::{Ownership, repair};
@@ -100,14 +100,24 @@ fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Rep
 fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     let mut usable = || {
         match store.lock(config.lock_timeout, log) {
-            Ok(locked) => locked.belongs_here()?,
+            Ok(locked) => {
+                locked.belongs_here()?;
+                Ok(Nft::open(&locked.instance().id)?.probe()?)
+            }
             // Busy is not broken.
-            Err(crate::store::Error::LockTaken { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(crate::store::Error::LockTaken { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(kernel::probe()?)
     };
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
+}
+
+/// Notes that the table had to be built again, and hands back what is unfinished.
+fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+    if let Some(reason) = applied.rebuilt {
+        note(log, &format!("built table inet autoport, because {reason}"));
+    }
+    applied.unfinished
 }
 
 /// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
@@ -118,16 +128,18 @@ fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn
     }
 }
 
-/// The places of the elements of `mappings`, a part of `record`'s, that are its own to give back.
+/// Every place that `record` may have elements in for `mappings`, a part of its own.
 ///
-/// A pod that shares its subnet with nobody is known by its address. Where a DEL never came, the
+/// What an earlier configuration of the network put there counts too: a command that was killed
+/// between the record and the kernel has left it there. A pod that shares its subnet with nobody is known by its address. Where a DEL never came, the
 /// address may have been given out again, and one hairpin element serves both records.
 fn places(
     shared: &Shared,
     record: &Record,
     mappings: &[Mapping],
 ) -> Result<BTreeSet<(Set, Key)>, Error> {
-    let mut places = BTreeSet::new();
+    let translated = mappings.iter().filter(|mapping| mapping.target.is_some());
+    let mut places: BTreeSet<_> = translated.flat_map(|mapping| places_of(&mapping.host)).collect();
     for element in elements_of(record, mappings) {
         // A wildcard is alone on its port.
         if element.set.kind == SetKind::Hairpins && !element.host.is_wildcard() {

@@ -4,10 +4,12 @@
 //! compares the padding too.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use super::INET;
 use super::message::{Attributes, Kind, Messages};
-use super::socket::{CREATE, EXCL, NFTABLES, REQUEST, Transaction};
+use super::socket::{CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
+use crate::model::Protocol;
 use crate::ruleset::{Data, DataKind, Element, Key, Set, TABLE};
 
 /// `linux/netfilter/nf_tables.h`.
@@ -183,10 +185,45 @@ pub(super) fn question(messages: &mut Messages, place: &(Set, Key), number: u32)
     put_list(messages, place.0, &[place.1], put_key);
 }
 
+/// Asks for every element of `set`.
+pub(super) fn listing(set: Set) -> Messages {
+    let mut messages = Messages::default();
+    let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
+    messages.begin(kind, REQUEST | DUMP, INET, 0);
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set.name());
+    messages
+}
+
+/// Reads the elements in a part of a listing, but for those with keys that we never write.
+pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = (Key, Seen)> {
+    let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
+    list.iter().filter_map(move |element| {
+        let element = Attributes(element.payload);
+        let key = element.nested(uapi::NFTA_SET_ELEM_KEY)?.get(uapi::NFTA_DATA_VALUE)?;
+        Some((read_key(set, key)?, read_element(set, element)))
+    })
+}
+
+fn read_key(set: Set, bytes: &[u8]) -> Option<Key> {
+    let (address, ports) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
+    let [number, 0, 0, 0, high, low, 0, 0] = ports else { return None };
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == *number)?;
+    let address = match set.key_address() {
+        Some(_) => Some(read_address(address)?),
+        None => None,
+    };
+    let port = NonZeroU16::new(u16::from_be_bytes([*high, *low]))?;
+    Some(Key { address, protocol, port })
+}
+
 /// Reads the element in an answer.
 pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
     let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-    let element = list.nested(uapi::NFTA_LIST_ELEM).unwrap_or_default();
+    read_element(set, list.nested(uapi::NFTA_LIST_ELEM).unwrap_or_default())
+}
+
+fn read_element(set: Set, element: Attributes<'_>) -> Seen {
     Seen {
         data: read_data(set, element),
         comment: read_comment(element).unwrap_or_default().to_owned(),
@@ -221,17 +258,41 @@ fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
 
 fn read_target(bytes: &[u8]) -> Option<SocketAddr> {
     let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    let address = match address.len() {
-        4 => IpAddr::from(*address.first_chunk::<4>()?),
-        16 => IpAddr::from(*address.first_chunk::<16>()?),
-        _ => return None,
-    };
-    Some(SocketAddr::new(address, u16::from_be_bytes(*port.first_chunk()?)))
+    Some(SocketAddr::new(read_address(address)?, u16::from_be_bytes(*port.first_chunk()?)))
+}
+
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Family;
+    use crate::ruleset::SetKind;
+
+    #[test]
+    fn keys_read_back() {
+        for (family, address) in [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")] {
+            for kind in [SetKind::Ports, SetKind::HostPorts] {
+                let set = Set { kind, family };
+                let address = address.parse().expect("a test address");
+                let key = Key {
+                    address: set.key_address().map(|_| address),
+                    protocol: Protocol::Sctp,
+                    port: NonZeroU16::MAX,
+                };
+                assert_eq!(read_key(set, &key_bytes(&key)), Some(key));
+                for len in 0..key_bytes(&key).len() {
+                    assert_eq!(read_key(set, &key_bytes(&key)[..len]), None, "{len} bytes");
+                }
+            }
+        }
+    }
 
     #[test]
     fn targets_read_back_and_odd_lengths_do_not() {

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use nix::libc;
-use nix::sys::socket::SockProtocol;
+use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::Error;
 use super::message::{Attributes, Body, Messages};
@@ -143,7 +143,7 @@ impl Listeners {
         if protocols.is_empty() {
             return Ok(listeners);
         }
-        let mut socket = Socket::open_for(SockProtocol::NetlinkSockDiag)?;
+        let mut socket = Socket::open_for(NETLINK_SOCK_DIAG)?;
         for protocol in protocols {
             for family in Family::ALL {
                 listeners.add(&mut socket, *protocol, family, only)?;

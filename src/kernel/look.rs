@@ -19,9 +19,9 @@ mod uapi {
     pub(super) const NFT_MSG_GETTABLE: u8 = 1;
     pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
     pub(super) const NFT_MSG_GETRULE: u8 = 7;
-    pub(super) const NFT_MSG_GETGEN: u8 = 16;
-    pub(super) const NFTA_GEN_ID: u16 = 1;
     pub(super) const NFTA_TABLE_NAME: u16 = 1;
+    pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+    pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
     pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
     pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(super) const NFTA_CHAIN_NAME: u16 = 3;
@@ -49,10 +49,10 @@ pub enum Table {
 /// What one look at the kernel showed.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// The number of changes that the tables of this namespace have seen.
-    pub generation: u32,
     /// The table.
     pub table: Table,
+    /// Whether somebody has set the flag that takes all its chains out of their hooks.
+    pub dormant: bool,
     /// The elements that were asked for and are there.
     pub elements: BTreeMap<(Set, Key), Seen>,
     /// The rules by chain, as the kernel encodes them.
@@ -104,6 +104,7 @@ impl Look {
             Table::Ours(found) if found.layout < LAYOUT => {
                 Some(format!("it had the older layout {}", found.layout))
             }
+            Table::Ours(_) if self.dormant => Some("it was dormant".to_owned()),
             Table::Ours(_) => self.damage(chains),
         };
         if let Some(reason) = reason {
@@ -141,10 +142,8 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
-        let generation = generation(&mut self.socket)?;
-        let table = table(&mut self.socket)?;
-        let mut look =
-            Look { generation, table, elements: BTreeMap::new(), rules: BTreeMap::new() };
+        let (table, dormant) = table(&mut self.socket)?;
+        let mut look = Look { table, dormant, elements: BTreeMap::new(), rules: BTreeMap::new() };
         if look.table == Table::Absent {
             return Ok(look);
         }
@@ -181,6 +180,42 @@ impl Nft {
         refused.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
     }
 
+    /// Lists every element of the table.
+    pub(super) fn every_element(&mut self) -> Result<BTreeMap<(Set, Key), Seen>, Error> {
+        let mut all = BTreeMap::new();
+        for set in Set::all() {
+            let found = self.list_until_whole(&elements::listing(set), |attributes, found| {
+                found.extend(elements::read_all(set, attributes));
+            })?;
+            all.extend(found.into_iter().map(|(key, seen): (Key, Seen)| ((set, key), seen)));
+        }
+        Ok(all)
+    }
+
+    /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
+    /// where there is no such thing.
+    fn list_until_whole<T>(
+        &mut self,
+        question: &Messages,
+        mut read: impl FnMut(Attributes<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut found = Vec::new();
+            let listing = self.socket.list(question, |answer| {
+                if let Body::Object(attributes) = answer.body {
+                    read(attributes, &mut found);
+                }
+            })?;
+            match listing {
+                Listing::Whole => return Ok(found),
+                Listing::Refused(ENOENT) => return Ok(Vec::new()),
+                Listing::Refused(errno) => return Err(question_error("its table", errno)),
+                Listing::Interrupted => {}
+            }
+        }
+        Err(Error::Restless)
+    }
+
     /// Lists the rules or chains of our table by the name that `name` finds in them.
     fn list(
         &mut self,
@@ -192,22 +227,16 @@ impl Nft {
         // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number; where the kernel does not
         // filter by it, `name` does.
         question.put_text(uapi::NFTA_RULE_TABLE, TABLE);
-        for _ in 0..ATTEMPTS {
-            let mut found: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-            let listing = self.socket.list(&question, |answer| {
-                let Body::Object(attributes) = answer.body else { return };
-                if let Some(name) = name(attributes) {
-                    found.entry(name.to_owned()).or_default().push(attributes.0.to_vec());
-                }
-            })?;
-            match listing {
-                Listing::Whole => return Ok(found),
-                Listing::Refused(ENOENT) => return Ok(BTreeMap::new()),
-                Listing::Refused(errno) => return Err(question_error("the table's rules", errno)),
-                Listing::Interrupted => {}
+        let parts = self.list_until_whole(&question, |attributes, found| {
+            if let Some(name) = name(attributes) {
+                found.push((name.to_owned(), attributes.0.to_vec()));
             }
+        })?;
+        let mut by_name: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for (name, part) in parts {
+            by_name.entry(name).or_default().push(part);
         }
-        Err(Error::Restless)
+        Ok(by_name)
     }
 
     /// Compares the kernel with `expected`, a table that holds one record, and names the first
@@ -242,6 +271,7 @@ impl Nft {
             Table::Ours(found) if found.instance != self.identity.instance => {
                 Some(format!("table inet autoport belongs to another store, {}", found.instance))
             }
+            Table::Ours(_) if look.dormant => Some("table inet autoport is dormant".to_owned()),
             Table::Ours(_) => None,
         }
     }
@@ -329,22 +359,16 @@ fn ask_one<T>(
     answered.unwrap_or_else(silence)
 }
 
-/// The generation of this namespace's tables.
-pub(super) fn generation(socket: &mut Socket) -> Result<u32, Error> {
-    let what = "the generation of its tables";
-    let read = |attributes: Attributes<'_>| attributes.u32(uapi::NFTA_GEN_ID);
-    let generation = ask_one(socket, uapi::NFT_MSG_GETGEN, what, |_| {}, read)?;
-    generation.flatten().ok_or_else(|| question_error(what, nix::libc::ENODATA))
-}
-
-fn table(socket: &mut Socket) -> Result<Table, Error> {
+fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
     let read = |attributes: Attributes<'_>| {
         let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
-        identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours)
+        let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+        let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
+        (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
     };
     let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read)?;
-    Ok(found.unwrap_or(Table::Absent))
+    Ok(found.unwrap_or((Table::Absent, false)))
 }
 
 /// Reads the comment out of user data, a run of `type, length, value` with one byte each for the

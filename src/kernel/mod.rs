@@ -156,7 +156,7 @@ impl Change {
     }
 
     /// The places that have to become empty.
-    fn expired(&self) -> impl Iterator<Item = &(Set, Key)> {
+    fn vacated(&self) -> impl Iterator<Item = &(Set, Key)> {
         self.released.iter().filter(|place| !self.wanted.contains_key(place))
     }
 
@@ -190,9 +190,17 @@ impl Nft {
         Ok(Self { socket: Socket::open()?, identity: Identity::current(instance) })
     }
 
+    /// Whether the table could be changed: what STATUS needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
+    pub fn probe(&mut self) -> Result<(), Error> {
+        self.look(&[])?.permit(&self.identity)
+    }
+
     /// Makes `change` true. Where the table is missing, damaged, foreign or older, it is built
     /// again from `everything`, which must already contain what is wanted and nothing of what is
-    /// released.
+    /// released; nobody may change what it is made from meanwhile.
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Unrecorded`] before anything was
@@ -203,28 +211,59 @@ impl Nft {
         mut everything: impl FnMut() -> Result<Ruleset, E>,
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
-        let applied = self.attempt::<_, E>(&change.places(), |look| {
-            match look.standing(&identity, &change.chains)? {
-                look::Standing::Intact { .. } if change.must_wait(look) => Ok(None),
+        let mut whole = None;
+        let rebuilt = self.attempt::<_, E>(&change.places(), |look, tries| {
+            let reason = match look.standing(&identity, &change.chains)? {
+                look::Standing::Rebuild(reason) => reason,
+                look::Standing::Intact { .. } if tries.refusals > 2 => {
+                    "something in it was missing".to_owned()
+                }
+                look::Standing::Intact { .. }
+                    if tries.waits < PATIENCE && change.must_wait(look) =>
+                {
+                    return Ok(None);
+                }
                 look::Standing::Intact { missing } => {
-                    let transaction = Self::difference(change, look, &missing)?;
-                    Ok(Some((transaction, Applied::Changed)))
+                    return Ok(Some((difference(change, look, &missing)?, None)));
                 }
-                look::Standing::Rebuild(reason) => {
-                    Ok(Some((rebuild(&everything()?, look), Applied::Rebuilt(reason))))
-                }
+            };
+            if whole.is_none() {
+                whole = Some(everything()?);
             }
+            let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
+            Ok(Some(transaction.map_or((Transaction::begin(), None), |it| (it, Some(reason)))))
         })?;
-        if applied == Applied::Changed {
-            self.finish(change)?;
-        }
-        Ok(applied)
+        let unfinished = match rebuilt {
+            None => self.finish(change).err(),
+            Some(_) => None,
+        };
+        Ok(Applied { rebuilt, unfinished })
+    }
+
+    /// Makes the elements exactly those of `everything`, one by one, but for those at the places
+    /// of `spared`: the way to find what was lost, or what nobody recorded, without disturbing
+    /// what is right.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn reconcile(
+        &mut self,
+        everything: &Ruleset,
+        spared: &BTreeSet<(Set, Key)>,
+    ) -> Result<Applied, Error> {
+        let seen = self.every_element()?;
+        let change = Change {
+            wanted: everything.elements.clone(),
+            released: seen.into_keys().filter(|place| !spared.contains(place)).collect(),
+            chains: everything.networks.clone(),
+        };
+        self.apply(&change, || Ok(everything.clone()))
     }
 
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
     /// is there any more: a flow that began in the meantime would outlive it.
     fn finish(&mut self, change: &Change) -> Result<(), Error> {
-        let mut places: Vec<_> = change.expired().copied().collect();
+        let mut places: Vec<_> = change.vacated().copied().collect();
         for _ in 0..PATIENCE {
             let mut left = BTreeMap::new();
             for volley in places.chunks(look::PER_VOLLEY) {
@@ -232,7 +271,7 @@ impl Nft {
             }
             if left.values().any(|seen| !seen.expiring) {
                 // A kernel before 6.12.
-                return self.withdraw(change);
+                break;
             }
             places = left.into_keys().filter(|(_, key)| key.protocol == Protocol::Udp).collect();
             if places.is_empty() {
@@ -240,18 +279,16 @@ impl Nft {
             }
             thread::sleep(TICK);
         }
-        self.withdraw(change)
+        self.withdraw(&places)
     }
 
-    /// Deletes what is at the places that `change` releases and does not want, whosever table it
-    /// is.
+    /// Deletes what is at `places`, whosever table it is.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
-    pub fn withdraw(&mut self, change: &Change) -> Result<(), Error> {
-        let places: Vec<_> = change.expired().copied().collect();
-        self.attempt(&places, |look| {
-            let mut transaction = Transaction::begin(None);
+    pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+        self.attempt(places, |look, _| {
+            let mut transaction = Transaction::begin();
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
             Ok(Some((transaction, ())))
@@ -265,9 +302,9 @@ impl Nft {
     /// [`Error::Unanswered`].
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        self.attempt(&[], |look| {
+        self.attempt(&[], |look, _| {
             look.permit(&identity)?;
-            Ok(Some((rebuild(everything, look), ())))
+            Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
         })
     }
 
@@ -276,8 +313,10 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        self.attempt(&[], |look| match look.permit(&everything.identity) {
-            Err(Error::OtherInstance { .. }) | Ok(()) => Ok(Some((rebuild(everything, look), ()))),
+        self.attempt(&[], |look, _| match look.permit(&everything.identity) {
+            Err(Error::OtherInstance { .. }) | Ok(()) => {
+                Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+            }
             Err(error) => Err(error),
         })
     }
@@ -288,26 +327,22 @@ impl Nft {
     fn attempt<T, E: From<Error>>(
         &mut self,
         places: &[(Set, Key)],
-        mut propose: impl FnMut(&Look) -> Result<Option<(Transaction, T)>, E>,
+        mut propose: impl FnMut(&Look, Tries) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
-        let (mut attempts, mut waits) = (0, 0);
+        let mut tries = Tries::default();
         loop {
             let look = self.look(places)?;
-            let Some((transaction, done)) = propose(&look)? else {
-                if waits == PATIENCE {
-                    return Err(Error::Restless.into());
-                }
-                waits += 1;
+            let Some((transaction, done)) = propose(&look, tries)? else {
+                tries.waits += 1;
                 thread::sleep(TICK);
                 continue;
             };
-            let guarded = transaction.is_guarded();
             match self.socket.commit(transaction)? {
                 Outcome::Committed => return Ok(done),
                 Outcome::Unanswered => return Err(Error::Unanswered.into()),
                 Outcome::Refused { subject, errno } => {
-                    attempts += 1;
-                    if attempts == ATTEMPTS || !is_passing(errno, guarded) {
+                    tries.refusals += 1;
+                    if tries.refusals == ATTEMPTS || !is_passing(errno) {
                         let source = io::Error::from_raw_os_error(errno);
                         return Err(Error::Refused { subject, source }.into());
                     }
@@ -315,58 +350,67 @@ impl Nft {
             }
         }
     }
-
-    /// The transaction that brings the elements from what `look` saw to what `change` asks for.
-    fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
-        let (mut deleted, mut expired) = (Vec::new(), Vec::new());
-        for place in &change.released {
-            let Some(seen) = look.elements.get(place) else { continue };
-            match (change.wanted.get(place), &seen.data) {
-                (Some(wanted), _) if seen.is(wanted) => {}
-                (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
-                (None, Some(_)) => {}
-                (Some(_), _) | (None, None) => deleted.push(*place),
-            }
-        }
-        let mut added = Vec::new();
-        for (place, wanted) in &change.wanted {
-            match look.elements.get(place) {
-                None => added.push(wanted),
-                Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-                // A hairpin may serve an address that is given out again: it leads nowhere, so
-                // nothing is overwritten.
-                Some(Seen { data: Some(Data::None), .. }) => {}
-                Some(_) if change.released.contains(place) => {}
-                Some(seen) => return Err(unrecorded(wanted, seen)),
-            }
-        }
-        let mut transaction = Transaction::begin(None);
-        if !missing.is_empty() {
-            let mut encoder = Encoder::new();
-            add_chains(&mut transaction, &mut encoder, missing.iter());
-            for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
-                let postrouting = Chain {
-                    name: ruleset::POSTROUTING.to_owned(),
-                    base: None,
-                    rules: vec![ruleset::jump_to(chain)],
-                };
-                add_rules(&mut transaction, &mut encoder, &postrouting);
-            }
-        }
-        elements::delete(&mut transaction, &deleted);
-        elements::expire(&mut transaction, &expired);
-        elements::add(&mut transaction, &added);
-        Ok(transaction)
-    }
 }
 
-/// What [`Nft::apply`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// The difference was made.
-    Changed,
-    /// The whole table was built again, for this reason.
-    Rebuilt(String),
+/// What has been tried already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// How often the kernel refused.
+    refusals: u32,
+    /// How often it was too early, a [`TICK`] each.
+    waits: u32,
+}
+
+/// The transaction that brings the elements from what `look` saw to what `change` asks for.
+fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
+    let (mut deleted, mut expired) = (Vec::new(), Vec::new());
+    for place in &change.released {
+        let Some(seen) = look.elements.get(place) else { continue };
+        match (change.wanted.get(place), &seen.data) {
+            (Some(wanted), _) if seen.is(wanted) => {}
+            (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
+            (None, Some(_)) => {}
+            (Some(_), _) | (None, None) => deleted.push(*place),
+        }
+    }
+    let mut added = Vec::new();
+    for (place, wanted) in &change.wanted {
+        match look.elements.get(place) {
+            None => added.push(wanted),
+            Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
+            // A hairpin may serve an address that is given out again: it leads nowhere, so
+            // nothing is overwritten.
+            Some(Seen { data: Some(Data::None), .. }) => {}
+            Some(_) if change.released.contains(place) => {}
+            Some(seen) => return Err(unrecorded(wanted, seen)),
+        }
+    }
+    let mut transaction = Transaction::begin();
+    if !missing.is_empty() {
+        let mut encoder = Encoder::new();
+        add_chains(&mut transaction, &mut encoder, missing.iter());
+        for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
+            let postrouting = Chain {
+                name: ruleset::POSTROUTING.to_owned(),
+                base: None,
+                rules: vec![ruleset::jump_to(chain)],
+            };
+            add_rules(&mut transaction, &mut encoder, &postrouting);
+        }
+    }
+    elements::delete(&mut transaction, &deleted);
+    elements::expire(&mut transaction, &expired);
+    elements::add(&mut transaction, &added);
+    Ok(transaction)
+}
+
+/// What [`Nft::apply`] did: what was wanted is in force.
+#[derive(Debug)]
+pub struct Applied {
+    /// Why the whole table was built again, if it was.
+    pub rebuilt: Option<String>,
+    /// Why something that was released may still be there, if it may.
+    pub unfinished: Option<Error>,
 }
 
 fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
@@ -374,26 +418,24 @@ fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
     Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
 }
 
-/// Whether a refusal says that somebody else changed the tables after the look: `ERESTART` that
-/// the generation moved on; `EEXIST` and `ENOENT` that an element or chain came or went, which the
-/// generation would have told first if the transaction was guarded by it.
-const fn is_passing(errno: i32, guarded: bool) -> bool {
-    match errno {
-        libc::ERESTART | libc::EAGAIN | libc::EINTR => true,
-        libc::EEXIST | libc::ENOENT => !guarded,
-        _ => false,
-    }
+/// Whether a refusal says that somebody else changed the tables after the look: an element, a chain
+/// or the table came or went.
+const fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EEXIST | libc::ENOENT | libc::ERESTART | libc::EAGAIN | libc::EINTR)
 }
 
-/// The transaction that replaces whatever `look` saw by `ruleset`, unless something changed since.
-/// A table is not made for nothing.
-fn rebuild(ruleset: &Ruleset, look: &Look) -> Transaction {
-    let mut transaction = Transaction::begin(Some(look.generation));
+/// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
+fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
+    let mut transaction = Transaction::begin();
     if look.table == Table::Absent && ruleset.elements.is_empty() {
-        return transaction;
+        return None;
     }
     let mut encoder = Encoder::new();
     if look.table != Table::Absent {
+        // What is added first is deleted whether it was there or not, so that the transaction does
+        // not depend on what others do after the look.
+        let table = encoder.table(MsgType::Add);
+        transaction.append(table, CREATE, "finding the table".to_owned());
         transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
     }
     let table = encoder.table(MsgType::Add);
@@ -405,7 +447,7 @@ fn rebuild(ruleset: &Ruleset, look: &Look) -> Transaction {
     add_chains(&mut transaction, &mut encoder, ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
     elements::add(&mut transaction, &all);
-    transaction
+    Some(transaction)
 }
 
 fn add_chains<'a>(
@@ -427,13 +469,4 @@ fn add_rules(transaction: &mut Transaction, encoder: &mut Encoder, chain: &Chain
         let subject = format!("adding rule \"{rule}\" to chain {}", chain.name);
         transaction.append(encoder.rule(chain, rule), CREATE | APPEND, subject);
     }
-}
-
-/// Whether `nf_tables` answers at all: what STATUS needs to know.
-///
-/// # Errors
-/// [`Error::Socket`], [`Error::Question`].
-pub fn probe() -> Result<(), Error> {
-    let mut socket = Socket::open()?;
-    look::generation(&mut socket).map(drop)
 }

@@ -7,13 +7,11 @@
 //! 6.10): a transaction asks for exactly one acknowledgement, on its last message.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-    sockopt,
-};
+use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::sys::Socket as NetlinkSocket;
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::Error;
 use super::message::{Answer, Body, Kind, Messages, answers};
@@ -28,10 +26,9 @@ pub(super) const DUMP: u16 = 0x300;
 
 /// `NFNL_SUBSYS_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 pub(super) const NFTABLES: u8 = 10;
-/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`.
+/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-const BATCH_GENID: u16 = 1;
 
 /// The number of the batch's begin and end, to which errors of the transaction as a whole refer.
 const BATCH: u32 = 0;
@@ -45,48 +42,63 @@ const DEFAULT_SEND_BUFFER: usize = 200_000;
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
 pub(super) struct Socket {
-    fd: OwnedFd,
+    socket: NetlinkSocket,
     buffer: Vec<u8>,
 }
 
 impl Socket {
     pub(super) fn open() -> Result<Self, Error> {
-        Self::open_for(SockProtocol::NetlinkNetFilter)
+        Self::open_for(NETLINK_NETFILTER)
     }
 
-    pub(super) fn open_for(family: SockProtocol) -> Result<Self, Error> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)
-            .map_err(|errno| Error::Socket { action: "open", source: errno.into() })?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER] })
+    pub(super) fn open_for(protocol: isize) -> Result<Self, Error> {
+        let open = || {
+            let socket = NetlinkSocket::new(protocol)?;
+            // A refusal otherwise carries the refused message, and a few large ones would fill the
+            // receive buffer and hide why.
+            socket.set_cap_ack(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| Error::Socket { action: "open", source })?;
+        Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > DEFAULT_SEND_BUFFER {
             // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
-            let _ = setsockopt(&self.fd, sockopt::SndBufForce, &(bytes.len() + 4096));
+            let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() + 4096));
         }
         loop {
-            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+            match self.socket.send(bytes, 0) {
                 Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    return Err(Error::Socket { action: "send to", source: errno.into() });
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Socket { action: "send to", source }),
             }
         }
     }
 
     /// The next datagram; `None` when there is none.
     fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         loop {
-            match recv(self.fd.as_raw_fd(), &mut self.buffer, flags) {
+            let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
+            match received {
                 Ok(len) => return Ok(Some(&self.buffer[..len.min(RECEIVE_BUFFER)])),
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    let source = io::Error::from(errno);
-                    return Err(Error::Socket { action: "receive from", source });
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Socket { action: "receive from", source }),
+            }
+        }
+    }
+
+    /// Hands every answer that there is to `each`. An error leaves none for the next question.
+    fn receive_all(&mut self, mut each: impl FnMut(Answer<'_>)) -> Result<(), Error> {
+        loop {
+            match self.receive() {
+                Ok(Some(datagram)) => answers(datagram).for_each(&mut each),
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    while let Ok(Some(_)) = self.receive() {}
+                    return Err(error);
                 }
             }
         }
@@ -96,16 +108,13 @@ impl Socket {
     pub(super) fn ask(
         &mut self,
         questions: &Messages,
-        mut each: impl FnMut(Answer<'_>),
+        each: impl FnMut(Answer<'_>),
     ) -> Result<(), Error> {
         if questions.is_empty() {
             return Ok(());
         }
         self.send(questions.as_bytes())?;
-        while let Some(datagram) = self.receive()? {
-            answers(datagram).for_each(&mut each);
-        }
-        Ok(())
+        self.receive_all(each)
     }
 
     /// Asks for one listing and hands every object to `each`.
@@ -118,21 +127,18 @@ impl Socket {
         mut each: impl FnMut(Answer<'_>),
     ) -> Result<Listing, Error> {
         self.send(question.as_bytes())?;
-        let mut listing = Listing::Whole;
-        let mut ended = false;
-        while let Some(datagram) = self.receive()? {
-            for answer in answers(datagram) {
-                if answer.interrupted {
-                    listing = Listing::Interrupted;
-                }
-                match answer.body {
-                    Body::Done => ended = true,
-                    Body::Refused(errno) => return Ok(Listing::Refused(errno)),
-                    Body::Object(_) => each(answer),
-                }
+        let mut listing = Listing::Interrupted;
+        let mut interrupted = false;
+        self.receive_all(|answer| {
+            interrupted |= answer.interrupted;
+            match answer.body {
+                Body::Done if interrupted => {}
+                Body::Done => listing = Listing::Whole,
+                Body::Refused(errno) => listing = Listing::Refused(errno),
+                Body::Object(_) => each(answer),
             }
-        }
-        Ok(if ended { listing } else { Listing::Interrupted })
+        })?;
+        Ok(listing)
     }
 
     /// Runs a transaction: all of it happens, or none.
@@ -151,9 +157,8 @@ impl Socket {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
                 Ok(None) => return Ok(outcome),
-                // ENOBUFS: answers were lost, so what is known is known and the rest is not.
-                Err(_) if matches!(outcome, Outcome::Refused { .. }) => return Ok(outcome),
-                Err(_) => return Ok(Outcome::Unanswered),
+                // ENOBUFS: some answers were lost, and what is left of them still counts.
+                Err(_) => continue,
             };
             for answer in answers(datagram) {
                 outcome = match (answer.body, outcome) {
@@ -176,7 +181,7 @@ pub(super) enum Listing {
     Whole,
     /// The state changed meanwhile: ask again.
     Interrupted,
-    /// There is nothing to list.
+    /// The kernel would not list, with this errno.
     Refused(i32),
 }
 
@@ -197,25 +202,13 @@ pub(super) struct Transaction {
     messages: Messages,
     /// What each message is about, for the report when it is refused.
     subjects: Vec<String>,
-    guarded: bool,
 }
 
 impl Transaction {
-    /// Begins a transaction that is refused with `ERESTART` if any table of the namespace changed
-    /// since it was at `generation`.
-    pub(super) fn begin(generation: Option<u32>) -> Self {
+    pub(super) fn begin() -> Self {
         let mut messages = Messages::default();
-        let nfgen = [0, 0, 0, NFTABLES];
-        messages.begin_raw(BATCH_BEGIN, REQUEST, nfgen, BATCH);
-        if let Some(generation) = generation {
-            messages.put_u32(BATCH_GENID, generation);
-        }
-        Self { messages, subjects: Vec::new(), guarded: generation.is_some() }
-    }
-
-    /// Whether it is refused when any table changed meanwhile.
-    pub(super) const fn is_guarded(&self) -> bool {
-        self.guarded
+        messages.begin_raw(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES], BATCH);
+        Self { messages, subjects: Vec::new() }
     }
 
     /// Begins a message about `subject`.
