@@ -117,6 +117,18 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// The host ports that one number stands for: on `address`, or on every local address of
+    /// both families.
+    pub fn each(
+        protocol: Protocol,
+        address: Option<IpAddr>,
+        port: NonZeroU16,
+    ) -> impl Iterator<Item = Self> {
+        let [v4, v6] = Family::ALL.map(Family::wildcard);
+        let addresses = address.map_or([Some(v4), Some(v6)], |address| [Some(address), None]);
+        addresses.into_iter().flatten().map(move |address| Self { protocol, address, port })
+    }
+
     /// Whether this stands for every local address of its family.
     #[must_use]
     pub const fn is_wildcard(&self) -> bool {
@@ -154,6 +166,18 @@ pub struct Mapping {
     pub target: Option<SocketAddr>,
 }
 
+impl Mapping {
+    /// Leads `host` to `container_port` on the pod's address of the same family, or nowhere if it
+    /// has none: on this node the number is taken all the same.
+    #[must_use]
+    pub fn towards(host: HostPort, container_port: NonZeroU16, pod: &[IpNetwork]) -> Self {
+        let family = Family::of(&host.address);
+        let address = pod.iter().map(IpNetwork::ip).find(|ip| Family::of(ip) == family);
+        let target = address.map(|address| SocketAddr::new(address, container_port.get()));
+        Self { host, container_port, target }
+    }
+}
+
 /// A run of port numbers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortRange {
@@ -168,6 +192,12 @@ impl PortRange {
     #[must_use]
     pub const fn contains(&self, port: NonZeroU16) -> bool {
         self.first.get() <= port.get() && port.get() <= self.last.get()
+    }
+
+    /// Whether some port is in both.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
     }
 
     /// How many numbers it holds: 1 to 65535.
@@ -205,6 +235,17 @@ pub struct Wish {
     /// The named range to choose from; none means the node's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<String>,
+}
+
+impl Wish {
+    /// What a range without name is called: no named range can be called so.
+    pub const DEFAULT_RANGE: &'static str = "default";
+
+    /// What the range to choose from is called.
+    #[must_use]
+    pub fn range_name(&self) -> &str {
+        self.range.as_deref().unwrap_or(Self::DEFAULT_RANGE)
+    }
 }
 
 /// Where a chosen host port leads.
@@ -255,6 +296,17 @@ pub struct PortPolicy {
     pub host_listeners: HostListeners,
     /// The namespaces whose Pods may ask by annotation; `None` means all.
     pub allowed_namespaces: Option<BTreeSet<String>>,
+}
+
+impl PortPolicy {
+    /// The range called `name`, in its parts; [`Wish::DEFAULT_RANGE`] is the one without name.
+    #[must_use]
+    pub fn range(&self, name: &str) -> Option<&[PortRange]> {
+        if name == Wish::DEFAULT_RANGE {
+            return Some(&self.ranges);
+        }
+        self.named_ranges.get(name).map(Vec::as_slice)
+    }
 }
 
 /// What a process of the host that listens on a wanted port means.

@@ -13,7 +13,9 @@ use ipnetwork::IpNetwork;
 use super::address;
 use super::error::Error;
 use super::json::{Field, Object, escape};
-use crate::model::{Masquerade, Policy};
+use crate::model::{Masquerade, Policy, PortPolicy};
+
+mod ports;
 
 /// The node's own file. Its keys win over the network configuration's.
 pub const NODE_FILE: &str = "/etc/cni/autoport.json";
@@ -30,8 +32,8 @@ const LOCK_TIMEOUT_MAX_SECONDS: f64 = 600.0;
 /// As in portmap, which took it from kubelet's 0x2000 and kept clear of its 0x4000.
 const DEFAULT_MARK_BIT: u8 = 13;
 
-/// Every key of ours. Those that choose ports (`portRange` and its kin) join them here.
-const OURS: [&str; 9] = [
+/// Every key of ours.
+const OURS: [&str; 17] = [
     "backend",
     "snat",
     "masqAll",
@@ -41,6 +43,14 @@ const OURS: [&str; 9] = [
     "counters",
     "stateDir",
     "lockTimeout",
+    "portRange",
+    "namedRanges",
+    "excludePorts",
+    "minPort",
+    "allocation",
+    "hostListeners",
+    "allowedNamespaces",
+    "aliases",
 ];
 
 /// Keys of portmap whose meaning is tied to its iptables rules.
@@ -109,8 +119,21 @@ impl StoreConfig {
 pub struct Config {
     /// How packets are treated.
     pub policy: Policy,
+    /// Which host ports are given.
+    pub ports: PortPolicy,
+    /// `aliases`: whose annotations are read besides our own.
+    pub aliases: Dialects,
     /// Where the records are.
     pub store: StoreConfig,
+}
+
+/// The other systems whose annotations ask for host ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dialects {
+    /// `KubeWharf`: `pod.kubewharf.kubernetes.io/autoport`.
+    pub kubewharf: bool,
+    /// `BlueKing` Container Service: `randhostport.webhook.bkbcs.tencent.com` and its kin.
+    pub bcs: bool,
 }
 
 impl Config {
@@ -137,7 +160,10 @@ impl Config {
             host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
             counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
         };
-        Ok(Self { policy, store: StoreConfig::from_layers(layers, judge)? })
+        let ports = ports::read(layers, judge)?;
+        let aliases = judge.value(layers, "aliases", ports::aliases)?;
+        let store = StoreConfig::from_layers(layers, judge)?;
+        Ok(Self { policy, ports, aliases: aliases.unwrap_or(ports::ALL_ALIASES), store })
     }
 }
 

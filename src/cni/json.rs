@@ -73,7 +73,7 @@ impl<'a> Field<'a> {
         Error::Unsupported { key, value, remedy: remedy.to_owned() }
     }
 
-    fn wrong_type(&self, expected: &'static str) -> Error {
+    pub(super) fn wrong_type(&self, expected: &'static str) -> Error {
         Error::WrongType { key: self.path.clone(), value: self.shown(), expected }
     }
 

@@ -1,6 +1,6 @@
 //! Port mappings: from `runtimeConfig.portMappings` to host ports with their targets.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
@@ -78,22 +78,10 @@ fn host_ip(field: &Field<'_>) -> Result<Option<IpAddr>, Error> {
 /// address in is held all the same, without target: on this node the number is taken. Two that
 /// overlap must agree on the container port, or the kernel would choose between them.
 pub(super) fn expand(wanted: &[PortMapping], pod: &[IpNetwork]) -> Result<Vec<Mapping>, Error> {
-    let target = |address: &IpAddr, port: NonZeroU16| {
-        let family = Family::of(address);
-        let pod = pod.iter().map(IpNetwork::ip).find(|ip| Family::of(ip) == family)?;
-        Some(SocketAddr::new(pod, port.get()))
-    };
     let mut all: Vec<(Mapping, usize)> = Vec::with_capacity(2 * wanted.len());
     for (index, one) in wanted.iter().enumerate() {
-        let addresses = match one.host_ip {
-            Some(address) => vec![address],
-            None => Family::ALL.map(Family::wildcard).to_vec(),
-        };
-        all.extend(addresses.into_iter().map(|address| {
-            let host = HostPort { protocol: one.protocol, address, port: one.host_port };
-            let target = target(&address, one.container_port);
-            (Mapping { host, container_port: one.container_port, target }, index)
-        }));
+        let hosts = HostPort::each(one.protocol, one.host_ip, one.host_port);
+        all.extend(hosts.map(|host| (Mapping::towards(host, one.container_port, pod), index)));
     }
     refuse_contradictions(&mut all)?;
     let mut mappings: Vec<Mapping> = all.into_iter().map(|(mapping, _)| mapping).collect();

@@ -13,6 +13,7 @@ mod error;
 mod gc;
 mod json;
 mod mappings;
+mod number;
 mod prev_result;
 mod reply;
 mod version;
@@ -23,7 +24,9 @@ use std::io;
 use ipnetwork::IpNetwork;
 use serde_json::value::RawValue;
 
-pub use self::config::{Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_STATE_DIR, NODE_FILE, StoreConfig};
+pub use self::config::{
+    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_STATE_DIR, Dialects, NODE_FILE, StoreConfig,
+};
 pub use self::env::{Command, Env, Problem, Variable};
 pub use self::error::Error;
 pub use self::reply::Reply;

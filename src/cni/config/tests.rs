@@ -1,5 +1,9 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
 use super::super::test_code;
 use super::*;
+use crate::model::{Allocation, HostListeners};
 
 fn read(judge: &mut Judge, texts: &[&str]) -> Result<Config, Error> {
     let decoded: Vec<Object<'_>> = texts
@@ -22,6 +26,16 @@ fn defaults() -> Config {
             host_addresses: vec![],
             counters: false,
         },
+        ports: PortPolicy {
+            ranges: super::super::number::range("20000-29999").into_iter().collect(),
+            named_ranges: BTreeMap::new(),
+            excluded: vec![],
+            min_port: NonZeroU16::MIN,
+            allocation: Allocation::Sequential,
+            host_listeners: HostListeners::Reject,
+            allowed_namespaces: None,
+        },
+        aliases: Dialects { kubewharf: true, bcs: true },
         store: StoreConfig {
             state_dir: "/run/autoport".into(),
             lock_timeout: Duration::from_secs(10),

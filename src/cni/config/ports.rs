@@ -1,0 +1,157 @@
+//! The keys that say which host ports are given, and how one is chosen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+
+use super::super::number;
+use super::{Dialects, Error, Field, Judge, Object, escape};
+use crate::model::{
+    Allocation, HostListeners, InvalidName, PortPolicy, PortRange, Wish, check_identifier,
+};
+
+/// What is read if no `aliases` are given.
+pub(super) const ALL_ALIASES: Dialects = Dialects { kubewharf: true, bcs: true };
+
+/// Below the ports of `NodePort` services (30000) and the kernel's ephemeral ones (32768).
+const DEFAULT_RANGE: &str = "20000-29999";
+
+pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPolicy, Error> {
+    let default = || number::range(DEFAULT_RANGE).into_iter().collect();
+    Ok(PortPolicy {
+        ranges: judge.value(layers, "portRange", ranges)?.unwrap_or_else(default),
+        named_ranges: judge.value(layers, "namedRanges", named_ranges)?.unwrap_or_default(),
+        excluded: judge.value(layers, "excludePorts", excluded)?.unwrap_or_default(),
+        min_port: judge.value(layers, "minPort", min_port)?.unwrap_or(NonZeroU16::MIN),
+        allocation: judge
+            .value(layers, "allocation", allocation)?
+            .unwrap_or(Allocation::Sequential),
+        host_listeners: judge
+            .value(layers, "hostListeners", host_listeners)?
+            .unwrap_or(HostListeners::Reject),
+        allowed_namespaces: judge.value(layers, "allowedNamespaces", namespaces)?,
+    })
+}
+
+/// One range, or a list of them whose order is kept.
+///
+/// Two of a list that overlap are refused: merged, the order would be a guess.
+fn ranges(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
+    let mut ranges: Vec<PortRange> = Vec::new();
+    for item in one_or_more(field)? {
+        let new = range(&item)?;
+        if let Some(other) = ranges.iter().find(|other| other.overlaps(&new)) {
+            return Err(item.invalid(&format!("but {other} before it has numbers of it as well")));
+        }
+        ranges.push(new);
+    }
+    if ranges.is_empty() {
+        return Err(field.invalid("it must have at least one range, such as \"20000-29999\""));
+    }
+    Ok(ranges)
+}
+
+fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, Vec<PortRange>>, Error> {
+    let object = field.object()?;
+    let mut named = BTreeMap::new();
+    for (name, _) in object.entries() {
+        // Of equal names the last counts, and null is none.
+        let Some(field) = object.get(name) else { continue };
+        let key = || format!("the name of {}", escape(field.path()));
+        let invalid = |allowed: &str| {
+            Err(Error::Invalid {
+                key: key(),
+                value: super::super::json::quote(name),
+                allowed: allowed.into(),
+            })
+        };
+        if let Err(InvalidName { rule, .. }) = check_identifier("range name", name) {
+            return invalid(rule);
+        }
+        if name == Wish::DEFAULT_RANGE {
+            return invalid("but that is what portRange is called; give it another name");
+        }
+        named.insert(name.clone(), ranges(&field)?);
+    }
+    Ok(named)
+}
+
+/// Sorted, and without overlaps: it is a set.
+fn excluded(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
+    let mut all: Vec<PortRange> =
+        one_or_more(field)?.iter().map(range).collect::<Result<_, _>>()?;
+    all.sort_unstable();
+    all.dedup_by(|next, before| {
+        let joined = before.overlaps(next);
+        if joined {
+            before.last = before.last.max(next.last);
+        }
+        joined
+    });
+    Ok(all)
+}
+
+fn one_or_more<'a>(field: &Field<'a>) -> Result<Vec<Field<'a>>, Error> {
+    if field.raw().get().starts_with('[') { field.list() } else { Ok(vec![field.clone()]) }
+}
+
+fn range(field: &Field<'_>) -> Result<PortRange, Error> {
+    let raw = field.raw().get();
+    let text = match raw.chars().next() {
+        Some('"') => field.string()?,
+        Some('-' | '0'..='9') => raw.to_owned(),
+        _ => return Err(field.wrong_type("a port or a range such as \"20000-29999\"")),
+    };
+    let allowed = "it must be a port, 1 to 65535, or two with the lower one first, such as \
+                   \"20000-29999\"";
+    number::range(&text).ok_or_else(|| field.invalid(allowed))
+}
+
+fn min_port(field: &Field<'_>) -> Result<NonZeroU16, Error> {
+    let port = number::port(field.number()?);
+    port.ok_or_else(|| field.invalid("it must be an integer from 1 to 65535"))
+}
+
+fn allocation(field: &Field<'_>) -> Result<Allocation, Error> {
+    match &*field.string()? {
+        "sequential" => Ok(Allocation::Sequential),
+        "random" => Ok(Allocation::Random),
+        _ => Err(field.invalid("it must be \"sequential\" or \"random\"")),
+    }
+}
+
+fn host_listeners(field: &Field<'_>) -> Result<HostListeners, Error> {
+    match &*field.string()? {
+        "reject" => Ok(HostListeners::Reject),
+        "ignore" => Ok(HostListeners::Ignore),
+        _ => Err(field.invalid("it must be \"reject\" or \"ignore\"")),
+    }
+}
+
+/// An empty list lets nobody ask.
+fn namespaces(field: &Field<'_>) -> Result<BTreeSet<String>, Error> {
+    const LONGEST: usize = 63;
+    let allowed = "it must be the name of a namespace: up to 63 lower-case letters, digits and \
+                   '-'; to allow all of them, remove the key";
+    let name = |item: Field<'_>| {
+        let name = item.string()?;
+        let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let valid = (1..=LONGEST).contains(&name.len()) && name.bytes().all(letter);
+        if valid { Ok(name) } else { Err(item.invalid(allowed)) }
+    };
+    field.list()?.into_iter().map(name).collect()
+}
+
+pub(super) fn aliases(field: &Field<'_>) -> Result<Dialects, Error> {
+    let mut aliases = Dialects::default();
+    for item in field.list()? {
+        match &*item.string()? {
+            "kubewharf" => aliases.kubewharf = true,
+            "bcs" => aliases.bcs = true,
+            _ => return Err(item.invalid("it must be \"kubewharf\" or \"bcs\"")),
+        }
+    }
+    Ok(aliases)
+}
+
+#[cfg(test)]
+mod tests;
