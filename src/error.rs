@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::path::PathBuf;
 
 use crate::model::HostPort;
-use crate::{cni, kernel, netns, store};
+use crate::{cni, kernel, netns, plan, store};
 
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,26 @@ pub enum Error {
         /// Who holds it.
         holder: String,
     },
+    /// The operator forbids it.
+    #[error(transparent)]
+    Forbidden(#[from] plan::Forbidden),
+    /// A process of the host has the port.
+    #[error(
+        "host port {wanted} is in use on the host: {}{listener} listens there; stop it, ask for \
+         another port, or set hostListeners to \"ignore\"",
+        process.as_ref().map_or(String::new(), |process| format!("{process}, ")),
+    )]
+    Listening {
+        /// What was asked for.
+        wanted: HostPort,
+        /// The socket.
+        listener: String,
+        /// The process, where it can be seen.
+        process: Option<String>,
+    },
+    /// No number was left to choose.
+    #[error(transparent)]
+    Exhausted(#[from] plan::Exhausted),
     /// Something that is asked for is in a record that cannot be read.
     #[error(
         "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, \
@@ -83,7 +103,10 @@ impl Error {
             Self::Kernel(error) => kernel_code(error),
             Self::Stdin { .. } | Self::Netns(_) => 5,
             Self::Taken { .. } => 100,
+            Self::Exhausted(_) => 101,
             Self::Unreadable { .. } => 102,
+            Self::Listening { .. } => 103,
+            Self::Forbidden(_) => 104,
             Self::Different { .. } => 120,
             Self::Unavailable { .. } => 50,
         }

@@ -248,6 +248,23 @@ impl Wish {
     }
 }
 
+impl fmt::Display for Wish {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            write!(out, "{name}=")?;
+        }
+        match (self.container_port, self.count.get()) {
+            (ContainerPort::Same, _) => write!(out, "auto")?,
+            (ContainerPort::From(port), 1) => write!(out, "{port}")?,
+            (ContainerPort::From(port), count) => {
+                write!(out, "{port}-{}", port.saturating_add(count - 1))?;
+            }
+        }
+        let protocols = self.protocols.iter().map(ToString::to_string).collect::<Vec<_>>();
+        write!(out, "/{}", protocols.join("+"))
+    }
+}
+
 /// Where a chosen host port leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,48 +3,59 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::choose::{self, Chooser};
 use super::{del, everything, forget_flows, note, note_error};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
 use crate::kernel::{self, Change, Loopback, Nft, Stale};
-use crate::model::{HostPort, Mapping, Masquerade, Owner, Record};
+use crate::model::{Grant, HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
+use crate::publication::{self, Dialect};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{Instance, Locked, Store, Who};
+use crate::store::{Instance, Locked, Who};
 use crate::{netns, store};
 
-/// The record that `claim` asks for, as the node sees the claimant now.
-pub(super) fn wanted(claim: &Claim, now: SystemTime, instance: &Instance) -> Record {
-    let netns = netns::observe(&claim.netns);
+/// Who asks, as the node sees it now.
+fn owner(claim: &Claim) -> Owner {
+    Owner {
+        attachment: claim.attachment.clone(),
+        pod: claim.pod.clone(),
+        netns: netns::observe(&claim.netns),
+    }
+}
+
+/// The record that `claim` asks for, with these grants for its wishes.
+pub(super) fn wanted(claim: &Claim, grants: Vec<Grant>, now: u64, instance: &Instance) -> Record {
+    let owner = owner(claim);
     // On the node's own network the pod listens on the host port itself.
-    let on_host = netns.as_ref().is_some_and(|netns| netns.id == instance.netns);
+    let on_host = owner.netns.as_ref().is_some_and(|netns| netns.id == instance.netns);
     let mut mappings = claim.mappings.clone();
+    mappings.extend(plan::expand(&grants, &claim.pod_addresses));
+    mappings.sort_unstable();
     if on_host {
         for mapping in &mut mappings {
             mapping.target = None;
         }
     }
     Record {
-        owner: Owner { attachment: claim.attachment.clone(), pod: claim.pod.clone(), netns },
+        owner,
         pod_addresses: claim.pod_addresses.clone(),
         policy: claim.config.policy.clone(),
         mappings,
-        grants: Vec::new(),
-        created: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+        grants,
+        created: now,
         boot_id: instance.boot_id.clone(),
     }
 }
 
-pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
-    if claim.mappings.is_empty() {
+pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
+    if claim.is_empty() {
         return Ok(Reply::Result(claim.result));
     }
     let config = &claim.config.store;
-    let locked = Store::at(&config.state_dir).lock(config.lock_timeout, log)?;
+    let locked = super::store(config).lock(config.lock_timeout, log)?;
     locked.belongs_here()?;
-    let mut wanted = wanted(&claim, now, locked.instance());
     let before = match locked.load(&claim.attachment) {
         Err(store::Error::Unreadable(source)) => {
             let what = format!("what {} holds", claim.attachment);
@@ -52,13 +63,22 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
         }
         loaded => loaded?,
     };
+    let owner = owner(&claim);
+    let chooser = Chooser::new(&locked, &claim, &owner, before.as_ref(), now)?;
+    chooser.permit()?;
+    let mut giving_way = superseded(&locked, &owner, &claim.mappings)?;
+    chooser.find_listeners()?;
+    let granted = chooser.choose()?;
+    let mut wanted = wanted(&claim, granted.grants, now, locked.instance());
+    if !wanted.grants.is_empty() {
+        giving_way = superseded(&locked, &owner, &wanted.mappings)?;
+    }
     if let Some(before) = &before {
         wanted.created = before.created;
     }
-    for (record, reason) in superseded(&locked, &wanted)? {
-        let (new, old) = (&wanted.owner, &record.owner);
-        note(log, &format!("{new} takes the host ports of {old} over: {reason}"));
-        del::remove(&locked, &record, log)?;
+    for (record, reason) in giving_way {
+        note(log, &format!("{owner} takes the host ports of {} over: {reason}", record.owner));
+        del::remove(&locked, &record, now, log)?;
     }
     let transfer = Transfer::new(&locked, before, wanted)?;
     // First, so that a kernel without netlink leaves nothing recorded.
@@ -74,22 +94,43 @@ pub(super) fn add(claim: Claim, now: SystemTime, log: &mut dyn Write) -> Result<
         }
     }
     transfer.redirect_flows(&mut nft, log);
-    if let Err(error) = allow_loopback(&transfer.wanted, &claim.host_interfaces) {
-        // It can only be done last, because the guard must be in force before.
+    let finished = allow_loopback(&transfer.wanted, &claim.host_interfaces)
+        .and_then(|()| choose::move_cursors(&locked, &claim, &granted.cursors))
+        .and_then(|()| publish(&locked, &claim, &transfer.wanted));
+    if let Err(error) = finished {
+        // It can only be done last: the guard must be in force before.
         if transfer.before.is_none() {
-            del::remove(&locked, &transfer.wanted, log)?;
+            del::remove(&locked, &transfer.wanted, now, log)?;
         }
         return Err(error);
     }
     Ok(Reply::Result(claim.result))
 }
 
+/// Tells the containers of the pod what was chosen for it. A pod that named all its ports knows.
+fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error> {
+    let Some(pod) = record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty()) else {
+        return Ok(());
+    };
+    if record.grants.is_empty() {
+        return Ok(());
+    }
+    let used = [(claim.dialects.kubewharf, Dialect::KubeWharf), (claim.dialects.bcs, Dialect::Bcs)];
+    let dialects = used.into_iter().filter_map(|(used, dialect)| used.then_some(dialect)).collect();
+    let entries = publication::entries_of(record, &kernel::outward_addresses(), &dialects);
+    Ok(locked.publish(pod, &record.owner.attachment, entries)?)
+}
+
 /// Everyone who holds a wanted port and gives way, and why.
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
-fn superseded(locked: &Locked, wanted: &Record) -> Result<Vec<(Record, &'static str)>, Error> {
-    let hosts: Vec<HostPort> = wanted.mappings.iter().map(|mapping| mapping.host).collect();
+fn superseded(
+    locked: &Locked,
+    claimant: &Owner,
+    wanted: &[Mapping],
+) -> Result<Vec<(Record, &'static str)>, Error> {
+    let hosts: Vec<HostPort> = wanted.iter().map(|mapping| mapping.host).collect();
     let mut superseded = Vec::new();
     for holder in locked.holders(&hosts)? {
         let held = holder.hosts[0];
@@ -104,7 +145,7 @@ fn superseded(locked: &Locked, wanted: &Record) -> Result<Vec<(Record, &'static 
                 return Err(unreadable(locked, format!("host port {wanted_host}"), source));
             }
         };
-        match plan::standing(&wanted.owner, &record.owner, netns::is_gone) {
+        match plan::standing(claimant, &record.owner, netns::is_gone) {
             Standing::Same => {}
             Standing::Holds => {
                 let holder = record.owner.to_string();

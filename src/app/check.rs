@@ -1,18 +1,17 @@
 //! CHECK: the record against the request, then the kernel against the record.
 
 use std::io::Write;
-use std::time::SystemTime;
 
 use super::add;
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::Nft;
-use crate::plan;
+use crate::model::Grant;
+use crate::plan::{self, Earlier};
 use crate::ruleset::{Identity, Ruleset};
-use crate::store::Store;
 
-pub(super) fn check(claim: &Claim, now: SystemTime, log: &mut dyn Write) -> Result<(), Error> {
-    if claim.mappings.is_empty() {
+pub(super) fn check(claim: &Claim, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+    if claim.is_empty() {
         return Ok(());
     }
     match difference(claim, now, log)? {
@@ -23,18 +22,22 @@ pub(super) fn check(claim: &Claim, now: SystemTime, log: &mut dyn Write) -> Resu
     }
 }
 
-fn difference(
-    claim: &Claim,
-    now: SystemTime,
-    log: &mut dyn Write,
-) -> Result<Option<String>, Error> {
+fn difference(claim: &Claim, now: u64, log: &mut dyn Write) -> Result<Option<String>, Error> {
     let config = &claim.config.store;
-    let store = Store::at(&config.state_dir);
+    let store = super::store(config);
     let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
     let Some(shared) = store.read(config.lock_timeout, log)? else { return nothing_recorded() };
     shared.belongs_here()?;
     let Some(record) = shared.load(&claim.attachment)? else { return nothing_recorded() };
-    let wanted = add::wanted(claim, now, shared.instance());
+    let numbers = plan::earlier(&claim.wishes, &record.grants, Earlier::Own);
+    let mut grants = Vec::new();
+    for (wish, number) in claim.wishes.iter().zip(numbers) {
+        let Some(Earlier::Own(port)) = number else {
+            return Ok(Some(format!("no host port was chosen for {wish}")));
+        };
+        grants.push(Grant { wish: wish.clone(), port });
+    }
+    let wanted = add::wanted(claim, grants, now, shared.instance());
     if let Some(difference) = plan::difference(&record, &wanted) {
         return Ok(Some(difference));
     }

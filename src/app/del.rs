@@ -35,15 +35,15 @@ fn lock(store: &Store, log: &mut dyn Write) -> Result<Option<Locked>, Error> {
     Ok(Some(locked))
 }
 
-pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
-    let store = Store::at(&release.store.state_dir);
+pub(super) fn del(release: &Release, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+    let store = super::store(&release.store);
     // The DEL of a pod without ports ends here.
     if !store.holds(&release.attachment).unwrap_or(true) {
         return Ok(());
     }
     let Some(locked) = lock(&store, log)? else { return Ok(()) };
     match locked.load(&release.attachment) {
-        Ok(Some(record)) => remove(&locked, &record, log),
+        Ok(Some(record)) => remove(&locked, &record, now, log),
         Ok(None) => Ok(()),
         Err(store::Error::Unreadable(unreadable)) => {
             note(log, &unreadable.to_string());
@@ -57,7 +57,13 @@ pub(super) fn del(release: &Release, log: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// Takes a record's elements out of the kernel, then the record out of the store.
-pub(super) fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> Result<(), Error> {
+/// Then what was published for it, and its ports are remembered for a while.
+pub(super) fn remove(
+    locked: &Locked,
+    record: &Record,
+    now: u64,
+    log: &mut dyn Write,
+) -> Result<(), Error> {
     let owned = locked.owned(record)?;
     let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
     if !change.is_empty() {
@@ -66,7 +72,14 @@ pub(super) fn remove(locked: &Locked, record: &Record, log: &mut dyn Write) -> R
         withdraw(locked, &mut nft, &change, own, log)?;
         forget_flows(&mut nft, &owned, Stale::Target, log);
     }
-    Ok(locked.remove(record)?)
+    locked.remember(record, now)?;
+    locked.remove(record)?;
+    match &record.owner.pod {
+        Some(pod) if !pod.uid.is_empty() && !record.grants.is_empty() => {
+            Ok(locked.unpublish(&pod.uid, &record.owner.attachment)?)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
@@ -102,8 +115,8 @@ fn withdraw(
     }
 }
 
-pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
-    let store = Store::at(&sweep.store.state_dir);
+pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+    let store = super::store(&sweep.store);
     match store.read(PATIENCE, log) {
         Ok(None) => return Ok(()),
         Ok(Some(_)) => {}
@@ -119,7 +132,7 @@ pub(super) fn gc(sweep: &Sweep, log: &mut dyn Write) -> Result<(), Error> {
         let removed = match read {
             Ok(record) if is_waste(sweep, &record) => {
                 note(log, &format!("removing what {} held", record.owner));
-                remove(&locked, &record, log)
+                remove(&locked, &record, now, log)
             }
             Ok(_) => Ok(()),
             Err(unreadable) => match unreadable.key.attachment() {

@@ -2,19 +2,21 @@
 
 mod add;
 mod check;
+mod choose;
 mod del;
 mod everything;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Nft, Stale};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
-use crate::store::{Shared, Store, Who};
+use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use everything::{Ownership, repair};
 
@@ -84,22 +86,32 @@ pub fn panicked(message: &str) -> String {
 }
 
 fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     match request {
         Request::Add(claim) => add::add(claim, now, log),
         Request::Check(claim) => check::check(&claim, now, log).map(|()| Reply::Nothing),
-        Request::Del(release) => del::del(&release, log).map(|()| Reply::Nothing),
-        Request::Gc(sweep) => del::gc(&sweep, log).map(|()| Reply::Nothing),
-        Request::Status(store) => {
-            status(&Store::at(&store.state_dir), &store, log).map(|()| Reply::Nothing)
-        }
+        Request::Del(release) => del::del(&release, now, log).map(|()| Reply::Nothing),
+        Request::Gc(sweep) => del::gc(&sweep, now, log).map(|()| Reply::Nothing),
+        Request::Status(config) => status(&config, log).map(|()| Reply::Nothing),
         Request::Version { cni_version } => Ok(Reply::Versions { cni_version }),
     }
 }
 
+/// The store that a configuration names. Reservations that outlive a boot belong to the node's own.
+#[must_use]
+pub fn store(config: &cni::StoreConfig) -> Store {
+    let store = Store::at(&config.state_dir);
+    if config.state_dir == Path::new(cni::DEFAULT_STATE_DIR) {
+        store.with_persistent(Path::new(PERSISTENT))
+    } else {
+        store
+    }
+}
+
 /// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
-fn status(store: &Store, config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
+fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     let mut usable = || {
-        match store.lock(config.lock_timeout, log) {
+        match store(config).lock(config.lock_timeout, log) {
             Ok(locked) => {
                 locked.belongs_here()?;
                 Ok(Nft::open(&locked.instance().id)?.probe()?)

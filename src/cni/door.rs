@@ -2,12 +2,13 @@
 
 use std::io;
 
+use super::annotations::Annotations;
 use super::config::{Config, Judge, StoreConfig, decode_node_file};
 use super::env::{Call, Command, Env};
 use super::error::Error;
 use super::json::{Object, quote};
 use super::version::Version;
-use super::{Claim, Release, Request, Sweep, gc, mappings, prev_result};
+use super::{Claim, Release, Request, Sweep, gc, mappings, prev_result, wishes};
 use crate::model::{Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
@@ -44,14 +45,21 @@ impl<'a> Door<'a> {
     ) -> Answer {
         let mut judge = Judge::strict();
         let wanted = mappings::read(&self.conf)?;
-        let node_file = || if wanted.is_empty() { Ok(None) } else { node_file() };
+        let annotations = Annotations::read(&self.conf)?;
+        let silent = wanted.is_empty() && annotations.is_silent();
+        let node_file = || if silent { Ok(None) } else { node_file() };
         let config = self.layered(node_file, &mut judge, Config::from_layers)?;
+        let wishes = wishes::read(&wanted, &annotations, &config, &mut judge.warnings)?;
         let prev = prev_result::read(&self.conf, self.version, &self.call.ifname)?;
         let claim = Claim {
             attachment: self.attachment()?,
             pod: self.env.pod(&mut judge.warnings),
             netns: self.call.netns,
             mappings: mappings::expand(&wanted, &prev.addresses)?,
+            wishes: wishes.list,
+            annotation: wishes.annotation,
+            allocation: wishes.allocation,
+            dialects: wishes.dialects,
             pod_addresses: prev.addresses,
             host_interfaces: prev.host_interfaces,
             result: prev.echo,

@@ -13,7 +13,8 @@ use crate::model::{Family, HostPort, Mapping, Protocol, UnknownProtocol};
 /// An entry of `portMappings` (CONVENTIONS.md, "Dynamic Plugin specific fields").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PortMapping {
-    pub(super) host_port: NonZeroU16,
+    /// None for 0: the node is to choose.
+    pub(super) host_port: Option<NonZeroU16>,
     pub(super) container_port: NonZeroU16,
     pub(super) protocol: Protocol,
     pub(super) host_ip: Option<IpAddr>,
@@ -28,27 +29,45 @@ pub(super) fn read(conf: &Object<'_>) -> Result<Vec<PortMapping>, Error> {
 
 fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {
     let object = entry.object()?;
-    // Go reads an absent number as 0, and a 0 here is a wish that cannot be granted yet.
-    if let Some(field) = object.get_any_case("hostPort").filter(|field| field.raw().get() == "0") {
-        return Err(
-            field.invalid("and choosing a port is not available yet: give the port, 1 to 65535")
-        );
-    }
     Ok(PortMapping {
-        host_port: port(entry, &object, "hostPort")?,
-        container_port: port(entry, &object, "containerPort")?,
+        host_port: host_port(entry, &object)?,
+        container_port: container_port(entry, &object)?,
         protocol: object.get_any_case("protocol").as_ref().map_or(Ok(Protocol::Tcp), protocol)?,
         host_ip: object.get_any_case("hostIP").as_ref().map_or(Ok(None), host_ip)?,
     })
 }
 
-fn port(entry: &Field<'_>, object: &Object<'_>, key: &str) -> Result<NonZeroU16, Error> {
+/// Go reads an absent number as 0. Here the wish has to be written down.
+fn host_port(entry: &Field<'_>, object: &Object<'_>) -> Result<Option<NonZeroU16>, Error> {
+    let allowed = "it must be an integer from 1 to 65535, or 0 for a port that the node chooses";
+    let field = number(entry, object, "hostPort", allowed)?;
+    match field.number()? {
+        "0" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| field.invalid(allowed)),
+    }
+}
+
+fn container_port(entry: &Field<'_>, object: &Object<'_>) -> Result<NonZeroU16, Error> {
     let allowed = "it must be an integer from 1 to 65535";
-    let Some(field) = object.get_any_case(key) else {
-        let key = format!("{}.{key}", entry.path());
-        return Err(Error::Invalid { key, value: "missing".into(), allowed: allowed.into() });
-    };
+    let field = number(entry, object, "containerPort", allowed)?;
     field.number()?.parse().map_err(|_| field.invalid(allowed))
+}
+
+fn number<'a>(
+    entry: &Field<'_>,
+    object: &Object<'a>,
+    key: &str,
+    allowed: &str,
+) -> Result<Field<'a>, Error> {
+    object.get_any_case(key).ok_or_else(|| {
+        let key = format!("{}.{key}", entry.path());
+        Error::Invalid { key, value: "missing".into(), allowed: allowed.into() }
+    })
+}
+
+/// What errors call the entry.
+pub(super) fn key_of(index: usize) -> String {
+    format!("runtimeConfig.portMappings[{index}]")
 }
 
 fn protocol(field: &Field<'_>) -> Result<Protocol, Error> {
@@ -72,7 +91,7 @@ fn host_ip(field: &Field<'_>) -> Result<Option<IpAddr>, Error> {
     address.map(Some).ok_or_else(|| field.invalid(allowed))
 }
 
-/// The host ports that `wanted` stands for, sorted, each with its target on the pod.
+/// The host ports that those of `wanted` stand for that name one, sorted, each with its target on the pod.
 ///
 /// Without host IP it is the wildcard of both families. A host port whose family the pod has no
 /// address in is held all the same, without target: on this node the number is taken. Two that
@@ -80,7 +99,8 @@ fn host_ip(field: &Field<'_>) -> Result<Option<IpAddr>, Error> {
 pub(super) fn expand(wanted: &[PortMapping], pod: &[IpNetwork]) -> Result<Vec<Mapping>, Error> {
     let mut all: Vec<(Mapping, usize)> = Vec::with_capacity(2 * wanted.len());
     for (index, one) in wanted.iter().enumerate() {
-        let hosts = HostPort::each(one.protocol, one.host_ip, one.host_port);
+        let Some(port) = one.host_port else { continue };
+        let hosts = HostPort::each(one.protocol, one.host_ip, port);
         all.extend(hosts.map(|host| (Mapping::towards(host, one.container_port, pod), index)));
     }
     refuse_contradictions(&mut all)?;
@@ -116,17 +136,16 @@ fn refuse_contradictions(all: &mut [(Mapping, usize)]) -> Result<(), Error> {
 
 fn contradiction(one: &(Mapping, usize), other: &(Mapping, usize)) -> Error {
     let (one, other) = if one.1 < other.1 { (one, other) } else { (other, one) };
-    let key = |index: usize| format!("runtimeConfig.portMappings[{index}]");
     let value = |mapping: &Mapping| {
         format!("{} to container port {}", mapping.host, mapping.container_port)
     };
     Error::Invalid {
-        key: key(other.1),
+        key: key_of(other.1),
         value: value(&other.0),
         allowed: format!(
             "but {} is {}: a packet can go to only one of them, so remove one or give it another \
              hostPort",
-            key(one.1),
+            key_of(one.1),
             value(&one.0)
         ),
     }

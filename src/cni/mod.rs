@@ -5,18 +5,21 @@
 //! read or written: the caller hands in the environment, stdin and the node's own file.
 
 mod address;
+mod annotations;
 mod config;
 mod convert;
 mod door;
 mod env;
 mod error;
 mod gc;
+mod grammar;
 mod json;
 mod mappings;
 mod number;
 mod prev_result;
 mod reply;
 mod version;
+mod wishes;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,7 +37,7 @@ pub use self::version::Version;
 
 use self::door::Door;
 use self::json::Object;
-use crate::model::{Attachment, Mapping, Pod};
+use crate::model::{Allocation, Attachment, Mapping, Pod, Wish};
 
 /// One CNI call.
 #[derive(Debug)]
@@ -65,16 +68,33 @@ pub struct Claim {
     pub pod: Option<Pod>,
     /// `CNI_NETNS`, not looked at.
     pub netns: String,
-    /// The host ports asked for, sorted. If there are none, the node's own file has not been read.
+    /// The host ports asked for by number, sorted.
     pub mappings: Vec<Mapping>,
+    /// What the node is to choose, in the order asked: port mappings first, then annotations.
+    pub wishes: Vec<Wish>,
+    /// The annotation that asked for some of the wishes, or for their range; for
+    /// [`crate::plan::permit_namespace`].
+    pub annotation: Option<&'static str>,
+    /// How to choose: as the pod says, else as the operator does.
+    pub allocation: Allocation,
+    /// Whose annotations were used, and so whose variables the container waits for.
+    pub dialects: Dialects,
     /// The pod's first address of each family, with its prefix, IPv4 first.
     pub pod_addresses: Vec<IpNetwork>,
     /// The interfaces that earlier plugins made on the node's side, in their order: a hint.
     pub host_interfaces: Vec<String>,
     /// The result that ADD prints: `prevResult` in the configuration's version.
     pub result: Box<RawValue>,
-    /// What the operator decided.
+    /// What the operator decided. If no port is asked for, the node's own file has not been read.
     pub config: Config,
+}
+
+impl Claim {
+    /// Whether no host port is asked for at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mappings.is_empty() && self.wishes.is_empty()
+    }
 }
 
 /// What DEL needs, and nothing that may be missing by then.
@@ -108,7 +128,8 @@ pub struct Parsed {
 
 impl Request {
     /// Reads a call. `node_file` reads [`NODE_FILE`], and is called only if its content matters:
-    /// not on VERSION, and not on an ADD or CHECK without port mappings.
+    /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
+    /// for ports in.
     ///
     /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
     ///

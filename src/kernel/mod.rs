@@ -35,7 +35,7 @@ use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 pub use conntrack::Stale;
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Look, Table};
-pub use route::{Loopback, allow_loopback, interface_towards};
+pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
 const INET: u8 = 1;

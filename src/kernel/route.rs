@@ -4,7 +4,7 @@
 //! 0.1 ms, so nothing here runs on an ADD that does not need it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use futures_util::TryStreamExt as _;
 use nix::net::if_::if_indextoname;
@@ -61,6 +61,19 @@ pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
     let Some(index) = index else { return Ok(None) };
     let name = if_indextoname(index).map_err(|errno| error(errno.into()))?;
     Ok(name.into_string().ok())
+}
+
+/// The addresses that this node has towards the world, at most one per family: what it would send
+/// from. The world is an address for documentation (RFC 5737, RFC 3849); nothing is sent.
+#[must_use]
+pub fn outward_addresses() -> Vec<IpAddr> {
+    let source = |from: &str, world: &str| {
+        let socket = UdpSocket::bind((from, 0)).ok()?;
+        socket.connect((world, 9)).ok()?;
+        socket.local_addr().ok().map(|own| own.ip())
+    };
+    let sources = [source("0.0.0.0", "192.0.2.1"), source("::", "2001:db8::1")];
+    sources.into_iter().flatten().collect()
 }
 
 /// Whether an interface may carry packets from and to 127.0.0.0/8.

@@ -56,7 +56,8 @@ fn bad_mappings_name_key_value_and_what_is_allowed() {
     let inner = |value: &str| format!(r#"[{{"hostPort":80,"containerPort":{value}}}]"#);
     let more = |rest: &str| format!(r#"[{{"hostPort":80,"containerPort":80,{rest}}}]"#);
     let mut cases = vec![
-        (port("0"), 7, "choosing a port is not available yet".to_owned()),
+        (port("-0"), 7, "or 0 for a port that the node chooses".to_owned()),
+        (inner("0"), 7, "containerPort is 0, it must be".to_owned()),
         (port("\"80\""), 6, "hostPort: found \"80\", expected a number".to_owned()),
         (inner("true"), 6, "containerPort: found true".to_owned()),
         (r#"[{"containerPort":80}]"#.into(), 7, "portMappings[0].hostPort is missing".to_owned()),

@@ -1,6 +1,17 @@
 //! Decisions about who holds what. Values in, values out.
 
+mod allocate;
+mod exhausted;
+mod grant;
+mod permit;
+mod pool;
+
 use crate::model::{Mapping, Netns, Owner, Record};
+
+pub use self::allocate::{Ask, Availability, Cursors, Granted, Spot, allocate};
+pub use self::exhausted::Exhausted;
+pub use self::grant::{Earlier, earlier, expand};
+pub use self::permit::{Forbidden, permit_namespace, permit_ports};
 
 /// How somebody who holds a wanted port stands to the one who wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,230 @@
+//! Which host ports an attachment gets: those it names, if they may be had, and those it wishes for.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::num::NonZeroU16;
+
+use crate::cni::Claim;
+use crate::error::Error;
+use crate::kernel::{Listeners, Process};
+use crate::model::{Grant, HostListeners, HostPort, Owner, Record};
+use crate::netns;
+use crate::plan::{
+    self, Ask, Availability, Cursors, Earlier, Granted, Spot, Standing, allocate, earlier,
+    permit_namespace, permit_ports,
+};
+use crate::store::{self, Locked, Mark, Released, Releaser, Shared, Who};
+
+/// A claimant, with what is known of its past.
+pub(super) struct Chooser<'a> {
+    locked: &'a Locked,
+    claim: &'a Claim,
+    owner: &'a Owner,
+    before: Option<&'a Record>,
+    releaser: Releaser,
+    released: Option<Released>,
+    listeners: Listeners,
+    now: u64,
+}
+
+impl<'a> Chooser<'a> {
+    /// Looks at what every choice depends on. Nothing of it is read where nobody asks for a choice
+    /// and host listeners do not matter.
+    pub(super) fn new(
+        locked: &'a Locked,
+        claim: &'a Claim,
+        owner: &'a Owner,
+        before: Option<&'a Record>,
+        now: u64,
+    ) -> Result<Self, Error> {
+        let releaser = Releaser::of(owner);
+        let mut chooser = Self {
+            locked,
+            claim,
+            owner,
+            before,
+            released: locked.released_to(&releaser, now),
+            releaser,
+            listeners: Listeners::default(),
+            now,
+        };
+        if claim.config.ports.host_listeners == HostListeners::Reject {
+            chooser.listeners = chooser.listeners()?;
+        }
+        Ok(chooser)
+    }
+
+    fn listeners(&self) -> Result<Listeners, Error> {
+        if self.claim.wishes.is_empty() {
+            let hosts = self.claim.mappings.iter().map(|mapping| mapping.host);
+            let unknown: Vec<HostPort> = hosts.filter(|host| !self.is_its_own(host)).collect();
+            return Ok(Listeners::near(&unknown)?);
+        }
+        let wishes = self.claim.wishes.iter().flat_map(|wish| wish.protocols.iter().copied());
+        let mappings = self.claim.mappings.iter().map(|mapping| mapping.host.protocol);
+        let protocols: BTreeSet<_> = wishes.chain(mappings).collect();
+        Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
+    }
+
+    /// Whether the attachment holds the port, or held it a short while ago: then who listens on it
+    /// is its own runtime's (podman's conmon, while the network is being reloaded).
+    fn is_its_own(&self, host: &HostPort) -> bool {
+        self.holds(host)
+            || self.released.as_ref().is_some_and(|released| released.hosts.contains(host))
+    }
+
+    fn holds(&self, host: &HostPort) -> bool {
+        let find = |before: &Record| {
+            before.mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
+        };
+        self.before.is_some_and(find)
+    }
+
+    /// Refuses ports that the operator forbids.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub(super) fn permit(&self) -> Result<(), Error> {
+        let Claim { annotation, pod, mappings, config, .. } = self.claim;
+        permit_namespace(*annotation, pod.as_ref(), &config.ports)?;
+        Ok(permit_ports(mappings, &config.ports)?)
+    }
+
+    /// Refuses named ports that a process of the host listens on.
+    ///
+    /// # Errors
+    /// [`Error::Listening`].
+    pub(super) fn find_listeners(&self) -> Result<(), Error> {
+        let hosts = self.claim.mappings.iter().map(|mapping| mapping.host);
+        for host in hosts.filter(|host| !self.is_its_own(host)) {
+            if let Some(listener) = self.listeners.find(&host) {
+                let process = Process::of(listener).map(|process| process.to_string());
+                let listener = listener.to_string();
+                return Err(Error::Listening { wanted: host, listener, process });
+            }
+        }
+        Ok(())
+    }
+
+    /// Grants every wish, or none.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], or what the store says.
+    pub(super) fn choose(&self) -> Result<Granted, Error> {
+        let wishes = &self.claim.wishes;
+        if wishes.is_empty() {
+            return Ok(Granted { grants: Vec::new(), cursors: Cursors::new() });
+        }
+        let former = self.former()?;
+        let own = self.before.map_or(&[][..], |before| &before.grants);
+        let kept = earlier(wishes, own, Earlier::Own);
+        let had = earlier(wishes, &former, Earlier::Former);
+        let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
+        let ask = Ask {
+            wishes,
+            fixed: &self.claim.mappings,
+            earlier: &earlier,
+            policy: &self.claim.config.ports,
+            allocation: self.claim.allocation,
+            cursors: &cursors(self.locked, self.claim)?,
+            // Seeded from the system's randomness for each process.
+            seed: RandomState::new().build_hasher().finish(),
+        };
+        let formerly: BTreeSet<NonZeroU16> = former.iter().map(|grant| grant.port).collect();
+        let look = |spot: Spot| {
+            // The sandbox before this one may still be entered for them.
+            if formerly.contains(&spot.port) { self.examine(spot) } else { self.look(spot) }
+        };
+        Ok(allocate(&ask, look, |spot| self.examine(spot))??)
+    }
+
+    /// What the pod had been granted before: what it released a short while ago, and what an earlier
+    /// sandbox holds whose DEL has not come.
+    fn former(&self) -> Result<Vec<Grant>, Error> {
+        let mut grants = self.released.as_ref().map_or(Vec::new(), |it| it.grants.clone());
+        let uid = self.owner.pod.as_ref().map_or("", |pod| &pod.uid);
+        let published = (!uid.is_empty()).then(|| self.locked.published(uid)).flatten();
+        let entries = published.map_or(Vec::new(), |publication| publication.entries);
+        let own = &self.owner.attachment;
+        let others: BTreeSet<_> = entries
+            .into_iter()
+            .map(|entry| entry.attachment)
+            .filter(|other| other.network() == own.network() && other.ifname() == own.ifname())
+            .filter(|other| other.container_id() != own.container_id())
+            .collect();
+        for other in others {
+            match self.locked.load(&other) {
+                Ok(record) => grants.extend(record.into_iter().flat_map(|record| record.grants)),
+                Err(store::Error::Unreadable(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(grants)
+    }
+
+    fn look(&self, spot: Spot) -> Result<Availability, Error> {
+        if spot.hosts().all(|host| self.holds(&host)) {
+            return Ok(Availability::Free);
+        }
+        if self.is_listened_on(spot) {
+            return Ok(Availability::Busy);
+        }
+        if self.locked.entered_at(spot.protocol, spot.port)? {
+            return Ok(Availability::Held);
+        }
+        self.unless_recent(spot)
+    }
+
+    /// Looks behind the entries: who is no more holds nothing.
+    fn examine(&self, spot: Spot) -> Result<Availability, Error> {
+        if self.is_listened_on(spot) {
+            return Ok(Availability::Busy);
+        }
+        let hosts: Vec<HostPort> = spot.hosts().collect();
+        for holder in self.locked.holders(&hosts)? {
+            let holds = match &holder.who {
+                Who::Reservation(_) | Who::Unreadable(_) => true,
+                Who::Attachment(record) => {
+                    plan::standing(self.owner, &record.owner, netns::is_gone) == Standing::Holds
+                }
+            };
+            if holds {
+                return Ok(Availability::Held);
+            }
+        }
+        self.unless_recent(spot)
+    }
+
+    fn is_listened_on(&self, spot: Spot) -> bool {
+        spot.hosts().any(|host| self.listeners.find(&host).is_some() && !self.is_its_own(&host))
+    }
+
+    fn unless_recent(&self, spot: Spot) -> Result<Availability, Error> {
+        match self.locked.released_at(spot.protocol, spot.port, self.now)? {
+            Some(Mark { by, .. }) if by != self.releaser => Ok(Availability::Recent),
+            Some(_) | None => Ok(Availability::Free),
+        }
+    }
+}
+
+fn cursors(shared: &Shared, claim: &Claim) -> Result<Cursors, Error> {
+    let mut cursors = Cursors::new();
+    for wish in &claim.wishes {
+        if let Some(port) = shared.cursor(wish.range.as_deref())? {
+            cursors.insert(wish.range_name().to_owned(), port);
+        }
+    }
+    Ok(cursors)
+}
+
+/// Records where the next choice begins.
+pub(super) fn move_cursors(locked: &Locked, claim: &Claim, moved: &Cursors) -> Result<(), Error> {
+    let ranges: BTreeSet<_> = claim.wishes.iter().map(|wish| wish.range.as_deref()).collect();
+    for range in ranges {
+        let name = range.unwrap_or(crate::model::Wish::DEFAULT_RANGE);
+        if let Some(port) = moved.get(name) {
+            locked.set_cursor(range, *port)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! The list of wanted ports in an annotation: `name=port/protocols`, separated by commas.
+//!
+//! docs/annotations.md has the grammar for those who write it. Every error quotes the item, says
+//! at which character of the annotation the offending piece stands, and shows a right one.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+use super::error::Error;
+use super::json::quote;
+use super::number;
+use crate::model::{ContainerPort, PortRange, Protocol, Wish};
+
+/// How many items an annotation may have. The numbers they name are bounded by there being 65535
+/// of them and none twice, so this bounds the work.
+pub(super) const MAX_ITEMS: usize = 1000;
+
+/// As long as a label of DNS.
+const LONGEST_NAME: usize = 63;
+
+/// An item of an annotation and what it asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Item<'a> {
+    pub(super) wish: Wish,
+    /// The ports on the pod that it names; none if the container takes the chosen number.
+    pub(super) ports: Option<PortRange>,
+    pub(super) source: Source<'a>,
+}
+
+impl Item<'_> {
+    /// Whether it asks for this port on the pod.
+    pub(super) fn covers(&self, port: NonZeroU16, protocol: Protocol) -> bool {
+        self.ports.is_some_and(|ports| ports.contains(port))
+            && self.wish.protocols.contains(&protocol)
+    }
+}
+
+/// Where an item stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    /// The annotation's key.
+    pub(super) key: &'static str,
+    /// Its value.
+    pub(super) whole: &'a str,
+    /// Which item it is, from 0.
+    pub(super) index: usize,
+    /// The item, without the white space around it.
+    pub(super) item: &'a str,
+}
+
+impl<'a> Source<'a> {
+    /// Every item of a list. None may be empty.
+    pub(super) fn split(key: &'static str, whole: &'a str) -> Result<Vec<Self>, Error> {
+        let invalid = |value: String, allowed: String| {
+            Err(Error::Invalid { key: format!("annotation {key}"), value, allowed })
+        };
+        if whole.trim().is_empty() {
+            let right = "but it must name the ports that are wanted, as in \"http=8080\"; to want \
+                         none, remove it";
+            return invalid(quote(whole), right.to_owned());
+        }
+        let count = whole.split(',').count();
+        if count > MAX_ITEMS {
+            let value = format!("a list of {count} items");
+            return invalid(
+                value,
+                format!(
+                    "it must have at most {MAX_ITEMS}; use blocks such as \
+                                           \"10000-10099\""
+                ),
+            );
+        }
+        let item = |(index, piece): (usize, &'a str)| {
+            let source = Self { key, whole, index, item: piece.trim() };
+            match source.item {
+                "" => Err(source.error(source.item, "is an empty item: remove the comma")),
+                _ => Ok(source),
+            }
+        };
+        whole.split(',').enumerate().map(item).collect()
+    }
+
+    /// Says what is wrong with `piece`, a part of the item, and what would be right.
+    pub(super) fn error(&self, piece: &str, wrong: &str) -> Error {
+        let before = piece.as_ptr().addr().checked_sub(self.whole.as_ptr().addr());
+        let before = before.and_then(|bytes| self.whole.get(..bytes)).unwrap_or_default();
+        Error::Invalid {
+            key: format!("annotation {}", self.key),
+            value: quote(self.whole),
+            allowed: format!(
+                "but {} at character {} (item {}, {}) {wrong}",
+                quote(piece),
+                before.chars().count() + 1,
+                self.index + 1,
+                quote(self.item)
+            ),
+        }
+    }
+}
+
+/// Reads the whole list.
+pub(super) fn parse<'a>(key: &'static str, whole: &'a str) -> Result<Vec<Item<'a>>, Error> {
+    let items = Source::split(key, whole)?.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    refuse_equal_names(&items)?;
+    refuse_common_ports(&items)?;
+    Ok(items)
+}
+
+fn item(source: Source<'_>) -> Result<Item<'_>, Error> {
+    let (name, rest) = match source.item.split_once('=') {
+        Some((written, rest)) => (Some(name(source, written.trim())?), rest.trim()),
+        None => (None, source.item),
+    };
+    let (written, protocols) = match rest.split_once('/') {
+        Some((port, list)) => (port.trim(), protocols(source, list.trim())?),
+        None => (rest, vec![Protocol::Tcp]),
+    };
+    let ports = ports(source, written)?;
+    let count = ports.map(|ports| ports.last.get() - ports.first.get()).unwrap_or_default();
+    let wish = Wish {
+        name,
+        protocols,
+        container_port: ports.map_or(ContainerPort::Same, |ports| ContainerPort::From(ports.first)),
+        count: NonZeroU16::MIN.saturating_add(count),
+        address: None,
+        range: None,
+    };
+    Ok(Item { wish, ports, source })
+}
+
+fn name(source: Source<'_>, name: &str) -> Result<String, Error> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    // A digit in front would make a name of a port that has none, 8080-tcp, out of one that has.
+    let valid = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.len() <= LONGEST_NAME
+        && name.bytes().all(inner);
+    if valid {
+        return Ok(name.to_owned());
+    }
+    let wrong = format!(
+        "is not a name: it must begin with a lower-case letter and go on with up to {} of them, \
+         digits and '-', and not end with '-', as in \"http=8080\"",
+        LONGEST_NAME - 1
+    );
+    Err(source.error(name, &wrong))
+}
+
+fn protocols(source: Source<'_>, list: &str) -> Result<Vec<Protocol>, Error> {
+    let mut protocols = Vec::new();
+    for piece in list.split('+').map(str::trim) {
+        let Ok(protocol) = piece.parse() else {
+            let wrong = "is not a protocol: it must be tcp, udp, sctp or several joined by '+', \
+                         as in \"game=7777/tcp+udp\"";
+            return Err(source.error(piece, wrong));
+        };
+        if protocols.contains(&protocol) {
+            let wrong = "is a protocol named twice: once is enough, as in \"game=7777/tcp+udp\"";
+            return Err(source.error(piece, wrong));
+        }
+        protocols.push(protocol);
+    }
+    protocols.sort_unstable();
+    Ok(protocols)
+}
+
+/// The ports on the pod, or none for `auto`.
+fn ports(source: Source<'_>, written: &str) -> Result<Option<PortRange>, Error> {
+    if written == "auto" {
+        return Ok(None);
+    }
+    if let Some(range) = number::range(written) {
+        return Ok(Some(range));
+    }
+    let Some((first, last)) = written.split_once('-') else {
+        return Err(source.error(written, not_a_port(written)));
+    };
+    let (first, last) = (first.trim(), last.trim());
+    let wrong = [first, last].into_iter().find(|end| number::port(end).is_none());
+    Err(match wrong {
+        Some(end) => source.error(end, not_a_port(end)),
+        None => source.error(
+            written,
+            "is a block that runs backwards: the lower port goes first, as in \
+             \"rtp=10000-10099/udp\"",
+        ),
+    })
+}
+
+fn not_a_port(written: &str) -> &'static str {
+    let digits = !written.is_empty() && written.bytes().all(|byte| byte.is_ascii_digit());
+    if digits && written.bytes().all(|byte| byte == b'0') {
+        "is not a port: it must be 1 to 65535; if the container can listen on whatever port is \
+         chosen, write \"auto\", as in \"media=auto/udp\""
+    } else if written.parse::<Protocol>().is_ok() {
+        "is not a port: several protocols are joined by '+', as in \"game=7777/tcp+udp\""
+    } else if written.contains(':') {
+        "is not a port: only the port of the container is named here, as in \"http=8080\"; a \
+         fixed host port goes into the Pod's hostPort"
+    } else if written.starts_with(|first: char| first.is_ascii_lowercase()) {
+        "is not a port: a name needs the container's port after it, as in \"http=8080\""
+    } else {
+        "is not a port: it must be 1 to 65535, a block such as 10000-10099, or auto, as in \
+         \"http=8080\""
+    }
+}
+
+fn refuse_equal_names(items: &[Item<'_>]) -> Result<(), Error> {
+    let mut seen: BTreeMap<&str, &Item<'_>> = BTreeMap::new();
+    for item in items {
+        let Some(name) = item.wish.name.as_deref() else { continue };
+        if let Some(earlier) = seen.insert(name, item) {
+            let wrong = format!(
+                "has the same name as item {}, {}: give it another one, as in {}",
+                earlier.source.index + 1,
+                quote(earlier.source.item),
+                quote(&item.source.item.replacen(name, "other", 1))
+            );
+            return Err(item.source.error(item.source.item, &wrong));
+        }
+    }
+    Ok(())
+}
+
+/// A port of the pod is wanted once: otherwise it would be unclear which number is its.
+fn refuse_common_ports(items: &[Item<'_>]) -> Result<(), Error> {
+    let mut blocks: Vec<(Protocol, PortRange, usize)> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let Some(ports) = item.ports else { continue };
+        blocks.extend(item.wish.protocols.iter().map(|protocol| (*protocol, ports, index)));
+    }
+    blocks.sort_unstable();
+    // No two before a pair are in common, so the one that ends last is always the neighbour.
+    for pair in blocks.windows(2) {
+        let [(protocol, one, first), (other_protocol, other, second)] = pair else { continue };
+        if protocol == other_protocol && one.overlaps(other) {
+            let (earlier, later) = (first.min(second), first.max(second));
+            let (earlier, later) = (&items[*earlier], &items[*later]);
+            let wrong = format!(
+                "asks for container port {}/{protocol}, as does item {}, {}: name it once, with \
+                 several protocols as in \"game=7777/tcp+udp\"",
+                one.first.max(other.first),
+                earlier.source.index + 1,
+                quote(earlier.source.item)
+            );
+            return Err(later.source.error(later.source.item, &wrong));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! What the node is to choose: from `hostPort: 0` and from annotations to [`Wish`]es.
+
+use super::annotations::{Annotations, BCS, KUBEWHARF, PORTS, RANGE};
+use super::config::{Config, Dialects};
+use super::error::Error;
+use super::grammar::{self, Item};
+use super::json::quote;
+use super::mappings::{PortMapping, key_of};
+use crate::model::{Allocation, ContainerPort, Wish};
+
+mod bcs;
+
+/// What is wished for, and in whose words.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    pub(super) list: Vec<Wish>,
+    /// The annotation that asked for some of them.
+    pub(super) annotation: Option<&'static str>,
+    pub(super) allocation: Allocation,
+    pub(super) dialects: Dialects,
+}
+
+/// What the `KubeWharf` annotation says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KubeWharf {
+    Off,
+    On(Option<Allocation>),
+}
+
+/// Puts together what the port mappings and the annotations ask for, in this order.
+pub(super) fn read(
+    mapped: &[PortMapping],
+    annotations: &Annotations,
+    config: &Config,
+    warnings: &mut Vec<String>,
+) -> Result<Wishes, Error> {
+    let kubewharf = match &annotations.kubewharf {
+        Some(value) if config.aliases.kubewharf => kubewharf(value)?,
+        _ => KubeWharf::Off,
+    };
+    let text = annotations.ports.as_deref();
+    let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text))?;
+    let of_bcs = match &annotations.bcs {
+        Some(value) if config.aliases.bcs && bcs::is_on(value, warnings) => {
+            Some(bcs::items(annotations, mapped, &named)?)
+        }
+        _ => None,
+    };
+    let named = without_mapped(named, mapped, kubewharf)?;
+    let mut annotation = (!named.is_empty()).then_some(PORTS);
+    let items: Vec<Item<'_>> = named.into_iter().chain(of_bcs.iter().flatten().cloned()).collect();
+    if !items.is_empty() {
+        annotation = annotation.or(Some(BCS));
+    }
+    let mut list = of_mappings(mapped, &items)?;
+    list.extend(items.into_iter().map(|item| item.wish));
+    if let Some(name) = &annotations.range {
+        let range = range(name, config)?;
+        list.iter_mut().for_each(|wish| wish.range = range.clone());
+        annotation = annotation.or((!list.is_empty()).then_some(RANGE));
+    }
+    if list.is_empty() && mapped.is_empty() && of_bcs.is_none() {
+        refuse_lonely(annotations, kubewharf)?;
+    }
+    let strategy = if let KubeWharf::On(strategy) = kubewharf { strategy } else { None };
+    Ok(Wishes {
+        list,
+        annotation,
+        allocation: strategy.unwrap_or(config.ports.allocation),
+        dialects: Dialects { kubewharf: kubewharf != KubeWharf::Off, bcs: of_bcs.is_some() },
+    })
+}
+
+/// The published patch took any value for a yes; its successors inside `ByteDance` read a strategy
+/// from it. A no means no here.
+fn kubewharf(value: &str) -> Result<KubeWharf, Error> {
+    match value.trim() {
+        "" | "true" | "1" => Ok(KubeWharf::On(None)),
+        "sequential" => Ok(KubeWharf::On(Some(Allocation::Sequential))),
+        "random" => Ok(KubeWharf::On(Some(Allocation::Random))),
+        "false" | "0" => Ok(KubeWharf::Off),
+        _ => Err(Error::Invalid {
+            key: format!("annotation {KUBEWHARF}"),
+            value: quote(value),
+            allowed: "it must be \"true\", \"sequential\", \"random\" or \"false\"".to_owned(),
+        }),
+    }
+}
+
+/// The name of the range as a wish has it.
+fn range(name: &str, config: &Config) -> Result<Option<String>, Error> {
+    let name = name.trim();
+    if name == Wish::DEFAULT_RANGE {
+        return Ok(None);
+    }
+    if config.ports.named_ranges.contains_key(name) {
+        return Ok(Some(name.to_owned()));
+    }
+    let names = config.ports.named_ranges.keys().map(|name| quote(name));
+    let known: Vec<String> = [quote(Wish::DEFAULT_RANGE)].into_iter().chain(names).collect();
+    Err(Error::Invalid {
+        key: format!("annotation {RANGE}"),
+        value: quote(name),
+        allowed: format!(
+            "which is not a range of this node: namedRanges of its configuration would have it; \
+             known are {}",
+            known.join(", ")
+        ),
+    })
+}
+
+/// Drops or refuses the items whose ports have a static host port.
+///
+/// Where the `KubeWharf` annotation is, a patched kubelet may have filled the Pod, and the list
+/// beside it is for the nodes that have none. Elsewhere somebody is mistaken.
+fn without_mapped<'a>(
+    items: Vec<Item<'a>>,
+    mapped: &[PortMapping],
+    kubewharf: KubeWharf,
+) -> Result<Vec<Item<'a>>, Error> {
+    let mut left = Vec::with_capacity(items.len());
+    for item in items {
+        let fixed = |one: &PortMapping| {
+            one.host_port.filter(|_| item.covers(one.container_port, one.protocol))
+        };
+        let found = mapped.iter().enumerate().find_map(|(at, one)| Some((at, fixed(one)?)));
+        let Some((at, host_port)) = found else {
+            left.push(item);
+            continue;
+        };
+        let asked = usize::from(item.wish.count.get()) * item.wish.protocols.len();
+        if kubewharf != KubeWharf::Off && asked == 1 {
+            continue;
+        }
+        let (port, protocol) = (mapped[at].container_port, mapped[at].protocol);
+        let wrong = format!(
+            "asks for container port {port}/{protocol}, which {} already maps to host port \
+             {host_port}: remove it here, or the hostPort from the Pod",
+            key_of(at)
+        );
+        return Err(item.source.error(item.source.item, &wrong));
+    }
+    Ok(left)
+}
+
+/// The wishes of `hostPort: 0`, but for those that an item of an annotation describes better.
+fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Wish>, Error> {
+    let mut list = Vec::new();
+    for (at, one) in mapped.iter().enumerate().filter(|(_, one)| one.host_port.is_none()) {
+        if let Some(item) = items.iter().find(|item| item.covers(one.container_port, one.protocol))
+        {
+            if one.host_ip.is_some() {
+                let wrong = format!(
+                    "asks for a port that {} asks for on one host IP: remove it here",
+                    key_of(at)
+                );
+                return Err(item.source.error(item.source.item, &wrong));
+            }
+            continue;
+        }
+        let wish = Wish {
+            name: None,
+            protocols: vec![one.protocol],
+            container_port: ContainerPort::From(one.container_port),
+            count: std::num::NonZeroU16::MIN,
+            address: one.host_ip,
+            range: None,
+        };
+        list.push(wish);
+    }
+    // The same mapping twice is the same mapping, as it is for static ones.
+    let mut seen = std::collections::BTreeSet::new();
+    list.retain(|wish| seen.insert(wish.clone()));
+    Ok(list)
+}
+
+/// Refuses annotations that ask for nothing: the pod would start without the ports it waits for.
+fn refuse_lonely(annotations: &Annotations, kubewharf: KubeWharf) -> Result<(), Error> {
+    let lonely = match (&annotations.kubewharf, &annotations.range) {
+        (Some(value), _) if kubewharf != KubeWharf::Off => (KUBEWHARF, value),
+        (_, Some(value)) => (RANGE, value),
+        _ => return Ok(()),
+    };
+    Err(Error::Invalid {
+        key: format!("annotation {}", lonely.0),
+        value: quote(lonely.1),
+        allowed: format!(
+            "but no port is named: a CNI plugin cannot see the ports of a Pod, so name them in \
+             the annotation {PORTS}, as in \"http=8080, game=7777/udp\""
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests;

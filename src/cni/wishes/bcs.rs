@@ -1,0 +1,101 @@
+//! The annotations of BCS's `randhostport`, read as its webhook reads them, as far as a plugin can.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use super::super::annotations::{Annotations, BCS, BCS_PORTS, PORTS};
+use super::super::error::Error;
+use super::super::grammar::{Item, Source};
+use super::super::json::quote;
+use super::super::mappings::PortMapping;
+use super::super::number;
+use crate::model::{ContainerPort, PortRange, Protocol, Wish};
+
+/// Only `true` is a yes, as in BCS; what looks like another is worth a word.
+pub(super) fn is_on(value: &str, warnings: &mut Vec<String>) -> bool {
+    if !matches!(value, "true" | "false" | "") {
+        let value = quote(value);
+        warnings
+            .push(format!("annotation {BCS} is {value} and counts as off: only \"true\" is on"));
+    }
+    value == "true"
+}
+
+/// What is left to choose: the listed ports that neither the port mappings nor our own annotation
+/// serve.
+pub(super) fn items<'a>(
+    annotations: &'a Annotations,
+    mapped: &[PortMapping],
+    named: &[Item<'_>],
+) -> Result<Vec<Item<'a>>, Error> {
+    let Some(list) = annotations.bcs_ports.as_deref() else {
+        return Err(Error::Invalid {
+            key: format!("annotation {BCS}"),
+            value: quote(annotations.bcs.as_deref().unwrap_or_default()),
+            allowed: format!("but {BCS_PORTS} is missing: list the ports there, as in \"8080\""),
+        });
+    };
+    let sources = Source::split(BCS_PORTS, list)?;
+    if is_filled(annotations, mapped, sources.len()) {
+        return Ok(Vec::new());
+    }
+    let mut seen = BTreeSet::new();
+    let mut items = Vec::new();
+    for source in sources {
+        if !seen.insert(source.item) {
+            return Err(
+                source.error(source.item, "is listed twice: once is enough, as in \"8080\"")
+            );
+        }
+        let Some(port) = number::port(source.item) else {
+            refuse_unknown_name(source, named)?;
+            continue;
+        };
+        let fixed = |one: &PortMapping| one.host_port.is_some() && one.container_port == port;
+        let ours = |item: &Item<'_>| item.ports.is_some_and(|ports| ports.contains(port));
+        if mapped.iter().any(fixed) || named.iter().any(ours) {
+            continue;
+        }
+        items.push(item(source, port, mapped, annotations.bcs_container_port));
+    }
+    Ok(items)
+}
+
+/// Whether a BCS webhook has been here: it says in annotations which host ports it has chosen, and
+/// refuses Pods for which it cannot choose all.
+fn is_filled(annotations: &Annotations, mapped: &[PortMapping], asked: usize) -> bool {
+    let is_mapped = |port: &&NonZeroU16| mapped.iter().any(|one| one.host_port == Some(**port));
+    annotations.bcs_chosen.iter().filter(is_mapped).count() >= asked
+}
+
+/// One number in every protocol in which the port arrived with `hostPort: 0`, else in TCP.
+fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: bool) -> Item<'a> {
+    let of_port = mapped.iter().filter(|one| one.container_port == port);
+    let mut protocols: Vec<Protocol> = of_port.map(|one| one.protocol).collect();
+    protocols.sort_unstable();
+    protocols.dedup();
+    if protocols.is_empty() {
+        protocols.push(Protocol::Tcp);
+    }
+    let wish = Wish {
+        // Whoever listens on the chosen number knows it by the one that was written.
+        name: same.then(|| port.to_string()),
+        protocols,
+        container_port: if same { ContainerPort::Same } else { ContainerPort::From(port) },
+        count: NonZeroU16::MIN,
+        address: None,
+        range: None,
+    };
+    Item { wish, ports: Some(PortRange { first: port, last: port }), source }
+}
+
+fn refuse_unknown_name(source: Source<'_>, named: &[Item<'_>]) -> Result<(), Error> {
+    if named.iter().any(|item| item.wish.name.as_deref() == Some(source.item)) {
+        return Ok(());
+    }
+    let wrong = format!(
+        "is not a number, and a CNI plugin cannot see the names of a Pod's ports: write the \
+         container's port, as in \"8080\", or name it in {PORTS}, as in \"metric=9090\""
+    );
+    Err(source.error(source.item, &wrong))
+}
