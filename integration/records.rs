@@ -39,6 +39,7 @@ pub(crate) fn record(name: &str, policy: Policy, addresses: &[&str]) -> Record {
         policy,
         mappings: Vec::new(),
         created: 0,
+        grants: Vec::new(),
         boot_id: String::new(),
     }
 }
