@@ -1,7 +1,10 @@
 //! Who gets a host port that two want: the one who has it, unless that one provably is no more.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 
@@ -199,6 +202,34 @@ fn a_holder_that_cannot_be_judged_stays() {
         refused(&second);
         run(&holder, "DEL").success();
     }
+}
+
+/// The process to which a link led has ended; its namespace may live on in others.
+#[test]
+fn a_link_to_a_process_proves_nothing_when_it_ends() {
+    const LINK: &str = "/run/netns/link";
+    let node = Node::new();
+    let mut process = Command::new("unshare")
+        .args(["--net", "sleep", "60"])
+        .spawn()
+        .expect("unshare and sleep are part of every system");
+    let own = format!("/proc/{}/ns/net", process.id());
+    let here = fs::read_link("/proc/thread-self/ns/net").expect("the link");
+    while fs::read_link(&own).expect("the process runs") == here {
+        thread::yield_now();
+    }
+    symlink(&own, LINK).expect("/run is ours");
+    let mut holder = wanting(&node, "holder", 5, tcp(8080));
+    LINK.clone_into(&mut holder.netns);
+    add(&node, &holder);
+    let second = wanting(&node, "second", 6, tcp(8080));
+    refused(&second);
+    process.kill().expect("it is ours");
+    process.wait().expect("it is ours");
+    assert!(fs::metadata(LINK).is_err(), "the link leads nowhere");
+    refused(&second);
+    run(&holder, "DEL").success();
+    view::assert_nothing_held();
 }
 
 #[test]
