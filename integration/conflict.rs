@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::bare::{self, add, attachment, network, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::netns::ip;
+use crate::netns::{ip, nft};
 use crate::node::{FIRST, Node, SECOND};
 use crate::plugin::Plugin;
 use crate::probe::Probe;
@@ -258,6 +258,34 @@ fn an_unreadable_record_holds_its_ports_until_its_del() {
         view::assert_nothing_held();
         add(&node, &second);
         run(&second, "DEL").success();
+    }
+}
+
+/// JSON of the right form with a content that the kernel takes from nobody. It must not get into a
+/// table that is built for somebody else.
+#[test]
+fn an_impossible_record_fails_nobody_else() {
+    let node = Node::new();
+    let path = Path::new(STATE).join("attachments/blue:holder:eth0.json");
+    let holder = wanting(&node, "holder", 5, tcp(8080));
+    for (part, damage) in [
+        ("\"markBit\": 13", "\"markBit\": 32"),
+        ("\"target\": \"10.1.0.5:80\"", "\"target\": \"[fd00:1::5]:80\""),
+        ("\"10.1.0.5/16\"", "\"10.1.0.5/16\", \"10.1.0.6/16\""),
+    ] {
+        add(&node, &holder);
+        let good = fs::read_to_string(&path).expect("the record is ours");
+        assert!(good.contains(part), "{good}");
+        fs::write(&path, good.replace(part, damage)).expect("the record is ours");
+        nft("flush ruleset");
+        let third = wanting(&node, "third", 7, tcp(9090));
+        add(&node, &third);
+        third.check().success();
+        let outcome = run(&wanting(&node, "second", 6, tcp(8080)), "ADD");
+        assert_eq!(outcome.code(), Some(102), "{damage}: {outcome}");
+        run(&third, "DEL").success();
+        run(&holder, "DEL").success();
+        view::assert_nothing_held();
     }
 }
 
