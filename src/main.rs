@@ -2,7 +2,6 @@
 //! is not. Everything that the library may not touch is collected here: environment, arguments,
 //! standard streams, clock, exit status.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the edge")]
 #![expect(clippy::disallowed_methods, reason = "this is the edge")]
 
 mod cli;
