@@ -1,13 +1,16 @@
 //! Who gets a host port that two want: the one who has it, unless that one provably is no more.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 
 use crate::bare::{self, add, attachment, network, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::netns::ip;
+use crate::netns::{ip, nft};
 use crate::node::{FIRST, Node, SECOND};
 use crate::plugin::Plugin;
 use crate::probe::Probe;
@@ -201,6 +204,34 @@ fn a_holder_that_cannot_be_judged_stays() {
     }
 }
 
+/// The process to which a link led has ended; its namespace may live on in others.
+#[test]
+fn a_link_to_a_process_proves_nothing_when_it_ends() {
+    const LINK: &str = "/run/netns/link";
+    let node = Node::new();
+    let mut process = Command::new("unshare")
+        .args(["--net", "sleep", "60"])
+        .spawn()
+        .expect("unshare and sleep are part of every system");
+    let own = format!("/proc/{}/ns/net", process.id());
+    let here = fs::read_link("/proc/thread-self/ns/net").expect("the link");
+    while fs::read_link(&own).expect("the process runs") == here {
+        thread::yield_now();
+    }
+    symlink(&own, LINK).expect("/run is ours");
+    let mut holder = wanting(&node, "holder", 5, tcp(8080));
+    LINK.clone_into(&mut holder.netns);
+    add(&node, &holder);
+    let second = wanting(&node, "second", 6, tcp(8080));
+    refused(&second);
+    process.kill().expect("it is ours");
+    process.wait().expect("it is ours");
+    assert!(fs::metadata(LINK).is_err(), "the link leads nowhere");
+    refused(&second);
+    run(&holder, "DEL").success();
+    view::assert_nothing_held();
+}
+
 #[test]
 fn an_unreadable_record_holds_its_ports_until_its_del() {
     let node = Node::new();
@@ -227,6 +258,34 @@ fn an_unreadable_record_holds_its_ports_until_its_del() {
         view::assert_nothing_held();
         add(&node, &second);
         run(&second, "DEL").success();
+    }
+}
+
+/// JSON of the right form with a content that the kernel takes from nobody. It must not get into a
+/// table that is built for somebody else.
+#[test]
+fn an_impossible_record_fails_nobody_else() {
+    let node = Node::new();
+    let path = Path::new(STATE).join("attachments/blue:holder:eth0.json");
+    let holder = wanting(&node, "holder", 5, tcp(8080));
+    for (part, damage) in [
+        ("\"markBit\": 13", "\"markBit\": 32"),
+        ("\"target\": \"10.1.0.5:80\"", "\"target\": \"[fd00:1::5]:80\""),
+        ("\"10.1.0.5/16\"", "\"10.1.0.5/16\", \"10.1.0.6/16\""),
+    ] {
+        add(&node, &holder);
+        let good = fs::read_to_string(&path).expect("the record is ours");
+        assert!(good.contains(part), "{good}");
+        fs::write(&path, good.replace(part, damage)).expect("the record is ours");
+        nft("flush ruleset");
+        let third = wanting(&node, "third", 7, tcp(9090));
+        add(&node, &third);
+        third.check().success();
+        let outcome = run(&wanting(&node, "second", 6, tcp(8080)), "ADD");
+        assert_eq!(outcome.code(), Some(102), "{damage}: {outcome}");
+        run(&third, "DEL").success();
+        run(&holder, "DEL").success();
+        view::assert_nothing_held();
     }
 }
 

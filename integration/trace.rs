@@ -9,7 +9,7 @@ use crate::plugin::Plugin;
 use crate::view::STATE;
 
 /// The lines of `strace -f` for one call, which must succeed.
-fn trace(attachment: &Attachment, command: &str) -> Vec<String> {
+pub(crate) fn trace(attachment: &Attachment, command: &str) -> Vec<String> {
     const OUTPUT: &str = "/run/strace";
     let call = attachment.plugin_call(command);
     call.under(&["strace", "-f", "-s", "4096", "-o", OUTPUT]).run().success();

@@ -1,13 +1,16 @@
 //! UDP flows that connection tracking knows from before an ADD or a DEL.
 
 use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
 
 use crate::bare::{attachment, network, run, udp};
 use crate::chain::{Main, Network};
 use crate::echo::Echo;
+use crate::netns::{ip, sysctl};
 use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe};
+use crate::trace::trace;
 
 const PORT: u16 = 8080;
 
@@ -118,4 +121,54 @@ fn flows_that_are_not_the_mappings_are_not_cut() {
     assert_eq!(left(), [1, 1, 0, 1], "after ADD on every address");
     run(&any, "DEL").success();
     assert_eq!(left(), [1, 1, 0, 1], "after DEL on every address");
+}
+
+/// A flow within the node to an address of 127.0.0.0/8, which is a network of the node, not an
+/// address of an interface.
+#[test]
+fn a_flow_to_any_loopback_address_is_the_nodes_own() {
+    let (node, blue, _keeper) = scene();
+    let own = ["127.0.0.1", "127.1.2.3", "::1"];
+    let probe = |to| Probe::udp(to, PORT).from(if to == "::1" { to } else { "127.0.0.1" }, 40000);
+    for to in own {
+        assert_eq!(probe(to).ask(), Answer::Refused, "{to}");
+        assert_eq!(flows(to, PORT).len(), 1, "the flow is tracked: {to}");
+    }
+    let (_web, _attachment) = node.attached("web", &blue, [udp(PORT)]);
+    for to in own {
+        assert_eq!(flows(to, PORT), [""; 0], "{to}");
+    }
+}
+
+/// Flows that the node forwards have the port of a pod as well, each another destination; and the
+/// node has routes that are nobody's address. Neither makes an ADD longer.
+#[test]
+fn what_is_forwarded_costs_one_look_at_the_nodes_addresses() {
+    const DESTINATIONS: usize = 500;
+    let (node, blue, _keeper) = scene();
+    node.client.run(|| sysctl("net/ipv4/ip_forward", "0"));
+    let via = CLIENT[0];
+    ip(&format!("route add 198.18.0.0/16 via {via}\nroute add 198.19.0.0/16 via {via}"));
+    node.client.run(|| {
+        let socket = UdpSocket::bind((CLIENT[0], 0)).expect("an address of the client");
+        for number in 0..DESTINATIONS {
+            let to = Ipv4Addr::new(198, 18, u8::try_from(number / 256).expect("few"), number as u8);
+            socket.send_to(b"?", (to, PORT)).expect("a way to the node");
+        }
+    });
+    let forwarded = || {
+        let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the flows");
+        text.lines().filter(|line| line.contains(" dst=198.18.")).count()
+    };
+    assert_eq!(forwarded(), DESTINATIONS);
+    let web = attachment(&node, &blue, "any", 200).mapping([udp(PORT)]);
+    let trace = trace(&web, "ADD");
+    let count = |what: &str| trace.iter().filter(|line| line.contains(what)).count();
+    // The other one is for the pod's interface. IPv6 has no flow that could be stale.
+    assert_eq!(count("NETLINK_ROUTE)"), 2, "{trace:#?}");
+    assert_eq!(count("NETLINK_GET_STRICT_CHK"), 1, "{trace:#?}");
+    let told: Vec<_> = trace.iter().filter(|line| line.contains("RTM_NEWROUTE")).collect();
+    assert!(told.iter().any(|line| line.contains("127.0.0.0")), "{told:#?}");
+    assert!(told.iter().all(|line| !line.contains("198.1")), "{told:#?}");
+    assert_eq!(forwarded(), DESTINATIONS);
 }

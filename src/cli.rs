@@ -1,6 +1,6 @@
 //! The operator's command line.
 
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +11,8 @@ use autoport::error::Error;
 use autoport::model::{Mapping, Record};
 use autoport::store::Store;
 use clap::{Parser, Subcommand};
+
+use super::note;
 
 /// Host ports for containers.
 ///
@@ -40,50 +42,67 @@ enum Command {
     },
 }
 
+/// Why a command did not work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Command(#[from] Error),
+    #[error("cannot write to standard output")]
+    Output(#[from] io::Error),
+}
+
 /// Exit status: 0 when it worked, 1 when it did not, 2 when the arguments are wrong.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let details = error.details();
-            let separator = if details.is_empty() { "" } else { ": " };
-            eprintln!("autoport: {error}{separator}{details}");
-            ExitCode::FAILURE
+    let mut out = BufWriter::new(io::stdout().lock());
+    let outcome = run(&cli, &mut out).and_then(|()| Ok(out.flush()?));
+    let (error, details) = match &outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Whoever reads has seen enough, as in `autoport list | head`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
         }
-    }
+        Err(error @ Failure::Output(source)) => (error, source.to_string()),
+        Err(error @ Failure::Command(source)) => (error, source.details()),
+    };
+    let separator = if details.is_empty() { "" } else { ": " };
+    note(format_args!("{error}{separator}{details}"));
+    ExitCode::FAILURE
 }
 
-fn run(cli: &Cli) -> Result<(), Error> {
+fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
     let node_file = super::read_node_file().unwrap_or_else(|error| {
-        eprintln!("autoport: cannot read {}: {error}", super::NODE_FILE);
+        note(format_args!("cannot read {}: {error}", super::NODE_FILE));
         None
     });
-    let config = StoreConfig::of_node(node_file.as_deref())?;
+    let config = StoreConfig::of_node(node_file.as_deref()).map_err(Error::from)?;
     let store = Store::at(cli.state_dir.as_ref().unwrap_or(&config.state_dir));
     match cli.command {
-        Command::List => list(&store, &config),
-        Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect),
-        Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt),
+        Command::List => list(&store, &config, out),
+        Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect, out),
+        Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt, out),
     }
 }
 
-fn list(store: &Store, config: &StoreConfig) -> Result<(), Error> {
-    let Some(shared) = store.read(config.lock_timeout, &mut io::stderr())? else {
-        eprintln!("autoport: nothing has been recorded in {} yet", store.dir().display());
+fn list(store: &Store, config: &StoreConfig, out: &mut impl Write) -> Result<(), Failure> {
+    let shared = store.read(config.lock_timeout, &mut io::stderr()).map_err(Error::from)?;
+    let Some(shared) = shared else {
+        note(format_args!("nothing has been recorded in {} yet", store.dir().display()));
         return Ok(());
     };
     let mut rows = vec![["HOST PORT".into(), "TARGET".into(), "HOLDER".into()]];
-    for read in shared.records()? {
+    for read in shared.records().map_err(Error::from)? {
         match read {
             Ok(record) => rows.extend(record.mappings.iter().map(|mapping| row(&record, mapping))),
-            Err(unreadable) => eprintln!("autoport: {unreadable}"),
+            Err(unreadable) => note(unreadable),
         }
     }
+    // A reader that takes its time, such as a pager, holds up no command of the plugin.
+    drop(shared);
     let width = |column: usize| rows.iter().map(|row: &[String; 3]| row[column].len()).max();
     let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
     for [host, target, holder] in &rows {
-        println!("{host:first$}  {target:second$}  {holder}");
+        writeln!(out, "{host:first$}  {target:second$}  {holder}")?;
     }
     Ok(())
 }
@@ -93,10 +112,15 @@ fn row(record: &Record, mapping: &Mapping) -> [String; 3] {
     [mapping.host.to_string(), target, record.owner.to_string()]
 }
 
-fn repair(store: &Store, config: &StoreConfig, ownership: Ownership) -> Result<(), Error> {
+fn repair(
+    store: &Store,
+    config: &StoreConfig,
+    ownership: Ownership,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     match app::repair(store, config.lock_timeout, ownership, &mut io::stderr())? {
-        Some(count) => println!("built table inet autoport for {count} attachments"),
-        None => println!("nothing has been recorded in {} yet", store.dir().display()),
+        Some(count) => writeln!(out, "built table inet autoport for {count} attachments")?,
+        None => writeln!(out, "nothing has been recorded in {} yet", store.dir().display())?,
     }
     Ok(())
 }

@@ -2,11 +2,11 @@
 //! is not. Everything that the library may not touch is collected here: environment, arguments,
 //! standard streams, clock, exit status.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the edge")]
 #![expect(clippy::disallowed_methods, reason = "this is the edge")]
 
 mod cli;
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::panic;
 use std::process::ExitCode;
@@ -24,11 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn plugin(env: &Env) -> ExitCode {
-    panic::set_hook(Box::new(|panic| {
-        let message = panic.to_string();
-        eprintln!("autoport: {message}");
-        print!("{}", app::panicked(&message));
-    }));
+    panic::set_hook(Box::new(|panic| tell_panic(&panic.to_string())));
     let outcome = app::run(World {
         env,
         stdin: read_stdin(),
@@ -36,9 +32,25 @@ fn plugin(env: &Env) -> ExitCode {
         now: SystemTime::now(),
         log: &mut io::stderr(),
     });
-    // A runtime that went away does not read the reply, and there is nobody else to tell.
-    let _ = io::stdout().write_all(&outcome.stdout);
+    print(&outcome.stdout);
     if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Tells the operator and the runtime. The process is aborted right after, and nobody flushes for it.
+fn tell_panic(message: &str) {
+    note(message);
+    print(app::panicked(message).as_bytes());
+}
+
+/// Prints the reply. A runtime that went away does not read it, and there is nobody else to tell.
+fn print(reply: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(reply).and_then(|()| stdout.flush());
+}
+
+/// Tells the operator, who may have gone away.
+fn note(message: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "autoport: {message}");
 }
 
 /// A person who tries `CNI_COMMAND=VERSION autoport` by hand has nothing to type.
@@ -60,5 +72,39 @@ fn read_node_file() -> io::Result<Option<Vec<u8>>> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// The executable of a release is built with `panic = "abort"`, and tests never are. Here the
+    /// hook aborts by itself, in a process of its own: it is the last that happens in either.
+    #[test]
+    fn the_reply_to_a_panic_is_out_before_the_abort() {
+        const CHILD: &str = "AUTOPORT_TEST_PANIC";
+        if std::env::var_os(CHILD).is_some() {
+            panic::set_hook(Box::new(|panic| {
+                tell_panic(&panic.to_string());
+                std::process::abort();
+            }));
+            panic!("on purpose");
+        }
+        let own = std::env::current_exe().expect("the path of this program");
+        let output = Command::new(own)
+            .args(["--exact", "tests::the_reply_to_a_panic_is_out_before_the_abort", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .expect("it can be run again");
+        let (stdout, stderr) = (output.stdout.as_slice(), output.stderr.as_slice());
+        let (stdout, stderr) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+        // The test harness has written lines before it.
+        let reply = stdout.lines().last().unwrap_or_default();
+        assert!(reply.starts_with("{\"cniVersion\":"), "{output:?}");
+        assert!(reply.contains("\"code\":999") && reply.ends_with('}'), "{output:?}");
+        assert!(reply.contains("on purpose") && stderr.contains("on purpose"), "{output:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstat, stat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::model::{NamespaceId, Netns};
@@ -46,7 +46,8 @@ pub fn observe(path: &str) -> Option<Netns> {
 /// was recorded, and its path is absent, leads to something that is no namespace, or to another one.
 ///
 /// Every doubt means alive, because who is gone loses its ports. A path below `/proc` is such a
-/// doubt: it vanishes with one process, while others may still live in the namespace.
+/// doubt: it vanishes with one process, while others may still live in the namespace. So is a
+/// symbolic link, which may lead there, or be turned: only a bind mount holds a namespace.
 #[must_use]
 pub fn is_gone(netns: &Netns) -> bool {
     if netns.path.starts_with("/proc/") {
@@ -55,11 +56,18 @@ pub fn is_gone(netns: &Netns) -> bool {
     if identify(OWN_MOUNT_NAMESPACE).ok() != Some(netns.seen_from) {
         return false;
     }
+    if lstat(netns.path.as_str()).is_ok_and(|found| is_link(&found)) {
+        return false;
+    }
     match look(&netns.path) {
         Ok(Found::Namespace(id)) => id != netns.id,
         Ok(Found::SomethingElse) | Err(Errno::ENOENT | Errno::ENOTDIR) => true,
         Err(_) => false,
     }
+}
+
+fn is_link(found: &FileStat) -> bool {
+    found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits()
 }
 
 enum Found {
@@ -93,7 +101,8 @@ mod tests {
 
     use super::*;
 
-    /// A link to a namespace stands for the bind mount that a runtime makes: it needs no privilege.
+    /// A link to a namespace can be made without privilege; the integration tests have bind mounts,
+    /// as a runtime makes them.
     fn linked(dir: &Path, target: &str) -> Netns {
         let path = dir.join("cni-1");
         let _ = std::fs::remove_file(&path);
@@ -129,19 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn gone_when_absent_replaced_or_another() {
+    fn gone_when_absent_or_no_namespace() {
         let dir = tempfile::tempdir().expect("a directory");
         let seen = linked(dir.path(), OWN_NETNS);
-        assert!(!is_gone(&seen));
-
         std::fs::remove_file(&seen.path).expect("removing the link");
         assert!(is_gone(&seen), "absent");
 
         std::fs::write(&seen.path, "").expect("writing a file");
         assert!(is_gone(&seen), "a file, as an unmounted bind mount leaves it");
-
-        linked(dir.path(), "/proc/self/ns/uts");
-        assert!(is_gone(&seen), "another namespace");
 
         let below_a_file = Netns { path: format!("{}/x", file(dir.path())), ..seen };
         assert!(is_gone(&below_a_file), "its directory is a file now");
@@ -160,6 +164,20 @@ mod tests {
 
         symlink("cni-1", &seen.path).expect("linking in a circle");
         assert!(!is_gone(&seen), "ELOOP");
+    }
+
+    #[test]
+    fn a_link_proves_nothing_wherever_it_leads() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let seen = linked(dir.path(), OWN_NETNS);
+        assert!(!is_gone(&seen), "to the namespace itself");
+        linked(dir.path(), "/proc/self/ns/uts");
+        assert!(!is_gone(&seen), "to another namespace");
+        for target in ["/proc/4194304/ns/net", "/dev/null"] {
+            std::fs::remove_file(&seen.path).expect("removing the link");
+            symlink(target, &seen.path).expect("linking");
+            assert!(!is_gone(&seen), "to {target}");
+        }
     }
 
     fn file(dir: &Path) -> String {

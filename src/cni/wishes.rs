@@ -56,7 +56,9 @@ pub(super) fn read(
     list.extend(items.into_iter().map(|item| item.wish));
     if let Some(name) = &annotations.range {
         let range = range(name, config)?;
-        list.iter_mut().for_each(|wish| wish.range = range.clone());
+        for wish in &mut list {
+            wish.range.clone_from(&range);
+        }
         annotation = annotation.or((!list.is_empty()).then_some(RANGE));
     }
     if list.is_empty() && mapped.is_empty() && of_bcs.is_none() {

@@ -5,12 +5,14 @@
 //! pod, and one that goes on after a DEL would keep sending to an address that may soon be
 //! somebody else's. TCP and SCTP clients begin a new connection by themselves.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::message::{Attributes, Body, Kind, Messages};
+use super::route::Local;
 use super::socket::{DUMP, Listing, REQUEST};
-use super::{ATTEMPTS, Error, Nft, route};
+use super::{ATTEMPTS, Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
 
 /// `linux/netfilter/nfnetlink_conntrack.h`.
@@ -84,18 +86,15 @@ impl Flow {
         })
     }
 
-    /// Whether the flow has to go because of a mapping to `target`. `local` says whether an
-    /// address is this node's.
+    /// Whether the flow has to go because of a mapping of its port to `target`. `local` says
+    /// whether an address is this node's, and is asked only if that decides.
     fn is_stale(
         &self,
         stale: Stale,
         host: &HostPort,
         target: SocketAddr,
-        local: &mut impl FnMut(IpAddr) -> bool,
+        local: &impl Fn(IpAddr) -> bool,
     ) -> bool {
-        if self.to.port() != host.port.get() {
-            return false;
-        }
         let to_claimed = self.to.ip() == host.address;
         match stale {
             Stale::Target => self.answered_by == target && (host.is_wildcard() || to_claimed),
@@ -105,6 +104,43 @@ impl Flow {
             Stale::Elsewhere if host.is_wildcard() => local(self.to.ip()),
             Stale::Elsewhere => to_claimed,
         }
+    }
+}
+
+/// The UDP mappings of one family that translate, by host port: of a node's flows, most have a port
+/// that nobody asks about.
+#[derive(Default)]
+struct Ports(BTreeMap<u16, Vec<(HostPort, SocketAddr)>>);
+
+impl Ports {
+    fn of(mappings: &[Mapping], family: Family) -> Self {
+        let mut ports = Self::default();
+        for Mapping { host, target, .. } in mappings {
+            if host.protocol == Protocol::Udp
+                && Family::of(&host.address) == family
+                && let Some(target) = target
+            {
+                ports.0.entry(host.port.get()).or_default().push((*host, *target));
+            }
+        }
+        ports
+    }
+
+    /// The port, if there is only one.
+    fn only(&self) -> Option<u16> {
+        let mut ports = self.0.keys();
+        ports.next().copied().filter(|_| ports.next().is_none())
+    }
+
+    /// Whether a flow has the port of a mapping.
+    fn concern(&self, flow: &Flow) -> bool {
+        self.0.contains_key(&flow.to.port())
+    }
+
+    /// Whether a flow has to go because of any mapping.
+    fn end(&self, flow: &Flow, stale: Stale, local: &impl Fn(IpAddr) -> bool) -> bool {
+        let mappings = self.0.get(&flow.to.port()).map_or(&[][..], Vec::as_slice);
+        mappings.iter().any(|(host, target)| flow.is_stale(stale, host, *target, local))
     }
 }
 
@@ -124,43 +160,29 @@ fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr
 
 impl Nft {
     /// Deletes the UDP flows through `mappings` that are stale. Each family with UDP mappings is
-    /// listed once, however many ports there are.
+    /// listed once, however many ports there are, and the node's addresses at most once, however
+    /// many flows there are.
     ///
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`].
     pub fn forget_flows(&mut self, mappings: &[Mapping], stale: Stale) -> Result<(), Error> {
-        let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
-        // A route that cannot be looked up leaves the flow alone: it expires by itself.
-        let mut local = |address: IpAddr| {
-            *known.entry(address).or_insert_with(|| route::is_local(address).unwrap_or(false))
-        };
         for family in Family::ALL {
-            let udp: Vec<(HostPort, SocketAddr)> = mappings
-                .iter()
-                .filter(|mapping| mapping.host.protocol == Protocol::Udp)
-                .filter(|mapping| Family::of(&mapping.host.address) == family)
-                .filter_map(|mapping| Some((mapping.host, mapping.target?)))
-                .collect();
-            if udp.is_empty() {
+            let ports = Ports::of(mappings, family);
+            if ports.0.is_empty() {
                 continue;
             }
-            let mut flows = self.flows(family, &udp)?;
-            flows.retain(|flow| {
-                udp.iter().any(|(host, target)| flow.is_stale(stale, host, *target, &mut local))
-            });
+            let mut flows = self.flows(family, &ports)?;
+            // Where the node's addresses cannot be had the flow is left alone: it expires by itself.
+            let own = LazyCell::new(|| Local::of(family).unwrap_or_default());
+            flows.retain(|flow| ports.end(flow, stale, &|address| own.contains(address)));
             self.delete_flows(family, &flows)?;
         }
         Ok(())
     }
 
-    /// Lists the UDP flows of a family, narrowed to one port where only one is of interest.
-    fn flows(
-        &mut self,
-        family: Family,
-        mappings: &[(HostPort, SocketAddr)],
-    ) -> Result<Vec<Flow>, Error> {
-        let port = mappings[0].0.port;
-        let only_port = mappings.iter().all(|(host, _)| host.port == port).then_some(port);
+    /// Lists the UDP flows of a family to `ports`. The kernel narrows to one port, not to several.
+    fn flows(&mut self, family: Family, ports: &Ports) -> Result<Vec<Flow>, Error> {
+        let only_port = ports.only();
         let mut question = Messages::default();
         let kind =
             Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_GET };
@@ -169,7 +191,7 @@ impl Nft {
             tuple.nest(uapi::CTA_TUPLE_PROTO, |protocol| {
                 protocol.put(uapi::CTA_PROTO_NUM, &[&[Protocol::Udp.number()]]);
                 if let Some(port) = only_port {
-                    protocol.put(uapi::CTA_PROTO_DST_PORT, &[&port.get().to_be_bytes()]);
+                    protocol.put(uapi::CTA_PROTO_DST_PORT, &[&port.to_be_bytes()]);
                 }
             });
         });
@@ -182,7 +204,7 @@ impl Nft {
             let mut flows = Vec::new();
             let listing = self.socket.list(&question, |answer| {
                 if let Body::Object(attributes) = answer.body {
-                    flows.extend(Flow::read(family, attributes));
+                    flows.extend(Flow::read(family, attributes).filter(|flow| ports.concern(flow)));
                 }
             })?;
             match listing {
@@ -222,6 +244,10 @@ mod tests {
         text.parse().expect("a test address")
     }
 
+    fn flow(to: &str, by: &str) -> Flow {
+        Flow { to: socket(to), answered_by: socket(by), handle: Vec::new() }
+    }
+
     /// Whether a flow to `to` that `by` answers is stale for a mapping of `host` to the pod, on a
     /// node whose address is 192.0.2.1.
     fn stale(stale: Stale, host: &str, to: &str, by: &str) -> bool {
@@ -231,9 +257,12 @@ mod tests {
             address: host.ip(),
             port: host.port().try_into().expect("a test port"),
         };
-        let flow = Flow { to: socket(to), answered_by: socket(by), handle: Vec::new() };
+        let target = Some(socket("10.1.0.5:53"));
+        let mapping = Mapping { host, container_port: host.port, target };
         let own: IpAddr = socket("192.0.2.1:1").ip();
-        flow.is_stale(stale, &host, socket("10.1.0.5:53"), &mut |address| address == own)
+        let ports = Ports::of(&[mapping], Family::of(&host.address));
+        assert_eq!(ports.only(), Some(host.port.get()));
+        ports.end(&flow(to, by), stale, &|address| address == own)
     }
 
     #[test]
@@ -256,5 +285,40 @@ mod tests {
         assert!(!ends("0.0.0.0:53", "192.0.2.1:53", "10.1.0.4:53"), "to another pod");
         assert!(!ends("0.0.0.0:53", "192.0.2.1:54", "10.1.0.5:53"), "by another host port");
         assert!(!ends("192.0.2.2:53", "192.0.2.1:53", "10.1.0.5:53"), "by another address");
+    }
+
+    #[test]
+    fn the_nodes_addresses_matter_to_few_flows() {
+        let mapping = |protocol, host: &str, target: Option<&str>| {
+            let host = socket(host);
+            let port = host.port().try_into().expect("a test port");
+            let host = HostPort { protocol, address: host.ip(), port };
+            Mapping { host, container_port: port, target: target.map(socket) }
+        };
+        let pod = Some("10.1.0.5:53");
+        let mappings = [
+            mapping(Protocol::Udp, "0.0.0.0:53", pod),
+            mapping(Protocol::Udp, "192.0.2.2:54", pod),
+            mapping(Protocol::Udp, "0.0.0.0:55", None),
+            mapping(Protocol::Tcp, "0.0.0.0:56", pod),
+            mapping(Protocol::Udp, "[::]:57", Some("[fd00::5]:53")),
+        ];
+        let ports = Ports::of(&mappings, Family::V4);
+        assert_eq!(ports.0.keys().collect::<Vec<_>>(), [&53, &54]);
+        assert_eq!(ports.only(), None);
+        let asks = |stale, to: &str, by: &str| {
+            let asked = std::cell::Cell::new(false);
+            let flow = flow(to, by);
+            assert_eq!(ports.concern(&flow), matches!(flow.to.port(), 53 | 54), "{to}");
+            ports.end(&flow, stale, &|_| asked.replace(true));
+            asked.get()
+        };
+        assert!(asks(Stale::Elsewhere, "198.51.100.1:53", "198.51.100.1:53"));
+        assert!(!asks(Stale::Elsewhere, "192.0.2.1:53", "10.1.0.5:53"), "the pod answers");
+        assert!(!asks(Stale::Target, "198.51.100.1:53", "198.51.100.1:53"), "a removal");
+        for port in [54, 55, 56, 57, 443] {
+            let to = format!("198.51.100.1:{port}");
+            assert!(!asks(Stale::Elsewhere, &to, &to), "{to}");
+        }
     }
 }

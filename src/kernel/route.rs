@@ -3,16 +3,59 @@
 //! This is the only place with an asynchronous runtime: rtnetlink needs one, and it costs about
 //! 0.1 ms, so nothing here runs on an ADD that does not need it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 
 use futures_util::TryStreamExt as _;
+use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+};
 
 use super::Error;
-use crate::model::check_ifname;
+use crate::model::{Family, check_ifname};
+
+/// `RT_TABLE_LOCAL`: the kernel's own table of what is addressed to this node, the same that
+/// `fib daddr type local` asks.
+const TABLE_LOCAL: u32 = 255;
+
+/// How far a question about routes is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// One route, for the destination it names.
+    One,
+    /// Every route that is like it. The kernel is told to be strict: otherwise it would ignore what
+    /// the question says and send all routes of the family, which on a router are a million.
+    All,
+}
+
+/// Asks the kernel about routes.
+fn ask(question: RouteMessage, extent: Extent) -> Result<Vec<RouteMessage>, io::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = match extent {
+            Extent::One => rtnetlink::new_connection()?,
+            Extent::All => rtnetlink::new_connection_with_strict_check()?,
+        };
+        let connection = tokio::spawn(connection);
+        let mut answers = Box::pin(handle.route().get(question).execute());
+        let answer = match extent {
+            Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
+            Extent::All => answers.try_collect().await,
+        };
+        connection.abort();
+        answer.map_err(|error| {
+            if let rtnetlink::Error::NetlinkError(refusal) = &error {
+                return refusal.to_io();
+            }
+            io::Error::other(error)
+        })
+    })
+}
 
 /// Asks the kernel how it would reach `address`; `None` when it would not.
 fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
@@ -21,21 +64,11 @@ fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
         .destination_prefix(address, host_prefix)
         .map_err(io::Error::other)?
         .build();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        let connection = tokio::spawn(connection);
-        let answer = Box::pin(handle.route().get(question).execute()).try_next().await;
-        connection.abort();
-        match answer {
-            Ok(route) => Ok(route),
-            Err(rtnetlink::Error::NetlinkError(refusal)) => match refusal.to_io() {
-                source if is_no_route(&source) => Ok(None),
-                source => Err(source),
-            },
-            Err(other) => Err(io::Error::other(other)),
-        }
-    })
+    match ask(question, Extent::One) {
+        Ok(routes) => Ok(routes.into_iter().next()),
+        Err(error) if is_no_route(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// No route at all, or one of type `unreachable`.
@@ -43,9 +76,63 @@ fn is_no_route(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
-/// Whether packets to `address` stay on this node.
-pub(super) fn is_local(address: IpAddr) -> io::Result<bool> {
-    Ok(route_to(address)?.is_some_and(|route| route.header.kind == RouteType::Local))
+/// The addresses of this node, of one family.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    /// Most of them, and there may be thousands (kube-proxy's IPVS mode has one for each Service).
+    hosts: BTreeSet<IpAddr>,
+    /// 127.0.0.0/8, and what somebody routed to the node as a whole.
+    networks: Vec<IpNetwork>,
+}
+
+impl Local {
+    /// Reads the local routing table, once for all questions.
+    pub(super) fn of(family: Family) -> io::Result<Self> {
+        let mut question = RouteMessageBuilder::<IpAddr>::new()
+            .table_id(TABLE_LOCAL)
+            .kind(RouteType::Local)
+            .protocol(RouteProtocol::Unspec)
+            .build();
+        question.header.address_family = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        let routes = ask(question, Extent::All)?;
+        Ok(routes.iter().filter_map(|route| destination(family, route)).collect())
+    }
+
+    /// Whether packets to `address` stay on this node.
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        self.hosts.contains(&address) || self.networks.iter().any(|one| one.contains(address))
+    }
+}
+
+impl FromIterator<IpNetwork> for Local {
+    fn from_iter<I: IntoIterator<Item = IpNetwork>>(networks: I) -> Self {
+        let host =
+            |network: &IpNetwork| network.prefix() == if network.is_ipv4() { 32 } else { 128 };
+        let (hosts, networks) = networks.into_iter().partition::<Vec<_>, _>(host);
+        Self { hosts: hosts.iter().map(IpNetwork::ip).collect(), networks }
+    }
+}
+
+/// Where a local route leads; one without destination leads everywhere.
+fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
+    if route.header.kind != RouteType::Local {
+        return None;
+    }
+    let to = route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(to) = attribute else { return None };
+        if let RouteAddress::Inet(address) = to {
+            return Some(IpAddr::V4(*address));
+        }
+        if let RouteAddress::Inet6(address) = to { Some(IpAddr::V6(*address)) } else { None }
+    });
+    let to = to.unwrap_or(family.wildcard());
+    if Family::of(&to) != family {
+        return None;
+    }
+    IpNetwork::new(to, route.header.destination_prefix_length).ok()
 }
 
 /// The name of the interface by which this node reaches `pod`; `None` when it has no route.
@@ -114,4 +201,47 @@ impl Loopback {
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
     let Some(path) = sysctl(interface) else { return Ok(()) };
     std::fs::write(&path, "1").map_err(|source| Error::Sysctl { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("a test address")
+    }
+
+    #[test]
+    fn local_is_what_a_network_holds_not_what_is_beside_it() {
+        let networks = ["127.0.0.0/8", "192.0.2.1/32", "2001:db8::1/128"];
+        let local: Local =
+            networks.iter().map(|text| text.parse::<IpNetwork>().expect("a network")).collect();
+        for own in ["127.0.0.1", "127.8.9.1", "192.0.2.1", "2001:db8::1"] {
+            assert!(local.contains(address(own)), "{own}");
+        }
+        for other in ["128.0.0.1", "192.0.2.2", "2001:db8::2", "::1"] {
+            assert!(!local.contains(address(other)), "{other}");
+        }
+        assert!(!Local::default().contains(address("127.0.0.1")));
+    }
+
+    #[test]
+    fn only_local_routes_count() {
+        let route = |to: &str, prefix, kind| {
+            RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(address(to), prefix)
+                .expect("a test route")
+                .kind(kind)
+                .build()
+        };
+        let loopback = route("127.0.0.0", 8, RouteType::Local);
+        assert_eq!(destination(Family::V4, &loopback), Some("127.0.0.0/8".parse().expect("ok")));
+        assert_eq!(destination(Family::V6, &loopback), None);
+        for kind in [RouteType::Unicast, RouteType::Broadcast, RouteType::Anycast] {
+            assert_eq!(destination(Family::V4, &route("192.0.2.0", 32, kind)), None, "{kind:?}");
+        }
+        let mut everything = route("0.0.0.0", 0, RouteType::Local);
+        everything.attributes.clear();
+        assert_eq!(destination(Family::V4, &everything), Some("0.0.0.0/0".parse().expect("ok")));
+    }
 }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use ipnetwork::IpNetwork;
 
 use super::key::{Key, Kind};
 use crate::model::{InvalidName, NamespaceId};
@@ -177,6 +180,28 @@ pub enum Damage {
     Twice {
         /// The port.
         host_port: String,
+    },
+    /// A mapping leads from one family to the other.
+    #[error("it leads {host_port} to {target}, which is of the other address family")]
+    OtherFamily {
+        /// The port.
+        host_port: String,
+        /// Where it leads.
+        target: SocketAddr,
+    },
+    /// Its mark bit is none of a packet mark's.
+    #[error("it has mark bit {found}, and a packet mark has the bits 0 to 31")]
+    NoMarkBit {
+        /// What it says.
+        found: u8,
+    },
+    /// Its pod has more than one address of a family.
+    #[error("it gives the pod two addresses of one family, {first} and {second}")]
+    TwoAddresses {
+        /// One.
+        first: IpNetwork,
+        /// Another.
+        second: IpNetwork,
     },
 }
 

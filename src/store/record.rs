@@ -9,11 +9,14 @@ use serde_json::ser::{Formatter, Serializer};
 use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
 use super::key::Key;
-use crate::model::{Attachment, HostPort, Mapping, Record};
+use crate::model::{Attachment, Family, HostPort, Mapping, Record};
 
 /// The version of everything in the state directory, raised when an older autoport would
 /// misunderstand what a newer one writes.
 pub(super) const LAYOUT: u32 = 1;
+
+/// A packet mark has 32 bits.
+const MARK_BIT_MAX: u8 = 31;
 
 /// What every file says first.
 #[derive(Deserialize)]
@@ -72,10 +75,34 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
     }
     record.mappings.sort_unstable();
     let again = record.mappings.windows(2).find(|pair| pair[0].host == pair[1].host);
-    match again {
-        Some(pair) => Err(Damage::Twice { host_port: pair[0].host.to_string() }),
-        None => Ok(record),
+    if let Some(pair) = again {
+        return Err(Damage::Twice { host_port: pair[0].host.to_string() });
     }
+    check_content(&record)?;
+    Ok(record)
+}
+
+/// Refuses what the types allow and the kernel would not: one such record in the table would fail
+/// the commands of every other pod.
+fn check_content(record: &Record) -> Result<(), Damage> {
+    for Mapping { host, target, .. } in &record.mappings {
+        if let Some(target) = target
+            && Family::of(&host.address) != Family::of(&target.ip())
+        {
+            return Err(Damage::OtherFamily { host_port: host.to_string(), target: *target });
+        }
+    }
+    let mark_bit = record.policy.mark_bit;
+    if mark_bit > MARK_BIT_MAX {
+        return Err(Damage::NoMarkBit { found: mark_bit });
+    }
+    for family in Family::ALL {
+        let mut own = record.pod_addresses.iter().filter(|own| Family::of(&own.ip()) == family);
+        if let (Some(first), Some(second)) = (own.next(), own.next()) {
+            return Err(Damage::TwoAddresses { first: *first, second: *second });
+        }
+    }
+    Ok(())
 }
 
 /// Whether sorted mappings hold exactly this host port.

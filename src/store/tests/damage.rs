@@ -47,6 +47,12 @@ fn every_kind_of_damage_is_noticed() {
         "\"address\": \"0.0.0.0\", \"port\": 80",
     );
     assert_eq!(twice, "it holds 0.0.0.0:80/tcp twice");
+    let other = change("\"address\": \"0.0.0.0\"", "\"address\": \"::\"");
+    assert!(other.starts_with("it leads [::]:80/tcp to 10.0.0.2:80, which is"), "{other}");
+    assert!(change("\"markBit\": 13", "\"markBit\": 32").starts_with("it has mark bit 32"));
+    assert_eq!(change("\"markBit\": 13", "\"markBit\": 256"), "the file does not hold a record");
+    let two = change("\"10.0.0.2/24\"", "\"10.0.0.2/24\", \"fd00::2/64\", \"10.0.0.3/24\"");
+    assert!(two.ends_with("of one family, 10.0.0.2/24 and 10.0.0.3/24"), "{two}");
 
     let node = damaged(b"");
     fs::remove_file(node.path(RECORD)).expect("removing");

@@ -11,6 +11,7 @@ mod publishing;
 mod reserving;
 
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -113,10 +114,14 @@ fn host(address: &str, port: u16) -> HostPort {
 }
 
 fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
+    let pod = |host: &HostPort| match host.address {
+        IpAddr::V4(_) => "10.0.0.2:80",
+        IpAddr::V6(_) => "[fd00::2]:80",
+    };
     let mapping = |host: &HostPort| Mapping {
         host: *host,
         container_port: host.port,
-        target: Some("10.0.0.2:80".parse().expect("an address")),
+        target: Some(pod(host).parse().expect("an address")),
     };
     let mut mappings: Vec<Mapping> = hosts.iter().map(mapping).collect();
     mappings.sort();

@@ -1,0 +1,96 @@
+//! Why the kernel could not be asked or changed.
+
+use std::io;
+
+use super::ATTEMPTS;
+use crate::model::HostPort;
+use crate::ruleset;
+
+/// Why the kernel could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket failed.
+    #[error("could not {action} the netlink socket")]
+    Socket {
+        /// What was attempted.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A question was answered with an error.
+    #[error("the kernel would not show {what}")]
+    Question {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The transaction was refused as a whole; nothing changed.
+    #[error("the kernel refused {subject} in table inet autoport, nothing was changed")]
+    Refused {
+        /// What the first refused message was about.
+        subject: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel did not say whether the transaction is in force.
+    #[error("the kernel did not say whether the change to table inet autoport is in force")]
+    Unanswered,
+    /// Somebody else changed the tables during each listing of them.
+    #[error(
+        "gave up listing table inet autoport after {ATTEMPTS} attempts: something keeps changing \
+         the nftables of this node"
+    )]
+    Restless,
+    /// The table was built from another store.
+    #[error(
+        "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
+         two state directories are in use on one node; give the plugin and the command line the \
+         same stateDir, or run `autoport repair --adopt` if the other is no more"
+    )]
+    OtherInstance {
+        /// In the table's comment.
+        found: String,
+        /// In the store.
+        expected: String,
+    },
+    /// The table was built by a later version.
+    #[error(
+        "table inet autoport has layout {found}, this binary knows {}: install the newer \
+         autoport on this node",
+        ruleset::LAYOUT
+    )]
+    NewerLayout {
+        /// In the table's comment.
+        found: u32,
+    },
+    /// An element is there that nobody recorded.
+    #[error(
+        "host port {host} is translated to {target} by an element of map {set} that no record \
+         accounts for; `autoport repair` removes it"
+    )]
+    Unrecorded {
+        /// The host port.
+        host: HostPort,
+        /// Where the element leads.
+        target: String,
+        /// The map or set.
+        set: &'static str,
+    },
+    /// The route towards a pod could not be looked up.
+    #[error("could not find the interface towards pod {pod}")]
+    Route {
+        /// The pod's address.
+        pod: std::net::IpAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A sysctl could not be read or written.
+    #[error("could not set {path} to 1")]
+    Sysctl {
+        /// The file under `/proc/sys`.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
