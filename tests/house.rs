@@ -9,16 +9,20 @@ use std::path::{Path, PathBuf};
 
 /// Which module may name which. `lib` only lists them; `main` and `cli` are the executable and see
 /// the library from outside.
-const MAP: [(&str, &[&str]); 9] = [
+const MAP: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("ruleset", &["model"]),
     ("netns", &["model"]),
     ("cni", &["model"]),
-    ("store", &["model", "netns"]),
+    ("publication", &["model"]),
+    ("store", &["model", "netns", "publication"]),
     ("kernel", &["model", "ruleset"]),
-    ("error", &["model", "cni", "store", "kernel", "netns"]),
-    ("app", &["model", "plan", "ruleset", "netns", "cni", "store", "kernel", "error"]),
+    ("error", &["model", "plan", "cni", "store", "kernel", "netns"]),
+    (
+        "app",
+        &["model", "plan", "ruleset", "publication", "netns", "cni", "store", "kernel", "error"],
+    ),
 ];
 
 const EXECUTABLE: [&str; 2] = ["main", "cli"];

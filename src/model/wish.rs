@@ -1,0 +1,167 @@
+//! What the node is asked to choose, and what it may choose from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+use super::Protocol;
+
+/// A run of port numbers, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortRange {
+    /// The lowest.
+    pub first: NonZeroU16,
+    /// The highest; not below `first`.
+    pub last: NonZeroU16,
+}
+
+impl PortRange {
+    /// Whether `port` is in it.
+    #[must_use]
+    pub const fn contains(&self, port: NonZeroU16) -> bool {
+        self.first.get() <= port.get() && port.get() <= self.last.get()
+    }
+
+    /// Whether some port is in both.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
+    }
+
+    /// How many numbers it holds: 1 to 65535.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.last.get() as usize - self.first.get() as usize + 1
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            return write!(out, "{}", self.first);
+        }
+        write!(out, "{}-{}", self.first, self.last)
+    }
+}
+
+/// Host ports that the node is to choose: one number, or a run of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wish {
+    /// What the pod calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The protocols in which each number must be free, sorted; at least one.
+    pub protocols: Vec<Protocol>,
+    /// The port on the pod.
+    pub container_port: ContainerPort,
+    /// How many numbers in a row; those on the pod follow at the same distances.
+    pub count: NonZeroU16,
+    /// The host IP asked for; none means every local address of both families.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The named range to choose from; none means the node's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
+}
+
+impl Wish {
+    /// What a range without name is called: no named range can be called so.
+    pub const DEFAULT_RANGE: &'static str = "default";
+
+    /// What the range to choose from is called.
+    #[must_use]
+    pub fn range_name(&self) -> &str {
+        self.range.as_deref().unwrap_or(Self::DEFAULT_RANGE)
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            write!(out, "{name}=")?;
+        }
+        match (self.container_port, self.count.get()) {
+            (ContainerPort::Same, _) => write!(out, "auto")?,
+            (ContainerPort::From(port), 1) => write!(out, "{port}")?,
+            (ContainerPort::From(port), count) => {
+                write!(out, "{port}-{}", port.saturating_add(count - 1))?;
+            }
+        }
+        let protocols = self.protocols.iter().map(ToString::to_string).collect::<Vec<_>>();
+        write!(out, "/{}", protocols.join("+"))
+    }
+}
+
+/// Where a chosen host port leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ContainerPort {
+    /// To this port, or to the run that begins with it.
+    From(NonZeroU16),
+    /// To the number that was chosen: the container listens on it (passthrough).
+    Same,
+}
+
+/// A wish that was granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub wish: Wish,
+    /// The first of the chosen host ports.
+    pub port: NonZeroU16,
+}
+
+/// How the numbers are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allocation {
+    /// The next free one after the last that was chosen, around the range.
+    Sequential,
+    /// Any free one, each as likely as the others.
+    Random,
+}
+
+/// Which numbers may be chosen, and how; and which may be claimed at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// Where numbers are chosen from; at least one range, in the order written.
+    pub ranges: Vec<PortRange>,
+    /// Ranges that a pod may choose by name.
+    pub named_ranges: BTreeMap<String, Vec<PortRange>>,
+    /// Numbers that are neither chosen nor granted.
+    pub excluded: Vec<PortRange>,
+    /// The lowest number that is granted.
+    pub min_port: NonZeroU16,
+    /// How numbers are chosen where the pod does not say.
+    pub allocation: Allocation,
+    /// Whether a process of the host that listens on a port keeps it from being granted.
+    pub host_listeners: HostListeners,
+    /// The namespaces whose Pods may ask by annotation; `None` means all.
+    pub allowed_namespaces: Option<BTreeSet<String>>,
+}
+
+impl PortPolicy {
+    /// The range called `name`, in its parts; [`Wish::DEFAULT_RANGE`] is the one without name.
+    #[must_use]
+    pub fn range(&self, name: &str) -> Option<&[PortRange]> {
+        if name == Wish::DEFAULT_RANGE {
+            return Some(&self.ranges);
+        }
+        self.named_ranges.get(name).map(Vec::as_slice)
+    }
+}
+
+/// What a process of the host that listens on a wanted port means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HostListeners {
+    /// The port is not granted.
+    Reject,
+    /// Nothing: its traffic will go to the pod.
+    Ignore,
+}
