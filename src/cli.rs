@@ -204,7 +204,8 @@ fn rows_of(record: &Record) -> impl Iterator<Item = [String; 4]> {
     let chosen = plan::expand(&record.grants, &record.pod_addresses);
     record.mappings.iter().map(move |mapping| {
         let target = mapping.target.as_ref().map_or("-".to_owned(), SocketAddr::to_string);
-        let is_chosen = chosen.iter().any(|one| one.host == mapping.host);
+        // Sorted, and the host port counts first.
+        let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
         let choice = if is_chosen { "chosen" } else { "-" };
         [mapping.host.to_string(), target, choice.to_owned(), record.owner.to_string()]
     })
