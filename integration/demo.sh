@@ -114,9 +114,10 @@ pod() {
 }
 
 # cni add|del POD HOST_PORT calls the whole chain, as a container runtime does.
+# Host port 0 leaves the choice to the node.
 cni() {
     CAP_ARGS='{"portMappings":[{"hostPort":'$3',"containerPort":80,"protocol":"tcp"}]}' \
-        CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=$2" \
+        CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=$2;K8S_POD_UID=$2-uid" \
         CNI_IFNAME=eth0 cnitool "$1" pods "/run/netns/$2"
 }
 
@@ -159,21 +160,31 @@ grep -q demo/web /run/demo/result || stop "The error does not name the holder."
 cni del api 8080
 good "The error names the holder. Nothing of the first pod changed."
 
-step "It asks for 8081 instead"
-command_line "cnitool add pods /run/netns/api    # portMappings: 8081 -> 80/tcp"
-cni add api 8081 2>&1 >/run/demo/result | indent
-command_line "curl http://$node_ip:8081/    # on the client"
-page "The client" "Hello from pod api. You are $client_ip." fetch 8081
+step "It leaves the choice to the node instead"
+command_line "cnitool add pods /run/netns/api    # portMappings: 0 -> 80/tcp"
+cni add api 0 2>&1 >/run/demo/result | indent
+command_line "autoport list"
+autoport list >/run/demo/list
+indent </run/demo/list
+chosen=$(sed -n 's/^0\.0\.0\.0:\([0-9]*\)\/tcp .* chosen .*demo\/api.*/\1/p' /run/demo/list)
+[[ $chosen =~ ^[0-9]+$ ]] || stop "The list does not show one chosen port."
+good "autoport chose port $chosen of the node, out of portRange (20000-29999)."
+command_line "curl http://$node_ip:$chosen/    # on the client"
+page "The client" "Hello from pod api. You are $client_ip." fetch "$chosen"
 page "The client" "Hello from pod web. You are $client_ip." fetch 8080 >/dev/null
 good "Two pods, two ports."
 
+step "What the container is told"
+env_file=/run/autoport/pods/api-uid/ports.env
+say "A pod cannot know the number beforehand. Mounted into its containers, this file says it:"
+command_line "cat $env_file"
+indent <"$env_file"
+grep -qx "AUTOPORT_HOST_PORT_80_TCP='$chosen'" "$env_file" || stop "The file does not name port $chosen."
+
 step "What can be seen on the node"
-say "autoport's own list, from its records in /run/autoport:"
-command_line "autoport list"
-autoport list | indent
-printf '\n'
-say "The same in the kernel. One element leads to the pod, one to the chain" \
-    "of its network; the comment says whose it is:"
+say "What autoport lists, it reads from its records in /run/autoport. The same in the kernel:" \
+    "one element leads to the pod, one to the chain of its network; the comment says whose" \
+    "it is:"
 for map in ports4 policies4; do
     command_line "nft list map inet autoport $map"
     nft list map inet autoport $map | sed '1d;$d' | sed 's/, \([a-z]* \. \)/,\n\t\t\t     \1/g' | indent
@@ -189,12 +200,12 @@ nft list chain inet autoport "$chain" | sed '1d;$d' | indent
 step "Both pods are deleted"
 command_line "cnitool del pods /run/netns/web; cnitool del pods /run/netns/api"
 cni del web 8080
-cni del api 8081
-for port in 8080 8081; do
-    ! refused=$(fetch $port 2>&1) || stop "Port $port still answers: $refused"
+cni del api 0
+for port in 8080 "$chosen"; do
+    ! refused=$(fetch "$port" 2>&1) || stop "Port $port still answers: $refused"
     [[ $refused == *"refused"* || $refused == *"Couldn't connect"* ]] || stop "Port $port is not refused: $refused"
 done
-good "The client's connections to 8080 and 8081 are refused."
+good "The client's connections to 8080 and $chosen are refused."
 command_line "autoport list"
 autoport list | indent
 left=$(nft list table inet autoport)
@@ -202,12 +213,14 @@ left=$(nft list table inet autoport)
 good "No element is left in the kernel's table."
 left=$(find /run/autoport/attachments /run/autoport/ports -mindepth 2)$(ls -A /run/autoport/attachments)
 [ -z "$left" ] || stop "Records are left: $left"
-good "No record is left."
+[ ! -e "$env_file" ] || stop "$env_file is left."
+good "No record is left, and no file for a container."
 end_servers
 
 printf '\n%sWhat happened%s\n' "$bold" "$plain"
 say "A real CNI chain attached two pods to a bridge. For each, autoport wrote down who" \
     "holds the host port, then put two elements into its nftables table: no iptables, no" \
     "nft, no daemon, no child process. Packets to the node's port reached the pod with the" \
-    "client's address. A port that was taken was refused by the name of its holder. After" \
-    "DEL, nothing answers and nothing is recorded. With this script, the node ends, too."
+    "client's address. A port that was taken was refused by the name of its holder. A port" \
+    "that nobody named was chosen, and written down for the container. After DEL, nothing" \
+    "answers and nothing is recorded. With this script, the node ends, too."

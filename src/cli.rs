@@ -1,15 +1,18 @@
 //! The operator's command line.
 
 use std::io::{self, BufWriter, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ownership};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
-use autoport::model::{Mapping, Record};
-use autoport::store::Store;
+use autoport::model::{HostPort, Protocol, Record};
+use autoport::plan;
+use autoport::store::{Reservation, Store};
 use clap::{Parser, Subcommand};
 
 use super::note;
@@ -31,7 +34,28 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// List the host ports that are held, and by whom
+    ///
+    /// "chosen" marks a port that the node chose.
     List,
+    /// Take ports out of the pool for something that is no container
+    ///
+    /// A reservation of the same name is replaced. It ends with `autoport release`, or with a reboot.
+    Reserve {
+        /// For whom: letters, digits, '_', '.' and '-'
+        name: String,
+        /// Which ports: 8080, 53/udp, 443@192.0.2.1. Without protocol tcp is meant, without address
+        /// every address of the node
+        #[arg(required = true, value_name = "PORT[/PROTO][@ADDRESS]", value_parser = port)]
+        ports: Vec<Port>,
+        /// Keep the reservation over reboots
+        #[arg(long)]
+        persist: bool,
+    },
+    /// End a reservation
+    Release {
+        /// The name that it was made with
+        name: String,
+    },
     /// Build the nftables table again from the records
     ///
     /// A record that cannot be read is removed, and a copy of it is kept beside the others.
@@ -42,11 +66,17 @@ enum Command {
     },
 }
 
+/// What one number, as it is written on the command line, stands for.
+#[derive(Clone, Debug)]
+struct Port(Vec<HostPort>);
+
 /// Why a command did not work.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Command(#[from] Error),
+    #[error("there is no reservation {0}; `autoport list` shows those there are")]
+    NoReservation(String),
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
 }
@@ -64,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Err(error @ Failure::Output(source)) => (error, source.to_string()),
         Err(error @ Failure::Command(source)) => (error, source.details()),
+        Err(error @ Failure::NoReservation(_)) => (error, String::new()),
     };
     let separator = if details.is_empty() { "" } else { ": " };
     note(format_args!("{error}{separator}{details}"));
@@ -75,12 +106,64 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
         note(format_args!("cannot read {}: {error}", super::NODE_FILE));
         None
     });
-    let config = StoreConfig::of_node(node_file.as_deref()).map_err(Error::from)?;
-    let store = Store::at(cli.state_dir.as_ref().unwrap_or(&config.state_dir));
-    match cli.command {
+    let mut config = StoreConfig::of_node(node_file.as_deref()).map_err(Error::from)?;
+    if let Some(state_dir) = &cli.state_dir {
+        config.state_dir.clone_from(state_dir);
+    }
+    let store = app::store(&config);
+    match &cli.command {
         Command::List => list(&store, &config, out),
+        Command::Reserve { name, ports, persist } => {
+            let reservation = Reservation {
+                name: name.clone(),
+                hosts: ports.iter().flat_map(|port| port.0.iter().copied()).collect(),
+                created: now(),
+                persistent: *persist,
+            };
+            app::reserve(&store, config.lock_timeout, &reservation, &mut io::stderr())?;
+            Ok(())
+        }
+        Command::Release { name } => {
+            let freed = app::release(&store, config.lock_timeout, name, &mut io::stderr())?;
+            freed.map(drop).ok_or_else(|| Failure::NoReservation(name.clone()))
+        }
         Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect, out),
         Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt, out),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a reservation says when it was made")]
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// Reads `PORT[/PROTO][@ADDRESS]`.
+fn port(text: &str) -> Result<Port, String> {
+    let (rest, address) = match text.split_once('@') {
+        Some((rest, address)) => (rest, Some(node_address(address)?)),
+        None => (text, None),
+    };
+    let (number, protocol) = match rest.split_once('/') {
+        Some((number, name)) => {
+            (number, name.parse::<Protocol>().map_err(|error| error.to_string())?)
+        }
+        None => (rest, Protocol::Tcp),
+    };
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let port = digits.then(|| number.parse::<NonZeroU16>().ok()).flatten();
+    let port = port.ok_or_else(|| format!("port {number:?} is not a number from 1 to 65535"))?;
+    Ok(Port(HostPort::each(protocol, address, port).collect()))
+}
+
+fn node_address(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
+    match address {
+        Ok(address) if !address.is_multicast() => Ok(address),
+        Ok(_) => Err(format!("address {text:?} is a multicast address; no node has it")),
+        Err(_) => Err(format!(
+            "address {text:?} is not an IP address such as 192.0.2.1 or 2001:db8::1, without \
+             brackets and zone"
+        )),
     }
 }
 
@@ -90,26 +173,42 @@ fn list(store: &Store, config: &StoreConfig, out: &mut impl Write) -> Result<(),
         note(format_args!("nothing has been recorded in {} yet", store.dir().display()));
         return Ok(());
     };
-    let mut rows = vec![["HOST PORT".into(), "TARGET".into(), "HOLDER".into()]];
+    let mut rows = vec![["HOST PORT", "TARGET", "CHOICE", "HOLDER"].map(str::to_owned)];
     for read in shared.records().map_err(Error::from)? {
         match read {
-            Ok(record) => rows.extend(record.mappings.iter().map(|mapping| row(&record, mapping))),
+            Ok(record) => rows.extend(rows_of(&record)),
+            Err(unreadable) => note(unreadable),
+        }
+    }
+    for read in shared.reservations().map_err(Error::from)? {
+        match read {
+            Ok(reservation) => rows.extend(reservation.hosts.iter().map(|host| {
+                [host.to_string(), "-".to_owned(), "-".to_owned(), reservation.to_string()]
+            })),
             Err(unreadable) => note(unreadable),
         }
     }
     // A reader that takes its time, such as a pager, holds up no command of the plugin.
     drop(shared);
-    let width = |column: usize| rows.iter().map(|row: &[String; 3]| row[column].len()).max();
-    let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
-    for [host, target, holder] in &rows {
-        writeln!(out, "{host:first$}  {target:second$}  {holder}")?;
+    let width = |column: usize| {
+        rows.iter().map(|row: &[String; 4]| row[column].len()).max().unwrap_or_default()
+    };
+    let (first, second, third) = (width(0), width(1), width(2));
+    for [host, target, choice, holder] in &rows {
+        writeln!(out, "{host:first$}  {target:second$}  {choice:third$}  {holder}")?;
     }
     Ok(())
 }
 
-fn row(record: &Record, mapping: &Mapping) -> [String; 3] {
-    let target = mapping.target.as_ref().map_or("-".to_owned(), SocketAddr::to_string);
-    [mapping.host.to_string(), target, record.owner.to_string()]
+fn rows_of(record: &Record) -> impl Iterator<Item = [String; 4]> {
+    let chosen = plan::expand(&record.grants, &record.pod_addresses);
+    record.mappings.iter().map(move |mapping| {
+        let target = mapping.target.as_ref().map_or("-".to_owned(), SocketAddr::to_string);
+        // Sorted, and the host port counts first.
+        let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
+        let choice = if is_chosen { "chosen" } else { "-" };
+        [mapping.host.to_string(), target, choice.to_owned(), record.owner.to_string()]
+    })
 }
 
 fn repair(

@@ -1,4 +1,4 @@
-//! The operator's command line, when nobody reads what it prints.
+//! The operator's command line: ports reserved by hand, and what happens when nobody reads.
 
 #![expect(clippy::disallowed_methods, reason = "a test has files and children")]
 
@@ -65,7 +65,7 @@ fn unread() -> io::PipeWriter {
 /// One test, not several side by side: a child that is being started has, for a moment, the lock of
 /// whoever makes a store in another thread.
 #[test]
-fn list_is_told_when_nobody_reads() {
+fn the_operator_is_served() {
     let (_parent, dir) = busy();
     let whole = list(&dir, Stdio::piped(), Stdio::piped());
     assert!(whole.status.success() && whole.stderr.is_empty(), "{whole:?}");
@@ -82,9 +82,78 @@ fn list_is_told_when_nobody_reads() {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert!(told.starts_with("autoport: cannot write to standard output: "), "{told}");
 
+    reserving(&dir);
+
     // Nobody has to read what is wrong.
     let nothing = list(Path::new("/nonexistent/state"), Stdio::piped(), unread());
     assert_eq!(nothing.status.code(), Some(0), "{nothing:?}");
     let refused = list(Path::new("/dev/null"), Stdio::piped(), unread());
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+}
+
+/// Runs a command on `dir` and says whether it worked and what it printed on either stream.
+fn run(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
+    command.args(arguments).arg("--state-dir").arg(dir).env_remove("CNI_COMMAND");
+    let Output { status, stdout, stderr } = command.output().expect("it is built");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (status.code(), text(&stdout), text(&stderr))
+}
+
+fn reserving(dir: &Path) {
+    let worked = (Some(0), String::new(), String::new());
+    assert_eq!(run(dir, &["reserve", "dns", "53/udp", "53", "443@192.0.2.1"]), worked);
+    let (_, listed, _) = run(dir, &["list"]);
+    let of_dns = |listed: &str| -> Vec<String> {
+        let lines = listed.lines().filter(|line| line.ends_with("  reservation dns"));
+        lines.map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ")).collect()
+    };
+    let expected = [
+        "0.0.0.0:53/tcp - -",
+        "192.0.2.1:443/tcp - -",
+        "[::]:53/tcp - -",
+        "0.0.0.0:53/udp - -",
+        "[::]:53/udp - -",
+    ];
+    assert_eq!(of_dns(&listed), expected);
+
+    // The same name again replaces what it had.
+    assert_eq!(run(dir, &["reserve", "dns", "54/sctp@2001:db8::1"]), worked);
+    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp - -"]);
+
+    for (arguments, told) in [
+        (
+            &["reserve", "other", "54/sctp"][..],
+            "host port [::]:54/sctp is held by reservation dns as [2001:db8::1]:54/sctp",
+        ),
+        (
+            &["reserve", "dns", "10000/udp"],
+            "host port 0.0.0.0:10000/udp is held by container blue/holder/eth0",
+        ),
+        (&["reserve", "a/b", "80"], "reservation \"a/b\" is not valid"),
+        (&["reserve", "kept", "80", "--persist"], "reservation kept cannot be kept over reboots"),
+        (&["release", "other"], "there is no reservation other"),
+    ] {
+        let (code, _, stderr) = run(dir, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(told), "{arguments:?}: {stderr}");
+    }
+    // A refusal changes nothing.
+    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp - -"]);
+
+    for (port, told) in [
+        ("0", "port \"0\" is not a number from 1 to 65535"),
+        ("+80", "port \"+80\" is not a number"),
+        ("", "port \"\" is not a number"),
+        ("80/icmp", "protocol \"icmp\" is not one of tcp, udp, sctp"),
+        ("80@[::1]", "address \"[::1]\" is not an IP address"),
+        ("80@224.0.0.1", "is a multicast address"),
+    ] {
+        let (code, _, stderr) = run(dir, &["reserve", "bad", port]);
+        assert_eq!(code, Some(2), "{port}: {stderr}");
+        assert!(stderr.contains(told), "{port}: {stderr}");
+    }
+
+    assert_eq!(run(dir, &["release", "dns"]), worked);
+    assert!(of_dns(&run(dir, &["list"]).1).is_empty());
 }

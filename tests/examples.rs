@@ -27,10 +27,15 @@ fn as_libcni_does(list: &Value, index: usize) -> Vec<u8> {
     plugin.insert("name".into(), list["name"].clone());
     plugin.insert("cniVersion".into(), list["cniVersion"].clone());
     let declared = plugin.remove("capabilities").unwrap_or_default();
-    if declared["portMappings"] == json!(true) {
-        let mapping = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
-        plugin.insert("runtimeConfig".into(), json!({ "portMappings": [mapping] }));
+    let annotations = "io.kubernetes.cri.pod-annotations";
+    let mut runtime = json!({
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+        annotations: { "autoport.cni/ports": "game=7777/tcp+udp" },
+    });
+    if let Some(offered) = runtime.as_object_mut() {
+        offered.retain(|capability, _| declared[capability] == json!(true));
     }
+    plugin.insert("runtimeConfig".into(), runtime);
     plugin.insert(
         "prevResult".into(),
         json!({
@@ -74,5 +79,6 @@ fn each_is_accepted_without_a_warning() {
         assert_eq!(parsed.warnings, Vec::<String>::new(), "{}", file.display());
         let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
         assert_eq!(claim.mappings.len(), 2, "{}: one mapping, both families", file.display());
+        assert_eq!(claim.wishes.len(), 1, "{}: the annotation is handed over", file.display());
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod choose;
 mod del;
 mod everything;
+mod reserve;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use everything::{Ownership, repair};
+pub use reserve::{release, reserve};
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {

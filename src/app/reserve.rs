@@ -1,0 +1,69 @@
+//! Ports that a daemon of the node has, taken out of the pool and given back.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::note;
+use crate::error::Error;
+use crate::model::HostPort;
+use crate::store::{self, Key, Reservation, Store, Who};
+
+/// Records `reservation`, in place of the one of that name. The kernel is not told: a reserved port
+/// leads nowhere.
+///
+/// An attachment that holds one of the ports keeps it, even one that would give way to a container.
+///
+/// # Errors
+/// [`Error::Taken`], [`Error::Unreadable`] for the first who holds one of the ports; or what the
+/// store says.
+pub fn reserve(
+    store: &Store,
+    patience: Duration,
+    reservation: &Reservation,
+    log: &mut dyn Write,
+) -> Result<(), Error> {
+    let own = Key::of_reservation(&reservation.name).map_err(store::Error::from)?;
+    let locked = store.lock(patience, log)?;
+    locked.belongs_here()?;
+    let wanted = &reservation.hosts;
+    for holder in locked.holders(wanted)? {
+        let held = holder.hosts[0];
+        let wanted = wanted.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
+        let holder = match holder.who {
+            Who::Attachment(record) => record.owner.to_string(),
+            Who::Reservation(other) if other.name == reservation.name => continue,
+            Who::Reservation(other) => other.to_string(),
+            Who::Unreadable(source) if source.key == own => continue,
+            Who::Unreadable(source) => {
+                let what = format!("host port {wanted}");
+                let aside = locked.put_aside(&source.key)?;
+                return Err(Error::Unreadable { what, aside, source });
+            }
+        };
+        return Err(Error::Taken { wanted, held, holder });
+    }
+    match locked.reserve(reservation) {
+        Err(store::Error::Unreadable(unreadable)) if unreadable.key == own => {
+            note(log, &format!("{unreadable}; it is put aside and replaced"));
+            locked.release(&reservation.name)?;
+            Ok(locked.reserve(reservation)?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Ends the reservation of this name and says which ports that frees; `None` when there is none.
+///
+/// # Errors
+/// What the store says.
+pub fn release(
+    store: &Store,
+    patience: Duration,
+    name: &str,
+    log: &mut dyn Write,
+) -> Result<Option<Vec<HostPort>>, Error> {
+    Key::of_reservation(name).map_err(store::Error::from)?;
+    let locked = store.lock(patience, log)?;
+    locked.belongs_here()?;
+    Ok(locked.release(name)?)
+}
