@@ -131,6 +131,10 @@ fn ports_out_of_range_are_refused() {
     let scene = Scene::new();
     for port in ["-1", "0", "65536", "1e9", "1e3", "80.5", "80.0", "-0", "4294975376", "1e400"] {
         for key in ["hostPort", "containerPort"] {
+            // Asks the node to choose.
+            if (key, port) == ("hostPort", "0") {
+                continue;
+            }
             let other = if key == "hostPort" { "containerPort" } else { "hostPort" };
             let config = scene.web.clone().mapping([tcp(9090)]).config().to_string();
             let mapping = format!("[{{\"{key}\":{port},\"{other}\":9090}}]");

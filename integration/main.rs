@@ -10,8 +10,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+mod asking;
 mod bare;
 mod chain;
+mod choosing;
 mod conflict;
 mod contract;
 mod damage;

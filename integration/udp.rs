@@ -90,6 +90,7 @@ fn after_del_nobody_sends_to_the_old_pod() {
 #[test]
 fn flows_that_are_not_the_mappings_are_not_cut() {
     let (node, blue, keeper) = scene();
+    let blue = blue.with("hostListeners", "ignore");
     // Forwarded by this node to somebody else's address, with the same port.
     let pods = [false, true].map(|v6| keeper.address(v6).to_string());
     let _other = Echo::start("other", &keeper.netns, &[(address("::"), PORT).into()]);
@@ -116,7 +117,8 @@ fn flows_that_are_not_the_mappings_are_not_cut() {
     run(&web, "DEL").success();
     assert_eq!(left(), [1; 4], "after DEL");
     // A wildcard is about every address of this node, and about no other.
-    let any = attachment(&node, &network("blue"), "any", 200).mapping([udp(PORT)]);
+    let any = attachment(&node, &network("blue").with("hostListeners", "ignore"), "any", 200)
+        .mapping([udp(PORT)]);
     run(&any, "ADD").success();
     assert_eq!(left(), [1, 1, 0, 1], "after ADD on every address");
     run(&any, "DEL").success();

@@ -113,7 +113,8 @@ fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error>
         return Ok(());
     };
     if record.grants.is_empty() {
-        return Ok(());
+        // What it published when it had some is true no more.
+        return Ok(locked.unpublish(&pod.uid, &record.owner.attachment)?);
     }
     let used = [(claim.dialects.kubewharf, Dialect::KubeWharf), (claim.dialects.bcs, Dialect::Bcs)];
     let dialects = used.into_iter().filter_map(|(used, dialect)| used.then_some(dialect)).collect();

@@ -130,7 +130,11 @@ impl<'a> Chooser<'a> {
             // Seeded from the system's randomness for each process.
             seed: RandomState::new().build_hasher().finish(),
         };
-        let formerly: BTreeSet<NonZeroU16> = former.iter().map(|grant| grant.port).collect();
+        let numbers = |grant: &Grant| {
+            let first = grant.port;
+            (0..grant.wish.count.get()).filter_map(move |offset| first.checked_add(offset))
+        };
+        let formerly: BTreeSet<NonZeroU16> = former.iter().flat_map(numbers).collect();
         let look = |spot: Spot| {
             // The sandbox before this one may still be entered for them.
             if formerly.contains(&spot.port) { self.examine(spot) } else { self.look(spot) }

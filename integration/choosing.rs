@@ -1,0 +1,294 @@
+//! Host ports that the node chooses: out of the range, never twice, never one that is in use, and
+//! the same again for the same pod.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process;
+use std::thread;
+
+use serde_json::{Map, Value, json};
+
+use crate::bare::{self, add, attachment, run, tcp, udp};
+use crate::chain::{Attachment, Main, Network};
+use crate::netns::sysctl;
+use crate::node::{CLIENT, FIRST, Node, SECOND};
+use crate::plugin::{Call, Plugin};
+use crate::probe::{Answer, Probe};
+use crate::view::{self, STATE, snapshot};
+
+/// A bare network that chooses from this range.
+pub(crate) fn network(range: &str) -> Network {
+    bare::network("blue").with("portRange", range)
+}
+
+/// A bare container of the pod `shop/id`, whose UID is `uid-id`.
+pub(crate) fn pod(node: &Node, network: &Network, id: &str, number: u16) -> Attachment {
+    attachment(node, network, id, number).of_pod("shop", id, &format!("uid-{id}"))
+}
+
+/// A call whose runtime passes these annotations of the pod.
+pub(crate) fn annotated(
+    attachment: &Attachment,
+    command: &str,
+    annotations: &[(&str, &str)],
+) -> Call {
+    let all: Map<_, _> =
+        annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    let mut config = attachment.config();
+    config["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = Value::Object(all);
+    attachment.plugin_call(command).stdin(config.to_string())
+}
+
+/// The numbers that were chosen for a container, as its record has them.
+pub(crate) fn chosen(attachment: &Attachment) -> Vec<u16> {
+    let folder = Path::new(STATE).join("attachments");
+    let records = view::records().into_iter().map(|name| fs::read(folder.join(name)));
+    let records = records.map(|bytes| {
+        let bytes = bytes.expect("a record can be read");
+        serde_json::from_slice::<Value>(&bytes).expect("a record is JSON")
+    });
+    let own = |record: &Value| record["containerId"] == json!(attachment.container_id);
+    let record = { records }.find(own).expect("there is a record");
+    let grants = record["grants"].as_array().cloned().unwrap_or_default();
+    let port = |grant: &Value| grant["port"].as_u64()?.try_into().ok();
+    grants.iter().map(|grant| port(grant).expect("a grant has a port")).collect()
+}
+
+/// ADD of a container that gets one number.
+fn one(node: &Node, attachment: &Attachment) -> u16 {
+    add(node, attachment);
+    let [port] = chosen(attachment)[..] else { panic!("{:?}", chosen(attachment)) };
+    port
+}
+
+/// Insists that there is no number for it, and that nothing changed.
+fn exhausted(attachment: &Attachment) -> String {
+    let before = snapshot();
+    let outcome = run(attachment, "ADD");
+    outcome.failure(101);
+    assert!(outcome.message().starts_with("OutOfHostPort: "), "{outcome}");
+    assert_eq!(snapshot(), before);
+    run(attachment, "STATUS").success();
+    outcome.message().to_owned()
+}
+
+#[test]
+fn a_chosen_number_reaches_the_pod() {
+    let node = Node::new();
+    let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport);
+    let blue = blue.with("portRange", "20000-20009");
+    let on_one = tcp(0).on(FIRST[0]);
+    let (_pod, web) = node.attached("web", &blue, [tcp(0), udp(0), on_one]);
+    let ports = chosen(&web);
+    assert_eq!(ports, [20000, 20001, 20002], "in the order of the ring");
+    for to in [FIRST[0], FIRST[1], SECOND[0]] {
+        assert_eq!(node.client_asks(&Probe::tcp(to, 20000)).by(), Some("web"), "{to}");
+        assert_eq!(node.client_asks(&Probe::udp(to, 20001)).by(), Some("web"), "{to}");
+        assert_eq!(node.client_asks(&Probe::udp(to, 20000)), Answer::Refused, "{to}");
+    }
+    assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 20002)).by(), Some("web"));
+    assert_eq!(node.client_asks(&Probe::tcp(SECOND[0], 20002)), Answer::Refused);
+    web.check().success();
+    let before = snapshot();
+    run(&web, "ADD").success();
+    assert_eq!(snapshot(), before, "the same ADD again changes nothing");
+    web.check().success();
+    let (_other_pod, other) = node.attached("other", &blue, [tcp(0)]);
+    assert_eq!(chosen(&other), [20003]);
+    web.del().success();
+    other.check().success();
+    assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 20000)), Answer::Refused);
+    assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 20003)).by(), Some("other"));
+    other.del().success();
+    view::assert_nothing_held();
+}
+
+#[test]
+fn a_named_and_a_chosen_number_do_not_meet() {
+    let node = Node::new();
+    let range = network("20000-20002");
+    let web = pod(&node, &range, "web", 5).mapping([tcp(20000), tcp(0), tcp(30000)]);
+    let mut web = web;
+    // Another port of the pod: the same mapping twice would be one.
+    web.mappings[1].container_port = 81;
+    assert_eq!(one(&node, &web), 20001);
+    web.check().success();
+    let named = pod(&node, &range, "named", 6).mapping([tcp(20001)]);
+    let outcome = run(&named, "ADD");
+    outcome.failure(100);
+    assert!(outcome.message().contains("shop/web"), "{outcome}");
+    run(&web, "DEL").success();
+    view::assert_nothing_held();
+}
+
+#[test]
+fn a_full_range_is_said_and_nothing_changes() {
+    let node = Node::new();
+    let range = network("20000-20003");
+    for number in 0..3 {
+        let holder = pod(&node, &range, &format!("holder{number}"), 5 + number);
+        add(&node, &holder.mapping([tcp(20000 + number)]));
+    }
+    // All or nothing.
+    let mut two = pod(&node, &range, "two", 20).mapping([tcp(0), tcp(0)]);
+    two.mappings[1].container_port = 81;
+    let text = exhausted(&two);
+    assert!(text.contains("20000-20003") && text.contains("3 held"), "{text}");
+    let last = pod(&node, &range, "last", 21).mapping([tcp(0)]);
+    assert_eq!(one(&node, &last), 20003, "the last free one");
+    let more = pod(&node, &range, "more", 22).mapping([tcp(0)]);
+    let text = exhausted(&more);
+    assert!(text.contains("4 held"), "{text}");
+    // UDP has numbers of its own.
+    let datagrams = pod(&node, &range, "datagrams", 23).mapping([udp(0)]);
+    add(&node, &datagrams);
+    last.check().success();
+    run(&more, "DEL").success();
+    last.check().success();
+}
+
+#[test]
+fn a_range_may_be_one_number() {
+    let node = Node::new();
+    let range = network("20000");
+    let first = pod(&node, &range, "first", 5).mapping([tcp(0)]);
+    let second = pod(&node, &range, "second", 6).mapping([tcp(0)]);
+    for _ in 0..2 {
+        assert_eq!(one(&node, &first), 20000);
+        exhausted(&second);
+        run(&first, "DEL").success();
+        assert_eq!(one(&node, &second), 20000, "released lately, but the only one");
+        exhausted(&first);
+        run(&second, "DEL").success();
+    }
+    view::assert_nothing_held();
+}
+
+#[test]
+fn what_a_process_listens_on_is_not_given() {
+    let node = Node::new();
+    let range = network("20000-20002");
+    let server = TcpListener::bind((FIRST[0], 20000)).expect("listening");
+    let stub = TcpListener::bind("127.0.0.53:20001").expect("listening");
+    let web = pod(&node, &range, "web", 5).mapping([tcp(0)]);
+    assert_eq!(one(&node, &web), 20002);
+    let text = exhausted(&pod(&node, &range, "more", 6).mapping([tcp(0)]));
+    assert!(text.contains("1 held, 2 with a listener"), "{text}");
+    for (port, listener, fd) in
+        [(20000, FIRST[0], server.as_raw_fd()), (20001, "127.0.0.53", stub.as_raw_fd())]
+    {
+        let before = snapshot();
+        let outcome = run(&pod(&node, &range, "named", 7).mapping([tcp(port)]), "ADD");
+        outcome.failure(103);
+        let socket = fs::read_link(format!("/proc/self/fd/{fd}")).expect("a socket");
+        let socket = socket.to_string_lossy().into_owned();
+        let own = format!("process {} ", process::id());
+        for part in [&*format!("{listener}:{port}/tcp"), &socket, &own, "hostListeners"] {
+            assert!(outcome.message().contains(part), "{part}: {outcome}");
+        }
+        assert_eq!(snapshot(), before);
+    }
+    // Another address, another protocol.
+    add(&node, &pod(&node, &range, "beside", 8).mapping([tcp(20001).on(FIRST[0])]));
+    add(&node, &pod(&node, &range, "datagrams", 9).mapping([udp(20000)]));
+    let heedless = network("20000").with("hostListeners", "ignore");
+    let web = pod(&node, &heedless, "heedless", 10).mapping([tcp(0)]);
+    assert_eq!(one(&node, &web), 20000);
+    run(&web, "DEL").success();
+    add(&node, &pod(&node, &heedless, "named", 11).mapping([tcp(20000)]));
+}
+
+/// Whoever begins to listen afterwards takes nothing from the pod that has the number.
+#[test]
+fn a_listener_that_comes_later_does_not_end_a_mapping() {
+    let node = Node::new();
+    let web = pod(&node, &network("20000-20002"), "web", 5).mapping([tcp(0), tcp(30000)]);
+    assert_eq!(one(&node, &web), 20000);
+    let _late = ["127.0.0.1:20000", "127.0.0.1:30000"].map(|to| TcpListener::bind(to).expect(to));
+    run(&web, "ADD").success();
+    assert_eq!(chosen(&web), [20000]);
+    web.check().success();
+    let again = attachment(&node, &web.network, "again", 6).of_pod("shop", "web", "uid-web");
+    let again = again.mapping(web.mappings);
+    run(&again, "ADD").failure(103);
+}
+
+#[test]
+fn an_outgoing_connection_does_not_count() {
+    let node = Node::new();
+    sysctl("net/ipv4/ip_local_port_range", "20000 20009");
+    let server = node.client.run(|| TcpListener::bind((CLIENT[0], 9)).expect("listening"));
+    let client = TcpStream::connect((CLIENT[0], 9)).expect("connecting");
+    let _accepted = server.accept().expect("accepting");
+    let port = client.local_addr().expect("an address").port();
+    assert!((20000..=20009).contains(&port), "{port}");
+    let datagrams = UdpSocket::bind((FIRST[0], port)).expect("binding");
+    datagrams.connect((CLIENT[0], 9)).expect("connecting");
+    let range = network(&port.to_string());
+    let web = pod(&node, &range, "web", 5).mapping([tcp(0), udp(0)]);
+    add(&node, &web);
+    assert_eq!(chosen(&web), [port; 2]);
+    run(&web, "DEL").success();
+    add(&node, &pod(&node, &range, "named", 6).mapping([tcp(port), udp(port)]));
+}
+
+#[test]
+fn the_pod_keeps_its_numbers_in_a_new_sandbox() {
+    let node = Node::new();
+    let range = network("20000-20003");
+    let of_web = |id: &str, number| {
+        let own = attachment(&node, &range, id, number).of_pod("shop", "web", "uid-web");
+        own.mapping([tcp(0)])
+    };
+    add(&node, &pod(&node, &range, "first", 5).mapping([tcp(0)]));
+    let [one_, two, three] = [("web1", 6), ("web2", 7), ("web3", 8)].map(|(id, n)| of_web(id, n));
+    assert_eq!(one(&node, &one_), 20001);
+    assert_eq!(one(&node, &two), 20001, "without a DEL of the one before");
+    run(&one_, "DEL").success();
+    two.check().success();
+    run(&two, "DEL").success();
+    // Others have the rest first.
+    let other =
+        |number: u16| pod(&node, &range, &format!("other{number}"), 10 + number).mapping([tcp(0)]);
+    assert_eq!(one(&node, &other(0)), 20002);
+    assert_eq!(one(&node, &three), 20001, "after a DEL of the one before");
+    run(&three, "DEL").success();
+    assert_eq!(one(&node, &other(1)), 20003);
+    assert_eq!(one(&node, &other(2)), 20001, "nothing else was left");
+    exhausted(&three);
+    exhausted(&other(3));
+}
+
+#[test]
+fn a_hundred_at_once_have_a_hundred_numbers() {
+    let node = Node::new();
+    let range = network("20000-20099");
+    let pods: Vec<_> = (0..100)
+        .map(|number| pod(&node, &range, &format!("pod{number}"), number + 5).mapping([tcp(0)]))
+        .collect();
+    let all_at_once = |command: &'static str| {
+        thread::scope(|scope| {
+            let calls: Vec<_> = { &pods }
+                .iter()
+                .map(|pod| scope.spawn(move || pod.plugin_call(command).run()))
+                .collect();
+            for call in calls {
+                call.join().expect("the call was made").success();
+            }
+        });
+    };
+    all_at_once("ADD");
+    let ports: BTreeSet<u16> = pods.iter().flat_map(chosen).collect();
+    assert!(ports.into_iter().eq(20000..=20099), "every number once");
+    let more = pod(&node, &range, "more", 200).mapping([tcp(0)]);
+    let text = exhausted(&more);
+    assert!(text.contains("100 held"), "{text}");
+    all_at_once("CHECK");
+    all_at_once("DEL");
+    crate::netns::settle();
+    view::assert_nothing_held();
+    add(&node, &more);
+}
