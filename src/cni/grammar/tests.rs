@@ -1,1 +1,93 @@
+use super::*;
 
+const KEY: &str = "autoport.cni/ports";
+
+fn wishes(text: &str) -> Vec<String> {
+    let items = parse(KEY, text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    items.iter().map(|item| item.wish.to_string()).collect()
+}
+
+#[test]
+fn what_is_written_is_what_is_wished_for() {
+    let cases: [(&str, &[&str]); 9] = [
+        ("8080", &["8080/tcp"]),
+        ("http=8080", &["http=8080/tcp"]),
+        (" http = 8080 , metrics=9090/TCP ", &["http=8080/tcp", "metrics=9090/tcp"]),
+        ("game=7777/tcp+udp", &["game=7777/tcp+udp"]),
+        ("game=7777/udp+tcp", &["game=7777/tcp+udp"]),
+        ("rtp=10000-10099/udp", &["rtp=10000-10099/udp"]),
+        ("media=auto/udp", &["media=auto/udp"]),
+        ("auto", &["auto/tcp"]),
+        ("a=1/sctp,b=65535", &["a=1/sctp", "b=65535/tcp"]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(wishes(text), expected, "{text:?}");
+    }
+    let blocks = parse(KEY, "rtp=10000-10099/udp").expect("a block");
+    assert_eq!(blocks[0].wish.count.get(), 100);
+}
+
+/// Each with the piece that is wrong.
+#[test]
+fn what_is_malformed_is_quoted() {
+    let cases = [
+        ("", "\"\""),
+        ("   ", "\"   \""),
+        ("http=8080,", "item 2"),
+        (",http=8080", "item 1"),
+        ("http=8080,,game=1", "item 2"),
+        ("http=", "\"http=\""),
+        ("=8080", "\"=8080\""),
+        ("http=0", "\"0\""),
+        ("http=65536", "\"65536\""),
+        ("http=-1", "\"http=-1\""),
+        ("http=80x80", "\"80x80\""),
+        ("http=8080/", "\"http=8080/\""),
+        ("http=8080/icmp", "\"icmp\""),
+        ("http=8080/tcp+", "\"http=8080/tcp+\""),
+        ("http=8080/tcp+tcp", "tcp"),
+        ("rtp=10099-10000/udp", "10099-10000"),
+        ("rtp=10000-", "10000-"),
+        ("Http=8080", "\"Http\""),
+        ("a_b=8080", "\"a_b\""),
+        ("-a=8080", "\"-a\""),
+        ("a=1,a=2", "\"a=2\""),
+        ("a=1,b=1", "b=1"),
+        ("a=1-10,b=5", "b=5"),
+    ];
+    for (text, piece) in cases {
+        let error = match parse(KEY, text) {
+            Ok(_) => panic!("{text:?} was taken"),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(KEY), "{text:?}: {error}");
+        assert!(error.contains(piece), "{text:?} does not name {piece}: {error}");
+    }
+}
+
+#[test]
+fn an_error_points_at_the_spot_and_shows_a_right_one() {
+    let error = parse(KEY, "http=8080, game=7777/tpc").err().map(|error| error.to_string());
+    let error = error.expect("tpc is no protocol");
+    for part in ["\"tpc\"", "character 22", "item 2", "\"game=7777/tpc\"", "as in \""] {
+        assert!(error.contains(part), "{part} is missing: {error}");
+    }
+}
+
+#[test]
+fn the_list_is_bounded() {
+    let list = |count: usize| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    assert_eq!(wishes(&list(MAX_ITEMS)).len(), MAX_ITEMS);
+    assert!(parse(KEY, &list(MAX_ITEMS + 1)).is_err());
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    for text in ["\u{0}", "=", "/", "-", "+", "a=/", "a=-/+", "é=8080", "a=8080/é", "a=\u{202e}1"]
+    {
+        for other in ["", ",", ",a=1", "=", "-", "/tcp"] {
+            let _ = parse(KEY, &format!("{text}{other}"));
+            let _ = parse(KEY, &format!("{other}{text}"));
+        }
+    }
+}

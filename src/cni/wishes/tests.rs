@@ -1,1 +1,124 @@
+use serde_json::{Map, Value, json};
 
+use crate::cni::{Claim, Env, Error, Request};
+
+const PORTS: &str = "autoport.cni/ports";
+const RANGE: &str = "autoport.cni/range";
+const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
+const BCS: &str = "randhostport.webhook.bkbcs.tencent.com";
+const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
+const BCS_SAME: &str = "randcontainerport.randhostport.webhook.bkbcs.tencent.com";
+
+/// An ADD with these port mappings (host, container) and annotations, as containerd sends it.
+fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Claim, Error> {
+    let pairs = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "4f2a"),
+        ("CNI_NETNS", "/var/run/netns/x"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ];
+    let env: Env = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let mappings: Vec<Value> = mappings
+        .iter()
+        .map(|(host, container)| {
+            json!({"HostPort": host, "ContainerPort": container, "Protocol": "tcp", "HostIP": ""})
+        })
+        .collect();
+    let annotations: Map<String, Value> =
+        annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    let conf = json!({
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "type": "autoport",
+        "namedRanges": {"game": "7000-7999"},
+        "runtimeConfig": {
+            "portMappings": mappings,
+            "io.kubernetes.cri.pod-annotations": annotations,
+        },
+        "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.5/16"}]},
+    });
+    let parsed = Request::parse(&env, conf.to_string().as_bytes(), || Ok(None))?;
+    let Request::Add(claim) = parsed.request else { panic!("an ADD became something else") };
+    Ok(claim)
+}
+
+fn wishes(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Vec<String> {
+    let claim = claim(mappings, annotations);
+    let claim = claim.unwrap_or_else(|error| panic!("{mappings:?} {annotations:?}: {error}"));
+    claim.wishes.iter().map(ToString::to_string).collect()
+}
+
+fn refusal(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> String {
+    match claim(mappings, annotations) {
+        Ok(claim) => panic!("{mappings:?} {annotations:?} was taken: {:?}", claim.wishes),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn nobody_asks_by_accident() {
+    assert!(claim(&[], &[]).expect("nothing").is_empty());
+    assert!(claim(&[], &[("some.other/annotation", "8080")]).expect("nothing").is_empty());
+    assert_eq!(wishes(&[(8080, 80)], &[]), [""; 0]);
+}
+
+#[test]
+fn host_port_zero_and_the_annotation_ask() {
+    assert_eq!(wishes(&[(0, 80)], &[]), ["80/tcp"]);
+    assert_eq!(wishes(&[(0, 80), (8443, 443)], &[]), ["80/tcp"]);
+    let both = wishes(&[(0, 80), (8443, 443)], &[(PORTS, "game=7777/udp")]);
+    assert_eq!(both, ["80/tcp", "game=7777/udp"]);
+    let named = claim(&[], &[(PORTS, "a=1,b=2"), (RANGE, "game")]).expect("a known range");
+    assert!(named.wishes.iter().all(|wish| wish.range.as_deref() == Some("game")));
+    assert!(refusal(&[], &[(PORTS, "a=1"), (RANGE, "gmae")]).contains("game"), "names the known");
+}
+
+#[test]
+fn a_port_that_is_mapped_already_is_not_wished_for() {
+    let error = refusal(&[(8080, 80)], &[(PORTS, "http=80")]);
+    assert!(error.contains("80") && error.contains("8080"), "{error}");
+    assert_eq!(wishes(&[(8080, 80)], &[(PORTS, "http=80/udp")]), ["http=80/udp"]);
+}
+
+#[test]
+fn kubewharfs_annotation_is_read() {
+    use crate::model::Allocation::{Random, Sequential};
+    for (value, allocation) in
+        [("", Sequential), ("true", Sequential), ("1", Sequential), ("sequential", Sequential)]
+            .into_iter()
+            .chain([("random", Random)])
+    {
+        let claim = claim(&[(0, 80)], &[(KUBEWHARF, value)]).expect(value);
+        assert_eq!(claim.wishes.len(), 1, "{value:?}");
+        assert_eq!(claim.allocation, allocation, "{value:?}");
+        assert!(claim.dialects.kubewharf, "{value:?}");
+    }
+    for off in ["false", "0"] {
+        assert!(claim(&[], &[(KUBEWHARF, off)]).expect(off).is_empty(), "{off:?}");
+    }
+    for odd in ["yes", "TRUE ", "2", "randm"] {
+        assert!(refusal(&[(0, 80)], &[(KUBEWHARF, odd)]).contains(KUBEWHARF), "{odd:?}");
+    }
+    // A plugin does not see the pod's ports.
+    assert!(refusal(&[], &[(KUBEWHARF, "true")]).contains(PORTS), "names the remedy");
+    assert_eq!(wishes(&[], &[(KUBEWHARF, "true"), (PORTS, "8080")]), ["8080/tcp"]);
+    // A patched kubelet has filled the pod.
+    assert_eq!(wishes(&[(9200, 80)], &[(KUBEWHARF, "true")]), [""; 0]);
+}
+
+#[test]
+fn the_annotations_of_bcs_are_read() {
+    let on = (BCS, "true");
+    assert_eq!(wishes(&[], &[on, (BCS_PORTS, "8080,9090")]), ["8080/tcp", "9090/tcp"]);
+    assert_eq!(wishes(&[(30000, 8080)], &[on, (BCS_PORTS, "8080")]), [""; 0], "a webhook did it");
+    assert_eq!(wishes(&[], &[(BCS, "false"), (BCS_PORTS, "8080")]), [""; 0]);
+    let same = claim(&[], &[on, (BCS_PORTS, "8080"), (BCS_SAME, "")]).expect("a wish");
+    assert_eq!(same.wishes[0].container_port, crate::model::ContainerPort::Same);
+    assert!(same.dialects.bcs);
+    assert!(
+        refusal(&[], &[on, (BCS_PORTS, "metric")]).contains("metric"),
+        "a name is unknown here"
+    );
+    assert!(refusal(&[], &[on]).contains(BCS_PORTS), "no list");
+}
