@@ -334,3 +334,19 @@ fn a_new_sandbox_finds_its_blocks_again() {
     ask(&web("web3", 7), &same).success();
     assert_eq!(chosen(&web("web3", 7)), [20007, 20004, 20000]);
 }
+
+#[test]
+fn a_uid_that_is_no_file_name_is_told_nothing() {
+    let node = Node::new();
+    for uid in ["../evil", "..", "a/b"] {
+        let web = pod(&node, &network("20000-20009"), "web", 5).of_pod("shop", "web", uid);
+        let outcome = ask(&web, &[(PORTS, "http=80")]);
+        assert!(outcome.stderr.contains("K8S_POD_UID in CNI_ARGS is ignored"), "{outcome}");
+        outcome.success();
+        assert_eq!(chosen(&web).len(), 1);
+        assert_eq!(view::tree(&Path::new(STATE).join("pods")), "");
+        assert!(!Path::new(STATE).join("evil").exists());
+        run(&web, "DEL").success();
+        view::assert_nothing_held();
+    }
+}
