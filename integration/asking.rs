@@ -256,7 +256,6 @@ fn random_is_not_the_ring() {
         granted(&one, &[(KUBEWHARF, "random"), (PORTS, "http=80")]).0[0]
     };
     let picks: Vec<u16> = (0..6).map(pick).collect();
-    // One in 720 by chance alone, were it not for the second half.
     let in_a_row = picks.windows(2).all(|pair| pair[0] + 1 == pair[1]);
     assert!(!in_a_row, "{picks:?}");
 }
@@ -297,4 +296,57 @@ fn the_switch_of_bcs_lists_ports() {
     let port = &json["ports"][0];
     assert_eq!(port["hostPort"], port["containerPort"], "{json}");
     run(&web, "DEL").success();
+}
+
+#[test]
+fn a_pod_may_choose_among_the_nodes_ranges() {
+    let node = Node::new();
+    let named = json!({"games": ["30000", "31000-31003"], "one": "32000"});
+    let both = network("20000-20009").with("namedRanges", named);
+    let web = pod(&node, &both, "web", 5);
+    let range = |name| [(PORTS, "http=80, rtp=10-13/udp"), ("autoport.cni/range", name)];
+    assert_eq!(granted(&web, &range("games")).0, [30000, 31000]);
+    assert_eq!(granted(&web, &range("default")).0, [20000, 20001]);
+    refused(&web, &range("one"), 101, &["OutOfHostPort", "range one (32000"]);
+    refused(&web, &range("other"), 7, &["\"other\"", "\"games\"", "\"one\""]);
+    // A block does not run from one part of a range into the next.
+    let block = [(PORTS, "rtp=10-14/udp"), ("autoport.cni/range", "games")];
+    refused(&web, &block, 101, &["no 5 udp ports in a row", "range games"]);
+}
+
+/// The earlier sandbox still holds them, and the order is another.
+#[test]
+fn a_new_sandbox_finds_its_blocks_again() {
+    let node = Node::new();
+    let range = network("20000-20008");
+    let web = |id: &str, number| {
+        let one = crate::bare::attachment(&node, &range, id, number);
+        one.of_pod("shop", "web", "uid-web")
+    };
+    ask(&web("web1", 5), &[(PORTS, "a=1-4/udp, b=5-7/tcp+udp, c=auto")]).success();
+    assert_eq!(chosen(&web("web1", 5)), [20000, 20004, 20007]);
+    let same = [(PORTS, "c=auto, b=5-7/tcp+udp, a=1-4/udp")];
+    ask(&web("web2", 6), &same).success();
+    assert_eq!(chosen(&web("web2", 6)), [20007, 20004, 20000]);
+    run(&web("web1", 5), "DEL").success();
+    annotated(&web("web2", 6), "CHECK", &same).run().success();
+    run(&web("web2", 6), "DEL").success();
+    ask(&web("web3", 7), &same).success();
+    assert_eq!(chosen(&web("web3", 7)), [20007, 20004, 20000]);
+}
+
+#[test]
+fn a_uid_that_is_no_file_name_is_told_nothing() {
+    let node = Node::new();
+    for uid in ["../evil", "..", "a/b"] {
+        let web = pod(&node, &network("20000-20009"), "web", 5).of_pod("shop", "web", uid);
+        let outcome = ask(&web, &[(PORTS, "http=80")]);
+        assert!(outcome.stderr.contains("K8S_POD_UID in CNI_ARGS is ignored"), "{outcome}");
+        outcome.success();
+        assert_eq!(chosen(&web).len(), 1);
+        assert_eq!(view::tree(&Path::new(STATE).join("pods")), "");
+        assert!(!Path::new(STATE).join("evil").exists());
+        run(&web, "DEL").success();
+        view::assert_nothing_held();
+    }
 }

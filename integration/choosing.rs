@@ -7,13 +7,14 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Map, Value, json};
 
 use crate::bare::{self, add, attachment, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network};
-use crate::netns::sysctl;
+use crate::netns::{ip, settle, sysctl};
 use crate::node::{CLIENT, FIRST, Node, SECOND};
 use crate::plugin::{Call, Plugin};
 use crate::probe::{Answer, Probe};
@@ -288,7 +289,88 @@ fn a_hundred_at_once_have_a_hundred_numbers() {
     assert!(text.contains("100 held"), "{text}");
     all_at_once("CHECK");
     all_at_once("DEL");
-    crate::netns::settle();
+    settle();
     view::assert_nothing_held();
     add(&node, &more);
+}
+
+/// Nobody sends a DEL for a pod that went with its machine's memory of it.
+#[test]
+fn whoever_is_no_more_is_found_when_nothing_else_is_left() {
+    let node = Node::new();
+    let range = network("20000-20002");
+    ip("netns add dead");
+    let mut dead = pod(&node, &range, "dead", 5).mapping([tcp(0), udp(30000)]);
+    dead.netns = "/run/netns/dead".to_owned();
+    add(&node, &dead);
+    ip("netns del dead");
+    let mut more = (6..9).map(|number| {
+        let next = pod(&node, &range, &format!("pod{number}"), number).mapping([tcp(0)]);
+        (add(&node, &next), chosen(&next)).1[0]
+    });
+    assert!(more.by_ref().take(3).eq([20001, 20002, 20000]), "the free ones first");
+    assert_eq!(view::records().len(), 3, "the dead one gave way as a whole");
+    assert!(view::index().iter().all(|entry| !entry.contains("/30000/")));
+    exhausted(&pod(&node, &range, "late", 9).mapping([tcp(0)]));
+    run(&dead, "DEL").success();
+    exhausted(&pod(&node, &range, "late", 9).mapping([tcp(0)]));
+}
+
+/// podman says no UID, and does DEL and ADD of one container to reload its network.
+#[test]
+fn a_container_without_a_pod_keeps_its_numbers_too() {
+    let node = Node::new();
+    let range = network("20000-20009").with("allocation", "random");
+    let web = attachment(&node, &range, "web", 5).mapping([tcp(0), udp(0)]);
+    add(&node, &web);
+    let ports = chosen(&web);
+    for _ in 0..3 {
+        run(&web, "DEL").success();
+        add(&node, &web);
+        assert_eq!(chosen(&web), ports);
+    }
+    // What the runtime listens on meanwhile to keep the numbers is no reason to move.
+    run(&web, "DEL").success();
+    let _kept = TcpListener::bind((FIRST[0], ports[0])).expect("listening");
+    add(&node, &web);
+    assert_eq!(chosen(&web), ports);
+}
+
+/// A process that begins and ceases to listen makes some numbers busy for a moment; nobody gets
+/// one twice for that.
+#[test]
+fn a_process_that_comes_and_goes_meanwhile() {
+    let node = Node::new();
+    let range = network("20000-20029");
+    let pods: Vec<_> = (0..24)
+        .map(|number| pod(&node, &range, &format!("pod{number}"), number + 5).mapping([tcp(0)]))
+        .collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let mut times = 0;
+            while !done.load(Ordering::Relaxed) {
+                let all = (20000..20006).map(|port| TcpListener::bind((FIRST[0], port)));
+                drop(all.collect::<Vec<_>>());
+                times += 1;
+            }
+            times
+        });
+        let calls = { &pods }.iter().map(|pod| scope.spawn(move || pod.plugin_call("ADD").run()));
+        let outcomes: Vec<_> = calls
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|call| call.join().expect("it ran"))
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(busy.join().expect("it ran") > 0);
+        for outcome in outcomes {
+            outcome.success();
+        }
+    });
+    let ports: BTreeSet<u16> = pods.iter().flat_map(chosen).collect();
+    assert_eq!(ports.len(), pods.len());
+    for pod in &pods {
+        pod.check().success();
+    }
 }
