@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process;
@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::bare::{self, add, attachment, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network};
-use crate::netns::{ip, settle, sysctl};
-use crate::node::{CLIENT, FIRST, Node, SECOND};
+use crate::echo::Echo;
+use crate::netns::{Netns, ip, settle, sysctl};
+use crate::node::{CLIENT, FIRST, Node, POD_PORT, SECOND};
 use crate::plugin::{Call, Plugin};
 use crate::probe::{Answer, Probe};
 use crate::view::{self, STATE, snapshot};
@@ -263,11 +264,29 @@ fn the_pod_keeps_its_numbers_in_a_new_sandbox() {
     exhausted(&other(3));
 }
 
+/// A namespace behind a cable that has the addresses of all these bare attachments.
+fn crowd(numbers: std::ops::Range<u16>) -> (Netns, Echo) {
+    let crowd = Netns::add("crowd");
+    ip("link add crowd0 type veth peer name eth0 netns crowd
+        addr add 10.1.255.254/16 dev crowd0
+        link set crowd0 up");
+    let addresses = numbers.map(|number| {
+        let [high, low] = number.to_be_bytes();
+        format!("addr add 10.1.{high}.{low}/16 dev eth0\n")
+    });
+    let lines = addresses.collect::<String>();
+    crowd.run(|| ip(&format!("link set eth0 up\n{lines}route add default via 10.1.255.254")));
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], POD_PORT));
+    let echo = Echo::start("crowd", &crowd, &[everywhere]);
+    (crowd, echo)
+}
+
 #[test]
-fn a_hundred_at_once_have_a_hundred_numbers() {
+fn two_hundred_at_once_have_two_hundred_numbers() {
     let node = Node::new();
-    let range = network("20000-20099");
-    let pods: Vec<_> = (0..100)
+    let _crowd = crowd(5..205);
+    let range = network("20000-20199");
+    let pods: Vec<_> = (0..200)
         .map(|number| pod(&node, &range, &format!("pod{number}"), number + 5).mapping([tcp(0)]))
         .collect();
     let all_at_once = |command: &'static str| {
@@ -283,10 +302,14 @@ fn a_hundred_at_once_have_a_hundred_numbers() {
     };
     all_at_once("ADD");
     let ports: BTreeSet<u16> = pods.iter().flat_map(chosen).collect();
-    assert!(ports.into_iter().eq(20000..=20099), "every number once");
-    let more = pod(&node, &range, "more", 200).mapping([tcp(0)]);
+    assert!(ports.into_iter().eq(20000..=20199), "every number once");
+    for port in 20000..=20199 {
+        let answer = node.client_asks(&Probe::tcp(FIRST[0], port));
+        assert_eq!(answer.by(), Some("crowd"), "{port}");
+    }
+    let more = pod(&node, &range, "more", 300).mapping([tcp(0)]);
     let text = exhausted(&more);
-    assert!(text.contains("100 held"), "{text}");
+    assert!(text.contains("200 held"), "{text}");
     all_at_once("CHECK");
     all_at_once("DEL");
     settle();
