@@ -57,7 +57,7 @@ pub(super) fn write(disk: &Disk, path: &str, content: &impl Serialize) -> Result
     disk.replace(path, &bytes)
 }
 
-/// Decodes what [`write`] wrote.
+/// Decodes what [`write()`] wrote.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
     let Versioned { version } = serde_json::from_slice(bytes).map_err(Damage::Json)?;
     if version > LAYOUT {
