@@ -259,6 +259,7 @@ impl Nft {
                         let source = io::Error::from_raw_os_error(errno);
                         return Err(Error::Refused { subject, source }.into());
                     }
+                    thread::sleep(TICK);
                 }
             }
         }
@@ -331,10 +332,14 @@ fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
     Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
 }
 
-/// Whether a refusal says that somebody else changed the tables after the look: an element, a chain
-/// or the table came or went.
+/// Whether a refusal is likely to pass. Somebody else changed the tables after the look: an element,
+/// a chain or the table came or went. Or the hash table of a set, into which thousands of elements
+/// have just been put, is being enlarged (`EBUSY` of `rhashtable_insert_rehash`).
 const fn is_passing(errno: i32) -> bool {
-    matches!(errno, libc::EEXIST | libc::ENOENT | libc::ERESTART | libc::EAGAIN | libc::EINTR)
+    matches!(
+        errno,
+        libc::EEXIST | libc::ENOENT | libc::EBUSY | libc::ERESTART | libc::EAGAIN | libc::EINTR
+    )
 }
 
 /// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
