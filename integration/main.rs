@@ -42,3 +42,4 @@ mod trace;
 mod traffic;
 mod udp;
 mod view;
+mod watch;

@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +15,8 @@ use autoport::model::{HostPort, Protocol, Record};
 use autoport::plan;
 use autoport::store::{Reservation, Store};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::note;
 
@@ -63,6 +66,9 @@ enum Command {
         /// Take over a store of another network namespace, or a table of another store
         #[arg(long)]
         adopt: bool,
+        /// Do not end: restore the table whenever another program damages it, until SIGTERM
+        #[arg(long, conflicts_with = "adopt")]
+        watch: bool,
     },
 }
 
@@ -79,6 +85,8 @@ enum Failure {
     NoReservation(String),
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
 }
 
 /// Exit status: 0 when it worked, 1 when it did not, 2 when the arguments are wrong.
@@ -94,7 +102,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Err(error @ Failure::Output(source)) => (error, source.to_string()),
         Err(error @ Failure::Command(source)) => (error, source.details()),
-        Err(error @ Failure::NoReservation(_)) => (error, String::new()),
+        Err(error @ (Failure::NoReservation(_) | Failure::Signals(_))) => (error, String::new()),
     };
     let separator = if details.is_empty() { "" } else { ": " };
     note(format_args!("{error}{separator}{details}"));
@@ -127,8 +135,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
             let freed = app::release(&store, config.lock_timeout, name, &mut io::stderr())?;
             freed.map(drop).ok_or_else(|| Failure::NoReservation(name.clone()))
         }
-        Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect, out),
-        Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt, out),
+        Command::Repair { watch: true, .. } => watch(&store, &config),
+        Command::Repair { adopt: false, .. } => repair(&store, &config, Ownership::Respect, out),
+        Command::Repair { adopt: true, .. } => repair(&store, &config, Ownership::Adopt, out),
     }
 }
 
@@ -222,4 +231,15 @@ fn repair(
         None => writeln!(out, "nothing has been recorded in {} yet", store.dir().display())?,
     }
     Ok(())
+}
+
+fn watch(store: &Store, config: &StoreConfig) -> Result<(), Failure> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Blocked first: a signal in between would end the process instead of the watch.
+    let stop =
+        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
+    let stop = stop.map_err(|errno| Failure::Signals(errno.into()))?;
+    Ok(app::watch(store, config.lock_timeout, stop.as_fd(), &mut io::stderr())?)
 }

@@ -11,7 +11,7 @@ use crate::kernel::{self, Change, Nft, Stale};
 use crate::model::{Attachment, Record};
 use crate::netns;
 use crate::ruleset::places_of;
-use crate::store::{self, Key, Locked, Store};
+use crate::store::{self, Key, Locked, Shared, Store};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
 /// failed DEL keeps the main plugin from giving back the pod's address.
@@ -152,14 +152,14 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     first_failure.and(reconcile(&locked, log))
 }
 
-/// Finds elements that were lost, or that nobody recorded. Those of a record that cannot be read
-/// stay, since its ports do.
-fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
+/// Makes the table what the records say, whatever of it was lost, and whatever nobody recorded. The
+/// elements of a record that cannot be read stay, since its ports do.
+pub(super) fn reconcile(locked: &Shared, log: &mut dyn Write) -> Result<(), Error> {
+    let (everything, unreadable) = everything::gather(locked, &[], None, log)?;
     let mut spared = BTreeSet::new();
-    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
-        spared.extend(locked.entered(&unreadable.key)?.iter().flat_map(places_of));
+    for key in unreadable {
+        spared.extend(locked.entered(&key)?.iter().flat_map(places_of));
     }
-    let everything = everything::ruleset(locked, &[], None, log)?;
     let applied = Nft::open(&locked.instance().id)?.reconcile(&everything, &spared)?;
     super::report(applied, log).map_or(Ok(()), |error| Err(error.into()))
 }

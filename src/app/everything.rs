@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::Nft;
 use crate::model::{Attachment, Record};
 use crate::ruleset::{Identity, Ruleset};
-use crate::store::{Shared, Store};
+use crate::store::{Key, Shared, Store};
 
 /// The table for all records but those of `without`, and with `instead`.
 ///
@@ -19,7 +19,17 @@ pub(super) fn ruleset(
     instead: Option<&Record>,
     log: &mut dyn Write,
 ) -> Result<Ruleset, Error> {
-    let mut records = Vec::new();
+    gather(shared, without, instead, log).map(|(ruleset, _)| ruleset)
+}
+
+/// The same, and the keys of the records that cannot be read.
+pub(super) fn gather(
+    shared: &Shared,
+    without: &[Attachment],
+    instead: Option<&Record>,
+    log: &mut dyn Write,
+) -> Result<(Ruleset, Vec<Key>), Error> {
+    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     for read in shared.records()? {
         match read {
             Ok(mut record) if !without.contains(&record.owner.attachment) => {
@@ -27,13 +37,14 @@ pub(super) fn ruleset(
                 records.push(record);
             }
             Ok(_) => {}
-            Err(unreadable) => {
-                note(log, &format!("left out of the table: {unreadable}"));
+            Err(error) => {
+                note(log, &format!("left out of the table: {error}"));
+                unreadable.push(error.key);
             }
         }
     }
     records.extend(instead.cloned());
-    Ok(Ruleset::new(Identity::current(&shared.instance().id), &records))
+    Ok((Ruleset::new(Identity::current(&shared.instance().id), &records), unreadable))
 }
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another

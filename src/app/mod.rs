@@ -6,6 +6,7 @@ mod choose;
 mod del;
 mod everything;
 mod reserve;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -21,6 +22,7 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use everything::{Ownership, repair};
 pub use reserve::{release, reserve};
+pub use watch::watch;
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -126,10 +128,22 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
+const STALE_FLOWS: &str = "old UDP flows may keep going where they went";
+
 /// Notes that the table had to be built again, and hands back what is unfinished.
 fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+    if let Some(error) = applied.stale_flows {
+        note_error(log, STALE_FLOWS, &error.into());
+    }
     if let Some(reason) = applied.rebuilt {
         note(log, &format!("built table inet autoport, because {reason}"));
+    }
+    if let Some((first, others)) = applied.mended.split_first() {
+        let others = match others.len() {
+            0 => String::new(),
+            number => format!(", and {number} more"),
+        };
+        note(log, &format!("mended table inet autoport: {first}{others}"));
     }
     applied.unfinished
 }
@@ -138,7 +152,7 @@ fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
 /// failure of a command whose change is in force.
 fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
     if let Err(error) = nft.forget_flows(mappings, stale) {
-        note_error(log, "old UDP flows may keep going where they went", &error.into());
+        note_error(log, STALE_FLOWS, &error.into());
     }
 }
 

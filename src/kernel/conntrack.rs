@@ -8,12 +8,14 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use super::message::{Attributes, Body, Kind, Messages};
 use super::route::Local;
 use super::socket::{DUMP, Listing, REQUEST};
 use super::{ATTEMPTS, Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
+use crate::ruleset::{Data, Element, Ruleset};
 
 /// `linux/netfilter/nfnetlink_conntrack.h`.
 mod uapi {
@@ -158,7 +160,21 @@ fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr
     Some(SocketAddr::new(address, port))
 }
 
+/// The mapping that an element carries out, if it is one that leads to a pod.
+fn mapping(element: &Element) -> Option<Mapping> {
+    let Data::Target(target) = element.data else { return None };
+    let container_port = NonZeroU16::new(target.port())?;
+    Some(Mapping { host: element.host, container_port, target: Some(target) })
+}
+
 impl Nft {
+    /// Ends the UDP flows that began while `restored` was not in force: they would miss their pods
+    /// for as long as their clients go on.
+    pub(super) fn forget_gap(&mut self, restored: &Ruleset) -> Result<(), Error> {
+        let mappings = restored.elements.values().filter_map(mapping);
+        self.forget_flows(&mappings.collect::<Vec<_>>(), Stale::Elsewhere)
+    }
+
     /// Deletes the UDP flows through `mappings` that are stale. Each family with UDP mappings is
     /// listed once, however many ports there are, and the node's addresses at most once, however
     /// many flows there are.

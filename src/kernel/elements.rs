@@ -34,10 +34,19 @@ mod uapi {
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
 }
 
+/// An element of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// One whose key we might have written.
+    Known(Key, Seen),
+    /// One with a key that we never write: another protocol, port 0, or the catch-all.
+    Odd,
+}
+
 /// An element as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Where it leads; `None` when it is not of the shape we write.
+    /// Where it leads; `None` when it is not of the shape we write, or somebody gave it a timeout.
     pub data: Option<Data>,
     /// Whose it is, as a listing shows it; empty when it says nothing.
     pub comment: String,
@@ -51,6 +60,10 @@ impl Seen {
         self.data.as_ref() == Some(&wanted.data) && self.comment == wanted.comment
     }
 }
+
+/// What the kernel makes of a timeout of a millisecond is a timer tick, in milliseconds: at most 10.
+/// What has longer to live was not released by us.
+const LONGEST_TICK: u64 = 100;
 
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
 /// 300 bytes.
@@ -195,13 +208,15 @@ pub(super) fn listing(set: Set) -> Messages {
     messages
 }
 
-/// Reads the elements in a part of a listing, but for those with keys that we never write.
-pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = (Key, Seen)> {
+/// Reads the elements in a part of a listing.
+pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = Listed> {
     let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-    list.iter().filter_map(move |element| {
+    list.iter().map(move |element| {
         let element = Attributes(element.payload);
-        let key = element.nested(uapi::NFTA_SET_ELEM_KEY)?.get(uapi::NFTA_DATA_VALUE)?;
-        Some((read_key(set, key)?, read_element(set, element)))
+        let key = element
+            .nested(uapi::NFTA_SET_ELEM_KEY)
+            .and_then(|key| read_key(set, key.get(uapi::NFTA_DATA_VALUE)?));
+        key.map_or(Listed::Odd, |key| Listed::Known(key, read_element(set, element)))
     })
 }
 
@@ -224,10 +239,12 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 }
 
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
+    let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
+    let timeout = timeout.map(u64::from_be_bytes);
     Seen {
-        data: read_data(set, element),
+        data: if timeout > Some(LONGEST_TICK) { None } else { read_data(set, element) },
         comment: read_comment(element).unwrap_or_default().to_owned(),
-        expiring: element.get(uapi::NFTA_SET_ELEM_TIMEOUT).is_some(),
+        expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
     }
 }
 

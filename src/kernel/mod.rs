@@ -6,10 +6,12 @@
 //! against what happened in between, and a refusal means to look again. And what has to go is given
 //! a millisecond to live where the kernel can do that, and deleted where it cannot.
 
+mod compare;
 mod conntrack;
 mod elements;
 mod encode;
 mod error;
+mod events;
 mod listeners;
 mod look;
 mod lower;
@@ -35,8 +37,9 @@ use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 
 pub use conntrack::Stale;
 pub use error::Error;
+pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
-pub use look::{Look, Table};
+pub use look::{Extent, Look, Table};
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -79,12 +82,38 @@ impl Change {
         self.wanted.keys().any(expiring)
     }
 
+    /// What comes next, after a look that showed the table to stand like this.
+    fn step(&self, look: &Look, standing: look::Standing, tries: Tries) -> Result<Step, Error> {
+        match standing {
+            look::Standing::Rebuild(reason) => Ok(Step::Rebuild(reason)),
+            look::Standing::Intact { .. } if tries.refusals > 2 => {
+                Ok(Step::Rebuild("something in it was missing".to_owned()))
+            }
+            look::Standing::Intact { .. } if tries.waits < PATIENCE && self.must_wait(look) => {
+                Ok(Step::Wait)
+            }
+            look::Standing::Intact { missing } => {
+                difference(self, look, &missing).map(Step::Difference)
+            }
+        }
+    }
+
     fn places(&self) -> Vec<(Set, Key)> {
         let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
         places.sort_unstable();
         places.dedup();
         places
     }
+}
+
+/// How a change goes on.
+enum Step {
+    /// It is too early.
+    Wait,
+    /// This makes it true.
+    Difference(Transaction),
+    /// The table has to be built again, for this reason.
+    Rebuild(String),
 }
 
 /// The table `inet autoport` of this network namespace.
@@ -108,7 +137,7 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
     pub fn probe(&mut self) -> Result<(), Error> {
-        self.look(&[])?.permit(&self.identity)
+        self.look(Extent::Places(&[]))?.permit(&self.identity)
     }
 
     /// Makes `change` true. Where the table is missing, damaged, foreign or older, it is built
@@ -125,37 +154,31 @@ impl Nft {
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
         let mut whole = None;
-        let rebuilt = self.attempt::<_, E>(&change.places(), |look, tries| {
-            let reason = match look.standing(&identity, &change.chains)? {
-                look::Standing::Rebuild(reason) => reason,
-                look::Standing::Intact { .. } if tries.refusals > 2 => {
-                    "something in it was missing".to_owned()
-                }
-                look::Standing::Intact { .. }
-                    if tries.waits < PATIENCE && change.must_wait(look) =>
-                {
-                    return Ok(None);
-                }
-                look::Standing::Intact { missing } => {
-                    return Ok(Some((difference(change, look, &missing)?, None)));
+        let rebuilt = self.attempt::<_, E>(Extent::Places(&change.places()), |look, tries| {
+            let standing = look.standing(&identity, &change.chains)?;
+            let transaction = match change.step(look, standing, tries)? {
+                Step::Wait => return Ok(None),
+                Step::Difference(transaction) => return Ok(Some((transaction, None))),
+                Step::Rebuild(reason) => {
+                    if whole.is_none() {
+                        whole = Some(everything()?);
+                    }
+                    let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
+                    transaction.map(|transaction| (transaction, Some(reason)))
                 }
             };
-            if whole.is_none() {
-                whole = Some(everything()?);
-            }
-            let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
-            Ok(Some(transaction.map_or((Transaction::begin(), None), |it| (it, Some(reason)))))
+            Ok(Some(transaction.unwrap_or_else(|| (Transaction::begin(), None))))
         })?;
-        let unfinished = match rebuilt {
-            None => self.finish(change).err(),
-            Some(_) => None,
+        let (unfinished, stale_flows) = match (&rebuilt, &whole) {
+            (Some(_), Some(whole)) => (None, self.forget_gap(whole).err()),
+            (Some(_), None) | (None, _) => (self.finish(change).err(), None),
         };
-        Ok(Applied { rebuilt, unfinished })
+        Ok(Applied { rebuilt, mended: Vec::new(), unfinished, stale_flows })
     }
 
-    /// Makes the elements exactly those of `everything`, one by one, but for those at the places
-    /// of `spared`: the way to find what was lost, or what nobody recorded, without disturbing
-    /// what is right.
+    /// Makes the table exactly `everything`, but for the elements at the places of `spared`, and
+    /// changes nothing that is right: the way to find what was lost, or what nobody recorded. A
+    /// difference among the elements is mended one by one, any other by building the table again.
     ///
     /// # Errors
     /// As for [`Self::apply`].
@@ -164,13 +187,31 @@ impl Nft {
         everything: &Ruleset,
         spared: &BTreeSet<(Set, Key)>,
     ) -> Result<Applied, Error> {
-        let seen = self.every_element()?;
-        let change = Change {
-            wanted: everything.elements.clone(),
-            released: seen.into_keys().filter(|place| !spared.contains(place)).collect(),
-            chains: everything.networks.clone(),
+        let identity = self.identity.clone();
+        let mut change = Change { wanted: everything.elements.clone(), ..Change::default() };
+        let (rebuilt, mended) = self.attempt::<_, Error>(Extent::Everything, |look, tries| {
+            let ours = look.elements.keys().filter(|place| !spared.contains(place));
+            change.released = ours.copied().collect();
+            let standing = look.thorough_standing(&identity, everything)?;
+            Ok(Some(match change.step(look, standing, tries)? {
+                Step::Wait => return Ok(None),
+                Step::Difference(transaction) => {
+                    let mended = compare::differing_elements(look, everything, spared);
+                    (transaction, (None, mended.collect()))
+                }
+                Step::Rebuild(reason) => match rebuild(everything, look) {
+                    Some(transaction) => (transaction, (Some(reason), Vec::new())),
+                    None => (Transaction::begin(), (None, Vec::new())),
+                },
+            }))
+        })?;
+        let unfinished = match rebuilt {
+            None => self.finish(&change).err(),
+            Some(_) => None,
         };
-        self.apply(&change, || Ok(everything.clone()))
+        let was_right = rebuilt.is_none() && mended.is_empty();
+        let stale_flows = if was_right { None } else { self.forget_gap(everything).err() };
+        Ok(Applied { rebuilt, mended, unfinished, stale_flows })
     }
 
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
@@ -200,7 +241,7 @@ impl Nft {
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
-        self.attempt(places, |look, _| {
+        self.attempt(Extent::Places(places), |look, _| {
             let mut transaction = Transaction::begin();
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
@@ -212,13 +253,14 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
-    /// [`Error::Unanswered`].
+    /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        self.attempt(&[], |look, _| {
+        self.attempt::<_, Error>(Extent::Places(&[]), |look, _| {
             look.permit(&identity)?;
             Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
-        })
+        })?;
+        self.forget_gap(everything)
     }
 
     /// Does the same even if the table belongs to another store.
@@ -226,12 +268,15 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        self.attempt(&[], |look, _| match look.permit(&everything.identity) {
-            Err(Error::OtherInstance { .. }) | Ok(()) => {
-                Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+        self.attempt::<_, Error>(Extent::Places(&[]), |look, _| {
+            match look.permit(&everything.identity) {
+                Err(Error::OtherInstance { .. }) | Ok(()) => {
+                    Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
-        })
+        })?;
+        self.forget_gap(everything)
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -239,12 +284,12 @@ impl Nft {
     /// is asked again after a while.
     fn attempt<T, E: From<Error>>(
         &mut self,
-        places: &[(Set, Key)],
+        extent: Extent<'_>,
         mut propose: impl FnMut(&Look, Tries) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
         let mut tries = Tries::default();
         loop {
-            let look = self.look(places)?;
+            let look = self.look(extent)?;
             let Some((transaction, done)) = propose(&look, tries)? else {
                 tries.waits += 1;
                 thread::sleep(TICK);
@@ -323,8 +368,12 @@ fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transac
 pub struct Applied {
     /// Why the whole table was built again, if it was.
     pub rebuilt: Option<String>,
+    /// What was wrong with single elements, where that was looked for.
+    pub mended: Vec<String>,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
+    /// Why UDP flows may go on that began while the table was not right, if they may.
+    pub stale_flows: Option<Error>,
 }
 
 fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
@@ -376,6 +425,9 @@ fn add_chains<'a>(
     for chain in chains.clone() {
         let subject = format!("adding chain {}", chain.name);
         transaction.append(encoder.chain(chain), CREATE, subject);
+        if let Some(comment) = chain.comment() {
+            look::put_chain_comment(transaction.last(), &comment);
+        }
     }
     for chain in chains {
         add_rules(transaction, encoder, chain);
