@@ -37,6 +37,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod security;
 mod statedir;
 mod trace;
 mod traffic;
