@@ -21,6 +21,7 @@ mod echo;
 mod faults;
 mod gc;
 mod hostile;
+mod intruders;
 mod kubernetes;
 mod libcni;
 mod lifecycle;

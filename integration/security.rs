@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::netns::nft;
+use crate::netns::{nft, settle};
 use crate::node::{Node, POD_PORT};
 use crate::plugin::{Call, Outcome, Plugin};
 use crate::probe::Probe;
@@ -250,11 +250,57 @@ fn odd_json_means_one_thing() {
         assert_ne!(deep, config);
         web.plugin_call("ADD").stdin(deep).run()
     };
-    // What nobody asks for is skipped without recursion; what is echoed is not.
-    nested("{").success();
-    nested("\"prevResult\":{").failure(6);
+    // Nobody descends into what nobody asks for, be it echoed.
+    for at in ["{", "\"prevResult\":{"] {
+        let outcome = nested(at);
+        assert!(outcome.status.success(), "{at}: {}", outcome.stderr);
+    }
     run(&web, "DEL").success();
     assert_nothing_held();
+}
+
+#[test]
+fn a_fifo_for_a_configuration_is_not_waited_for() {
+    let node = Node::new();
+    let web = web(&node);
+    let file = Path::new("/etc/cni/autoport.json");
+    nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRUSR).expect("/etc/cni is ours");
+    let outcome = run(&web, "ADD");
+    outcome.failure(5);
+    assert!(outcome.message().contains("/etc/cni/autoport.json"), "{outcome}");
+    run(&web, "DEL").success();
+    fs::remove_file(file).expect("ours");
+    add(&node, &web);
+}
+
+/// Something in a pod's directory that not even root can delete: a mount.
+#[test]
+fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
+    let node = Node::new();
+    let web = web(&node).of_pod("shop", "web", "uid");
+    let other = attachment(&node, &network("blue"), "other", 6).mapping([tcp(8081)]);
+    let mut config = web.config();
+    config["runtimeConfig"] = json!({"portMappings": [tcp(0)]});
+    web.plugin_call("ADD").stdin(config.to_string()).run().success();
+    add(&node, &other);
+    let busy = format!("{STATE}/pods/uid/a");
+    fs::create_dir(&busy).expect("ours");
+    let none: Option<&str> = None;
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &*busy, Some("tmpfs"), flags, none).expect("a mount");
+    let outcome = run(&web, "DEL");
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("what was published is left"), "{outcome}");
+    let mut gc = other.config();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("something is left"), "{outcome}");
+    settle();
+    assert_nothing_held();
+    nix::mount::umount(&*busy).expect("ours");
+    other.plugin_call("GC").stdin(gc.to_string()).run().success();
+    assert!(!Path::new(&busy).exists());
 }
 
 /// Half a reply is none: the runtime must not take it for a success, and its DEL undoes the rest.
