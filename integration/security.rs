@@ -219,7 +219,7 @@ fn more_than_anybody_needs_is_refused_within_bounds() {
         config["runtimeConfig"] =
             json!({"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": text}});
     };
-    annotate(&mut config, (1..60_000).map(|port| format!("p{port}={port},")).collect());
+    annotate(&mut config, "http=80,".repeat(60_000));
     let call = web.plugin_call("ADD").stdin(config.to_string());
     refused_within_bounds(&node, &call, 7, &["at most 1000"]);
     annotate(&mut config, "p".repeat(15 << 20));
@@ -285,9 +285,9 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     add(&node, &other);
     let busy = format!("{STATE}/pods/uid/a");
     fs::create_dir(&busy).expect("ours");
-    let none: Option<&str> = None;
+    let options: Option<&str> = None;
     let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), &*busy, Some("tmpfs"), flags, none).expect("a mount");
+    nix::mount::mount(Some("tmpfs"), &*busy, Some("tmpfs"), flags, options).expect("a mount");
     let outcome = run(&web, "DEL");
     assert!(outcome.status.success(), "{outcome}");
     assert!(outcome.stderr.contains("what was published is left"), "{outcome}");

@@ -129,7 +129,7 @@ impl Error {
         let mut cause = self.source();
         while let Some(error) = cause {
             causes.push(error.to_string());
-            let refused = error.downcast_ref().map(std::io::Error::kind);
+            let refused = error.downcast_ref().map(|refusal: &std::io::Error| refusal.kind());
             if self.is_the_kernels() && refused == Some(std::io::ErrorKind::PermissionDenied) {
                 causes.push(NO_PRIVILEGE.to_owned());
             }

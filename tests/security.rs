@@ -12,12 +12,14 @@ fn read(file: &str) -> String {
 
 #[test]
 fn every_test_that_is_named_exists() {
-    let text = read("docs/security.md");
+    let document = read("docs/security.md");
     let mut file = String::new();
     let mut found = 0;
-    for line in text.lines().filter(|line| line.contains('`')) {
+    for line in document.lines().filter(|line| line.contains('`')) {
         for code in line.split('`').skip(1).step_by(2) {
             let test = match code.split_once("::") {
+                // An address of IPv6.
+                Some(("", _)) => continue,
                 Some((suite, test)) => {
                     file = format!("integration/{suite}.rs");
                     test

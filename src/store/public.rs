@@ -44,22 +44,21 @@ impl<'a> Public<'a> {
     /// Opens it, made if it is missing, so that everybody may list it who can reach it.
     pub(super) fn make(disk: &'a Disk, name: &'a str) -> Result<Self, Error> {
         let error = |errno| Error::io("open up", &disk.full(name))(errno);
-        let make = || match mkdirat(disk.dir(), name, Mode::S_IRWXU) {
+        let enter = || match mkdirat(disk.dir(), name, Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => Self::open(disk, name),
             Err(errno) => Err(errno),
         };
         disk.make(parent(name))?;
-        let made = match make().map_err(error)? {
-            Some(made) => made,
-            None => {
-                disk.remove(name)?;
-                make().map_err(error)?.ok_or_else(|| error(Errno::ENOTDIR))?
-            }
-        };
+        let mut public = enter().map_err(error)?;
+        if public.is_none() {
+            disk.remove(name)?;
+            public = enter().map_err(error)?;
+        }
+        let public = public.ok_or_else(|| error(Errno::ENOTDIR))?;
         disk.changed(name);
         // By the descriptor: what has the name by now may be a link.
-        fchmod(&made.dir, ACCESS).map_err(error)?;
-        Ok(made)
+        fchmod(&public.dir, ACCESS).map_err(error)?;
+        Ok(public)
     }
 
     /// What a file holds, up to so many bytes; `None` when it is missing. Anything but a file holds
