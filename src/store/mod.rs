@@ -8,6 +8,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
+mod aside;
 mod cursor;
 mod disk;
 mod error;
@@ -31,6 +32,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use aside::Aside;
 pub use error::{Damage, Error, LockHolder, Unreadable};
 pub use holder::{Holder, Who};
 pub use instance::Instance;
@@ -284,51 +286,6 @@ impl Locked {
             }
         }
         self.disk.settle()
-    }
-
-    /// Puts a copy of an unreadable record aside and says where; the record itself keeps its ports.
-    /// Asked again, it gives the same answer.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn put_aside(&self, key: &Key) -> Result<PathBuf, Error> {
-        let aside = self.aside(key)?;
-        if self.disk.inode(&aside)?.is_none() {
-            self.disk.copy(&key.path(), &aside)?;
-            self.disk.settle()?;
-        }
-        Ok(self.disk.full(&aside))
-    }
-
-    /// Forgets an unreadable record, whose ports ([`Shared::entered`]) become free, and says where
-    /// it was moved to.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn discard(&self, key: &Key) -> Result<PathBuf, Error> {
-        let aside = self.aside(key)?;
-        let hosts = self.entered(key)?;
-        match self.disk.inode(&aside)? {
-            Some(_) => self.disk.remove(&key.path())?,
-            None => self.disk.rename(&key.path(), &aside)?,
-        }
-        self.disk.settle()?;
-        self.withdraw(key, hosts.iter())?;
-        Ok(self.disk.full(&aside))
-    }
-
-    /// Where the record of `key` was put aside already, or the first free name for it.
-    fn aside(&self, key: &Key) -> Result<String, Error> {
-        let own = self.disk.inode(&key.path())?;
-        let mut number = 1;
-        loop {
-            let name = format!("unreadable/{key}.{number}");
-            let there = self.disk.inode(&name)?;
-            if there.is_none() || there == own {
-                return Ok(name);
-            }
-            number += 1;
-        }
     }
 
     /// Makes the store that of the network namespace of this process. Whoever decides so has made
