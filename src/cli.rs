@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use autoport::app::{self, Evidence, Judged, Ownership, Repaired};
+use autoport::app::{self, Collected, Evidence, Judged, Ownership, Repaired};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
 use autoport::kernel::Applied;
@@ -247,9 +247,10 @@ fn collect(
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let stderr = &mut io::stderr();
-    let judged = app::collect(store, config.lock_timeout, dry_run, now(), stderr)?;
-    let Some(judged) = judged else { return Ok(nothing_recorded(store, out)?) };
-    let mut failure = None;
+    let collected = app::collect(store, config.lock_timeout, dry_run, now(), stderr)?;
+    let Some(Collected { judged, mut failure }) = collected else {
+        return Ok(nothing_recorded(store, out)?);
+    };
     let (mut removed, mut kept) = (0_usize, 0_usize);
     for one in judged {
         match one {
@@ -269,7 +270,7 @@ fn collect(
             Judged::Failed(record, error) => {
                 kept += 1;
                 writeln!(out, "kept {}: it could not be removed", held(&record))?;
-                failure = Some(error);
+                failure.get_or_insert(error);
             }
         }
     }

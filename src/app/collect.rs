@@ -57,6 +57,15 @@ pub enum Judged {
     Failed(Record, Error),
 }
 
+/// What `autoport gc` found and did.
+#[derive(Debug)]
+pub struct Collected {
+    /// Each holder.
+    pub judged: Vec<Judged>,
+    /// Why something besides them was left undone.
+    pub failure: Option<Error>,
+}
+
 /// Removes every attachment whose network namespace is provably gone, of whatever network, and then
 /// makes the table equal to what is left; with `dry_run` only says what would go. `None` where
 /// nothing is recorded.
@@ -69,7 +78,7 @@ pub fn collect(
     dry_run: bool,
     now: u64,
     log: &mut dyn Write,
-) -> Result<Option<Vec<Judged>>, Error> {
+) -> Result<Option<Collected>, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
     shared.belongs_here()?;
     if dry_run {
@@ -77,27 +86,30 @@ pub fn collect(
             Ok(record) => classify(record),
             Err(unreadable) => Judged::Unreadable(unreadable),
         });
-        return Ok(Some(judged.collect()));
+        return Ok(Some(Collected { judged: judged.collect(), failure: None }));
     }
     drop(shared);
     let locked = store.lock(patience, log)?;
     locked.belongs_here()?;
-    let mut all = Vec::new();
+    let mut judged = Vec::new();
     for read in locked.records()? {
-        let judged = match read.map(classify) {
+        judged.push(match read.map(classify) {
             Ok(Judged::Removed(record)) => match del::remove(&locked, &record, now, log) {
                 Ok(()) => Judged::Removed(record),
                 Err(error) => Judged::Failed(record, error),
             },
             Ok(kept) => kept,
             Err(unreadable) => Judged::Unreadable(unreadable),
-        };
-        all.push(judged);
+        });
     }
-    locked.tidy()?;
-    let mut nft = Nft::open(&locked.instance().id)?;
-    let applied = everything::reconcile(&locked, &mut nft, log)?;
-    super::report(applied, log).map_or(Ok(Some(all)), |error| Err(error.into()))
+    let finish = |log: &mut dyn Write| {
+        locked.tidy()?;
+        let mut nft = Nft::open(&locked.instance().id)?;
+        let applied = everything::reconcile(&locked, &mut nft, log)?;
+        super::report(applied, log).map_or(Ok(()), |error| Err(Error::from(error)))
+    };
+    let failure = finish(log).err();
+    Ok(Some(Collected { judged, failure }))
 }
 
 fn classify(record: Record) -> Judged {

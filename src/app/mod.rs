@@ -21,7 +21,7 @@ use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
-pub use collect::{Evidence, Judged, collect, judge};
+pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
 pub use reserve::{release, reserve};
 

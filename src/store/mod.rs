@@ -195,8 +195,9 @@ impl Shared {
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
-    /// Those mappings of `record` that are its own: their index entry leads to it. A holder that was
-    /// superseded has none, even while its record is still there.
+    /// Those mappings of `record` that are its own: their index entry leads to it, or was lost, so that
+    /// nobody has taken them over. A holder that was superseded has none, even while its record is
+    /// still there.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -204,7 +205,7 @@ impl Shared {
         let key = Key::of(&record.owner.attachment);
         let mut owned = Vec::with_capacity(record.mappings.len());
         for mapping in &record.mappings {
-            if index::entered(&self.disk, &mapping.host)?.as_ref() == Some(&key) {
+            if index::entered(&self.disk, &mapping.host)?.is_none_or(|holder| holder == key) {
                 owned.push(*mapping);
             }
         }
@@ -301,7 +302,8 @@ impl Locked {
     }
 
     /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot,
-    /// what was published for attachments that are not recorded, a temporary file. No command needs this; it keeps the directory readable.
+    /// what was published for attachments that are not recorded, a temporary file; and enters again what
+    /// the index has lost. No command needs this; it keeps the directory readable.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -311,7 +313,12 @@ impl Locked {
         for key in self.keys(Kind::Attachment)? {
             match self.read(&key) {
                 Ok(Some(record)) => {
-                    let hosts = record.mappings.iter().map(|mapping| mapping.host).collect();
+                    let hosts: Vec<_> = record.mappings.iter().map(|one| one.host).collect();
+                    for host in &hosts {
+                        if index::entered(&self.disk, host)?.is_none() {
+                            index::enter(&self.disk, host, &key)?;
+                        }
+                    }
                     listed.insert(key, Some(hosts));
                 }
                 Ok(None) => self.disk.remove(&key.path())?,
