@@ -166,6 +166,21 @@ fn a_directory_in_the_place_of_a_record() {
     });
 }
 
+/// With the table goes what the kernel knew of it.
+#[test]
+fn an_unreadable_record_and_a_lost_table() {
+    let scene = Scene::new();
+    fs::write(record_of("web"), "{").expect("the record is ours");
+    nft("flush ruleset");
+    add(&scene.node, &scene.other);
+    assert_eq!(scene.answers(8090).by(), Some("other"));
+    assert_eq!(scene.answers(8080), Answer::Refused);
+    run(&scene.claim("greedy", 8080), "ADD").failure(102);
+    run(&scene.web, "DEL").success();
+    add(&scene.node, &scene.web);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+}
+
 /// As root only what has no right to read everything can meet it.
 #[test]
 fn a_record_that_may_not_be_read() {
