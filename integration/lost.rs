@@ -186,7 +186,7 @@ fn an_unreadable_record_and_a_lost_table() {
 fn a_record_that_may_not_be_read() {
     let scene = Scene::new();
     let record = record_of("web");
-    fs::set_permissions(&record, fs::Permissions::from_mode(0)).expect("the record is ours");
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o000)).expect("the record is ours");
     let dropped = "--bounding-set=-dac_override,-dac_read_search";
     let greedy = scene.claim("greedy", 8080).plugin_call("ADD");
     let outcome = greedy.under(&["setpriv", dropped]).run();
@@ -242,33 +242,26 @@ fn a_pod_with_an_address_of_its_own_leaves_nothing_when_its_record_is_damaged() 
 fn gc_frees_an_unreadable_record_with_a_hashed_name() {
     let node = Node::new();
     let id = |letter: &str| letter.repeat(250);
-    let hold = |network: &Network, letter: &str, port| {
-        let one = attachment(&node, network, &id(letter), port).mapping([tcp(port)]);
-        add(&node, &one);
-    };
     let (blue, green) = (network("blue"), network("green"));
-    hold(&blue, "a", 8081);
-    hold(&blue, "b", 8082);
-    hold(&green, "c", 8083);
+    for (network, letter, port) in [(&blue, "a", 8081), (&blue, "b", 8082), (&green, "c", 8083)] {
+        add(&node, &attachment(&node, network, &id(letter), port).mapping([tcp(port)]));
+    }
     for entry in fs::read_dir(Path::new(STATE).join("attachments")).expect("records").flatten() {
         assert!(entry.file_name().to_string_lossy().starts_with("sha256-"), "{entry:?}");
         fs::write(entry.path(), "{").expect("the record is ours");
     }
-    let held = || {
-        let ports = [8081, 8082, 8083].into_iter();
-        ports.filter(|port| Path::new(STATE).join(format!("ports/tcp/{port}")).exists()).collect()
+    let ports = || -> Vec<u16> {
+        let entered = |port: &u16| Path::new(STATE).join(format!("ports/tcp/{port}")).exists();
+        (8081..=8083).filter(entered).collect()
     };
-    let all: Vec<u16> = held();
-    assert_eq!(all, [8081, 8082, 8083]);
+    assert_eq!(ports(), [8081, 8082, 8083]);
     gc(&blue, &[&id("a")]).success();
-    let left: Vec<u16> = held();
-    assert_eq!(left, [8081, 8083], "blue's invalid one goes, green's stays");
-    let ports: Vec<_> = view::elements();
-    assert!(ports.iter().all(|element| !element.contains("8082")), "{ports:?}");
-    assert_eq!(ports.len(), 8);
+    assert_eq!(ports(), [8081, 8083], "blue's invalid one goes, green's stays");
+    let left = view::elements();
+    assert!(left.iter().all(|element| !element.contains("8082")), "{left:?}");
+    assert_eq!(left.len(), 8);
     gc(&green, &[]).success();
-    let left: Vec<u16> = held();
-    assert_eq!(left, [8081]);
+    assert_eq!(ports(), [8081]);
 }
 
 #[test]
@@ -411,23 +404,35 @@ fn stopped(attachment: &Attachment) -> (Child, Pid) {
         command.env(name, value);
     }
     command.stdin(fs::File::open("/run/stdin").expect("ours"));
-    let child =
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace is there");
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("strace is there");
     let begun = Instant::now();
     // Generous: a loaded machine starts two programs.
-    while begun.elapsed() < Duration::from_secs(30) {
-        for pid in fs::read_to_string(&children).unwrap_or_default().split_whitespace() {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-            let locked = fs::read_to_string("/run/strace").unwrap_or_default().contains("SIGSTOP");
-            if locked && state.starts_with(['T', 't']) {
-                return (child, Pid::from_raw(pid.parse().expect("a number")));
+    let pid = loop {
+        match stopped_child(child.id()) {
+            None if begun.elapsed() < Duration::from_secs(30) => {
+                thread::sleep(Duration::from_millis(5));
             }
+            found => break found,
         }
-        thread::sleep(Duration::from_millis(5));
+    };
+    let Some(pid) = pid else {
+        let _ = child.kill();
+        panic!("nothing was stopped: {:?}", child.wait());
+    };
+    (child, pid)
+}
+
+/// The child of strace, once it was stopped by the signal and not by strace for a moment.
+fn stopped_child(strace: u32) -> Option<Pid> {
+    if !fs::read_to_string("/run/strace").ok()?.contains("SIGSTOP") {
+        return None;
     }
-    panic!("nothing was stopped");
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
+    let pid = children.split_whitespace().next()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, state) = stat.rsplit_once(") ")?;
+    state.starts_with(['T', 't']).then(|| Pid::from_raw(pid.parse().expect("a number")))
 }
 
 #[test]

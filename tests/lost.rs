@@ -12,17 +12,17 @@ fn read(path: &str) -> String {
 
 /// Whether a test of this path is there and not ignored: `store::tests::crash::name` in src, `lost::name`
 /// in integration.
-fn exists(test: &str) -> bool {
-    let (module, name) = test.rsplit_once("::").expect("a path");
+fn exists(path: &str) -> bool {
+    let (module, name) = path.rsplit_once("::").expect("a path");
     let folder = if module.contains("::") { "src" } else { "integration" };
-    let text = read(&format!("{folder}/{}.rs", module.replace("::", "/")));
-    text.contains(&format!("#[test]\nfn {name}() {{"))
+    let source = read(&format!("{folder}/{}.rs", module.replace("::", "/")));
+    source.contains(&format!("#[test]\nfn {name}() {{"))
 }
 
 #[test]
 fn every_case_has_a_test() {
-    let text = read("docs/store.md");
-    let section = text.split("\n## ").find(|part| part.starts_with("What else can be lost"));
+    let document = read("docs/store.md");
+    let section = document.split("\n## ").find(|part| part.starts_with("What else can be lost"));
     let table = section.and_then(|part| part.split("\n### ").next()).expect("the section");
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
     assert!(rows.len() >= 20, "only {} rows", rows.len());

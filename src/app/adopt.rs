@@ -66,14 +66,10 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Write) -> Re
         locked.save(&record)?;
         adopted += 1;
         let (owner, count) = (&record.owner, record.mappings.len());
-        note(
-            log,
-            &format!(
-                "made the record of {owner} again from the table, with {count} host ports; not \
-                 known are {NEVER_KNOWN}{}",
-                unknown.iter().map(|one| format!(", {one}")).collect::<String>()
-            ),
-        );
+        unknown.insert(0, NEVER_KNOWN.to_owned());
+        let unknown = unknown.join(", ");
+        let made = format!("made the record of {owner} again from the table");
+        note(log, &format!("{made}, with {count} host ports; not known are {unknown}"));
     }
     if adopted > 0 {
         note(

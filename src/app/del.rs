@@ -150,11 +150,10 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
                 note(log, &format!("removing what {} held", record.owner));
                 remove(&locked, &record, now, log)
             }
-            Ok(_) => Ok(()),
             Err(unreadable) if is_invalid(&unreadable.key) => {
                 discard(&locked, &unreadable.key, log)
             }
-            Err(_) => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         };
         // The others are no better off for it.
         if let Err(error) = removed {

@@ -22,7 +22,7 @@ pub(super) fn ruleset(
     log: &mut dyn Write,
 ) -> Result<Ruleset, Error> {
     let mut records = Vec::new();
-    let mut spared = BTreeSet::new();
+    let mut left_alone = BTreeSet::new();
     for read in shared.records()? {
         match read {
             Ok(mut record) if !without.contains(&Key::of(&record.owner.attachment)) => {
@@ -31,14 +31,14 @@ pub(super) fn ruleset(
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {
                 note(log, &format!("left in the table as it is: {unreadable}"));
-                spared.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
+                left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
             }
             Ok(_) | Err(_) => {}
         }
     }
     records.extend(instead.cloned());
     let mut whole = Ruleset::new(Identity::current(&shared.instance().id), &records);
-    whole.spared = spared;
+    whole.spared = left_alone;
     Ok(whole)
 }
 

@@ -85,10 +85,10 @@ impl Raising {
                 let set = Set::all().find(|set| set.name() == name)?;
                 self.conclude(set.family, Term::In(set));
             }
-            "nat" => match self.terms.pop()? {
-                Term::In(set) => self.terms.push(Term::Dnat(set)),
-                _ => return None,
-            },
+            "nat" => {
+                let Term::In(set) = self.terms.pop()? else { return None };
+                self.terms.push(Term::Dnat(set));
+            }
             "immediate" => {
                 let verdict = data.nested(uapi::NFTA_IMMEDIATE_DATA)?;
                 let verdict = verdict.nested(uapi::NFTA_DATA_VERDICT)?;

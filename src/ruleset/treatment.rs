@@ -246,19 +246,18 @@ impl Treatment {
 
 /// The network that the first condition of a rule is about.
 fn network_of(rule: &Rule) -> Option<IpNetwork> {
-    match rule.0.first()? {
-        Term::Within(_, network) => Some(*network),
-        Term::Family(family) => IpNetwork::new(family.wildcard(), 0).ok(),
-        _ => None,
+    let condition = rule.0.first()?;
+    if let Term::Within(_, network) = condition {
+        return Some(*network);
     }
+    let Term::Family(family) = condition else { return None };
+    IpNetwork::new(family.wildcard(), 0).ok()
 }
 
 /// The mark bit that a rule sets.
 fn bit(rule: &Rule) -> Option<u8> {
-    match rule.0.last()? {
-        Term::MarkSet(bit) => Some(*bit),
-        _ => None,
-    }
+    let Term::MarkSet(bit) = rule.0.last()? else { return None };
+    Some(*bit)
 }
 
 /// A chain that lets through what matches one of its networks.
