@@ -312,6 +312,17 @@ mod tests {
     }
 
     #[test]
+    fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
+        let both = [0, 2, b'a', 0, uapi::HOLDER, 3, b'x', b':', b'y'];
+        assert_eq!(read_userdata(&both, uapi::HOLDER), Some(&b"x:y"[..]));
+        assert_eq!(read_userdata(&both, uapi::NFTNL_UDATA_SET_ELEM_COMMENT), Some(&b"a\0"[..]));
+        for cut in 0..both.len() {
+            assert_eq!(read_userdata(&both[..cut], uapi::HOLDER), None, "{cut} bytes");
+        }
+        assert_eq!(read_userdata(&[7, 0, uapi::HOLDER, 0], uapi::HOLDER), Some(&[][..]));
+    }
+
+    #[test]
     fn targets_read_back_and_odd_lengths_do_not() {
         for text in ["10.1.2.3:80", "[2001:db8::1]:65535"] {
             let target = text.parse().expect("a test address");
