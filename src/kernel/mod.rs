@@ -19,6 +19,7 @@ mod reconcile;
 mod route;
 mod socket;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::thread;
@@ -144,7 +145,7 @@ impl Nft {
                 }
             };
             if whole.is_none() {
-                whole = Some(nft.with_spared(&everything()?)?);
+                whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
             }
             let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
             Ok(Some(transaction.map_or((Transaction::begin(), Applied::default()), |built| {
@@ -199,7 +200,7 @@ impl Nft {
     /// [`Error::Unanswered`].
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        let whole = self.with_spared(everything)?;
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt(&[], |_, look, _| {
             look.permit(&identity)?;
             Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
@@ -211,7 +212,7 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        let whole = self.with_spared(everything)?;
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt(&[], |_, look, _| match look.permit(&whole.identity) {
             Err(Error::OtherInstance { .. }) | Ok(()) => {
                 Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))

@@ -1,6 +1,7 @@
 //! The kernel and the records side by side: finding what differs, and what of a table still says
 //! whose it is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::elements::Seen;
@@ -111,14 +112,16 @@ impl Nft {
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.
-    pub(super) fn with_spared(&mut self, everything: &Ruleset) -> Result<Ruleset, Error> {
-        let whole = everything.clone();
-        if whole.spared.is_empty() {
-            return Ok(whole);
+    pub(super) fn with_spared<'a>(
+        &mut self,
+        everything: Cow<'a, Ruleset>,
+    ) -> Result<Cow<'a, Ruleset>, Error> {
+        if everything.spared.is_empty() {
+            return Ok(everything);
         }
-        let Some(survey) = self.survey()? else { return Ok(whole) };
-        let (elements, treatments) = survey.kept(&whole.spared);
-        Ok(whole.with(elements, treatments))
+        let Some(survey) = self.survey()? else { return Ok(everything) };
+        let (elements, treatments) = survey.kept(&everything.spared);
+        Ok(Cow::Owned(everything.into_owned().with(elements, treatments)))
     }
 }
 
