@@ -10,6 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+mod adopt;
 mod asking;
 mod bare;
 mod chain;
@@ -26,9 +27,12 @@ mod kubernetes;
 mod libcni;
 mod lifecycle;
 mod listeners;
+mod lost;
 mod matrix;
+mod missed;
 mod netns;
 mod node;
+mod operator;
 mod oracle;
 mod plugin;
 mod policy;

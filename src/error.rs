@@ -1,7 +1,6 @@
 //! What a runtime is told when something fails: the error and its number.
 
 use std::error::Error as _;
-use std::path::PathBuf;
 
 use crate::model::HostPort;
 use crate::{cni, kernel, netns, plan, store};
@@ -64,14 +63,14 @@ pub enum Error {
     Exhausted(#[from] plan::Exhausted),
     /// Something that is asked for is in a record that cannot be read.
     #[error(
-        "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, \
-         GC of its network, or `autoport repair`, frees what it holds", aside.display()
+        "{what} is in a record that cannot be read, {aside}; a DEL of that container, GC of its \
+         network, or `autoport repair`, frees what it holds"
     )]
     Unreadable {
         /// What was asked for.
         what: String,
         /// Where the copy is.
-        aside: PathBuf,
+        aside: store::Aside,
         /// What is wrong with the record.
         source: store::Unreadable,
     },

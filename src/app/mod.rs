@@ -1,8 +1,10 @@
 //! One function per command: the request, the store, the decision, the kernel, the reply.
 
 mod add;
+mod adopt;
 mod check;
 mod choose;
+mod collect;
 mod del;
 mod everything;
 mod reserve;
@@ -20,7 +22,8 @@ use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
-pub use everything::{Ownership, repair};
+pub use collect::{Collected, Evidence, Judged, collect, judge};
+pub use everything::{Ownership, Repaired, repair};
 pub use reserve::{release, reserve};
 pub use watch::watch;
 
@@ -130,20 +133,18 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
 
 const STALE_FLOWS: &str = "old UDP flows may keep going where they went";
 
-/// Notes that the table had to be built again, and hands back what is unfinished.
+/// Notes what had to be changed in the table besides what a command is about, and hands back what is
+/// unfinished.
 fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+    let mended = applied.summary();
     if let Some(error) = applied.stale_flows {
         note_error(log, STALE_FLOWS, &error.into());
     }
     if let Some(reason) = applied.rebuilt {
         note(log, &format!("built table inet autoport, because {reason}"));
     }
-    if let Some((first, others)) = applied.mended.split_first() {
-        let others = match others.len() {
-            0 => String::new(),
-            number => format!(", and {number} more"),
-        };
-        note(log, &format!("mended table inet autoport: {first}{others}"));
+    if let Some(mended) = &mended {
+        note(log, &format!("mended table inet autoport: {mended}"));
     }
     applied.unfinished
 }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::{del, note, note_error};
+use super::{everything, note, note_error};
 use crate::error::Error;
 use crate::kernel::{self, Events, Woken};
 use crate::store::{self, Store};
@@ -77,7 +77,7 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 fn look(store: &Store, patience: Duration, log: &mut dyn Write) -> Result<(), Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(()) };
     shared.belongs_here()?;
-    del::reconcile(&shared, log)
+    everything::reconcile(&shared, log)
 }
 
 /// Whether the same may work in a while although nobody changes the table.

@@ -140,8 +140,13 @@ pub(super) fn differing_elements<'a>(
 ) -> impl Iterator<Item = String> + 'a {
     let renamed = |element: &Element| {
         let seen = look.elements.get(&element.place()).filter(|seen| !seen.is(element))?;
-        let Element { set, key, comment, .. } = element;
-        Some(format!("element {key} of {set} is named {:?}, not {comment:?}", seen.comment))
+        let Element { set, key, comment, holder, .. } = element;
+        let (found, expected) = if seen.comment == *comment {
+            (&seen.holder, holder)
+        } else {
+            (&seen.comment, comment)
+        };
+        Some(format!("element {key} of {set} is named {found:?}, not {expected:?}"))
     };
     let lost = expected.elements.values();
     let lost = lost.filter_map(move |element| missing(look, element).or_else(|| renamed(element)));

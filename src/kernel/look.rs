@@ -10,7 +10,7 @@ use super::message::{Attributes, Body, Kind, Messages};
 use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
 use super::{ATTEMPTS, Error, INET, Nft, compare, elements};
 use crate::ruleset::{
-    Chain, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE,
+    self, Chain, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE,
 };
 
 /// `linux/netfilter/nf_tables.h`.
@@ -147,7 +147,7 @@ impl Look {
     /// Names the first chain that has not as many rules as it should have. What that number is, is
     /// known of the base chains and of those in `chains`; every other chain says it itself.
     fn damage(&self, chains: &[Chain]) -> Option<String> {
-        let base = crate::ruleset::base_chains();
+        let base = ruleset::base_chains();
         if let Some(absent) = base.iter().find(|chain| !self.chains.contains_key(&chain.name)) {
             return Some(format!("chain {} was missing", absent.name));
         }
@@ -176,13 +176,15 @@ impl Look {
         self.chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count()
     }
 
-    /// Names a chain that sees packets and is not ours.
+    /// Names a chain that sees packets, or could be led to, and is not ours.
     fn intruder(&self) -> Option<String> {
-        let base = crate::ruleset::base_chains();
+        let base = ruleset::base_chains();
         let ours = |name: &str| base.iter().any(|chain| chain.name == name);
         self.chains.iter().find_map(|(name, seen)| {
+            // A network that has no pod now keeps its chains.
             let hooked = Attributes(seen).get(uapi::NFTA_CHAIN_HOOK).is_some();
-            (hooked && !ours(name)).then(|| format!("chain {name} in it was not autoport's"))
+            let alien = !ours(name) && (hooked || !ruleset::is_of_network(name));
+            alien.then(|| format!("chain {name} was not made by autoport"))
         })
     }
 }
@@ -335,17 +337,9 @@ fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     Ok(found.unwrap_or((Table::Absent, false)))
 }
 
-/// Reads the comment out of user data, a run of `type, length, value` with one byte each for the
-/// first two (libnftnl `udata.c`).
-fn read_comment(mut userdata: &[u8]) -> Option<&str> {
-    while let [kind, len, rest @ ..] = userdata {
-        let value = rest.get(..usize::from(*len))?;
-        if *kind == uapi::NFTNL_UDATA_COMMENT {
-            return std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok();
-        }
-        userdata = &rest[usize::from(*len)..];
-    }
-    None
+fn read_comment(userdata: &[u8]) -> Option<&str> {
+    let value = elements::read_userdata(userdata, uapi::NFTNL_UDATA_COMMENT)?;
+    std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
 }
 
 /// Gives the table in the last message a comment.

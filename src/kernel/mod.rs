@@ -16,9 +16,12 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod raise;
+mod reconcile;
 mod route;
 mod socket;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::thread;
@@ -40,6 +43,7 @@ pub use error::Error;
 pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Extent, Look, Table};
+pub use reconcile::Survey;
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -93,7 +97,8 @@ impl Change {
                 Ok(Step::Wait)
             }
             look::Standing::Intact { missing } => {
-                difference(self, look, &missing).map(Step::Difference)
+                let (transaction, applied) = difference(self, look, &missing)?;
+                Ok(Step::Difference(transaction, applied))
             }
         }
     }
@@ -111,7 +116,7 @@ enum Step {
     /// It is too early.
     Wait,
     /// This makes it true.
-    Difference(Transaction),
+    Difference(Transaction, Applied),
     /// The table has to be built again, for this reason.
     Rebuild(String),
 }
@@ -154,64 +159,28 @@ impl Nft {
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
         let mut whole = None;
-        let rebuilt = self.attempt::<_, E>(Extent::Places(&change.places()), |look, tries| {
-            let standing = look.standing(&identity, &change.chains)?;
-            let transaction = match change.step(look, standing, tries)? {
-                Step::Wait => return Ok(None),
-                Step::Difference(transaction) => return Ok(Some((transaction, None))),
-                Step::Rebuild(reason) => {
-                    if whole.is_none() {
-                        whole = Some(everything()?);
+        let mut applied =
+            self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
+                let standing = look.standing(&identity, &change.chains)?;
+                Ok(Some(match change.step(look, standing, tries)? {
+                    Step::Wait => return Ok(None),
+                    Step::Difference(transaction, applied) => (transaction, applied),
+                    Step::Rebuild(reason) => {
+                        if whole.is_none() {
+                            whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
+                        }
+                        let built = whole.as_ref().and_then(|whole| rebuild(whole, look));
+                        Applied::of_rebuild(built, reason)
                     }
-                    let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
-                    transaction.map(|transaction| (transaction, Some(reason)))
-                }
-            };
-            Ok(Some(transaction.unwrap_or_else(|| (Transaction::begin(), None))))
-        })?;
-        let (unfinished, stale_flows) = match (&rebuilt, &whole) {
-            (Some(_), Some(whole)) => (None, self.forget_gap(whole).err()),
-            (Some(_), None) | (None, _) => (self.finish(change).err(), None),
-        };
-        Ok(Applied { rebuilt, mended: Vec::new(), unfinished, stale_flows })
-    }
-
-    /// Makes the table exactly `everything`, but for the elements at the places of `spared`, and
-    /// changes nothing that is right: the way to find what was lost, or what nobody recorded. A
-    /// difference among the elements is mended one by one, any other by building the table again.
-    ///
-    /// # Errors
-    /// As for [`Self::apply`].
-    pub fn reconcile(
-        &mut self,
-        everything: &Ruleset,
-        spared: &BTreeSet<(Set, Key)>,
-    ) -> Result<Applied, Error> {
-        let identity = self.identity.clone();
-        let mut change = Change { wanted: everything.elements.clone(), ..Change::default() };
-        let (rebuilt, mended) = self.attempt::<_, Error>(Extent::Everything, |look, tries| {
-            let ours = look.elements.keys().filter(|place| !spared.contains(place));
-            change.released = ours.copied().collect();
-            let standing = look.thorough_standing(&identity, everything)?;
-            Ok(Some(match change.step(look, standing, tries)? {
-                Step::Wait => return Ok(None),
-                Step::Difference(transaction) => {
-                    let mended = compare::differing_elements(look, everything, spared);
-                    (transaction, (None, mended.collect()))
-                }
-                Step::Rebuild(reason) => match rebuild(everything, look) {
-                    Some(transaction) => (transaction, (Some(reason), Vec::new())),
-                    None => (Transaction::begin(), (None, Vec::new())),
-                },
-            }))
-        })?;
-        let unfinished = match rebuilt {
-            None => self.finish(&change).err(),
-            Some(_) => None,
-        };
-        let was_right = rebuilt.is_none() && mended.is_empty();
-        let stale_flows = if was_right { None } else { self.forget_gap(everything).err() };
-        Ok(Applied { rebuilt, mended, unfinished, stale_flows })
+                }))
+            })?;
+        match &whole {
+            Some(whole) if applied.rebuilt.is_some() => {
+                applied.stale_flows = self.forget_gap(whole).err();
+            }
+            Some(_) | None => applied.unfinished = self.finish(change).err(),
+        }
+        Ok(applied)
     }
 
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
@@ -241,7 +210,7 @@ impl Nft {
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
-        self.attempt(Extent::Places(places), |look, _| {
+        self.attempt(Extent::Places(places), |_, look, _| {
             let mut transaction = Transaction::begin();
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
@@ -249,18 +218,19 @@ impl Nft {
         })
     }
 
-    /// Builds the table again from `everything`, whatever is there.
+    /// Builds the table again from `everything`, whatever is there but for what is spared.
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
     /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        self.attempt::<_, Error>(Extent::Places(&[]), |look, _| {
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
             look.permit(&identity)?;
-            Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+            Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
         })?;
-        self.forget_gap(everything)
+        self.forget_gap(&whole)
     }
 
     /// Does the same even if the table belongs to another store.
@@ -268,15 +238,16 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        self.attempt::<_, Error>(Extent::Places(&[]), |look, _| {
-            match look.permit(&everything.identity) {
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
+            match look.permit(&whole.identity) {
                 Err(Error::OtherInstance { .. }) | Ok(()) => {
-                    Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+                    Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
                 }
                 Err(error) => Err(error),
             }
         })?;
-        self.forget_gap(everything)
+        self.forget_gap(&whole)
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -285,12 +256,12 @@ impl Nft {
     fn attempt<T, E: From<Error>>(
         &mut self,
         extent: Extent<'_>,
-        mut propose: impl FnMut(&Look, Tries) -> Result<Option<(Transaction, T)>, E>,
+        mut propose: impl FnMut(&mut Self, &Look, Tries) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
         let mut tries = Tries::default();
         loop {
             let look = self.look(extent)?;
-            let Some((transaction, done)) = propose(&look, tries)? else {
+            let Some((transaction, done)) = propose(self, &look, tries)? else {
                 tries.waits += 1;
                 thread::sleep(TICK);
                 continue;
@@ -321,7 +292,11 @@ struct Tries {
 }
 
 /// The transaction that brings the elements from what `look` saw to what `change` asks for.
-fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
+fn difference(
+    change: &Change,
+    look: &Look,
+    missing: &[Chain],
+) -> Result<(Transaction, Applied), Error> {
     let (mut deleted, mut expired) = (Vec::new(), Vec::new());
     for place in &change.released {
         let Some(seen) = look.elements.get(place) else { continue };
@@ -360,20 +335,51 @@ fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transac
     elements::delete(&mut transaction, &deleted);
     elements::expire(&mut transaction, &expired);
     elements::add(&mut transaction, &added);
-    Ok(transaction)
+    let removed = deleted.len() + expired.len();
+    Ok((transaction, Applied { added: added.len(), removed, ..Applied::default() }))
 }
 
-/// What [`Nft::apply`] did: what was wanted is in force.
-#[derive(Debug)]
+/// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
+#[derive(Debug, Default)]
 pub struct Applied {
     /// Why the whole table was built again, if it was.
     pub rebuilt: Option<String>,
-    /// What was wrong with single elements, where that was looked for.
+    /// Otherwise, what was wrong with single elements, where all were looked at.
     pub mended: Vec<String>,
+    /// How many elements were added.
+    pub added: usize,
+    /// And how many were taken away; one that was replaced is in both.
+    pub removed: usize,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
     /// Why UDP flows may go on that began while the table was not right, if they may.
     pub stale_flows: Option<Error>,
+}
+
+impl Applied {
+    /// What building the table again comes to: nothing where nothing is made of nothing.
+    fn of_rebuild(built: Option<Transaction>, reason: String) -> (Transaction, Self) {
+        built.map_or_else(
+            || (Transaction::begin(), Self::default()),
+            |built| (built, Self { rebuilt: Some(reason), ..Self::default() }),
+        )
+    }
+
+    /// Whether the table was already as it should be.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.rebuilt.is_none() && self.added == 0 && self.removed == 0
+    }
+
+    /// What was wrong with single elements, in short.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let (first, others) = self.mended.split_first()?;
+        Some(match others.len() {
+            0 => first.clone(),
+            number => format!("{first}, and {number} more"),
+        })
+    }
 }
 
 fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
