@@ -126,8 +126,13 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
+const STALE_FLOWS: &str = "old UDP flows may keep going where they went";
+
 /// Notes that the table had to be built again, and hands back what is unfinished.
 fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+    if let Some(error) = applied.stale_flows {
+        note_error(log, STALE_FLOWS, &error.into());
+    }
     if let Some(reason) = applied.rebuilt {
         note(log, &format!("built table inet autoport, because {reason}"));
     }
@@ -138,7 +143,7 @@ fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
 /// failure of a command whose change is in force.
 fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
     if let Err(error) = nft.forget_flows(mappings, stale) {
-        note_error(log, "old UDP flows may keep going where they went", &error.into());
+        note_error(log, STALE_FLOWS, &error.into());
     }
 }
 

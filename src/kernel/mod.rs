@@ -19,6 +19,7 @@ mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use elements::Seen;
 use encode::Encoder;
 use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 
-use crate::model::Protocol;
+use crate::model::{Mapping, Protocol};
 use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
 
 pub use conntrack::Stale;
@@ -146,11 +147,11 @@ impl Nft {
             let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
             Ok(Some(transaction.map_or((Transaction::begin(), None), |it| (it, Some(reason)))))
         })?;
-        let unfinished = match rebuilt {
-            None => self.finish(change).err(),
-            Some(_) => None,
+        let (unfinished, stale_flows) = match (&rebuilt, &whole) {
+            (Some(_), Some(whole)) => (None, self.forget_gap(whole).err()),
+            (Some(_), None) | (None, _) => (self.finish(change).err(), None),
         };
-        Ok(Applied { rebuilt, unfinished })
+        Ok(Applied { rebuilt, unfinished, stale_flows })
     }
 
     /// Makes the elements exactly those of `everything`, one by one, but for those at the places
@@ -170,7 +171,17 @@ impl Nft {
             released: seen.into_keys().filter(|place| !spared.contains(place)).collect(),
             chains: everything.networks.clone(),
         };
-        self.apply(&change, || Ok(everything.clone()))
+        let mut applied = self.apply(&change, || Ok::<_, Error>(everything.clone()))?;
+        // Even if nothing was lost: whoever restored it may have been killed before it came to this.
+        applied.stale_flows = self.forget_gap(everything).err();
+        Ok(applied)
+    }
+
+    /// Ends the UDP flows that began while `restored` was not in force: they would miss their pods
+    /// for as long as their clients go on.
+    fn forget_gap(&mut self, restored: &Ruleset) -> Result<(), Error> {
+        let mappings = restored.elements.values().filter_map(mapping);
+        self.forget_flows(&mappings.collect::<Vec<_>>(), Stale::Elsewhere)
     }
 
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
@@ -212,26 +223,29 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
-    /// [`Error::Unanswered`].
+    /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        self.attempt(&[], |look, _| {
+        self.attempt::<_, Error>(&[], |look, _| {
             look.permit(&identity)?;
             Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
-        })
+        })?;
+        self.forget_gap(everything)
     }
 
     /// Does the same even if the table belongs to another store.
     ///
     /// # Errors
-    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
+    /// [`Self::forget_flows`], when it is built.
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        self.attempt(&[], |look, _| match look.permit(&everything.identity) {
+        self.attempt::<_, Error>(&[], |look, _| match look.permit(&everything.identity) {
             Err(Error::OtherInstance { .. }) | Ok(()) => {
                 Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
             }
             Err(error) => Err(error),
-        })
+        })?;
+        self.forget_gap(everything)
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -325,6 +339,15 @@ pub struct Applied {
     pub rebuilt: Option<String>,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
+    /// Why UDP flows that began before the table was restored may go on, if they may.
+    pub stale_flows: Option<Error>,
+}
+
+/// The mapping of an element that translates.
+fn mapping(element: &Element) -> Option<Mapping> {
+    let Data::Target(target) = element.data else { return None };
+    let container_port = NonZeroU16::new(target.port())?;
+    Some(Mapping { host: element.host, container_port, target: Some(target) })
 }
 
 fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
