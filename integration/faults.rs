@@ -7,7 +7,7 @@ use crate::plugin::Outcome;
 use crate::view::assert_nothing_held;
 
 /// Runs a command with `fault`, an `inject=` expression of strace(1).
-fn with_fault(attachment: &Attachment, command: &str, fault: &str) -> Outcome {
+pub(crate) fn with_fault(attachment: &Attachment, command: &str, fault: &str) -> Outcome {
     let inject = format!("inject={fault}");
     let strace = [
         "strace",

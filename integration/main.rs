@@ -16,6 +16,7 @@ mod chain;
 mod choosing;
 mod conflict;
 mod contract;
+mod corpus;
 mod damage;
 mod echo;
 mod faults;
@@ -37,7 +38,11 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod soak;
 mod statedir;
+#[path = "../fuzz/src/lib.rs"]
+#[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
+mod targets;
 mod trace;
 mod traffic;
 mod udp;

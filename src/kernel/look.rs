@@ -150,10 +150,7 @@ impl Nft {
         for volley in places.chunks(PER_VOLLEY) {
             self.look_at(volley, &mut look.elements)?;
         }
-        look.rules = self.list(uapi::NFT_MSG_GETRULE, |attributes| {
-            (attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE)
-                .then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
-        })?;
+        look.rules = self.list(uapi::NFT_MSG_GETRULE, rule_chain)?;
         Ok(look)
     }
 
@@ -256,10 +253,7 @@ impl Nft {
         if matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT) {
             return Ok(None);
         }
-        let chains = self.list(uapi::NFT_MSG_GETCHAIN, |attributes| {
-            (attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE)
-                .then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
-        })?;
+        let chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?;
         let mut encoder = Encoder::new();
         Ok(expected.chains().find_map(|chain| check_chain(chain, &chains, &look, &mut encoder)))
     }
@@ -361,14 +355,28 @@ fn ask_one<T>(
 
 fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-    let read = |attributes: Attributes<'_>| {
-        let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
-        let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
-        let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
-        (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
-    };
-    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read)?;
+    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table)?;
     Ok(found.unwrap_or((Table::Absent, false)))
+}
+
+/// Whose table it is, and whether it is dormant.
+pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool) {
+    let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
+    let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+    let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
+    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
+}
+
+/// The chain that a rule of our table is in.
+pub(super) fn rule_chain(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
+}
+
+/// The name of a chain of our table.
+pub(super) fn chain_name(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
 }
 
 /// Reads the comment out of user data, a run of `type, length, value` with one byte each for the

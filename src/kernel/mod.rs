@@ -14,6 +14,7 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod recorded;
 mod route;
 mod socket;
 
@@ -38,6 +39,7 @@ pub use conntrack::Stale;
 pub use error::Error;
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Look, Table};
+pub use recorded::{Asked, read};
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
