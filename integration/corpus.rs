@@ -120,7 +120,7 @@ fn what_the_kernel_answers_is_understood() {
                 let number = targets::questions().iter().position(|one| *one == asked);
                 let number = number.expect("every question is listed") as u8;
                 let name = format!("{asked:?}").to_lowercase();
-                let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+                let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
                 keep("netlink", &name, &[&[number], &answer.bytes[..]].concat());
                 seen.push((asked, understood));
             }

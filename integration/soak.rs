@@ -346,6 +346,9 @@ impl Soak {
         let node = Node::new();
         lead_nowhere(&node);
         keep_tracking();
+        // For the command line as well: sixteen processes on a busy machine wait for each other. Where
+        // the folder cannot be had, ten seconds have to do.
+        let _ = fs::write("/etc/cni/autoport.json", "{\"lockTimeout\": 60}");
         sysctl("net/netfilter/nf_conntrack_udp_timeout", "3600");
         let networks = networks();
         let attachments: Vec<_> = (0..ATTACHMENTS)
@@ -651,7 +654,7 @@ impl Soak {
 
     /// Everything that was damaged before is found now. An odd number is a damage in progress.
     fn heal(&self, damage: u64) {
-        if damage % 2 == 0 && self.damage.load(Ordering::SeqCst) == damage {
+        if damage.is_multiple_of(2) && self.damage.load(Ordering::SeqCst) == damage {
             self.healed.fetch_max(damage, Ordering::SeqCst);
         }
     }
@@ -683,7 +686,8 @@ impl Soak {
             }
             self.assert_fine();
         }
-        let healing = if number % 2 == 0 { Step::Look { network: 0 } } else { Step::Repair };
+        let healing =
+            if number.is_multiple_of(2) { Step::Look { network: 0 } } else { Step::Repair };
         self.obey(0, &order(healing));
         self.assert_fine();
         self.assert_equal();
@@ -750,7 +754,7 @@ impl Soak {
             assert_eq!(other, None, "seed {seed}: c{one} has {host} too");
         }
         assert_eq!(view::index().len(), held.len(), "seed {seed}: the index");
-        let whole = self.whole(&records);
+        let whole = whole(&records);
         let instance = &whole.identity.instance;
         let difference = Nft::open(instance).and_then(|mut nft| nft.check(&whole));
         assert_eq!(
@@ -766,13 +770,6 @@ impl Soak {
             whole.elements.keys()
         );
         self.assert_flows(&records);
-    }
-
-    fn whole(&self, records: &BTreeMap<usize, Record>) -> Ruleset {
-        let text = fs::read(format!("{STATE}/instance")).expect("there is a store");
-        let instance: Value = serde_json::from_slice(&text).expect("it is JSON");
-        let id = instance["id"].as_str().expect("it has an ID");
-        Ruleset::new(Identity::current(id), records.values())
     }
 
     /// Every UDP flow goes where the record of its port says, and where there is none, to no pod.
@@ -818,6 +815,14 @@ impl Soak {
         let store = Store::at(Path::new(STATE));
         store.lock(Duration::ZERO, &mut std::io::sink()).expect("nobody holds the lock");
     }
+}
+
+/// The table of these records.
+fn whole(records: &BTreeMap<usize, Record>) -> Ruleset {
+    let text = fs::read(format!("{STATE}/instance")).expect("there is a store");
+    let instance: Value = serde_json::from_slice(&text).expect("it is JSON");
+    let id = instance["id"].as_str().expect("it has an ID");
+    Ruleset::new(Identity::current(id), records.values())
 }
 
 /// Whether a refusal says that an attachment other than this holds the port.

@@ -70,9 +70,9 @@ fn no_change_of_a_seed_makes_a_panic() {
         while time.map_or(runs < 500, |time| begun.elapsed() < time) {
             let bytes = changed(&mut rng, &seeds);
             runs += 1;
-            if panic::catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
-                panic!("FUZZ_SEED={seed}, {name}, input {runs}: \"{}\"", bytes.escape_ascii());
-            }
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| target(&bytes)));
+            let input = bytes.escape_ascii();
+            assert!(outcome.is_ok(), "FUZZ_SEED={seed}, {name}, input {runs}: \"{input}\"");
         }
         eprintln!("{name}: {runs} inputs, seed {seed}, {:.0?}", begun.elapsed());
     }

@@ -55,7 +55,7 @@ pub fn request(bytes: &[u8]) {
 }
 
 /// The values of annotations: a line each for `autoport.cni/ports`, `autoport.cni/range`, and those
-/// of KubeWharf and BCS. An empty line is an annotation that is not there.
+/// of `KubeWharf` and BCS. An empty line is an annotation that is not there.
 pub fn annotation(bytes: &[u8]) {
     const KEYS: [&str; 5] = [
         "autoport.cni/ports",
@@ -258,7 +258,7 @@ fn judge(claim: &Claim) {
         assert!(!wish.protocols.is_empty() && wish.protocols.is_sorted(), "{wish}");
         if let ContainerPort::From(first) = wish.container_port {
             let last = u32::from(first.get()) + u32::from(wish.count.get()) - 1;
-            assert!(last <= u32::from(u16::MAX), "{wish}");
+            assert!(u16::try_from(last).is_ok(), "{wish}");
         }
     }
 }
