@@ -6,7 +6,7 @@ T ?= 60
 N ?= 10000
 SEED ?= 1
 
-.PHONY: help build install demo check test soak fuzz clean
+.PHONY: help build install demo check test soak fuzz sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -49,6 +49,10 @@ soak: ## N=10000 random operations of 16 processes, with kills and damage; the o
 fuzz: ## T=60 seconds of random bytes for each door; libFuzzer where there is a nightly toolchain
 	@integration/setup.sh fuzz
 	scripts/fuzz.sh $(T)
+
+sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
+	@integration/setup.sh test
+	scripts/sanitize.sh
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -22,6 +22,7 @@ mod echo;
 mod faults;
 mod gc;
 mod hostile;
+mod intruders;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
@@ -38,6 +39,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod security;
 mod soak;
 mod statedir;
 #[path = "../fuzz/src/lib.rs"]

@@ -76,10 +76,14 @@ pub(super) fn remove(
     locked.remove(record)?;
     match &record.owner.pod {
         Some(pod) if !pod.uid.is_empty() && !record.grants.is_empty() => {
-            Ok(locked.unpublish(&pod.uid, &record.owner.attachment)?)
+            // A container may have made anything of its directory, and DEL must not fail for that.
+            if let Err(error) = locked.unpublish(&pod.uid, &record.owner.attachment) {
+                note_error(log, "what was published is left", &error.into());
+            }
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => {}
     }
+    Ok(())
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
@@ -148,7 +152,9 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
             first_failure = first_failure.and(Err(error));
         }
     }
-    locked.tidy()?;
+    if let Err(error) = locked.tidy() {
+        note_error(log, "something is left", &error.into());
+    }
     first_failure.and(reconcile(&locked, log))
 }
 

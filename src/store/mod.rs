@@ -17,6 +17,7 @@ mod instance;
 mod key;
 mod lock;
 mod memory;
+mod public;
 mod published;
 mod record;
 mod reservation;
