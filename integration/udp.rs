@@ -30,6 +30,11 @@ fn probe(to: &str) -> Probe {
     Probe::udp(to, PORT).from(client, 40000)
 }
 
+/// Another client, known by its port.
+fn begun_at(to: &str, source: u16) -> Probe {
+    Probe::udp(to, PORT).from(CLIENT[usize::from(to.contains(':'))], source)
+}
+
 /// The tracked UDP flows to `to`:`port`, as the kernel lists them without their timeouts.
 pub(crate) fn flows(to: &str, port: u16) -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
@@ -114,15 +119,19 @@ fn a_client_that_sent_while_the_table_was_gone_reaches_the_pod() {
         ("repair", &|| cli("repair")),
         ("its own ADD", &|| drop(web.plugin_call("ADD").run().success())),
     ];
-    for (who, restore) in restorers {
+    for ((who, restore), source) in restorers.into_iter().zip(41000..) {
+        // Each time a client that has not reached the pod before.
+        let asks = |to: &str| node.client_asks(&begun_at(to, source));
         nft("delete table inet autoport");
         for to in FIRST {
-            assert_eq!(node.client_asks(&probe(to)), Answer::Refused, "{who}: {to}");
-            assert_eq!(flows(to, PORT).len(), 1, "the flow is tracked: {to}");
+            assert_eq!(asks(to), Answer::Refused, "{who}: {to}");
+            let own = format!("sport={source} ");
+            let tracked = flows(to, PORT).iter().filter(|flow| flow.contains(&own)).count();
+            assert_eq!(tracked, 1, "the flow is tracked: {to}");
         }
         restore();
         for to in FIRST {
-            assert_eq!(node.client_asks(&probe(to)).by(), Some("web"), "{who}: {to}");
+            assert_eq!(asks(to).by(), Some("web"), "{who}: {to}");
         }
     }
     drop(keeper);
@@ -145,13 +154,14 @@ fn gc_and_repair_end_what_a_killed_restorer_left() {
     for (who, end) in enders {
         let mut struck = 0;
         // Before the first question and the transaction, and before each question about flows.
-        for nth in 1..=30 {
+        for (nth, source) in (1..=30).zip(41000 + 100 * u16::from(who == "GC")..) {
+            let asks = || node.client_asks(&begun_at(FIRST[0], source));
             nft("delete table inet autoport");
-            assert_eq!(node.client_asks(&probe(FIRST[0])), Answer::Refused, "{who}");
+            assert_eq!(asks(), Answer::Refused, "{who}, {nth}");
             let fault = format!("sendto:signal=SIGKILL:when={nth}");
             struck += u32::from(!with_fault(&web, "ADD", &fault).status.success());
             end();
-            assert_eq!(node.client_asks(&probe(FIRST[0])).by(), Some("web"), "{who}, {nth}");
+            assert_eq!(asks().by(), Some("web"), "{who}, {nth}");
             if struck < nth {
                 break;
             }
