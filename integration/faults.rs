@@ -1,13 +1,15 @@
 //! Commands that are killed, or whose system calls fail, at a chosen point; strace does it.
 
+use nix::mount::{MsFlags, mount};
+
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::Attachment;
 use crate::node::Node;
 use crate::plugin::Outcome;
-use crate::view::assert_nothing_held;
+use crate::view::{assert_nothing_held, snapshot};
 
 /// Runs a command with `fault`, an `inject=` expression of strace(1).
-fn with_fault(attachment: &Attachment, command: &str, fault: &str) -> Outcome {
+pub(crate) fn with_fault(attachment: &Attachment, command: &str, fault: &str) -> Outcome {
     let inject = format!("inject={fault}");
     let strace = [
         "strace",
@@ -93,4 +95,30 @@ fn a_fault_after_the_change_does_not_take_its_record_back() {
         assert_nothing_held();
     }
     assert!(struck >= 3, "only {struck} faults struck");
+}
+
+/// The standard library panics where the machine has no random numbers: the only panic that is known,
+/// and one that needs a broken machine. The runtime is told all the same, and nothing is left.
+#[test]
+fn a_panic_is_an_error_reply() {
+    let node = Node::new();
+    let held = attachment(&node, &network("blue"), "held", 5).mapping([tcp(8080)]);
+    // This begins the store, which takes a random number.
+    add(&node, &held);
+    let random = network("blue").with("allocation", "random");
+    let lucky = attachment(&node, &random, "lucky", 6).mapping([tcp(0)]);
+    let before = snapshot();
+    let nothing = Some("/dev/null");
+    mount(nothing, "/dev/urandom", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .expect("the mount namespace is the test's own");
+    let strace = ["strace", "-f", "-e", "inject=getrandom:error=ENOSYS", "-o", "/run/strace"];
+    let outcome = lucky.plugin_call("ADD").under(&strace).run();
+    outcome.failure(999);
+    assert!(outcome.message().contains("please report it"), "{outcome}");
+    let details = outcome.reply.as_ref().and_then(|reply| reply["details"].as_str());
+    assert!(details.is_some_and(|details| details.contains("panicked at")), "{outcome}");
+    assert!(outcome.stderr.contains("panicked at"), "{outcome}");
+    assert_eq!(snapshot(), before);
+    run(&lucky, "DEL").success();
+    held.check().success();
 }

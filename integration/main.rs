@@ -17,6 +17,7 @@ mod chain;
 mod choosing;
 mod conflict;
 mod contract;
+mod corpus;
 mod damage;
 mod echo;
 mod faults;
@@ -43,7 +44,11 @@ mod records;
 mod recovery;
 mod reference;
 mod security;
+mod soak;
 mod statedir;
+#[path = "../fuzz/src/lib.rs"]
+#[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
+mod targets;
 mod trace;
 mod traffic;
 mod udp;

@@ -35,6 +35,7 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace)
+packages_fuzz=(g++)
 
 # --- talking -----------------------------------------------------------------
 
@@ -241,7 +242,13 @@ have_go_tools() {
 have_cni_sid() { [ -x "$TOOLS/cni-sid/portmap" ] && stamped cni-sid "$(how_cni_sid)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+# Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
+have_fuzzer() {
+    [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
+}
+
 have_tools() {
+    [ "$level" != fuzz ] || { have_fuzzer; return; }
     have_go_tools || return 1
     [ "$level" = demo ] || have_cni_sid
 }
@@ -315,6 +322,16 @@ unpack_cni_sid() {
     stamp cni-sid "$(how_cni_sid)" "$version"
 }
 
+build_fuzzer() {
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    say "building cargo-fuzz (a minute or two)"
+    run "building cargo-fuzz" "Look at what cargo says above." \
+        env CARGO_TARGET_DIR="$work/cargo-fuzz" cargo install cargo-fuzz --locked --target "$host" --root "$work/cargo"
+    mkdir -p "$TOOLS/bin"
+    mv "$work/cargo/bin/cargo-fuzz" "$TOOLS/bin/cargo-fuzz"
+}
+
 # --- main --------------------------------------------------------------------
 
 level=${1:-}
@@ -322,9 +339,10 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|test" >&2
+    echo "usage: $0 build|check|demo|fuzz|test" >&2
     exit 2
     ;;
 esac
@@ -355,5 +373,9 @@ if ! flock -n 9; then
 fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
+if [ "$level" = fuzz ]; then
+    have_fuzzer || build_fuzzer
+    exit 0
+fi
 have_go_tools || build_go_tools
 [ "$level" = demo ] || have_cni_sid || unpack_cni_sid

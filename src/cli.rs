@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use autoport::app::{self, Collected, Evidence, Judged, Ownership, Repaired};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
-use autoport::kernel::Applied;
+use autoport::kernel::{Applied, Counts};
 use autoport::model::{HostPort, Protocol, Record};
 use autoport::plan;
 use autoport::store::{Reservation, Store};
@@ -307,13 +307,15 @@ fn repair(
     }
     let whose = format!("the records of {attachments} attachments");
     let differed = applied.summary().map_or(String::new(), |text| format!(": {text}"));
-    let Applied { rebuilt, added, removed, unfinished, stale_flows, .. } = applied;
-    match (rebuilt, added, removed) {
-        (Some(reason), ..) => {
+    let Applied { rebuilt, counts, unfinished, stale_flows, .. } = applied;
+    match (rebuilt, counts) {
+        (Some(reason), _) => {
             writeln!(out, "built table inet autoport again from {whose}: {reason}")?;
         }
-        (None, 0, 0) => writeln!(out, "table inet autoport equals {whose}")?,
-        (None, added, removed) => writeln!(
+        (None, Counts { added: 0, removed: 0 }) => {
+            writeln!(out, "table inet autoport equals {whose}")?;
+        }
+        (None, Counts { added, removed }) => writeln!(
             out,
             "made table inet autoport equal to {whose}, {added} elements added, {removed} removed\
              {differed}"

@@ -84,16 +84,15 @@ pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, 
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
     transfer.record()?;
-    match transfer.apply(&mut nft, log) {
-        Ok(()) => transfer.settle()?,
-        Err(error) => {
-            if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
-                transfer.take_back(log);
-            }
-            return Err(error);
+    if let Err(error) = transfer.apply(&mut nft, log) {
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+            transfer.take_back(log);
         }
+        return Err(error);
     }
+    // While the record still names what was given up: killed here, its DEL ends those flows.
     transfer.redirect_flows(&mut nft, log);
+    transfer.settle()?;
     let finished = allow_loopback(&transfer.wanted, &claim.host_interfaces)
         .and_then(|()| choose::move_cursors(&locked, &claim, &granted.cursors))
         .and_then(|()| publish(&locked, &claim, &transfer.wanted));

@@ -53,11 +53,11 @@ pub enum Stale {
 }
 
 /// A flow, as far as it matters here.
-struct Flow {
+pub(super) struct Flow {
     /// Where its client sends to.
-    to: SocketAddr,
+    pub(super) to: SocketAddr,
     /// Who answers.
-    answered_by: SocketAddr,
+    pub(super) answered_by: SocketAddr,
     /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
     handle: Vec<(u16, Vec<u8>)>,
 }
@@ -70,7 +70,7 @@ const fn address_family(family: Family) -> u8 {
 }
 
 impl Flow {
-    fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+    pub(super) fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
         let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
         let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
         let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];

@@ -22,6 +22,7 @@ mod uapi {
     pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
     pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
     pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
+    pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(super) const NFTA_CHAIN_NAME: u16 = 3;
     pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
     pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
@@ -220,9 +221,8 @@ impl Nft {
                 }
             }
         }
-        look.chains =
-            self.list(uapi::NFT_MSG_GETCHAIN, uapi::NFTA_CHAIN_NAME)?.into_iter().collect();
-        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, uapi::NFTA_RULE_CHAIN)? {
+        look.chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?.into_iter().collect();
+        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, rule_chain)? {
             look.rules.entry(chain).or_default().push(rule);
         }
         Ok(look)
@@ -282,16 +282,19 @@ impl Nft {
         Err(Error::Restless)
     }
 
-    /// Lists the rules or chains of our table, each with the chain's name from attribute `name`.
-    fn list(&mut self, message: u8, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    /// Lists the rules or chains of our table, each with the name that `name` finds in it.
+    fn list(
+        &mut self,
+        message: u8,
+        name: impl Fn(Attributes<'_>) -> Option<&str>,
+    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut question = Messages::default();
         question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | DUMP, INET, 0);
-        // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number. Kernels do not filter chains by
-        // it.
+        // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number; where the kernel does not
+        // filter by it, `name` does.
         question.put_text(uapi::NFTA_RULE_TABLE, TABLE);
         self.list_until_whole(&question, |attributes, found| {
-            let ours = attributes.text(uapi::NFTA_RULE_TABLE) == Some(TABLE);
-            if let Some(name) = attributes.text(name).filter(|_| ours) {
+            if let Some(name) = name(attributes) {
                 found.push((name.to_owned(), attributes.0.to_vec()));
             }
         })
@@ -327,14 +330,28 @@ fn ask_one<T>(
 
 fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-    let read = |attributes: Attributes<'_>| {
-        let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
-        let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
-        let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
-        (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
-    };
-    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read)?;
+    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table)?;
     Ok(found.unwrap_or((Table::Absent, false)))
+}
+
+/// Whose table it is, and whether it is dormant.
+pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool) {
+    let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
+    let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+    let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
+    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
+}
+
+/// The chain that a rule of our table is in.
+pub(super) fn rule_chain(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
+}
+
+/// The name of a chain of our table.
+pub(super) fn chain_name(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
 }
 
 fn read_comment(userdata: &[u8]) -> Option<&str> {

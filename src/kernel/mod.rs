@@ -6,6 +6,7 @@
 //! against what happened in between, and a refusal means to look again. And what has to go is given
 //! a millisecond to live where the kernel can do that, and deleted where it cannot.
 
+mod change;
 mod compare;
 mod conntrack;
 mod elements;
@@ -18,11 +19,12 @@ mod lower;
 mod message;
 mod raise;
 mod reconcile;
+mod recorded;
 mod route;
 mod socket;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -31,19 +33,21 @@ use nix::libc;
 
 use nftnl::MsgType;
 
-use elements::Seen;
+use change::Step;
 use encode::Encoder;
 use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 
 use crate::model::Protocol;
-use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Identity, Key, Ruleset, Set};
 
+pub use change::{Change, Counts};
 pub use conntrack::Stale;
 pub use error::Error;
 pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Extent, Look, Table};
 pub use reconcile::Survey;
+pub use recorded::{Asked, read};
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -56,70 +60,6 @@ const ATTEMPTS: u32 = 16;
 /// the kernel's: 1 to 10 ms.
 const PATIENCE: u32 = 100;
 const TICK: Duration = Duration::from_millis(1);
-
-/// What has to become true of the table, for one command.
-#[derive(Debug, Default)]
-pub struct Change {
-    /// The elements that must be there.
-    pub wanted: BTreeMap<(Set, Key), Element>,
-    /// The places that must be empty unless wanted: what is there is ours to replace.
-    pub released: BTreeSet<(Set, Key)>,
-    /// The chains that the wanted elements lead to.
-    pub chains: Vec<Chain>,
-}
-
-impl Change {
-    /// Whether the table need not be looked at.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.wanted.is_empty() && self.released.is_empty()
-    }
-
-    /// The places that have to become empty.
-    fn vacated(&self) -> impl Iterator<Item = &(Set, Key)> {
-        self.released.iter().filter(|place| !self.wanted.contains_key(place))
-    }
-
-    /// Whether a wanted place is still taken by what somebody released a moment ago.
-    fn must_wait(&self, look: &Look) -> bool {
-        let expiring = |place| look.elements.get(place).is_some_and(|seen: &Seen| seen.expiring);
-        self.wanted.keys().any(expiring)
-    }
-
-    /// What comes next, after a look that showed the table to stand like this.
-    fn step(&self, look: &Look, standing: look::Standing, tries: Tries) -> Result<Step, Error> {
-        match standing {
-            look::Standing::Rebuild(reason) => Ok(Step::Rebuild(reason)),
-            look::Standing::Intact { .. } if tries.refusals > 2 => {
-                Ok(Step::Rebuild("something in it was missing".to_owned()))
-            }
-            look::Standing::Intact { .. } if tries.waits < PATIENCE && self.must_wait(look) => {
-                Ok(Step::Wait)
-            }
-            look::Standing::Intact { missing } => {
-                let (transaction, applied) = difference(self, look, &missing)?;
-                Ok(Step::Difference(transaction, applied))
-            }
-        }
-    }
-
-    fn places(&self) -> Vec<(Set, Key)> {
-        let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
-        places.sort_unstable();
-        places.dedup();
-        places
-    }
-}
-
-/// How a change goes on.
-enum Step {
-    /// It is too early.
-    Wait,
-    /// This makes it true.
-    Difference(Transaction, Applied),
-    /// The table has to be built again, for this reason.
-    Rebuild(String),
-}
 
 /// The table `inet autoport` of this network namespace.
 #[derive(Debug)]
@@ -164,7 +104,9 @@ impl Nft {
                 let standing = look.standing(&identity, &change.chains)?;
                 Ok(Some(match change.step(look, standing, tries)? {
                     Step::Wait => return Ok(None),
-                    Step::Difference(transaction, applied) => (transaction, applied),
+                    Step::Difference(difference, counts) => {
+                        (difference, Applied { counts, ..Applied::default() })
+                    }
                     Step::Rebuild(reason) => {
                         if whole.is_none() {
                             whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
@@ -236,7 +178,8 @@ impl Nft {
     /// Does the same even if the table belongs to another store.
     ///
     /// # Errors
-    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
+    /// [`Self::forget_flows`], when it is built.
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
@@ -291,54 +234,6 @@ struct Tries {
     waits: u32,
 }
 
-/// The transaction that brings the elements from what `look` saw to what `change` asks for.
-fn difference(
-    change: &Change,
-    look: &Look,
-    missing: &[Chain],
-) -> Result<(Transaction, Applied), Error> {
-    let (mut deleted, mut expired) = (Vec::new(), Vec::new());
-    for place in &change.released {
-        let Some(seen) = look.elements.get(place) else { continue };
-        match (change.wanted.get(place), &seen.data) {
-            (Some(wanted), _) if seen.is(wanted) => {}
-            (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
-            (None, Some(_)) => {}
-            (Some(_), _) | (None, None) => deleted.push(*place),
-        }
-    }
-    let mut added = Vec::new();
-    for (place, wanted) in &change.wanted {
-        match look.elements.get(place) {
-            None => added.push(wanted),
-            Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-            // A hairpin may serve an address that is given out again: it leads nowhere, so
-            // nothing is overwritten.
-            Some(Seen { data: Some(Data::None), .. }) => {}
-            Some(_) if change.released.contains(place) => {}
-            Some(seen) => return Err(unrecorded(wanted, seen)),
-        }
-    }
-    let mut transaction = Transaction::begin();
-    if !missing.is_empty() {
-        let mut encoder = Encoder::new();
-        add_chains(&mut transaction, &mut encoder, missing.iter());
-        for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
-            let postrouting = Chain {
-                name: ruleset::POSTROUTING.to_owned(),
-                base: None,
-                rules: vec![ruleset::jump_to(chain)],
-            };
-            add_rules(&mut transaction, &mut encoder, &postrouting);
-        }
-    }
-    elements::delete(&mut transaction, &deleted);
-    elements::expire(&mut transaction, &expired);
-    elements::add(&mut transaction, &added);
-    let removed = deleted.len() + expired.len();
-    Ok((transaction, Applied { added: added.len(), removed, ..Applied::default() }))
-}
-
 /// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -346,10 +241,8 @@ pub struct Applied {
     pub rebuilt: Option<String>,
     /// Otherwise, what was wrong with single elements, where all were looked at.
     pub mended: Vec<String>,
-    /// How many elements were added.
-    pub added: usize,
-    /// And how many were taken away; one that was replaced is in both.
-    pub removed: usize,
+    /// And how many elements were changed.
+    pub counts: Counts,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
     /// Why UDP flows may go on that began while the table was not right, if they may.
@@ -365,12 +258,6 @@ impl Applied {
         )
     }
 
-    /// Whether the table was already as it should be.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.rebuilt.is_none() && self.added == 0 && self.removed == 0
-    }
-
     /// What was wrong with single elements, in short.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
@@ -380,11 +267,6 @@ impl Applied {
             number => format!("{first}, and {number} more"),
         })
     }
-}
-
-fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
-    let target = seen.data.as_ref().map_or("an unknown place".to_owned(), Data::to_string);
-    Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
 }
 
 /// Whether a refusal is likely to pass. Somebody else changed the tables after the look: an element,

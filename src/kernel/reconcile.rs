@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::change::Step;
 use super::elements::Seen;
 use super::message::Attributes;
 use super::raise::raise;
-use super::{Applied, Change, Error, Extent, Look, Nft, Step, Table, compare, rebuild};
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
 use crate::ruleset::{
     Data, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, hairpin_of, host_at,
 };
@@ -80,9 +81,9 @@ impl Nft {
             let standing = look.thorough_standing(&identity, everything)?;
             Ok(Some(match change.step(look, standing, tries)? {
                 Step::Wait => return Ok(None),
-                Step::Difference(transaction, applied) => {
-                    let mended = compare::differing_elements(look, everything, &spared);
-                    (transaction, Applied { mended: mended.collect(), ..applied })
+                Step::Difference(difference, counts) => {
+                    let mended = compare::differing_elements(look, everything, &spared).collect();
+                    (difference, Applied { mended, counts, ..Applied::default() })
                 }
                 Step::Rebuild(reason) => {
                     let whole = nft.with_spared(Cow::Borrowed(everything))?;
