@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::libc::c_long;
 use serde_json::json;
@@ -292,6 +292,7 @@ impl Scene {
 
     /// Brings about what the command meets, and runs it with the strike.
     pub(crate) fn strike(&self, command: Command, strike: Option<Strike>) -> Traced {
+        self.node.forget_notes();
         self.prepare(command);
         let traced = trace(&self.call(command), strike);
         let text = traced.struck.as_ref().map_or("nothing", |struck| &struck.text);
@@ -301,12 +302,14 @@ impl Scene {
 
     /// What there is to see of everybody's ports.
     pub(crate) fn look(&self) -> State {
-        let transient = ["lock", "instance", "cursors", "released"];
-        let transient = transient.map(|name| format!("{}/{name}", self.state.display()));
-        let store = tree(&self.state);
-        let lasting = |line: &&str| !transient.iter().any(|one| line.starts_with(one));
-        let store: Vec<_> = store.lines().filter(lasting).collect();
-        State { elements: elements(&full_ruleset()), store: store.join("\n") }
+        const LASTING: [&str; 6] =
+            ["attachments", "ports", "pods", "reservations", "unreadable", ".new"];
+        let mut store = String::new();
+        for name in LASTING {
+            let path = self.state.join(name);
+            store += &format!("{name}: {}\n{}", path.exists(), tree(&path));
+        }
+        State { elements: elements(&full_ruleset()), store }
     }
 
     /// Insists that whoever has nothing to do with it is as well off as before.
@@ -339,6 +342,22 @@ impl Scene {
         assert!(!self.is_recorded("pod"), "DEL left the record");
     }
 
+    /// Insists that a command that claims to have succeeded has.
+    pub(crate) fn is_in_force(&self, command: Command) {
+        let recorded = !matches!(command, Command::Del | Command::Gc);
+        assert_eq!(self.is_recorded("pod"), recorded, "{} said it succeeded", command.name());
+        if recorded {
+            self.run(self.claimant(command), "CHECK").success();
+        }
+    }
+
+    /// Insists that the command succeeds now.
+    pub(crate) fn succeeds(&self, command: Command) {
+        let outcome = self.call(command).run();
+        assert!(outcome.status.success(), "{}: {outcome}", command.name());
+        self.is_in_force(command);
+    }
+
     fn is_recorded(&self, id: &str) -> bool {
         self.state.join(format!("attachments/blue:{id}:eth0.json")).exists()
     }
@@ -355,8 +374,7 @@ impl Scene {
         self.run(&self.next, "CHECK").success();
         let before = elements(&full_ruleset());
         let outcome = self.repair().run();
-        self.node.note(format!("repair: {outcome}"));
-        outcome.success();
+        assert!(outcome.status.success(), "repair: {outcome}");
         assert_eq!(elements(&full_ruleset()), before, "the record was another than the kernel");
         self.run(&self.next, "DEL").success();
         self.look()
@@ -366,8 +384,9 @@ impl Scene {
     pub(crate) fn undisturbed(&self, command: Command) -> (Vec<c_long>, State) {
         let traced = self.strike(command, None);
         assert!(traced.outcome.status.success(), "{}", traced.outcome);
-        let led = !self.case.chosen && matches!(command, Command::Add | Command::FirstAdd);
-        assert!(led || self.case.chosen || !flows().is_empty() || command != Command::Repair);
+        if command == Command::Repair && !self.case.chosen {
+            assert_ne!(flows(), [""; 0], "a flow leads to the pod");
+        }
         self.recover(command, Follow::Delete);
         self.no_flow_is_left();
         let left = self.next_claimant();
@@ -378,6 +397,25 @@ impl Scene {
             assert!(!left.elements.contains(gone), "{left:?}");
         }
         (traced.changes, left)
+    }
+}
+
+impl State {
+    /// Insists that it is like `expected`, and names the lines that are not.
+    pub(crate) fn must_be(&self, expected: &Self, what: &str) {
+        if self == expected {
+            return;
+        }
+        let lines = |state: &Self| -> Vec<String> {
+            state.elements.lines().chain(state.store.lines()).map(str::to_owned).collect()
+        };
+        let (found, wanted) = (lines(self), lines(expected));
+        let only = |these: &[String], those: &[String]| {
+            let only = these.iter().filter(|line| !those.contains(line)).cloned();
+            only.collect::<Vec<_>>().join("\n")
+        };
+        let (more, missing) = (only(&found, &wanted), only(&wanted, &found));
+        panic!("{what}: left over:\n{more}\nmissing:\n{missing}");
     }
 }
 
@@ -432,10 +470,4 @@ pub(crate) fn points(changes: &[c_long]) -> Vec<usize> {
 /// Prints a figure past libtest, which keeps what a test prints to itself.
 pub(crate) fn tell(figure: &str) {
     let _ = writeln!(io::stderr(), "{figure}");
-}
-
-/// A path below the state directory, for messages.
-#[expect(dead_code, reason = "used by the faults")]
-pub(crate) fn below(state: &Path) -> String {
-    state.display().to_string()
 }

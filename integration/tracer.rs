@@ -179,6 +179,8 @@ struct Tracee {
     pid: Pid,
     /// The open netlink sockets.
     netlink: BTreeSet<u64>,
+    /// Descriptors through which the process talks to itself.
+    private: BTreeSet<u64>,
     changes: Vec<c_long>,
     questions: usize,
     answers: usize,
@@ -231,6 +233,7 @@ pub(crate) fn trace(call: &Call, strike: Option<Strike>) -> Traced {
     let mut tracee = Tracee {
         pid,
         netlink: BTreeSet::new(),
+        private: BTreeSet::new(),
         changes: Vec::new(),
         questions: 0,
         answers: 0,
@@ -289,7 +292,8 @@ impl Tracee {
         let number = registers.orig_rax as c_long;
         let sends = on_netlink && matches!(number, libc::SYS_sendto | libc::SYS_sendmsg);
         let receives = on_netlink && matches!(number, libc::SYS_recvfrom | libc::SYS_recvmsg);
-        let changes = changes(registers);
+        let private = number == libc::SYS_write && self.private.contains(&registers.rdi);
+        let changes = changes(registers) && !private;
         let place = self.strike.map(|strike| match strike.among {
             Among::Changes => changes.then_some(self.changes.len()),
             Among::Questions => sends.then_some(self.questions),
@@ -359,8 +363,12 @@ impl Tracee {
             libc::SYS_socket if registers.rdi == libc::AF_NETLINK as u64 => {
                 self.netlink.insert(registers.rax);
             }
-            libc::SYS_socket => {
-                self.netlink.remove(&registers.rax);
+            libc::SYS_eventfd2 => {
+                self.private.insert(registers.rax);
+            }
+            libc::SYS_close => {
+                self.netlink.remove(&registers.rdi);
+                self.private.remove(&registers.rdi);
             }
             // `struct nlmsgerr` begins behind the header.
             libc::SYS_recvfrom if registers.rax as i64 >= 20 => {

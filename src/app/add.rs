@@ -83,17 +83,15 @@ pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, 
     let transfer = Transfer::new(&locked, before, wanted)?;
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
-    transfer.record()?;
-    match transfer.apply(&mut nft, log) {
-        Ok(()) => transfer.settle()?,
-        Err(error) => {
-            if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
-                transfer.take_back(log);
-            }
-            return Err(error);
+    if let Err(error) = transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+            transfer.take_back(log);
         }
+        return Err(error);
     }
+    // While the record still tells a DEL which flows there may be.
     transfer.redirect_flows(&mut nft, log);
+    transfer.settle()?;
     let finished = allow_loopback(&transfer.wanted, &claim.host_interfaces)
         .and_then(|()| choose::move_cursors(&locked, &claim, &granted.cursors))
         .and_then(|()| publish(&locked, &claim, &transfer.wanted));
@@ -240,11 +238,7 @@ impl<'a> Transfer<'a> {
 
     /// Records what was held before the change that was not made.
     fn take_back(&self, log: &mut dyn Write) {
-        let restored = match &self.before {
-            Some(before) => self.locked.save(before),
-            None => self.locked.remove(&self.wanted),
-        };
-        if let Err(error) = restored {
+        if let Err(error) = self.locked.take_back(&self.wanted, self.before.as_ref()) {
             note_error(log, "the record may name ports that are not mapped", &error.into());
         }
     }
