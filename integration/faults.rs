@@ -8,7 +8,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::ordeal::{Case, Command, Follow, Scene, State, points, tell};
+use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
 use crate::tracer::{Among, Blow, Strike, Traced};
 
 const FAILURES: [Errno; 6] = [
@@ -40,6 +40,17 @@ const INTERRUPTIBLE: [libc::c_long; 7] = [
     libc::SYS_recvfrom,
 ];
 
+/// What is tried at a point: interruption, and two of the others in turn; `make torture` tries all.
+fn failures(nth: usize) -> Vec<Errno> {
+    if is_thorough() {
+        return FAILURES.to_vec();
+    }
+    let turn = |at: usize| FAILURES[at % FAILURES.len()];
+    let mut turns = vec![Errno::EINTR, turn(nth), turn(nth + 3)];
+    turns.dedup();
+    turns
+}
+
 struct Ordeal {
     scene: Scene,
     case: Case,
@@ -62,9 +73,7 @@ impl Ordeal {
         scene.node.note(what.clone());
         let Traced { outcome, .. } = &traced;
         // Nobody knows whether the change is in force; only the runtime's DEL helps then.
-        let unknown = !outcome.status.success() && outcome.status.code().is_some();
-        let code = if command == Command::Repair { None } else { outcome.code() };
-        let unknown = unknown && code == Some(111);
+        let unknown = command != Command::Repair && outcome.code() == Some(111);
         if outcome.status.success() {
             scene.is_in_force(command);
         } else {
@@ -117,7 +126,7 @@ fn ordeal(case: Case, command: Command) {
     let (changes, left) = scene.undisturbed(command);
     let mut ordeal = Ordeal { scene, case, command, left, tried: 0, failed: 0 };
     for nth in points(&changes) {
-        for errno in FAILURES {
+        for errno in failures(nth) {
             let strike = Strike { among: Among::Changes, nth: Some(nth), blow: Blow::Fail(errno) };
             ordeal.strike(strike);
         }

@@ -90,6 +90,7 @@ fn three_mappings_dual_stack() {
     sweep_all(Case::of(3, true), &ONCE);
 }
 
+/// A sample of what is alike, unless every point is asked for.
 #[test]
 fn a_hundred_mappings() {
     sweep_all(Case::of(100, false), &ONCE);

@@ -456,8 +456,8 @@ pub(crate) fn is_thorough() -> bool {
 /// The points to try: all of them, unless there are many of a kind: then the first, the last, and
 /// some of those between.
 pub(crate) fn points(changes: &[c_long]) -> Vec<usize> {
-    const FEW: usize = 24;
-    const STEP: usize = 16;
+    const FEW: usize = 16;
+    const STEP: usize = 64;
     let alike = |number: c_long| changes.iter().filter(move |one| **one == number).count();
     let ordinal = |at: usize| changes[..at].iter().filter(|one| **one == changes[at]).count();
     let wanted = |at: &usize| {

@@ -219,13 +219,11 @@ pub(crate) fn trace(call: &Call, strike: Option<Strike>) -> Traced {
     });
     // The plugin changes nothing before it has read its standard input to the end; everybody else
     // is held by a shell until it is traced.
-    let begins_inside = if waits {
+    if waits {
         ptrace::interrupt(pid).expect("a traced child stops");
-        false
     } else {
         running.feed();
-        true
-    };
+    }
     assert!(matches!(wait(pid), WaitStatus::PtraceEvent(..)), "the tracee stops once");
     if waits {
         running.feed();
@@ -241,7 +239,7 @@ pub(crate) fn trace(call: &Call, strike: Option<Strike>) -> Traced {
         struck: None,
         forged: None,
     };
-    let status = tracee.run(begins_inside);
+    let status = tracee.run();
     drop(finished);
     let stuck = watchdog.join().expect("the watchdog ends");
     let outcome = running.outcome(status);
@@ -254,21 +252,24 @@ fn wait(pid: Pid) -> WaitStatus {
 }
 
 impl Tracee {
-    /// Runs to the end. `inside` says whether the first stop is at a call's return.
-    fn run(&mut self, mut inside: bool) -> ExitStatus {
+    /// Runs to the end.
+    fn run(&mut self) -> ExitStatus {
+        // The first stop may be at the return of a call that was under way.
+        let mut inside = None;
         let mut exit = Exit::Nothing;
         let mut signal = None;
         loop {
             // A process that was killed meanwhile is found by waiting.
             let _ = ptrace::syscall(self.pid, signal.take());
             match wait(self.pid) {
-                WaitStatus::PtraceSyscall(_) if inside => {
-                    inside = false;
-                    self.returns(std::mem::replace(&mut exit, Exit::Nothing));
-                }
                 WaitStatus::PtraceSyscall(_) => {
-                    inside = true;
-                    exit = self.enters();
+                    if inside.unwrap_or_else(|| !self.is_at_entry()) {
+                        inside = Some(false);
+                        self.returns(std::mem::replace(&mut exit, Exit::Nothing));
+                    } else {
+                        inside = Some(true);
+                        exit = self.enters();
+                    }
                 }
                 WaitStatus::Stopped(_, delivered) => signal = Some(delivered),
                 WaitStatus::Exited(_, code) => return ExitStatus::from_raw(code << 8),
@@ -276,6 +277,12 @@ impl Tracee {
                 WaitStatus::PtraceEvent(..) | WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
             }
         }
+    }
+
+    /// The kernel puts this into the register of the result before it makes any call.
+    fn is_at_entry(&self) -> bool {
+        let result = self.registers().map(|registers| registers.rax as i64);
+        result == Some(-i64::from(libc::ENOSYS))
     }
 
     fn registers(&self) -> Option<user_regs_struct> {
