@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test clean
+.PHONY: help build install demo check test torture clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -38,6 +38,10 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+torture: ## every point at which a command can be killed or fail, however alike
+	@integration/setup.sh test
+	AUTOPORT_TORTURE=1 scripts/namespaces.sh cargo test --locked --test integration -- kill:: faults::
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -11,23 +11,13 @@ use nix::libc;
 use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
 use crate::tracer::{Among, Blow, Strike, Traced};
 
-const FAILURES: [Errno; 6] = [
-    Errno::EIO,
-    Errno::ENOSPC,
-    Errno::EINTR,
-    Errno::ENOMEM,
-    Errno::EAGAIN,
-    Errno::EACCES,
-];
+const FAILURES: [Errno; 6] =
+    [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::ENOMEM, Errno::EAGAIN, Errno::EACCES];
 
 /// `ERESTART` is the kernel's own: libc does not know it.
 const ERESTART: i32 = 85;
-const ANSWERS: [Blow; 4] = [
-    Blow::Answer(libc::ENOBUFS),
-    Blow::Answer(libc::EBUSY),
-    Blow::Answer(ERESTART),
-    Blow::Silence,
-];
+const ANSWERS: [Blow; 4] =
+    [Blow::Answer(libc::ENOBUFS), Blow::Answer(libc::EBUSY), Blow::Answer(ERESTART), Blow::Silence];
 
 /// The calls that a signal may interrupt: they are simply made again.
 const INTERRUPTIBLE: [libc::c_long; 7] = [
@@ -91,16 +81,14 @@ impl Ordeal {
             assert!(outcome.status.success(), "{what}: {outcome}");
         }
         scene.bystander_is_served(command);
-        match command {
-            Command::Del | Command::Gc | Command::Repair if !outcome.status.success() => {
-                scene.succeeds(command);
-            }
-            _ => {}
+        let repeats = matches!(command, Command::Del | Command::Gc | Command::Repair);
+        if repeats && !outcome.status.success() {
+            scene.succeeds(command);
         }
         scene.recover(command, Follow::Delete);
         let told = outcome.stderr.contains("old UDP flows may keep going");
         if !told {
-            scene.no_flow_is_left();
+            Scene::no_flow_is_left();
         }
         scene.next_claimant().must_be(&self.left, &what);
         self.tried += u32::from(struck.is_some());
@@ -141,11 +129,8 @@ fn ordeal(case: Case, command: Command) {
         // And every one of them.
         ordeal.strike(strike(None));
     }
-    let lost = |nth| Strike {
-        among: Among::Answers,
-        nth: Some(nth),
-        blow: Blow::Lose(Errno::ENOBUFS),
-    };
+    let lost =
+        |nth| Strike { among: Among::Answers, nth: Some(nth), blow: Blow::Lose(Errno::ENOBUFS) };
     let mut nth = 0;
     while ordeal.strike(lost(nth)).is_some() {
         nth += 1;

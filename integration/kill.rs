@@ -21,12 +21,13 @@ fn sweep(scene: &Scene, case: Case, command: Command) {
             scene.next_claimant();
             return false;
         };
-        let what = format!("{} {case}, {blow:?} {nth} ({}), {follow:?}", command.name(), struck.text);
+        let what =
+            format!("{} {case}, {blow:?} {nth} ({}), {follow:?}", command.name(), struck.text);
         scene.node.note(what.clone());
         assert_eq!(traced.outcome.status.code(), None, "{what}: {}", traced.outcome);
         scene.bystander_is_served(command);
         scene.recover(command, follow);
-        scene.no_flow_is_left();
+        Scene::no_flow_is_left();
         scene.next_claimant().must_be(&left, &what);
         tried += 1;
         true

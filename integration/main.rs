@@ -18,9 +18,11 @@ mod conflict;
 mod contract;
 mod damage;
 mod echo;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
 mod hostile;
+#[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
 mod libcni;
@@ -30,6 +32,7 @@ mod matrix;
 mod netns;
 mod node;
 mod oracle;
+#[cfg(target_arch = "x86_64")]
 mod ordeal;
 mod plugin;
 mod policy;
@@ -41,6 +44,7 @@ mod recovery;
 mod reference;
 mod statedir;
 mod trace;
+#[cfg(target_arch = "x86_64")]
 mod tracer;
 mod traffic;
 mod udp;

@@ -172,13 +172,13 @@ impl Scene {
         let mut changed = all.clone();
         changed[0].container_port += 1;
         changed[usize::from(count) - 1].host_port = 8500;
-        let with = |of: &Attachment, mappings: &[PortMapping]| of.clone().mapping(mappings.to_vec());
+        let with =
+            |of: &Attachment, mappings: &[PortMapping]| of.clone().mapping(mappings.to_vec());
         let counting = make(&blue.clone().with("counters", true), "pod", POD, "uid");
         let (all_of, changed_of) = (with(&pod, &all), with(&pod, &changed));
         let few = with(&pod, &all[..1]);
         let before = [few.clone(), all_of.clone(), all_of.clone(), all_of.clone(), pod.clone()];
-        let after =
-            [all_of.clone(), few, changed_of, with(&counting, &all), all_of.clone()];
+        let after = [all_of.clone(), few, changed_of, with(&counting, &all), all_of.clone()];
         let asked = |of: &Attachment| {
             if case.chosen {
                 of.clone().mapping((0..count).map(|_| tcp(0)))
@@ -296,7 +296,11 @@ impl Scene {
         self.prepare(command);
         let traced = trace(&self.call(command), strike);
         let text = traced.struck.as_ref().map_or("nothing", |struck| &struck.text);
-        self.node.note(format!("=== {} with {strike:?} at {text}: {}", command.name(), traced.outcome));
+        self.node.note(format!(
+            "=== {} with {strike:?} at {text}: {}",
+            command.name(),
+            traced.outcome
+        ));
         traced
     }
 
@@ -307,7 +311,10 @@ impl Scene {
         let mut store = String::new();
         for name in LASTING {
             let path = self.state.join(name);
-            store += &format!("{name}: {}\n{}", path.exists(), tree(&path));
+            store.push_str(
+                &[name, ": ", if path.exists() { "there" } else { "absent" }, "\n"].concat(),
+            );
+            store.push_str(&tree(&path));
         }
         State { elements: elements(&full_ruleset()), store }
     }
@@ -363,7 +370,7 @@ impl Scene {
     }
 
     /// Insists that no UDP flow leads to the pod.
-    pub(crate) fn no_flow_is_left(&self) {
+    pub(crate) fn no_flow_is_left() {
         assert_eq!(flows(), [""; 0], "flows to the pod are left");
     }
 
@@ -388,7 +395,7 @@ impl Scene {
             assert_ne!(flows(), [""; 0], "a flow leads to the pod");
         }
         self.recover(command, Follow::Delete);
-        self.no_flow_is_left();
+        Self::no_flow_is_left();
         let left = self.next_claimant();
         for gone in [":pod:", ":next:", ":old:"] {
             assert!(!left.store.contains(gone), "{left:?}");
@@ -444,7 +451,8 @@ fn elements(listing: &str) -> String {
 /// The tracked flows that the pod, or its earlier sandbox, would answer.
 fn flows() -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
-    let answered = |line: &&str| [POD, OLD].iter().any(|n| line.contains(&format!("src=10.1.0.{n} ")));
+    let answered =
+        |line: &&str| [POD, OLD].iter().any(|n| line.contains(&format!("src=10.1.0.{n} ")));
     text.lines().filter(answered).map(str::to_owned).collect()
 }
 

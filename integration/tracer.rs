@@ -4,7 +4,7 @@
 //! Registers are x86-64's, and so are the tests that use this.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -191,6 +191,7 @@ struct Tracee {
 }
 
 /// What is still to be done when the call returns.
+#[derive(Clone, Copy)]
 enum Exit {
     Nothing,
     Kill,
@@ -225,6 +226,11 @@ pub(crate) fn trace(call: &Call, strike: Option<Strike>) -> Traced {
         running.feed();
     }
     assert!(matches!(wait(pid), WaitStatus::PtraceEvent(..)), "the tracee stops once");
+    // The shell's own start may be seen as well.
+    while !waits && !is_autoport(pid) {
+        ptrace::cont(pid, None).expect("a stopped tracee can go on");
+        assert!(matches!(wait(pid), WaitStatus::PtraceEvent(..)), "the shell starts the program");
+    }
     if waits {
         running.feed();
     }
@@ -245,6 +251,11 @@ pub(crate) fn trace(call: &Call, strike: Option<Strike>) -> Traced {
     let outcome = running.outcome(status);
     assert!(!stuck, "stuck for {STUCK:?} after {strike:?} at {:?}: {outcome}", tracee.struck);
     Traced { outcome, changes: tracee.changes, struck: tracee.struck }
+}
+
+fn is_autoport(pid: Pid) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).expect("a stopped process");
+    name.trim_end() == "autoport"
 }
 
 fn wait(pid: Pid) -> WaitStatus {
@@ -274,7 +285,8 @@ impl Tracee {
                 WaitStatus::Stopped(_, delivered) => signal = Some(delivered),
                 WaitStatus::Exited(_, code) => return ExitStatus::from_raw(code << 8),
                 WaitStatus::Signaled(_, by, _) => return ExitStatus::from_raw(by as i32),
-                WaitStatus::PtraceEvent(..) | WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
+                WaitStatus::PtraceEvent(..) | WaitStatus::Continued(_) | WaitStatus::StillAlive => {
+                }
             }
         }
     }

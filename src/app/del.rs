@@ -122,7 +122,9 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     match store.read(PATIENCE, log) {
         Ok(None) => return Ok(()),
         Ok(Some(_)) => {}
-        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             note_error(log, "nothing was removed", &error.into());
             return Ok(());

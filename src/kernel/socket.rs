@@ -156,14 +156,13 @@ impl Socket {
         loop {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
-                Ok(None) => return Ok(outcome),
                 // Some answers were lost, and what is left of them still counts.
                 Err(Error::Socket { source, .. })
                     if source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
                 {
                     continue;
                 }
-                Err(_) => return Ok(outcome),
+                Ok(None) | Err(_) => return Ok(outcome),
             };
             for answer in answers(datagram) {
                 outcome = match (answer.body, outcome) {
