@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test torture clean
+.PHONY: help build install demo check test torture sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -42,6 +42,10 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 torture: ## every point at which a command can be killed or fail, however alike
 	@integration/setup.sh test
 	AUTOPORT_TORTURE=1 scripts/namespaces.sh cargo test --locked --test integration -- kill:: faults::
+
+sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
+	@integration/setup.sh test
+	scripts/sanitize.sh
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -10,6 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+mod adopt;
 mod asking;
 mod bare;
 mod chain;
@@ -22,15 +23,19 @@ mod echo;
 mod faults;
 mod gc;
 mod hostile;
+mod intruders;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
 mod listeners;
+mod lost;
 mod matrix;
+mod missed;
 mod netns;
 mod node;
+mod operator;
 mod oracle;
 #[cfg(target_arch = "x86_64")]
 mod ordeal;
@@ -42,6 +47,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod security;
 mod statedir;
 mod trace;
 #[cfg(target_arch = "x86_64")]
