@@ -176,7 +176,7 @@ impl Disk {
     }
 
     /// Leaves no temporary file behind a failure, which may be that there is no more space.
-    fn or_clear_away(&self, done: Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn or_clear_away(&self, done: Result<(), Error>) -> Result<(), Error> {
         if done.is_err() {
             let _ = unlinkat(&self.dir, TEMPORARY, UnlinkatFlags::NoRemoveDir);
         }
