@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use super::choose::{self, Chooser};
-use super::{del, everything, forget_flows, note, note_error};
+use super::{del, everything, forget_flows, note, note_error, siblings};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
 use crate::kernel::{self, Change, Loopback, Nft, Stale};
@@ -17,7 +17,7 @@ use crate::store::{Instance, Locked, Who};
 use crate::{netns, store};
 
 /// Who asks, as the node sees it now.
-fn owner(claim: &Claim) -> Owner {
+pub(super) fn owner(claim: &Claim) -> Owner {
     Owner {
         attachment: claim.attachment.clone(),
         pod: claim.pod.clone(),
@@ -49,7 +49,7 @@ pub(super) fn wanted(claim: &Claim, grants: Vec<Grant>, now: u64, instance: &Ins
     }
 }
 
-pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
+pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
     if claim.is_empty() {
         return Ok(Reply::Result(claim.result));
     }
@@ -63,6 +63,12 @@ pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, 
         }
         loaded => loaded?,
     };
+    for sibling in siblings::leave_mappings(&locked, &mut claim)? {
+        note(log, &format!("{sibling} maps host ports that {} asks for too", claim.attachment));
+    }
+    if claim.is_empty() && before.is_none() {
+        return Ok(Reply::Result(claim.result));
+    }
     let owner = owner(&claim);
     let chooser = Chooser::new(&locked, &claim, &owner, before.as_ref(), now)?;
     chooser.permit()?;
@@ -148,7 +154,7 @@ fn superseded(
         };
         match plan::standing(claimant, &record.owner, netns::is_gone) {
             Standing::Same => {}
-            Standing::Holds => {
+            Standing::Holds | Standing::Sibling => {
                 let holder = record.owner.to_string();
                 return Err(Error::Taken { wanted: wanted_host, held, holder });
             }
