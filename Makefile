@@ -3,11 +3,11 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test clean
+.PHONY: help build install demo check test test-clients clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -29,7 +29,7 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration -- -D warnings
+	cargo clippy --locked --test integration --test runtimes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh
 	cargo test --locked --test licences
@@ -38,6 +38,11 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
+	@integration/setup.sh clients
+	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
+	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace
