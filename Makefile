@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test test-clients clean
+.PHONY: help build install demo check test test-clients sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -43,6 +43,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
+	@integration/setup.sh test
+	scripts/sanitize.sh
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -13,7 +13,7 @@ use crate::model::{Grant, HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
 use crate::publication::{self, Dialect};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{Instance, Locked, Who};
+use crate::store::{Holder, Instance, Locked, Who};
 use crate::{netns, store};
 
 /// Who asks, as the node sees it now.
@@ -63,21 +63,23 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
         }
         loaded => loaded?,
     };
-    for sibling in siblings::leave_mappings(&locked, &mut claim)? {
+    let owner = owner(&claim);
+    let holders = locked.holders(&hosts_of(&claim.mappings))?;
+    for sibling in siblings::leave(&holders, &owner, &mut claim.mappings) {
         note(log, &format!("{sibling} maps host ports that {} asks for too", claim.attachment));
     }
     if claim.is_empty() && before.is_none() {
         return Ok(Reply::Result(claim.result));
     }
-    let owner = owner(&claim);
     let chooser = Chooser::new(&locked, &claim, &owner, before.as_ref(), now)?;
     chooser.permit()?;
-    let mut giving_way = superseded(&locked, &owner, &claim.mappings)?;
+    let mut giving_way = superseded(&locked, &owner, holders, &claim.mappings)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
     let mut wanted = wanted(&claim, granted.grants, now, locked.instance());
     if !wanted.grants.is_empty() {
-        giving_way = superseded(&locked, &owner, &wanted.mappings)?;
+        let holders = locked.holders(&hosts_of(&wanted.mappings))?;
+        giving_way = superseded(&locked, &owner, holders, &wanted.mappings)?;
     }
     if let Some(before) = &before {
         wanted.created = before.created;
@@ -128,20 +130,28 @@ fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error>
     Ok(locked.publish(pod, &record.owner.attachment, entries)?)
 }
 
-/// Everyone who holds a wanted port and gives way, and why.
+pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
+    mappings.iter().map(|mapping| mapping.host).collect()
+}
+
+/// Those of `holders` who hold a wanted port and give way, and why.
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(
     locked: &Locked,
     claimant: &Owner,
+    holders: Vec<Holder>,
     wanted: &[Mapping],
 ) -> Result<Vec<(Record, &'static str)>, Error> {
-    let hosts: Vec<HostPort> = wanted.iter().map(|mapping| mapping.host).collect();
+    let hosts = hosts_of(wanted);
     let mut superseded = Vec::new();
-    for holder in locked.holders(&hosts)? {
-        let held = holder.hosts[0];
-        let wanted_host = hosts.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
+    for holder in holders {
+        let mut overlaps = holder.hosts.iter().filter_map(|held| {
+            hosts.iter().find(|host| host.overlaps(held)).map(|wanted| (*wanted, *held))
+        });
+        // What was left to a sibling is not wanted any more.
+        let Some((wanted_host, held)) = overlaps.next() else { continue };
         let record = match holder.who {
             Who::Attachment(record) => record,
             Who::Reservation(reservation) => {
@@ -166,10 +176,7 @@ fn superseded(
 
 /// Puts a copy of a record that cannot be read aside, and says so.
 fn unreadable(locked: &Locked, what: String, source: store::Unreadable) -> Error {
-    match locked.put_aside(&source.key) {
-        Ok(aside) => Error::Unreadable { what, aside, source },
-        Err(error) => error.into(),
-    }
+    Error::Unreadable { what, aside: locked.put_aside(&source.key), source }
 }
 
 /// One attachment's host ports on their way from what it held to what it wants.
@@ -214,9 +221,9 @@ impl<'a> Transfer<'a> {
         if !change.wanted.is_empty() {
             change.chains = chains_of(wanted);
         }
-        let own = std::slice::from_ref(&wanted.owner.attachment);
+        let own = [store::Key::of(&wanted.owner.attachment)];
         let applied =
-            nft.apply(&change, || everything::ruleset(self.locked, own, Some(wanted), log))?;
+            nft.apply(&change, || everything::ruleset(self.locked, &own, Some(wanted), log))?;
         if let Some(error) = super::report(applied, log) {
             note_error(log, "a host port that was given up may still be mapped", &error.into());
         }

@@ -29,7 +29,8 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option
         return nothing_recorded();
     };
     shared.belongs_here()?;
-    siblings::leave_mappings(&shared, claim)?;
+    let holders = shared.holders(&add::hosts_of(&claim.mappings))?;
+    siblings::leave(&holders, &add::owner(claim), &mut claim.mappings);
     if claim.is_empty() {
         return Ok(None);
     }

@@ -1,32 +1,36 @@
 //! Several networks of one container.
 
-use super::add;
-use crate::cni::Claim;
-use crate::error::Error;
-use crate::model::{HostPort, Mapping, Owner};
+use crate::model::{Mapping, Owner};
 use crate::netns;
 use crate::plan::{self, Standing};
-use crate::store::{Shared, Who};
+use crate::store::{Holder, Who};
 
-/// Takes out of `claim` what another network of the same container maps to the same container port
-/// already; gives those who do.
+/// Takes out of `wanted` what another network of the same container maps to the same container port
+/// already; gives those who do. `holders` are all who hold something of it.
 ///
 /// podman and nerdctl ask for a container's host ports in each of its networks. A host port leads to
 /// one address, and either network's will do: the first has it.
-pub(super) fn leave_mappings(shared: &Shared, claim: &mut Claim) -> Result<Vec<Owner>, Error> {
-    let claimant = add::owner(claim);
-    let hosts: Vec<HostPort> = claim.mappings.iter().map(|mapping| mapping.host).collect();
+pub(super) fn leave<'a>(
+    holders: &'a [Holder],
+    claimant: &Owner,
+    wanted: &mut Vec<Mapping>,
+) -> Vec<&'a Owner> {
     let mut siblings = Vec::new();
-    for holder in shared.holders(&hosts)? {
-        let Who::Attachment(record) = holder.who else { continue };
-        if plan::standing(&claimant, &record.owner, netns::is_gone) != Standing::Sibling {
+    for holder in holders {
+        let Who::Attachment(record) = &holder.who else { continue };
+        if plan::standing(claimant, &record.owner, netns::is_gone) != Standing::Sibling {
             continue;
         }
-        let serves = |wanted: &Mapping, held: &Mapping| {
-            (held.host, held.container_port) == (wanted.host, wanted.container_port)
-        };
-        claim.mappings.retain(|wanted| !record.mappings.iter().any(|held| serves(wanted, held)));
-        siblings.push(record.owner);
+        let before = wanted.len();
+        wanted.retain(|wanted| {
+            let serves = |held: &Mapping| {
+                (held.host, held.container_port) == (wanted.host, wanted.container_port)
+            };
+            !record.mappings.iter().any(serves)
+        });
+        if wanted.len() < before {
+            siblings.push(&record.owner);
+        }
     }
-    Ok(siblings)
+    siblings
 }
