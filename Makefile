@@ -6,11 +6,11 @@ T ?= 60
 N ?= 10000
 SEED ?= 1
 
-.PHONY: help build install demo check test soak fuzz sanitize clean
+.PHONY: help build install demo check test torture soak fuzz test-clients sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -32,7 +32,7 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration -- -D warnings
+	cargo clippy --locked --test integration --test runtimes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh
 	cargo test --locked --test licences
@@ -49,6 +49,15 @@ soak: ## N=10000 random operations of 16 processes, with kills and damage; the o
 fuzz: ## T=60 seconds of random bytes for each door; libFuzzer where there is a nightly toolchain
 	@integration/setup.sh fuzz
 	scripts/fuzz.sh $(T)
+
+torture: ## every point at which a command can be killed or fail, however alike
+	@integration/setup.sh test
+	AUTOPORT_TORTURE=1 scripts/namespaces.sh cargo test --locked --test integration -- kill:: faults::
+
+test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
+	@integration/setup.sh clients
+	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
+	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

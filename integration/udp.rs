@@ -5,12 +5,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 
 use crate::bare::{attachment, network, run, udp};
-use crate::chain::{Main, Network};
+use crate::chain::{Attachment, Main, Network};
 use crate::echo::Echo;
-use crate::faults::with_fault;
 use crate::netns::{ip, nft, sysctl};
 use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
-use crate::plugin::Plugin;
+use crate::plugin::{Outcome, Plugin};
 use crate::probe::{Answer, Probe};
 use crate::trace::trace;
 
@@ -101,6 +100,13 @@ pub(crate) fn keep_tracking() {
     );
 }
 
+/// Kills an ADD before it sends to the kernel for the nth time.
+fn killed_at(nth: u32, attachment: &Attachment) -> Outcome {
+    let inject = format!("inject=sendto:signal=SIGKILL:when={nth}");
+    let strace = ["strace", "-f", "-e", "trace=sendto", "-e", &inject, "-o", "/run/strace"];
+    attachment.plugin_call("ADD").under(&strace).run()
+}
+
 /// Whatever restores the table, and for whomever: a client that went on meanwhile reaches the pod.
 #[test]
 fn a_client_that_sent_while_the_table_was_gone_reaches_the_pod() {
@@ -158,8 +164,7 @@ fn gc_and_repair_end_what_a_killed_restorer_left() {
             let asks = || node.client_asks(&begun_at(FIRST[0], source));
             nft("delete table inet autoport");
             assert_eq!(asks(), Answer::Refused, "{who}, {nth}");
-            let fault = format!("sendto:signal=SIGKILL:when={nth}");
-            struck += u32::from(!with_fault(&web, "ADD", &fault).status.success());
+            struck += u32::from(!killed_at(nth, &web).status.success());
             end();
             assert_eq!(asks().by(), Some("web"), "{who}, {nth}");
             if struck < nth {
@@ -181,8 +186,7 @@ fn a_shrinking_add_that_is_killed_leaves_no_flow() {
     for nth in 1..=30 {
         run(&web, "ADD").success();
         assert_eq!(node.client_asks(&probe(FIRST[0])).by(), Some("web"));
-        let fault = format!("sendto:signal=SIGKILL:when={nth}");
-        struck += u32::from(!with_fault(&less, "ADD", &fault).status.success());
+        struck += u32::from(!killed_at(nth, &less).status.success());
         run(&less, "DEL").success();
         assert_eq!(flows(FIRST[0], PORT), [""; 0], "killed at question {nth}");
         if struck < nth {
