@@ -7,7 +7,7 @@ use std::path::Path;
 
 use autoport::kernel::{self, Asked};
 use autoport::model::{Family, Protocol};
-use autoport::ruleset::Set;
+use autoport::ruleset::{Set, SetKind};
 use serde_json::{Value, json};
 
 use crate::bare::{add, attachment, lead_nowhere, network, tcp, udp};
@@ -52,14 +52,21 @@ fn datagrams(trace: &str) -> Vec<Datagram> {
     all
 }
 
-/// The set that a datagram names.
+/// The set that a datagram names, or that of another treatment which stands for it.
 fn set_of(bytes: &[u8]) -> Option<Set> {
-    let names = |set: &Set| {
-        // With its terminator, and behind the header of its attribute.
-        let attribute = [&[2, 0][..], set.name().as_bytes(), &[0]].concat();
-        bytes.windows(attribute.len()).any(|window| window == attribute)
+    // NFTA_SET_ELEM_LIST_SET, and the name up to its terminator.
+    let names = bytes.windows(2).zip(2..).filter(|(window, _)| *window == [2, 0]);
+    let mut sets = names.filter_map(|(_, at)| {
+        let name = bytes[at..].split(|byte| *byte == 0).next()?;
+        Set::named(std::str::from_utf8(name).ok()?)
+    });
+    let set = sets.next()?;
+    let kind = match set.kind {
+        SetKind::HostHeld(_) => SetKind::HostHeld(targets::some_treatment()),
+        SetKind::Held(_) => SetKind::Held(targets::some_treatment()),
+        common => common,
     };
-    Set::all().find(names)
+    Some(Set { kind, ..set })
 }
 
 /// What a question asks, as far as seeds are kept of it.

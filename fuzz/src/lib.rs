@@ -18,7 +18,7 @@ use autoport::error::Error;
 use autoport::kernel::{self, Asked};
 use autoport::model::{Attachment, ContainerPort, Family, Owner, Pod, Protocol};
 use autoport::plan;
-use autoport::ruleset::{Identity, Ruleset, Set};
+use autoport::ruleset::{Digest, Identity, Ruleset, Set};
 use autoport::store::{Releaser, Store};
 
 /// A call: a line `NAME=value` for each variable, an empty line, standard input; behind a line `%%`
@@ -236,8 +236,15 @@ pub fn questions() -> Vec<Asked> {
     for protocol in Protocol::ALL {
         all.extend(Family::ALL.map(|family| Asked::Listeners(protocol, family)));
     }
-    all.extend(Set::all().flat_map(|set| [Asked::Element(set), Asked::Elements(set)]));
+    let sets = Set::common().chain(Set::of_treatment(some_treatment()));
+    all.extend(sets.flat_map(|set| [Asked::Element(set), Asked::Elements(set)]));
     all
+}
+
+/// The treatment that stands for every other: what is read does not depend on its name.
+#[must_use]
+pub fn some_treatment() -> Digest {
+    Digest::of_chain("net_0000000000000000").expect("the name of a chain")
 }
 
 /// What is before the first `separator`, and what is behind it.

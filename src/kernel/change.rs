@@ -6,15 +6,19 @@ use super::elements::{self, Seen};
 use super::encode::Encoder;
 use super::look::{Look, Standing};
 use super::socket::Transaction;
-use super::{Error, PATIENCE, Tries, add_chains, add_rules};
-use crate::ruleset::{self, Chain, Data, Element, Key, Set};
+use super::{Error, PATIENCE, Place, Tries, add_chains, add_rules, add_sets};
+use crate::model::HostPort;
+use crate::ruleset::{
+    self, Chain, Data, Digest, Dispatch, Element, HOSTPORTS, Key, POSTROUTING, Set, SetKind,
+};
 
 /// What has to become true of the table, for one command.
 #[derive(Debug, Default)]
 pub struct Change {
     /// The elements that must be there.
     pub wanted: BTreeMap<(Set, Key), Element>,
-    /// The places that must be empty unless wanted: what is there is ours to replace.
+    /// The places that must be empty unless wanted: what is there, and at the places that they cover,
+    /// is ours to replace.
     pub released: BTreeSet<(Set, Key)>,
     /// The chains that the wanted elements lead to.
     pub chains: Vec<Chain>,
@@ -27,15 +31,26 @@ impl Change {
         self.wanted.is_empty() && self.released.is_empty()
     }
 
-    /// The places that have to become empty.
-    pub(super) fn vacated(&self) -> impl Iterator<Item = &(Set, Key)> {
-        self.released.iter().filter(|place| !self.wanted.contains_key(place))
+    /// The places that `look` saw taken and that have to become empty.
+    pub(super) fn vacated(&self, look: &Look) -> Vec<(Set, Key)> {
+        let taken = look.elements.keys().copied();
+        taken.filter(|place| self.releases(place) && !self.wanted.contains_key(place)).collect()
     }
 
-    /// Whether a wanted place is still taken by what somebody released a moment ago.
+    /// Whether what is at `place` is ours to replace.
+    fn releases(&self, place: &(Set, Key)) -> bool {
+        ruleset::covers(|place| self.released.contains(place), place)
+    }
+
+    /// Whether a packet that finds what is at `place` may be one for what is wanted.
+    fn concerns(&self, place: &(Set, Key)) -> bool {
+        ruleset::covers(|place| self.wanted.contains_key(place), place)
+    }
+
+    /// Whether a wanted place is still taken by what somebody released a moment ago, or a wanted port
+    /// still treated as that was.
     fn must_wait(&self, look: &Look) -> bool {
-        let expiring = |place| look.elements.get(place).is_some_and(|seen: &Seen| seen.expiring);
-        self.wanted.keys().any(expiring)
+        look.elements.iter().any(|(place, seen)| seen.expiring && self.concerns(place))
     }
 
     /// What comes next, after a look that showed the table to stand like this.
@@ -94,9 +109,14 @@ fn difference(
     missing: &[Chain],
 ) -> Result<(Transaction, Counts), Error> {
     let (mut deleted, mut expired) = (Vec::new(), Vec::new());
-    for place in &change.released {
-        let Some(seen) = look.elements.get(place) else { continue };
+    for (place, seen) in &look.elements {
         match (change.wanted.get(place), &seen.data) {
+            (None, _) if !change.releases(place) => {
+                if let Some(host) = ruleset::host_at(place).filter(|_| change.concerns(place)) {
+                    return Err(unrecorded(host, place.0, seen));
+                }
+            }
+            (Some(_), _) if !change.releases(place) => {}
             (Some(wanted), _) if seen.is(wanted) => {}
             (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
             (None, Some(_)) => {}
@@ -110,23 +130,14 @@ fn difference(
             Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
             // A hairpin may serve an address that is given out again: it leads nowhere, so
             // nothing is overwritten.
-            Some(Seen { data: Some(Data::None), .. }) => {}
-            Some(_) if change.released.contains(place) => {}
-            Some(seen) => return Err(unrecorded(wanted, seen)),
+            Some(Seen { data: Some(Data::None), .. }) if place.0.kind == SetKind::Hairpins => {}
+            Some(_) if change.releases(place) => {}
+            Some(seen) => return Err(unrecorded(wanted.host, place.0, seen)),
         }
     }
     let mut transaction = Transaction::begin();
     if !missing.is_empty() {
-        let mut encoder = Encoder::new();
-        add_chains(&mut transaction, &mut encoder, missing.iter());
-        for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
-            let postrouting = Chain {
-                name: ruleset::POSTROUTING.to_owned(),
-                base: None,
-                rules: vec![ruleset::jump_to(chain)],
-            };
-            add_rules(&mut transaction, &mut encoder, &postrouting);
-        }
+        add_missing(&mut transaction, change, missing);
     }
     elements::delete(&mut transaction, &deleted);
     elements::expire(&mut transaction, &expired);
@@ -135,7 +146,28 @@ fn difference(
     Ok((transaction, counts))
 }
 
-fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
-    let target = seen.data.as_ref().map_or("an unknown place".to_owned(), Data::to_string);
-    Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
+/// Adds chains that `change` leads to, their sets, and what leads to them.
+fn add_missing(transaction: &mut Transaction, change: &Change, missing: &[Chain]) {
+    let mut encoder = Encoder::new();
+    let treatments = || missing.iter().filter_map(|chain| Digest::of_chain(&chain.name));
+    add_sets(transaction, &mut encoder, treatments().flat_map(Set::of_treatment));
+    add_chains(transaction, &mut encoder, missing.iter());
+    let masquerading = missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX));
+    let jumps: Vec<_> = masquerading.map(ruleset::jump_to).collect();
+    let Dispatch { specific, wildcard } =
+        ruleset::dispatch(treatments(), |name| change.chains.iter().any(|c| c.name == name));
+    add_rules(transaction, &mut encoder, POSTROUTING, &jumps, Place::Last);
+    // Each goes before the one that was put first before it.
+    let specific: Vec<_> = specific.into_iter().rev().collect();
+    add_rules(transaction, &mut encoder, HOSTPORTS, &specific, Place::First);
+    add_rules(transaction, &mut encoder, HOSTPORTS, &wildcard, Place::Last);
+}
+
+fn unrecorded(host: HostPort, set: Set, seen: &Seen) -> Error {
+    let target = match (set.treatment(), &seen.data) {
+        (Some(digest), _) => digest.chain(),
+        (None, Some(data)) => data.to_string(),
+        (None, None) => "an unknown place".to_owned(),
+    };
+    Error::Unrecorded { host, target, set }
 }

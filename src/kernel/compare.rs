@@ -8,7 +8,10 @@ use super::encode::Encoder;
 use super::look::{Extent, Look, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
-use crate::ruleset::{Chain, Data, Element, Key, LAYOUT, POSTROUTING, Ruleset, Set, SetKind};
+use crate::ruleset::{
+    self, Chain, Data, Dispatch, Element, HOSTPORTS, Key, LAYOUT, POSTROUTING, Rule, Ruleset, Set,
+    SetKind,
+};
 
 impl Nft {
     /// Compares the kernel with `expected`, a table that holds one record, and names the first
@@ -18,8 +21,9 @@ impl Nft {
     /// # Errors
     /// As for [`Self::look`].
     pub fn check(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
-        let rivals = rivals(expected);
-        let places: Vec<_> = expected.elements.keys().chain(&rivals).copied().collect();
+        let hosts = expected.elements.keys().filter_map(ruleset::host_at);
+        let rivals = hosts.flat_map(|host| ruleset::places_of(&host));
+        let places: Vec<_> = expected.elements.keys().copied().chain(rivals).collect();
         let look = self.look(Extent::Places(&places))?;
         if let Some(difference) = self.check_table(&look) {
             return Ok(Some(difference));
@@ -33,11 +37,11 @@ impl Nft {
         if let Some(difference) = differing_chain(&look, expected) {
             return Ok(Some(difference));
         }
-        let rival = rivals.iter().find_map(|place| Some((*place, look.elements.get(place)?)));
-        if let Some(((set, key), seen)) = rival.filter(|(_, seen)| !seen.expiring) {
-            return Ok(Some(foreign(set, &key, seen)));
+        let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
+        if let Some(((set, key), seen)) = others.find(|it| !expected.elements.contains_key(it.0)) {
+            return Ok(Some(foreign(*set, key, seen)));
         }
-        self.check_diversions(expected)
+        self.check_diversions(expected, &look)
     }
 
     /// Looks for elements on one address that take the packets of a claim on every address. The
@@ -45,17 +49,21 @@ impl Nft {
     ///
     /// Their keys cannot be guessed, so the maps are listed: they have only what was claimed for one
     /// address of the node, which is rare.
-    fn check_diversions(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
+    fn check_diversions(
+        &mut self,
+        expected: &Ruleset,
+        look: &Look,
+    ) -> Result<Option<String>, Error> {
         let wildcards: BTreeSet<_> = expected
             .elements
             .keys()
-            .filter(|(set, _)| set.kind == SetKind::Policies)
+            .filter(|(set, _)| matches!(set.kind, SetKind::Held(_)))
             .map(|(set, key)| (set.family, key.protocol, key.port))
             .collect();
-        for set in Set::all() {
+        for set in Set::common().chain(look.treatments().flat_map(Set::of_treatment)) {
             let on_one_address = matches!(
                 set.kind,
-                SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostPolicies
+                SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_)
             );
             if !on_one_address || !wildcards.iter().any(|(family, ..)| *family == set.family) {
                 continue;
@@ -97,24 +105,6 @@ fn missing(look: &Look, element: &Element) -> Option<String> {
             Some(format!("element {key} of {set} leads elsewhere than to {data}"))
         }
     }
-}
-
-/// The places at which an element would be taken instead of, or as well as, one of `expected`.
-fn rivals(expected: &Ruleset) -> BTreeSet<(Set, Key)> {
-    let targets = |set: &Set| match set.kind {
-        SetKind::Policies => &[SetKind::Ports, SetKind::CountedPorts][..],
-        SetKind::HostPolicies => &[SetKind::HostPorts, SetKind::CountedHostPorts],
-        SetKind::HostPorts
-        | SetKind::CountedHostPorts
-        | SetKind::Ports
-        | SetKind::CountedPorts
-        | SetKind::Hairpins => &[],
-    };
-    let places = expected
-        .elements
-        .keys()
-        .flat_map(|(set, key)| targets(set).iter().map(|kind| (Set { kind: *kind, ..*set }, *key)));
-    places.filter(|place| !expected.elements.contains_key(place)).collect()
 }
 
 fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
@@ -164,28 +154,49 @@ fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<Stri
     if !Attributes(seen).contains(attributes_of(encoder.chain(chain))) {
         return Some(format!("chain {name} has another type, hook, priority or policy"));
     }
-    let none = Vec::new();
-    let rules = look.rules.get(name).unwrap_or(&none);
-    // Other networks' mark bits have jumps in here too, one per masquerading chain.
+    let rules = look.rules.get(name).map_or(&[][..], Vec::as_slice);
+    // These have rules for other networks, too, in the order in which they came.
     if name == POSTROUTING {
-        let absent = chain.rules.iter().find(|rule| {
-            let expected = encoder.rule(chain, rule);
-            !rules.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
+        return check_unordered(name, &chain.rules, rules, encoder).or_else(|| {
+            let (found, expected) = (rules.len(), look.masquerades());
+            (found != expected).then(|| miscounted(name, found, expected))
         });
-        if let Some(rule) = absent {
-            return Some(format!("rule \"{rule}\" of chain {name} is missing"));
-        }
-        let jumps = look.masquerades();
-        return (rules.len() != jumps)
-            .then(|| format!("chain {name} has {} rules instead of {jumps}", rules.len()));
+    }
+    if name == HOSTPORTS {
+        let has = |chain: &str| look.chains.contains_key(chain);
+        let Dispatch { specific, wildcard } = ruleset::dispatch(look.treatments(), has);
+        let expected = specific.len() + wildcard.len();
+        let Some((first, last)) =
+            rules.split_at_checked(specific.len()).filter(|_| rules.len() == expected)
+        else {
+            return Some(miscounted(name, rules.len(), expected));
+        };
+        return check_unordered(name, &specific, first, encoder)
+            .or_else(|| check_unordered(name, &wildcard, last, encoder));
     }
     if rules.len() != chain.rules.len() {
-        let (found, expected) = (rules.len(), chain.rules.len());
-        return Some(format!("chain {name} has {found} rules instead of {expected}"));
+        return Some(miscounted(name, rules.len(), chain.rules.len()));
     }
     chain.rules.iter().zip(rules).find_map(|(rule, seen)| {
-        let expected = encoder.rule(chain, rule);
+        let expected = encoder.rule(name, rule);
         let equal = Attributes(seen).contains(attributes_of(expected));
         (!equal).then(|| format!("a rule of chain {name} is not \"{rule}\""))
     })
+}
+
+fn check_unordered(
+    chain: &str,
+    rules: &[Rule],
+    seen: &[Vec<u8>],
+    encoder: &mut Encoder,
+) -> Option<String> {
+    let absent = rules.iter().find(|rule| {
+        let expected = encoder.rule(chain, rule);
+        !seen.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
+    });
+    absent.map(|rule| format!("rule \"{rule}\" of chain {chain} is missing"))
+}
+
+fn miscounted(chain: &str, found: usize, expected: usize) -> String {
+    format!("chain {chain} has {found} rules instead of {expected}")
 }

@@ -26,10 +26,6 @@ mod uapi {
     pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
     pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
     pub(super) const NFTA_DATA_VALUE: u16 = 1;
-    pub(super) const NFTA_DATA_VERDICT: u16 = 2;
-    pub(super) const NFTA_VERDICT_CODE: u16 = 1;
-    pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
-    pub(super) const NFT_GOTO: i32 = -4;
     /// How nft(8) marks a comment inside user data.
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
     /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
@@ -113,12 +109,6 @@ fn put_data(messages: &mut Messages, data: &Data) {
         Data::Target(target) => messages.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
             data.put(uapi::NFTA_DATA_VALUE, &[&target_bytes(target)]);
         }),
-        Data::Goto(chain) => messages.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
-            data.nest(uapi::NFTA_DATA_VERDICT, |verdict| {
-                verdict.put_u32(uapi::NFTA_VERDICT_CODE, uapi::NFT_GOTO.cast_unsigned());
-                verdict.put_text(uapi::NFTA_VERDICT_CHAIN, chain);
-            });
-        }),
     }
 }
 
@@ -134,7 +124,7 @@ fn put_element(messages: &mut Messages, element: &Element) {
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set.name());
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages.nest(uapi::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         for item in items {
             list.nest(uapi::NFTA_LIST_ELEM, |element| put(element, item));
@@ -212,7 +202,7 @@ pub(super) fn listing(set: Set) -> Messages {
     let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
     messages.begin(kind, REQUEST | DUMP, INET, 0);
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set.name());
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages
 }
 
@@ -281,12 +271,6 @@ fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
     match set.data() {
         DataKind::None => Some(Data::None),
         DataKind::Target => read_target(data()?.get(uapi::NFTA_DATA_VALUE)?).map(Data::Target),
-        DataKind::Verdict => {
-            let verdict = data()?.nested(uapi::NFTA_DATA_VERDICT)?;
-            let goto = verdict.u32(uapi::NFTA_VERDICT_CODE)? == uapi::NFT_GOTO.cast_unsigned();
-            let chain = verdict.text(uapi::NFTA_VERDICT_CHAIN)?;
-            goto.then(|| Data::Goto(chain.to_owned()))
-        }
     }
 }
 

@@ -10,7 +10,8 @@ use super::message::{Attributes, Body, Kind, Messages};
 use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
 use super::{ATTEMPTS, Error, INET, Nft, compare, elements};
 use crate::ruleset::{
-    self, Chain, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE,
+    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset,
+    Set, TABLE,
 };
 
 /// `linux/netfilter/nf_tables.h`.
@@ -50,7 +51,7 @@ pub enum Table {
 /// Which elements a look is about.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
-    /// Those at these places.
+    /// Those at these places, and at those that they cover.
     Places(&'a [(Set, Key)]),
     /// All there are.
     Everything,
@@ -153,8 +154,10 @@ impl Look {
             return Some(format!("chain {} was missing", absent.name));
         }
         let jumps = self.masquerades();
+        let dispatched = self.treatments().flat_map(Set::of_treatment).count();
         let base = base.iter().map(|chain| match chain.name.as_str() {
             POSTROUTING => (POSTROUTING, jumps),
+            HOSTPORTS => (HOSTPORTS, dispatched),
             name => (name, chain.rules.len()),
         });
         let needed = chains
@@ -175,6 +178,22 @@ impl Look {
     /// How many chains masquerade by a mark bit.
     pub(super) fn masquerades(&self) -> usize {
         self.chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count()
+    }
+
+    /// The treatments that have their chains in the table.
+    pub(super) fn treatments(&self) -> impl Iterator<Item = Digest> + Clone {
+        self.chains.keys().filter_map(|name| Digest::of_chain(name))
+    }
+
+    /// Those of `places` that are there or not, and those that they cover.
+    fn covered(&self, places: &[(Set, Key)]) -> Vec<(Set, Key)> {
+        let leads = |place: &&(Set, Key)| place.0.treatment().is_none();
+        let hosts = places.iter().filter(leads).filter_map(ruleset::host_at);
+        let held = |host| self.treatments().map(move |digest| ruleset::held_at(&host, digest));
+        let mut all: Vec<_> = hosts.flat_map(held).chain(places.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Names a chain that sees packets, or could be led to, and is not ours.
@@ -202,14 +221,19 @@ impl Nft {
         if look.table == Table::Absent {
             return Ok(look);
         }
+        look.chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?.into_iter().collect();
+        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, rule_chain)? {
+            look.rules.entry(chain).or_default().push(rule);
+        }
         match extent {
             Extent::Places(places) => {
-                for volley in places.chunks(PER_VOLLEY) {
+                for volley in look.covered(places).chunks(PER_VOLLEY) {
                     self.look_at(volley, &mut look.elements)?;
                 }
             }
             Extent::Everything => {
-                for set in Set::all() {
+                let own: Vec<Digest> = look.treatments().collect();
+                for set in Set::common().chain(own.into_iter().flat_map(Set::of_treatment)) {
                     let listed = self.every_element(set)?;
                     if listed.contains(&Listed::Odd) {
                         look.odd = Some(set);
@@ -220,10 +244,6 @@ impl Nft {
                     }));
                 }
             }
-        }
-        look.chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?.into_iter().collect();
-        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, rule_chain)? {
-            look.rules.entry(chain).or_default().push(rule);
         }
         Ok(look)
     }

@@ -94,11 +94,6 @@ impl Messages {
         self.close(start);
     }
 
-    /// Adds a big-endian number.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
-        self.put(kind, &[&value.to_be_bytes()]);
-    }
-
     /// Adds a text with its terminator.
     pub(super) fn put_text(&mut self, kind: u16, text: &str) {
         self.put(kind, &[text.as_bytes(), &[0]]);
@@ -279,11 +274,11 @@ mod tests {
         messages.begin(KIND, 1, 1, 7);
         messages.put_text(1, "abc");
         messages.nest(2, |inner| {
-            inner.put_u32(1, 5);
+            inner.put(1, &[&5_u32.to_be_bytes()]);
             if extra {
                 inner.put(9, &[b"kernel"]);
             }
-            inner.put_u32(1, 6);
+            inner.put(1, &[&6_u32.to_be_bytes()]);
         });
         messages
     }

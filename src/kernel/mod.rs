@@ -38,7 +38,7 @@ use encode::Encoder;
 use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 
 use crate::model::Protocol;
-use crate::ruleset::{Chain, Element, Identity, Key, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set};
 
 pub use change::{Change, Counts};
 pub use conntrack::Stale;
@@ -99,9 +99,11 @@ impl Nft {
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
         let mut whole = None;
+        let mut vacated = Vec::new();
         let mut applied =
             self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
                 let standing = look.standing(&identity, &change.chains)?;
+                vacated = change.vacated(look);
                 Ok(Some(match change.step(look, standing, tries)? {
                     Step::Wait => return Ok(None),
                     Step::Difference(difference, counts) => {
@@ -120,15 +122,14 @@ impl Nft {
             Some(whole) if applied.rebuilt.is_some() => {
                 applied.stale_flows = self.forget_gap(whole).err();
             }
-            Some(_) | None => applied.unfinished = self.finish(change).err(),
+            Some(_) | None => applied.unfinished = self.finish(vacated).err(),
         }
         Ok(applied)
     }
 
-    /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
-    /// is there any more: a flow that began in the meantime would outlive it.
-    fn finish(&mut self, change: &Change) -> Result<(), Error> {
-        let mut places: Vec<_> = change.vacated().copied().collect();
+    /// Sees to it that what was at `places` is on its way out, and that nothing of it that carries
+    /// UDP is there any more: a flow that began in the meantime would outlive it.
+    fn finish(&mut self, mut places: Vec<(Set, Key)>) -> Result<(), Error> {
         for _ in 0..PATIENCE {
             let mut left = BTreeMap::new();
             for volley in places.chunks(look::PER_VOLLEY) {
@@ -144,17 +145,26 @@ impl Nft {
             }
             thread::sleep(TICK);
         }
-        self.withdraw(&places)
+        self.delete(&places, |place| places.contains(place))
     }
 
-    /// Deletes what is at `places`, whosever table it is.
+    /// Deletes what is at `places` and what they cover, whosever table it is.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+        self.delete(places, |_| true)
+    }
+
+    fn delete(
+        &mut self,
+        places: &[(Set, Key)],
+        is_meant: impl Fn(&(Set, Key)) -> bool,
+    ) -> Result<(), Error> {
         self.attempt(Extent::Places(places), |_, look, _| {
             let mut transaction = Transaction::begin();
-            let present: Vec<_> = look.elements.keys().copied().collect();
+            let present = look.elements.keys().copied();
+            let present: Vec<_> = present.filter(|place| is_meant(place)).collect();
             elements::delete(&mut transaction, &present);
             Ok(Some((transaction, ())))
         })
@@ -296,13 +306,17 @@ fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
     let table = encoder.table(MsgType::Add);
     transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
     look::put_table_comment(transaction.last(), &ruleset.identity.to_string());
-    for (set, id) in Set::all().zip(1..) {
-        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
-    }
+    add_sets(&mut transaction, &mut encoder, ruleset.sets());
     add_chains(&mut transaction, &mut encoder, ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
     elements::add(&mut transaction, &all);
     Some(transaction)
+}
+
+fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
+    for (set, id) in sets.zip(1..) {
+        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
+    }
 }
 
 fn add_chains<'a>(
@@ -318,13 +332,30 @@ fn add_chains<'a>(
         }
     }
     for chain in chains {
-        add_rules(transaction, encoder, chain);
+        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last);
     }
 }
 
-fn add_rules(transaction: &mut Transaction, encoder: &mut Encoder, chain: &Chain) {
-    for rule in &chain.rules {
-        let subject = format!("adding rule \"{rule}\" to chain {}", chain.name);
-        transaction.append(encoder.rule(chain, rule), CREATE | APPEND, subject);
+/// Where in its chain a rule goes.
+#[derive(Clone, Copy)]
+enum Place {
+    First,
+    Last,
+}
+
+fn add_rules(
+    transaction: &mut Transaction,
+    encoder: &mut Encoder,
+    chain: &str,
+    rules: &[Rule],
+    place: Place,
+) {
+    let flags = match place {
+        Place::First => CREATE,
+        Place::Last => CREATE | APPEND,
+    };
+    for rule in rules {
+        let subject = format!("adding rule \"{rule}\" to chain {chain}");
+        transaction.append(encoder.rule(chain, rule), flags, subject);
     }
 }

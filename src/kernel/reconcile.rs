@@ -10,7 +10,8 @@ use super::message::Attributes;
 use super::raise::raise;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
 use crate::ruleset::{
-    Data, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, hairpin_of, host_at,
+    Data, Digest, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, covers, hairpin_of,
+    host_at,
 };
 
 /// What a table holds that explains itself.
@@ -18,9 +19,9 @@ use crate::ruleset::{
 pub struct Survey {
     /// Every element but those about to go.
     pub elements: BTreeMap<(Set, Key), Element>,
-    /// How packets are treated where a verdict map leads to, by the name of the chain. Chains that
-    /// are not what their name stands for are left out.
-    pub treatments: BTreeMap<String, Treatment>,
+    /// How packets are treated. Treatments whose chains are not what their name stands for are left
+    /// out.
+    pub treatments: BTreeMap<Digest, Treatment>,
 }
 
 impl Survey {
@@ -29,19 +30,17 @@ impl Survey {
         let hairpins = hairpins_of(spared, self.elements.iter().map(|(at, it)| (at, &it.data)));
         let stays = |element: &Element| {
             let place = element.place();
-            let leads_somewhere = match &element.data {
-                Data::Goto(chain) => self.treatments.contains_key(chain),
-                Data::None | Data::Target(_) => true,
-            };
-            leads_somewhere && (spared.contains(&place) || hairpins.contains(&place))
+            let treatment = element.set.treatment();
+            let leads_somewhere =
+                treatment.is_none_or(|digest| self.treatments.contains_key(&digest));
+            let is_spared = covers(|place| spared.contains(place), &place);
+            leads_somewhere && (is_spared || hairpins.contains(&place))
         };
         let elements: Vec<Element> = self.elements.into_values().filter(stays).collect();
-        let used = |chain: &str| {
-            let data = elements.iter().map(|element| &element.data);
-            data.into_iter().any(|data| matches!(data, Data::Goto(to) if to == chain))
-        };
-        let treatments = self.treatments.iter().filter(|(chain, _)| used(chain));
-        (elements.clone(), treatments.map(|(_, treatment)| treatment.clone()).collect())
+        let used: BTreeSet<Digest> =
+            elements.iter().filter_map(|element| element.set.treatment()).collect();
+        let treatments = self.treatments.into_iter().filter(|(digest, _)| used.contains(digest));
+        (elements, treatments.map(|(_, treatment)| treatment).collect())
     }
 }
 
@@ -54,7 +53,7 @@ fn hairpins_of<'a>(
         .filter(|(place, _)| spared.contains(place))
         .filter_map(|(place, data)| match data {
             Data::Target(target) => Some(hairpin_of(&host_at(place)?, *target)),
-            Data::None | Data::Goto(_) => None,
+            Data::None => None,
         })
         .collect()
 }
@@ -69,15 +68,20 @@ impl Nft {
     pub fn reconcile(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
         let identity = self.identity.clone();
         let mut change = Change { wanted: everything.elements.clone(), ..Change::default() };
+        let mut vacated = Vec::new();
         let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
             let seen = look.elements.iter();
             let mut spared = hairpins_of(
                 &everything.spared,
                 seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))),
             );
-            spared.extend(&everything.spared);
+            let seen = look.elements.keys().copied();
+            spared.extend(
+                seen.filter(|place| covers(|place| everything.spared.contains(place), place)),
+            );
             let ours = look.elements.keys().filter(|place| !spared.contains(place));
             change.released = ours.copied().collect();
+            vacated = change.vacated(look);
             let standing = look.thorough_standing(&identity, everything)?;
             Ok(Some(match change.step(look, standing, tries)? {
                 Step::Wait => return Ok(None),
@@ -92,7 +96,7 @@ impl Nft {
             }))
         })?;
         if applied.rebuilt.is_none() {
-            applied.unfinished = self.finish(&change).err();
+            applied.unfinished = self.finish(vacated).err();
         }
         // Even if nothing was lost: whoever restored it may have been killed before it came to this.
         applied.stale_flows = self.forget_gap(everything).err();
@@ -109,17 +113,11 @@ impl Nft {
             return Ok(None);
         }
         let chains = raised(&look);
-        let mut survey = Survey::default();
-        for (place, seen) in look.elements {
-            let Some(element) = element_at(place, seen) else { continue };
-            if let Data::Goto(chain) = &element.data
-                && let Some(treatment) = Treatment::read(chain, &chains)
-            {
-                survey.treatments.insert(chain.clone(), treatment);
-            }
-            survey.elements.insert(place, element);
-        }
-        Ok(Some(survey))
+        let read = |digest| Some((digest, Treatment::read(digest, &chains)?));
+        let treatments = look.treatments().filter_map(read).collect();
+        let elements = look.elements.into_iter();
+        let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
+        Ok(Some(Survey { elements: elements.collect(), treatments }))
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.

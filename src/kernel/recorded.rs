@@ -72,7 +72,7 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<Strin
             let mut rules =
                 rules.flat_map(|chain| chain.rules.iter().map(move |rule| (chain, rule)));
             let known = rules.find(|(chain, rule)| {
-                attributes.contains(attributes_of(encoder.rule(chain, rule)))
+                attributes.contains(attributes_of(encoder.rule(&chain.name, rule)))
             });
             let rule = known.map(|(_, rule)| rule.clone()).or_else(|| raise(attributes));
             let rule = rule.map_or("of its own".to_owned(), |rule| rule.to_string());
