@@ -138,10 +138,7 @@ fn an_element_that_leads_elsewhere_is_noticed() {
     let scene = Scene::new();
     for (set, key, data) in elements() {
         let Some(data) = data else { continue };
-        let elsewhere = match data["concat"].as_array() {
-            Some(target) => json!({"concat": [target[0], 81]}),
-            None => json!({"accept": null}),
-        };
+        let elsewhere = json!({"concat": [data["concat"][0], 81]});
         scene.notices(&format!("redirecting {set} {key}"), || {
             nft_json(&json!([
                 command("delete", &set, &json!([key, data])),
@@ -234,11 +231,16 @@ fn anybodys_command_restores_every_chain_and_rule() {
         let outcome = bare::run(&stranger, command);
         assert!(outcome.status.success(), "{command} after {damage}: {outcome}");
         assert!(outcome.stderr.contains("built table"), "{command} after {damage}: {outcome}");
-        // The stranger's own chains are there besides.
+        // The stranger's own chains are there besides, and what leads to them.
         let restored = ruleset();
         let parts = scene.intact.trim_end_matches("}\n").split("\n\n");
-        let mut chains = parts.filter(|part| part.starts_with("\tchain "));
-        assert!(chains.all(|part| restored.contains(part)), "{command} after {damage}: {restored}");
+        let chains = parts.filter(|part| part.starts_with("\tchain "));
+        let (dispatch, mut others): (Vec<_>, Vec<_>) =
+            chains.partition(|part| part.starts_with("\tchain hostports "));
+        let mut lines = dispatch[0].lines();
+        assert!(lines.all(|line| restored.contains(line)), "{command} after {damage}: {restored}");
+        others.retain(|part| !restored.contains(part));
+        assert!(others.is_empty(), "{command} after {damage}: {others:?} of {restored}");
         scene.attachment.check().success();
         bare::run(&stranger, "DEL").success();
     }
@@ -248,12 +250,27 @@ fn anybodys_command_restores_every_chain_and_rule() {
 #[test]
 fn a_foreign_element_that_takes_its_packets_is_noticed() {
     let scene = Scene::new();
+    let other = bare::network("other");
+    let other = bare::attachment(&scene.node, &other, "other", 200).mapping([tcp(9090)]);
+    bare::add(&scene.node, &other);
+    let mut nets: Vec<String> =
+        parts("chain").iter().map(|c| text(&c["name"]).to_owned()).collect();
+    nets.retain(|name| name.starts_with("net_"));
+    assert_eq!(nets.len(), 2, "one of each network");
+    let held = |set: &str| nets.iter().map(|net| net.replace("net", set)).collect::<Vec<_>>();
+    let own = &scene.intact;
+    let of_other = held("held4").into_iter().find(|set| !own.contains(set)).expect("a set");
+    let of_other6 = of_other.replace("held4", "held6");
+    let [host4, host6] = [held("host_held4"), held("host_held6")];
     for (set, element) in [
+        (&*of_other, "tcp . 8080"),
+        (&of_other6, "udp . 8080"),
+        (&host4[0], "192.0.2.2 . tcp . 8080"),
+        (&host4[1], "192.0.2.2 . tcp . 8080"),
+        (&host6[0], "2001:db8:0:1::1 . udp . 8080"),
         ("counted_ports4", "tcp . 8080 : 10.1.0.9 . 80"),
         ("counted_ports6", "udp . 8080 : fd00:1::9 . 80"),
         ("counted_host_ports4", "192.0.2.1 . tcp . 8081 : 10.1.0.9 . 80"),
-        ("host_policies4", "192.0.2.2 . tcp . 8080 : drop"),
-        ("host_policies6", "2001:db8:0:1::1 . udp . 8080 : drop"),
         ("host_ports4", "192.0.2.77 . udp . 8080 timeout 1h : 10.1.0.9 . 80"),
         ("host_ports6", "2001:db8:0:1::1 . tcp . 8080 : fd00:1::9 . 80"),
     ] {
@@ -261,12 +278,12 @@ fn a_foreign_element_that_takes_its_packets_is_noticed() {
         let outcome = scene.attachment.check();
         assert!(outcome.failure(120).message().contains(set), "{set}: {outcome}");
         let key = element.split(" : ").next().unwrap_or_default().replace(" timeout 1h", "");
-        let data = element.split(" : ").nth(1).unwrap_or_default();
-        nft(&format!("delete element {TABLE} {set} {{ {key} : {data} }}"));
+        let data = element.split_once(" : ").map_or(String::new(), |(_, data)| format!(": {data}"));
+        nft(&format!("delete element {TABLE} {set} {{ {key} {data} }}"));
         scene.attachment.check().success();
     }
     // Somebody else's ports are none of its business.
-    nft(&format!("add element {TABLE} host_policies4 {{ 192.0.2.1 . tcp . 9999 : drop }}"));
+    nft(&format!("add element {TABLE} {} {{ 192.0.2.1 . tcp . 9999 }}", host4[0]));
     scene.attachment.check().success();
 }
 

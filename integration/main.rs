@@ -18,6 +18,7 @@ mod choosing;
 mod conflict;
 mod contract;
 mod corpus;
+mod cost;
 mod damage;
 mod echo;
 #[cfg(target_arch = "x86_64")]

@@ -144,6 +144,7 @@ fn damages() -> Vec<(String, String)> {
         format!("{prefix}_{}", &rest[..16])
     };
     let (net, from) = (chain("net"), chain("from"));
+    let held = |set: &str| net.replace("net", set);
     let mut damages = vec![
         ("the ruleset is flushed".to_owned(), "flush ruleset".to_owned()),
         ("the table is deleted".into(), format!("delete table {TABLE}")),
@@ -174,9 +175,9 @@ fn damages() -> Vec<(String, String)> {
         ("a chain gone".into(), format!("flush chain {TABLE} output\ndelete chain {TABLE} output")),
         (
             "an element with another protocol".into(),
-            format!("add element {TABLE} policies4 {{ udplite . 8080 : drop }}"),
+            format!("add element {TABLE} {} {{ udplite . 8080 }}", held("held4")),
         ),
-        ("a catch-all".into(), format!("add element {TABLE} policies6 {{ * : drop }}")),
+        ("a catch-all".into(), format!("add element {TABLE} ports6 {{ * : fd00:1::9 . 80 }}")),
         (
             "an element that will expire".into(),
             format!(
@@ -199,9 +200,9 @@ fn damages() -> Vec<(String, String)> {
         ("udp . 9999 timeout 1h : fd00:1::9 . 80", &["ports6", "counted_ports6"]),
         ("192.0.2.1 . tcp . 8080 : 10.1.0.9 . 80", &["host_ports4", "counted_host_ports4"]),
         ("2001:db8::1 . sctp . 9 : fd00:1::9 . 80", &["host_ports6", "counted_host_ports6"]),
-        ("tcp . 9999 : accept", &["policies4", "policies6"]),
-        ("192.0.2.1 . tcp . 8080 : drop", &["host_policies4"]),
-        ("2001:db8::1 . tcp . 8080 : drop", &["host_policies6"]),
+        ("tcp . 9999", &[&held("held4"), &held("held6")]),
+        ("192.0.2.1 . tcp . 8080", &[&held("host_held4")]),
+        ("2001:db8::1 . tcp . 8080", &[&held("host_held6")]),
         ("10.1.0.9 . tcp . 8080", &["hairpins4"]),
         ("fd00:1::9 . tcp . 8080", &["hairpins6"]),
     ] {
