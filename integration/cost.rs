@@ -1,11 +1,11 @@
 //! What a change costs on a node that holds many ports.
 
-use std::fs;
 use std::time::Duration;
 
 use autoport::kernel::{Error, Nft};
 use autoport::model::{Policy, Protocol, Record};
 use autoport::ruleset::Ruleset;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::netns::{in_one_transaction, settle};
@@ -15,9 +15,7 @@ use crate::view;
 
 /// How long this thread has had a processor, in the kernel as well.
 fn processor_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("this thread is running");
-    let nanoseconds = text.split(' ').next().and_then(|number| number.parse().ok());
-    Duration::from_nanos(nanoseconds.expect("a number"))
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has one").into()
 }
 
 fn apply(released: &[&Record], wanted: &[&Record]) {

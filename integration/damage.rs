@@ -153,6 +153,9 @@ fn a_lost_table_is_missed_and_comes_back_with_everybody_in_it() {
     let scene = Scene::new();
     let other = Network::new("green", Main::Bridge, 2, Plugin::Autoport);
     let (_pod, _) = scene.node.attached("other", &other, PortMapping::both(8090, POD_PORT, ""));
+    // Chains and rules stand in the order in which they came until the table is built again.
+    nft("flush ruleset");
+    scene.attachment.plugin_call("ADD").run().success();
     let scene = Scene { intact: ruleset(), ..scene };
     scene.notices("flush ruleset", || nft("flush ruleset"));
     for (port, pod) in [(8080, "web"), (8090, "other")] {
