@@ -7,7 +7,7 @@ use std::path::Path;
 
 use autoport::kernel::{self, Asked};
 use autoport::model::{Family, Protocol};
-use autoport::ruleset::{Set, SetKind};
+use autoport::ruleset::Set;
 use serde_json::{Value, json};
 
 use crate::bare::{add, attachment, lead_nowhere, network, tcp, udp};
@@ -61,12 +61,12 @@ fn set_of(bytes: &[u8]) -> Option<Set> {
         Set::named(std::str::from_utf8(name).ok()?)
     });
     let set = sets.next()?;
-    let kind = match set.kind {
-        SetKind::HostHeld(_) => SetKind::HostHeld(targets::some_treatment()),
-        SetKind::Held(_) => SetKind::Held(targets::some_treatment()),
-        common => common,
-    };
-    Some(Set { kind, ..set })
+    if set.treatment().is_none() {
+        return Some(set);
+    }
+    let is_alike =
+        |other: &Set| (other.family, other.key_address()) == (set.family, set.key_address());
+    Set::of_treatment(targets::some_treatment()).find(is_alike)
 }
 
 /// What a question asks, as far as seeds are kept of it.
