@@ -70,7 +70,9 @@ impl Nft {
             }
             for listed in self.every_element(set)? {
                 let Listed::Known(key, seen) = listed else { continue };
-                if !seen.expiring && wildcards.contains(&(set.family, key.protocol, key.port)) {
+                let diverts = wildcards.contains(&(set.family, key.protocol, key.port));
+                let is_own = expected.elements.contains_key(&(set, key));
+                if diverts && !is_own && !seen.expiring {
                     return Ok(Some(foreign(set, &key, &seen)));
                 }
             }
