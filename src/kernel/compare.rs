@@ -41,7 +41,7 @@ impl Nft {
     }
 
     /// Looks for elements on one address that take the packets of a claim on every address. The
-    /// store grants no such claim beside it, so nobody recorded them.
+    /// store grants such a claim beside it to the same record only, so nobody recorded any other.
     ///
     /// Their keys cannot be guessed, so the maps are listed: they have only what was claimed for one
     /// address of the node, which is rare.
@@ -62,7 +62,9 @@ impl Nft {
             }
             for listed in self.every_element(set)? {
                 let Listed::Known(key, seen) = listed else { continue };
-                if !seen.expiring && wildcards.contains(&(set.family, key.protocol, key.port)) {
+                let takes = wildcards.contains(&(set.family, key.protocol, key.port));
+                let ours = expected.elements.contains_key(&(set, key));
+                if takes && !ours && !seen.expiring {
                     return Ok(Some(foreign(set, &key, &seen)));
                 }
             }
