@@ -2,12 +2,15 @@
 
 PREFIX ?= /opt/cni
 DESTDIR ?=
+T ?= 60
+N ?= 10000
+SEED ?= 1
 
-.PHONY: help build install demo check test sanitize clean
+.PHONY: help build install demo check test torture soak fuzz test-clients sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -29,7 +32,7 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration -- -D warnings
+	cargo clippy --locked --test integration --test runtimes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh
 	cargo test --locked --test licences
@@ -38,6 +41,23 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+soak: ## N=10000 random operations of 16 processes, with kills and damage; the order is SEED's
+	@integration/setup.sh test
+	SOAK_N=$(N) SOAK_SEED=$(SEED) scripts/namespaces.sh cargo test --locked --test integration soak:: -- --nocapture
+
+fuzz: ## T=60 seconds of random bytes for each door; libFuzzer where there is a nightly toolchain
+	@integration/setup.sh fuzz
+	scripts/fuzz.sh $(T)
+
+torture: ## every point at which a command can be killed or fail, however alike
+	@integration/setup.sh test
+	AUTOPORT_TORTURE=1 scripts/namespaces.sh cargo test --locked --test integration -- kill:: faults::
+
+test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
+	@integration/setup.sh clients
+	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
+	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::bare::{self, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::echo::Echo;
 use crate::netns::{ip, nft, ruleset, run, sysctl};
@@ -16,15 +17,15 @@ use crate::view::{self, table};
 const TABLE: &str = "inet autoport";
 
 /// A pod with every kind of mapping, and what the kernel has for it.
-struct Scene {
-    node: Node,
+pub(crate) struct Scene {
+    pub(crate) node: Node,
     _pod: Pod,
-    attachment: Attachment,
-    intact: String,
+    pub(crate) attachment: Attachment,
+    pub(crate) intact: String,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let node = Node::new();
         let network = Network::new("blue", Main::Bridge, 1, Plugin::Autoport)
             .with(
@@ -56,16 +57,16 @@ impl Scene {
 }
 
 /// The parts of one kind, as nft names them.
-fn parts(kind: &str) -> Vec<Value> {
+pub(crate) fn parts(kind: &str) -> Vec<Value> {
     table().into_iter().filter_map(|part| part.get(kind).cloned()).collect()
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().expect("nft names parts with strings")
 }
 
 /// Feeds nft its own kind of JSON: elements, unlike rules, have no handle in a script.
-fn nft_json(commands: &Value) {
+pub(crate) fn nft_json(commands: &Value) {
     let script = json!({ "nftables": commands }).to_string();
     let (ok, text) = run(Command::new("nft").args(["-j", "-f", "-"]), &script);
     assert!(ok, "{script}: {text}");
@@ -99,7 +100,7 @@ fn every_chain_is_missed() {
 }
 
 /// An element's set, its key, and what it leads to, in nft's JSON.
-fn elements() -> Vec<(Value, Value, Option<Value>)> {
+pub(crate) fn elements() -> Vec<(Value, Value, Option<Value>)> {
     let mut found = Vec::new();
     for set in [parts("map"), parts("set")].concat() {
         for element in set["elem"].as_array().into_iter().flatten() {
@@ -114,7 +115,7 @@ fn elements() -> Vec<(Value, Value, Option<Value>)> {
     found
 }
 
-fn command(verb: &str, set: &Value, element: &Value) -> Value {
+pub(crate) fn command(verb: &str, set: &Value, element: &Value) -> Value {
     json!({ verb: {"element": {
         "family": "inet", "table": "autoport", "name": set, "elem": [element],
     }}})
@@ -204,4 +205,84 @@ fn loopback_is_guarded_against_the_pods() {
     nft(&format!("flush chain {TABLE} guard"));
     let own = own.to_string();
     assert_eq!(ask()[..2], [Answer::reached("private", &own), Answer::reached("private", &own)]);
+}
+
+/// A stranger's command knows nothing of this network: the chains say themselves how many rules
+/// they have.
+#[test]
+fn anybodys_command_restores_every_chain_and_rule() {
+    let scene = Scene::new();
+    let stranger = bare::network("stranger");
+    let stranger = bare::attachment(&scene.node, &stranger, "stranger", 200).mapping([tcp(9090)]);
+    let chains: Vec<String> = parts("chain").iter().map(|c| text(&c["name"]).to_owned()).collect();
+    let rules = parts("rule").len();
+    let flushes = chains.iter().map(|chain| format!("flush chain {TABLE} {chain}"));
+    let inserts = chains.iter().map(|chain| format!("insert rule {TABLE} {chain} accept"));
+    let mut damages: Vec<_> = flushes.chain(inserts).map(Some).collect();
+    damages.resize(damages.len() + rules, None);
+    for (number, damage) in damages.iter().enumerate() {
+        // A repaired table has new handles, so a rule is known by its number.
+        let damage = damage.clone().unwrap_or_else(|| {
+            let rule = parts("rule").swap_remove(number - (damages.len() - rules));
+            format!("delete rule {TABLE} {} handle {}", text(&rule["chain"]), rule["handle"])
+        });
+        let command = if number % 2 == 0 { "ADD" } else { "DEL" };
+        if command == "DEL" {
+            bare::add(&scene.node, &stranger);
+        }
+        nft(&damage);
+        let outcome = bare::run(&stranger, command);
+        assert!(outcome.status.success(), "{command} after {damage}: {outcome}");
+        assert!(outcome.stderr.contains("built table"), "{command} after {damage}: {outcome}");
+        // The stranger's own chains are there besides.
+        let restored = ruleset();
+        let parts = scene.intact.trim_end_matches("}\n").split("\n\n");
+        let mut chains = parts.filter(|part| part.starts_with("\tchain "));
+        assert!(chains.all(|part| restored.contains(part)), "{command} after {damage}: {restored}");
+        scene.attachment.check().success();
+        bare::run(&stranger, "DEL").success();
+    }
+}
+
+/// What nobody recorded takes the packets of a claim only at certain places; CHECK looks there.
+#[test]
+fn a_foreign_element_that_takes_its_packets_is_noticed() {
+    let scene = Scene::new();
+    for (set, element) in [
+        ("counted_ports4", "tcp . 8080 : 10.1.0.9 . 80"),
+        ("counted_ports6", "udp . 8080 : fd00:1::9 . 80"),
+        ("counted_host_ports4", "192.0.2.1 . tcp . 8081 : 10.1.0.9 . 80"),
+        ("host_policies4", "192.0.2.2 . tcp . 8080 : drop"),
+        ("host_policies6", "2001:db8:0:1::1 . udp . 8080 : drop"),
+        ("host_ports4", "192.0.2.77 . udp . 8080 timeout 1h : 10.1.0.9 . 80"),
+        ("host_ports6", "2001:db8:0:1::1 . tcp . 8080 : fd00:1::9 . 80"),
+    ] {
+        nft(&format!("add element {TABLE} {set} {{ {element} }}"));
+        let outcome = scene.attachment.check();
+        assert!(outcome.failure(120).message().contains(set), "{set}: {outcome}");
+        let key = element.split(" : ").next().unwrap_or_default().replace(" timeout 1h", "");
+        let data = element.split(" : ").nth(1).unwrap_or_default();
+        nft(&format!("delete element {TABLE} {set} {{ {key} : {data} }}"));
+        scene.attachment.check().success();
+    }
+    // Somebody else's ports are none of its business.
+    nft(&format!("add element {TABLE} host_policies4 {{ 192.0.2.1 . tcp . 9999 : drop }}"));
+    scene.attachment.check().success();
+}
+
+/// After an upgrade of the plugin nothing is wrong with the table of the version before. The next
+/// command that changes something replaces it.
+#[test]
+fn an_intact_older_layout_passes_check() {
+    let scene = Scene::new();
+    let older = scene.intact.replace("layout 1", "layout 0");
+    let older = older.replace("chain guard {", "chain ancient {\n\t}\n\n\tchain guard {");
+    nft(&format!("flush ruleset\n{older}"));
+    scene.attachment.check().success();
+    assert!(ruleset().contains("chain ancient"), "CHECK changes nothing");
+    let target = "10.1.0.2 . 80";
+    nft(&format!("delete element {TABLE} ports4 {{ tcp . 8080 : {target} }}"));
+    assert!(scene.attachment.check().failure(120).message().contains("ports4"));
+    scene.attachment.plugin_call("ADD").run().success();
+    assert_eq!(ruleset(), scene.intact);
 }

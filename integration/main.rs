@@ -18,12 +18,16 @@ mod chain;
 mod choosing;
 mod conflict;
 mod contract;
+mod corpus;
 mod damage;
 mod echo;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
 mod hostile;
 mod intruders;
+#[cfg(target_arch = "x86_64")]
+mod kill;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
@@ -35,6 +39,8 @@ mod netns;
 mod node;
 mod operator;
 mod oracle;
+#[cfg(target_arch = "x86_64")]
+mod ordeal;
 mod plugin;
 mod policy;
 mod portmap_suite;
@@ -44,8 +50,15 @@ mod records;
 mod recovery;
 mod reference;
 mod security;
+mod soak;
 mod statedir;
+#[path = "../fuzz/src/lib.rs"]
+#[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
+mod targets;
 mod trace;
+#[cfg(target_arch = "x86_64")]
+mod tracer;
 mod traffic;
 mod udp;
 mod view;
+mod watch;

@@ -6,16 +6,23 @@
 #   integration/setup.sh check   that, and what `make check` needs
 #   integration/setup.sh demo    the first, and what the demo needs, with cnitool
 #   integration/setup.sh test    that, and what the tests and benchmark need
+#   integration/setup.sh clients that, and the runtimes of `make test-clients`
 #
-# Packages of this Debian release are installed by apt. What must be newer comes
-# from Debian sid, is never installed, and lands in $TOOLS (default: target/tools
-# in this repository):
+# Packages of this Debian release are installed by apt. What must be of another
+# release, or would bring a service with it, is never installed but unpacked in
+# $TOOLS (default: target/tools in this repository):
 #
 #   bin/cnitool   the CNI project's own tool                          (demo, test)
 #   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
+#   bookworm/     podman 4.3 and containerd 1.6 with their libraries     (clients)
+#   sid/          containerd 2                                           (clients)
+#   bin/cri       integration/cri/main.go, a client of containerd        (clients)
+#   rootfs/echo   integration/echo/main.go, what runs in a container     (clients)
+#   image.tar     the same as an image                                   (clients)
 #   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
+#   cache-cri/    the Go libraries of bin/cri                            (clients)
 #   stamps/       what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
@@ -35,6 +42,15 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal)
+packages_fuzz=(g++)
+
+# What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
+bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
+sid_clients=(containerd)
+sid_cri=(
+    golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
+    golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
+)
 
 # --- talking -----------------------------------------------------------------
 
@@ -121,7 +137,7 @@ install_packages() {
     work=
 }
 
-# --- packages of sid, taken aside --------------------------------------------
+# --- packages of another release, taken aside --------------------------------
 
 # The mirrors this machine takes Debian itself from.
 debian_mirrors() {
@@ -129,24 +145,29 @@ debian_mirrors() {
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk '!seen[$0]++'
 }
 
-# sid COMMAND... runs an apt command that sees sid and nothing else.
-sid() { APT_CONFIG=$work/apt/apt.conf "$@"; }
+# suite NAME COMMAND... runs an apt command that sees this Debian release and nothing else.
+suite() {
+    local name=$1
+    shift
+    APT_CONFIG=$work/apt/$name/apt.conf "$@"
+}
 
-# configure_sid MIRROR writes the configuration `sid` uses. Of the machine's own
-# it keeps how to reach mirrors (proxies, timeouts), but no hooks and no pinning.
-# sid's Release file is checked against Debian's keyring, as apt does by default.
-configure_sid() {
-    local mirror=$1 arch keyring=
+# configure_suite NAME MIRROR writes the configuration `suite` uses. Of the
+# machine's own it keeps how to reach mirrors (proxies, timeouts), but no hooks
+# and no pinning. The Release file is checked against Debian's keyring, as apt
+# does by default.
+configure_suite() {
+    local name=$1 mirror=$2 arch dir=$work/apt/$1 keyring=
     arch=$(dpkg --print-architecture)
     for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
         [ ! -e "$keyring" ] || break
     done
     [ -e "$keyring" ] || die "Debian's archive keyring is not here." "Install the package debian-archive-keyring."
-    rm -rf "$work/apt"
-    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    rm -rf "$dir"
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
     printf '%s\n' \
-        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror sid main" \
-        "deb-src [signed-by=$keyring target=Sources] $mirror sid main" >"$work/apt/sources.list"
+        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror $name main" \
+        "deb-src [signed-by=$keyring target=Sources] $mirror $name main" >"$dir/sources.list"
     {
         apt-config dump | grep '^Acquire::'
         # The scratch directory is ours alone, so apt's download user could not
@@ -156,23 +177,23 @@ configure_sid() {
             APT::Architecture "$arch" \
             Acquire::Retries 3 \
             Acquire::Languages none \
-            Dir::State "$work/apt" \
-            Dir::State::lists "$work/apt/lists" \
+            Dir::State "$dir" \
+            Dir::State::lists "$dir/lists" \
             Dir::State::status /dev/null \
-            Dir::Cache "$work/apt/cache" \
-            Dir::Etc::sourcelist "$work/apt/sources.list" \
+            Dir::Cache "$dir/cache" \
+            Dir::Etc::sourcelist "$dir/sources.list" \
             Dir::Etc::sourceparts /dev/null \
             Dir::Etc::parts /dev/null \
             Dir::Etc::main /dev/null \
             Dir::Etc::preferences /dev/null \
             Dir::Etc::preferencesparts /dev/null
-    } >"$work/apt/apt.conf"
+    } >"$dir/apt.conf"
 }
 
-# Makes `sid` usable, from the first mirror that has it; once per run.
-open_sid() {
-    [ ! -e "$work/apt/open" ] || return 0
-    local mirror mirrors
+# Makes `suite NAME` usable, from the first mirror that has it; once per run.
+open_suite() {
+    local name=$1 mirror mirrors
+    [ ! -e "$work/apt/$name/open" ] || return 0
     mirrors=$(debian_mirrors)
     if [ -z "$mirrors" ]; then # apt knows an archive's origin only from its index
         need_root "apt has no package index yet" "apt-get update"
@@ -183,25 +204,35 @@ open_sid() {
     [ -n "$mirrors" ] || die "apt on this machine has no Debian archive configured." \
         "This script is for Debian; give apt a Debian main archive and run apt-get update."
     for mirror in $mirrors; do
-        say "reading the index of Debian sid from $mirror"
-        configure_sid "$mirror"
-        if sid apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
-            : >"$work/apt/open"
+        say "reading the index of Debian $name from $mirror"
+        configure_suite "$name" "$mirror"
+        if suite "$name" apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
+            : >"$work/apt/$name/open"
             return
         fi
     done
     tail -n 20 "$log" >&2
-    die "no mirror of this machine gave a verified index of Debian sid (output above)." \
+    die "no mirror of this machine gave a verified index of Debian $name (output above)." \
         "Check the network; if a signature is the trouble, upgrade the package debian-archive-keyring."
 }
 
-# download DIRECTORY PACKAGE... leaves the packages of sid there.
+# download SUITE DIRECTORY PACKAGE... leaves the packages there.
 download() {
-    local dir=$1
-    shift
+    local suite=$1 dir=$2
+    shift 2
+    open_suite "$suite"
     mkdir -p "$dir"
-    run "downloading from sid: $*" "Check the network and run this script again." \
-        in_dir "$dir" sid apt-get download "$@"
+    run "downloading from $suite: $*" "Check the network and run this script again." \
+        in_dir "$dir" suite "$suite" apt-get download "$@"
+}
+
+# unpack DIRECTORY PACKAGE_FILE...
+unpack() {
+    local dir=$1 package
+    shift
+    for package; do
+        run "unpacking $package" "Remove its folder and run this script again." dpkg -x "$package" "$dir"
+    done
 }
 
 in_dir() { (cd "$1" && shift && "$@"); }
@@ -233,6 +264,10 @@ replace() {
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
 how_cni_sid() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
+how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
+how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
+how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
     [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
@@ -241,9 +276,22 @@ have_go_tools() {
 have_cni_sid() { [ -x "$TOOLS/cni-sid/portmap" ] && stamped cni-sid "$(how_cni_sid)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+# Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
+have_fuzzer() {
+    [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
+}
+
+have_bookworm() { [ -x "$TOOLS/bookworm/usr/bin/podman" ] && stamped bookworm "$(how_bookworm)"; }
+have_sid() { [ -x "$TOOLS/sid/usr/bin/containerd" ] && stamped sid "$(how_sid)"; }
+have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
+have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
+
 have_tools() {
+    [ "$level" != fuzz ] || { have_fuzzer; return; }
     have_go_tools || return 1
-    [ "$level" = demo ] || have_cni_sid
+    [ "$level" != demo ] || return 0
+    have_cni_sid || return 1
+    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri; }
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -251,27 +299,25 @@ have_tools() {
 # leave cnitool out.
 fill_cache() {
     local dir=$work/cache go
-    open_sid
-    go=$(sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
+    open_suite sid
+    go=$(suite sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
     [ -n "$go" ] || die "Debian sid's golang-go does not name a Go version." "Look at fill_cache in $0."
     say "downloading $go and libcni's source (50 MB) to ${TOOLS}/cache"
-    download "$dir" "$go-go" "$go-src"
+    download sid "$dir" "$go-go" "$go-src"
     run "downloading libcni's source" "Check the network and run this script again." \
-        in_dir "$dir" sid apt-get source --download-only --tar-only golang-github-appc-cni
+        in_dir "$dir" suite sid apt-get source --download-only --tar-only golang-github-appc-cni
     replace "$dir" "$TOOLS/cache"
     stamp cache "$(how_cnitool)" "$(cd "$TOOLS/cache" && echo *)"
 }
 
 build_go_tools() {
-    local package goroot version src=$work/src out=$work/bin
+    local goroot version src=$work/src out=$work/bin
     have_cache || fill_cache
 
     version=$(cd "$TOOLS/cache" && echo *.orig.tar.*)
     version=${version#*_} version=${version%%.orig*}
     say "building cnitool and libcni $version (half a minute)"
-    for package in "$TOOLS"/cache/*.deb; do
-        run "unpacking $package" "Remove $TOOLS/cache and run this script again." dpkg -x "$package" "$work/go"
-    done
+    unpack "$work/go" "$TOOLS"/cache/*.deb
     mkdir -p "$src" "$out" "$work/home"
     run "unpacking libcni" "Remove $TOOLS/cache and run this script again." \
         tar -xf "$TOOLS"/cache/*.orig.tar.* -C "$src" --strip-components=1
@@ -303,16 +349,72 @@ build_go_tools() {
 
 unpack_cni_sid() {
     local package version
-    open_sid
     say "downloading Debian sid's reference plugins to $TOOLS/cni-sid"
-    download "$work/plugins" containernetworking-plugins
+    download sid "$work/plugins" containernetworking-plugins
     package=$(echo "$work"/plugins/containernetworking-plugins_*.deb)
     version=$(dpkg-deb -f "$package" Version)
-    run "unpacking $package" "Run this script again." dpkg -x "$package" "$work/unpacked"
+    unpack "$work/unpacked" "$package"
     run "Debian sid's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
         env CNI_COMMAND=VERSION "$work/unpacked/usr/lib/cni/portmap"
     replace "$work/unpacked/usr/lib/cni" "$TOOLS/cni-sid"
     stamp cni-sid "$(how_cni_sid)" "$version"
+}
+
+build_fuzzer() {
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    say "building cargo-fuzz (a minute or two)"
+    run "building cargo-fuzz" "Look at what cargo says above." \
+        env CARGO_TARGET_DIR="$work/cargo-fuzz" cargo install cargo-fuzz --locked --target "$host" --root "$work/cargo"
+    mkdir -p "$TOOLS/bin"
+    mv "$work/cargo/bin/cargo-fuzz" "$TOOLS/bin/cargo-fuzz"
+}
+
+# unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
+unpack_clients() {
+    local suite=$1
+    shift
+    say "downloading the clients of Debian $suite to $TOOLS/$suite"
+    download "$suite" "$work/$suite.deb" "$@"
+    unpack "$work/$suite" "$work/$suite.deb"/*.deb
+    replace "$work/$suite" "$TOOLS/$suite"
+    stamp "$suite" "$("how_$suite")" "$(cd "$work/$suite.deb" && echo *)"
+}
+
+# The client of containerd, and what runs in its containers. Both are static.
+build_cri() {
+    local goroot name out=$work/cri layer
+    have_cache || fill_cache
+    if ! have_cache_cri; then
+        say "downloading the Go libraries of the CRI (15 MB) to $TOOLS/cache-cri"
+        download sid "$work/cache-cri" "${sid_cri[@]}"
+        replace "$work/cache-cri" "$TOOLS/cache-cri"
+        stamp cache-cri "$(how_cache_cri)" "$(cd "$TOOLS/cache-cri" && echo *)"
+    fi
+    say "building the CRI client (a minute)"
+    [ -d "$work/go" ] || unpack "$work/go" "$TOOLS"/cache/*.deb
+    unpack "$work/libraries" "$TOOLS"/cache-cri/*.deb
+    goroot=$(echo "$work"/go/usr/lib/go-*)
+    mkdir -p "$work/own/src/autoport" "$out" "$work/home"
+    cp -R "$here/cri" "$here/echo" "$work/own/src/autoport/"
+    for name in cri echo; do
+        run "building $name" "If $here/$name/main.go is not at fault, remove $TOOLS/cache-cri and run this script again." \
+            env -i PATH="$PATH" HOME="$work/home" \
+            GOROOT="$goroot" GOPATH="$work/own:$work/libraries/usr/share/gocode" GOCACHE="$work/gocache" GOTMPDIR="$work" \
+            GOENV=off GOTOOLCHAIN=local GO111MODULE=off GOFLAGS= CGO_ENABLED=0 \
+            "$goroot/bin/go" build -trimpath -ldflags '-s -w' -o "$out/" "autoport/$name"
+    done
+    mkdir "$work/rootfs"
+    mv "$out/echo" "$work/rootfs/echo"
+    tar -C "$work/rootfs" --owner=0 --group=0 --numeric-owner -cf "$out/layer.tar" echo
+    layer=$(sha256sum <"$out/layer.tar")
+    printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":["/echo"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+        "$arch" "${layer%% *}" >"$out/config.json"
+    echo '[{"Config":"config.json","RepoTags":["autoport.test/echo:1"],"Layers":["layer.tar"]}]' >"$out/manifest.json"
+    tar -C "$out" -cf "$TOOLS/image.tar" manifest.json config.json layer.tar
+    replace "$work/rootfs" "$TOOLS/rootfs"
+    mv "$out/cri" "$TOOLS/bin/cri"
+    stamp cri "$(how_cri)" "$(cd "$TOOLS/cache-cri" && echo golang-k8s-cri-api-dev_*)"
 }
 
 # --- main --------------------------------------------------------------------
@@ -322,9 +424,10 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
-1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
+1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|test" >&2
+    echo "usage: $0 build|check|demo|fuzz|test|clients" >&2
     exit 2
     ;;
 esac
@@ -355,5 +458,14 @@ if ! flock -n 9; then
 fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
+if [ "$level" = fuzz ]; then
+    have_fuzzer || build_fuzzer
+    exit 0
+fi
 have_go_tools || build_go_tools
-[ "$level" = demo ] || have_cni_sid || unpack_cni_sid
+[ "$level" != demo ] || exit 0
+have_cni_sid || unpack_cni_sid
+[ "$level" = clients ] || exit 0
+have_bookworm || unpack_clients bookworm "${bookworm_clients[@]}"
+have_sid || unpack_clients sid "${sid_clients[@]}"
+have_cri || build_cri

@@ -18,11 +18,13 @@ use crate::store::{self, Key, Locked, Store};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes the lock of a store that exists and concerns this node; `None` where there is nothing to
-/// do.
+/// do. That something is held and cannot be reached just now is a failure: the runtime asks again.
 fn lock(store: &Store, log: &mut dyn Write) -> Result<Option<Locked>, Error> {
     let locked = match store.lock(PATIENCE, log) {
         Ok(locked) => locked,
-        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             note_error(log, "nothing was removed, and what is held stays held", &error.into());
             return Ok(None);
@@ -93,7 +95,7 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
     let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
     // Where it leads only the kernel knows.
-    for (place, seen) in nft.look(&places)?.elements {
+    for (place, seen) in nft.look(kernel::Extent::Places(&places))?.elements {
         if let (Some(host), Some(Data::Target(target))) = (host_at(&place), seen.data) {
             released.insert(hairpin_of(&host, target));
         }
@@ -133,7 +135,9 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     match store.read(PATIENCE, log) {
         Ok(None) => return Ok(()),
         Ok(Some(_)) => {}
-        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             note_error(log, "nothing was removed", &error.into());
             return Ok(());
@@ -168,18 +172,16 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     first_failure.and(reconcile(&locked, log))
 }
 
-/// Finds elements that were lost, or that nobody recorded.
+/// Finds what was lost of the table, and what nobody recorded.
 fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
-    let mut nft = Nft::open(&locked.instance().id)?;
-    match everything::reconcile(locked, &mut nft, log) {
-        Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
+    match everything::reconcile(locked, log) {
         Err(Error::Kernel(
             error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),
         )) => {
             note_error(log, "the table was left alone", &error.into());
             Ok(())
         }
-        Err(error) => Err(error),
+        reconciled => reconciled,
     }
 }
 

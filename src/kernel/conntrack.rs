@@ -8,12 +8,16 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use nix::libc;
 
 use super::message::{Attributes, Body, Kind, Messages};
 use super::route::Local;
-use super::socket::{DUMP, Listing, REQUEST};
+use super::socket::{ACK, DUMP, Listing, REQUEST};
 use super::{ATTEMPTS, Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
+use crate::ruleset::{Data, Element, Ruleset};
 
 /// `linux/netfilter/nfnetlink_conntrack.h`.
 mod uapi {
@@ -51,11 +55,11 @@ pub enum Stale {
 }
 
 /// A flow, as far as it matters here.
-struct Flow {
+pub(super) struct Flow {
     /// Where its client sends to.
-    to: SocketAddr,
+    pub(super) to: SocketAddr,
     /// Who answers.
-    answered_by: SocketAddr,
+    pub(super) answered_by: SocketAddr,
     /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
     handle: Vec<(u16, Vec<u8>)>,
 }
@@ -68,7 +72,7 @@ const fn address_family(family: Family) -> u8 {
 }
 
 impl Flow {
-    fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+    pub(super) fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
         let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
         let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
         let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];
@@ -158,7 +162,21 @@ fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr
     Some(SocketAddr::new(address, port))
 }
 
+/// The mapping that an element carries out, if it is one that leads to a pod.
+fn mapping(element: &Element) -> Option<Mapping> {
+    let Data::Target(target) = element.data else { return None };
+    let container_port = NonZeroU16::new(target.port())?;
+    Some(Mapping { host: element.host, container_port, target: Some(target) })
+}
+
 impl Nft {
+    /// Ends the UDP flows that began while `restored` was not in force: they would miss their pods
+    /// for as long as their clients go on.
+    pub(super) fn forget_gap(&mut self, restored: &Ruleset) -> Result<(), Error> {
+        let mappings = restored.elements.values().filter_map(mapping);
+        self.forget_flows(&mappings.collect::<Vec<_>>(), Stale::Elsewhere)
+    }
+
     /// Deletes the UDP flows through `mappings` that are stale. Each family with UDP mappings is
     /// listed once, however many ports there are, and the node's addresses at most once, however
     /// many flows there are.
@@ -225,12 +243,22 @@ impl Nft {
             Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_DELETE };
         for flow in flows {
             let mut message = Messages::default();
-            message.begin(kind, REQUEST, address_family(family), 0);
+            message.begin(kind, REQUEST | ACK, address_family(family), 0);
             for (attribute, payload) in &flow.handle {
                 let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
                 message.put(attribute | nested, &[payload]);
             }
-            self.socket.ask(&message, |_| {})?;
+            let mut failed = Some(libc::ENODATA);
+            self.socket.ask(&message, |answer| {
+                failed = match answer.body {
+                    Body::Done | Body::Object(_) | Body::Refused(libc::ENOENT) => None,
+                    Body::Refused(errno) => Some(errno),
+                };
+            })?;
+            if let Some(errno) = failed {
+                let source = std::io::Error::from_raw_os_error(errno);
+                return Err(Error::Question { what: "that a UDP flow has ended", source });
+            }
         }
         Ok(())
     }

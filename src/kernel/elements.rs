@@ -36,10 +36,19 @@ mod uapi {
     pub(super) const HOLDER: u8 = 0xa0;
 }
 
+/// An element of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// One whose key we might have written.
+    Known(Key, Seen),
+    /// One with a key that we never write: another protocol, port 0, or the catch-all.
+    Odd,
+}
+
 /// An element as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Where it leads; `None` when it is not of the shape we write.
+    /// Where it leads; `None` when it is not of the shape we write, or somebody gave it a timeout.
     pub data: Option<Data>,
     /// Whose it is, as a listing shows it; empty when it says nothing.
     pub comment: String,
@@ -57,6 +66,10 @@ impl Seen {
             && self.holder == wanted.holder
     }
 }
+
+/// What the kernel makes of a timeout of a millisecond is a timer tick, in milliseconds: at most 10.
+/// What has longer to live was not released by us.
+const LONGEST_TICK: u64 = 100;
 
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
 /// 340 bytes.
@@ -203,13 +216,15 @@ pub(super) fn listing(set: Set) -> Messages {
     messages
 }
 
-/// Reads the elements in a part of a listing, but for those with keys that we never write.
-pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = (Key, Seen)> {
+/// Reads the elements in a part of a listing.
+pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = Listed> {
     let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-    list.iter().filter_map(move |element| {
+    list.iter().map(move |element| {
         let element = Attributes(element.payload);
-        let key = element.nested(uapi::NFTA_SET_ELEM_KEY)?.get(uapi::NFTA_DATA_VALUE)?;
-        Some((read_key(set, key)?, read_element(set, element)))
+        let key = element
+            .nested(uapi::NFTA_SET_ELEM_KEY)
+            .and_then(|key| read_key(set, key.get(uapi::NFTA_DATA_VALUE)?));
+        key.map_or(Listed::Odd, |key| Listed::Known(key, read_element(set, element)))
     })
 }
 
@@ -232,6 +247,8 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 }
 
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
+    let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
+    let timeout = timeout.map(u64::from_be_bytes);
     let userdata = element.get(uapi::NFTA_SET_ELEM_USERDATA).unwrap_or_default();
     let text = |kind| {
         let bytes = read_userdata(userdata, kind).unwrap_or_default();
@@ -239,10 +256,10 @@ fn read_element(set: Set, element: Attributes<'_>) -> Seen {
         std::str::from_utf8(bytes).unwrap_or_default().to_owned()
     };
     Seen {
-        data: read_data(set, element),
+        data: if timeout > Some(LONGEST_TICK) { None } else { read_data(set, element) },
         comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT),
         holder: text(uapi::HOLDER),
-        expiring: element.get(uapi::NFTA_SET_ELEM_TIMEOUT).is_some(),
+        expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
     }
 }
 

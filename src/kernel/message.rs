@@ -30,7 +30,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    const fn number(self) -> u16 {
+    pub(super) const fn number(self) -> u16 {
         (self.subsystem as u16) << 8 | self.message as u16
     }
 }
@@ -142,6 +142,8 @@ impl Messages {
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer<'a> {
+    /// What it is: the subsystem in the upper byte, the message type in the lower.
+    pub(super) kind: u16,
     /// The number of the request it answers.
     pub(super) number: u32,
     pub(super) body: Body<'a>,
@@ -179,7 +181,7 @@ pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
             _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
         };
         let interrupted = flags & DUMP_INTERRUPTED != 0;
-        Some(Answer { number: u32_ne(header, 8)?, body, message, interrupted })
+        Some(Answer { kind, number: u32_ne(header, 8)?, body, message, interrupted })
     })
 }
 

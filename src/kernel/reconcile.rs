@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::change::Step;
 use super::elements::Seen;
 use super::message::Attributes;
 use super::raise::raise;
-use super::{Applied, Change, Error, Look, Nft, Table};
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
 use crate::ruleset::{
     Data, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, hairpin_of, host_at,
 };
@@ -60,32 +61,42 @@ fn hairpins_of<'a>(
 
 impl Nft {
     /// Makes the table exactly that of `everything`, but for what it spares, and changes nothing that
-    /// is right already: the way to find what was lost, what somebody else put there, and rules that
-    /// were replaced one by one. Where a chain differs, the whole table is built again.
+    /// is right already: the way to find what was lost, and what nobody recorded. A difference among
+    /// the elements is mended one by one, any other by building the table again.
     ///
     /// # Errors
     /// As for [`Self::apply`].
     pub fn reconcile(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
-        let look = self.look(&[])?;
-        look.permit(&self.identity)?;
-        if look.table == Table::Absent && everything.elements.is_empty() {
-            return Ok(Applied::default());
+        let identity = self.identity.clone();
+        let mut change = Change { wanted: everything.elements.clone(), ..Change::default() };
+        let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
+            let seen = look.elements.iter();
+            let mut spared = hairpins_of(
+                &everything.spared,
+                seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))),
+            );
+            spared.extend(&everything.spared);
+            let ours = look.elements.keys().filter(|place| !spared.contains(place));
+            change.released = ours.copied().collect();
+            let standing = look.thorough_standing(&identity, everything)?;
+            Ok(Some(match change.step(look, standing, tries)? {
+                Step::Wait => return Ok(None),
+                Step::Difference(difference, counts) => {
+                    let mended = compare::differing_elements(look, everything, &spared).collect();
+                    (difference, Applied { mended, counts, ..Applied::default() })
+                }
+                Step::Rebuild(reason) => {
+                    let whole = nft.with_spared(Cow::Borrowed(everything))?;
+                    Applied::of_rebuild(rebuild(&whole, look), reason)
+                }
+            }))
+        })?;
+        if applied.rebuilt.is_none() {
+            applied.unfinished = self.finish(&change).err();
         }
-        if let Some(reason) = self.damage(&look, everything)? {
-            self.rebuild(everything)?;
-            return Ok(Applied { rebuilt: Some(reason), ..Applied::default() });
-        }
-        let seen = self.every_element()?;
-        let data = seen.iter().filter_map(|(place, seen)| Some((place, seen.data.as_ref()?)));
-        let hairpins = hairpins_of(&everything.spared, data);
-        let mut released: BTreeSet<_> = seen.into_keys().collect();
-        released.retain(|at| !everything.spared.contains(at) && !hairpins.contains(at));
-        let change = Change {
-            wanted: everything.elements.clone(),
-            released,
-            chains: everything.networks.clone(),
-        };
-        self.apply(&change, || Ok(everything.clone()))
+        // Even if nothing was lost: whoever restored it may have been killed before it came to this.
+        applied.stale_flows = self.forget_gap(everything).err();
+        Ok(applied)
     }
 
     /// Reads the table back, whosever it is; `None` where none of this layout is.
@@ -93,13 +104,13 @@ impl Nft {
     /// # Errors
     /// As for [`Self::look`].
     pub fn survey(&mut self) -> Result<Option<Survey>, Error> {
-        let look = self.look(&[])?;
+        let look = self.look(Extent::Everything)?;
         if !matches!(&look.table, Table::Ours(found) if found.layout == LAYOUT) {
             return Ok(None);
         }
         let chains = raised(&look);
         let mut survey = Survey::default();
-        for (place, seen) in self.every_element()? {
+        for (place, seen) in look.elements {
             let Some(element) = element_at(place, seen) else { continue };
             if let Data::Goto(chain) = &element.data
                 && let Some(treatment) = Treatment::read(chain, &chains)
@@ -130,7 +141,7 @@ fn raised(look: &Look) -> BTreeMap<String, Vec<Rule>> {
     let rules = |rules: &Vec<Vec<u8>>| -> Option<Vec<Rule>> {
         rules.iter().map(|rule| raise(Attributes(rule))).collect()
     };
-    let chains = look.rules().iter();
+    let chains = look.rules.iter();
     chains.filter_map(|(name, its)| Some((name.clone(), rules(its)?))).collect()
 }
 

@@ -7,6 +7,7 @@
 //! 6.10): a transaction asks for exactly one acknowledgement, on its last message.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -18,7 +19,7 @@ use super::message::{Answer, Body, Kind, Messages, answers};
 
 /// `NLM_F_*` of `linux/netlink.h`.
 pub(super) const REQUEST: u16 = 0x01;
-const ACK: u16 = 0x04;
+pub(super) const ACK: u16 = 0x04;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const EXCL: u16 = 0x200;
 pub(super) const APPEND: u16 = 0x800;
@@ -63,6 +64,22 @@ impl Socket {
         Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
+    pub(super) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
+        let mut subscribe = || {
+            self.socket.bind_auto()?;
+            // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
+            let _ = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
+            self.socket.add_membership(group)
+        };
+        subscribe().map_err(|source| Error::Socket { action: "subscribe with", source })
+    }
+
+    /// For poll(2).
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > DEFAULT_SEND_BUFFER {
             // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
@@ -78,7 +95,7 @@ impl Socket {
     }
 
     /// The next datagram; `None` when there is none.
-    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub(super) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {
@@ -156,9 +173,13 @@ impl Socket {
         loop {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
-                Ok(None) => return Ok(outcome),
-                // ENOBUFS: some answers were lost, and what is left of them still counts.
-                Err(_) => continue,
+                // Some answers were lost, and what is left of them still counts.
+                Err(Error::Socket { source, .. })
+                    if source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
+                {
+                    continue;
+                }
+                Ok(None) | Err(_) => return Ok(outcome),
             };
             for answer in answers(datagram) {
                 outcome = match (answer.body, outcome) {

@@ -19,6 +19,21 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// What a listing shows beside its name: how many rules it has. So whoever counts them later
+    /// needs to know nothing else of a network. The number of a base chain's is always known.
+    #[must_use]
+    pub fn comment(&self) -> Option<String> {
+        self.base.is_none().then(|| format!("rules: {}", self.rules.len()))
+    }
+
+    /// Reads the number out of a chain's comment.
+    #[must_use]
+    pub fn rules_in(comment: &str) -> Option<usize> {
+        comment.strip_prefix("rules: ")?.parse().ok()
+    }
+}
+
 /// What makes a chain a base chain. The policy is always accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseChain {
@@ -185,6 +200,9 @@ impl fmt::Display for Chain {
         writeln!(out, "\tchain {} {{", self.name)?;
         if let Some(BaseChain { kind, hook, priority }) = self.base {
             writeln!(out, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
+        }
+        if let Some(comment) = self.comment() {
+            writeln!(out, "\t\tcomment \"{comment}\"")?;
         }
         for rule in &self.rules {
             writeln!(out, "\t\t{rule}")?;

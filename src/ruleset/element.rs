@@ -287,19 +287,37 @@ pub(super) struct Placing<'a> {
     pod_addresses: &'a [IpNetwork],
     comment: String,
     holder: String,
-    specific_entry: String,
-    wildcard_entry: String,
+    entries: Entries,
+}
+
+/// The chains that the verdict maps of a treatment lead to. Their names are a digest, so they are
+/// worth keeping.
+#[derive(Clone)]
+pub(super) struct Entries {
+    specific: String,
+    wildcard: String,
+}
+
+impl Entries {
+    pub(super) fn of(treatment: &Treatment) -> Self {
+        Self { specific: treatment.entry(false), wildcard: treatment.entry(true) }
+    }
 }
 
 impl<'a> Placing<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
         let treatment = Treatment::of(record);
+        let entries = Entries::of(&treatment);
+        Self::with(record, treatment, entries)
+    }
+
+    /// The same where the treatment and its entries are known: most records of a node share theirs.
+    pub(super) fn with(record: &'a Record, treatment: Treatment, entries: Entries) -> Self {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
             holder: holder_name(&record.owner.attachment),
-            specific_entry: treatment.entry(false),
-            wildcard_entry: treatment.entry(true),
+            entries,
             treatment,
         }
     }
@@ -310,9 +328,9 @@ impl<'a> Placing<'a> {
         let host = mapping.host;
         let family = Family::of(&host.address);
         let (policies, entry, address) = if host.is_wildcard() {
-            (SetKind::Policies, &self.wildcard_entry, None)
+            (SetKind::Policies, &self.entries.wildcard, None)
         } else {
-            (SetKind::HostPolicies, &self.specific_entry, Some(host.address))
+            (SetKind::HostPolicies, &self.entries.specific, Some(host.address))
         };
         let element = |set: Set, address: Option<IpAddr>, data: Data| Element {
             set,

@@ -26,7 +26,7 @@ pub use treatment::Treatment;
 pub use chain::base_chains;
 
 use chain::masquerade_chain;
-use element::Placing;
+use element::{Entries, Placing};
 
 use crate::model::{Family, HostPort, Mapping, Record};
 
@@ -102,18 +102,21 @@ impl Ruleset {
     /// the iteration is taken; the caller passes only what each still owns.
     #[must_use]
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut treatments = BTreeSet::new();
+        let mut entries = BTreeMap::new();
         let mut elements = BTreeMap::new();
         for record in records {
-            let mut translated = false;
-            for element in elements_of(record, &record.mappings) {
-                translated = true;
+            if record.mappings.iter().all(|mapping| mapping.target.is_none()) {
+                continue;
+            }
+            let treatment = Treatment::of(record);
+            let known = entries.entry(treatment.clone());
+            let known = known.or_insert_with_key(Entries::of).clone();
+            let placing = Placing::with(record, treatment, known);
+            for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
                 elements.insert(element.place(), element);
             }
-            if translated {
-                treatments.insert(Treatment::of(record));
-            }
         }
+        let treatments: BTreeSet<Treatment> = entries.into_keys().collect();
         Self::of(identity, elements, treatments)
     }
 
