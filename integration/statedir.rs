@@ -242,7 +242,7 @@ fn a_link_in_the_place_of_a_directory_inside() {
         add(&node, &web);
         let path = format!("{STATE}/{place}");
         // As deep, since an entry of the index is a relative link.
-        let moved = format!("{STATE}/{}.moved", place);
+        let moved = format!("{STATE}/{place}.moved");
         fs::rename(&path, &moved).expect("ours");
         symlink(&moved, &path).expect("ours");
         fs::write(format!("{moved}/foreign"), "precious").expect("ours");

@@ -59,7 +59,7 @@ impl Shared {
         match &who {
             Who::Attachment(record) => hosts.retain(|host| record::lists(&record.mappings, host)),
             Who::Reservation(reservation) => {
-                hosts.retain(|host| reservation.hosts.binary_search(host).is_ok())
+                hosts.retain(|host| reservation.hosts.binary_search(host).is_ok());
             }
             Who::Unreadable(_) => {}
         }
