@@ -305,7 +305,8 @@ impl Disk {
     pub(super) fn remove_if_empty(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir) {
             Ok(()) => self.changed(name),
-            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            // A link that root put there leads to a directory, and stays.
+            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
             Err(errno) => return Err(self.error("delete", name)(errno)),
         }
         Ok(())
