@@ -13,6 +13,7 @@
 mod adopt;
 mod asking;
 mod bare;
+mod bounds;
 mod chain;
 mod choosing;
 mod conflict;

@@ -41,7 +41,7 @@ recipe=1
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
-packages_test=(strace)
+packages_test=(strace python3-minimal)
 packages_fuzz=(g++)
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.

@@ -23,10 +23,9 @@ pub(super) fn ruleset(
 ) -> Result<Ruleset, Error> {
     let mut records = Vec::new();
     let mut left_alone = BTreeSet::new();
-    for read in shared.records()? {
+    for read in shared.owned_records()? {
         match read {
-            Ok(mut record) if !without.contains(&Key::of(&record.owner.attachment)) => {
-                record.mappings = shared.owned(&record)?;
+            Ok(record) if !without.contains(&Key::of(&record.owner.attachment)) => {
                 records.push(record);
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {

@@ -15,7 +15,7 @@ use crate::kernel::{self, Events, Woken};
 use crate::store::{self, Store};
 
 /// A burst of changes is over when this long nothing concerned us.
-const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(5);
 /// So long a burst is waited for at most.
 const BURST: Duration = Duration::from_millis(50);
 

@@ -45,7 +45,7 @@ impl Nft {
     }
 
     /// Looks for elements on one address that take the packets of a claim on every address. The
-    /// store grants no such claim beside it, so nobody recorded them.
+    /// store grants such a claim beside it to the same record only, so nobody recorded any other.
     ///
     /// Their keys cannot be guessed, so the maps are listed: they have only what was claimed for one
     /// address of the node, which is rare.
@@ -70,9 +70,9 @@ impl Nft {
             }
             for listed in self.every_element(set)? {
                 let Listed::Known(key, seen) = listed else { continue };
-                let diverts = wildcards.contains(&(set.family, key.protocol, key.port));
-                let is_own = expected.elements.contains_key(&(set, key));
-                if diverts && !is_own && !seen.expiring {
+                let takes = wildcards.contains(&(set.family, key.protocol, key.port));
+                let ours = expected.elements.contains_key(&(set, key));
+                if takes && !ours && !seen.expiring {
                     return Ok(Some(foreign(set, &key, &seen)));
                 }
             }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Step;
 use super::elements::Seen;
+use super::look::Standing;
 use super::message::Attributes;
 use super::raise::raise;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
@@ -67,7 +68,7 @@ impl Nft {
     /// As for [`Self::apply`].
     pub fn reconcile(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
         let identity = self.identity.clone();
-        let mut change = Change { wanted: everything.elements.clone(), ..Change::default() };
+        let mut change = Change::default();
         let mut vacated = Vec::new();
         let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
             let seen = look.elements.iter();
@@ -79,10 +80,14 @@ impl Nft {
             spared.extend(
                 seen.filter(|place| covers(|place| everything.spared.contains(place), place)),
             );
-            let ours = look.elements.keys().filter(|place| !spared.contains(place));
-            change.released = ours.copied().collect();
-            vacated = change.vacated(look);
             let standing = look.thorough_standing(&identity, everything)?;
+            // What is built again is not compared one by one, and a copy of it takes its time.
+            if matches!(standing, Standing::Intact { .. }) {
+                change.wanted.clone_from(&everything.elements);
+                let ours = look.elements.keys().filter(|place| !spared.contains(place));
+                change.released = ours.copied().collect();
+                vacated = change.vacated(look);
+            }
             Ok(Some(match change.step(look, standing, tries)? {
                 Step::Wait => return Ok(None),
                 Step::Difference(difference, counts) => {
