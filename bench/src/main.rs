@@ -1,0 +1,104 @@
+//! `make bench`: what autoport costs, measured beside portmap in one run.
+//!
+//! Each plugin works on a node of its own, a network and a mount namespace ([`node`]); the machine's
+//! own network is not touched. Measurements take turns run by run, so that what disturbs one disturbs
+//! all. Each writes raw figures ([`raw`]) below `target/bench`, and only the report reads them: it
+//! makes the tables of `docs/performance.md` and the pictures in `docs/img`.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`node`] | namespaces, bridge, `ip` |
+//! | [`plugins`] | who is compared; what a runtime says to them |
+//! | [`measure`] | one call: time, CPU, memory, system calls |
+//! | [`raw`] | rows of figures on disk |
+//! | [`stats`] | median, p99 |
+//!
+//! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
+//! section in the report. With `bench.quick` it does everything a few times only.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a benchmark has files, children, a clock, a terminal and statistics"
+)]
+
+mod control;
+mod machine;
+mod measure;
+mod node;
+mod plugins;
+mod raw;
+mod stats;
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+use plugins::Executables;
+use raw::Raw;
+
+/// What can be measured or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One command at a time, with ever more mappings on the node.
+    Control,
+}
+
+/// Measures autoport beside portmap.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Everything a few times only: shows that it works, not what it costs.
+    #[arg(long)]
+    quick: bool,
+    /// The plugin, as it is installed [default: beside this program].
+    #[arg(long)]
+    autoport: Option<PathBuf>,
+    /// The program that does nothing [default: beside this program].
+    #[arg(long)]
+    floor: Option<PathBuf>,
+    /// The folder of the raw figures.
+    #[arg(long, default_value = "target/bench")]
+    raw: PathBuf,
+    /// What to do, in this order [default: everything].
+    parts: Vec<Part>,
+}
+
+/// What every measurement is given.
+struct Bench {
+    executables: Executables,
+    raw: Raw,
+    quick: bool,
+}
+
+impl Bench {
+    /// How often: `full` times, or a few.
+    fn rounds(&self, full: usize) -> usize {
+        if self.quick { full.min(3) } else { full }
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    let beside = |name: &str| {
+        env::current_exe().expect("the path of this program").with_file_name(name)
+    };
+    let bench = Bench {
+        executables: Executables {
+            autoport: options.autoport.unwrap_or_else(|| beside("autoport")),
+            tools: plugins::default_tools(Path::new(".")),
+            floor: options.floor.unwrap_or_else(|| beside("floor")),
+        },
+        raw: Raw::at(&options.raw),
+        quick: options.quick,
+    };
+    let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
+    for part in parts {
+        eprintln!("bench: {part:?}");
+        match part {
+            Part::Control => control::run(&bench),
+        }
+    }
+}

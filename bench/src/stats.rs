@@ -1,0 +1,35 @@
+//! The few statistics that the tables show.
+
+/// The value below which `part` of the values lie (nearest rank); `NaN` of nothing.
+pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// With fewer than a hundred values this is the largest.
+pub(crate) fn p99(values: &[f64]) -> f64 {
+    quantile(values, 0.99)
+}
+
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([median(&values), p99(&values)], [100.0, 198.0]);
+        assert_eq!([median(&[7.0]), p99(&[7.0, 9.0])], [7.0, 9.0]);
+        assert!(median(&[]).is_nan());
+    }
+}
