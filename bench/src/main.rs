@@ -25,6 +25,7 @@
 )]
 
 mod control;
+mod datapath;
 mod machine;
 mod measure;
 mod node;
@@ -45,6 +46,8 @@ use raw::Raw;
 enum Part {
     /// One command at a time, with ever more mappings on the node.
     Control,
+    /// New connections and packets through ever more mappings.
+    Datapath,
 }
 
 /// Measures autoport beside portmap.
@@ -99,6 +102,7 @@ fn main() {
         eprintln!("bench: {part:?}");
         match part {
             Part::Control => control::run(&bench),
+            Part::Datapath => datapath::run(&bench),
         }
     }
 }

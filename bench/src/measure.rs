@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use serde_json::Value;
 
 use crate::plugins::{Executables, Plugin, Pod};
 
@@ -59,10 +60,21 @@ impl Call {
         command: &str,
         pod: &Pod,
     ) -> Self {
+        Self::configured(executables, plugin, command, pod, &plugin.config(pod))
+    }
+
+    /// The same with a configuration of one's own.
+    pub(crate) fn configured(
+        executables: &Executables,
+        plugin: Plugin,
+        command: &str,
+        pod: &Pod,
+        config: &Value,
+    ) -> Self {
         Self {
             program: plugin.path(executables),
             environment: pod.environment(command),
-            stdin: plugin.config(pod).to_string().into_bytes(),
+            stdin: config.to_string().into_bytes(),
         }
     }
 

@@ -68,6 +68,16 @@ pub(super) enum Standing {
 }
 
 impl Look {
+    /// What there is to see before anything was made.
+    pub(super) fn at_nothing() -> Self {
+        Self {
+            table: Table::Absent,
+            dormant: false,
+            elements: BTreeMap::new(),
+            rules: BTreeMap::new(),
+        }
+    }
+
     fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
     }
@@ -143,7 +153,7 @@ impl Nft {
     /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
         let (table, dormant) = table(&mut self.socket)?;
-        let mut look = Look { table, dormant, elements: BTreeMap::new(), rules: BTreeMap::new() };
+        let mut look = Look { table, dormant, ..Look::at_nothing() };
         if look.table == Table::Absent {
             return Ok(look);
         }
