@@ -19,12 +19,14 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "a benchmark has files, children, a clock, a terminal and statistics"
 )]
 
 mod control;
+mod fill;
 mod machine;
 mod measure;
 mod node;
@@ -80,7 +82,23 @@ impl Bench {
     }
 }
 
+/// What this program does when it starts itself.
+fn by_word() -> bool {
+    let mut words = env::args().skip(1);
+    let word = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    match word.as_str() {
+        fill::ADD_MANY => fill::add_many(&words),
+        measure::PEAK => measure::tell_peak(&words),
+        _ => return false,
+    }
+    true
+}
+
 fn main() {
+    if by_word() {
+        return;
+    }
     let options = Options::parse();
     let beside = |name: &str| {
         env::current_exe().expect("the path of this program").with_file_name(name)
@@ -94,6 +112,7 @@ fn main() {
         raw: Raw::at(&options.raw),
         quick: options.quick,
     };
+    machine::describe(&bench);
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
         eprintln!("bench: {part:?}");
