@@ -19,6 +19,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "a benchmark has files, children, a clock, a terminal and statistics"
@@ -26,6 +27,7 @@
 
 mod control;
 mod datapath;
+mod fill;
 mod machine;
 mod measure;
 mod node;
@@ -83,7 +85,23 @@ impl Bench {
     }
 }
 
+/// What this program does when it starts itself.
+fn by_word() -> bool {
+    let mut words = env::args().skip(1);
+    let word = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    match word.as_str() {
+        fill::ADD_MANY => fill::add_many(&words),
+        measure::PEAK => measure::tell_peak(&words),
+        _ => return false,
+    }
+    true
+}
+
 fn main() {
+    if by_word() {
+        return;
+    }
     let options = Options::parse();
     let beside = |name: &str| {
         env::current_exe().expect("the path of this program").with_file_name(name)
@@ -97,6 +115,7 @@ fn main() {
         raw: Raw::at(&options.raw),
         quick: options.quick,
     };
+    machine::describe(&bench);
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
         eprintln!("bench: {part:?}");

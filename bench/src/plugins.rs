@@ -72,6 +72,10 @@ impl Plugin {
             "runtimeConfig": {"portMappings": pod.mappings()},
             "prevResult": pod.result(self.version()),
         });
+        if self == Self::Autoport && pod.choice == Choice::Dynamic {
+            // Where the mappings held by others are not.
+            config["portRange"] = json!("2000-9999");
+        }
         let backend = match self {
             Self::Autoport | Self::PortmapOld => return config,
             Self::PortmapNftables => "nftables",
@@ -133,6 +137,13 @@ impl Pod {
     pub(crate) fn choosing(mut self, choice: Choice) -> Self {
         self.choice = choice;
         self
+    }
+
+    /// Its address in one family, without the prefix.
+    pub(crate) fn address(&self, v6: bool) -> String {
+        let found = self.addresses.iter().find(|address| address.contains(':') == v6);
+        let (address, _) = found.and_then(|text| text.split_once('/')).unwrap_or_default();
+        address.to_owned()
     }
 
     fn mappings(&self) -> Value {
