@@ -10,6 +10,7 @@
 //! | [`node`] | namespaces, bridge, `ip` |
 //! | [`plugins`] | who is compared; what a runtime says to them |
 //! | [`measure`] | one call: time, CPU, memory, system calls |
+//! | [`guard`] | what can be counted, against figures on record |
 //! | [`raw`] | rows of figures on disk |
 //! | [`stats`] | median, p99 |
 //!
@@ -28,6 +29,7 @@
 mod control;
 mod datapath;
 mod fill;
+mod guard;
 mod machine;
 mod measure;
 mod node;
@@ -37,6 +39,7 @@ mod stats;
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
@@ -67,6 +70,12 @@ struct Options {
     /// The folder of the raw figures.
     #[arg(long, default_value = "target/bench")]
     raw: PathBuf,
+    /// Only compares what can be counted with the figures on record.
+    #[arg(long)]
+    check: bool,
+    /// Puts on record what is counted now.
+    #[arg(long, requires = "check")]
+    accept: bool,
     /// What to do, in this order [default: everything].
     parts: Vec<Part>,
 }
@@ -98,9 +107,9 @@ fn by_word() -> bool {
     true
 }
 
-fn main() {
+fn main() -> ExitCode {
     if by_word() {
-        return;
+        return ExitCode::SUCCESS;
     }
     let options = Options::parse();
     let beside = |name: &str| {
@@ -115,6 +124,10 @@ fn main() {
         raw: Raw::at(&options.raw),
         quick: options.quick,
     };
+    if options.check {
+        let well = guard::run(&bench.executables, options.accept);
+        return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     machine::describe(&bench);
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
@@ -124,4 +137,5 @@ fn main() {
             Part::Datapath => datapath::run(&bench),
         }
     }
+    ExitCode::SUCCESS
 }
