@@ -223,7 +223,7 @@ fn calls(executables: &Executables) -> Figures {
             })
         };
         let mut put = |title: &str, column: String, pod: &Pod| {
-            let calls = trace(title.trim_start_matches("first "), pod);
+            let calls = trace(title.trim_start_matches("first-"), pod);
             thread::sleep(TICK);
             figures.0.entry(title.to_owned()).or_default().add(column, &calls);
         };
@@ -236,7 +236,7 @@ fn calls(executables: &Executables) -> Figures {
         if held == 0 {
             // It makes the store and the table, and sets route_localnet.
             let first = pod(1, Choice::Static);
-            put("first ADD", "1/static/0".to_owned(), &first);
+            put("first-ADD", "1/static/0".to_owned(), &first);
             put("DEL", "after-first-ADD".to_owned(), &first);
         }
         for choice in [Choice::Static, Choice::Dynamic] {
