@@ -33,6 +33,7 @@ mod node;
 mod plugins;
 mod raw;
 mod stats;
+mod storm;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ use raw::Raw;
 enum Part {
     /// One command at a time, with ever more mappings on the node.
     Control,
+    /// Many commands at once.
+    Storm,
 }
 
 /// Measures autoport beside portmap.
@@ -89,6 +92,7 @@ fn by_word() -> bool {
     let words: Vec<String> = words.collect();
     match word.as_str() {
         fill::ADD_MANY => fill::add_many(&words),
+        storm::HOLD => storm::hold(&words),
         measure::PEAK => measure::tell_peak(&words),
         _ => return false,
     }
@@ -118,6 +122,7 @@ fn main() {
         eprintln!("bench: {part:?}");
         match part {
             Part::Control => control::run(&bench),
+            Part::Storm => storm::run(&bench),
         }
     }
 }
