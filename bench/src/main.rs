@@ -11,7 +11,9 @@
 //! | [`plugins`] | who is compared; what a runtime says to them |
 //! | [`measure`] | one call: time, CPU, memory, system calls |
 //! | [`raw`] | rows of figures on disk |
-//! | [`stats`] | median, p99 |
+//! | [`fill`] | mappings held by other pods |
+//! | [`control`], [`flat`], [`storm`] | the measurements |
+//! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
 //! section in the report. With `bench.quick` it does everything a few times only.
@@ -27,11 +29,14 @@
 
 mod control;
 mod fill;
+mod flat;
 mod machine;
 mod measure;
 mod node;
+mod plot;
 mod plugins;
 mod raw;
+mod report;
 mod stats;
 mod storm;
 
@@ -48,8 +53,12 @@ use raw::Raw;
 enum Part {
     /// One command at a time, with ever more mappings on the node.
     Control,
+    /// The same command on nodes that take turns.
+    Flat,
     /// Many commands at once.
     Storm,
+    /// Tables and pictures from the raw figures.
+    Report,
 }
 
 /// Measures autoport beside portmap.
@@ -67,6 +76,9 @@ struct Options {
     /// The folder of the raw figures.
     #[arg(long, default_value = "target/bench")]
     raw: PathBuf,
+    /// Where performance.md is, and the pictures below.
+    #[arg(long, default_value = "docs")]
+    docs: PathBuf,
     /// What to do, in this order [default: everything].
     parts: Vec<Part>,
 }
@@ -99,29 +111,37 @@ fn by_word() -> bool {
     true
 }
 
+/// A path that does not depend on where a process is.
+fn whole(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 fn main() {
     if by_word() {
         return;
     }
     let options = Options::parse();
-    let beside = |name: &str| {
-        env::current_exe().expect("the path of this program").with_file_name(name)
-    };
+    let beside =
+        |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
     let bench = Bench {
         executables: Executables {
-            autoport: options.autoport.unwrap_or_else(|| beside("autoport")),
-            tools: plugins::default_tools(Path::new(".")),
-            floor: options.floor.unwrap_or_else(|| beside("floor")),
+            autoport: whole(options.autoport.unwrap_or_else(|| beside("autoport"))),
+            tools: whole(plugins::default_tools(Path::new("."))),
+            floor: whole(options.floor.unwrap_or_else(|| beside("floor"))),
         },
         raw: Raw::at(&options.raw),
         quick: options.quick,
     };
-    machine::describe(&bench);
+    if options.parts != [Part::Report] {
+        machine::describe(&bench);
+    }
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
         eprintln!("bench: {part:?}");
         match part {
             Part::Control => control::run(&bench),
+            Part::Flat => flat::run(&bench),
+            Part::Report => report::run(&bench, &options.docs),
             Part::Storm => storm::run(&bench),
         }
     }

@@ -55,12 +55,7 @@ impl Call {
     }
 
     /// A command of a plugin.
-    pub(crate) fn cni(
-        executables: &Executables,
-        plugin: Plugin,
-        command: &str,
-        pod: &Pod,
-    ) -> Self {
+    pub(crate) fn cni(executables: &Executables, plugin: Plugin, command: &str, pod: &Pod) -> Self {
         Self {
             program: plugin.path(executables),
             environment: pod.environment(command),
