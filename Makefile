@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test clean
+.PHONY: help build install demo check test bench clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -38,6 +38,11 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
+	@integration/setup.sh bench
+	@scripts/build.sh
+	scripts/bench.sh
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

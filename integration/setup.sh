@@ -5,7 +5,8 @@
 #   integration/setup.sh build   what `cargo build` needs
 #   integration/setup.sh check   that, and what `make check` needs
 #   integration/setup.sh demo    the first, and what the demo needs, with cnitool
-#   integration/setup.sh test    that, and what the tests and benchmark need
+#   integration/setup.sh test    that, and what the tests need
+#   integration/setup.sh bench   that, and what the benchmark compares with
 #
 # Packages of this Debian release are installed by apt. What must be newer comes
 # from Debian sid, is never installed, and lands in $TOOLS (default: target/tools
@@ -15,6 +16,7 @@
 #   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
+#   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
 #   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
 #   stamps/       what each of them was made from
 #
@@ -35,6 +37,8 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace)
+
+suites= # whose plugins are taken aside
 
 # --- talking -----------------------------------------------------------------
 
@@ -129,24 +133,26 @@ debian_mirrors() {
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk '!seen[$0]++'
 }
 
-# sid COMMAND... runs an apt command that sees sid and nothing else.
-sid() { APT_CONFIG=$work/apt/apt.conf "$@"; }
+# sid COMMAND... runs an apt command that sees sid and nothing else; bookworm likewise.
+sid() { APT_CONFIG=$work/apt-sid/apt.conf "$@"; }
+bookworm() { APT_CONFIG=$work/apt-bookworm/apt.conf "$@"; }
 
-# configure_sid MIRROR writes the configuration `sid` uses. Of the machine's own
-# it keeps how to reach mirrors (proxies, timeouts), but no hooks and no pinning.
-# sid's Release file is checked against Debian's keyring, as apt does by default.
-configure_sid() {
-    local mirror=$1 arch keyring=
+# configure SUITE MIRROR writes the configuration that `sid` or `bookworm` uses. Of
+# the machine's own it keeps how to reach mirrors (proxies, timeouts), but no hooks
+# and no pinning. The Release file is checked against Debian's keyring, as apt does
+# by default.
+configure() {
+    local suite=$1 mirror=$2 apt=$work/apt-$1 arch keyring=
     arch=$(dpkg --print-architecture)
     for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
         [ ! -e "$keyring" ] || break
     done
     [ -e "$keyring" ] || die "Debian's archive keyring is not here." "Install the package debian-archive-keyring."
-    rm -rf "$work/apt"
-    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    rm -rf "$apt"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
     printf '%s\n' \
-        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror sid main" \
-        "deb-src [signed-by=$keyring target=Sources] $mirror sid main" >"$work/apt/sources.list"
+        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror $suite main" \
+        "deb-src [signed-by=$keyring target=Sources] $mirror $suite main" >"$apt/sources.list"
     {
         apt-config dump | grep '^Acquire::'
         # The scratch directory is ours alone, so apt's download user could not
@@ -156,23 +162,24 @@ configure_sid() {
             APT::Architecture "$arch" \
             Acquire::Retries 3 \
             Acquire::Languages none \
-            Dir::State "$work/apt" \
-            Dir::State::lists "$work/apt/lists" \
+            Dir::State "$apt" \
+            Dir::State::lists "$apt/lists" \
             Dir::State::status /dev/null \
-            Dir::Cache "$work/apt/cache" \
-            Dir::Etc::sourcelist "$work/apt/sources.list" \
+            Dir::Cache "$apt/cache" \
+            Dir::Etc::sourcelist "$apt/sources.list" \
             Dir::Etc::sourceparts /dev/null \
             Dir::Etc::parts /dev/null \
             Dir::Etc::main /dev/null \
             Dir::Etc::preferences /dev/null \
             Dir::Etc::preferencesparts /dev/null
-    } >"$work/apt/apt.conf"
+    } >"$apt/apt.conf"
 }
 
-# Makes `sid` usable, from the first mirror that has it; once per run.
-open_sid() {
-    [ ! -e "$work/apt/open" ] || return 0
-    local mirror mirrors
+# open_suite SUITE makes `sid` or `bookworm` usable, from the first mirror that has
+# it; once per run.
+open_suite() {
+    [ ! -e "$work/apt-$1/open" ] || return 0
+    local suite=$1 mirror mirrors
     mirrors=$(debian_mirrors)
     if [ -z "$mirrors" ]; then # apt knows an archive's origin only from its index
         need_root "apt has no package index yet" "apt-get update"
@@ -183,25 +190,25 @@ open_sid() {
     [ -n "$mirrors" ] || die "apt on this machine has no Debian archive configured." \
         "This script is for Debian; give apt a Debian main archive and run apt-get update."
     for mirror in $mirrors; do
-        say "reading the index of Debian sid from $mirror"
-        configure_sid "$mirror"
-        if sid apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
-            : >"$work/apt/open"
+        say "reading the index of Debian $suite from $mirror"
+        configure "$suite" "$mirror"
+        if "$suite" apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
+            : >"$work/apt-$suite/open"
             return
         fi
     done
     tail -n 20 "$log" >&2
-    die "no mirror of this machine gave a verified index of Debian sid (output above)." \
+    die "no mirror of this machine gave a verified index of Debian $suite (output above)." \
         "Check the network; if a signature is the trouble, upgrade the package debian-archive-keyring."
 }
 
-# download DIRECTORY PACKAGE... leaves the packages of sid there.
+# download SUITE DIRECTORY PACKAGE... leaves the packages there.
 download() {
-    local dir=$1
-    shift
+    local suite=$1 dir=$2
+    shift 2
     mkdir -p "$dir"
-    run "downloading from sid: $*" "Check the network and run this script again." \
-        in_dir "$dir" sid apt-get download "$@"
+    run "downloading from $suite: $*" "Check the network and run this script again." \
+        in_dir "$dir" "$suite" apt-get download "$@"
 }
 
 in_dir() { (cd "$1" && shift && "$@"); }
@@ -232,18 +239,19 @@ replace() {
 
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
-how_cni_sid() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 
 have_go_tools() {
     [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
         [ -x "$TOOLS/bin/libcni" ] && stamped libcni "$(how_libcni)"
 }
-have_cni_sid() { [ -x "$TOOLS/cni-sid/portmap" ] && stamped cni-sid "$(how_cni_sid)"; }
+have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
 have_tools() {
+    local suite
     have_go_tools || return 1
-    [ "$level" = demo ] || have_cni_sid
+    for suite in $suites; do have_cni "$suite" || return 1; done
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -251,11 +259,11 @@ have_tools() {
 # leave cnitool out.
 fill_cache() {
     local dir=$work/cache go
-    open_sid
+    open_suite sid
     go=$(sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
     [ -n "$go" ] || die "Debian sid's golang-go does not name a Go version." "Look at fill_cache in $0."
     say "downloading $go and libcni's source (50 MB) to ${TOOLS}/cache"
-    download "$dir" "$go-go" "$go-src"
+    download sid "$dir" "$go-go" "$go-src"
     run "downloading libcni's source" "Check the network and run this script again." \
         in_dir "$dir" sid apt-get source --download-only --tar-only golang-github-appc-cni
     replace "$dir" "$TOOLS/cache"
@@ -301,18 +309,19 @@ build_go_tools() {
     stamp libcni "$(how_libcni)" "$version"
 }
 
-unpack_cni_sid() {
-    local package version
-    open_sid
-    say "downloading Debian sid's reference plugins to $TOOLS/cni-sid"
-    download "$work/plugins" containernetworking-plugins
-    package=$(echo "$work"/plugins/containernetworking-plugins_*.deb)
+# unpack_cni SUITE puts the suite's reference plugins beside this release's.
+unpack_cni() {
+    local suite=$1 package version there=$work/plugins-$1
+    open_suite "$suite"
+    say "downloading Debian $suite's reference plugins to $TOOLS/cni-$suite"
+    download "$suite" "$there" containernetworking-plugins
+    package=$(echo "$there"/containernetworking-plugins_*.deb)
     version=$(dpkg-deb -f "$package" Version)
-    run "unpacking $package" "Run this script again." dpkg -x "$package" "$work/unpacked"
-    run "Debian sid's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
-        env CNI_COMMAND=VERSION "$work/unpacked/usr/lib/cni/portmap"
-    replace "$work/unpacked/usr/lib/cni" "$TOOLS/cni-sid"
-    stamp cni-sid "$(how_cni_sid)" "$version"
+    run "unpacking $package" "Run this script again." dpkg -x "$package" "$there/unpacked"
+    run "Debian $suite's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
+        env CNI_COMMAND=VERSION "$there/unpacked/usr/lib/cni/portmap"
+    replace "$there/unpacked/usr/lib/cni" "$TOOLS/cni-$suite"
+    stamp "cni-$suite" "$(how_cni)" "$version"
 }
 
 # --- main --------------------------------------------------------------------
@@ -322,9 +331,10 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
-1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") suites=sid ;;
+1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") suites="sid bookworm" ;;
 *)
-    echo "usage: $0 build|check|demo|test" >&2
+    echo "usage: $0 build|check|demo|test|bench" >&2
     exit 2
     ;;
 esac
@@ -356,4 +366,4 @@ fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
 have_go_tools || build_go_tools
-[ "$level" = demo ] || have_cni_sid || unpack_cni_sid
+for suite in $suites; do have_cni "$suite" || unpack_cni "$suite"; done

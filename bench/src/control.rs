@@ -11,20 +11,20 @@ use crate::plugins::{Choice, Plugin, Pod};
 use crate::raw::Row;
 
 const BENCH: &str = "control";
-const COMMANDS: [&str; 3] = ["ADD", "CHECK", "DEL"];
+pub(crate) const COMMANDS: [&str; 3] = ["ADD", "CHECK", "DEL"];
 /// How many mappings other pods hold.
-const HELD: [u16; 6] = [0, 100, 1_000, 5_000, 20_000, 50_000];
+pub(crate) const HELD: [u16; 6] = [0, 100, 1_000, 5_000, 20_000, 50_000];
 /// Peers are not asked beyond.
 const HELD_BY_PEERS: u16 = 5_000;
-const ROUNDS: usize = 200;
+pub(crate) const ROUNDS: usize = 200;
 /// A peer takes part in every so many rounds that its part of one situation takes about this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 const FEWEST: usize = 5;
 
 /// The first port of the pods that are measured; those of the others are higher.
-const PORT: u16 = 2_000;
+pub(crate) const PORT: u16 = 2_000;
 /// The first number of the pods that are measured.
-const NUMBER: u16 = 60_000;
+pub(crate) const NUMBER: u16 = 60_000;
 
 /// Plugins with a node each, which all hold the same mappings.
 struct Stage<'a> {

@@ -12,7 +12,9 @@
 //! | [`measure`] | one call: time, CPU, memory, system calls |
 //! | [`guard`] | what can be counted, against figures on record |
 //! | [`raw`] | rows of figures on disk |
-//! | [`stats`] | median, p99 |
+//! | [`fill`] | mappings held by other pods |
+//! | [`control`], [`flat`], [`storm`], [`datapath`] | the measurements |
+//! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
 //! section in the report. With `bench.quick` it does everything a few times only.
@@ -29,13 +31,17 @@
 mod control;
 mod datapath;
 mod fill;
+mod flat;
 mod guard;
 mod machine;
 mod measure;
 mod node;
+mod plot;
 mod plugins;
 mod raw;
+mod report;
 mod stats;
+mod storm;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -51,8 +57,14 @@ use raw::Raw;
 enum Part {
     /// One command at a time, with ever more mappings on the node.
     Control,
+    /// The same command on nodes that take turns.
+    Flat,
+    /// Many commands at once.
+    Storm,
     /// New connections and packets through ever more mappings.
     Datapath,
+    /// Tables and pictures from the raw figures.
+    Report,
 }
 
 /// Measures autoport beside portmap.
@@ -76,6 +88,9 @@ struct Options {
     /// Puts on record what is counted now.
     #[arg(long, requires = "check")]
     accept: bool,
+    /// Where performance.md is, and the pictures below.
+    #[arg(long, default_value = "docs")]
+    docs: PathBuf,
     /// What to do, in this order [default: everything].
     parts: Vec<Part>,
 }
@@ -101,10 +116,16 @@ fn by_word() -> bool {
     let words: Vec<String> = words.collect();
     match word.as_str() {
         fill::ADD_MANY => fill::add_many(&words),
+        storm::HOLD => storm::hold(&words),
         measure::PEAK => measure::tell_peak(&words),
         _ => return false,
     }
     true
+}
+
+/// A path that does not depend on where a process is.
+fn whole(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn main() -> ExitCode {
@@ -112,14 +133,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
-    let beside = |name: &str| {
-        env::current_exe().expect("the path of this program").with_file_name(name)
-    };
+    let beside =
+        |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
     let bench = Bench {
         executables: Executables {
-            autoport: options.autoport.unwrap_or_else(|| beside("autoport")),
-            tools: plugins::default_tools(Path::new(".")),
-            floor: options.floor.unwrap_or_else(|| beside("floor")),
+            autoport: whole(options.autoport.unwrap_or_else(|| beside("autoport"))),
+            tools: whole(plugins::default_tools(Path::new("."))),
+            floor: whole(options.floor.unwrap_or_else(|| beside("floor"))),
         },
         raw: Raw::at(&options.raw),
         quick: options.quick,
@@ -128,13 +148,18 @@ fn main() -> ExitCode {
         let well = guard::run(&bench.executables, options.accept);
         return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    machine::describe(&bench);
+    if options.parts != [Part::Report] {
+        machine::describe(&bench);
+    }
     let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
     for part in parts {
         eprintln!("bench: {part:?}");
         match part {
             Part::Control => control::run(&bench),
+            Part::Flat => flat::run(&bench),
+            Part::Storm => storm::run(&bench),
             Part::Datapath => datapath::run(&bench),
+            Part::Report => report::run(&bench, &options.docs),
         }
     }
     ExitCode::SUCCESS

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -95,6 +95,14 @@ impl Call {
         command
     }
 
+    /// Starts it, run by `words`; gives the child and where its output goes.
+    pub(crate) fn start(&self, words: &[String]) -> (Child, File) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = scratch();
+        let child = self.command(&words, &output).spawn();
+        (child.unwrap_or_else(|error| panic!("{words:?}: {error}")), output)
+    }
+
     /// Runs it once in the calling thread's namespaces.
     pub(crate) fn time(&self) -> Sample {
         let mut output = scratch();
@@ -141,34 +149,41 @@ impl Call {
                 *calls.entry(name.to_owned()).or_default() += 1;
             }
         }
-        let started = trace.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0"));
+        let started = trace.lines().filter(|line| line.contains("execve") && line.ends_with("= 0"));
         Trace { children: (started.count() as u64).saturating_sub(1), calls }
     }
 
     /// How long it waits for the lock of the store and how long it has it.
     pub(crate) fn lock(&self) -> Option<(Duration, Duration)> {
         const FILE: &str = "/run/strace";
-        let output = scratch();
-        let words = [
-            "/usr/bin/strace",
-            "-f",
-            "--seccomp-bpf",
-            "-qq",
-            "-T",
-            "--absolute-timestamps=format:unix,precision:us",
-            "-e",
-            "trace=flock,close,exit_group",
-            "-o",
-            FILE,
-            "--",
-        ];
-        self.command(&words, &output).status().expect("strace is installed");
+        let words = lock_tracer(FILE);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.command(&words, &scratch()).status().expect("strace is installed");
         held(&fs::read_to_string(FILE).expect("strace wrote it"))
     }
 }
 
+/// What traces the lock of a program into `file`: it stops at few system calls only, and what it
+/// finds is still longer than without.
+pub(crate) fn lock_tracer(file: &str) -> Vec<String> {
+    let words = [
+        "/usr/bin/strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-T",
+        "--absolute-timestamps=format:unix,precision:us",
+        "-e",
+        "trace=flock,close,exit_group",
+        "-o",
+        file,
+        "--",
+    ];
+    words.map(str::to_owned).into()
+}
+
 /// Reads waiting and holding out of lines such as `4711 1700000000.000123 flock(5, …) = 0 <0.000004>`.
-fn held(trace: &str) -> Option<(Duration, Duration)> {
+pub(crate) fn held(trace: &str) -> Option<(Duration, Duration)> {
     let mut asked: Option<f64> = None;
     let mut taken: Option<(String, f64)> = None;
     for line in trace.lines() {
@@ -233,7 +248,7 @@ fn scratch() -> File {
     options.open("/run").expect("a scratch file can be made in /run")
 }
 
-fn text(file: &mut File) -> String {
+pub(crate) fn text(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes));
     read.expect("a scratch file can be read");

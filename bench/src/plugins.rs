@@ -148,9 +148,7 @@ impl Pod {
 
     fn mappings(&self) -> Value {
         let host = |port| if self.choice == Choice::Dynamic { 0 } else { port };
-        let mapping = |&(port, inside): &(u16, u16)| {
-            json!({"hostPort": host(port), "containerPort": inside, "protocol": "tcp"})
-        };
+        let mapping = |&(port, inside): &(u16, u16)| json!({"hostPort": host(port), "containerPort": inside, "protocol": "tcp"});
         self.ports.iter().map(mapping).collect()
     }
 

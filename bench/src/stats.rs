@@ -17,10 +17,6 @@ pub(crate) fn p99(values: &[f64]) -> f64 {
     quantile(values, 0.99)
 }
 
-pub(crate) fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
