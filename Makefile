@@ -3,11 +3,11 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test bench clean
+.PHONY: help build install demo check test bench bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -43,6 +43,10 @@ bench: ## what it costs beside portmap: the tables and pictures of docs/performa
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh
+
+bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
+	@integration/setup.sh test
+	scripts/bench-check.sh $(if $(ACCEPT),--accept)
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

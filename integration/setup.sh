@@ -36,7 +36,7 @@ recipe=1
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
-packages_test=(strace)
+packages_test=(strace valgrind)
 
 suites= # whose plugins are taken aside
 

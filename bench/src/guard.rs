@@ -100,13 +100,16 @@ impl Figures {
                 for row in rows {
                     let is = table.figure(row, column).unwrap_or_default();
                     let Some(was) = known.figure(row, column) else {
-                        lines.push(format!("{title} {column}: {row} is {is}, and is not on record"));
+                        lines
+                            .push(format!("{title} {column}: {row} is {is}, and is not on record"));
                         continue;
                     };
                     let slack = if title == INSTRUCTIONS { was * TOLERANCE / 100 } else { 0 };
                     if is.abs_diff(was) > slack {
                         let percent = (is as f64 - was as f64) / (was.max(1) as f64) * 100.0;
-                        lines.push(format!("{title} {column}: {row} {was} -> {is} ({percent:+.0} %)"));
+                        lines.push(format!(
+                            "{title} {column}: {row} {was} -> {is} ({percent:+.0} %)"
+                        ));
                     }
                 }
             }
@@ -283,10 +286,10 @@ mod tests {
         let known = figures(7, 1_000);
         assert_eq!(known.differences(&figures(7, 1_050)), [""; 0]);
         let lines = known.differences(&figures(8, 1_051));
-        assert_eq!(lines, [
-            "ADD 20/static/0: close 7 -> 8 (+14 %)",
-            "instructions 1: parse 1000 -> 1051 (+5 %)",
-        ]);
+        assert_eq!(
+            lines,
+            ["ADD 20/static/0: close 7 -> 8 (+14 %)", "instructions 1: parse 1000 -> 1051 (+5 %)",]
+        );
     }
 
     #[test]
@@ -296,10 +299,13 @@ mod tests {
         let table = now.0.get_mut("ADD").expect("the table is there");
         table.rows.remove("openat");
         table.add("new/static/0".to_owned(), &BTreeMap::from([("close".to_owned(), 1)]));
-        assert_eq!(known.differences(&now), [
-            "ADD 1/static/0: openat 3 -> 0 (-100 %)",
-            "ADD new/static/0: close is 1, and is not on record",
-            "ADD new/static/0: openat is 0, and is not on record",
-        ]);
+        assert_eq!(
+            known.differences(&now),
+            [
+                "ADD 1/static/0: openat 3 -> 0 (-100 %)",
+                "ADD new/static/0: close is 1, and is not on record",
+                "ADD new/static/0: openat is 0, and is not on record",
+            ]
+        );
     }
 }

@@ -56,12 +56,7 @@ impl Call {
     }
 
     /// A command of a plugin.
-    pub(crate) fn cni(
-        executables: &Executables,
-        plugin: Plugin,
-        command: &str,
-        pod: &Pod,
-    ) -> Self {
+    pub(crate) fn cni(executables: &Executables, plugin: Plugin, command: &str, pod: &Pod) -> Self {
         Self::configured(executables, plugin, command, pod, &plugin.config(pod))
     }
 

@@ -31,9 +31,8 @@ fn main() -> ExitCode {
             counted(|| choose(&claim));
         }
         "plan" => {
-            let [before, wanted] = [20_000, 20_001].map(|first| {
-                parse(&environment(), &configuration(count, first)).mappings
-            });
+            let [before, wanted] = [20_000, 20_001]
+                .map(|first| parse(&environment(), &configuration(count, first)).mappings);
             counted(|| plan::union(black_box(&before), black_box(&wanted)));
         }
         "encode" => {

@@ -10,8 +10,8 @@ use nix::sys::socket::{
 use serde_json::json;
 
 use super::load::{POD_PORT, Server};
-use crate::measure::Call;
 use crate::fill::fill;
+use crate::measure::Call;
 use crate::node::{Node, Space, ip, sysctl, tool};
 use crate::plugins::{Executables, Plugin, Pod};
 
@@ -75,7 +75,6 @@ impl Path {
 
 /// A node to measure on.
 pub(super) struct Bed {
-    pub(super) setup: Setup,
     node: Node,
     client: Space,
     pod: Space,
@@ -115,7 +114,7 @@ impl Bed {
         attach(&pod, "10.1.255.2/16", "10.1.0.1");
         attach(&neighbour, "10.1.255.3/16", "10.1.0.1");
         let server = Server::start(&pod);
-        let bed = Self { setup, node, client, pod, neighbour, server };
+        let bed = Self { node, client, pod, neighbour, server };
         if setup != Setup::Plain {
             bed.node.space.run(serve);
         }

@@ -54,7 +54,8 @@ impl Server {
             let tcp = tcp.try_clone().expect("a descriptor can be duplicated");
             let counting = Arc::clone(&server.counting);
             thread::spawn(move || {
-                for stream in tcp.incoming().filter(|_| counting.load(Ordering::Relaxed)).flatten() {
+                for stream in tcp.incoming().filter(|_| counting.load(Ordering::Relaxed)).flatten()
+                {
                     count(stream);
                 }
             });
@@ -148,8 +149,7 @@ fn connect_crowd(to: SocketAddr, crowd: usize) -> Vec<f64> {
 /// Makes `count` connections, `crowd` at a time: microseconds each, and how many per second.
 pub(super) fn connect_all(to: SocketAddr, count: usize, crowd: usize) -> (Vec<f64>, f64) {
     let start = Instant::now();
-    let latencies: Vec<f64> =
-        (0..count / crowd).flat_map(|_| connect_crowd(to, crowd)).collect();
+    let latencies: Vec<f64> = (0..count / crowd).flat_map(|_| connect_crowd(to, crowd)).collect();
     let per_second = latencies.len() as f64 / start.elapsed().as_secs_f64();
     (latencies, per_second)
 }
@@ -158,7 +158,9 @@ pub(super) fn connect_all(to: SocketAddr, count: usize, crowd: usize) -> (Vec<f6
 pub(super) fn first_datagrams(to: SocketAddr, count: usize) -> Vec<f64> {
     let once = || {
         let socket = UdpSocket::bind((ANY, 0)).expect("a port is free");
-        socket.set_read_timeout(Some(Duration::from_millis(PATIENCE.into()))).expect("a timeout can be set");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(PATIENCE.into())))
+            .expect("a timeout can be set");
         socket.connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
         let start = Instant::now();
         socket.send(b"?").unwrap_or_else(|error| panic!("{to}: {error}"));

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use bed::{Bed, Path, Setup};
 
+use crate::Bench;
 use crate::plugins::Plugin;
 use crate::raw::Row;
 use crate::stats::{median, p99};
-use crate::Bench;
 
 /// How many mappings there are, by us.
 const OURS: [u16; 5] = [1, 1_000, 5_000, 20_000, 60_000];
@@ -71,7 +71,8 @@ pub(crate) fn run(bench: &Bench) {
             .param("mappings", mappings)
             .param("path", cell.path.id())
             .param("again", again);
-        let row = cell.samples.into_iter().fold(row, |row, (name, values)| row.samples(name, values));
+        let row =
+            cell.samples.into_iter().fold(row, |row, (name, values)| row.samples(name, values));
         bench.raw.put(&row);
     }
 }

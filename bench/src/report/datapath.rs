@@ -14,11 +14,8 @@ use crate::stats::{median, quantile};
 const BENCH: &str = "datapath";
 const RATE: &str = "crowd_per_s";
 
-const PLAYERS: [&str; 3] = [
-    Plugin::Autoport.id(),
-    Plugin::PortmapNftables.id(),
-    Plugin::PortmapIptables.id(),
-];
+const PLAYERS: [&str; 3] =
+    [Plugin::Autoport.id(), Plugin::PortmapNftables.id(), Plugin::PortmapIptables.id()];
 
 pub(super) fn add(raw: &Raw, report: &mut Report) {
     let rows = Rows::of(raw, BENCH);
