@@ -97,19 +97,19 @@ fn cells(setups: &[Setup]) -> Vec<Cell> {
         });
         same.max()
     };
-    let goes = |path, setup| match (path, setup) {
-        (Path::HostPort, Setup::Mapped(..)) => true,
-        (Path::HostPort, Setup::Plain | Setup::Service) => false,
-        // Plain routing is what a mapping is held against.
-        (Path::Routed, Setup::Plain) => true,
-        (_, Setup::Plain) => false,
-        (Path::Hairpin | Path::Localhost, Setup::Service) => false,
-        (Path::Hairpin | Path::Localhost, Setup::Mapped(plugin, mappings)) => {
-            mappings == 1 || Some(mappings) == most(plugin)
-        }
-        (Path::Service | Path::Routed | Path::Neighbour, Setup::Service) => true,
-        (Path::Service | Path::Routed | Path::Neighbour, Setup::Mapped(plugin, mappings)) => {
-            plugin == Plugin::Autoport && (mappings == 1 || Some(mappings) == most(plugin))
+    let goes = |path, setup| match setup {
+        // What a mapping is held against.
+        Setup::Plain => path == Path::Routed,
+        Setup::Service => matches!(path, Path::Service | Path::Routed | Path::Neighbour),
+        Setup::Mapped(plugin, mappings) => {
+            let fewest_or_most = mappings == 1 || Some(mappings) == most(plugin);
+            match path {
+                Path::HostPort => true,
+                Path::Hairpin | Path::Localhost => fewest_or_most,
+                Path::Service | Path::Routed | Path::Neighbour => {
+                    fewest_or_most && plugin == Plugin::Autoport
+                }
+            }
         }
     };
     let paths = [
