@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test bench bench-check clean
+.PHONY: help build install demo check test sanitize bench bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -38,6 +38,10 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
+	@integration/setup.sh test
+	scripts/sanitize.sh
 
 bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
