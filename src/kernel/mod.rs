@@ -89,8 +89,8 @@ impl Change {
     /// # Errors
     /// None, as nothing is in the way.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let finished = difference(self, &Look::at_nothing(), &[])?.finish();
-        Ok(finished.map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
+        let (transaction, _) = difference(self, &Look::at_nothing(), &[])?;
+        Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 
     fn places(&self) -> Vec<(Set, Key)> {
