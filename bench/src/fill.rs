@@ -15,15 +15,10 @@ use crate::plugins::{Executables, Plugin, Pod};
 
 /// The host port of the first pod; the others follow.
 pub(crate) const FIRST_PORT: u16 = 10_000;
-/// The host port of the first pod after the one that has 65535.
-const LOWER_PORT: u16 = 3_000;
 
 /// The pod with this number, as every node has it.
 fn holder(number: u16, dual: bool) -> Pod {
-    // Those for whom no number is left above have some below.
-    let port = FIRST_PORT.checked_add(number - 1);
-    let port = port.unwrap_or_else(|| LOWER_PORT + number.wrapping_add(FIRST_PORT));
-    Pod::numbered(number, dual, [port])
+    Pod::numbered(number, dual, [FIRST_PORT + number - 1])
 }
 
 /// Brings a node from `from` to `to` mappings held.
