@@ -3,11 +3,11 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test sanitize bench bench-check clean
+.PHONY: help build install demo check test torture test-clients sanitize bench bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -29,7 +29,7 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration -- -D warnings
+	cargo clippy --locked --test integration --test runtimes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh
 	cargo test --locked --test licences
@@ -38,6 +38,15 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+torture: ## every point at which a command can be killed or fail, however alike
+	@integration/setup.sh test
+	AUTOPORT_TORTURE=1 scripts/namespaces.sh cargo test --locked --test integration -- kill:: faults::
+
+test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
+	@integration/setup.sh clients
+	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
+	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

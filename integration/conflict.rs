@@ -1,6 +1,7 @@
 //! Who gets a host port that two want: the one who has it, unless that one provably is no more.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +14,7 @@ use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::netns::{ip, nft};
 use crate::node::{FIRST, Node, SECOND};
 use crate::plugin::Plugin;
-use crate::probe::Probe;
+use crate::probe::{Probe, Transport};
 use crate::view::{self, STATE, snapshot};
 
 fn wanting(node: &Node, id: &str, number: u16, mapping: PortMapping) -> Attachment {
@@ -321,4 +322,77 @@ fn names_cannot_break_out_of_a_message_or_a_comment() {
     holder.check().success();
     let outcome = run(&attachment(&node, &network("blue"), "b", 6).mapping([tcp(8080)]), "ADD");
     assert!(!outcome.failure(100).stdout.contains("drop; #"), "{outcome}");
+}
+
+/// podman and nerdctl ask for a container's ports in each of its networks.
+#[test]
+fn networks_of_one_container_share_a_host_port() {
+    let node = Node::new();
+    let blue = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
+    let green = attachment(&node, &network("green"), "web", 6).named("eth1");
+    let green = green.mapping([tcp(8080), tcp(8081)]);
+    add(&node, &blue);
+    let asked = run(&green, "ADD");
+    assert!(asked.status.success(), "{asked}");
+    assert!(asked.stderr.contains("blue/web/eth0"), "who has it is said: {asked}");
+    let entry = |port, name: &str| {
+        let index = view::index();
+        let of_port = index.iter().filter(|line| line.contains(&format!("/tcp/{port}/")));
+        let count = of_port.clone().count();
+        assert_eq!(
+            (count, of_port.filter(|line| line.contains(name)).count()),
+            (2, 2),
+            "{index:?}"
+        );
+    };
+    entry(8080, "blue:web:eth0");
+    entry(8081, "green:web:eth1");
+    add(&node, &green);
+    for attachment in [&blue, &green] {
+        run(attachment, "CHECK").success();
+    }
+    // Not to another port of it, and not with another container.
+    let other_port = PortMapping::new(Transport::Tcp, 8080, 81);
+    let other_port =
+        attachment(&node, &network("red"), "web", 7).named("eth2").mapping([other_port]);
+    run(&other_port, "ADD").failure(100);
+    let other = attachment(&node, &network("green"), "other", 8).mapping([tcp(8080)]);
+    run(&other, "ADD").failure(100);
+    // All that a network asked for is served by another.
+    let red = attachment(&node, &network("red"), "web", 7).named("eth2").mapping([tcp(8080)]);
+    add(&node, &red);
+    assert_eq!(view::records().len(), 2);
+    run(&red, "CHECK").success();
+    run(&red, "DEL").success();
+    entry(8080, "blue:web:eth0");
+    // The one that served goes: the other has it as soon as it is asked for again.
+    run(&blue, "DEL").success();
+    run(&green, "CHECK").failure(120);
+    add(&node, &green);
+    entry(8080, "green:web:eth1");
+    run(&green, "CHECK").success();
+    run(&green, "DEL").success();
+    view::assert_nothing_held();
+}
+
+/// podman listens on a published port all the while, and reloads a container's networks in any
+/// order: the one that comes first need not be the one that had the port.
+#[test]
+fn the_listener_on_a_port_that_another_network_of_the_container_had_is_its_runtime() {
+    let node = Node::new();
+    let blue = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
+    let green = attachment(&node, &network("green"), "web", 6).named("eth1").mapping([tcp(8080)]);
+    for attachment in [&blue, &green] {
+        add(&node, attachment);
+    }
+    let _conmon = TcpListener::bind("0.0.0.0:8080").expect("the port is free");
+    for attachment in [&blue, &green] {
+        run(attachment, "DEL").success();
+    }
+    let other = attachment(&node, &network("green"), "other", 7).mapping([tcp(8080)]);
+    run(&other, "ADD").failure(103);
+    for attachment in [&green, &blue] {
+        add(&node, attachment);
+    }
+    assert!(view::index().iter().all(|line| line.contains("green:web:eth1")), "the first has it");
 }

@@ -1,96 +1,184 @@
-//! Commands that are killed, or whose system calls fail, at a chosen point; strace does it.
+//! Commands of which one system call fails, or which netlink answers with an error or not at all.
+//!
+//! After a failure the runtime is told what was attempted, a fresh ADD has left nothing, anything else
+//! succeeds when it is repeated; after a success everything is as it should be.
 
-use crate::bare::{add, attachment, network, run, tcp};
-use crate::chain::Attachment;
-use crate::node::Node;
-use crate::plugin::Outcome;
-use crate::view::assert_nothing_held;
+use std::thread;
 
-/// Runs a command with `fault`, an `inject=` expression of strace(1).
-fn with_fault(attachment: &Attachment, command: &str, fault: &str) -> Outcome {
-    let inject = format!("inject={fault}");
-    let strace = [
-        "strace",
-        "-f",
-        "-e",
-        "trace=sendto,renameat,renameat2",
-        "-e",
-        &inject,
-        "-o",
-        "/run/strace",
-    ];
-    attachment.plugin_call(command).under(&strace).run()
-}
+use nix::errno::Errno;
+use nix::libc;
 
-/// A claimant that gets no further than to put the holder's port into its own name must not keep
-/// the port from everybody else.
-#[test]
-fn a_takeover_that_fails_or_dies_leaves_the_port_free() {
-    // The record cannot be renamed into place; killed before the kernel is asked anything; killed
-    // before each of the first transactions.
-    let faults = ["renameat,renameat2:error=ENOSPC"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain((1..=10).map(|nth| format!("sendto:signal=SIGKILL:when={nth}")))
-        .chain((1..=3).map(|nth| format!("renameat,renameat2:signal=SIGKILL:when={nth}")));
-    let node = Node::new();
-    let mut struck = 0;
-    for fault in faults {
-        let pod = |id, number| attachment(&node, &network("blue"), id, number).mapping([tcp(8080)]);
-        let old = pod("old", 5).of_pod("shop", "web", "uid");
-        let new = pod("new", 6).of_pod("shop", "web", "uid");
-        let next = pod("next", 7);
-        add(&node, &old);
-        struck += u32::from(!with_fault(&new, "ADD", &fault).status.success());
-        run(&new, "DEL").success();
-        run(&old, "DEL").success();
-        node.note(fault);
-        add(&node, &next);
-        next.check().success();
-        run(&next, "DEL").success();
-        assert_nothing_held();
+use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
+use crate::tracer::{Among, Blow, Strike, Traced};
+
+const FAILURES: [Errno; 6] =
+    [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::ENOMEM, Errno::EAGAIN, Errno::EACCES];
+
+/// `ERESTART` is the kernel's own: libc does not know it.
+const ERESTART: i32 = 85;
+const ANSWERS: [Blow; 4] =
+    [Blow::Answer(libc::ENOBUFS), Blow::Answer(libc::EBUSY), Blow::Answer(ERESTART), Blow::Silence];
+
+/// The calls that a signal may interrupt: they are simply made again.
+const INTERRUPTIBLE: [libc::c_long; 7] = [
+    libc::SYS_openat,
+    libc::SYS_write,
+    libc::SYS_fsync,
+    libc::SYS_syncfs,
+    libc::SYS_flock,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+];
+
+/// What is tried at a point: interruption, and two of the others in turn; `make torture` tries all.
+fn failures(nth: usize) -> Vec<Errno> {
+    if is_thorough() {
+        return FAILURES.to_vec();
     }
-    assert!(struck >= 6, "only {struck} faults struck");
+    let turn = |at: usize| FAILURES[at % FAILURES.len()];
+    let mut turns = vec![Errno::EINTR, turn(nth), turn(nth + 3)];
+    turns.dedup();
+    turns
 }
 
-/// The record of a repeated ADD already names the new configuration while the kernel still has the
-/// elements of the old one.
-#[test]
-fn a_changed_configuration_that_was_not_carried_out_leaves_nothing_behind() {
-    let node = Node::new();
-    let mut struck = 0;
-    for nth in 1..=6 {
-        let plain = attachment(&node, &network("blue"), "pod", 5).mapping([tcp(8080)]);
-        add(&node, &plain);
-        let counting = network("blue").with("counters", true);
-        let counting = attachment(&node, &counting, "pod", 5).mapping([tcp(8080)]);
-        let outcome = with_fault(&counting, "ADD", &format!("sendto:signal=SIGKILL:when={nth}"));
-        struck += u32::from(!outcome.status.success());
-        run(&counting, "DEL").success();
-        assert_nothing_held();
+struct Ordeal {
+    scene: Scene,
+    case: Case,
+    command: Command,
+    /// What is left when nothing strikes.
+    left: State,
+    tried: u32,
+    failed: u32,
+}
+
+impl Ordeal {
+    /// Strikes, and does what the runtime does then; `None` when there was nothing to strike at.
+    fn strike(&mut self, strike: Strike) -> Option<()> {
+        let (scene, command) = (&self.scene, self.command);
+        let before = scene.look();
+        let traced = scene.strike(command, Some(strike));
+        let struck = traced.struck.as_ref();
+        let text = struck.map_or("nothing", |struck| &struck.text);
+        let what = format!("{} {}, {strike:?} ({text})", command.name(), self.case);
+        scene.node.note(what.clone());
+        let Traced { outcome, .. } = &traced;
+        // Nobody knows whether the change is in force; only the runtime's DEL helps then.
+        let unknown = command != Command::Repair && outcome.code() == Some(111);
+        if outcome.status.success() {
+            scene.is_in_force(command);
+        } else {
+            self.failed += u32::from(struck.is_some());
+            names_what_was_attempted(command, &traced, &what);
+            if matches!(command, Command::Add) && !unknown {
+                // The runtime has called no DEL yet.
+                scene.look().must_be(&before, &what);
+            }
+        }
+        if let Some(struck) = struck
+            && strike.blow == Blow::Fail(Errno::EINTR)
+            && INTERRUPTIBLE.contains(&struck.number)
+        {
+            assert!(outcome.status.success(), "{what}: {outcome}");
+        }
+        scene.bystander_is_served(command);
+        let repeats = matches!(command, Command::Del | Command::Gc | Command::Repair);
+        if repeats && !outcome.status.success() {
+            scene.succeeds(command);
+        }
+        scene.recover(command, Follow::Delete);
+        let told = outcome.stderr.contains("old UDP flows may keep going");
+        if !told {
+            Scene::no_flow_is_left();
+        }
+        scene.next_claimant().must_be(&self.left, &what);
+        self.tried += u32::from(struck.is_some());
+        struck.map(drop)
     }
-    assert!(struck >= 4, "only {struck} faults struck");
 }
 
-/// What happens after the transaction is in force must not be taken for its refusal.
-#[test]
-fn a_fault_after_the_change_does_not_take_its_record_back() {
-    let node = Node::new();
-    let mut struck = 0;
-    for nth in 1..=6 {
-        let pod = |second| {
-            let one = attachment(&node, &network("blue"), "pod", 5);
-            one.mapping([tcp(8080), tcp(second)])
+/// Insists on a code, and on a text from which it is plain what did not work.
+fn names_what_was_attempted(command: Command, traced: &Traced, what: &str) {
+    let outcome = &traced.outcome;
+    let text = if command == Command::Repair {
+        outcome.stderr.clone()
+    } else {
+        assert!([5, 11, 102, 110, 111].contains(&outcome.code().unwrap_or(0)), "{what}: {outcome}");
+        outcome.message().to_owned()
+    };
+    let named = ["/autoport/", "/proc/", "netlink", "kernel", "table inet autoport", "interface"];
+    assert!(named.iter().any(|name| text.contains(name)), "{what}: {outcome}");
+}
+
+fn ordeal(case: Case, command: Command) {
+    let scene = Scene::new(case);
+    let (changes, left) = scene.undisturbed(command);
+    let mut ordeal = Ordeal { scene, case, command, left, tried: 0, failed: 0 };
+    for nth in points(&changes) {
+        for errno in failures(nth) {
+            let strike = Strike { among: Among::Changes, nth: Some(nth), blow: Blow::Fail(errno) };
+            ordeal.strike(strike);
+        }
+    }
+    let calls = (ordeal.tried, ordeal.failed);
+    for blow in ANSWERS {
+        let strike = |nth| Strike { among: Among::Questions, nth, blow };
+        let mut nth = 0;
+        while ordeal.strike(strike(Some(nth))).is_some() {
+            nth += 1;
+        }
+        // And every one of them.
+        ordeal.strike(strike(None));
+    }
+    let lost =
+        |nth| Strike { among: Among::Answers, nth: Some(nth), blow: Blow::Lose(Errno::ENOBUFS) };
+    let mut nth = 0;
+    while ordeal.strike(lost(nth)).is_some() {
+        nth += 1;
+    }
+    let answers = (ordeal.tried - calls.0, ordeal.failed - calls.1);
+    tell(&format!(
+        "fault: {} {case}: {} calls failed ({} commands did), {} answers forged or lost ({} \
+         commands failed)",
+        command.name(),
+        calls.0,
+        calls.1,
+        answers.0,
+        answers.1
+    ));
+    assert!(ordeal.failed > 0, "no command failed");
+}
+
+fn all(case: Case, commands: &[Command]) {
+    thread::scope(|scope| {
+        let one = |command: &Command| {
+            let command = *command;
+            scope.spawn(move || ordeal(case, command))
         };
-        let (before, after) = (pod(8081), pod(8082));
-        add(&node, &before);
-        let outcome = with_fault(&after, "ADD", &format!("sendto:error=ENOMEM:when={nth}"));
-        let held = if outcome.status.success() { &after } else { &before };
-        struck += u32::from(!outcome.status.success());
-        node.note(format!("ENOMEM at question {nth}: {outcome}"));
-        held.check().success();
-        run(held, "DEL").success();
-        assert_nothing_held();
-    }
-    assert!(struck >= 3, "only {struck} faults struck");
+        let running: Vec<_> = commands.iter().map(one).collect();
+        for one in running {
+            if let Err(panicked) = one.join() {
+                std::panic::resume_unwind(panicked);
+            }
+        }
+    });
+}
+
+#[test]
+fn three_mappings_dual_stack() {
+    all(Case::of(3, true), &[Command::Add, Command::Del, Command::Gc, Command::Repair]);
+}
+
+#[test]
+fn a_chosen_port() {
+    all(Case { chosen: true, ..Case::of(1, false) }, &[Command::Add, Command::Del]);
+}
+
+#[test]
+fn on_a_disk() {
+    all(Case { synced: true, ..Case::of(1, false) }, &[Command::Add, Command::Del]);
+}
+
+#[test]
+fn repeated_adds() {
+    all(Case::of(3, false), &[Command::ChangingAdd, Command::TakingOverAdd]);
 }

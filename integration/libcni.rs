@@ -18,7 +18,7 @@ use crate::view;
 const CONFIGURATIONS: &str = "/run/net.d";
 
 /// The versions at which a plugin can be chained.
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Writes the configuration where the tools look for it.
 fn configure(network: &Network) {
@@ -97,7 +97,7 @@ pub(crate) fn add_check_del(version: &'static str, plugin: Plugin) {
     assert!(result.contains("\"cniVersion\""), "a result is printed: {result}");
     let reached = CLIENT.map(|client| Answer::reached("web", client));
     assert_eq!(scene.answers(), [&reached[..], &reached[..]].concat());
-    if version.starts_with("0.3.") {
+    if version < "0.4.0" {
         assert!(scene.cnitool("check").failure().contains("does not support"), "no CHECK yet");
     } else {
         scene.cnitool("check").success();
@@ -145,6 +145,47 @@ fn cnitool_status_and_gc() {
     // cnitool names no valid attachments: libcni deletes all it remembers before it asks for GC.
     scene.cnitool("gc").success();
     view::assert_nothing_held();
+}
+
+/// What libcni remembers of an attachment can be lost, with a disk that was cleaned up.
+#[test]
+fn del_needs_nothing_that_libcni_remembers() {
+    let scene = Scene::new("1.1.0", Plugin::Autoport);
+    scene.cnitool("add").success();
+    let forget = || fs::remove_dir_all("/var/lib/cni/results").expect("the folder is covered");
+    forget();
+    // Without its memory it has no result to hand to CHECK, and says that first.
+    let text = scene.cnitool("check").failure();
+    assert!(text.contains("prevResult"), "{text}");
+    assert_eq!(scene.answers()[0], Answer::reached("web", CLIENT[0]), "CHECK changes nothing");
+    scene.cnitool("del").success();
+    view::assert_nothing_held();
+    assert_eq!(scene.answers(), vec![Answer::Refused; 4]);
+    // A garbage collection that remembers nothing asks only for the plugins' own.
+    scene.cnitool("add").success();
+    forget();
+    scene.cnitool("gc").success();
+    assert_eq!(scene.answers()[0], Answer::reached("web", CLIENT[0]), "it is alive");
+}
+
+#[test]
+fn gc_deletes_what_libcni_remembers_and_nobody_needs() {
+    let scene = Scene::new("1.1.0", Plugin::Autoport);
+    let names = ["one", "two"];
+    let _pods = names.map(|name| {
+        let pod = scene.node.pod(name);
+        let port =
+            PortMapping::new(Transport::Tcp, if name == "one" { 8081 } else { 8082 }, POD_PORT);
+        let words = ["add", "-net", "blue", "-id", name, "-netns", pod.netns.path()];
+        libcni("bin/libcni", &scene.network, &[port], &words).success();
+        pod
+    });
+    let gc = ["gc", "-net", "blue", "-valid", "two:eth0"];
+    libcni("bin/libcni", &scene.network, &[], &gc).success();
+    settle();
+    let by = |port| scene.node.client_asks(&Probe::tcp(FIRST[0], port)).by().map(str::to_owned);
+    assert_eq!([8081, 8082].map(by), [None, Some("two".to_owned())]);
+    assert_eq!((view::records().len(), view::index().len()), (1, 2));
 }
 
 /// Two pods of one network and one of another, then GC of the first network by a libcni that has

@@ -19,10 +19,13 @@ mod conflict;
 mod contract;
 mod damage;
 mod echo;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
 mod hostile;
 mod intruders;
+#[cfg(target_arch = "x86_64")]
+mod kill;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
@@ -34,6 +37,8 @@ mod netns;
 mod node;
 mod operator;
 mod oracle;
+#[cfg(target_arch = "x86_64")]
+mod ordeal;
 mod plugin;
 mod policy;
 mod portmap_suite;
@@ -45,6 +50,8 @@ mod reference;
 mod security;
 mod statedir;
 mod trace;
+#[cfg(target_arch = "x86_64")]
+mod tracer;
 mod traffic;
 mod udp;
 mod view;

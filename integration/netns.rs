@@ -113,8 +113,7 @@ pub(crate) fn ruleset() -> String {
 
 /// The same with the counters.
 pub(crate) fn full_ruleset() -> String {
-    settle();
-    run(Command::new("nft").args(["list", "ruleset"]), "").1
+    settle()
 }
 
 /// How many mappings one transaction takes: `all`, or a twentieth in a user namespace. Nobody may
@@ -144,10 +143,12 @@ pub(crate) fn run(command: &mut Command, input: &str) -> (bool, String) {
 }
 
 /// Waits until no element is on its way out: one that was released lives for a timer tick more.
-pub(crate) fn settle() {
+/// Gives what nft lists then.
+pub(crate) fn settle() -> String {
     for _ in 0..200 {
-        if !run(Command::new("nft").args(["list", "ruleset"]), "").1.contains(" expires ") {
-            return;
+        let listing = run(Command::new("nft").args(["list", "ruleset"]), "").1;
+        if !listing.contains(" expires ") {
+            return listing;
         }
         thread::sleep(Duration::from_millis(1));
     }

@@ -113,6 +113,11 @@ impl Node {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
+    /// Begins with other notes.
+    pub(crate) fn forget_notes(&self) {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Asks from outside.
     pub(crate) fn client_asks(&self, probe: &Probe) -> Answer {
         self.client.run(|| probe.ask())

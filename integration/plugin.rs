@@ -76,6 +76,7 @@ pub(crate) struct Call {
     stdin: Option<Vec<u8>>,
     /// A program that runs the executable, with its first arguments.
     wrapper: Vec<String>,
+    arguments: Vec<String>,
 }
 
 impl Call {
@@ -86,8 +87,16 @@ impl Call {
             environment: vec![("PATH".to_owned(), PATH.to_owned())],
             stdin: Some(Vec::new()),
             wrapper: Vec::new(),
+            arguments: Vec::new(),
         };
         bare.env("CNI_COMMAND", command).env("CNI_PATH", DEBIAN)
+    }
+
+    /// Our executable as an operator calls it.
+    pub(crate) fn operator(arguments: &[&str]) -> Self {
+        let mut bare = Self::new(Plugin::Autoport.path(), "").without("CNI_COMMAND");
+        bare.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        bare
     }
 
     /// Sets a variable.
@@ -122,37 +131,67 @@ impl Call {
         self
     }
 
+    /// Whether it does nothing before its standard input has ended.
+    pub(crate) fn waits_for_input(&self) -> bool {
+        self.arguments.is_empty()
+    }
+
     /// Runs it in the calling thread's namespaces.
     pub(crate) fn run(&self) -> Outcome {
+        self.start().finish()
+    }
+
+    /// Starts it in the calling thread's namespaces. A plugin waits for its standard input.
+    pub(crate) fn start(&self) -> Running {
         let mut words = self.wrapper.iter().map(Path::new).chain([&*self.executable]);
         let mut command = Command::new(words.next().expect("there is the executable"));
-        command.args(words);
+        command.args(words).args(&self.arguments);
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command
+        let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", self.executable.display()));
-        finish(child, self.stdin.as_deref().unwrap_or_default())
+        let stdout = drain(child.stdout.take().expect("stdout was asked to be a pipe"));
+        let stderr = drain(child.stderr.take().expect("stderr was asked to be a pipe"));
+        Running { child, input: self.stdin.clone().unwrap_or_default(), stdout, stderr }
     }
 }
 
-/// Feeds a child and waits until it is done, but not forever.
-fn finish(mut child: Child, stdin: &[u8]) -> Outcome {
-    let stdout = drain(child.stdout.take().expect("stdout was asked to be a pipe"));
-    let stderr = drain(child.stderr.take().expect("stderr was asked to be a pipe"));
-    // A plugin that fails early does not read everything.
-    let _ = child.stdin.take().expect("stdin was asked to be a pipe").write_all(stdin);
-    let Ok(stdout) = stdout.recv_timeout(STUCK) else {
-        let _ = child.kill();
-        panic!("a plugin did not finish within {STUCK:?}");
-    };
-    let status = child.wait().expect("a child can be waited for");
-    let stderr = stderr.recv_timeout(STUCK).expect("stderr ends with the process");
-    Outcome {
-        status,
-        reply: serde_json::from_slice(&stdout).ok(),
-        stdout: String::from_utf8_lossy(&stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+/// A child that has not been fed yet.
+pub(crate) struct Running {
+    child: Child,
+    input: Vec<u8>,
+    stdout: Receiver<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
+}
+
+impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives it its standard input.
+    pub(crate) fn feed(&mut self) {
+        // A plugin that fails early does not read everything.
+        let mut stdin = self.child.stdin.take().expect("stdin was asked to be a pipe");
+        let _ = stdin.write_all(&self.input);
+    }
+
+    /// Feeds it and waits until it is done, but not forever.
+    fn finish(mut self) -> Outcome {
+        self.feed();
+        let Ok(stdout) = self.stdout.recv_timeout(STUCK) else {
+            let _ = self.child.kill();
+            panic!("a plugin did not finish within {STUCK:?}");
+        };
+        let status = self.child.wait().expect("a child can be waited for");
+        Outcome::new(status, &stdout, &self.stderr)
+    }
+
+    /// What it came to, for whoever has waited for it otherwise.
+    pub(crate) fn outcome(self, status: ExitStatus) -> Outcome {
+        let stdout = self.stdout.recv_timeout(STUCK).expect("stdout ends with the process");
+        Outcome::new(status, &stdout, &self.stderr)
     }
 }
 
@@ -178,6 +217,16 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    fn new(status: ExitStatus, stdout: &[u8], stderr: &Receiver<Vec<u8>>) -> Self {
+        let stderr = stderr.recv_timeout(STUCK).expect("stderr ends with the process");
+        Self {
+            status,
+            reply: serde_json::from_slice(stdout).ok(),
+            stdout: String::from_utf8_lossy(stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        }
+    }
+
     /// The `code` of an error reply; `None` for success.
     pub(crate) fn code(&self) -> Option<u64> {
         if self.status.success() {

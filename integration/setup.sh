@@ -7,17 +7,24 @@
 #   integration/setup.sh demo    the first, and what the demo needs, with cnitool
 #   integration/setup.sh test    that, and what the tests need
 #   integration/setup.sh bench   that, and what the benchmark compares with
+#   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
 #
-# Packages of this Debian release are installed by apt. What must be newer comes
-# from Debian sid, is never installed, and lands in $TOOLS (default: target/tools
-# in this repository):
+# Packages of this Debian release are installed by apt. What must be of another
+# release, or would bring a service with it, is never installed but unpacked in
+# $TOOLS (default: target/tools in this repository):
 #
 #   bin/cnitool   the CNI project's own tool                          (demo, test)
 #   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
 #   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
+#   bookworm/     podman 4.3 and containerd 1.6 with their libraries     (clients)
+#   sid/          containerd 2                                           (clients)
+#   bin/cri       integration/cri/main.go, a client of containerd        (clients)
+#   rootfs/echo   integration/echo/main.go, what runs in a container     (clients)
+#   image.tar     the same as an image                                   (clients)
 #   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
+#   cache-cri/    the Go libraries of bin/cri                            (clients)
 #   stamps/       what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
@@ -38,7 +45,13 @@ packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace valgrind)
 
-suites= # whose plugins are taken aside
+# What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
+bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
+sid_clients=(containerd)
+sid_cri=(
+    golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
+    golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
+)
 
 # --- talking -----------------------------------------------------------------
 
@@ -125,7 +138,7 @@ install_packages() {
     work=
 }
 
-# --- packages of sid, taken aside --------------------------------------------
+# --- packages of another release, taken aside --------------------------------
 
 # The mirrors this machine takes Debian itself from.
 debian_mirrors() {
@@ -133,26 +146,29 @@ debian_mirrors() {
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk '!seen[$0]++'
 }
 
-# sid COMMAND... runs an apt command that sees sid and nothing else; bookworm likewise.
-sid() { APT_CONFIG=$work/apt-sid/apt.conf "$@"; }
-bookworm() { APT_CONFIG=$work/apt-bookworm/apt.conf "$@"; }
+# suite NAME COMMAND... runs an apt command that sees this Debian release and nothing else.
+suite() {
+    local name=$1
+    shift
+    APT_CONFIG=$work/apt/$name/apt.conf "$@"
+}
 
-# configure SUITE MIRROR writes the configuration that `sid` or `bookworm` uses. Of
-# the machine's own it keeps how to reach mirrors (proxies, timeouts), but no hooks
-# and no pinning. The Release file is checked against Debian's keyring, as apt does
-# by default.
-configure() {
-    local suite=$1 mirror=$2 apt=$work/apt-$1 arch keyring=
+# configure_suite NAME MIRROR writes the configuration `suite` uses. Of the
+# machine's own it keeps how to reach mirrors (proxies, timeouts), but no hooks
+# and no pinning. The Release file is checked against Debian's keyring, as apt
+# does by default.
+configure_suite() {
+    local name=$1 mirror=$2 arch dir=$work/apt/$1 keyring=
     arch=$(dpkg --print-architecture)
     for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
         [ ! -e "$keyring" ] || break
     done
     [ -e "$keyring" ] || die "Debian's archive keyring is not here." "Install the package debian-archive-keyring."
-    rm -rf "$apt"
-    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    rm -rf "$dir"
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
     printf '%s\n' \
-        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror $suite main" \
-        "deb-src [signed-by=$keyring target=Sources] $mirror $suite main" >"$apt/sources.list"
+        "deb [arch=$arch signed-by=$keyring target=Packages] $mirror $name main" \
+        "deb-src [signed-by=$keyring target=Sources] $mirror $name main" >"$dir/sources.list"
     {
         apt-config dump | grep '^Acquire::'
         # The scratch directory is ours alone, so apt's download user could not
@@ -162,24 +178,23 @@ configure() {
             APT::Architecture "$arch" \
             Acquire::Retries 3 \
             Acquire::Languages none \
-            Dir::State "$apt" \
-            Dir::State::lists "$apt/lists" \
+            Dir::State "$dir" \
+            Dir::State::lists "$dir/lists" \
             Dir::State::status /dev/null \
-            Dir::Cache "$apt/cache" \
-            Dir::Etc::sourcelist "$apt/sources.list" \
+            Dir::Cache "$dir/cache" \
+            Dir::Etc::sourcelist "$dir/sources.list" \
             Dir::Etc::sourceparts /dev/null \
             Dir::Etc::parts /dev/null \
             Dir::Etc::main /dev/null \
             Dir::Etc::preferences /dev/null \
             Dir::Etc::preferencesparts /dev/null
-    } >"$apt/apt.conf"
+    } >"$dir/apt.conf"
 }
 
-# open_suite SUITE makes `sid` or `bookworm` usable, from the first mirror that has
-# it; once per run.
+# Makes `suite NAME` usable, from the first mirror that has it; once per run.
 open_suite() {
-    [ ! -e "$work/apt-$1/open" ] || return 0
-    local suite=$1 mirror mirrors
+    local name=$1 mirror mirrors
+    [ ! -e "$work/apt/$name/open" ] || return 0
     mirrors=$(debian_mirrors)
     if [ -z "$mirrors" ]; then # apt knows an archive's origin only from its index
         need_root "apt has no package index yet" "apt-get update"
@@ -190,15 +205,15 @@ open_suite() {
     [ -n "$mirrors" ] || die "apt on this machine has no Debian archive configured." \
         "This script is for Debian; give apt a Debian main archive and run apt-get update."
     for mirror in $mirrors; do
-        say "reading the index of Debian $suite from $mirror"
-        configure "$suite" "$mirror"
-        if "$suite" apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
-            : >"$work/apt-$suite/open"
+        say "reading the index of Debian $name from $mirror"
+        configure_suite "$name" "$mirror"
+        if suite "$name" apt-get update --error-on=any >>"$log" 2>&1 </dev/null 9>&-; then
+            : >"$work/apt/$name/open"
             return
         fi
     done
     tail -n 20 "$log" >&2
-    die "no mirror of this machine gave a verified index of Debian $suite (output above)." \
+    die "no mirror of this machine gave a verified index of Debian $name (output above)." \
         "Check the network; if a signature is the trouble, upgrade the package debian-archive-keyring."
 }
 
@@ -206,9 +221,19 @@ open_suite() {
 download() {
     local suite=$1 dir=$2
     shift 2
+    open_suite "$suite"
     mkdir -p "$dir"
     run "downloading from $suite: $*" "Check the network and run this script again." \
-        in_dir "$dir" "$suite" apt-get download "$@"
+        in_dir "$dir" suite "$suite" apt-get download "$@"
+}
+
+# unpack DIRECTORY PACKAGE_FILE...
+unpack() {
+    local dir=$1 package
+    shift
+    for package; do
+        run "unpacking $package" "Remove its folder and run this script again." dpkg -x "$package" "$dir"
+    done
 }
 
 in_dir() { (cd "$1" && shift && "$@"); }
@@ -240,6 +265,10 @@ replace() {
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
 how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
+how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
+how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
+how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
     [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
@@ -248,10 +277,17 @@ have_go_tools() {
 have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+have_bookworm() { [ -x "$TOOLS/bookworm/usr/bin/podman" ] && stamped bookworm "$(how_bookworm)"; }
+have_sid() { [ -x "$TOOLS/sid/usr/bin/containerd" ] && stamped sid "$(how_sid)"; }
+have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
+have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
+
 have_tools() {
-    local suite
     have_go_tools || return 1
-    for suite in $suites; do have_cni "$suite" || return 1; done
+    [ "$level" != demo ] || return 0
+    have_cni sid || return 1
+    [ "$level" != bench ] || have_cni bookworm || return 1
+    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri; }
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -260,26 +296,24 @@ have_tools() {
 fill_cache() {
     local dir=$work/cache go
     open_suite sid
-    go=$(sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
+    go=$(suite sid apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*\)-go$/\1/p' | head -n 1)
     [ -n "$go" ] || die "Debian sid's golang-go does not name a Go version." "Look at fill_cache in $0."
     say "downloading $go and libcni's source (50 MB) to ${TOOLS}/cache"
     download sid "$dir" "$go-go" "$go-src"
     run "downloading libcni's source" "Check the network and run this script again." \
-        in_dir "$dir" sid apt-get source --download-only --tar-only golang-github-appc-cni
+        in_dir "$dir" suite sid apt-get source --download-only --tar-only golang-github-appc-cni
     replace "$dir" "$TOOLS/cache"
     stamp cache "$(how_cnitool)" "$(cd "$TOOLS/cache" && echo *)"
 }
 
 build_go_tools() {
-    local package goroot version src=$work/src out=$work/bin
+    local goroot version src=$work/src out=$work/bin
     have_cache || fill_cache
 
     version=$(cd "$TOOLS/cache" && echo *.orig.tar.*)
     version=${version#*_} version=${version%%.orig*}
     say "building cnitool and libcni $version (half a minute)"
-    for package in "$TOOLS"/cache/*.deb; do
-        run "unpacking $package" "Remove $TOOLS/cache and run this script again." dpkg -x "$package" "$work/go"
-    done
+    unpack "$work/go" "$TOOLS"/cache/*.deb
     mkdir -p "$src" "$out" "$work/home"
     run "unpacking libcni" "Remove $TOOLS/cache and run this script again." \
         tar -xf "$TOOLS"/cache/*.orig.tar.* -C "$src" --strip-components=1
@@ -312,16 +346,62 @@ build_go_tools() {
 # unpack_cni SUITE puts the suite's reference plugins beside this release's.
 unpack_cni() {
     local suite=$1 package version there=$work/plugins-$1
-    open_suite "$suite"
     say "downloading Debian $suite's reference plugins to $TOOLS/cni-$suite"
     download "$suite" "$there" containernetworking-plugins
     package=$(echo "$there"/containernetworking-plugins_*.deb)
     version=$(dpkg-deb -f "$package" Version)
-    run "unpacking $package" "Run this script again." dpkg -x "$package" "$there/unpacked"
+    unpack "$there/unpacked" "$package"
     run "Debian $suite's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
         env CNI_COMMAND=VERSION "$there/unpacked/usr/lib/cni/portmap"
     replace "$there/unpacked/usr/lib/cni" "$TOOLS/cni-$suite"
     stamp "cni-$suite" "$(how_cni)" "$version"
+}
+
+# unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
+unpack_clients() {
+    local suite=$1
+    shift
+    say "downloading the clients of Debian $suite to $TOOLS/$suite"
+    download "$suite" "$work/$suite.deb" "$@"
+    unpack "$work/$suite" "$work/$suite.deb"/*.deb
+    replace "$work/$suite" "$TOOLS/$suite"
+    stamp "$suite" "$("how_$suite")" "$(cd "$work/$suite.deb" && echo *)"
+}
+
+# The client of containerd, and what runs in its containers. Both are static.
+build_cri() {
+    local goroot name out=$work/cri layer
+    have_cache || fill_cache
+    if ! have_cache_cri; then
+        say "downloading the Go libraries of the CRI (15 MB) to $TOOLS/cache-cri"
+        download sid "$work/cache-cri" "${sid_cri[@]}"
+        replace "$work/cache-cri" "$TOOLS/cache-cri"
+        stamp cache-cri "$(how_cache_cri)" "$(cd "$TOOLS/cache-cri" && echo *)"
+    fi
+    say "building the CRI client (a minute)"
+    [ -d "$work/go" ] || unpack "$work/go" "$TOOLS"/cache/*.deb
+    unpack "$work/libraries" "$TOOLS"/cache-cri/*.deb
+    goroot=$(echo "$work"/go/usr/lib/go-*)
+    mkdir -p "$work/own/src/autoport" "$out" "$work/home"
+    cp -R "$here/cri" "$here/echo" "$work/own/src/autoport/"
+    for name in cri echo; do
+        run "building $name" "If $here/$name/main.go is not at fault, remove $TOOLS/cache-cri and run this script again." \
+            env -i PATH="$PATH" HOME="$work/home" \
+            GOROOT="$goroot" GOPATH="$work/own:$work/libraries/usr/share/gocode" GOCACHE="$work/gocache" GOTMPDIR="$work" \
+            GOENV=off GOTOOLCHAIN=local GO111MODULE=off GOFLAGS= CGO_ENABLED=0 \
+            "$goroot/bin/go" build -trimpath -ldflags '-s -w' -o "$out/" "autoport/$name"
+    done
+    mkdir "$work/rootfs"
+    mv "$out/echo" "$work/rootfs/echo"
+    tar -C "$work/rootfs" --owner=0 --group=0 --numeric-owner -cf "$out/layer.tar" echo
+    layer=$(sha256sum <"$out/layer.tar")
+    printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":["/echo"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+        "$arch" "${layer%% *}" >"$out/config.json"
+    echo '[{"Config":"config.json","RepoTags":["autoport.test/echo:1"],"Layers":["layer.tar"]}]' >"$out/manifest.json"
+    tar -C "$out" -cf "$TOOLS/image.tar" manifest.json config.json layer.tar
+    replace "$work/rootfs" "$TOOLS/rootfs"
+    mv "$out/cri" "$TOOLS/bin/cri"
+    stamp cri "$(how_cri)" "$(cd "$TOOLS/cache-cri" && echo golang-k8s-cri-api-dev_*)"
 }
 
 # --- main --------------------------------------------------------------------
@@ -331,10 +411,9 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
-1:test) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") suites=sid ;;
-1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") suites="sid bookworm" ;;
+1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|test|bench" >&2
+    echo "usage: $0 build|check|demo|test|bench|clients" >&2
     exit 2
     ;;
 esac
@@ -366,4 +445,10 @@ fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
 have_go_tools || build_go_tools
-for suite in $suites; do have_cni "$suite" || unpack_cni "$suite"; done
+[ "$level" != demo ] || exit 0
+have_cni sid || unpack_cni sid
+[ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
+[ "$level" = clients ] || exit 0
+have_bookworm || unpack_clients bookworm "${bookworm_clients[@]}"
+have_sid || unpack_clients sid "${sid_clients[@]}"
+have_cri || build_cri

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use super::choose::{self, Chooser};
-use super::{del, everything, forget_flows, note, note_error};
+use super::{del, everything, forget_flows, note, note_error, siblings};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
 use crate::kernel::{self, Change, Loopback, Nft, Stale};
@@ -13,11 +13,11 @@ use crate::model::{Grant, HostPort, Mapping, Masquerade, Owner, Record};
 use crate::plan::{self, Standing};
 use crate::publication::{self, Dialect};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{Instance, Locked, Who};
+use crate::store::{Holder, Instance, Locked, Who};
 use crate::{netns, store};
 
 /// Who asks, as the node sees it now.
-fn owner(claim: &Claim) -> Owner {
+pub(super) fn owner(claim: &Claim) -> Owner {
     Owner {
         attachment: claim.attachment.clone(),
         pod: claim.pod.clone(),
@@ -49,7 +49,7 @@ pub(super) fn wanted(claim: &Claim, grants: Vec<Grant>, now: u64, instance: &Ins
     }
 }
 
-pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
+pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
     if claim.is_empty() {
         return Ok(Reply::Result(claim.result));
     }
@@ -64,14 +64,22 @@ pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, 
         loaded => loaded?,
     };
     let owner = owner(&claim);
+    let holders = locked.holders(&hosts_of(&claim.mappings))?;
+    for sibling in siblings::leave(&holders, &owner, &mut claim.mappings) {
+        note(log, &format!("{sibling} maps host ports that {} asks for too", claim.attachment));
+    }
+    if claim.is_empty() && before.is_none() {
+        return Ok(Reply::Result(claim.result));
+    }
     let chooser = Chooser::new(&locked, &claim, &owner, before.as_ref(), now)?;
     chooser.permit()?;
-    let mut giving_way = superseded(&locked, &owner, &claim.mappings)?;
+    let mut giving_way = superseded(&locked, &owner, holders, &claim.mappings)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
     let mut wanted = wanted(&claim, granted.grants, now, locked.instance());
     if !wanted.grants.is_empty() {
-        giving_way = superseded(&locked, &owner, &wanted.mappings)?;
+        let holders = locked.holders(&hosts_of(&wanted.mappings))?;
+        giving_way = superseded(&locked, &owner, holders, &wanted.mappings)?;
     }
     if let Some(before) = &before {
         wanted.created = before.created;
@@ -83,17 +91,15 @@ pub(super) fn add(claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, 
     let transfer = Transfer::new(&locked, before, wanted)?;
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&locked.instance().id)?;
-    transfer.record()?;
-    match transfer.apply(&mut nft, log) {
-        Ok(()) => transfer.settle()?,
-        Err(error) => {
-            if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
-                transfer.take_back(log);
-            }
-            return Err(error);
+    if let Err(error) = transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+            transfer.take_back(log);
         }
+        return Err(error);
     }
+    // While the record still tells a DEL which flows there may be.
     transfer.redirect_flows(&mut nft, log);
+    transfer.settle()?;
     let finished = allow_loopback(&transfer.wanted, &claim.host_interfaces)
         .and_then(|()| choose::move_cursors(&locked, &claim, &granted.cursors))
         .and_then(|()| publish(&locked, &claim, &transfer.wanted));
@@ -122,20 +128,28 @@ fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error>
     Ok(locked.publish(pod, &record.owner.attachment, entries)?)
 }
 
-/// Everyone who holds a wanted port and gives way, and why.
+pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
+    mappings.iter().map(|mapping| mapping.host).collect()
+}
+
+/// Those of `holders` who hold a wanted port and give way, and why.
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(
     locked: &Locked,
     claimant: &Owner,
+    holders: Vec<Holder>,
     wanted: &[Mapping],
 ) -> Result<Vec<(Record, &'static str)>, Error> {
-    let hosts: Vec<HostPort> = wanted.iter().map(|mapping| mapping.host).collect();
+    let hosts = hosts_of(wanted);
     let mut superseded = Vec::new();
-    for holder in locked.holders(&hosts)? {
-        let held = holder.hosts[0];
-        let wanted_host = hosts.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
+    for holder in holders {
+        let mut overlaps = holder.hosts.iter().filter_map(|held| {
+            hosts.iter().find(|host| host.overlaps(held)).map(|wanted| (*wanted, *held))
+        });
+        // What was left to a sibling is not wanted any more.
+        let Some((wanted_host, held)) = overlaps.next() else { continue };
         let record = match holder.who {
             Who::Attachment(record) => record,
             Who::Reservation(reservation) => {
@@ -148,7 +162,7 @@ fn superseded(
         };
         match plan::standing(claimant, &record.owner, netns::is_gone) {
             Standing::Same => {}
-            Standing::Holds => {
+            Standing::Holds | Standing::Sibling => {
                 let holder = record.owner.to_string();
                 return Err(Error::Taken { wanted: wanted_host, held, holder });
             }
@@ -237,11 +251,7 @@ impl<'a> Transfer<'a> {
 
     /// Records what was held before the change that was not made.
     fn take_back(&self, log: &mut dyn Write) {
-        let restored = match &self.before {
-            Some(before) => self.locked.save(before),
-            None => self.locked.remove(&self.wanted),
-        };
-        if let Err(error) = restored {
+        if let Err(error) = self.locked.take_back(&self.wanted, self.before.as_ref()) {
             note_error(log, "the record may name ports that are not mapped", &error.into());
         }
     }

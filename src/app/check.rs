@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::add;
+use super::{add, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::Nft;
@@ -10,11 +10,11 @@ use crate::model::Grant;
 use crate::plan::{self, Earlier};
 use crate::ruleset::{Identity, Ruleset};
 
-pub(super) fn check(claim: &Claim, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn check(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<(), Error> {
     if claim.is_empty() {
         return Ok(());
     }
-    match difference(claim, now, log)? {
+    match difference(&mut claim, now, log)? {
         None => Ok(()),
         Some(difference) => {
             Err(Error::Different { attachment: claim.attachment.to_string(), difference })
@@ -22,12 +22,18 @@ pub(super) fn check(claim: &Claim, now: u64, log: &mut dyn Write) -> Result<(), 
     }
 }
 
-fn difference(claim: &Claim, now: u64, log: &mut dyn Write) -> Result<Option<String>, Error> {
-    let config = &claim.config.store;
-    let store = super::store(config);
+fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option<String>, Error> {
+    let store = super::store(&claim.config.store);
     let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
-    let Some(shared) = store.read(config.lock_timeout, log)? else { return nothing_recorded() };
+    let Some(shared) = store.read(claim.config.store.lock_timeout, log)? else {
+        return nothing_recorded();
+    };
     shared.belongs_here()?;
+    let holders = shared.holders(&add::hosts_of(&claim.mappings))?;
+    siblings::leave(&holders, &add::owner(claim), &mut claim.mappings);
+    if claim.is_empty() {
+        return Ok(None);
+    }
     let Some(record) = shared.load(&claim.attachment)? else { return nothing_recorded() };
     let numbers = plan::earlier(&claim.wishes, &record.grants, Earlier::Own);
     let mut grants = Vec::new();

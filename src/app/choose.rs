@@ -73,6 +73,15 @@ impl<'a> Chooser<'a> {
             || self.released.as_ref().is_some_and(|released| released.hosts.contains(host))
     }
 
+    /// Whether the container held the port a short while ago in another of its networks: they are
+    /// reloaded one after the other, in any order.
+    fn was_its_siblings(&self, host: &HostPort) -> Result<bool, Error> {
+        let mark = self.locked.released_at(host.protocol, host.port, self.now)?;
+        let sibling = mark.map(|mark| mark.by).filter(|by| by.is_beside(&self.releaser));
+        let released = sibling.and_then(|by| self.locked.released_to(&by, self.now));
+        Ok(released.is_some_and(|released| released.hosts.contains(host)))
+    }
+
     fn holds(&self, host: &HostPort) -> bool {
         let find = |before: &Record| {
             before.mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
@@ -98,6 +107,9 @@ impl<'a> Chooser<'a> {
         let hosts = self.claim.mappings.iter().map(|mapping| mapping.host);
         for host in hosts.filter(|host| !self.is_its_own(host)) {
             if let Some(listener) = self.listeners.find(&host) {
+                if self.was_its_siblings(&host)? {
+                    continue;
+                }
                 let process = Process::of(listener).map(|process| process.to_string());
                 let listener = listener.to_string();
                 return Err(Error::Listening { wanted: host, listener, process });
@@ -189,7 +201,8 @@ impl<'a> Chooser<'a> {
             let holds = match &holder.who {
                 Who::Reservation(_) | Who::Unreadable(_) => true,
                 Who::Attachment(record) => {
-                    plan::standing(self.owner, &record.owner, netns::is_gone) == Standing::Holds
+                    let standing = plan::standing(self.owner, &record.owner, netns::is_gone);
+                    matches!(standing, Standing::Holds | Standing::Sibling)
                 }
             };
             if holds {

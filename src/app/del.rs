@@ -18,11 +18,13 @@ use crate::store::{self, Key, Locked, Store};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes the lock of a store that exists and concerns this node; `None` where there is nothing to
-/// do.
+/// do. That something is held and cannot be reached just now is a failure: the runtime asks again.
 fn lock(store: &Store, log: &mut dyn Write) -> Result<Option<Locked>, Error> {
     let locked = match store.lock(PATIENCE, log) {
         Ok(locked) => locked,
-        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             note_error(log, "nothing was removed, and what is held stays held", &error.into());
             return Ok(None);
@@ -133,7 +135,9 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     match store.read(PATIENCE, log) {
         Ok(None) => return Ok(()),
         Ok(Some(_)) => {}
-        Err(error @ store::Error::LockTaken { .. }) => return Err(error.into()),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             note_error(log, "nothing was removed", &error.into());
             return Ok(());

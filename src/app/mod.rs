@@ -8,6 +8,7 @@ mod collect;
 mod del;
 mod everything;
 mod reserve;
+mod siblings;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -94,7 +95,7 @@ fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Rep
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     match request {
         Request::Add(claim) => add::add(claim, now, log),
-        Request::Check(claim) => check::check(&claim, now, log).map(|()| Reply::Nothing),
+        Request::Check(claim) => check::check(claim, now, log).map(|()| Reply::Nothing),
         Request::Del(release) => del::del(&release, now, log).map(|()| Reply::Nothing),
         Request::Gc(sweep) => del::gc(&sweep, now, log).map(|()| Reply::Nothing),
         Request::Status(config) => status(&config, log).map(|()| Reply::Nothing),

@@ -9,9 +9,11 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use nix::libc;
+
 use super::message::{Attributes, Body, Kind, Messages};
 use super::route::Local;
-use super::socket::{DUMP, Listing, REQUEST};
+use super::socket::{ACK, DUMP, Listing, REQUEST};
 use super::{ATTEMPTS, Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
 
@@ -225,12 +227,22 @@ impl Nft {
             Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_DELETE };
         for flow in flows {
             let mut message = Messages::default();
-            message.begin(kind, REQUEST, address_family(family), 0);
+            message.begin(kind, REQUEST | ACK, address_family(family), 0);
             for (attribute, payload) in &flow.handle {
                 let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
                 message.put(attribute | nested, &[payload]);
             }
-            self.socket.ask(&message, |_| {})?;
+            let mut failed = Some(libc::ENODATA);
+            self.socket.ask(&message, |answer| {
+                failed = match answer.body {
+                    Body::Done | Body::Object(_) | Body::Refused(libc::ENOENT) => None,
+                    Body::Refused(errno) => Some(errno),
+                };
+            })?;
+            if let Some(errno) = failed {
+                let source = std::io::Error::from_raw_os_error(errno);
+                return Err(Error::Question { what: "that a UDP flow has ended", source });
+            }
         }
         Ok(())
     }

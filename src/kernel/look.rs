@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use nix::libc::ENOENT;
+use nix::libc::{ENODATA, ENOENT};
 
 use super::elements::Seen;
 use super::encode::Encoder;
@@ -183,8 +183,10 @@ impl Nft {
             elements::question(&mut questions, place, number);
         }
         let mut refused = None;
+        let mut answered = 0;
         self.socket.ask(&questions, |answer| {
             let Some(place) = places.get(answer.number as usize) else { return };
+            answered += 1;
             match answer.body {
                 Body::Object(attributes) => {
                     found.insert(*place, elements::read(place.0, attributes));
@@ -193,7 +195,10 @@ impl Nft {
                 Body::Refused(errno) => refused = Some(errno),
             }
         })?;
-        refused.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
+        // An element about which nothing was said is not an absent one.
+        let silence = (answered < places.len()).then_some(ENODATA);
+        let failed = refused.or(silence);
+        failed.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
     }
 
     /// Lists every element of the table.
@@ -405,7 +410,7 @@ fn ask_one<T>(
             Body::Refused(errno) => Err(question_error(what, errno)),
         });
     })?;
-    let silence = || Err(question_error(what, nix::libc::ENODATA));
+    let silence = || Err(question_error(what, ENODATA));
     answered.unwrap_or_else(silence)
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
@@ -23,6 +24,9 @@ use crate::model::{Family, check_ifname};
 /// `fib daddr type local` asks.
 const TABLE_LOCAL: u32 = 255;
 
+/// The kernel answers at once, unless others keep it from looking at its routes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How far a question about routes is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
@@ -35,7 +39,7 @@ enum Extent {
 
 /// Asks the kernel about routes.
 fn ask(question: RouteMessage, extent: Extent) -> Result<Vec<RouteMessage>, io::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (connection, handle, _) = match extent {
             Extent::One => rtnetlink::new_connection()?,
@@ -43,11 +47,18 @@ fn ask(question: RouteMessage, extent: Extent) -> Result<Vec<RouteMessage>, io::
         };
         let connection = tokio::spawn(connection);
         let mut answers = Box::pin(handle.route().get(question).execute());
-        let answer = match extent {
-            Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
-            Extent::All => answers.try_collect().await,
+        let answer = async {
+            match extent {
+                Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
+                Extent::All => answers.try_collect().await,
+            }
         };
+        let answer = tokio::time::timeout(PATIENCE, answer).await;
         connection.abort();
+        let answer = answer.map_err(|_| {
+            let text = format!("no answer within {} s", PATIENCE.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })?;
         answer.map_err(|error| {
             if let rtnetlink::Error::NetlinkError(refusal) = &error {
                 return refusal.to_io();

@@ -18,7 +18,7 @@ use super::message::{Answer, Body, Kind, Messages, answers};
 
 /// `NLM_F_*` of `linux/netlink.h`.
 pub(super) const REQUEST: u16 = 0x01;
-const ACK: u16 = 0x04;
+pub(super) const ACK: u16 = 0x04;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const EXCL: u16 = 0x200;
 pub(super) const APPEND: u16 = 0x800;
@@ -156,9 +156,13 @@ impl Socket {
         loop {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
-                Ok(None) => return Ok(outcome),
-                // ENOBUFS: some answers were lost, and what is left of them still counts.
-                Err(_) => continue,
+                // Some answers were lost, and what is left of them still counts.
+                Err(Error::Socket { source, .. })
+                    if source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
+                {
+                    continue;
+                }
+                Ok(None) | Err(_) => return Ok(outcome),
             };
             for answer in answers(datagram) {
                 outcome = match (answer.body, outcome) {

@@ -20,6 +20,8 @@ pub enum Standing {
     Same,
     /// It holds the port by right.
     Holds,
+    /// It holds the port by right, for the same container in another network.
+    Sibling,
     /// It is no more, for this reason, and gives way.
     Superseded(&'static str),
 }
@@ -44,6 +46,9 @@ pub fn standing(
     }
     if holder.netns.as_ref().is_some_and(is_gone) {
         return Standing::Superseded("its network namespace is gone");
+    }
+    if claimant.attachment.container_id() == holder.attachment.container_id() {
+        return Standing::Sibling;
     }
     Standing::Holds
 }
@@ -118,7 +123,8 @@ mod tests {
         // The same sandbox on a second network.
         let mut second = old.clone();
         second.attachment = Attachment::new("other", "old", "eth1").expect("a valid name");
-        assert_eq!(standing(&second, &old, alive), Standing::Holds);
+        assert_eq!(standing(&second, &old, alive), Standing::Sibling);
+        assert!(matches!(standing(&second, &old, gone), Standing::Superseded(_)));
         // Nothing is known of the namespace.
         let mut unknown = old;
         unknown.netns = None;

@@ -130,7 +130,7 @@ impl Disk {
 
     fn open_file(&self, name: &str, flags: OFlag, mode: Mode) -> nix::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        openat(&self.dir, name, flags, mode).map(File::from)
+        uninterrupted(|| openat(&self.dir, name, flags, mode)).map(File::from)
     }
 
     /// What a file holds; `None` when it is missing. The caller decides what a failure means.
@@ -163,13 +163,24 @@ impl Disk {
     ) -> Result<(), Error> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let made = self.afresh(|| self.open_file(TEMPORARY, flags, PRIVATE_FILE));
-        let mut file = made.map_err(self.error("create", TEMPORARY))?;
-        fchmod(&file, access).map_err(self.error("protect", TEMPORARY))?;
-        file.write_all(bytes).map_err(Error::io("write", &self.full(name)))?;
-        if !self.volatile {
-            fsync(&file).map_err(self.error("sync", name))?;
+        let file = made.map_err(self.error("create", TEMPORARY))?;
+        let written = || {
+            fchmod(&file, access).map_err(self.error("protect", TEMPORARY))?;
+            (&file).write_all(bytes).map_err(Error::io("write", &self.full(name)))?;
+            if !self.volatile {
+                uninterrupted(|| fsync(&file)).map_err(self.error("sync", name))?;
+            }
+            Ok(())
+        };
+        self.or_clear_away(written())
+    }
+
+    /// Leaves no temporary file behind a failure, which may be that there is no more space.
+    pub(super) fn or_clear_away(&self, done: Result<(), Error>) -> Result<(), Error> {
+        if done.is_err() {
+            let _ = unlinkat(&self.dir, TEMPORARY, UnlinkatFlags::NoRemoveDir);
         }
-        Ok(())
+        done
     }
 
     /// Makes `name` a symbolic link to `target`, whatever was there.
@@ -193,7 +204,8 @@ impl Disk {
     /// Renames the new file into its place.
     fn put(&self, name: &str) -> Result<(), Error> {
         let rename = || renameat(&self.dir, TEMPORARY, &self.dir, name);
-        self.in_directory(name, rename).map_err(self.error("replace", name))?;
+        let renamed = self.in_directory(name, rename).map_err(self.error("replace", name));
+        self.or_clear_away(renamed)?;
         self.changed(name);
         Ok(())
     }
@@ -338,13 +350,15 @@ impl Disk {
     pub(super) fn settle(&self) -> Result<(), Error> {
         let changed = self.unsynced.take();
         if changed.len() >= MANY_DIRECTORIES {
-            return syncfs(&self.dir).map_err(self.error("sync", ""));
+            return uninterrupted(|| syncfs(&self.dir)).map_err(self.error("sync", ""));
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         for name in changed {
             let opened = match name.as_str() {
-                "" => fsync(&self.dir),
-                name => self.open_file(name, flags, Mode::empty()).and_then(fsync),
+                "" => uninterrupted(|| fsync(&self.dir)),
+                name => self
+                    .open_file(name, flags, Mode::empty())
+                    .and_then(|dir| uninterrupted(|| fsync(&dir))),
             };
             match opened {
                 // Deleted since: that change is in its parent.
@@ -353,6 +367,16 @@ impl Disk {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes a call again that a signal has interrupted.
+fn uninterrupted<T>(call: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
     }
 }
 

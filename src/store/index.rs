@@ -27,6 +27,11 @@ pub(super) fn enter(disk: &Disk, host: &HostPort, key: &Key) -> Result<(), Error
 /// Takes the entry out, and the port's directory with the last one.
 pub(super) fn withdraw(disk: &Disk, host: &HostPort) -> Result<(), Error> {
     disk.remove(&entry(host))?;
+    abandon(disk, host)
+}
+
+/// Takes away the directory of a port that nobody is entered for.
+pub(super) fn abandon(disk: &Disk, host: &HostPort) -> Result<(), Error> {
     disk.remove_if_empty(&directory(host.protocol, host.port))
 }
 

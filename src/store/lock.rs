@@ -86,7 +86,11 @@ fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
     };
     match tried {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

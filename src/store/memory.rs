@@ -41,6 +41,17 @@ impl Releaser {
         let plain_is_safe = check_identifier("pod UID", id).is_ok();
         Self(if plain_is_safe { fitting(plain) } else { hashed(&plain) })
     }
+
+    /// Whether both are attachments of one pod or of one container. Where a name had to be
+    /// shortened that is not known, and so they are not.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let whose = |releaser: &Self| {
+            let mut parts = releaser.0.splitn(3, ':').map(str::to_owned);
+            Some((parts.next()?, parts.next()?, parts.next().map(drop)?))
+        };
+        whose(self).is_some_and(|own| Some(own) == whose(other))
+    }
 }
 
 impl fmt::Display for Releaser {

@@ -283,11 +283,27 @@ impl Locked {
         hosts: impl Iterator<Item = &'a HostPort>,
     ) -> Result<(), Error> {
         for host in hosts {
-            if index::entered(&self.disk, host)?.as_ref() == Some(key) {
-                index::withdraw(&self.disk, host)?;
+            match index::entered(&self.disk, host)? {
+                Some(holder) if holder == *key => index::withdraw(&self.disk, host)?,
+                Some(_) => {}
+                // A directory may have been made for it.
+                None => index::abandon(&self.disk, host)?,
             }
         }
         self.disk.settle()
+    }
+
+    /// Records `before` again, or nothing, in place of `attempted`, of which any part may have been
+    /// saved.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn take_back(&self, attempted: &Record, before: Option<&Record>) -> Result<(), Error> {
+        let Some(before) = before else { return self.remove(attempted) };
+        self.save(before)?;
+        let lists = |mapping: &&Mapping| record::lists(&before.mappings, &mapping.host);
+        let gone = attempted.mappings.iter().filter(|mapping| !lists(mapping));
+        self.withdraw(&Key::of(&before.owner.attachment), gone.map(|mapping| &mapping.host))
     }
 
     /// Makes the store that of the network namespace of this process. Whoever decides so has made

@@ -89,7 +89,8 @@ impl<'a> Public<'a> {
             }
             done => done,
         };
-        done.map_err(|errno| Error::io("replace", &self.disk.full(&full))(errno))?;
+        let done = done.map_err(|errno| Error::io("replace", &self.disk.full(&full))(errno));
+        self.disk.or_clear_away(done)?;
         self.disk.changed(&full);
         Ok(())
     }

@@ -128,6 +128,9 @@ fn the_new_sandbox_of_a_pod_is_the_same_releaser_and_nobody_else_is() {
     let mut other_network = old.clone();
     other_network.owner.attachment = Attachment::new("net2", "old", "eth1").expect("valid");
     assert_ne!(releaser(&old), releaser(&other_network));
+    assert!(releaser(&old).is_beside(&releaser(&other_network)), "it is the same pod");
+    assert!(!releaser(&old).is_beside(&releaser(&granted(&locked, "old", "u2"))));
+    assert!(!releaser(&granted(&locked, "x", "old")).is_beside(&releaser(&podman)));
     for uid in ["../../x", "a:b", "\n", &"u".repeat(4000)] {
         let odd = granted(&locked, "old", uid);
         let releaser = released(&locked, &odd, NOW);

@@ -1,0 +1,236 @@
+//! A node on which a container runtime runs.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::chain::Network;
+use crate::netns::{self, settle};
+use crate::node::{FIRST, Node};
+use crate::plugin::{Plugin, tool};
+use crate::probe::{Answer, Probe, Transport};
+use crate::recording::CALLS;
+
+/// Where the plugins are: ours behind the recorder, and the reference plugins.
+pub(crate) const PLUGINS: &str = "/run/plugins";
+
+/// Where the network configurations are.
+pub(crate) const CONFIGURATIONS: &str = "/run/net.d";
+
+/// How long a runtime may take on a loaded machine for what it does at once otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The first process of a PID namespace. It ends when its input does, so with the test however that
+/// ends, and everything in the namespace with it. Until then it buries the orphans, as bash does.
+const INIT: &str = "echo ready; while read -r _; do :; done";
+
+/// A [`Node`] with a PID namespace, in which the runtime and its containers are.
+pub(crate) struct Machine {
+    pub(crate) node: Node,
+    init: Child,
+    alive: Option<ChildStdin>,
+    /// Below which cgroup the containers are put.
+    pub(crate) cgroup: String,
+    /// Where the programs of the runtime are; the libraries they need are bookworm's.
+    release: PathBuf,
+    /// Variables that its programs get.
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+impl Machine {
+    /// A node with the programs of this Debian release, as `integration/setup.sh clients` unpacked
+    /// them.
+    pub(crate) fn new(release: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let node = Node::new();
+        let mut init = Command::new("unshare");
+        init.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        init.args(["bash", "-c", INIT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut init = init.env("PATH", netns::PATH).spawn().expect("unshare is there");
+        let alive = init.stdin.take();
+        let mut line = String::new();
+        let stdout = init.stdout.take().expect("it was asked to be a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("the pipe can be read");
+        assert_eq!(line, "ready\n", "container runtimes need root, not only a user namespace");
+        for folder in [PLUGINS, CONFIGURATIONS, CALLS, "/run/home"] {
+            fs::create_dir_all(folder).expect("/run is ours");
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/autoport-test-{}-{number}", process::id());
+        let machine =
+            Self { node, init, alive, cgroup, release: tool(release), environment: Vec::new() };
+        install("");
+        machine
+    }
+
+    /// A program on this machine.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let unshare = self.init.id();
+        let root = self.release.display();
+        let libraries = tool("bookworm");
+        let libraries = ["x86_64", "aarch64"].map(|arch| {
+            format!("{0}/usr/lib/{arch}-linux-gnu:{0}/lib/{arch}-linux-gnu", libraries.display())
+        });
+        let path = format!("{root}/usr/bin:{root}/usr/sbin:{}", netns::PATH);
+        let mut command = Command::new("/usr/bin/nsenter");
+        command
+            .arg(format!("--mount=/proc/{unshare}/ns/mnt"))
+            .arg(format!("--pid=/proc/{unshare}/ns/pid_for_children"))
+            .args(["--", "/usr/bin/env"])
+            .arg(format!("PATH={path}"))
+            .arg(format!("LD_LIBRARY_PATH={}", libraries.join(":")))
+            .args(["HOME=/run/home", program])
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a program; says whether it succeeded and what it printed.
+    pub(crate) fn try_run(&self, program: &str, words: &[&str]) -> (bool, String) {
+        let (ok, text) = netns::run(self.command(program).args(words), "");
+        let text = text.trim_end().to_owned();
+        self.node.note(format!("{program} {}: {ok}: {text}", words.join(" ")));
+        (ok, text)
+    }
+
+    /// Runs a program that has to succeed; gives what it printed.
+    pub(crate) fn run(&self, program: &str, words: &[&str]) -> String {
+        let (ok, text) = self.try_run(program, words);
+        assert!(ok, "{program} {}: {text}", words.join(" "));
+        text
+    }
+
+    /// What `autoport list` shows, a word per column.
+    pub(crate) fn list(&self) -> Vec<Vec<String>> {
+        let program = Plugin::Autoport.path();
+        let text = self.run(&program.to_string_lossy(), &["list"]);
+        let row = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        let mappings =
+            text.lines().filter(|line| line.contains('/') && !line.starts_with("autoport:"));
+        mappings.map(row).collect()
+    }
+
+    /// The host ports that `autoport list` shows, each once however many addresses it has.
+    pub(crate) fn held(&self) -> Vec<String> {
+        let mut ports: Vec<String> = self
+            .list()
+            .iter()
+            .filter_map(|row| row[0].rsplit_once(':').map(|(_, port)| port.to_owned()))
+            .collect();
+        ports.sort();
+        ports.dedup();
+        ports
+    }
+
+    /// Who answers on a port of the node's first address, over IPv4 and IPv6.
+    pub(crate) fn answers(&self, transport: Transport, port: u16) -> [Answer; 2] {
+        settle();
+        FIRST.map(|host| self.node.client_asks(&Probe { transport, ..Probe::tcp(host, port) }))
+    }
+
+    /// Insists that `name` and nobody else answers there, over both families, once it has started:
+    /// a runtime does not wait until its container listens.
+    pub(crate) fn assert_reached(&self, name: &str, transport: Transport, port: u16) {
+        wait_until(&format!("{name} answers on {port}/{}", transport.name()), || {
+            let answers = self.answers(transport, port);
+            let mut others = answers.iter().filter_map(Answer::by).filter(|by| *by != name);
+            assert_eq!(others.next(), None, "{port}/{}: {answers:?}", transport.name());
+            answers.each_ref().map(Answer::by) == [Some(name); 2]
+        });
+    }
+
+    /// Insists that nobody answers there.
+    pub(crate) fn assert_refused(&self, port: u16) {
+        for transport in Transport::BOTH {
+            let answers = self.answers(transport, port);
+            assert_eq!(answers, [Answer::Refused, Answer::Refused], "{port}/{}", transport.name());
+        }
+    }
+}
+
+/// Puts the recorder where runtimes look for the plugin; `wrapper` runs the plugin.
+pub(crate) fn install(wrapper: &str) {
+    let real = Plugin::Autoport.path();
+    let script = format!(
+        "#!/bin/sh\n\
+         # Keeps what the runtime sends, then runs the plugin.\n\
+         PATH=/usr/bin:/bin\n\
+         call=$(mktemp -d {CALLS}/$(date +%s%N).XXXXXX)\n\
+         env -0 >\"$call/environment\"\n\
+         cat >\"$call/stdin\"\n\
+         exec {wrapper} {} <\"$call/stdin\"\n",
+        real.display()
+    );
+    // A file that is being written cannot be executed.
+    let new = format!("{PLUGINS}/.new");
+    fs::write(&new, script).expect("/run is ours");
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    fs::rename(new, format!("{PLUGINS}/autoport")).expect("the folder is ours");
+}
+
+/// Writes a network configuration whose plugin sees annotations too, and has these keys more.
+pub(crate) fn configure(network: &Network) {
+    let mut list = network.conflist();
+    list["plugins"][1]["capabilities"]["io.kubernetes.cri.pod-annotations"] = json!(true);
+    // Written elsewhere first: containerd reads a file as soon as it is there.
+    let new = format!("{CONFIGURATIONS}/.new");
+    fs::write(&new, list.to_string()).expect("/run is ours");
+    fs::rename(new, format!("{CONFIGURATIONS}/10-{}.conflist", network.name))
+        .expect("the folder is ours");
+    for name in ["bridge", "host-local", "loopback"] {
+        let link = format!("{PLUGINS}/{name}");
+        // Another network of another version may have linked it.
+        let _ = fs::remove_file(&link);
+        symlink(network.folder().join(name), link).expect("the folder is ours");
+    }
+}
+
+/// What a pod is told of its ports.
+pub(crate) fn published(uid: &str) -> Value {
+    let path = format!("{}/pods/{uid}/ports.json", crate::view::STATE);
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_slice(&text).expect("the file is JSON")
+}
+
+/// Waits until `what` is so.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < end, "after {PATIENCE:?} still not: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.init.wait();
+        // Empty now, and the runtime that made them is gone.
+        let all = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_dir(all).into_iter().flatten().flatten();
+        for folder in controllers.map(|entry| entry.path()).chain([all.to_owned()]) {
+            remove_cgroup(&folder.join(&self.cgroup[1..]));
+        }
+    }
+}
+
+/// The kernel takes a moment to notice that the last process of a cgroup is gone.
+fn remove_cgroup(folder: &Path) {
+    let below = fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in below.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        remove_cgroup(&path);
+    }
+    for _ in 0..100 {
+        if !folder.exists() || fs::remove_dir(folder).is_ok() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}

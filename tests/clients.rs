@@ -1,0 +1,154 @@
+//! What real clients were seen to send, and what the plugin understands.
+//!
+//! A call is `tests/clients/<client>-<version>/NN-<command>.json`, recorded by `make test-clients`;
+//! what is understood is beside it as `.txt`. `BLESS=1 cargo test --test clients` writes that anew.
+
+#![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use autoport::cni::{Claim, Env, Request};
+use autoport::model::Attachment;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+struct Call {
+    environment: BTreeMap<String, String>,
+    stdin: Box<RawValue>,
+}
+
+/// The entries of a folder with this extension, or its folders.
+fn entries(folder: &Path, extension: Option<&str>) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("a folder can be listed").path());
+    let mut paths: Vec<_> = match extension {
+        Some(extension) => {
+            paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+        }
+        None => paths.filter(|path| path.is_dir()).collect(),
+    };
+    paths.sort();
+    paths
+}
+
+fn clients() -> Vec<PathBuf> {
+    entries(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients"), None)
+}
+
+/// What was understood, a line for each fact.
+#[derive(Default)]
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl Display) {
+        self.0.push(format!("{name}: {value}"));
+    }
+
+    fn all(&mut self, name: &str, values: impl IntoIterator<Item = impl Display>) {
+        values.into_iter().for_each(|value| self.add(name, value));
+    }
+
+    fn claim(&mut self, claim: &Claim) {
+        self.add("attachment", &claim.attachment);
+        if let Some(pod) = &claim.pod {
+            self.add("pod", format_args!("{}/{} {}", pod.namespace, pod.name, pod.uid));
+        }
+        self.add("netns", &claim.netns);
+        self.all("address", &claim.pod_addresses);
+        self.all("interface", &claim.host_interfaces);
+        self.all(
+            "mapping",
+            claim.mappings.iter().map(|mapping| match mapping.target {
+                Some(target) => format!("{} to {target}", mapping.host),
+                None => format!("{} to nothing", mapping.host),
+            }),
+        );
+        self.all("wish", &claim.wishes);
+        self.all("annotation", claim.annotation);
+    }
+}
+
+fn understood(path: &Path) -> String {
+    let text = fs::read(path).expect("a recorded call");
+    let call: Call =
+        serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let env: Env = call
+        .environment
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect();
+    let parsed = Request::parse(&env, call.stdin.get().as_bytes(), || Ok(None))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut lines = Lines::default();
+    lines.add("command", &call.environment["CNI_COMMAND"]);
+    match &parsed.request {
+        Request::Add(claim) | Request::Check(claim) => lines.claim(claim),
+        Request::Del(release) => lines.add("attachment", &release.attachment),
+        Request::Gc(sweep) => {
+            lines.add("network", &sweep.network);
+            match &sweep.valid {
+                Some(valid) => lines.all("valid", valid.iter().map(Attachment::to_string)),
+                None => lines.add("valid", "not said"),
+            }
+        }
+        Request::Status(config) => lines.add("store", config.state_dir.display()),
+        Request::Version { cni_version } => lines.add("version", cni_version),
+    }
+    lines.all("warning", &parsed.warnings);
+    lines.0.join("\n") + "\n"
+}
+
+#[test]
+fn what_clients_send_is_understood() {
+    let bless = std::env::var_os("BLESS").is_some();
+    for client in clients() {
+        let calls = entries(&client, Some("json"));
+        if bless {
+            for old in entries(&client, Some("txt")) {
+                fs::remove_file(old).expect("the repository can be written");
+            }
+        }
+        for path in &calls {
+            let (golden, now) = (path.with_extension("txt"), understood(path));
+            if bless {
+                fs::write(&golden, &now).expect("the repository can be written");
+            }
+            let expected = fs::read_to_string(&golden).unwrap_or_default();
+            assert_eq!(now, expected, "{}", path.display());
+        }
+        assert_eq!(calls.len(), entries(&client, Some("txt")).len(), "{}", client.display());
+    }
+}
+
+/// A corpus that lost a part would pass the test above.
+#[test]
+fn every_client_and_every_command_is_there() {
+    let mut found = BTreeSet::new();
+    for client in clients() {
+        let name = client.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+        let (kind, version) = name.split_once('-').expect("a client and its version");
+        let (series, _) = version.split_once('.').expect("a version");
+        for path in entries(&client, Some("json")) {
+            let stem = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+            let (_, command) = stem.split_once('-').expect("a number and a command");
+            found.insert(format!("{kind}-{series} {command}"));
+        }
+    }
+    let expected = [
+        ("containerd-1", &["add", "del"][..]),
+        ("containerd-2", &["add", "del", "status"]),
+        ("libcni-1", &["add", "check", "del", "gc", "status"]),
+        ("podman-4", &["add", "del", "version"]),
+    ];
+    for (client, commands) in expected {
+        for command in commands {
+            assert!(found.contains(&format!("{client} {command}")), "{client} {command}");
+        }
+    }
+}
