@@ -41,11 +41,12 @@ mod stats;
 mod storm;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 
-use plugins::Executables;
+use plugins::{Executables, Plugin};
 use raw::Raw;
 
 /// What can be measured or made.
@@ -67,6 +68,9 @@ struct Options {
     /// Everything a few times only: shows that it works, not what it costs.
     #[arg(long)]
     quick: bool,
+    /// Only this plugin: to try something out. No report is made of it.
+    #[arg(long)]
+    only: Option<String>,
     /// The plugin, as it is installed [default: beside this program].
     #[arg(long)]
     autoport: Option<PathBuf>,
@@ -76,7 +80,7 @@ struct Options {
     /// The folder of the raw figures.
     #[arg(long, default_value = "target/bench")]
     raw: PathBuf,
-    /// Where performance.md is, and the pictures below.
+    /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
     /// What to do, in this order [default: everything].
@@ -88,12 +92,23 @@ struct Bench {
     executables: Executables,
     raw: Raw,
     quick: bool,
+    only: Option<String>,
 }
 
 impl Bench {
+    /// The plugins that take part, of these.
+    fn plugins(&self, all: &[Plugin]) -> Vec<Plugin> {
+        let wanted = |plugin: &Plugin| match &self.only {
+            Some(only) => only == plugin.id(),
+            // What the tests need is there, and no more.
+            None => !(self.quick && *plugin == Plugin::PortmapOld),
+        };
+        all.iter().copied().filter(wanted).collect()
+    }
+
     /// How often: `full` times, or a few.
     fn rounds(&self, full: usize) -> usize {
-        if self.quick { full.min(3) } else { full }
+        if self.quick { full.min(2) } else { full }
     }
 }
 
@@ -112,7 +127,7 @@ fn by_word() -> bool {
 }
 
 /// A path that does not depend on where a process is.
-fn whole(path: PathBuf) -> PathBuf {
+fn whole(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -121,16 +136,26 @@ fn main() {
         return;
     }
     let options = Options::parse();
+    let (raw, docs) = if options.quick {
+        let apart = options.raw.join("quick");
+        fs::create_dir_all(&apart).expect("the folder of the raw figures can be made");
+        let report = "performance.md";
+        fs::copy(options.docs.join(report), apart.join(report)).expect("the report can be copied");
+        (apart.clone(), apart)
+    } else {
+        (options.raw, options.docs)
+    };
     let beside =
         |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
     let bench = Bench {
         executables: Executables {
-            autoport: whole(options.autoport.unwrap_or_else(|| beside("autoport"))),
-            tools: whole(plugins::default_tools(Path::new("."))),
-            floor: whole(options.floor.unwrap_or_else(|| beside("floor"))),
+            autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
+            tools: whole(&plugins::default_tools(Path::new("."))),
+            floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
         },
-        raw: Raw::at(&options.raw),
+        raw: Raw::at(&raw),
         quick: options.quick,
+        only: options.only,
     };
     if options.parts != [Part::Report] {
         machine::describe(&bench);
@@ -141,7 +166,7 @@ fn main() {
         match part {
             Part::Control => control::run(&bench),
             Part::Flat => flat::run(&bench),
-            Part::Report => report::run(&bench, &options.docs),
+            Part::Report => report::run(&bench, &docs),
             Part::Storm => storm::run(&bench),
         }
     }

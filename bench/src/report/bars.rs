@@ -56,7 +56,7 @@ fn times(what: &str, ours: f64, base: f64, limit: f64, whose: &str) -> Bar {
 fn at_most(what: &str, limit: f64, unit: &str, measured: f64) -> Bar {
     Bar {
         what: what.to_owned(),
-        limit: format!("{limit} {unit}"),
+        limit: format!("{limit} {unit}").trim_end().to_owned(),
         measured: number(measured),
         met: measured <= limit,
     }
