@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test bench clean
+.PHONY: help build install demo check test bench sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -44,6 +44,10 @@ bench: ## what it costs beside portmap: the tables and pictures of docs/performa
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh
+
+sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
+	@integration/setup.sh test
+	scripts/sanitize.sh
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -10,6 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+mod adopt;
 mod asking;
 mod bare;
 mod chain;
@@ -21,13 +22,17 @@ mod echo;
 mod faults;
 mod gc;
 mod hostile;
+mod intruders;
 mod kubernetes;
 mod libcni;
 mod lifecycle;
 mod listeners;
+mod lost;
 mod matrix;
+mod missed;
 mod netns;
 mod node;
+mod operator;
 mod oracle;
 mod plugin;
 mod policy;
@@ -37,6 +42,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod security;
 mod statedir;
 mod trace;
 mod traffic;

@@ -64,6 +64,13 @@ pub(crate) fn assert_nothing_held() {
     assert_eq!(elements(), [""; 0], "elements are left in the table");
 }
 
+/// The same, but a reservation may be there.
+pub(crate) fn assert_nothing_held_by_attachments() {
+    assert_eq!(records(), [""; 0], "records are left");
+    assert!(index().iter().all(|entry| entry.contains("/reservations/")), "{:?}", index());
+    assert_eq!(elements(), [""; 0], "elements are left in the table");
+}
+
 /// Everything on disk and in the kernel that a command could have changed, in one text. The lock
 /// file is left out: who took it last is not state.
 pub(crate) fn snapshot() -> String {

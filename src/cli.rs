@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use autoport::app::{self, Ownership};
+use autoport::app::{self, Collected, Evidence, Judged, Ownership, Repaired};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
+use autoport::kernel::Applied;
 use autoport::model::{HostPort, Protocol, Record};
 use autoport::plan;
 use autoport::store::{Reservation, Store};
@@ -35,8 +36,19 @@ struct Cli {
 enum Command {
     /// List the host ports that are held, and by whom
     ///
-    /// "chosen" marks a port that the node chose.
+    /// "chosen" marks a port that the node chose. "stale" is whose network namespace is provably gone:
+    /// whoever asks for the port gets it. "unknown" counts as alive; so says a command that runs in
+    /// another mount namespace than the plugin.
     List,
+    /// Remove whoever is provably gone, and say who stays and why
+    ///
+    /// For containers whose DEL never came, in every network. Who cannot be judged stays; so does a
+    /// record that cannot be read.
+    Gc {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Take ports out of the pool for something that is no container
     ///
     /// A reservation of the same name is replaced. It ends with `autoport release`, or with a reboot.
@@ -56,11 +68,15 @@ enum Command {
         /// The name that it was made with
         name: String,
     },
-    /// Build the nftables table again from the records
+    /// Make the nftables table equal to the records, and say what differed
     ///
-    /// A record that cannot be read is removed, and a copy of it is kept beside the others.
+    /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
+    /// and a copy of it is kept beside the others.
     Repair {
         /// Take over a store of another network namespace, or a table of another store
+        ///
+        /// What the table says of attachments without record is recorded first: the way back after
+        /// the state directory was deleted.
         #[arg(long)]
         adopt: bool,
     },
@@ -127,6 +143,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
             let freed = app::release(&store, config.lock_timeout, name, &mut io::stderr())?;
             freed.map(drop).ok_or_else(|| Failure::NoReservation(name.clone()))
         }
+        Command::Gc { dry_run } => collect(&store, &config, *dry_run, out),
         Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect, out),
         Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt, out),
     }
@@ -173,7 +190,7 @@ fn list(store: &Store, config: &StoreConfig, out: &mut impl Write) -> Result<(),
         note(format_args!("nothing has been recorded in {} yet", store.dir().display()));
         return Ok(());
     };
-    let mut rows = vec![["HOST PORT", "TARGET", "CHOICE", "HOLDER"].map(str::to_owned)];
+    let mut rows = vec![["HOST PORT", "TARGET", "CHOICE", "STATE", "HOLDER"].map(str::to_owned)];
     for read in shared.records().map_err(Error::from)? {
         match read {
             Ok(record) => rows.extend(rows_of(&record)),
@@ -183,7 +200,8 @@ fn list(store: &Store, config: &StoreConfig, out: &mut impl Write) -> Result<(),
     for read in shared.reservations().map_err(Error::from)? {
         match read {
             Ok(reservation) => rows.extend(reservation.hosts.iter().map(|host| {
-                [host.to_string(), "-".to_owned(), "-".to_owned(), reservation.to_string()]
+                let nothing = || "-".to_owned();
+                [host.to_string(), nothing(), nothing(), nothing(), reservation.to_string()]
             })),
             Err(unreadable) => note(unreadable),
         }
@@ -191,24 +209,78 @@ fn list(store: &Store, config: &StoreConfig, out: &mut impl Write) -> Result<(),
     // A reader that takes its time, such as a pager, holds up no command of the plugin.
     drop(shared);
     let width = |column: usize| {
-        rows.iter().map(|row: &[String; 4]| row[column].len()).max().unwrap_or_default()
+        rows.iter().map(|row: &[String; 5]| row[column].len()).max().unwrap_or_default()
     };
-    let (first, second, third) = (width(0), width(1), width(2));
-    for [host, target, choice, holder] in &rows {
-        writeln!(out, "{host:first$}  {target:second$}  {choice:third$}  {holder}")?;
+    let [first, second, third, fourth] = [0, 1, 2, 3].map(width);
+    for [host, target, choice, state, holder] in &rows {
+        write!(out, "{host:first$}  {target:second$}  {choice:third$}  ")?;
+        writeln!(out, "{state:fourth$}  {holder}")?;
     }
     Ok(())
 }
 
-fn rows_of(record: &Record) -> impl Iterator<Item = [String; 4]> {
+fn rows_of(record: &Record) -> impl Iterator<Item = [String; 5]> {
+    let state = match app::judge(&record.owner) {
+        Evidence::Alive => "alive",
+        Evidence::Stale => "stale",
+        Evidence::Unknown(_) => "unknown",
+    };
     let chosen = plan::expand(&record.grants, &record.pod_addresses);
     record.mappings.iter().map(move |mapping| {
         let target = mapping.target.as_ref().map_or("-".to_owned(), SocketAddr::to_string);
         // Sorted, and the host port counts first.
         let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
         let choice = if is_chosen { "chosen" } else { "-" };
-        [mapping.host.to_string(), target, choice.to_owned(), record.owner.to_string()]
+        let holder = record.owner.to_string();
+        [mapping.host.to_string(), target, choice.to_owned(), state.to_owned(), holder]
     })
+}
+
+fn nothing_recorded(store: &Store, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "nothing has been recorded in {} yet", store.dir().display())
+}
+
+fn collect(
+    store: &Store,
+    config: &StoreConfig,
+    dry_run: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let stderr = &mut io::stderr();
+    let collected = app::collect(store, config.lock_timeout, dry_run, now(), stderr)?;
+    let Some(Collected { judged, mut failure }) = collected else {
+        return Ok(nothing_recorded(store, out)?);
+    };
+    let (mut removed, mut kept) = (0_usize, 0_usize);
+    for one in judged {
+        match one {
+            Judged::Removed(record) => {
+                removed += 1;
+                let verb = if dry_run { "would remove" } else { "removed" };
+                writeln!(out, "{verb} {}: {}", held(&record), Evidence::Stale)?;
+            }
+            Judged::Kept(record, evidence) => {
+                kept += 1;
+                writeln!(out, "kept {}: {evidence}", held(&record))?;
+            }
+            Judged::Unreadable(unreadable) => {
+                kept += 1;
+                writeln!(out, "kept {}: {unreadable}", unreadable.key)?;
+            }
+            Judged::Failed(record, error) => {
+                kept += 1;
+                writeln!(out, "kept {}: it could not be removed", held(&record))?;
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    writeln!(out, "{removed} {verb}, {kept} kept")?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn held(record: &Record) -> String {
+    format!("{} ({} host ports)", record.owner, record.mappings.len())
 }
 
 fn repair(
@@ -217,9 +289,24 @@ fn repair(
     ownership: Ownership,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    match app::repair(store, config.lock_timeout, ownership, &mut io::stderr())? {
-        Some(count) => writeln!(out, "built table inet autoport for {count} attachments")?,
-        None => writeln!(out, "nothing has been recorded in {} yet", store.dir().display())?,
+    let repaired = app::repair(store, config.lock_timeout, ownership, &mut io::stderr())?;
+    let Some(Repaired { attachments, adopted, applied }) = repaired else {
+        return Ok(nothing_recorded(store, out)?);
+    };
+    if adopted > 0 {
+        writeln!(out, "made {adopted} records again from the table")?;
     }
-    Ok(())
+    let whose = format!("the records of {attachments} attachments");
+    let Applied { rebuilt, added, removed, unfinished } = applied;
+    match (rebuilt, added, removed) {
+        (Some(reason), ..) => {
+            writeln!(out, "built table inet autoport again from {whose}: {reason}")?;
+        }
+        (None, 0, 0) => writeln!(out, "table inet autoport equals {whose}")?,
+        (None, added, removed) => writeln!(
+            out,
+            "made table inet autoport equal to {whose}: {added} elements added, {removed} removed"
+        )?,
+    }
+    unfinished.map_or(Ok(()), |error| Err(Error::from(error).into()))
 }

@@ -1,10 +1,13 @@
 //! What a runtime is told when something fails: the error and its number.
 
 use std::error::Error as _;
-use std::path::PathBuf;
 
 use crate::model::HostPort;
 use crate::{cni, kernel, netns, plan, store};
+
+/// What to do when the kernel answers a question or a change with EPERM.
+const NO_PRIVILEGE: &str = "autoport needs the capability CAP_NET_ADMIN over the network namespace \
+                            it runs in";
 
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +63,14 @@ pub enum Error {
     Exhausted(#[from] plan::Exhausted),
     /// Something that is asked for is in a record that cannot be read.
     #[error(
-        "{what} is in a record that cannot be read, a copy is at {}; a DEL of that container, \
-         GC of its network, or `autoport repair`, frees what it holds", aside.display()
+        "{what} is in a record that cannot be read, {aside}; a DEL of that container, GC of its \
+         network, or `autoport repair`, frees what it holds"
     )]
     Unreadable {
         /// What was asked for.
         what: String,
         /// Where the copy is.
-        aside: PathBuf,
+        aside: store::Aside,
         /// What is wrong with the record.
         source: store::Unreadable,
     },
@@ -112,6 +115,12 @@ impl Error {
         }
     }
 
+    /// Whether it is the kernel that refused something.
+    fn is_the_kernels(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+            || matches!(self, Self::Unavailable { source } if source.is_the_kernels())
+    }
+
     /// The causes, outermost first, for the reply's `details`.
     #[must_use]
     pub fn details(&self) -> String {
@@ -119,6 +128,10 @@ impl Error {
         let mut cause = self.source();
         while let Some(error) = cause {
             causes.push(error.to_string());
+            let refused = error.downcast_ref().map(|refusal: &std::io::Error| refusal.kind());
+            if self.is_the_kernels() && refused == Some(std::io::ErrorKind::PermissionDenied) {
+                causes.push(NO_PRIVILEGE.to_owned());
+            }
             cause = error.source();
         }
         causes.join(": ")

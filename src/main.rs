@@ -32,20 +32,25 @@ fn plugin(env: &Env) -> ExitCode {
         now: SystemTime::now(),
         log: &mut io::stderr(),
     });
-    print(&outcome.stdout);
-    if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    // A runtime that has no whole reply must not take the command for a success.
+    let told = print(&outcome.stdout);
+    if let Err(error) = &told {
+        note(format_args!("cannot write the reply to stdout: {error}"));
+    }
+    if outcome.failed || told.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Tells the operator and the runtime. The process is aborted right after, and nobody flushes for it.
 fn tell_panic(message: &str) {
     note(message);
-    print(app::panicked(message).as_bytes());
+    // There is nobody else to tell.
+    let _ = print(app::panicked(message).as_bytes());
 }
 
-/// Prints the reply. A runtime that went away does not read it, and there is nobody else to tell.
-fn print(reply: &[u8]) {
+/// Prints the reply.
+fn print(reply: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(reply).and_then(|()| stdout.flush());
+    stdout.write_all(reply).and_then(|()| stdout.flush())
 }
 
 /// Tells the operator, who may have gone away.
@@ -68,8 +73,10 @@ fn read_stdin() -> io::Result<Vec<u8>> {
 
 /// The node's own configuration file; `None` where there is none.
 fn read_node_file() -> io::Result<Option<Vec<u8>>> {
-    match std::fs::read(NODE_FILE) {
-        Ok(bytes) => Ok(Some(bytes)),
+    match std::fs::metadata(NODE_FILE) {
+        // A FIFO would be waited for, and a device never ends.
+        Ok(found) if !found.is_file() => Err(io::Error::other("it is no regular file")),
+        Ok(_) => std::fs::read(NODE_FILE).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -42,28 +42,49 @@ pub fn observe(path: &str) -> Option<Netns> {
     Some(Netns { path: path.to_owned(), id, seen_from })
 }
 
-/// Whether the namespace is provably gone: this process looks from the mount namespace in which it
-/// was recorded, and its path is absent, leads to something that is no namespace, or to another one.
+/// What can be said of a recorded namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its path leads to it.
+    Alive,
+    /// It is provably no more.
+    Gone,
+    /// It cannot be told, for this reason; that counts as alive.
+    Unknown(&'static str),
+}
+
+/// What became of the namespace. It is gone when this process looks from the mount namespace in which
+/// it was recorded, and its path is absent, leads to something that is no namespace, or to another
+/// one.
 ///
 /// Every doubt means alive, because who is gone loses its ports. A path below `/proc` is such a
 /// doubt: it vanishes with one process, while others may still live in the namespace. So is a
 /// symbolic link, which may lead there, or be turned: only a bind mount holds a namespace.
 #[must_use]
-pub fn is_gone(netns: &Netns) -> bool {
+pub fn fate(netns: &Netns) -> Fate {
+    let found = look(&netns.path);
+    if matches!(found, Ok(Found::Namespace(id)) if id == netns.id) {
+        return Fate::Alive;
+    }
     if netns.path.starts_with("/proc/") {
-        return false;
+        return Fate::Unknown("its path was that of a process");
     }
     if identify(OWN_MOUNT_NAMESPACE).ok() != Some(netns.seen_from) {
-        return false;
+        return Fate::Unknown("its path was recorded in another mount namespace");
     }
     if lstat(netns.path.as_str()).is_ok_and(|found| is_link(&found)) {
-        return false;
+        return Fate::Unknown("its path is a symbolic link");
     }
-    match look(&netns.path) {
-        Ok(Found::Namespace(id)) => id != netns.id,
-        Ok(Found::SomethingElse) | Err(Errno::ENOENT | Errno::ENOTDIR) => true,
-        Err(_) => false,
+    match found {
+        Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => Fate::Gone,
+        Err(_) => Fate::Unknown("its path cannot be examined"),
     }
+}
+
+/// Whether the namespace is provably gone.
+#[must_use]
+pub fn is_gone(netns: &Netns) -> bool {
+    fate(netns) == Fate::Gone
 }
 
 fn is_link(found: &FileStat) -> bool {

@@ -169,3 +169,38 @@ unreached! {
     mnl_socket_bind mnl_socket_close mnl_socket_get_portid mnl_socket_open
     mnl_socket_recvfrom mnl_socket_sendto
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer as aligned as a header asks for, and no larger than what goes in: `make sanitize`
+    /// has Miri see to it that nothing is touched beside it.
+    #[test]
+    fn messages_are_laid_out_as_netlink_has_them() {
+        const EXPECTED: [u8; 64] = *b"\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+            \x01\0\0\0\
+            \x05\0\x02\0\x07\0\0\0\
+            \x06\0\x03\0\x08\x09\0\0\
+            \x1c\0\x04\x80\
+            \x06\0\x05\0ab\0\0\
+            \x07\0\x06\0ab\0\0\
+            \x08\0\x07\0\x01\x02\x03\x04";
+        let mut buffer = [u32::MAX; EXPECTED.len() / 4];
+        // SAFETY: the buffer has the length of all that is put into it, and every text its NUL.
+        unsafe {
+            let message = mnl_nlmsg_put_header(buffer.as_mut_ptr().cast());
+            assert!(core::ptr::eq(mnl_nlmsg_get_payload(message).cast(), &raw const buffer[4]));
+            mnl_nlmsg_put_extra_header(message, 1).cast::<u8>().write(1);
+            mnl_attr_put_u8(message, 2, 7);
+            mnl_attr_put_u16(message, 3, u16::from_ne_bytes([8, 9]));
+            let nest = mnl_attr_nest_start(message, 4);
+            mnl_attr_put_str(message, 5, c"ab".as_ptr());
+            mnl_attr_put_strz(message, 6, c"ab".as_ptr());
+            mnl_attr_put_u32(message, 7, u32::from_ne_bytes([1, 2, 3, 4]));
+            mnl_attr_nest_end(message, nest);
+        }
+        let bytes = buffer.iter().flat_map(|word| word.to_ne_bytes());
+        assert!(bytes.eq(EXPECTED), "{buffer:x?}");
+    }
+}

@@ -160,10 +160,7 @@ fn superseded(
 
 /// Puts a copy of a record that cannot be read aside, and says so.
 fn unreadable(locked: &Locked, what: String, source: store::Unreadable) -> Error {
-    match locked.put_aside(&source.key) {
-        Ok(aside) => Error::Unreadable { what, aside, source },
-        Err(error) => error.into(),
-    }
+    Error::Unreadable { what, aside: locked.put_aside(&source.key), source }
 }
 
 /// One attachment's host ports on their way from what it held to what it wants.
@@ -208,9 +205,9 @@ impl<'a> Transfer<'a> {
         if !change.wanted.is_empty() {
             change.chains = chains_of(wanted);
         }
-        let own = std::slice::from_ref(&wanted.owner.attachment);
+        let own = [store::Key::of(&wanted.owner.attachment)];
         let applied =
-            nft.apply(&change, || everything::ruleset(self.locked, own, Some(wanted), log))?;
+            nft.apply(&change, || everything::ruleset(self.locked, &own, Some(wanted), log))?;
         if let Some(error) = super::report(applied, log) {
             note_error(log, "a host port that was given up may still be mapped", &error.into());
         }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
+use super::collect::{Evidence, judge};
 use super::{everything, forget_flows, note, note_error};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
 use crate::kernel::{self, Change, Nft, Stale};
-use crate::model::{Attachment, Record};
-use crate::netns;
-use crate::ruleset::places_of;
+use crate::model::Record;
+use crate::ruleset::{Data, hairpin_of, host_at, places_of};
 use crate::store::{self, Key, Locked, Store};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
@@ -68,39 +68,52 @@ pub(super) fn remove(
     let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
-        let own = std::slice::from_ref(&record.owner.attachment);
-        withdraw(locked, &mut nft, &change, own, log)?;
+        let own = Key::of(&record.owner.attachment);
+        withdraw(locked, &mut nft, &change, &own, log)?;
         forget_flows(&mut nft, &owned, Stale::Target, log);
     }
-    locked.remember(record, now)?;
-    locked.remove(record)?;
-    match &record.owner.pod {
-        Some(pod) if !pod.uid.is_empty() && !record.grants.is_empty() => {
-            Ok(locked.unpublish(&pod.uid, &record.owner.attachment)?)
-        }
-        Some(_) | None => Ok(()),
+    // On a full disk nothing can be remembered, but everything given back.
+    if let Err(error) = locked.remember(record, now) {
+        note_error(log, "what is released is not remembered", &error.into());
     }
+    locked.remove(record)?;
+    // A container may have made anything of its directory, and DEL must not fail for that either.
+    let pod = record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty());
+    if let Some(pod) = pod.filter(|_| !record.grants.is_empty())
+        && let Err(error) = locked.unpublish(&pod.uid, &record.owner.attachment)
+    {
+        note_error(log, "what was published is left", &error.into());
+    }
+    Ok(())
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
 fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error> {
-    let hosts = locked.entered(key)?;
-    let change =
-        Change { released: hosts.iter().flat_map(places_of).collect(), ..Change::default() };
-    withdraw(locked, &mut Nft::open(&locked.instance().id)?, &change, &[], log)?;
+    let mut nft = Nft::open(&locked.instance().id)?;
+    let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
+    let places: Vec<_> = released.iter().copied().collect();
+    // Where it leads only the kernel knows.
+    for (place, seen) in nft.look(&places)?.elements {
+        if let (Some(host), Some(Data::Target(target))) = (host_at(&place), seen.data) {
+            released.insert(hairpin_of(&host, target));
+        }
+    }
+    let change = Change { released, ..Change::default() };
+    withdraw(locked, &mut nft, &change, key, log)?;
     let aside = locked.discard(key)?;
-    note(log, &format!("an unreadable record was removed; a copy is at {}", aside.display()));
+    note(log, &format!("an unreadable record was removed; {aside}"));
     Ok(())
 }
 
-/// Makes the kernel forget what `change` releases, held by the attachments `without`.
+/// Makes the kernel forget what `change` releases, which `holder` had.
 fn withdraw(
     locked: &Locked,
     nft: &mut Nft,
     change: &Change,
-    without: &[Attachment],
+    holder: &Key,
     log: &mut dyn Write,
 ) -> Result<(), Error> {
+    let without = std::slice::from_ref(holder);
     match nft.apply(change, || everything::ruleset(locked, without, None, log)) {
         Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
         Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
@@ -127,20 +140,21 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
         }
     }
     let Some(locked) = lock(&store, log)? else { return Ok(()) };
+    let valid = sweep.valid.as_ref().map(|valid| valid.iter().map(Key::of).collect());
+    let is_invalid = |key: &Key| is_invalid(&sweep.network, valid.as_ref(), key);
     let mut first_failure = Ok(());
     for read in locked.records()? {
         let removed = match read {
-            Ok(record) if is_waste(sweep, &record) => {
+            Ok(record)
+                if is_invalid(&Key::of(&record.owner.attachment)) || is_waste(sweep, &record) =>
+            {
                 note(log, &format!("removing what {} held", record.owner));
                 remove(&locked, &record, now, log)
             }
-            Ok(_) => Ok(()),
-            Err(unreadable) => match unreadable.key.attachment() {
-                Some(attachment) if is_invalid(sweep, &attachment) => {
-                    discard(&locked, &unreadable.key, log)
-                }
-                Some(_) | None => Ok(()),
-            },
+            Err(unreadable) if is_invalid(&unreadable.key) => {
+                discard(&locked, &unreadable.key, log)
+            }
+            Ok(_) | Err(_) => Ok(()),
         };
         // The others are no better off for it.
         if let Err(error) = removed {
@@ -148,36 +162,36 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
             first_failure = first_failure.and(Err(error));
         }
     }
-    locked.tidy()?;
+    if let Err(error) = locked.tidy() {
+        note_error(log, "something is left", &error.into());
+    }
     first_failure.and(reconcile(&locked, log))
 }
 
-/// Finds elements that were lost, or that nobody recorded. Those of a record that cannot be read
-/// stay, since its ports do.
+/// Finds elements that were lost, or that nobody recorded.
 fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
-    let mut spared = BTreeSet::new();
-    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
-        spared.extend(locked.entered(&unreadable.key)?.iter().flat_map(places_of));
+    let mut nft = Nft::open(&locked.instance().id)?;
+    match everything::reconcile(locked, &mut nft, log) {
+        Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
+        Err(Error::Kernel(
+            error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),
+        )) => {
+            note_error(log, "the table was left alone", &error.into());
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
-    let everything = everything::ruleset(locked, &[], None, log)?;
-    let applied = Nft::open(&locked.instance().id)?.reconcile(&everything, &spared)?;
-    super::report(applied, log).map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Whether the runtime said that it does not know the attachment.
-fn is_invalid(sweep: &Sweep, attachment: &Attachment) -> bool {
-    let valid = sweep.valid.as_ref();
-    attachment.network() == sweep.network && valid.is_some_and(|valid| !valid.contains(attachment))
+/// Whether the runtime said that it does not know the attachment. Of a record that cannot be read there
+/// is nothing but the key.
+fn is_invalid(network: &str, valid: Option<&BTreeSet<Key>>, key: &Key) -> bool {
+    key.is_of_network(network) && valid.is_some_and(|valid| !valid.contains(key))
 }
 
 /// Without a list of valid attachments only evidence counts.
 fn is_waste(sweep: &Sweep, record: &Record) -> bool {
-    let attachment = &record.owner.attachment;
-    match sweep.valid {
-        Some(_) => is_invalid(sweep, attachment),
-        None => {
-            attachment.network() == sweep.network
-                && record.owner.netns.as_ref().is_some_and(netns::is_gone)
-        }
-    }
+    sweep.valid.is_none()
+        && record.owner.attachment.network() == sweep.network
+        && judge(&record.owner) == Evidence::Stale
 }

@@ -1,39 +1,58 @@
 //! The table that the whole store implies, and making the kernel have it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use super::note;
+use super::{adopt, note};
 use crate::error::Error;
-use crate::kernel::Nft;
-use crate::model::{Attachment, Record};
-use crate::ruleset::{Identity, Ruleset};
-use crate::store::{Shared, Store};
+use crate::kernel::{self, Applied, Nft};
+use crate::model::Record;
+use crate::ruleset::{Identity, Ruleset, places_of};
+use crate::store::{Key, Shared, Store};
 
 /// The table for all records but those of `without`, and with `instead`.
 ///
-/// A record that cannot be read contributes nothing, loudly; its ports stay held.
+/// What a record that cannot be read has in the table is not known, and left as it is; its ports stay
+/// held.
 pub(super) fn ruleset(
     shared: &Shared,
-    without: &[Attachment],
+    without: &[Key],
     instead: Option<&Record>,
     log: &mut dyn Write,
 ) -> Result<Ruleset, Error> {
     let mut records = Vec::new();
+    let mut left_alone = BTreeSet::new();
     for read in shared.records()? {
         match read {
-            Ok(mut record) if !without.contains(&record.owner.attachment) => {
+            Ok(mut record) if !without.contains(&Key::of(&record.owner.attachment)) => {
                 record.mappings = shared.owned(&record)?;
                 records.push(record);
             }
-            Ok(_) => {}
-            Err(unreadable) => {
-                note(log, &format!("left out of the table: {unreadable}"));
+            Err(unreadable) if !without.contains(&unreadable.key) => {
+                note(log, &format!("left in the table as it is: {unreadable}"));
+                left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
             }
+            Ok(_) | Err(_) => {}
         }
     }
     records.extend(instead.cloned());
-    Ok(Ruleset::new(Identity::current(&shared.instance().id), &records))
+    let mut whole = Ruleset::new(Identity::current(&shared.instance().id), &records);
+    whole.spared = left_alone;
+    Ok(whole)
+}
+
+/// Makes the kernel's table the one that the store implies, and says what that took: nothing is
+/// written where they are equal.
+///
+/// # Errors
+/// When the store or the kernel refuses.
+pub(super) fn reconcile(
+    shared: &Shared,
+    nft: &mut Nft,
+    log: &mut dyn Write,
+) -> Result<Applied, Error> {
+    Ok(nft.reconcile(&ruleset(shared, &[], None, log)?)?)
 }
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another
@@ -46,9 +65,20 @@ pub enum Ownership {
     Adopt,
 }
 
-/// Builds the kernel's table again from the store at `store` and clears the store of what means
-/// nothing and of what cannot be read. Returns how many attachments it serves; `None` when there is
-/// no store.
+/// What `repair` found and did.
+#[derive(Debug)]
+pub struct Repaired {
+    /// How many attachments the table serves.
+    pub attachments: usize,
+    /// How many of their records were made again from the table.
+    pub adopted: usize,
+    /// What had to be changed in the table.
+    pub applied: Applied,
+}
+
+/// Makes the kernel's table equal to the store at `store`, and clears the store of what means
+/// nothing and of what cannot be read. Adopting, it first records what the table says of attachments
+/// without record. `None` when there is neither a store nor, adopting, a table.
 ///
 /// # Errors
 /// When the store or the kernel refuses.
@@ -57,25 +87,41 @@ pub fn repair(
     patience: Duration,
     ownership: Ownership,
     log: &mut dyn Write,
-) -> Result<Option<usize>, Error> {
+) -> Result<Option<Repaired>, Error> {
     if store.read(patience, log)?.is_none() {
-        return Ok(None);
+        let is_lost = ownership == Ownership::Adopt && Nft::open("")?.survey()?.is_some();
+        if !is_lost {
+            return Ok(None);
+        }
     }
     let mut locked = store.lock(patience, log)?;
     match ownership {
         Ownership::Respect => locked.belongs_here()?,
         Ownership::Adopt => locked.adopt()?,
     }
+    let mut nft = Nft::open(&locked.instance().id)?;
+    // Before anything that was recorded is given up.
+    let survey = match ownership {
+        Ownership::Respect => nft.probe().map(|()| None)?,
+        Ownership::Adopt => nft.survey()?,
+    };
     for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
         let aside = locked.discard(&unreadable.key)?;
-        note(log, &format!("{unreadable}; it was removed, a copy is at {}", aside.display()));
+        note(log, &format!("{unreadable}; it was removed, {aside}"));
     }
+    let adopted = match &survey {
+        Some(survey) => adopt::adopt(&locked, survey, log)?,
+        None => 0,
+    };
     let everything = ruleset(&locked, &[], None, log)?;
-    let mut nft = Nft::open(&locked.instance().id)?;
-    match ownership {
-        Ownership::Respect => nft.rebuild(&everything)?,
-        Ownership::Adopt => nft.adopt(&everything)?,
-    }
+    let applied = match nft.reconcile(&everything) {
+        Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
+            nft.adopt(&everything)?;
+            let reason = "it belonged to another store".to_owned();
+            Applied { rebuilt: Some(reason), ..Applied::default() }
+        }
+        reconciled => reconciled?,
+    };
     locked.tidy()?;
-    Ok(Some(locked.records()?.len()))
+    Ok(Some(Repaired { attachments: locked.records()?.len(), adopted, applied }))
 }

@@ -1,8 +1,10 @@
 //! One function per command: the request, the store, the decision, the kernel, the reply.
 
 mod add;
+mod adopt;
 mod check;
 mod choose;
+mod collect;
 mod del;
 mod everything;
 mod reserve;
@@ -19,7 +21,8 @@ use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
-pub use everything::{Ownership, repair};
+pub use collect::{Collected, Evidence, Judged, collect, judge};
+pub use everything::{Ownership, Repaired, repair};
 pub use reserve::{release, reserve};
 
 /// What the world outside provides to a command.
@@ -126,7 +129,8 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
-/// Notes that the table had to be built again, and hands back what is unfinished.
+/// Notes that the table had to be built again, and hands back what is unfinished. Single elements are
+/// what a command is about.
 fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
     if let Some(reason) = applied.rebuilt {
         note(log, &format!("built table inet autoport, because {reason}"));

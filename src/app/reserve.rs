@@ -36,7 +36,7 @@ pub fn reserve(
             Who::Unreadable(source) if source.key == own => continue,
             Who::Unreadable(source) => {
                 let what = format!("host port {wanted}");
-                let aside = locked.put_aside(&source.key)?;
+                let aside = locked.put_aside(&source.key);
                 return Err(Error::Unreadable { what, aside, source });
             }
         };

@@ -30,7 +30,7 @@ pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_TIMEOUT_MAX_SECONDS: f64 = 600.0;
 
 /// As in portmap, which took it from kubelet's 0x2000 and kept clear of its 0x4000.
-const DEFAULT_MARK_BIT: u8 = 13;
+pub const DEFAULT_MARK_BIT: u8 = 13;
 
 /// Every key of ours.
 const OURS: [&str; 17] = [

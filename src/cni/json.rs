@@ -54,7 +54,18 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn list(&self) -> Result<Vec<Self>, Error> {
+        self.list_of_at_most(usize::MAX)
+    }
+
+    pub(super) fn list_of_at_most(&self, most: usize) -> Result<Vec<Self>, Error> {
         let items: Vec<&RawValue> = self.decode('[', "a list")?;
+        if items.len() > most {
+            return Err(Error::Invalid {
+                key: self.path.clone(),
+                value: format!("a list of {} items", items.len()),
+                allowed: format!("it must have at most {most}"),
+            });
+        }
         let item = |(index, raw)| Self { path: format!("{}[{index}]", self.path), raw };
         Ok(items.into_iter().enumerate().map(item).collect())
     }

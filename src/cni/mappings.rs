@@ -10,6 +10,10 @@ use super::error::Error;
 use super::json::{Field, Object};
 use crate::model::{Family, HostPort, Mapping, Protocol, UnknownProtocol};
 
+/// How many entries are read: as many as there are port numbers. It bounds how long one command
+/// keeps the others waiting for the lock.
+pub(super) const MAX_MAPPINGS: usize = 65_535;
+
 /// An entry of `portMappings` (CONVENTIONS.md, "Dynamic Plugin specific fields").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PortMapping {
@@ -24,7 +28,7 @@ pub(super) struct PortMapping {
 pub(super) fn read(conf: &Object<'_>) -> Result<Vec<PortMapping>, Error> {
     let Some(runtime) = conf.get("runtimeConfig") else { return Ok(Vec::new()) };
     let Some(list) = runtime.object()?.get_any_case("portMappings") else { return Ok(Vec::new()) };
-    list.list()?.iter().map(read_one).collect()
+    list.list_of_at_most(MAX_MAPPINGS)?.iter().map(read_one).collect()
 }
 
 fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {

@@ -28,7 +28,8 @@ use ipnetwork::IpNetwork;
 use serde_json::value::RawValue;
 
 pub use self::config::{
-    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_STATE_DIR, Dialects, NODE_FILE, StoreConfig,
+    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Dialects, NODE_FILE,
+    StoreConfig,
 };
 pub use self::env::{Command, Env, Problem, Variable};
 pub use self::error::Error;

@@ -32,6 +32,8 @@ mod uapi {
     pub(super) const NFT_GOTO: i32 = -4;
     /// How nft(8) marks a comment inside user data.
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
+    /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
+    pub(super) const HOLDER: u8 = 0xa0;
 }
 
 /// An element as the kernel shows it.
@@ -41,20 +43,24 @@ pub struct Seen {
     pub data: Option<Data>,
     /// Whose it is, as a listing shows it; empty when it says nothing.
     pub comment: String,
+    /// The attachment whose it is, where it says so.
+    pub holder: String,
     /// Whether it is about to go by itself.
     pub expiring: bool,
 }
 
 impl Seen {
-    /// Whether it is `wanted`, to the name that a listing shows.
+    /// Whether it is `wanted`, to the names that it carries.
     pub(super) fn is(&self, wanted: &Element) -> bool {
-        self.data.as_ref() == Some(&wanted.data) && self.comment == wanted.comment
+        self.data.as_ref() == Some(&wanted.data)
+            && self.comment == wanted.comment
+            && self.holder == wanted.holder
     }
 }
 
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
-/// 300 bytes.
-const PER_MESSAGE: usize = 200;
+/// 340 bytes.
+const PER_MESSAGE: usize = 190;
 
 fn octets(address: IpAddr, into: &mut Vec<u8>) {
     match address {
@@ -106,9 +112,11 @@ fn put_data(messages: &mut Messages, data: &Data) {
 fn put_element(messages: &mut Messages, element: &Element) {
     put_key(messages, &element.key);
     put_data(messages, &element.data);
-    let comment = element.comment.as_bytes();
-    let header = [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, (comment.len() + 1) as u8];
-    messages.put(uapi::NFTA_SET_ELEM_USERDATA, &[&header, comment, &[0]]);
+    let (comment, holder) = (element.comment.as_bytes(), element.holder.as_bytes());
+    let first = [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, (comment.len() + 1) as u8];
+    let second = [uapi::HOLDER, holder.len() as u8];
+    let second: &[u8] = if holder.is_empty() { &[] } else { &second };
+    messages.put(uapi::NFTA_SET_ELEM_USERDATA, &[&first, comment, &[0], second, holder]);
 }
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
@@ -224,22 +232,31 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 }
 
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
+    let userdata = element.get(uapi::NFTA_SET_ELEM_USERDATA).unwrap_or_default();
+    let text = |kind| {
+        let bytes = read_userdata(userdata, kind).unwrap_or_default();
+        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+        std::str::from_utf8(bytes).unwrap_or_default().to_owned()
+    };
     Seen {
         data: read_data(set, element),
-        comment: read_comment(element).unwrap_or_default().to_owned(),
+        comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT),
+        holder: text(uapi::HOLDER),
         expiring: element.get(uapi::NFTA_SET_ELEM_TIMEOUT).is_some(),
     }
 }
 
-/// User data is a run of `type, length, value` with one byte each for the first two (libnftnl
-/// `udata.c`); we write one of them.
-fn read_comment(element: Attributes<'_>) -> Option<&str> {
-    let [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, _, comment @ .., 0] =
-        element.get(uapi::NFTA_SET_ELEM_USERDATA)?
-    else {
-        return None;
-    };
-    std::str::from_utf8(comment).ok()
+/// Finds a part of user data, which is a run of `type, length, value` with one byte each for the
+/// first two (libnftnl `udata.c`).
+pub(super) fn read_userdata(mut userdata: &[u8], wanted: u8) -> Option<&[u8]> {
+    while let [kind, len, rest @ ..] = userdata {
+        let (value, others) = rest.split_at_checked(usize::from(*len))?;
+        if *kind == wanted {
+            return Some(value);
+        }
+        userdata = others;
+    }
+    None
 }
 
 fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
@@ -292,6 +309,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
+        let both = [0, 2, b'a', 0, uapi::HOLDER, 3, b'x', b':', b'y'];
+        assert_eq!(read_userdata(&both, uapi::HOLDER), Some(&b"x:y"[..]));
+        assert_eq!(read_userdata(&both, uapi::NFTNL_UDATA_SET_ELEM_COMMENT), Some(&b"a\0"[..]));
+        for cut in 0..both.len() {
+            assert_eq!(read_userdata(&both[..cut], uapi::HOLDER), None, "{cut} bytes");
+        }
+        assert_eq!(read_userdata(&[7, 0, uapi::HOLDER, 0], uapi::HOLDER), Some(&[][..]));
     }
 
     #[test]

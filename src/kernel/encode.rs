@@ -23,6 +23,9 @@ use crate::ruleset::{Chain, ChainType, DataKind, Hook, Rule, Set, TABLE};
 const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 
+/// Of a netlink message's header, a row of numbers of at most 32 bits (netlink(7)).
+const ALIGNMENT: usize = align_of::<u32>();
+
 /// Type numbers by which nft(8) prints keys and data. They are nft's own: the kernel only keeps
 /// them. A concatenation has six bits for each part.
 mod datatype {
@@ -51,7 +54,7 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new() -> Self {
         let name = CString::new(TABLE).expect("the table's name has no NUL in it");
-        let scratch = vec![0; nftnl::nft_nlmsg_maxsize() as usize];
+        let scratch = vec![0; nftnl::nft_nlmsg_maxsize() as usize + ALIGNMENT];
         Self { table: Table::new(name, ProtoFamily::Inet), scratch }
     }
 
@@ -140,7 +143,11 @@ pub(super) fn c_string(name: &str) -> CString {
 
 /// Lets libnftnl write a message and returns its bytes.
 fn write<'a>(scratch: &'a mut [u8], object: &impl NlMsg, kind: MsgType) -> &'a [u8] {
-    // SAFETY: `scratch` has the size that the trait asks for.
+    let aligned = scratch.as_ptr().align_offset(ALIGNMENT);
+    let scratch = &mut scratch[aligned..];
+    // SAFETY: `scratch` has the size that the trait asks for, and begins where a header may. Nothing
+    // that is encoded here comes near that size: a rule has a dozen expressions, and every name in
+    // it is one of ours.
     unsafe { object.write(scratch.as_mut_ptr().cast::<c_void>(), 0, kind) };
     let len = scratch.first_chunk().map_or(0, |len| u32::from_ne_bytes(*len) as usize);
     &scratch[..len]

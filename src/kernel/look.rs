@@ -11,7 +11,8 @@ use super::message::{Attributes, Body, Kind, Messages, attributes_of};
 use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
 use super::{ATTEMPTS, Error, INET, Nft, elements};
 use crate::ruleset::{
-    Chain, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE,
+    self, Chain, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set,
+    TABLE,
 };
 
 /// `linux/netfilter/nf_tables.h`.
@@ -68,6 +69,11 @@ pub(super) enum Standing {
 }
 
 impl Look {
+    /// The rules by chain, as the kernel encodes them.
+    pub(super) const fn rules(&self) -> &BTreeMap<String, Vec<Vec<u8>>> {
+        &self.rules
+    }
+
     fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
     }
@@ -256,12 +262,37 @@ impl Nft {
         if matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT) {
             return Ok(None);
         }
-        let chains = self.list(uapi::NFT_MSG_GETCHAIN, |attributes| {
+        let chains = self.list_chains()?;
+        Ok(check_chains(expected, &chains, &look))
+    }
+
+    /// Why the table has to be built again to be that of `everything`, as far as `look` and its chains
+    /// show.
+    pub(super) fn damage(
+        &mut self,
+        look: &Look,
+        everything: &Ruleset,
+    ) -> Result<Option<String>, Error> {
+        if let Standing::Rebuild(reason) = look.standing(&everything.identity, &[])? {
+            return Ok(Some(reason));
+        }
+        let chains = self.list_chains()?;
+        let foreign = chains.keys().find(|name| {
+            let known = everything.chains().any(|chain| chain.name == **name);
+            // A network that has no pod now keeps its chains.
+            !known && !ruleset::is_of_network(name)
+        });
+        if let Some(name) = foreign {
+            return Ok(Some(format!("chain {name} was not made by autoport")));
+        }
+        Ok(check_chains(everything, &chains, look))
+    }
+
+    fn list_chains(&mut self) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
+        self.list(uapi::NFT_MSG_GETCHAIN, |attributes| {
             (attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE)
                 .then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
-        })?;
-        let mut encoder = Encoder::new();
-        Ok(expected.chains().find_map(|chain| check_chain(chain, &chains, &look, &mut encoder)))
+        })
     }
 
     fn check_table(&self, look: &Look) -> Option<String> {
@@ -291,6 +322,15 @@ fn missing(look: &Look, element: &Element) -> Option<String> {
             Some(format!("element {key} of {set} leads elsewhere than to {data}"))
         }
     }
+}
+
+fn check_chains(
+    expected: &Ruleset,
+    chains: &BTreeMap<String, Vec<Vec<u8>>>,
+    look: &Look,
+) -> Option<String> {
+    let mut encoder = Encoder::new();
+    expected.chains().find_map(|chain| check_chain(chain, chains, look, &mut encoder))
 }
 
 fn check_chain(
@@ -371,17 +411,9 @@ fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     Ok(found.unwrap_or((Table::Absent, false)))
 }
 
-/// Reads the comment out of user data, a run of `type, length, value` with one byte each for the
-/// first two (libnftnl `udata.c`).
-fn read_comment(mut userdata: &[u8]) -> Option<&str> {
-    while let [kind, len, rest @ ..] = userdata {
-        let value = rest.get(..usize::from(*len))?;
-        if *kind == uapi::NFTNL_UDATA_TABLE_COMMENT {
-            return std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok();
-        }
-        userdata = &rest[usize::from(*len)..];
-    }
-    None
+fn read_comment(userdata: &[u8]) -> Option<&str> {
+    let value = elements::read_userdata(userdata, uapi::NFTNL_UDATA_TABLE_COMMENT)?;
+    std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
 }
 
 /// Gives the table in the last message a comment.

@@ -14,9 +14,12 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod raise;
+mod reconcile;
 mod route;
 mod socket;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::thread;
@@ -37,6 +40,7 @@ pub use conntrack::Stale;
 pub use error::Error;
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Look, Table};
+pub use reconcile::Survey;
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -125,7 +129,7 @@ impl Nft {
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
         let mut whole = None;
-        let rebuilt = self.attempt::<_, E>(&change.places(), |look, tries| {
+        let mut applied = self.attempt::<_, E>(&change.places(), |nft, look, tries| {
             let reason = match look.standing(&identity, &change.chains)? {
                 look::Standing::Rebuild(reason) => reason,
                 look::Standing::Intact { .. } if tries.refusals > 2 => {
@@ -137,40 +141,21 @@ impl Nft {
                     return Ok(None);
                 }
                 look::Standing::Intact { missing } => {
-                    return Ok(Some((difference(change, look, &missing)?, None)));
+                    return Ok(Some(difference(change, look, &missing)?));
                 }
             };
             if whole.is_none() {
-                whole = Some(everything()?);
+                whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
             }
             let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
-            Ok(Some(transaction.map_or((Transaction::begin(), None), |it| (it, Some(reason)))))
+            Ok(Some(transaction.map_or((Transaction::begin(), Applied::default()), |built| {
+                (built, Applied { rebuilt: Some(reason), ..Applied::default() })
+            })))
         })?;
-        let unfinished = match rebuilt {
-            None => self.finish(change).err(),
-            Some(_) => None,
-        };
-        Ok(Applied { rebuilt, unfinished })
-    }
-
-    /// Makes the elements exactly those of `everything`, one by one, but for those at the places
-    /// of `spared`: the way to find what was lost, or what nobody recorded, without disturbing
-    /// what is right.
-    ///
-    /// # Errors
-    /// As for [`Self::apply`].
-    pub fn reconcile(
-        &mut self,
-        everything: &Ruleset,
-        spared: &BTreeSet<(Set, Key)>,
-    ) -> Result<Applied, Error> {
-        let seen = self.every_element()?;
-        let change = Change {
-            wanted: everything.elements.clone(),
-            released: seen.into_keys().filter(|place| !spared.contains(place)).collect(),
-            chains: everything.networks.clone(),
-        };
-        self.apply(&change, || Ok(everything.clone()))
+        if applied.rebuilt.is_none() {
+            applied.unfinished = self.finish(change).err();
+        }
+        Ok(applied)
     }
 
     /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
@@ -200,7 +185,7 @@ impl Nft {
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
-        self.attempt(places, |look, _| {
+        self.attempt(places, |_, look, _| {
             let mut transaction = Transaction::begin();
             let present: Vec<_> = look.elements.keys().copied().collect();
             elements::delete(&mut transaction, &present);
@@ -208,16 +193,17 @@ impl Nft {
         })
     }
 
-    /// Builds the table again from `everything`, whatever is there.
+    /// Builds the table again from `everything`, whatever is there but for what is spared.
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
     /// [`Error::Unanswered`].
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
-        self.attempt(&[], |look, _| {
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt(&[], |_, look, _| {
             look.permit(&identity)?;
-            Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+            Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
         })
     }
 
@@ -226,9 +212,10 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        self.attempt(&[], |look, _| match look.permit(&everything.identity) {
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt(&[], |_, look, _| match look.permit(&whole.identity) {
             Err(Error::OtherInstance { .. }) | Ok(()) => {
-                Ok(Some((rebuild(everything, look).unwrap_or_else(Transaction::begin), ())))
+                Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
             }
             Err(error) => Err(error),
         })
@@ -240,12 +227,12 @@ impl Nft {
     fn attempt<T, E: From<Error>>(
         &mut self,
         places: &[(Set, Key)],
-        mut propose: impl FnMut(&Look, Tries) -> Result<Option<(Transaction, T)>, E>,
+        mut propose: impl FnMut(&mut Self, &Look, Tries) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
         let mut tries = Tries::default();
         loop {
             let look = self.look(places)?;
-            let Some((transaction, done)) = propose(&look, tries)? else {
+            let Some((transaction, done)) = propose(self, &look, tries)? else {
                 tries.waits += 1;
                 thread::sleep(TICK);
                 continue;
@@ -276,7 +263,11 @@ struct Tries {
 }
 
 /// The transaction that brings the elements from what `look` saw to what `change` asks for.
-fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transaction, Error> {
+fn difference(
+    change: &Change,
+    look: &Look,
+    missing: &[Chain],
+) -> Result<(Transaction, Applied), Error> {
     let (mut deleted, mut expired) = (Vec::new(), Vec::new());
     for place in &change.released {
         let Some(seen) = look.elements.get(place) else { continue };
@@ -315,16 +306,29 @@ fn difference(change: &Change, look: &Look, missing: &[Chain]) -> Result<Transac
     elements::delete(&mut transaction, &deleted);
     elements::expire(&mut transaction, &expired);
     elements::add(&mut transaction, &added);
-    Ok(transaction)
+    let removed = deleted.len() + expired.len();
+    Ok((transaction, Applied { added: added.len(), removed, ..Applied::default() }))
 }
 
-/// What [`Nft::apply`] did: what was wanted is in force.
-#[derive(Debug)]
+/// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
+#[derive(Debug, Default)]
 pub struct Applied {
     /// Why the whole table was built again, if it was.
     pub rebuilt: Option<String>,
+    /// Otherwise, how many elements were added.
+    pub added: usize,
+    /// And how many were taken away; one that was replaced is in both.
+    pub removed: usize,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
+}
+
+impl Applied {
+    /// Whether the table was already as it should be.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.rebuilt.is_none() && self.added == 0 && self.removed == 0
+    }
 }
 
 fn unrecorded(wanted: &Element, seen: &Seen) -> Error {

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use super::chain::protocol_name;
 use super::treatment::Treatment;
-use crate::model::{Family, HostPort, Mapping, Owner, Protocol, Record};
+use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Protocol, Record};
 
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +199,9 @@ pub struct Element {
     pub data: Data,
     /// Whose it is, for the reader of a listing; at most [`COMMENT_MAX`] bytes.
     pub comment: String,
+    /// The attachment whose it is, as [`holder_name`] writes it, from which a lost record can be made
+    /// again. Only elements that lead to a pod have it; empty where there is none.
+    pub holder: String,
     /// The host port it serves.
     pub host: HostPort,
 }
@@ -243,11 +246,33 @@ impl fmt::Display for Data {
 /// nft 1.0.6 refuses to load a longer comment than 128 bytes with its terminator.
 pub const COMMENT_MAX: usize = 127;
 
+/// With the longest comment, a holder and two headers of two bytes, the 256 bytes that the kernel
+/// keeps with an element (`NFT_USERDATA_MAXLEN`) are full.
+const HOLDER_MAX: usize = 124;
+
+/// The name of an attachment in the elements that lead to it: network, container ID and interface
+/// name, none of which can have a colon. Empty where that is too long.
+#[must_use]
+pub fn holder_name(attachment: &Attachment) -> String {
+    let parts = [attachment.network(), attachment.container_id(), attachment.ifname()];
+    let name = parts.join(":");
+    if name.len() <= HOLDER_MAX { name } else { String::new() }
+}
+
+/// Reads [`holder_name`] back.
+#[must_use]
+pub fn read_holder(name: &str) -> Option<Attachment> {
+    let mut parts = name.splitn(3, ':');
+    let (network, container_id) = (parts.next()?, parts.next()?);
+    Attachment::new(network, container_id, parts.next()?).ok()
+}
+
 /// The comment for what `owner` holds: its pod, or its container.
 ///
 /// nft prints comments between quotes without escaping, so whatever could end one or hide in a
 /// terminal becomes `_`.
-pub(super) fn comment(owner: &Owner) -> String {
+#[must_use]
+pub fn comment(owner: &Owner) -> String {
     let name = match &owner.pod {
         Some(pod) => pod.to_string(),
         None => owner.attachment.container_id().to_owned(),
@@ -261,6 +286,7 @@ pub(super) struct Placing<'a> {
     treatment: Treatment,
     pod_addresses: &'a [IpNetwork],
     comment: String,
+    holder: String,
     specific_entry: String,
     wildcard_entry: String,
 }
@@ -271,6 +297,7 @@ impl<'a> Placing<'a> {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
+            holder: holder_name(&record.owner.attachment),
             specific_entry: treatment.entry(false),
             wildcard_entry: treatment.entry(true),
             treatment,
@@ -292,6 +319,10 @@ impl<'a> Placing<'a> {
             key: Key { address, protocol: host.protocol, port: host.port },
             data,
             comment: self.comment.clone(),
+            holder: match set.data() {
+                DataKind::Target => self.holder.clone(),
+                DataKind::None | DataKind::Verdict => String::new(),
+            },
             host,
         };
         let targets = self.treatment.target_map(family, host.is_wildcard());
@@ -309,5 +340,29 @@ impl<'a> Placing<'a> {
 
     fn is_alone(&self, pod: IpAddr) -> bool {
         self.pod_addresses.iter().any(|own| own.ip() == pod && self.treatment.needs_hairpin(own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_attachment_reads_back_where_it_fits() {
+        let attachment = |id: &str, ifname: &str| {
+            Attachment::new("cbr0", id, ifname).expect("a valid attachment")
+        };
+        let room = HOLDER_MAX - "cbr0::eth0".len();
+        for one in [
+            attachment("4f2a", "eth0"),
+            attachment("a-b_c.d", "exactly15bytes!"),
+            attachment(&"c".repeat(room), "eth0"),
+        ] {
+            assert_eq!(read_holder(&holder_name(&one)), Some(one));
+        }
+        assert_eq!(holder_name(&attachment(&"c".repeat(room + 1), "eth0")), "");
+        for nobody in ["", "shop/web", "a:b", "a:b:", "a:b:c:d", "../x:b:c", "a:b:c/d"] {
+            assert_eq!(read_holder(nobody), None, "{nobody}");
+        }
     }
 }

@@ -14,9 +14,12 @@ mod treatment;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 pub use chain::{BaseChain, Chain, ChainType, Hook, Rule, Side, Term};
-pub use element::{COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind};
+pub use element::{
+    COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, holder_name, read_holder,
+};
 
 pub use treatment::Treatment;
 
@@ -35,6 +38,12 @@ pub const POSTROUTING: &str = "postrouting";
 
 /// What the names of the chains begin with that masquerade by a mark bit.
 pub const MASQUERADE_PREFIX: &str = "masquerade_";
+
+/// Whether a chain of this name belongs to a network, or to the mark bit of one.
+#[must_use]
+pub fn is_of_network(chain: &str) -> bool {
+    ["net_", "to_", "from_", MASQUERADE_PREFIX].iter().any(|prefix| chain.starts_with(prefix))
+}
 
 /// The version of everything in this module: names, keys, rules. A table of another layout is
 /// replaced when it is older and left alone when it is newer.
@@ -82,6 +91,10 @@ pub struct Ruleset {
     pub networks: Vec<Chain>,
     /// The elements, one or more per mapping.
     pub elements: BTreeMap<(Set, Key), Element>,
+    /// Where somebody has elements of whom nobody knows what they are, because the record cannot be
+    /// read: what is there stays.
+    pub spared: BTreeSet<(Set, Key)>,
+    treatments: BTreeSet<Treatment>,
 }
 
 impl Ruleset {
@@ -101,6 +114,29 @@ impl Ruleset {
                 treatments.insert(Treatment::of(record));
             }
         }
+        Self::of(identity, elements, treatments)
+    }
+
+    /// The same table with these elements as well, which are treated so.
+    #[must_use]
+    pub fn with(
+        mut self,
+        elements: impl IntoIterator<Item = Element>,
+        treatments: impl IntoIterator<Item = Treatment>,
+    ) -> Self {
+        for element in elements {
+            self.elements.entry(element.place()).or_insert(element);
+        }
+        self.treatments.extend(treatments);
+        let whole = Self::of(self.identity, self.elements, self.treatments);
+        Self { spared: self.spared, ..whole }
+    }
+
+    fn of(
+        identity: Identity,
+        elements: BTreeMap<(Set, Key), Element>,
+        treatments: BTreeSet<Treatment>,
+    ) -> Self {
         let mut base = base_chains();
         let mut networks = Vec::new();
         let bits: BTreeSet<u8> = treatments.iter().filter_map(Treatment::mark_bit).collect();
@@ -111,7 +147,7 @@ impl Ruleset {
             }
         }
         networks.extend(treatments.iter().flat_map(Treatment::chains));
-        Self { identity, base, networks, elements }
+        Self { identity, base, networks, elements, spared: BTreeSet::new(), treatments }
     }
 
     /// All chains.
@@ -141,6 +177,25 @@ pub fn places_of(host: &HostPort) -> Vec<(Set, Key)> {
     let address = (!host.is_wildcard()).then_some(host.address);
     let key = Key { address, protocol: host.protocol, port: host.port };
     kinds.map(|kind| (Set { kind, family: Family::of(&host.address) }, key)).to_vec()
+}
+
+/// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its
+/// subnet with nobody.
+#[must_use]
+pub fn hairpin_of(host: &HostPort, target: SocketAddr) -> (Set, Key) {
+    let set = Set { kind: SetKind::Hairpins, family: Family::of(&target.ip()) };
+    (set, Key { address: Some(target.ip()), protocol: host.protocol, port: host.port })
+}
+
+/// The host port that an element at this place serves, unless it is a hairpin.
+#[must_use]
+pub fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
+    let address = match set.key_address() {
+        Some(Side::Source) => return None,
+        Some(Side::Destination) => key.address?,
+        None => set.family.wildcard(),
+    };
+    Some(HostPort { protocol: key.protocol, address, port: key.port })
 }
 
 /// The chains that a change may need to add before `record`'s elements: those of its network, and

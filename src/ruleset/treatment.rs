@@ -1,13 +1,15 @@
 //! The chains of a network: what happens to a packet once its host port is known to be held.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
 
 use super::chain::{Chain, Rule, Side, Term, loopback4};
 use super::{Set, SetKind};
-use crate::model::{Family, Masquerade, Record};
+use crate::model::{Family, Masquerade, Policy, Record};
 
 /// How a record's packets are treated: its network's policy, and its pods' subnets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +57,75 @@ impl Treatment {
             host_addresses: policy.host_addresses.clone(),
             counters: policy.counters,
         }
+    }
+
+    /// Reads a treatment back from `chains`; `entry` is where a verdict map leads. `None` unless they
+    /// say exactly what the treatment of this name says.
+    #[must_use]
+    pub fn read(entry: &str, chains: &BTreeMap<String, Vec<Rule>>) -> Option<Self> {
+        let (_, digest) = entry.split_once('_')?;
+        let rules =
+            |prefix: &str| chains.get(&format!("{prefix}_{digest}")).map_or(&[][..], Vec::as_slice);
+        let gate = |prefix| rules(prefix).iter().map(network_of).collect::<Option<Vec<_>>>();
+        let translation = rules("net");
+        let marked: Vec<_> =
+            translation.iter().filter_map(|rule| Some((rule, bit(rule)?))).collect();
+        let masquerade = match marked[..] {
+            [] => MasqueradeWith::Nobody,
+            [(rule, bit)] if rule.0.len() == 1 => MasqueradeWith::Everybody(bit),
+            [(_, bit), ..] => {
+                let clients = marked[1..].iter().filter_map(|(rule, _)| network_of(rule));
+                MasqueradeWith::Local(bit, clients.collect())
+            }
+        };
+        let counts = |rule: &Rule| matches!(rule.0[..], [Term::Dnat(set)] if set.counts());
+        let mut source_ranges = gate("from")?;
+        // Loopback always may.
+        source_ranges.pop();
+        let read = Self {
+            masquerade,
+            source_ranges,
+            host_addresses: gate("to")?,
+            counters: translation.iter().any(counts),
+        };
+        let is_there = |chain: &Chain| chains.get(&chain.name) == Some(&chain.rules);
+        let is_entry = [true, false].into_iter().any(|wildcard| read.entry(wildcard) == entry);
+        (is_entry && read.chains().iter().all(is_there)).then_some(read)
+    }
+
+    /// The policy that leads to it. Without masquerading no chain says which mark bit would be used:
+    /// `mark_bit` then is.
+    #[must_use]
+    pub fn policy(&self, mark_bit: u8) -> Policy {
+        Policy {
+            masquerade: match self.masquerade {
+                MasqueradeWith::Nobody => Masquerade::Nobody,
+                MasqueradeWith::Local(..) => Masquerade::Local,
+                MasqueradeWith::Everybody(_) => Masquerade::Everybody,
+            },
+            mark_bit: self.mark_bit().unwrap_or(mark_bit),
+            source_ranges: self.source_ranges.clone(),
+            host_addresses: self.host_addresses.clone(),
+            counters: self.counters,
+        }
+    }
+
+    /// The addresses, with their prefixes, of a pod that is treated so and has `pods`. Of a family in
+    /// which the pod's address is not among them, its subnet stands for it.
+    #[must_use]
+    pub fn pod_addresses(&self, pods: &[IpAddr]) -> Vec<IpNetwork> {
+        let of_family = |family| pods.iter().copied().find(|pod| Family::of(pod) == family);
+        let subnets = match &self.masquerade {
+            MasqueradeWith::Local(_, subnets) => subnets.as_slice(),
+            MasqueradeWith::Nobody | MasqueradeWith::Everybody(_) => &[],
+        };
+        let shared = subnets.iter().filter_map(|subnet| {
+            let pod = of_family(Family::of(&subnet.ip())).unwrap_or(subnet.ip());
+            IpNetwork::new(pod, subnet.prefix()).ok()
+        });
+        let in_subnets = |family| subnets.iter().any(|subnet| Family::of(&subnet.ip()) == family);
+        let alone = Family::ALL.into_iter().filter(|family| !in_subnets(*family));
+        shared.chain(alone.filter_map(of_family).map(IpNetwork::from)).collect()
     }
 
     /// The mark bit its chains set, if they set one.
@@ -171,6 +242,22 @@ impl Treatment {
             hex
         })
     }
+}
+
+/// The network that the first condition of a rule is about.
+fn network_of(rule: &Rule) -> Option<IpNetwork> {
+    let condition = rule.0.first()?;
+    if let Term::Within(_, network) = condition {
+        return Some(*network);
+    }
+    let Term::Family(family) = condition else { return None };
+    IpNetwork::new(family.wildcard(), 0).ok()
+}
+
+/// The mark bit that a rule sets.
+fn bit(rule: &Rule) -> Option<u8> {
+    let Term::MarkSet(bit) = rule.0.last()? else { return None };
+    Some(*bit)
 }
 
 /// A chain that lets through what matches one of its networks.

@@ -18,7 +18,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, symlinkat, syncfs, unlinkat};
 
 use super::error::Error;
-use super::lock;
+use super::{lock, public};
 
 /// Everything new is made under this name and then renamed. One name is enough, because only the
 /// holder of the exclusive lock writes, and the next write clears away what a killed one left.
@@ -32,12 +32,6 @@ const MANY_DIRECTORIES: usize = 64;
 
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
-const PUBLIC_FILE: Mode = PRIVATE_FILE.union(Mode::S_IRGRP).union(Mode::S_IROTH);
-const PUBLIC_DIRECTORY: Mode = PRIVATE_DIRECTORY
-    .union(Mode::S_IRGRP)
-    .union(Mode::S_IXGRP)
-    .union(Mode::S_IROTH)
-    .union(Mode::S_IXOTH);
 
 /// An open state directory.
 #[derive(Debug)]
@@ -141,32 +135,32 @@ impl Disk {
 
     /// What a file holds; `None` when it is missing. The caller decides what a failure means.
     pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        self.read_up_to(LONGEST_FILE, name)
-    }
-
-    /// The same, but no more bytes than `most`.
-    pub(super) fn read_up_to(&self, most: u64, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open_file(name, OFlag::O_RDONLY, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(None),
             opened => opened?,
         };
         let mut bytes = Vec::with_capacity(4096);
-        file.take(most).read_to_end(&mut bytes)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
 
     /// Puts a file with these bytes in the place of `name`: whoever reads sees all of the old or all
     /// of the new.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        self.replace_with(name, bytes, PRIVATE_FILE)
+        self.write_temporary(name, bytes, PRIVATE_FILE)?;
+        self.put(name)
     }
 
-    /// The same for a file that everybody may read who can reach it.
-    pub(super) fn replace_public(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        self.replace_with(name, bytes, PUBLIC_FILE)
-    }
-
-    fn replace_with(&self, name: &str, bytes: &[u8], access: Mode) -> Result<(), Error> {
+    /// Writes what is to be renamed to `name`.
+    pub(super) fn write_temporary(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        access: Mode,
+    ) -> Result<(), Error> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let made = self.afresh(|| self.open_file(TEMPORARY, flags, PRIVATE_FILE));
         let mut file = made.map_err(self.error("create", TEMPORARY))?;
@@ -175,7 +169,7 @@ impl Disk {
         if !self.volatile {
             fsync(&file).map_err(self.error("sync", name))?;
         }
-        self.put(name)
+        Ok(())
     }
 
     /// Makes `name` a symbolic link to `target`, whatever was there.
@@ -236,11 +230,18 @@ impl Disk {
         fchmodat(&self.dir, name, PRIVATE_DIRECTORY, FchmodatFlags::FollowSymlink)
     }
 
-    /// Makes a directory that everybody may list who can reach it, whatever its mode was.
-    pub(super) fn make_public(&self, name: &str) -> Result<(), Error> {
-        self.make_directory(name).map_err(self.error("create", name))?;
-        fchmodat(&self.dir, name, PUBLIC_DIRECTORY, FchmodatFlags::FollowSymlink)
-            .map_err(self.error("open up", name))
+    /// Makes a directory unless something of that name is there.
+    pub(super) fn make(&self, name: &str) -> Result<(), Error> {
+        self.make_directory(name).map_err(self.error("create", name))
+    }
+
+    /// Opens a directory below this one, unless a link is in its place.
+    pub(super) fn open_directory(&self, name: &str) -> nix::Result<File> {
+        self.open_file(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+    }
+
+    pub(super) fn dir(&self) -> &File {
+        &self.dir
     }
 
     /// Where a symbolic link points; `None` when it is missing or something else.
@@ -300,11 +301,8 @@ impl Disk {
 
     /// Deletes a directory with everything in it.
     pub(super) fn remove_all(&self, name: &str) -> Result<(), Error> {
-        match fs::remove_dir_all(self.reach(name)) {
-            Ok(()) => self.changed(name),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("delete", &self.full(name))(error)),
-        }
+        public::delete(&self.dir, name).map_err(Error::io("delete", &self.full(name)))?;
+        self.changed(name);
         Ok(())
     }
 
@@ -329,7 +327,7 @@ impl Disk {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))
     }
 
-    fn changed(&self, name: &str) {
+    pub(super) fn changed(&self, name: &str) {
         if !self.volatile {
             self.unsynced.borrow_mut().insert(parent(name).to_owned());
         }
@@ -358,7 +356,7 @@ impl Disk {
     }
 }
 
-fn parent(name: &str) -> &str {
+pub(super) fn parent(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 

@@ -224,6 +224,8 @@ pub struct LockHolder {
     pub pid: u32,
     /// Its `comm`; empty when it has ended since.
     pub command: String,
+    /// Whether somebody has stopped it, so that it will not give the lock back by itself.
+    pub stopped: bool,
 }
 
 impl fmt::Display for LockHolder {
@@ -232,7 +234,8 @@ impl fmt::Display for LockHolder {
         if self.command.is_empty() {
             return Ok(());
         }
-        write!(out, " ({})", self.command.escape_debug())
+        let stopped = if self.stopped { ", stopped" } else { "" };
+        write!(out, " ({}{stopped})", self.command.escape_debug())
     }
 }
 

@@ -12,8 +12,8 @@ const LONGEST: usize = 200;
 
 /// The name under which a holder of ports is recorded.
 ///
-/// An attachment has `network:containerID:ifname` where that fits, otherwise `sha256-` and the hash
-/// of it. No part can have a colon (see [`Attachment::new`]), so two attachments never share a plain
+/// An attachment has `network:containerID:ifname` where that fits, otherwise `sha256-`, the hash of
+/// the network's name and the hash of all. No part can have a colon (see [`Attachment::new`]), so two attachments never share a plain
 /// key, and no plain key looks like a hashed one. A network name starts with a letter or a digit, so
 /// a key is never a hidden file, `.` or `..`, and there is no slash in any part.
 ///
@@ -48,7 +48,23 @@ impl Key {
     pub fn of(attachment: &Attachment) -> Self {
         let plain =
             [attachment.network(), attachment.container_id(), attachment.ifname()].join(":");
-        Self { kind: Kind::Attachment, stem: fitting(plain) }
+        let stem = if plain.len() <= LONGEST {
+            plain
+        } else {
+            format!("{}-{}", hashed(attachment.network()), hash(&plain))
+        };
+        Self { kind: Kind::Attachment, stem }
+    }
+
+    /// Whether the attachment that it names, by its name or by a hash, is one of this network: what a
+    /// GC needs to know of a record that cannot be read.
+    #[must_use]
+    pub fn is_of_network(&self, network: &str) -> bool {
+        self.kind == Kind::Attachment
+            && match self.stem.split_once(':') {
+                Some((own, _)) => own == network,
+                None => self.stem.rsplit_once('-').is_some_and(|(own, _)| own == hashed(network)),
+            }
     }
 
     /// The key of the reservation of this name.
@@ -123,11 +139,14 @@ pub(super) fn fitting(plain: String) -> String {
 }
 
 pub(super) fn hashed(plain: &str) -> String {
-    let mut name = "sha256-".to_owned();
-    for byte in Sha256::digest(plain) {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    format!("sha256-{}", hash(plain))
+}
+
+fn hash(plain: &str) -> String {
+    Sha256::digest(plain).iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 #[cfg(test)]
@@ -146,10 +165,25 @@ mod tests {
         assert_eq!(Key::of(&longest).attachment(), Some(longest));
         let long = attachment("n", &"c".repeat(LONGEST - "n:eth0".len()));
         let key = Key::of(&long).to_string();
-        assert!(key.starts_with("sha256-") && key.len() == 71, "{key}");
+        assert!(key.starts_with("sha256-") && key.len() == 136, "{key}");
         assert_eq!(Key::of(&long).attachment(), None);
         assert_ne!(Key::of(&attachment("n", &"c".repeat(4000))), Key::of(&long));
         assert_ne!(Key::of(&attachment("sha256-00", "1")).to_string(), "sha256-00");
+    }
+
+    #[test]
+    fn every_key_of_an_attachment_tells_its_network() {
+        for network in ["cbr0", "a-b", &"n".repeat(150)] {
+            for id in ["4f2a", &"c".repeat(100), &"c".repeat(4000)] {
+                let key = Key::of(&attachment(network, id));
+                assert!(key.is_of_network(network), "{key}");
+                for other in ["cbr", "cbr0:4f2a", "a", "b", "", "sha256", &key.to_string()] {
+                    assert!(!key.is_of_network(other), "{key} and {other}");
+                }
+            }
+        }
+        let reservation = Key::of_reservation("cbr0").expect("a valid name");
+        assert!(!reservation.is_of_network("cbr0"));
     }
 
     #[test]

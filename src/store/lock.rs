@@ -126,7 +126,13 @@ fn holder_of(file: &File) -> Option<LockHolder> {
     let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
     let pid = holder_in(&fs::read_to_string("/proc/locks").ok()?, &place)?;
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(LockHolder { pid, command: command.trim_end().to_owned() })
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Some(LockHolder { pid, command: command.trim_end().to_owned(), stopped: is_stopped(&stat) })
+}
+
+/// The state follows the command, which may contain anything: `T` is stopped, `t` stopped by a tracer.
+fn is_stopped(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// Lines are `1: FLOCK  ADVISORY  WRITE 4711 00:1b:4242 0 EOF`; waiters have `->` after the number.
@@ -155,5 +161,13 @@ mod tests {
         assert_eq!(holder_in(locks, "fd:00:7"), Some(4711));
         assert_eq!(holder_in(locks, "fd:00:8"), None);
         assert_eq!(holder_in(locks, "fd:00:9"), None);
+    }
+
+    #[test]
+    fn knows_a_stopped_process() {
+        assert!(is_stopped("4711 (auto) T port) T 1 4711"));
+        assert!(is_stopped("4711 (autoport) t 1 4711"));
+        assert!(!is_stopped("4711 (x) T 1) S 1 4711"));
+        assert!(!is_stopped(""));
     }
 }

@@ -8,6 +8,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
+mod aside;
 mod cursor;
 mod disk;
 mod error;
@@ -17,6 +18,7 @@ mod instance;
 mod key;
 mod lock;
 mod memory;
+mod public;
 mod published;
 mod record;
 mod reservation;
@@ -31,6 +33,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use aside::Aside;
 pub use error::{Damage, Error, LockHolder, Unreadable};
 pub use holder::{Holder, Who};
 pub use instance::Instance;
@@ -193,8 +196,9 @@ impl Shared {
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
-    /// Those mappings of `record` that are its own: their index entry leads to it. A holder that was
-    /// superseded has none, even while its record is still there.
+    /// Those mappings of `record` that are its own: their index entry leads to it, or was lost, so that
+    /// nobody has taken them over. A holder that was superseded has none, even while its record is
+    /// still there.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -202,7 +206,7 @@ impl Shared {
         let key = Key::of(&record.owner.attachment);
         let mut owned = Vec::with_capacity(record.mappings.len());
         for mapping in &record.mappings {
-            if index::entered(&self.disk, &mapping.host)?.as_ref() == Some(&key) {
+            if index::entered(&self.disk, &mapping.host)?.is_none_or(|holder| holder == key) {
                 owned.push(*mapping);
             }
         }
@@ -286,51 +290,6 @@ impl Locked {
         self.disk.settle()
     }
 
-    /// Puts a copy of an unreadable record aside and says where; the record itself keeps its ports.
-    /// Asked again, it gives the same answer.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn put_aside(&self, key: &Key) -> Result<PathBuf, Error> {
-        let aside = self.aside(key)?;
-        if self.disk.inode(&aside)?.is_none() {
-            self.disk.copy(&key.path(), &aside)?;
-            self.disk.settle()?;
-        }
-        Ok(self.disk.full(&aside))
-    }
-
-    /// Forgets an unreadable record, whose ports ([`Shared::entered`]) become free, and says where
-    /// it was moved to.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn discard(&self, key: &Key) -> Result<PathBuf, Error> {
-        let aside = self.aside(key)?;
-        let hosts = self.entered(key)?;
-        match self.disk.inode(&aside)? {
-            Some(_) => self.disk.remove(&key.path())?,
-            None => self.disk.rename(&key.path(), &aside)?,
-        }
-        self.disk.settle()?;
-        self.withdraw(key, hosts.iter())?;
-        Ok(self.disk.full(&aside))
-    }
-
-    /// Where the record of `key` was put aside already, or the first free name for it.
-    fn aside(&self, key: &Key) -> Result<String, Error> {
-        let own = self.disk.inode(&key.path())?;
-        let mut number = 1;
-        loop {
-            let name = format!("unreadable/{key}.{number}");
-            let there = self.disk.inode(&name)?;
-            if there.is_none() || there == own {
-                return Ok(name);
-            }
-            number += 1;
-        }
-    }
-
     /// Makes the store that of the network namespace of this process. Whoever decides so has made
     /// sure that the namespace before is no more.
     ///
@@ -344,7 +303,8 @@ impl Locked {
     }
 
     /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot,
-    /// what was published for attachments that are not recorded, a temporary file. No command needs this; it keeps the directory readable.
+    /// what was published for attachments that are not recorded, a temporary file; and enters again what
+    /// the index has lost. No command needs this; it keeps the directory readable.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -354,7 +314,12 @@ impl Locked {
         for key in self.keys(Kind::Attachment)? {
             match self.read(&key) {
                 Ok(Some(record)) => {
-                    let hosts = record.mappings.iter().map(|mapping| mapping.host).collect();
+                    let hosts: Vec<_> = record.mappings.iter().map(|one| one.host).collect();
+                    for host in &hosts {
+                        if index::entered(&self.disk, host)?.is_none() {
+                            index::enter(&self.disk, host, &key)?;
+                        }
+                    }
                     listed.insert(key, Some(hosts));
                 }
                 Ok(None) => self.disk.remove(&key.path())?,

@@ -6,6 +6,7 @@
 
 use super::error::Error;
 use super::key::Key;
+use super::public::Public;
 use super::{Locked, Shared};
 use crate::model::{Attachment, Pod, check_identifier};
 use crate::publication::{Entry, Publication};
@@ -27,8 +28,8 @@ impl Shared {
     /// sense.
     #[must_use]
     pub fn published(&self, uid: &str) -> Option<Publication> {
-        let path = format!("{}/{JSON}", directory(uid).ok()?);
-        let bytes = self.disk.read_up_to(LONGEST, &path).ok()??;
+        let dir = directory(uid).ok()?;
+        let bytes = Public::open(&self.disk, &dir).ok()??.read(LONGEST, JSON).ok()??;
         Publication::from_json(&bytes)
     }
 }
@@ -52,7 +53,6 @@ impl Locked {
         if publication.entries.is_empty() {
             return self.disk.remove_all(&dir);
         }
-        self.disk.make_public(&dir)?;
         self.write(&dir, &publication)
     }
 
@@ -65,12 +65,14 @@ impl Locked {
         self.narrow(uid, |entry| entry.attachment != *attachment)
     }
 
-    /// Withdraws what anybody published who is not `recorded`.
+    /// Withdraws what anybody published who is not `recorded`. What one pod has made of its
+    /// directory keeps nobody else's from being withdrawn; the first failure is reported.
     pub(super) fn unpublish_all_but(&self, recorded: impl Fn(&Key) -> bool) -> Result<(), Error> {
+        let mut all = Ok(());
         for uid in self.disk.names(DIRECTORY)? {
-            self.narrow(&uid, |entry| recorded(&Key::of(&entry.attachment)))?;
+            all = all.and(self.narrow(&uid, |entry| recorded(&Key::of(&entry.attachment))));
         }
-        Ok(())
+        all
     }
 
     fn narrow(&self, uid: &str, stays: impl Fn(&Entry) -> bool) -> Result<(), Error> {
@@ -89,9 +91,10 @@ impl Locked {
 
     /// A reader sees each file as it was or as it will be, never half of it.
     fn write(&self, dir: &str, publication: &Publication) -> Result<(), Error> {
-        let (env, json) = (format!("{dir}/{ENV}"), format!("{dir}/{JSON}"));
-        let text = publication.to_json().map_err(Error::io("encode", &self.disk.full(&json)))?;
-        self.disk.replace_public(&env, publication.to_env().as_bytes())?;
-        self.disk.replace_public(&json, text.as_bytes())
+        let full = self.disk.full(&format!("{dir}/{JSON}"));
+        let text = publication.to_json().map_err(Error::io("encode", &full))?;
+        let dir = Public::make(&self.disk, dir)?;
+        dir.replace(ENV, publication.to_env().as_bytes())?;
+        dir.replace(JSON, text.as_bytes())
     }
 }

@@ -14,6 +14,13 @@ fn damaged(bytes: &[u8]) -> Node {
     node
 }
 
+fn kept(aside: Aside) -> PathBuf {
+    match aside {
+        Aside::Kept(path) => path,
+        Aside::Lost(error) => panic!("{error}"),
+    }
+}
+
 fn damage(node: &Node) -> String {
     match node.lock().load(&attachment("hers")) {
         Err(Error::Unreadable(unreadable)) => {
@@ -94,13 +101,13 @@ fn discarding_frees_the_ports_and_keeps_the_bytes() {
     let all = [host("0.0.0.0", 80), host("::", 80), host("192.0.2.1", 81)];
     assert_eq!(locked.entered(&key).expect("looking"), all);
 
-    let copy = locked.put_aside(&key).expect("putting a copy aside");
+    let copy = kept(locked.put_aside(&key));
     assert_eq!(copy, node.path("unreadable/cbr0:hers:eth0.1"));
-    assert_eq!(locked.put_aside(&key).expect("again"), copy, "not one copy for each try");
+    assert_eq!(kept(locked.put_aside(&key)), copy, "not one copy for each try");
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
     assert_eq!(locked.entered(&key).expect("looking"), all, "the ports stay held");
 
-    assert_eq!(locked.discard(&key).expect("discarding"), copy);
+    assert_eq!(kept(locked.discard(&key).expect("discarding")), copy);
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
     assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &all), []);
@@ -108,7 +115,7 @@ fn discarding_frees_the_ports_and_keeps_the_bytes() {
     assert_eq!(holders(&locked, &[host("0.0.0.0", 82)])[0].0, "mine");
 
     fs::write(node.path(RECORD), b"second").expect("writing");
-    let second = locked.discard(&key).expect("discarding what was not put aside");
+    let second = kept(locked.discard(&key).expect("discarding what was not put aside"));
     assert_eq!(second, node.path("unreadable/cbr0:hers:eth0.2"));
     assert_eq!(fs::read(&second).expect("reading"), b"second");
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
@@ -131,7 +138,23 @@ fn a_directory_in_the_place_of_a_record_can_be_discarded() {
     let node = damaged(b"");
     fs::remove_file(node.path(RECORD)).expect("removing");
     fs::create_dir(node.path(RECORD)).expect("making a directory");
-    let locked = node.lock();
-    locked.discard(&Key::of(&attachment("hers"))).expect("discarding");
+    let (locked, key) = (node.lock(), Key::of(&attachment("hers")));
+    let aside = locked.put_aside(&key);
+    assert!(matches!(aside, Aside::Lost(_)), "a directory has no second name: {aside}");
+    assert!(aside.to_string().contains("no copy could be kept: cannot put a copy aside of"));
+    assert_eq!(locked.entered(&key).expect("looking").len(), 3, "the ports stay held");
+    kept(locked.discard(&key).expect("discarding"));
     assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+}
+
+/// On a full disk there is no room for the name of a copy.
+#[test]
+fn what_cannot_be_put_aside_can_be_discarded() {
+    let node = damaged(b"{");
+    fs::write(node.path("unreadable"), "in the way").expect("writing");
+    let (locked, key) = (node.lock(), Key::of(&attachment("hers")));
+    assert!(matches!(locked.put_aside(&key), Aside::Lost(_)));
+    assert!(matches!(locked.discard(&key).expect("discarding"), Aside::Lost(_)));
+    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
 }

@@ -3,6 +3,8 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use super::protection::with_umask;
@@ -140,6 +142,70 @@ fn what_a_container_puts_there_does_no_harm() {
     node.lock().unpublish("u1", &attachment).expect("withdrawing");
     assert!(!node.path(DIR).exists(), "with all that is in it");
     assert_eq!(fs::read_to_string(&outside).expect("reading"), "precious");
+}
+
+/// A root container that mounts `pods` as a whole, and writable, makes its own way to elsewhere.
+#[test]
+fn a_link_in_the_place_of_a_pods_directory_is_not_followed() {
+    let node = Node::new();
+    let (attachment, outside) = (on("cbr0", "4f2a"), node.dir.with_file_name("outside"));
+    let mut told = Publication::default();
+    told.put(&attachment, entries(&attachment, &[9]));
+    let private = fs::Permissions::from_mode(0o700);
+    fs::create_dir(&outside).expect("making a directory");
+    fs::set_permissions(&outside, private).expect("protecting");
+    fs::write(outside.join("ports.json"), told.to_json().expect("JSON")).expect("writing");
+    drop(node.lock());
+    fs::create_dir(node.path("pods")).expect("making a directory");
+    let plant = || symlink(&outside, node.path(DIR)).expect("linking");
+    plant();
+    assert_eq!(node.lock().published("u1"), None, "read through the link");
+    publish(&node.lock(), &attachment, &[1]);
+    assert_eq!(published(&node), [1]);
+    assert!(node.path(DIR).symlink_metadata().expect("examining").is_dir());
+    fs::remove_dir_all(node.path(DIR)).expect("deleting");
+    plant();
+    node.lock().unpublish("u1", &attachment).expect("withdrawing");
+    assert!(node.path(DIR).symlink_metadata().is_err(), "the link is gone");
+    assert_eq!(mode(&outside), 0o700);
+    let left = fs::read_dir(&outside).expect("listing").count();
+    assert_eq!((left, outside.join("ports.json").exists()), (1, true), "what it led to is not");
+}
+
+/// The files of a killed pod are deleted by whoever comes next, so it must not be able to spoil that.
+#[test]
+fn a_nest_of_directories_can_be_deleted() {
+    const DEPTH: usize = 20_000;
+    let node = Node::new();
+    let attachment = on("cbr0", "4f2a");
+    publish(&node.lock(), &attachment, &[1]);
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut at = open(&node.path(DIR), flags, Mode::empty()).expect("opening");
+    for _ in 0..DEPTH {
+        mkdirat(&at, "1", Mode::S_IRWXU).expect("making a directory");
+        drop(openat(&at, "file", flags_of_a_file(), Mode::S_IRWXU).expect("making a file"));
+        at = openat(&at, "1", flags, Mode::empty()).expect("opening");
+    }
+    node.lock().unpublish("u1", &attachment).expect("withdrawing");
+    assert!(!node.path(DIR).exists());
+}
+
+fn flags_of_a_file() -> OFlag {
+    OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC
+}
+
+/// What stands in the way of a file is a directory.
+#[test]
+fn a_directory_in_the_place_of_a_file_makes_way() {
+    let node = Node::new();
+    let attachment = on("cbr0", "4f2a");
+    publish(&node.lock(), &attachment, &[1]);
+    for file in FILES {
+        fs::remove_file(node.path(file)).expect("deleting");
+        fs::create_dir_all(node.path(file).join("a/b")).expect("making directories");
+    }
+    publish(&node.lock(), &attachment, &[2]);
+    assert_eq!(published(&node), [2]);
 }
 
 #[test]

@@ -1,0 +1,395 @@
+//! Surroundings that nobody would wish for: descriptors, environment, limits, privileges, and more
+//! on stdin than anybody needs. docs/security.md says against whom each of these stands.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::bare::{add, attachment, network, run, tcp};
+use crate::chain::{Attachment, Main, Network, PortMapping};
+use crate::netns::{nft, settle};
+use crate::node::{Node, POD_PORT};
+use crate::plugin::{Call, Outcome, Plugin};
+use crate::probe::Probe;
+use crate::view::{STATE, assert_nothing_held, elements, records, snapshot, tree};
+
+fn web(node: &Node) -> Attachment {
+    attachment(node, &network("blue"), "web", 5).mapping([tcp(8080)])
+}
+
+/// Has bash run `script` in the place of the plugin, which is `$0`.
+fn in_shell(call: Call, script: &str) -> Call {
+    call.under(&["bash", "-c", script])
+}
+
+/// The first file of the store that is opened gets the number of a closed descriptor, unless the
+/// plugin sees to it: the reply, or a warning, would be written into a record.
+#[test]
+fn closed_descriptors_are_not_taken_for_streams() {
+    let node = Node::new();
+    // Something to say on stderr as well.
+    let odd = Network::with(network("blue"), "unheardOfKey", 1);
+    let web = attachment(&node, &odd, "web", 5).mapping([tcp(8080)]);
+    for closed in [">&-", "2>&-", ">&- 2>&-"] {
+        for command in ["ADD", "CHECK", "STATUS", "DEL"] {
+            let call = in_shell(web.plugin_call(command), &format!("exec \"$0\" {closed}"));
+            let outcome = call.run();
+            node.note(format!("{command} with {closed}: {outcome}"));
+            assert!(outcome.status.success(), "{command} {closed}: {outcome}");
+            let store = tree(Path::new(STATE));
+            for foreign in ["sandbox\":", "unheardOfKey", "autoport: "] {
+                assert!(!store.contains(foreign), "{command} {closed}: {store}");
+            }
+            if command == "ADD" {
+                web.check().success();
+            }
+        }
+        assert_nothing_held();
+    }
+    let all = in_shell(web.plugin_call("ADD"), "exec \"$0\" <&- >&- 2>&-").run();
+    assert!(!all.status.success(), "there is no configuration: {all}");
+    assert_nothing_held();
+}
+
+#[test]
+fn inherited_descriptors_do_not_matter() {
+    let node = Node::new();
+    let web = web(&node);
+    let many = "for fd in {10..700}; do eval \"exec $fd</dev/null\"; done; exec \"$0\"";
+    for command in ["ADD", "CHECK", "DEL"] {
+        in_shell(web.plugin_call(command), many).run().success();
+    }
+    assert_nothing_held();
+    // Nothing that the plugin starts could inherit one of ours; it starts nothing.
+    for command in ["ADD", "DEL"] {
+        let trace = crate::trace::trace(&web, command);
+        let makes = ["openat(", "open(", "socket(", "accept4(", "epoll_create1(", "eventfd2("];
+        let made = trace.iter().filter(|line| makes.iter().any(|call| line.contains(call)));
+        let open: Vec<_> = made.filter(|line| !line.contains("CLOEXEC")).collect();
+        // Rust's start fills closed standard descriptors that way, and only those.
+        assert!(open.is_empty(), "{open:?}");
+    }
+}
+
+#[test]
+fn the_environment_does_not_matter() {
+    let node = Node::new();
+    let web = web(&node);
+    fs::create_dir("/run/hostile").expect("/run is ours");
+    fs::write("/run/hostile/lib.so", "no library").expect("/run is ours");
+    let hostile = |call: Call| {
+        let folder = "/run/hostile";
+        let paths = ["LD_LIBRARY_PATH", "TMPDIR", "HOME", "GCONV_PATH", "LOCPATH", "NLSPATH"];
+        let more = ["PATH", "HOSTALIASES", "TZDIR", "MALLOC_TRACE", "XDG_RUNTIME_DIR", "CNI_PATH"];
+        let call = paths.iter().chain(&more).fold(call, |call, name| call.env(name, folder));
+        let call = ["LD_PRELOAD", "LD_AUDIT"]
+            .iter()
+            .fold(call, |call, name| call.env(name, "/run/hostile/lib.so"));
+        let odd = ["LANG", "LC_ALL", "LANGUAGE", "TZ", "RUST_BACKTRACE", "RUST_LOG", "IFS", "ENV"];
+        let garbage = "../../\u{1b}[31m%n%s';\"$(reboot)\n";
+        let call = odd.iter().fold(call, |call, name| call.env(name, garbage));
+        // The longest that execve(2) takes.
+        let long = "x".repeat((128 << 10) - 16);
+        (0..8).fold(call, |call, number| call.env(&format!("LONG{number}"), &long))
+    };
+    for command in ["ADD", "CHECK", "DEL"] {
+        let call = hostile(web.plugin_call(command));
+        let strace = ["/usr/bin/strace", "-f", "-E", "LD_PRELOAD", "-o", "/run/strace"];
+        call.clone().run().success();
+        // strace is dynamic and would take the library itself.
+        let traced = ["LD_PRELOAD", "LD_AUDIT"].iter().fold(call, |call, name| call.without(name));
+        traced.under(&strace).run().success();
+        let trace = fs::read_to_string("/run/strace").expect("strace wrote it");
+        let looked = trace.lines().filter(|line| line.contains("/run/hostile"));
+        let looked: Vec<_> = looked.filter(|line| !line.contains("execve(")).collect();
+        assert!(looked.is_empty(), "{command}: {looked:?}");
+    }
+    // What is not UTF-8 is refused where it is a name, and passed over where it is not.
+    let bytes = |name: &str| {
+        let script = format!("export {name}=\"$(printf 'K8S_POD_NAME=\\377;x')\"; exec \"$0\"");
+        in_shell(web.plugin_call("ADD"), &script).run()
+    };
+    for name in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"] {
+        assert!(bytes(name).failure(4).message().contains(name), "{name}");
+    }
+    bytes("CNI_ARGS").success();
+    bytes("CNI_PATH").success();
+    run(&web, "DEL").success();
+    assert_nothing_held();
+}
+
+#[test]
+fn the_working_directory_does_not_matter() {
+    let node = Node::new();
+    let web = web(&node);
+    let gone = "mkdir /run/gone && cd /run/gone && rmdir /run/gone && exec \"$0\"";
+    for script in [gone, "cd /proc/self/fd && exec \"$0\"", "cd /sys && exec \"$0\""] {
+        for command in ["ADD", "CHECK", "DEL"] {
+            in_shell(web.plugin_call(command), script).run().success();
+        }
+        assert_nothing_held();
+    }
+}
+
+/// A limit may stop a command anywhere, some of them by a signal. It says so where it still can, and
+/// what it leaves is healed by the DEL without limits.
+#[test]
+fn limits_stop_a_command_and_lose_nothing() {
+    let node = Node::new();
+    let (web, next) = (web(&node), attachment(&node, &network("blue"), "next", 6));
+    let next = next.mapping([tcp(8080)]);
+    let limits = (3..10)
+        .map(|files| format!("--nofile={files}"))
+        .chain([0, 1, 64, 200, 400].map(|bytes| format!("--fsize={bytes}")))
+        .chain([1 << 19, 1 << 20, 3 << 20, 6 << 20].map(|bytes| format!("--as={bytes}")));
+    let mut stopped = 0;
+    for limit in limits {
+        let core = "--core=0";
+        let outcome = web.plugin_call("ADD").under(&["prlimit", core, &limit]).run();
+        node.note(format!("ADD with {limit}: {outcome}"));
+        if !outcome.status.success() {
+            stopped += 1;
+            let killed = outcome.status.code().is_none();
+            assert!(killed || outcome.code().is_some() || limit.contains("--as"), "{outcome}");
+        }
+        run(&web, "DEL").success();
+        assert_eq!((records(), elements()), (vec![], vec![]), "{limit}");
+        // Index entries that lead nowhere hold nothing.
+        add(&node, &next);
+        next.check().success();
+        run(&next, "DEL").success();
+        assert_nothing_held();
+    }
+    assert!(stopped >= 8, "only {stopped} limits were too low");
+}
+
+/// A quarter of a GiB of addresses is more than the plugin ever takes, so that is no less than its
+/// peak of memory.
+const MEMORY: &str = "--as=268435456";
+
+fn refused_within_bounds(node: &Node, call: &Call, code: u64, words: &[&str]) {
+    let (before, begun) = (snapshot(), Instant::now());
+    let outcome = call.clone().under(&["prlimit", MEMORY]).run();
+    node.note(outcome.to_string());
+    outcome.failure(code);
+    let text = outcome.reply.clone().unwrap_or_default().to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+    assert!(outcome.stdout.len() < 4096, "{outcome}");
+    // Generous for an unoptimised build beside other tests.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(snapshot(), before);
+}
+
+#[test]
+fn more_than_anybody_needs_is_refused_within_bounds() {
+    let node = Node::new();
+    let web = web(&node);
+    // Who looks at what is held makes the store.
+    run(&web, "STATUS").success();
+    let known = json!(web.mappings).to_string();
+    let with = |mappings: &str| {
+        let config = web.config().to_string();
+        let replaced = config.replace(&known, mappings);
+        assert_ne!(replaced, config);
+        web.plugin_call("ADD").stdin(replaced)
+    };
+    let many = |one: &str, count: usize| {
+        let mut all = String::with_capacity((one.len() + 1) * count + 2);
+        all.push('[');
+        for number in 0..count {
+            all.push_str(if number == 0 { "" } else { "," });
+            all.push_str(one);
+        }
+        all + "]"
+    };
+    let one = "{\"hostPort\":8080,\"containerPort\":80}";
+    let blanks = web.plugin_call("ADD").stdin(vec![b' '; 64 << 20]);
+    refused_within_bounds(&node, &blanks, 5, &["16777216 bytes"]);
+    refused_within_bounds(&node, &with(&many(one, 1_000_000)), 5, &["16777216 bytes"]);
+    let most = ["65535", "portMappings"];
+    refused_within_bounds(&node, &with(&many("{}", 1_000_000)), 7, &most);
+    refused_within_bounds(&node, &with(&many(one, 400_000)), 7, &most);
+    refused_within_bounds(&node, &with(&many(one, 65_536)), 7, &most);
+    refused_within_bounds(&node, &with(&many("[]", 5_000_000)), 7, &most);
+    // Annotations.
+    let mut config = web.config();
+    let annotate = |config: &mut Value, text: String| {
+        config["runtimeConfig"] =
+            json!({"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": text}});
+    };
+    annotate(&mut config, "http=80,".repeat(60_000));
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 7, &["at most 1000"]);
+    annotate(&mut config, "p".repeat(15 << 20));
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 7, &["autoport.cni/ports"]);
+    annotate(&mut config, "all=1-65535/tcp+udp+sctp".to_owned());
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 101, &["OutOfHostPort"]);
+}
+
+/// Of equal keys the last counts, as in Go; nothing else of JSON's odd corners asks for a port.
+#[test]
+fn odd_json_means_one_thing() {
+    let node = Node::new();
+    let web = web(&node);
+    let twice = web.config().to_string().replacen(
+        "\"runtimeConfig\":",
+        "\"runtimeConfig\":{\"portMappings\":[{\"hostPort\":22,\"containerPort\":22}]},\
+         \"runtimeConfig\":",
+        1,
+    );
+    web.plugin_call("ADD").stdin(twice).run().success();
+    assert!(crate::view::index().iter().all(|entry| entry.contains("/tcp/8080/")));
+    let nest = ["[".repeat(200_000), "]".repeat(200_000)].concat();
+    let config = web.config().to_string();
+    let nested = |at: &str| {
+        let deep = config.replacen(at, &format!("{at}\"x\":{nest},"), 1);
+        assert_ne!(deep, config);
+        web.plugin_call("ADD").stdin(deep).run()
+    };
+    // Nobody descends into what nobody asks for, be it echoed.
+    for at in ["{", "\"prevResult\":{"] {
+        let outcome = nested(at);
+        assert!(outcome.status.success(), "{at}: {}", outcome.stderr);
+    }
+    run(&web, "DEL").success();
+    assert_nothing_held();
+}
+
+#[test]
+fn a_fifo_for_a_configuration_is_not_waited_for() {
+    let node = Node::new();
+    let web = web(&node);
+    let file = Path::new("/etc/cni/autoport.json");
+    nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRUSR).expect("/etc/cni is ours");
+    let outcome = run(&web, "ADD");
+    outcome.failure(5);
+    assert!(outcome.message().contains("/etc/cni/autoport.json"), "{outcome}");
+    run(&web, "DEL").success();
+    fs::remove_file(file).expect("ours");
+    add(&node, &web);
+}
+
+/// Something in a pod's directory that not even root can delete: a mount.
+#[test]
+fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
+    let node = Node::new();
+    let web = web(&node).of_pod("shop", "web", "uid");
+    let other = attachment(&node, &network("blue"), "other", 6).mapping([tcp(8081)]);
+    let mut config = web.config();
+    config["runtimeConfig"] = json!({"portMappings": [tcp(0)]});
+    web.plugin_call("ADD").stdin(config.to_string()).run().success();
+    add(&node, &other);
+    let busy = format!("{STATE}/pods/uid/a");
+    fs::create_dir(&busy).expect("ours");
+    let options: Option<&str> = None;
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &*busy, Some("tmpfs"), flags, options).expect("a mount");
+    let outcome = run(&web, "DEL");
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("what was published is left"), "{outcome}");
+    let mut gc = other.config();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
+    assert!(outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("something is left"), "{outcome}");
+    settle();
+    assert_nothing_held();
+    nix::mount::umount(&*busy).expect("ours");
+    other.plugin_call("GC").stdin(gc.to_string()).run().success();
+    assert!(!Path::new(&busy).exists());
+}
+
+/// Half a reply is none: the runtime must not take it for a success, and its DEL undoes the rest.
+#[test]
+fn a_reply_that_cannot_be_written_is_a_failure() {
+    let node = Node::new();
+    let web = web(&node);
+    let full = "mount -t tmpfs -o size=4096 full /mnt && head -c 4096 /dev/zero >/mnt/fill; \
+                exec \"$0\" >/mnt/reply";
+    for script in
+        ["exec \"$0\" >/dev/full", &format!("exec unshare --mount bash -c '{full}' \"$0\"")]
+    {
+        let outcome = in_shell(web.plugin_call("ADD"), script).run();
+        node.note(outcome.to_string());
+        assert_eq!(outcome.status.code(), Some(1), "{script}: {outcome}");
+        assert!(outcome.stderr.contains("cannot write the reply to stdout"), "{outcome}");
+        assert!(outcome.stderr.contains("No space left"), "{outcome}");
+        run(&web, "DEL").success();
+        assert_nothing_held();
+    }
+}
+
+/// Runs `call` with these capabilities and no others, whatever the executable would bring.
+fn with_only(call: Call, capabilities: &str) -> Outcome {
+    let set = format!("--bounding-set=-all{capabilities}");
+    call.under(&["setpriv", "--no-new-privs", "--inh-caps=-all", &set]).run()
+}
+
+#[test]
+fn one_capability_is_enough() {
+    const NEEDED: &str = ",+net_admin";
+    let node = Node::new();
+    let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking("1.1.0");
+    let pod = node.pod("web");
+    let mut web = pod.in_network(&blue).mapping(PortMapping::both(8080, POD_PORT, ""));
+    web.attach_main();
+    let with = |command: &str| with_only(web.plugin_call(command), NEEDED);
+    with("STATUS").success();
+    with("ADD").success();
+    assert_eq!(Probe::tcp("127.0.0.1", 8080).ask().by(), Some("web"));
+    assert_eq!(Probe::udp("127.0.0.1", 8080).ask().by(), Some("web"));
+    with("CHECK").success();
+    nft("delete table inet autoport");
+    let cli = |command: &str| {
+        let call =
+            Call::new(Plugin::Autoport.path(), "").without("CNI_COMMAND").without("CNI_PATH");
+        let set = format!("--bounding-set=-all{NEEDED}");
+        let script = format!("exec setpriv --no-new-privs --inh-caps=-all {set} \"$0\" {command}");
+        let outcome = in_shell(call, &script).run();
+        assert!(outcome.status.success(), "{command}: {outcome}");
+        outcome.stdout
+    };
+    cli("repair");
+    assert_eq!(Probe::tcp("127.0.0.1", 8080).ask().by(), Some("web"));
+    assert!(cli("list").contains("8080"));
+    let mut config = web.config();
+    config["cni.dev/valid-attachments"] = json!([{"containerID": "web", "ifname": "eth0"}]);
+    with_only(web.plugin_call("GC").stdin(config.to_string()), NEEDED).success();
+    with("CHECK").success();
+    with("DEL").success();
+    assert_nothing_held();
+}
+
+/// With everything but that one, what it takes is said by name, and nothing is changed.
+#[test]
+fn without_the_capability_it_says_which() {
+    const OTHERS: &str = ",+all,-net_admin";
+    let node = Node::new();
+    let holder = attachment(&node, &network("blue"), "holder", 6).mapping([tcp(8081)]);
+    add(&node, &holder);
+    let (web, before) = (web(&node), snapshot());
+    for (call, code) in [
+        (web.plugin_call("ADD"), 110),
+        (web.plugin_call("STATUS"), 50),
+        (holder.plugin_call("CHECK"), 110),
+        (holder.plugin_call("DEL"), 110),
+    ] {
+        let outcome = with_only(call, OTHERS);
+        node.note(outcome.to_string());
+        outcome.failure(code);
+        let details = outcome.reply.clone().unwrap_or_default()["details"].to_string();
+        assert!(details.contains("CAP_NET_ADMIN"), "{outcome}");
+        assert_eq!(snapshot(), before);
+    }
+    // What asks for nothing needs nothing.
+    let idle = attachment(&node, &network("blue"), "idle", 7);
+    for command in ["VERSION", "ADD", "CHECK", "DEL"] {
+        with_only(idle.plugin_call(command), "").success();
+    }
+    run(&holder, "DEL").success();
+    assert_nothing_held();
+}
