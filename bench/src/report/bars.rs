@@ -25,7 +25,12 @@ pub(super) fn add(raw: &Raw, report: &mut Report) {
     }
     let mut table = Table::new(["asked for", "limit", "measured", ""]);
     for Bar { what, limit, measured, met } in bars {
-        table.row([&*what, &limit, &measured, if met { "met" } else { "**missed**" }]);
+        let verdict = match met {
+            _ if measured.contains('–') => "not measured",
+            true => "met",
+            false => "**missed**",
+        };
+        table.row([&*what, &limit, &measured, verdict]);
     }
     report.blocks.insert("bars", table.text());
 }
