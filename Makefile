@@ -38,6 +38,7 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+	scripts/bench.sh --quick
 
 torture: ## every point at which a command can be killed or fail, however alike
 	@integration/setup.sh test

@@ -51,24 +51,30 @@ struct Seen {
 pub(crate) fn run(bench: &Bench) {
     bench.raw.begin(BENCH);
     let levels = if bench.quick { &HELD[..2] } else { &HELD[..] };
+    let widths: &[u16] = if bench.quick { &[1] } else { &[1, 20] };
     for dual in [false, true] {
-        let nodes = Plugin::ALL.map(|plugin| (plugin, Node::new())).into();
+        let nodes = nodes(bench, &Plugin::ALL);
         let mut stage = Stage { bench, dual, held: 0, nodes };
         for held in levels {
             stage.hold(*held);
-            for ports in [1, 20] {
-                stage.measure(Situation { ports, choice: Choice::Static });
-                stage.measure(Situation { ports, choice: Choice::Dynamic });
+            for ports in widths {
+                for choice in [Choice::Static, Choice::Dynamic] {
+                    stage.measure(Situation { ports: *ports, choice });
+                }
             }
         }
     }
     many_ports(bench);
 }
 
+fn nodes(bench: &Bench, plugins: &[Plugin]) -> Vec<(Plugin, Node)> {
+    bench.plugins(plugins).into_iter().map(|plugin| (plugin, Node::new())).collect()
+}
+
 /// One pod with very many ports, on an empty node.
 fn many_ports(bench: &Bench) {
-    let nodes = [Plugin::Autoport, Plugin::PortmapNftables].map(|plugin| (plugin, Node::new()));
-    let stage = Stage { bench, dual: false, held: 0, nodes: nodes.into() };
+    let nodes = nodes(bench, &[Plugin::Autoport, Plugin::PortmapNftables]);
+    let stage = Stage { bench, dual: false, held: 0, nodes };
     let ports: &[u16] = if bench.quick { &[100] } else { &[1_000, 10_000] };
     for ports in ports {
         stage.measure(Situation { ports: *ports, choice: Choice::Static });
@@ -130,7 +136,9 @@ impl Stage<'_> {
                     let runs = (PATIENCE.as_secs_f64() / took.as_secs_f64()) as usize;
                     one.every = match plugin {
                         Plugin::Autoport => 1,
-                        _ => rounds.div_ceil(runs.max(FEWEST)).max(1),
+                        Plugin::PortmapNftables | Plugin::PortmapIptables | Plugin::PortmapOld => {
+                            rounds.div_ceil(runs.max(FEWEST)).max(1)
+                        }
                     };
                 }
             }
@@ -182,7 +190,7 @@ impl Stage<'_> {
         let cpu = samples.iter().map(|sample| micros(sample.cpu)).collect();
         row = row.samples("wall_us", wall).samples("cpu_us", cpu);
         // What does not vary, or not much, is looked at once.
-        if plugin == Plugin::Autoport || self.held == 0 {
+        if plugin == Plugin::Autoport || (self.held == 0 && !self.dual) {
             let pod = self.pod(0, situation);
             let call = |command: &str| Call::cni(&self.bench.executables, plugin, command, &pod);
             let (peak, trace, lock) = node.space.run(|| {

@@ -44,12 +44,13 @@ mod stats;
 mod storm;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use plugins::Executables;
+use plugins::{Executables, Plugin};
 use raw::Raw;
 
 /// What can be measured or made.
@@ -73,6 +74,9 @@ struct Options {
     /// Everything a few times only: shows that it works, not what it costs.
     #[arg(long)]
     quick: bool,
+    /// Only this plugin: to try something out. No report is made of it.
+    #[arg(long)]
+    only: Option<String>,
     /// The plugin, as it is installed [default: beside this program].
     #[arg(long)]
     autoport: Option<PathBuf>,
@@ -88,7 +92,7 @@ struct Options {
     /// Puts on record what is counted now.
     #[arg(long, requires = "check")]
     accept: bool,
-    /// Where performance.md is, and the pictures below.
+    /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
     /// What to do, in this order [default: everything].
@@ -100,12 +104,23 @@ struct Bench {
     executables: Executables,
     raw: Raw,
     quick: bool,
+    only: Option<String>,
 }
 
 impl Bench {
+    /// The plugins that take part, of these.
+    fn plugins(&self, all: &[Plugin]) -> Vec<Plugin> {
+        let wanted = |plugin: &Plugin| match &self.only {
+            Some(only) => only == plugin.id(),
+            // What the tests need is there, and no more.
+            None => !(self.quick && *plugin == Plugin::PortmapOld),
+        };
+        all.iter().copied().filter(wanted).collect()
+    }
+
     /// How often: `full` times, or a few.
     fn rounds(&self, full: usize) -> usize {
-        if self.quick { full.min(3) } else { full }
+        if self.quick { full.min(2) } else { full }
     }
 }
 
@@ -124,7 +139,7 @@ fn by_word() -> bool {
 }
 
 /// A path that does not depend on where a process is.
-fn whole(path: PathBuf) -> PathBuf {
+fn whole(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -133,16 +148,26 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
+    let (raw, docs) = if options.quick {
+        let apart = options.raw.join("quick");
+        fs::create_dir_all(&apart).expect("the folder of the raw figures can be made");
+        let report = "performance.md";
+        fs::copy(options.docs.join(report), apart.join(report)).expect("the report can be copied");
+        (apart.clone(), apart)
+    } else {
+        (options.raw, options.docs)
+    };
     let beside =
         |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
     let bench = Bench {
         executables: Executables {
-            autoport: whole(options.autoport.unwrap_or_else(|| beside("autoport"))),
-            tools: whole(plugins::default_tools(Path::new("."))),
-            floor: whole(options.floor.unwrap_or_else(|| beside("floor"))),
+            autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
+            tools: whole(&plugins::default_tools(Path::new("."))),
+            floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
         },
-        raw: Raw::at(&options.raw),
+        raw: Raw::at(&raw),
         quick: options.quick,
+        only: options.only,
     };
     if options.check {
         let well = guard::run(&bench.executables, options.accept);
@@ -159,7 +184,7 @@ fn main() -> ExitCode {
             Part::Flat => flat::run(&bench),
             Part::Storm => storm::run(&bench),
             Part::Datapath => datapath::run(&bench),
-            Part::Report => report::run(&bench, &options.docs),
+            Part::Report => report::run(&bench, &docs),
         }
     }
     ExitCode::SUCCESS

@@ -1,6 +1,6 @@
 //! One call of a program: how long it takes from exec to reaped, and what it uses.
 //!
-//! Time and CPU are taken by the parent: the monotonic clock around posix_spawn(3) (which does not
+//! Time and CPU are taken by the parent: the monotonic clock around `posix_spawn` (which does not
 //! copy the parent) and wait(2), and `RUSAGE_CHILDREN` before and after. Memory is taken apart
 //! ([`Call::peak`]), because a process inherits the peak of whoever it was before exec.
 
@@ -107,7 +107,7 @@ impl Call {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let status = child.wait().expect("a child can be waited for");
         let wall = start.elapsed();
-        let cpu = children_cpu() - before;
+        let cpu = children_cpu().saturating_sub(before);
         Sample { wall, cpu, succeeded: status.success(), output: text(&mut output) }
     }
 

@@ -24,8 +24,9 @@ mod tests {
     #[test]
     fn a_quantile_is_one_of_the_values() {
         let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        assert_eq!([median(&values), p99(&values)], [100.0, 198.0]);
-        assert_eq!([median(&[7.0]), p99(&[7.0, 9.0])], [7.0, 9.0]);
+        let written = |values: &[f64]| format!("{} {}", median(values), p99(values));
+        assert_eq!(written(&values), "100 198");
+        assert_eq!(written(&[7.0, 9.0]), "7 9");
         assert!(median(&[]).is_nan());
     }
 }

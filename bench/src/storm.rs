@@ -35,7 +35,8 @@ pub(crate) fn run(bench: &Bench) {
     let sizes: &[u16] = if bench.quick { &[10] } else { &[50, 250] };
     let levels: &[u16] = if bench.quick { &[0] } else { &[0, 5_000] };
     for held in levels {
-        let nodes = PLUGINS.map(|plugin| (plugin, Node::new()));
+        let players = bench.plugins(&PLUGINS).into_iter();
+        let nodes: Vec<_> = players.map(|plugin| (plugin, Node::new())).collect();
         for (plugin, node) in &nodes {
             fill(&bench.executables, *plugin, node, false, 0, *held);
         }
@@ -49,8 +50,13 @@ pub(crate) fn run(bench: &Bench) {
                 let storm = Storm { bench, plugin: *plugin, size: *size, held: *held };
                 let rounds = match plugin {
                     Plugin::Autoport => 5,
-                    _ if *held > 0 => 1,
-                    _ => 3,
+                    Plugin::PortmapNftables | Plugin::PortmapIptables | Plugin::PortmapOld => {
+                        if *held > 0 {
+                            1
+                        } else {
+                            3
+                        }
+                    }
                 };
                 node.space.run(|| storm.rage(bench.rounds(rounds)));
             }

@@ -26,7 +26,12 @@ pub(super) fn add(raw: &Raw, report: &mut Report) {
     }
     let mut table = Table::new(["asked for", "limit", "measured", ""]);
     for Bar { what, limit, measured, met } in bars {
-        table.row([&*what, &limit, &measured, if met { "met" } else { "**missed**" }]);
+        let verdict = match met {
+            _ if measured.contains('–') => "not measured",
+            true => "met",
+            false => "**missed**",
+        };
+        table.row([&*what, &limit, &measured, verdict]);
     }
     report.blocks.insert("bars", table.text());
 }
@@ -57,7 +62,7 @@ fn times(what: &str, ours: f64, base: f64, limit: f64, whose: &str) -> Bar {
 fn at_most(what: &str, limit: f64, unit: &str, measured: f64) -> Bar {
     Bar {
         what: what.to_owned(),
-        limit: format!("{limit} {unit}"),
+        limit: format!("{limit} {unit}").trim_end().to_owned(),
         measured: number(measured),
         met: measured <= limit,
     }

@@ -31,12 +31,13 @@ impl Table {
     }
 }
 
-/// Three significant digits, and commas between thousands.
+/// Three significant digits, unless it is whole, and commas between thousands.
 pub(crate) fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
     let digits = match value.abs() {
+        size if size.fract() == 0.0 => 0,
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
         _ => 2,
@@ -64,8 +65,8 @@ mod tests {
 
     #[test]
     fn numbers_are_written_for_people() {
-        let written = [0.8444, 12.34, 123.4, 50_000.0, f64::NAN].map(number);
-        assert_eq!(written, ["0.84", "12.3", "123", "50,000", "–"]);
+        let written = [0.8444, 12.34, 123.4, 50_000.0, 7.0, f64::NAN].map(number);
+        assert_eq!(written, ["0.84", "12.3", "123", "50,000", "7", "–"]);
         assert_eq!(ms(844.4), "0.84");
     }
 }
