@@ -83,9 +83,14 @@ fn sleep_until_taken(file: &File, mode: Mode, patience: Duration) -> io::Result<
     let (tell, told) = mpsc::channel();
     let file = file.try_clone()?;
     thread::Builder::new().stack_size(STACK).spawn(move || {
-        let taken = match mode {
-            Mode::Exclusive => fs2::FileExt::lock_exclusive(&file),
-            Mode::Shared => fs2::FileExt::lock_shared(&file),
+        let taken = loop {
+            let taken = match mode {
+                Mode::Exclusive => fs2::FileExt::lock_exclusive(&file),
+                Mode::Shared => fs2::FileExt::lock_shared(&file),
+            };
+            if !matches!(&taken, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                break taken;
+            }
         };
         // First, so that the lock goes when whoever asked lets it go.
         drop(file);

@@ -170,7 +170,7 @@ fn what_cannot_be_brought_back_is_said_and_left() {
     symlink("good.json", node.kept().join("link.json")).expect("linking");
     node.reboot();
     let mut log = Vec::new();
-    let locked = node.store.lock(Duration::ZERO, &mut log).expect("locking");
+    let locked = node.store.lock(Duration::from_mins(1), &mut log).expect("locking");
     assert_eq!(names(&locked), ["good"]);
     let log = String::from_utf8(log).expect("text");
     assert_eq!(log.lines().count(), 2, "{log}");
@@ -181,7 +181,8 @@ fn what_cannot_be_brought_back_is_said_and_left() {
     // Who may write there decides which ports the node gives away.
     node.reboot();
     fs::set_permissions(node.kept(), fs::Permissions::from_mode(0o777)).expect("opening up");
-    let refused = node.store.lock(Duration::ZERO, &mut io::sink()).expect_err("not ours alone");
+    let refused =
+        node.store.lock(Duration::from_mins(1), &mut io::sink()).expect_err("not ours alone");
     assert!(matches!(refused, Error::WritableByOthers { .. }), "{refused}");
     fs::set_permissions(node.kept(), fs::Permissions::from_mode(0o700)).expect("protecting");
     assert_eq!(names(&node.lock()), ["good"], "the next command does it all again");
