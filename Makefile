@@ -3,7 +3,7 @@
 PREFIX ?= /opt/cni
 DESTDIR ?=
 
-.PHONY: help build install demo check test torture test-clients sanitize bench bench-check clean
+.PHONY: help build install demo check test torture test-clients sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -38,7 +38,6 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
-	scripts/bench.sh --quick
 
 torture: ## every point at which a command can be killed or fail, however alike
 	@integration/setup.sh test
@@ -57,6 +56,10 @@ bench: ## what it costs beside portmap: the tables and pictures of docs/performa
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh
+
+bench-quick: ## the same a few times only, with a debug build: shows that it runs
+	@integration/setup.sh test
+	scripts/bench.sh --quick
 
 bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
 	@integration/setup.sh test
