@@ -2,8 +2,11 @@
 
 PREFIX ?= /opt/cni
 DESTDIR ?=
+T ?= 60
+N ?= 10000
+SEED ?= 1
 
-.PHONY: help build install demo check test torture test-clients sanitize bench bench-quick bench-check clean
+.PHONY: help build install demo check test torture soak fuzz test-clients sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -38,6 +41,14 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+
+soak: ## N=10000 random operations of 16 processes, with kills and damage; the order is SEED's
+	@integration/setup.sh test
+	SOAK_N=$(N) SOAK_SEED=$(SEED) scripts/namespaces.sh cargo test --locked --test integration soak:: -- --nocapture
+
+fuzz: ## T=60 seconds of random bytes for each door; libFuzzer where there is a nightly toolchain
+	@integration/setup.sh fuzz
+	scripts/fuzz.sh $(T)
 
 torture: ## every point at which a command can be killed or fail, however alike
 	@integration/setup.sh test

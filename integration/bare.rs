@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::netns::settle;
+use crate::netns::{ip, settle};
 use crate::node::{Node, POD_PORT};
 use crate::plugin::{Outcome, Plugin};
 use crate::probe::Transport;
@@ -43,6 +43,16 @@ pub(crate) fn attachment(node: &Node, network: &Network, id: &str, number: u16) 
     let addresses = [format!("10.1.{high}.{low}/16"), format!("fd00:1::{number:x}/64")];
     attachment.result = Some(result(network.version, &addresses));
     attachment
+}
+
+/// Gives the addresses of such attachments a way out of the node, at whose end nobody is: what is sent
+/// to them is tracked, and lost.
+pub(crate) fn lead_nowhere(node: &Node) {
+    ip("link add nowhere arp off type veth peer name nowhere netns client
+        addr add 10.1.255.254/16 dev nowhere
+        addr add fd00:1::ffff/64 dev nowhere nodad
+        link set nowhere up");
+    node.client.run(|| ip("link set nowhere up"));
 }
 
 /// The mapping of a TCP host port.

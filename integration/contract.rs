@@ -212,8 +212,42 @@ const TABLE: &str = "inet autoport";
 /// What is done, as nft says it, and what CHECK must name.
 type Damage<'a> = (&'a str, String, &'a str);
 
-/// To the elements and chains of a network whose chains are `net` and `from`.
-fn damage_to_the_networks<'a>(net: &'a str, from: &'a str) -> Vec<Damage<'a>> {
+/// To the elements and chains of a network whose chains are `net` and `from`, with another beside it
+/// whose chain is `other`.
+fn damage_to_the_networks<'a>(net: &'a str, from: &'a str, other: &str) -> Vec<Damage<'a>> {
+    let held = |net: &str| net.replace("net_", "held4_");
+    let (own, others) = (held(net), held(other));
+    let lead = |set: &str, chain: &str| {
+        let condition = format!("meta nfproto ipv4 meta l4proto . th dport @{set}");
+        format!("add rule {TABLE} hostports {condition} goto {chain}")
+    };
+    // The rules of both networks as they are, but for the two for IPv4 on every address.
+    let dispatch = |first: String, second: String| {
+        let own_host = own.replace("held4", "host_held4");
+        let others_host = others.replace("held4", "host_held4");
+        let v6 = |set: &str| set.replace("held4", "held6");
+        let on_one = |expression: &str, set: &str, chain: &str| {
+            let key = format!("{expression} daddr . meta l4proto . th dport");
+            format!("add rule {TABLE} hostports {key} @{set} goto {chain}")
+        };
+        [
+            format!("flush chain {TABLE} hostports"),
+            on_one("ip", &own_host, from),
+            on_one("ip6", &v6(&own_host), from),
+            on_one("ip", &others_host, other),
+            on_one("ip6", &v6(&others_host), other),
+            first,
+            lead(&v6(&own), from).replace("ipv4", "ipv6"),
+            second,
+            lead(&v6(&others), other).replace("ipv4", "ipv6"),
+        ]
+        .join("\n")
+    };
+    let intact = dispatch(lead(&own, from), lead(&others, other));
+    let mut lines: Vec<&str> = intact.lines().collect();
+    // A set for claims on every address before one for claims on one.
+    lines.swap(1, 5);
+    let disordered = lines.join("\n");
     vec![
         (
             "element missing",
@@ -229,13 +263,22 @@ fn damage_to_the_networks<'a>(net: &'a str, from: &'a str) -> Vec<Damage<'a>> {
             "ports4",
         ),
         (
-            "verdict elsewhere",
+            "treated as others are",
             format!(
-                "delete element {TABLE} policies4 {{ tcp . 8001 : goto {from} }}\n\
-            add element {TABLE} policies4 {{ tcp . 8001 : goto {net} }}"
+                "delete element {TABLE} {own} {{ tcp . 8001 }}\n\
+            add element {TABLE} {others} {{ tcp . 8001 }}"
             ),
-            "policies4",
+            "held4_",
         ),
+        (
+            "treated as others are as well",
+            format!("add element {TABLE} {others} {{ tcp . 8001 }}"),
+            "held4_",
+        ),
+        ("past its gate", dispatch(lead(&own, net), lead(&others, other)), "hostports"),
+        ("led to others", dispatch(lead(&own, other), lead(&others, other)), "hostports"),
+        ("a rule twice", dispatch(lead(&others, other), lead(&others, other)), "hostports"),
+        ("every address first", disordered, "hostports"),
         ("chain flushed", format!("flush chain {TABLE} {net}"), net),
         ("gate flushed", format!("flush chain {TABLE} {from}"), from),
         ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
@@ -307,7 +350,8 @@ fn check_names_every_kind_of_damage() {
         all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
     };
     let (net, from) = (chain("net_"), chain("from_"));
-    let damages = [damage_to_the_networks(&net, &from), damage_to_the_rest()].concat();
+    let other = ruleset(&[&lone]).networks.pop().expect("the last is that of its network").name;
+    let damages = [damage_to_the_networks(&net, &from, &other), damage_to_the_rest()].concat();
     for (what, damage, named) in damages {
         elsewhere(|| {
             rebuild(&ruleset(&[own, &lone]));

@@ -183,15 +183,16 @@ grep -qx "AUTOPORT_HOST_PORT_80_TCP='$chosen'" "$env_file" || stop "The file doe
 
 step "What can be seen on the node"
 say "What autoport lists, it reads from its records in /run/autoport. The same in the kernel:" \
-    "one element leads to the pod, one to the chain of its network; the comment says whose" \
-    "it is:"
-for map in ports4 policies4; do
-    command_line "nft list map inet autoport $map"
-    nft list map inet autoport $map | sed '1d;$d' | sed 's/, \([a-z]* \. \)/,\n\t\t\t     \1/g' | indent
+    "one element leads to the pod, one is in the set of the ports of its network; the comment" \
+    "says whose it is:"
+chain=$(nft list chain inet autoport hostports | sed -n 's/.* @held4_.* goto //p')
+for one in "map inet autoport ports4" "set inet autoport ${chain/net_/held4_}"; do
+    command_line "nft list $one"
+    # shellcheck disable=SC2086 # three words
+    nft list $one | sed '1d;$d' | sed 's/, \([a-z]* \. \)/,\n\t\t\t     \1/g' | indent
 done
 printf '\n'
 say "The chain of the network, the same for all its pods:"
-chain=$(nft list map inet autoport policies4 | sed -n '0,/goto/s/.*goto \([a-z0-9_]*\).*/\1/p')
 command_line "nft list chain inet autoport $chain"
 nft list chain inet autoport "$chain" | sed '1d;$d' | indent
 

@@ -7,9 +7,13 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 
+use crate::bare::{add, attachment, network, run, tcp};
+use crate::node::Node;
 use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
 use crate::tracer::{Among, Blow, Strike, Traced};
+use crate::view::snapshot;
 
 const FAILURES: [Errno; 6] =
     [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::ENOMEM, Errno::EAGAIN, Errno::EACCES];
@@ -181,4 +185,30 @@ fn on_a_disk() {
 #[test]
 fn repeated_adds() {
     all(Case::of(3, false), &[Command::ChangingAdd, Command::TakingOverAdd]);
+}
+
+/// The standard library panics where the machine has no random numbers: the only panic that is known,
+/// and one that needs a broken machine. The runtime is told all the same, and nothing is left.
+#[test]
+fn a_panic_is_an_error_reply() {
+    let node = Node::new();
+    let held = attachment(&node, &network("blue"), "held", 5).mapping([tcp(8080)]);
+    // This begins the store, which takes a random number.
+    add(&node, &held);
+    let random = network("blue").with("allocation", "random");
+    let lucky = attachment(&node, &random, "lucky", 6).mapping([tcp(0)]);
+    let before = snapshot();
+    let nothing = Some("/dev/null");
+    mount(nothing, "/dev/urandom", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .expect("the mount namespace is the test's own");
+    let strace = ["strace", "-f", "-e", "inject=getrandom:error=ENOSYS", "-o", "/run/strace"];
+    let outcome = lucky.plugin_call("ADD").under(&strace).run();
+    outcome.failure(999);
+    assert!(outcome.message().contains("please report it"), "{outcome}");
+    let details = outcome.reply.as_ref().and_then(|reply| reply["details"].as_str());
+    assert!(details.is_some_and(|details| details.contains("panicked at")), "{outcome}");
+    assert!(outcome.stderr.contains("panicked at"), "{outcome}");
+    assert_eq!(snapshot(), before);
+    run(&lucky, "DEL").success();
+    held.check().success();
 }

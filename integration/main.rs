@@ -13,10 +13,13 @@
 mod adopt;
 mod asking;
 mod bare;
+mod bounds;
 mod chain;
 mod choosing;
 mod conflict;
 mod contract;
+mod corpus;
+mod cost;
 mod damage;
 mod echo;
 #[cfg(target_arch = "x86_64")]
@@ -48,10 +51,15 @@ mod records;
 mod recovery;
 mod reference;
 mod security;
+mod soak;
 mod statedir;
+#[path = "../fuzz/src/lib.rs"]
+#[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
+mod targets;
 mod trace;
 #[cfg(target_arch = "x86_64")]
 mod tracer;
 mod traffic;
 mod udp;
 mod view;
+mod watch;

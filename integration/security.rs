@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::netns::{nft, settle};
 use crate::node::{Node, POD_PORT};
+use crate::operator::under;
 use crate::plugin::{Call, Outcome, Plugin};
 use crate::probe::Probe;
 use crate::view::{STATE, assert_nothing_held, elements, records, snapshot, tree};
@@ -163,71 +163,6 @@ fn limits_stop_a_command_and_lose_nothing() {
         assert_nothing_held();
     }
     assert!(stopped >= 8, "only {stopped} limits were too low");
-}
-
-/// A quarter of a GiB of addresses is more than the plugin ever takes, so that is no less than its
-/// peak of memory.
-const MEMORY: &str = "--as=268435456";
-
-fn refused_within_bounds(node: &Node, call: &Call, code: u64, words: &[&str]) {
-    let (before, begun) = (snapshot(), Instant::now());
-    let outcome = call.clone().under(&["prlimit", MEMORY]).run();
-    node.note(outcome.to_string());
-    outcome.failure(code);
-    let text = outcome.reply.clone().unwrap_or_default().to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
-    assert!(outcome.stdout.len() < 4096, "{outcome}");
-    // Generous for an unoptimised build beside other tests.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    assert_eq!(snapshot(), before);
-}
-
-#[test]
-fn more_than_anybody_needs_is_refused_within_bounds() {
-    let node = Node::new();
-    let web = web(&node);
-    // Who looks at what is held makes the store.
-    run(&web, "STATUS").success();
-    let known = json!(web.mappings).to_string();
-    let with = |mappings: &str| {
-        let config = web.config().to_string();
-        let replaced = config.replace(&known, mappings);
-        assert_ne!(replaced, config);
-        web.plugin_call("ADD").stdin(replaced)
-    };
-    let many = |one: &str, count: usize| {
-        let mut all = String::with_capacity((one.len() + 1) * count + 2);
-        all.push('[');
-        for number in 0..count {
-            all.push_str(if number == 0 { "" } else { "," });
-            all.push_str(one);
-        }
-        all + "]"
-    };
-    let one = "{\"hostPort\":8080,\"containerPort\":80}";
-    let blanks = web.plugin_call("ADD").stdin(vec![b' '; 64 << 20]);
-    refused_within_bounds(&node, &blanks, 5, &["16777216 bytes"]);
-    refused_within_bounds(&node, &with(&many(one, 1_000_000)), 5, &["16777216 bytes"]);
-    let most = ["65535", "portMappings"];
-    refused_within_bounds(&node, &with(&many("{}", 1_000_000)), 7, &most);
-    refused_within_bounds(&node, &with(&many(one, 400_000)), 7, &most);
-    refused_within_bounds(&node, &with(&many(one, 65_536)), 7, &most);
-    refused_within_bounds(&node, &with(&many("[]", 5_000_000)), 7, &most);
-    // Annotations.
-    let mut config = web.config();
-    let annotate = |config: &mut Value, text: String| {
-        config["runtimeConfig"] =
-            json!({"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": text}});
-    };
-    annotate(&mut config, "http=80,".repeat(60_000));
-    let call = web.plugin_call("ADD").stdin(config.to_string());
-    refused_within_bounds(&node, &call, 7, &["at most 1000"]);
-    annotate(&mut config, "p".repeat(15 << 20));
-    let call = web.plugin_call("ADD").stdin(config.to_string());
-    refused_within_bounds(&node, &call, 7, &["autoport.cni/ports"]);
-    annotate(&mut config, "all=1-65535/tcp+udp+sctp".to_owned());
-    let call = web.plugin_call("ADD").stdin(config.to_string());
-    refused_within_bounds(&node, &call, 101, &["OutOfHostPort"]);
 }
 
 /// Of equal keys the last counts, as in Go; nothing else of JSON's odd corners asks for a port.
@@ -385,6 +320,28 @@ fn without_the_capability_it_says_which() {
         assert!(details.contains("CAP_NET_ADMIN"), "{outcome}");
         assert_eq!(snapshot(), before);
     }
+    // A command line that changes the table says it as well; one that does not needs none.
+    let mut gc = holder.config();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let outcome = with_only(holder.plugin_call("GC").stdin(gc.to_string()), OTHERS);
+    node.note(outcome.to_string());
+    outcome.failure(110);
+    let details = outcome.reply.clone().unwrap_or_default()["details"].to_string();
+    assert!(details.contains("CAP_NET_ADMIN"), "{outcome}");
+    let set = format!("--bounding-set=-all{OTHERS}");
+    let cli =
+        |words: &[&str]| under(&["setpriv", "--no-new-privs", "--inh-caps=-all", &set], words);
+    for words in [&["repair"][..], &["repair", "--adopt"], &["gc"]] {
+        let (status, stdout, stderr) = cli(words);
+        node.note(format!("{words:?}: {status} {stdout}{stderr}"));
+        assert!(!status.success() && stderr.contains("CAP_NET_ADMIN"), "{words:?}: {stderr}");
+    }
+    assert_eq!(snapshot(), before);
+    for words in [&["reserve", "daemon", "9100"][..], &["list"], &["release", "daemon"]] {
+        let (status, stdout, stderr) = cli(words);
+        assert!(status.success() && stderr.is_empty(), "{words:?}: {stdout}{stderr}");
+    }
+    assert_eq!(records(), ["blue:holder:eth0.json"]);
     // What asks for nothing needs nothing.
     let idle = attachment(&node, &network("blue"), "idle", 7);
     for command in ["VERSION", "ADD", "CHECK", "DEL"] {
@@ -392,4 +349,18 @@ fn without_the_capability_it_says_which() {
     }
     run(&holder, "DEL").success();
     assert_nothing_held();
+}
+
+/// Who listens can be looked up by who may trace them: this test's process has every capability, and
+/// the plugin with one alone may not.
+#[test]
+fn one_more_capability_names_the_process_that_listens() {
+    let node = Node::new();
+    let _listener = std::net::TcpListener::bind("0.0.0.0:8080").expect("a port of this node");
+    let own = format!("process {} ", std::process::id());
+    for (capabilities, named) in [(",+net_admin", false), (",+net_admin,+sys_ptrace", true)] {
+        let outcome = with_only(web(&node).plugin_call("ADD"), capabilities);
+        node.note(outcome.to_string());
+        assert_eq!(outcome.failure(103).message().contains(&own), named, "{outcome}");
+    }
 }

@@ -43,7 +43,8 @@ recipe=1
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
-packages_test=(strace valgrind)
+packages_test=(strace python3-minimal valgrind)
+packages_fuzz=(g++)
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
 bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
@@ -277,12 +278,18 @@ have_go_tools() {
 have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+# Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
+have_fuzzer() {
+    [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
+}
+
 have_bookworm() { [ -x "$TOOLS/bookworm/usr/bin/podman" ] && stamped bookworm "$(how_bookworm)"; }
 have_sid() { [ -x "$TOOLS/sid/usr/bin/containerd" ] && stamped sid "$(how_sid)"; }
 have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
 have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
 
 have_tools() {
+    [ "$level" != fuzz ] || { have_fuzzer; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
@@ -357,6 +364,16 @@ unpack_cni() {
     stamp "cni-$suite" "$(how_cni)" "$version"
 }
 
+build_fuzzer() {
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    say "building cargo-fuzz (a minute or two)"
+    run "building cargo-fuzz" "Look at what cargo says above." \
+        env CARGO_TARGET_DIR="$work/cargo-fuzz" cargo install cargo-fuzz --locked --target "$host" --root "$work/cargo"
+    mkdir -p "$TOOLS/bin"
+    mv "$work/cargo/bin/cargo-fuzz" "$TOOLS/bin/cargo-fuzz"
+}
+
 # unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
 unpack_clients() {
     local suite=$1
@@ -411,9 +428,10 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|test|bench|clients" >&2
+    echo "usage: $0 build|check|demo|fuzz|test|bench|clients" >&2
     exit 2
     ;;
 esac
@@ -444,6 +462,10 @@ if ! flock -n 9; then
 fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
+if [ "$level" = fuzz ]; then
+    have_fuzzer || build_fuzzer
+    exit 0
+fi
 have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
 have_cni sid || unpack_cni sid

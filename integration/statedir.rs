@@ -175,6 +175,97 @@ fn links_and_devices_inside_are_not_followed() {
     }
 }
 
+/// A second name that a file had before it was put here, or was given since: the file is replaced
+/// and never written to, so what stands under the other name stays.
+#[test]
+fn what_a_hard_link_leads_to_is_not_changed() {
+    const OUTSIDE: &str = "/run/outside";
+    let node = Node::new();
+    let web = holding(&node, STATE);
+    let record = format!("{STATE}/attachments/blue:web:eth0.json");
+    let intact = |content: &[u8]| {
+        assert_eq!(fs::read(OUTSIDE).expect("still there"), content);
+        assert_eq!(mode(OUTSIDE), 0o644);
+    };
+    let plant = |place: &str, content: &[u8]| {
+        fs::write(OUTSIDE, content).expect("/run is ours");
+        fs::set_permissions(OUTSIDE, fs::Permissions::from_mode(0o644)).expect("ours");
+        // One that is missing is planted all the same.
+        let _ = fs::remove_file(place);
+        fs::hard_link(OUTSIDE, place).expect("one file system");
+    };
+    add(&node, &web);
+    // A record is a record, under whatever other name; the next command replaces it.
+    let content = fs::read(&record).expect("the record");
+    plant(&record, &content);
+    web.check().success();
+    add(&node, &web.clone().mapping([tcp(8080), tcp(8081)]));
+    assert_eq!(mode(&record), 0o600);
+    intact(&content);
+    // Garbage is put aside under its own name, and deleted.
+    plant(&record, b"precious");
+    run(&web, "ADD").failure(102);
+    run(&web, "DEL").success();
+    assert!(!Path::new(&record).exists());
+    intact(b"precious");
+    // What everybody writes to or locks.
+    for name in [".new", "lock"] {
+        plant(&format!("{STATE}/{name}"), b"precious");
+        add(&node, &web);
+        run(&web, "DEL").success();
+        intact(b"precious");
+    }
+    // What a container may have planted where it is told its ports.
+    let pod = web.clone().of_pod("shop", "web", "uid");
+    let mut config = pod.config();
+    config["runtimeConfig"] = serde_json::json!({"portMappings": [tcp(0)]});
+    let chosen = pod.plugin_call("ADD").stdin(config.to_string());
+    chosen.run().success();
+    for name in ["ports.json", "ports.env"] {
+        plant(&format!("{STATE}/pods/uid/{name}"), b"precious");
+        chosen.run().success();
+        intact(b"precious");
+        assert!(fs::read(format!("{STATE}/pods/uid/{name}")).expect("ours") != b"precious");
+    }
+    run(&pod, "DEL").success();
+    intact(b"precious");
+}
+
+/// Only root can put a link in the place of a directory in here. One that leads to a directory is
+/// taken for it; one that leads nowhere is an error of ADD, and of nothing else.
+#[test]
+fn a_link_in_the_place_of_a_directory_inside() {
+    for place in ["attachments", "ports", "ports/tcp", "ports/tcp/8080"] {
+        let node = Node::new();
+        let web = holding(&node, STATE);
+        let other = attachment(&node, &web.network, "other", 6).mapping([tcp(8080)]);
+        add(&node, &web);
+        let path = format!("{STATE}/{place}");
+        // As deep, since an entry of the index is a relative link.
+        let moved = format!("{STATE}/{place}.moved");
+        fs::rename(&path, &moved).expect("ours");
+        symlink(&moved, &path).expect("ours");
+        fs::write(format!("{moved}/foreign"), "precious").expect("ours");
+        web.check().success();
+        run(&other, "ADD").failure(100);
+        add(&node, &web);
+        run(&web, "DEL").success();
+        assert_eq!(fs::read(format!("{moved}/foreign")).expect("still there"), b"precious");
+        assert!(fs::symlink_metadata(&path).expect("still there").is_symlink(), "{place}");
+        add(&node, &other);
+        run(&other, "DEL").success();
+
+        fs::remove_dir_all(&moved).expect("ours");
+        let outcome = run(&web, "ADD");
+        node.note(format!("ADD with a dangling {place}: {outcome}"));
+        outcome.failure(5);
+        assert!(outcome.message().contains(&path), "{outcome}");
+        run(&web, "DEL").success();
+        assert!(!Path::new(&moved).exists(), "nothing is made through {place}");
+        assert_eq!(crate::view::elements(), [""; 0]);
+    }
+}
+
 /// The node's own file wins over the network's, for every command alike; where it is broken, ADD
 /// says so and DEL goes on with what the network says.
 #[test]

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
 
 use crate::bare::{attachment, network, run, udp};
-use crate::chain::{Main, Network};
+use crate::chain::{Attachment, Main, Network};
 use crate::echo::Echo;
-use crate::netns::{ip, sysctl};
+use crate::netns::{ip, nft, sysctl};
 use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
-use crate::plugin::Plugin;
+use crate::plugin::{Outcome, Plugin};
 use crate::probe::{Answer, Probe};
 use crate::trace::trace;
 
@@ -28,8 +29,13 @@ fn probe(to: &str) -> Probe {
     Probe::udp(to, PORT).from(client, 40000)
 }
 
+/// Another client, known by its port.
+fn begun_at(to: &str, source: u16) -> Probe {
+    Probe::udp(to, PORT).from(CLIENT[usize::from(to.contains(':'))], source)
+}
+
 /// The tracked UDP flows to `to`:`port`, as the kernel lists them without their timeouts.
-fn flows(to: &str, port: u16) -> Vec<String> {
+pub(crate) fn flows(to: &str, port: u16) -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
     let own = |line: &&str| {
         let mut words = line.split_whitespace();
@@ -85,6 +91,109 @@ fn after_del_nobody_sends_to_the_old_pod() {
         assert_eq!(flows(to, PORT), [""; 0], "{to}");
         assert_eq!(node.client_asks(&probe(to)), Answer::Refused, "{to}");
     }
+}
+
+/// Other tables keep connection tracking going while ours is gone.
+pub(crate) fn keep_tracking() {
+    nft(
+        "table inet others {\n chain tracked {\n type filter hook prerouting priority 0\n ct state new\n }\n}",
+    );
+}
+
+/// Kills an ADD before it sends to the kernel for the nth time.
+fn killed_at(nth: u32, attachment: &Attachment) -> Outcome {
+    let inject = format!("inject=sendto:signal=SIGKILL:when={nth}");
+    let strace = ["strace", "-f", "-e", "trace=sendto", "-e", &inject, "-o", "/run/strace"];
+    attachment.plugin_call("ADD").under(&strace).run()
+}
+
+/// Whatever restores the table, and for whomever: a client that went on meanwhile reaches the pod.
+#[test]
+fn a_client_that_sent_while_the_table_was_gone_reaches_the_pod() {
+    let (node, blue, keeper) = scene();
+    keep_tracking();
+    let (_web, web) = node.attached("web", &blue, [udp(PORT)]);
+    let other = attachment(&node, &network("blue"), "other", 200).mapping([udp(9000)]);
+    let cli = |word: &str| {
+        let mut command = Command::new(Plugin::Autoport.path());
+        assert!(command.arg(word).status().expect("it can be started").success());
+    };
+    let restorers: [(&str, &dyn Fn()); 5] = [
+        ("the ADD of another", &|| drop(run(&other, "ADD").success())),
+        ("the DEL of another", &|| drop(run(&other, "DEL").success())),
+        ("GC", &|| drop(run(&other, "GC").success())),
+        ("repair", &|| cli("repair")),
+        ("its own ADD", &|| drop(web.plugin_call("ADD").run().success())),
+    ];
+    for ((who, restore), source) in restorers.into_iter().zip(41000..) {
+        // Each time a client that has not reached the pod before.
+        let asks = |to: &str| node.client_asks(&begun_at(to, source));
+        nft("delete table inet autoport");
+        for to in FIRST {
+            assert_eq!(asks(to), Answer::Refused, "{who}: {to}");
+            let own = format!("sport={source} ");
+            let tracked = flows(to, PORT).iter().filter(|flow| flow.contains(&own)).count();
+            assert_eq!(tracked, 1, "the flow is tracked: {to}");
+        }
+        restore();
+        for to in FIRST {
+            assert_eq!(asks(to).by(), Some("web"), "{who}: {to}");
+        }
+    }
+    drop(keeper);
+}
+
+/// The table is whole, so nobody builds it again; the flow that began before it was is still there,
+/// because whoever restored the table was killed at once.
+#[test]
+fn gc_and_repair_end_what_a_killed_restorer_left() {
+    let (node, blue, _keeper) = scene();
+    keep_tracking();
+    let (_web, web) = node.attached("web", &blue, [udp(PORT)]);
+    let cli = || {
+        let mut command = Command::new(Plugin::Autoport.path());
+        assert!(command.arg("repair").status().expect("it can be started").success());
+    };
+    let other = attachment(&node, &network("blue"), "other", 200);
+    let enders: [(&str, &dyn Fn()); 2] =
+        [("GC", &|| drop(run(&other, "GC").success())), ("repair", &cli)];
+    for (who, end) in enders {
+        let mut struck = 0;
+        // Before the first question and the transaction, and before each question about flows.
+        for (nth, source) in (1..=30).zip(41000 + 100 * u16::from(who == "GC")..) {
+            let asks = || node.client_asks(&begun_at(FIRST[0], source));
+            nft("delete table inet autoport");
+            assert_eq!(asks(), Answer::Refused, "{who}, {nth}");
+            struck += u32::from(!killed_at(nth, &web).status.success());
+            end();
+            assert_eq!(asks().by(), Some("web"), "{who}, {nth}");
+            if struck < nth {
+                break;
+            }
+        }
+        assert!(struck >= 5, "only {struck} faults struck");
+    }
+}
+
+/// A repeated ADD gives a port up and is killed at any point: its DEL still knows of the flows.
+#[test]
+fn a_shrinking_add_that_is_killed_leaves_no_flow() {
+    let (node, blue, _keeper) = scene();
+    let (_web, web) = node.attached("web", &blue, [udp(PORT), udp(PORT + 1)]);
+    let mut less = web.clone();
+    less.mappings.retain(|mapping| mapping.host_port != PORT);
+    let mut struck = 0;
+    for nth in 1..=30 {
+        run(&web, "ADD").success();
+        assert_eq!(node.client_asks(&probe(FIRST[0])).by(), Some("web"));
+        struck += u32::from(!killed_at(nth, &less).status.success());
+        run(&less, "DEL").success();
+        assert_eq!(flows(FIRST[0], PORT), [""; 0], "killed at question {nth}");
+        if struck < nth {
+            break;
+        }
+    }
+    assert!(struck >= 5, "only {struck} faults struck");
 }
 
 #[test]

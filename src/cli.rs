@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,11 +11,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use autoport::app::{self, Collected, Evidence, Judged, Ownership, Repaired};
 use autoport::cni::StoreConfig;
 use autoport::error::Error;
-use autoport::kernel::Applied;
+use autoport::kernel::{Applied, Counts};
 use autoport::model::{HostPort, Protocol, Record};
 use autoport::plan;
 use autoport::store::{Reservation, Store};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::note;
 
@@ -79,6 +82,9 @@ enum Command {
         /// the state directory was deleted.
         #[arg(long)]
         adopt: bool,
+        /// Do not end: restore the table whenever another program damages it, until SIGTERM
+        #[arg(long, conflicts_with = "adopt")]
+        watch: bool,
     },
 }
 
@@ -95,6 +101,8 @@ enum Failure {
     NoReservation(String),
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
 }
 
 /// Exit status: 0 when it worked, 1 when it did not, 2 when the arguments are wrong.
@@ -110,7 +118,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Err(error @ Failure::Output(source)) => (error, source.to_string()),
         Err(error @ Failure::Command(source)) => (error, source.details()),
-        Err(error @ Failure::NoReservation(_)) => (error, String::new()),
+        Err(error @ (Failure::NoReservation(_) | Failure::Signals(_))) => (error, String::new()),
     };
     let separator = if details.is_empty() { "" } else { ": " };
     note(format_args!("{error}{separator}{details}"));
@@ -144,8 +152,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<(), Failure> {
             freed.map(drop).ok_or_else(|| Failure::NoReservation(name.clone()))
         }
         Command::Gc { dry_run } => collect(&store, &config, *dry_run, out),
-        Command::Repair { adopt: false } => repair(&store, &config, Ownership::Respect, out),
-        Command::Repair { adopt: true } => repair(&store, &config, Ownership::Adopt, out),
+        Command::Repair { watch: true, .. } => watch(&store, &config),
+        Command::Repair { adopt: false, .. } => repair(&store, &config, Ownership::Respect, out),
+        Command::Repair { adopt: true, .. } => repair(&store, &config, Ownership::Adopt, out),
     }
 }
 
@@ -297,16 +306,31 @@ fn repair(
         writeln!(out, "made {adopted} records again from the table")?;
     }
     let whose = format!("the records of {attachments} attachments");
-    let Applied { rebuilt, added, removed, unfinished } = applied;
-    match (rebuilt, added, removed) {
-        (Some(reason), ..) => {
+    let differed = applied.summary().map_or(String::new(), |text| format!(": {text}"));
+    let Applied { rebuilt, counts, unfinished, stale_flows, .. } = applied;
+    match (rebuilt, counts) {
+        (Some(reason), _) => {
             writeln!(out, "built table inet autoport again from {whose}: {reason}")?;
         }
-        (None, 0, 0) => writeln!(out, "table inet autoport equals {whose}")?,
-        (None, added, removed) => writeln!(
+        (None, Counts { added: 0, removed: 0 }) => {
+            writeln!(out, "table inet autoport equals {whose}")?;
+        }
+        (None, Counts { added, removed }) => writeln!(
             out,
-            "made table inet autoport equal to {whose}: {added} elements added, {removed} removed"
+            "made table inet autoport equal to {whose}, {added} elements added, {removed} removed\
+             {differed}"
         )?,
     }
-    unfinished.map_or(Ok(()), |error| Err(Error::from(error).into()))
+    unfinished.or(stale_flows).map_or(Ok(()), |error| Err(Error::from(error).into()))
+}
+
+fn watch(store: &Store, config: &StoreConfig) -> Result<(), Failure> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Blocked first: a signal in between would end the process instead of the watch.
+    let stop =
+        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
+    let stop = stop.map_err(|errno| Failure::Signals(errno.into()))?;
+    Ok(app::watch(store, config.lock_timeout, stop.as_fd(), &mut io::stderr())?)
 }

@@ -11,9 +11,7 @@ use crate::cni;
 use crate::error::Error;
 use crate::kernel::Survey;
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Pod, Policy, Protocol, Record};
-use crate::ruleset::{
-    COMMENT_MAX, Data, Element, SetKind, Treatment, comment, host_at, places_of, read_holder,
-};
+use crate::ruleset::{COMMENT_MAX, Data, Element, Treatment, comment, held_at, read_holder};
 use crate::store::Locked;
 
 /// What is never in the table.
@@ -175,14 +173,9 @@ fn owner_of(attachment: &Attachment, text: &str) -> Owner {
 
 /// How packets for `host` are treated, where the table still says so.
 fn treatment_at<'a>(host: &HostPort, survey: &'a Survey) -> Option<&'a Treatment> {
-    places_of(host).iter().find_map(|place| {
-        debug_assert_eq!(host_at(place), Some(*host), "a place of its own");
-        if !matches!(place.0.kind, SetKind::Policies | SetKind::HostPolicies) {
-            return None;
-        }
-        match &survey.elements.get(place)?.data {
-            Data::Goto(chain) => survey.treatments.get(chain),
-            Data::None | Data::Target(_) => None,
-        }
-    })
+    let is_there = |digest| survey.elements.contains_key(&held_at(host, digest));
+    let mut treatments = survey.treatments.iter().filter(|(digest, _)| is_there(**digest));
+    let (_, treatment) = treatments.next()?;
+    // In the sets of two, it cannot be told whose it is.
+    treatments.next().is_none().then_some(treatment)
 }

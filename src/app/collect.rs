@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::{del, everything};
 use crate::error::Error;
-use crate::kernel::Nft;
 use crate::model::{Owner, Record};
 use crate::netns::{self, Fate};
 use crate::store::{Store, Unreadable};
@@ -102,13 +101,8 @@ pub fn collect(
             Err(unreadable) => Judged::Unreadable(unreadable),
         });
     }
-    let finish = |log: &mut dyn Write| {
-        locked.tidy()?;
-        let mut nft = Nft::open(&locked.instance().id)?;
-        let applied = everything::reconcile(&locked, &mut nft, log)?;
-        super::report(applied, log).map_or(Ok(()), |error| Err(Error::from(error)))
-    };
-    let failure = finish(log).err();
+    let tidied = locked.tidy().map_err(Error::from);
+    let failure = tidied.and_then(|()| everything::reconcile(&locked, log)).err();
     Ok(Some(Collected { judged, failure }))
 }
 

@@ -95,7 +95,7 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
     let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
     // Where it leads only the kernel knows.
-    for (place, seen) in nft.look(&places)?.elements {
+    for (place, seen) in nft.look(kernel::Extent::Places(&places))?.elements {
         if let (Some(host), Some(Data::Target(target))) = (host_at(&place), seen.data) {
             released.insert(hairpin_of(&host, target));
         }
@@ -172,18 +172,16 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
     first_failure.and(reconcile(&locked, log))
 }
 
-/// Finds elements that were lost, or that nobody recorded.
+/// Finds what was lost of the table, and what nobody recorded.
 fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
-    let mut nft = Nft::open(&locked.instance().id)?;
-    match everything::reconcile(locked, &mut nft, log) {
-        Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
+    match everything::reconcile(locked, log) {
         Err(Error::Kernel(
             error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),
         )) => {
             note_error(log, "the table was left alone", &error.into());
             Ok(())
         }
-        Err(error) => Err(error),
+        reconciled => reconciled,
     }
 }
 

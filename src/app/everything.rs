@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use super::{adopt, note};
+use super::{adopt, note, report};
 use crate::error::Error;
 use crate::kernel::{self, Applied, Nft};
 use crate::model::Record;
@@ -23,10 +23,9 @@ pub(super) fn ruleset(
 ) -> Result<Ruleset, Error> {
     let mut records = Vec::new();
     let mut left_alone = BTreeSet::new();
-    for read in shared.records()? {
+    for read in shared.owned_records()? {
         match read {
-            Ok(mut record) if !without.contains(&Key::of(&record.owner.attachment)) => {
-                record.mappings = shared.owned(&record)?;
+            Ok(record) if !without.contains(&Key::of(&record.owner.attachment)) => {
                 records.push(record);
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {
@@ -42,17 +41,15 @@ pub(super) fn ruleset(
     Ok(whole)
 }
 
-/// Makes the kernel's table the one that the store implies, and says what that took: nothing is
+/// Makes the kernel's table the one that the store implies, and notes what that took: nothing is
 /// written where they are equal.
 ///
 /// # Errors
-/// When the store or the kernel refuses.
-pub(super) fn reconcile(
-    shared: &Shared,
-    nft: &mut Nft,
-    log: &mut dyn Write,
-) -> Result<Applied, Error> {
-    Ok(nft.reconcile(&ruleset(shared, &[], None, log)?)?)
+/// When the store or the kernel refuses, or something that was released may still be there.
+pub(super) fn reconcile(shared: &Shared, log: &mut dyn Write) -> Result<(), Error> {
+    let everything = ruleset(shared, &[], None, log)?;
+    let applied = Nft::open(&shared.instance().id)?.reconcile(&everything)?;
+    report(applied, log).map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another

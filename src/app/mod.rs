@@ -9,6 +9,7 @@ mod del;
 mod everything;
 mod reserve;
 mod siblings;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -25,6 +26,7 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
 pub use reserve::{release, reserve};
+pub use watch::watch;
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -130,11 +132,20 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
-/// Notes that the table had to be built again, and hands back what is unfinished. Single elements are
-/// what a command is about.
+const STALE_FLOWS: &str = "old UDP flows may keep going where they went";
+
+/// Notes what had to be changed in the table besides what a command is about, and hands back what is
+/// unfinished.
 fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+    let mended = applied.summary();
+    if let Some(error) = applied.stale_flows {
+        note_error(log, STALE_FLOWS, &error.into());
+    }
     if let Some(reason) = applied.rebuilt {
         note(log, &format!("built table inet autoport, because {reason}"));
+    }
+    if let Some(mended) = &mended {
+        note(log, &format!("mended table inet autoport: {mended}"));
     }
     applied.unfinished
 }
@@ -143,7 +154,7 @@ fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
 /// failure of a command whose change is in force.
 fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
     if let Err(error) = nft.forget_flows(mappings, stale) {
-        note_error(log, "old UDP flows may keep going where they went", &error.into());
+        note_error(log, STALE_FLOWS, &error.into());
     }
 }
 

@@ -8,6 +8,7 @@
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use nix::libc;
 
@@ -16,6 +17,7 @@ use super::route::Local;
 use super::socket::{ACK, DUMP, Listing, REQUEST};
 use super::{ATTEMPTS, Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
+use crate::ruleset::{Data, Element, Ruleset};
 
 /// `linux/netfilter/nfnetlink_conntrack.h`.
 mod uapi {
@@ -53,11 +55,11 @@ pub enum Stale {
 }
 
 /// A flow, as far as it matters here.
-struct Flow {
+pub(super) struct Flow {
     /// Where its client sends to.
-    to: SocketAddr,
+    pub(super) to: SocketAddr,
     /// Who answers.
-    answered_by: SocketAddr,
+    pub(super) answered_by: SocketAddr,
     /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
     handle: Vec<(u16, Vec<u8>)>,
 }
@@ -70,7 +72,7 @@ const fn address_family(family: Family) -> u8 {
 }
 
 impl Flow {
-    fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+    pub(super) fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
         let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
         let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
         let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];
@@ -160,7 +162,21 @@ fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr
     Some(SocketAddr::new(address, port))
 }
 
+/// The mapping that an element carries out, if it is one that leads to a pod.
+fn mapping(element: &Element) -> Option<Mapping> {
+    let Data::Target(target) = element.data else { return None };
+    let container_port = NonZeroU16::new(target.port())?;
+    Some(Mapping { host: element.host, container_port, target: Some(target) })
+}
+
 impl Nft {
+    /// Ends the UDP flows that began while `restored` was not in force: they would miss their pods
+    /// for as long as their clients go on.
+    pub(super) fn forget_gap(&mut self, restored: &Ruleset) -> Result<(), Error> {
+        let mappings = restored.elements.values().filter_map(mapping);
+        self.forget_flows(&mappings.collect::<Vec<_>>(), Stale::Elsewhere)
+    }
+
     /// Deletes the UDP flows through `mappings` that are stale. Each family with UDP mappings is
     /// listed once, however many ports there are, and the node's addresses at most once, however
     /// many flows there are.

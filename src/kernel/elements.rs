@@ -26,20 +26,25 @@ mod uapi {
     pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
     pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
     pub(super) const NFTA_DATA_VALUE: u16 = 1;
-    pub(super) const NFTA_DATA_VERDICT: u16 = 2;
-    pub(super) const NFTA_VERDICT_CODE: u16 = 1;
-    pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
-    pub(super) const NFT_GOTO: i32 = -4;
     /// How nft(8) marks a comment inside user data.
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
     /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
     pub(super) const HOLDER: u8 = 0xa0;
 }
 
+/// An element of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// One whose key we might have written.
+    Known(Key, Seen),
+    /// One with a key that we never write: another protocol, port 0, or the catch-all.
+    Odd,
+}
+
 /// An element as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Where it leads; `None` when it is not of the shape we write.
+    /// Where it leads; `None` when it is not of the shape we write, or somebody gave it a timeout.
     pub data: Option<Data>,
     /// Whose it is, as a listing shows it; empty when it says nothing.
     pub comment: String,
@@ -57,6 +62,10 @@ impl Seen {
             && self.holder == wanted.holder
     }
 }
+
+/// What the kernel makes of a timeout of a millisecond is a timer tick, in milliseconds: at most 10.
+/// What has longer to live was not released by us.
+const LONGEST_TICK: u64 = 100;
 
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
 /// 340 bytes.
@@ -100,12 +109,6 @@ fn put_data(messages: &mut Messages, data: &Data) {
         Data::Target(target) => messages.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
             data.put(uapi::NFTA_DATA_VALUE, &[&target_bytes(target)]);
         }),
-        Data::Goto(chain) => messages.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
-            data.nest(uapi::NFTA_DATA_VERDICT, |verdict| {
-                verdict.put_u32(uapi::NFTA_VERDICT_CODE, uapi::NFT_GOTO.cast_unsigned());
-                verdict.put_text(uapi::NFTA_VERDICT_CHAIN, chain);
-            });
-        }),
     }
 }
 
@@ -121,7 +124,7 @@ fn put_element(messages: &mut Messages, element: &Element) {
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set.name());
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages.nest(uapi::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         for item in items {
             list.nest(uapi::NFTA_LIST_ELEM, |element| put(element, item));
@@ -199,17 +202,19 @@ pub(super) fn listing(set: Set) -> Messages {
     let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
     messages.begin(kind, REQUEST | DUMP, INET, 0);
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set.name());
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages
 }
 
-/// Reads the elements in a part of a listing, but for those with keys that we never write.
-pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = (Key, Seen)> {
+/// Reads the elements in a part of a listing.
+pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = Listed> {
     let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-    list.iter().filter_map(move |element| {
+    list.iter().map(move |element| {
         let element = Attributes(element.payload);
-        let key = element.nested(uapi::NFTA_SET_ELEM_KEY)?.get(uapi::NFTA_DATA_VALUE)?;
-        Some((read_key(set, key)?, read_element(set, element)))
+        let key = element
+            .nested(uapi::NFTA_SET_ELEM_KEY)
+            .and_then(|key| read_key(set, key.get(uapi::NFTA_DATA_VALUE)?));
+        key.map_or(Listed::Odd, |key| Listed::Known(key, read_element(set, element)))
     })
 }
 
@@ -232,6 +237,8 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 }
 
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
+    let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
+    let timeout = timeout.map(u64::from_be_bytes);
     let userdata = element.get(uapi::NFTA_SET_ELEM_USERDATA).unwrap_or_default();
     let text = |kind| {
         let bytes = read_userdata(userdata, kind).unwrap_or_default();
@@ -239,10 +246,10 @@ fn read_element(set: Set, element: Attributes<'_>) -> Seen {
         std::str::from_utf8(bytes).unwrap_or_default().to_owned()
     };
     Seen {
-        data: read_data(set, element),
+        data: if timeout > Some(LONGEST_TICK) { None } else { read_data(set, element) },
         comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT),
         holder: text(uapi::HOLDER),
-        expiring: element.get(uapi::NFTA_SET_ELEM_TIMEOUT).is_some(),
+        expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
     }
 }
 
@@ -264,12 +271,6 @@ fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
     match set.data() {
         DataKind::None => Some(Data::None),
         DataKind::Target => read_target(data()?.get(uapi::NFTA_DATA_VALUE)?).map(Data::Target),
-        DataKind::Verdict => {
-            let verdict = data()?.nested(uapi::NFTA_DATA_VERDICT)?;
-            let goto = verdict.u32(uapi::NFTA_VERDICT_CODE)? == uapi::NFT_GOTO.cast_unsigned();
-            let chain = verdict.text(uapi::NFTA_VERDICT_CHAIN)?;
-            goto.then(|| Data::Goto(chain.to_owned()))
-        }
     }
 }
 

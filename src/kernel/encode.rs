@@ -29,7 +29,6 @@ const ALIGNMENT: usize = align_of::<u32>();
 /// Type numbers by which nft(8) prints keys and data. They are nft's own: the kernel only keeps
 /// them. A concatenation has six bits for each part.
 mod datatype {
-    pub(super) const VERDICT: u32 = 0xffff_ff00;
     pub(super) const IPV4_ADDR: u32 = 7;
     pub(super) const IPV6_ADDR: u32 = 8;
     pub(super) const INET_PROTO: u32 = 12;
@@ -82,9 +81,9 @@ impl Encoder {
         write(&mut self.scratch, &object, MsgType::Add)
     }
 
-    /// A rule at the end of `chain`.
-    pub(super) fn rule(&mut self, chain: &Chain, rule: &Rule) -> &[u8] {
-        let chain = nftnl::Chain::new(c_string(&chain.name), &self.table);
+    /// A rule of `chain`.
+    pub(super) fn rule(&mut self, chain: &str, rule: &Rule) -> &[u8] {
+        let chain = nftnl::Chain::new(c_string(chain), &self.table);
         let mut object = nftnl::Rule::new(&chain);
         for expression in lower(rule) {
             object.add_expr(&expression);
@@ -95,7 +94,7 @@ impl Encoder {
     /// A set or map without its elements. `id` must be unique in the transaction.
     pub(super) fn set(&mut self, set: Set, id: u32) -> &[u8] {
         let object = NftnlSet::<Untyped>::new_named(
-            &c_string(set.name()),
+            &c_string(&set.to_string()),
             id,
             &self.table,
             ProtoFamily::Inet,
@@ -117,10 +116,6 @@ impl Encoder {
                 (sys::NFTNL_SET_FLAGS, NFT_SET_MAP | NFT_SET_TIMEOUT),
                 (sys::NFTNL_SET_DATA_TYPE, address << datatype::BITS | datatype::INET_SERVICE),
                 (sys::NFTNL_SET_DATA_LEN, 4 * (words + 1)),
-            ]),
-            DataKind::Verdict => numbers.extend([
-                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP | NFT_SET_TIMEOUT),
-                (sys::NFTNL_SET_DATA_TYPE, datatype::VERDICT),
             ]),
         }
         for (attribute, value) in numbers {

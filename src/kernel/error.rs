@@ -5,6 +5,7 @@ use std::io;
 use super::ATTEMPTS;
 use crate::model::HostPort;
 use crate::ruleset;
+use crate::ruleset::Set;
 
 /// Why the kernel could not be asked or changed.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ pub enum Error {
     },
     /// An element is there that nobody recorded.
     #[error(
-        "host port {host} is translated to {target} by an element of map {set} that no record \
+        "the packets to host port {host} are led to {target} by an element of {set} that no record \
          accounts for; `autoport repair` removes it"
     )]
     Unrecorded {
@@ -75,7 +76,7 @@ pub enum Error {
         /// Where the element leads.
         target: String,
         /// The map or set.
-        set: &'static str,
+        set: Set,
     },
     /// The route towards a pod could not be looked up.
     #[error("could not find the interface towards pod {pod}")]

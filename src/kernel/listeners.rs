@@ -85,7 +85,7 @@ impl Listener {
     }
 
     /// Reads one `struct inet_diag_msg`; `None` when it is none, or not bound to a port.
-    fn read(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
+    pub(super) fn read(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
         let header = message.first_chunk::<{ uapi::MESSAGE }>()?;
         let attributes = Attributes(&message[uapi::MESSAGE..]);
         let port = u16::from_be_bytes([header[uapi::SOURCE_PORT], header[uapi::SOURCE_PORT + 1]]);

@@ -5,14 +5,13 @@ use std::io;
 
 use nix::libc::{ENODATA, ENOENT};
 
-use super::elements::Seen;
-use super::encode::Encoder;
-use super::message::{Attributes, Body, Kind, Messages, attributes_of};
+use super::elements::{Listed, Seen};
+use super::message::{Attributes, Body, Kind, Messages};
 use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
-use super::{ATTEMPTS, Error, INET, Nft, elements};
+use super::{ATTEMPTS, Error, INET, Nft, compare, elements};
 use crate::ruleset::{
-    self, Chain, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set,
-    TABLE,
+    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset,
+    Set, TABLE,
 };
 
 /// `linux/netfilter/nf_tables.h`.
@@ -26,10 +25,12 @@ mod uapi {
     pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
     pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
     pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+    pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
+    pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
     pub(super) const NFTA_RULE_TABLE: u16 = 1;
     pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-    /// How nft(8) marks a comment inside a table's user data.
-    pub(super) const NFTNL_UDATA_TABLE_COMMENT: u8 = 0;
+    /// How nft(8) marks a comment inside the user data of a table or chain.
+    pub(super) const NFTNL_UDATA_COMMENT: u8 = 0;
 }
 
 /// How many elements are asked for at once. Each answer takes a few KiB of the receive buffer
@@ -47,6 +48,15 @@ pub enum Table {
     Ours(Identity),
 }
 
+/// Which elements a look is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent<'a> {
+    /// Those at these places, and at those that they cover.
+    Places(&'a [(Set, Key)]),
+    /// All there are.
+    Everything,
+}
+
 /// What one look at the kernel showed.
 #[derive(Clone, Debug)]
 pub struct Look {
@@ -56,8 +66,12 @@ pub struct Look {
     pub dormant: bool,
     /// The elements that were asked for and are there.
     pub elements: BTreeMap<(Set, Key), Seen>,
-    /// The rules by chain, as the kernel encodes them.
-    rules: BTreeMap<String, Vec<Vec<u8>>>,
+    /// Where an element is whose key autoport never writes, if all were asked for.
+    pub(super) odd: Option<Set>,
+    /// The chains, as the kernel encodes them.
+    pub(super) chains: BTreeMap<String, Vec<u8>>,
+    /// The rules by chain, likewise.
+    pub(super) rules: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// How the table stands to what a change expects of it.
@@ -71,20 +85,11 @@ pub(super) enum Standing {
 impl Look {
     /// What there is to see before anything was made.
     pub(super) fn at_nothing() -> Self {
-        Self {
-            table: Table::Absent,
-            dormant: false,
-            elements: BTreeMap::new(),
-            rules: BTreeMap::new(),
-        }
+        let (elements, odd, chains, rules) = Default::default();
+        Self { table: Table::Absent, dormant: false, elements, odd, chains, rules }
     }
 
-    /// The rules by chain, as the kernel encodes them.
-    pub(super) const fn rules(&self) -> &BTreeMap<String, Vec<Vec<u8>>> {
-        &self.rules
-    }
-
-    fn rule_count(&self, chain: &str) -> usize {
+    pub(super) fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
     }
 
@@ -130,46 +135,121 @@ impl Look {
         Ok(Standing::Intact { missing: missing.cloned().collect() })
     }
 
-    /// Names the first chain that has not the rules it should have. A network's chain without any
-    /// rule is not damage: it has not been needed yet, or it can be filled again.
+    /// Compares all of the table but its elements with `everything`, by content.
+    pub(super) fn thorough_standing(
+        &self,
+        expected: &Identity,
+        everything: &Ruleset,
+    ) -> Result<Standing, Error> {
+        let standing = self.standing(expected, &everything.networks)?;
+        let found = match standing {
+            Standing::Rebuild(_) => None,
+            Standing::Intact { .. } => {
+                let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
+                odd.or_else(|| compare::differing_chain(self, everything))
+            }
+        };
+        Ok(found.map_or(standing, Standing::Rebuild))
+    }
+
+    /// Names the first chain that has not as many rules as it should have. What that number is, is
+    /// known of the base chains and of those in `chains`; every other chain says it itself.
     fn damage(&self, chains: &[Chain]) -> Option<String> {
-        let masquerades = self.rules.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX));
-        let jumps = masquerades.count();
-        let base = crate::ruleset::base_chains();
+        let base = ruleset::base_chains();
+        if let Some(absent) = base.iter().find(|chain| !self.chains.contains_key(&chain.name)) {
+            return Some(format!("chain {} was missing", absent.name));
+        }
+        let jumps = self.masquerades();
+        let dispatched = self.treatments().flat_map(Set::of_treatment).count();
         let base = base.iter().map(|chain| match chain.name.as_str() {
-            POSTROUTING => (chain, jumps),
-            _ => (chain, chain.rules.len()),
+            POSTROUTING => (POSTROUTING, jumps),
+            HOSTPORTS => (HOSTPORTS, dispatched),
+            name => (name, chain.rules.len()),
         });
         let needed = chains
             .iter()
-            .filter(|chain| self.rule_count(&chain.name) > 0)
-            .map(|chain| (chain, chain.rules.len()));
-        base.chain(needed).find_map(|(chain, expected)| {
-            let found = self.rule_count(&chain.name);
-            let name = &chain.name;
+            .filter(|chain| self.chains.contains_key(&chain.name))
+            .map(|chain| (chain.name.as_str(), chain.rules.len()));
+        let others = self.chains.iter().filter_map(|(name, seen)| {
+            let comment = Attributes(seen).get(uapi::NFTA_CHAIN_USERDATA).and_then(read_comment)?;
+            Some((name.as_str(), Chain::rules_in(comment)?))
+        });
+        let counted = base.chain(needed).chain(others).find_map(|(name, expected)| {
+            let found = self.rule_count(name);
             (found != expected).then(|| format!("chain {name} had {found} of {expected} rules"))
+        });
+        counted.or_else(|| self.intruder())
+    }
+
+    /// How many chains masquerade by a mark bit.
+    pub(super) fn masquerades(&self) -> usize {
+        self.chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count()
+    }
+
+    /// The treatments that have their chains in the table.
+    pub(super) fn treatments(&self) -> impl Iterator<Item = Digest> + Clone {
+        self.chains.keys().filter_map(|name| Digest::of_chain(name))
+    }
+
+    /// Those of `places` that are there or not, and those that they cover.
+    fn covered(&self, places: &[(Set, Key)]) -> Vec<(Set, Key)> {
+        let leads = |place: &&(Set, Key)| place.0.treatment().is_none();
+        let hosts = places.iter().filter(leads).filter_map(ruleset::host_at);
+        let held = |host| self.treatments().map(move |digest| ruleset::held_at(&host, digest));
+        let mut all: Vec<_> = hosts.flat_map(held).chain(places.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Names a chain that sees packets, or could be led to, and is not ours.
+    fn intruder(&self) -> Option<String> {
+        let base = ruleset::base_chains();
+        let ours = |name: &str| base.iter().any(|chain| chain.name == name);
+        self.chains.iter().find_map(|(name, seen)| {
+            // A network that has no pod now keeps its chains.
+            let hooked = Attributes(seen).get(uapi::NFTA_CHAIN_HOOK).is_some();
+            let alien = !ours(name) && (hooked || !ruleset::is_of_network(name));
+            alien.then(|| format!("chain {name} was not made by autoport"))
         })
     }
 }
 
 impl Nft {
-    /// Looks at the table, its rules, and the elements at `places`.
+    /// Looks at the table, its chains and rules, and the elements that `extent` is about.
     ///
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
-    pub fn look(&mut self, places: &[(Set, Key)]) -> Result<Look, Error> {
+    pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
         let (table, dormant) = table(&mut self.socket)?;
         let mut look = Look { table, dormant, ..Look::at_nothing() };
         if look.table == Table::Absent {
             return Ok(look);
         }
-        for volley in places.chunks(PER_VOLLEY) {
-            self.look_at(volley, &mut look.elements)?;
+        look.chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?.into_iter().collect();
+        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, rule_chain)? {
+            look.rules.entry(chain).or_default().push(rule);
         }
-        look.rules = self.list(uapi::NFT_MSG_GETRULE, |attributes| {
-            (attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE)
-                .then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
-        })?;
+        match extent {
+            Extent::Places(places) => {
+                for volley in look.covered(places).chunks(PER_VOLLEY) {
+                    self.look_at(volley, &mut look.elements)?;
+                }
+            }
+            Extent::Everything => {
+                let own: Vec<Digest> = look.treatments().collect();
+                for set in Set::common().chain(own.into_iter().flat_map(Set::of_treatment)) {
+                    let listed = self.every_element(set)?;
+                    if listed.contains(&Listed::Odd) {
+                        look.odd = Some(set);
+                    }
+                    look.elements.extend(listed.into_iter().filter_map(|listed| match listed {
+                        Listed::Known(key, seen) => Some(((set, key), seen)),
+                        Listed::Odd => None,
+                    }));
+                }
+            }
+        }
         Ok(look)
     }
 
@@ -201,16 +281,11 @@ impl Nft {
         failed.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
     }
 
-    /// Lists every element of the table.
-    pub(super) fn every_element(&mut self) -> Result<BTreeMap<(Set, Key), Seen>, Error> {
-        let mut all = BTreeMap::new();
-        for set in Set::all() {
-            let found = self.list_until_whole(&elements::listing(set), |attributes, found| {
-                found.extend(elements::read_all(set, attributes));
-            })?;
-            all.extend(found.into_iter().map(|(key, seen): (Key, Seen)| ((set, key), seen)));
-        }
-        Ok(all)
+    /// Lists every element of `set`.
+    pub(super) fn every_element(&mut self, set: Set) -> Result<Vec<Listed>, Error> {
+        self.list_until_whole(&elements::listing(set), |attributes, found| {
+            found.extend(elements::read_all(set, attributes));
+        })
     }
 
     /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
@@ -237,154 +312,23 @@ impl Nft {
         Err(Error::Restless)
     }
 
-    /// Lists the rules or chains of our table by the name that `name` finds in them.
+    /// Lists the rules or chains of our table, each with the name that `name` finds in it.
     fn list(
         &mut self,
         message: u8,
         name: impl Fn(Attributes<'_>) -> Option<&str>,
-    ) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
+    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut question = Messages::default();
         question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | DUMP, INET, 0);
         // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number; where the kernel does not
         // filter by it, `name` does.
         question.put_text(uapi::NFTA_RULE_TABLE, TABLE);
-        let parts = self.list_until_whole(&question, |attributes, found| {
+        self.list_until_whole(&question, |attributes, found| {
             if let Some(name) = name(attributes) {
                 found.push((name.to_owned(), attributes.0.to_vec()));
             }
-        })?;
-        let mut by_name: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-        for (name, part) in parts {
-            by_name.entry(name).or_default().push(part);
-        }
-        Ok(by_name)
-    }
-
-    /// Compares the kernel with `expected`, a table that holds one record, and names the first
-    /// difference. Other records' elements and chains do not matter.
-    ///
-    /// # Errors
-    /// As for [`Self::look`].
-    pub fn check(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
-        let places: Vec<_> = expected.elements.keys().copied().collect();
-        let look = self.look(&places)?;
-        if let Some(difference) = self.check_table(&look) {
-            return Ok(Some(difference));
-        }
-        if let Some(difference) = expected.elements.values().find_map(|e| missing(&look, e)) {
-            return Ok(Some(difference));
-        }
-        if matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT) {
-            return Ok(None);
-        }
-        let chains = self.list_chains()?;
-        Ok(check_chains(expected, &chains, &look))
-    }
-
-    /// Why the table has to be built again to be that of `everything`, as far as `look` and its chains
-    /// show.
-    pub(super) fn damage(
-        &mut self,
-        look: &Look,
-        everything: &Ruleset,
-    ) -> Result<Option<String>, Error> {
-        if let Standing::Rebuild(reason) = look.standing(&everything.identity, &[])? {
-            return Ok(Some(reason));
-        }
-        let chains = self.list_chains()?;
-        let foreign = chains.keys().find(|name| {
-            let known = everything.chains().any(|chain| chain.name == **name);
-            // A network that has no pod now keeps its chains.
-            !known && !ruleset::is_of_network(name)
-        });
-        if let Some(name) = foreign {
-            return Ok(Some(format!("chain {name} was not made by autoport")));
-        }
-        Ok(check_chains(everything, &chains, look))
-    }
-
-    fn list_chains(&mut self) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Error> {
-        self.list(uapi::NFT_MSG_GETCHAIN, |attributes| {
-            (attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE)
-                .then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
         })
     }
-
-    fn check_table(&self, look: &Look) -> Option<String> {
-        match &look.table {
-            Table::Absent => Some("table inet autoport is missing".to_owned()),
-            Table::Foreign => Some("table inet autoport was not made by autoport".to_owned()),
-            Table::Ours(found) if found.instance != self.identity.instance => {
-                Some(format!("table inet autoport belongs to another store, {}", found.instance))
-            }
-            Table::Ours(_) if look.dormant => Some("table inet autoport is dormant".to_owned()),
-            Table::Ours(_) => None,
-        }
-    }
-}
-
-fn missing(look: &Look, element: &Element) -> Option<String> {
-    let Element { set, key, data, .. } = element;
-    match look.elements.get(&element.place()) {
-        None | Some(Seen { expiring: true, .. }) => {
-            Some(format!("element {key} of {set} is missing"))
-        }
-        Some(Seen { data: Some(seen), .. }) if seen == data => None,
-        Some(Seen { data: Some(seen), .. }) => {
-            Some(format!("element {key} of {set} leads to {seen}, not {data}"))
-        }
-        Some(Seen { data: None, .. }) => {
-            Some(format!("element {key} of {set} leads elsewhere than to {data}"))
-        }
-    }
-}
-
-fn check_chains(
-    expected: &Ruleset,
-    chains: &BTreeMap<String, Vec<Vec<u8>>>,
-    look: &Look,
-) -> Option<String> {
-    let mut encoder = Encoder::new();
-    expected.chains().find_map(|chain| check_chain(chain, chains, look, &mut encoder))
-}
-
-fn check_chain(
-    chain: &Chain,
-    chains: &BTreeMap<String, Vec<Vec<u8>>>,
-    look: &Look,
-    encoder: &mut Encoder,
-) -> Option<String> {
-    let name = &chain.name;
-    let Some(seen) = chains.get(name).and_then(|found| found.first()) else {
-        return Some(format!("chain {name} is missing"));
-    };
-    if !Attributes(seen).contains(attributes_of(encoder.chain(chain))) {
-        return Some(format!("chain {name} has another type, hook, priority or policy"));
-    }
-    let none = Vec::new();
-    let rules = look.rules.get(name).unwrap_or(&none);
-    // Other networks' mark bits have jumps in here too, one per masquerading chain.
-    if name == POSTROUTING {
-        let absent = chain.rules.iter().find(|rule| {
-            let expected = encoder.rule(chain, rule);
-            !rules.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
-        });
-        if let Some(rule) = absent {
-            return Some(format!("rule \"{rule}\" of chain {name} is missing"));
-        }
-        let jumps = chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count();
-        return (rules.len() != jumps)
-            .then(|| format!("chain {name} has {} rules instead of {jumps}", rules.len()));
-    }
-    if rules.len() != chain.rules.len() {
-        let (found, expected) = (rules.len(), chain.rules.len());
-        return Some(format!("chain {name} has {found} rules instead of {expected}"));
-    }
-    chain.rules.iter().zip(rules).find_map(|(rule, seen)| {
-        let expected = encoder.rule(chain, rule);
-        let equal = Attributes(seen).contains(attributes_of(expected));
-        (!equal).then(|| format!("a rule of chain {name} is not \"{rule}\""))
-    })
 }
 
 fn question_error(what: &'static str, errno: i32) -> Error {
@@ -416,23 +360,46 @@ fn ask_one<T>(
 
 fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-    let read = |attributes: Attributes<'_>| {
-        let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
-        let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
-        let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
-        (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
-    };
-    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read)?;
+    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table)?;
     Ok(found.unwrap_or((Table::Absent, false)))
 }
 
+/// Whose table it is, and whether it is dormant.
+pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool) {
+    let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
+    let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+    let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
+    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
+}
+
+/// The chain that a rule of our table is in.
+pub(super) fn rule_chain(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
+}
+
+/// The name of a chain of our table.
+pub(super) fn chain_name(attributes: Attributes<'_>) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE;
+    own.then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
+}
+
 fn read_comment(userdata: &[u8]) -> Option<&str> {
-    let value = elements::read_userdata(userdata, uapi::NFTNL_UDATA_TABLE_COMMENT)?;
+    let value = elements::read_userdata(userdata, uapi::NFTNL_UDATA_COMMENT)?;
     std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
 }
 
 /// Gives the table in the last message a comment.
 pub(super) fn put_table_comment(message: &mut Messages, comment: &str) {
-    let header = [uapi::NFTNL_UDATA_TABLE_COMMENT, (comment.len() + 1) as u8];
-    message.put(uapi::NFTA_TABLE_USERDATA, &[&header, comment.as_bytes(), &[0]]);
+    put_comment(message, uapi::NFTA_TABLE_USERDATA, comment);
+}
+
+/// Gives the chain in the last message a comment.
+pub(super) fn put_chain_comment(message: &mut Messages, comment: &str) {
+    put_comment(message, uapi::NFTA_CHAIN_USERDATA, comment);
+}
+
+fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
+    let header = [uapi::NFTNL_UDATA_COMMENT, (comment.len() + 1) as u8];
+    message.put(attribute, &[&header, comment.as_bytes(), &[0]]);
 }

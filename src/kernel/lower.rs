@@ -80,7 +80,6 @@ impl Lowering {
             Term::Family(family) => self.family(*family),
             Term::Within(side, network) => self.within(*side, network),
             Term::In(set) => self.lookup(*set, None),
-            Term::VerdictMap(set) => self.lookup(*set, Some(uapi::NFT_REG_VERDICT)),
             Term::MarkHas(bit) => {
                 self.meta(uapi::NFT_META_MARK, 0);
                 self.bitwise(&(1_u32 << bit).to_ne_bytes(), &[0; 4]);
@@ -205,7 +204,7 @@ impl Lowering {
             lookup = lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, Value::Number(register));
         }
         self.expressions
-            .push(lookup.with(sys::NFTNL_EXPR_LOOKUP_SET, Value::Name(c_string(set.name()))));
+            .push(lookup.with(sys::NFTNL_EXPR_LOOKUP_SET, Value::Name(c_string(&set.to_string()))));
     }
 
     fn dnat(&mut self, set: Set) {

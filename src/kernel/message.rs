@@ -30,7 +30,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    const fn number(self) -> u16 {
+    pub(super) const fn number(self) -> u16 {
         (self.subsystem as u16) << 8 | self.message as u16
     }
 }
@@ -94,11 +94,6 @@ impl Messages {
         self.close(start);
     }
 
-    /// Adds a big-endian number.
-    pub(super) fn put_u32(&mut self, kind: u16, value: u32) {
-        self.put(kind, &[&value.to_be_bytes()]);
-    }
-
     /// Adds a text with its terminator.
     pub(super) fn put_text(&mut self, kind: u16, text: &str) {
         self.put(kind, &[text.as_bytes(), &[0]]);
@@ -142,6 +137,8 @@ impl Messages {
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer<'a> {
+    /// What it is: the subsystem in the upper byte, the message type in the lower.
+    pub(super) kind: u16,
     /// The number of the request it answers.
     pub(super) number: u32,
     pub(super) body: Body<'a>,
@@ -179,7 +176,7 @@ pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
             _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
         };
         let interrupted = flags & DUMP_INTERRUPTED != 0;
-        Some(Answer { number: u32_ne(header, 8)?, body, message, interrupted })
+        Some(Answer { kind, number: u32_ne(header, 8)?, body, message, interrupted })
     })
 }
 
@@ -277,11 +274,11 @@ mod tests {
         messages.begin(KIND, 1, 1, 7);
         messages.put_text(1, "abc");
         messages.nest(2, |inner| {
-            inner.put_u32(1, 5);
+            inner.put(1, &[&5_u32.to_be_bytes()]);
             if extra {
                 inner.put(9, &[b"kernel"]);
             }
-            inner.put_u32(1, 6);
+            inner.put(1, &[&6_u32.to_be_bytes()]);
         });
         messages
     }

@@ -6,21 +6,25 @@
 //! against what happened in between, and a refusal means to look again. And what has to go is given
 //! a millisecond to live where the kernel can do that, and deleted where it cannot.
 
+mod change;
+mod compare;
 mod conntrack;
 mod elements;
 mod encode;
 mod error;
+mod events;
 mod listeners;
 mod look;
 mod lower;
 mod message;
 mod raise;
 mod reconcile;
+mod recorded;
 mod route;
 mod socket;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -29,18 +33,21 @@ use nix::libc;
 
 use nftnl::MsgType;
 
-use elements::Seen;
+use change::Step;
 use encode::Encoder;
 use socket::{APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 
 use crate::model::Protocol;
-use crate::ruleset::{self, Chain, Data, Element, Identity, Key, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set};
 
+pub use change::{Change, Counts};
 pub use conntrack::Stale;
 pub use error::Error;
+pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
-pub use look::{Look, Table};
+pub use look::{Extent, Look, Table};
 pub use reconcile::Survey;
+pub use recorded::{Asked, read};
 pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -53,53 +60,6 @@ const ATTEMPTS: u32 = 16;
 /// the kernel's: 1 to 10 ms.
 const PATIENCE: u32 = 100;
 const TICK: Duration = Duration::from_millis(1);
-
-/// What has to become true of the table, for one command.
-#[derive(Debug, Default)]
-pub struct Change {
-    /// The elements that must be there.
-    pub wanted: BTreeMap<(Set, Key), Element>,
-    /// The places that must be empty unless wanted: what is there is ours to replace.
-    pub released: BTreeSet<(Set, Key)>,
-    /// The chains that the wanted elements lead to.
-    pub chains: Vec<Chain>,
-}
-
-impl Change {
-    /// Whether the table need not be looked at.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.wanted.is_empty() && self.released.is_empty()
-    }
-
-    /// The places that have to become empty.
-    fn vacated(&self) -> impl Iterator<Item = &(Set, Key)> {
-        self.released.iter().filter(|place| !self.wanted.contains_key(place))
-    }
-
-    /// Whether a wanted place is still taken by what somebody released a moment ago.
-    fn must_wait(&self, look: &Look) -> bool {
-        let expiring = |place| look.elements.get(place).is_some_and(|seen: &Seen| seen.expiring);
-        self.wanted.keys().any(expiring)
-    }
-
-    /// What the kernel is sent for it where the table has the chains and no element is in the way:
-    /// for benchmarks of the encoding alone.
-    ///
-    /// # Errors
-    /// None, as nothing is in the way.
-    pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let (transaction, _) = difference(self, &Look::at_nothing(), &[])?;
-        Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
-    }
-
-    fn places(&self) -> Vec<(Set, Key)> {
-        let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
-        places.sort_unstable();
-        places.dedup();
-        places
-    }
-}
 
 /// The table `inet autoport` of this network namespace.
 #[derive(Debug)]
@@ -122,7 +82,7 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
     pub fn probe(&mut self) -> Result<(), Error> {
-        self.look(&[])?.permit(&self.identity)
+        self.look(Extent::Places(&[]))?.permit(&self.identity)
     }
 
     /// Makes `change` true. Where the table is missing, damaged, foreign or older, it is built
@@ -139,39 +99,37 @@ impl Nft {
     ) -> Result<Applied, E> {
         let identity = self.identity.clone();
         let mut whole = None;
-        let mut applied = self.attempt::<_, E>(&change.places(), |nft, look, tries| {
-            let reason = match look.standing(&identity, &change.chains)? {
-                look::Standing::Rebuild(reason) => reason,
-                look::Standing::Intact { .. } if tries.refusals > 2 => {
-                    "something in it was missing".to_owned()
-                }
-                look::Standing::Intact { .. }
-                    if tries.waits < PATIENCE && change.must_wait(look) =>
-                {
-                    return Ok(None);
-                }
-                look::Standing::Intact { missing } => {
-                    return Ok(Some(difference(change, look, &missing)?));
-                }
-            };
-            if whole.is_none() {
-                whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
+        let mut vacated = Vec::new();
+        let mut applied =
+            self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
+                let standing = look.standing(&identity, &change.chains)?;
+                vacated = change.vacated(look);
+                Ok(Some(match change.step(look, standing, tries)? {
+                    Step::Wait => return Ok(None),
+                    Step::Difference(difference, counts) => {
+                        (difference, Applied { counts, ..Applied::default() })
+                    }
+                    Step::Rebuild(reason) => {
+                        if whole.is_none() {
+                            whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
+                        }
+                        let built = whole.as_ref().and_then(|whole| rebuild(whole, look));
+                        Applied::of_rebuild(built, reason)
+                    }
+                }))
+            })?;
+        match &whole {
+            Some(whole) if applied.rebuilt.is_some() => {
+                applied.stale_flows = self.forget_gap(whole).err();
             }
-            let transaction = whole.as_ref().and_then(|whole| rebuild(whole, look));
-            Ok(Some(transaction.map_or((Transaction::begin(), Applied::default()), |built| {
-                (built, Applied { rebuilt: Some(reason), ..Applied::default() })
-            })))
-        })?;
-        if applied.rebuilt.is_none() {
-            applied.unfinished = self.finish(change).err();
+            Some(_) | None => applied.unfinished = self.finish(vacated).err(),
         }
         Ok(applied)
     }
 
-    /// Sees to it that what was released is on its way out, and that nothing of it that carries UDP
-    /// is there any more: a flow that began in the meantime would outlive it.
-    fn finish(&mut self, change: &Change) -> Result<(), Error> {
-        let mut places: Vec<_> = change.vacated().copied().collect();
+    /// Sees to it that what was at `places` is on its way out, and that nothing of it that carries
+    /// UDP is there any more: a flow that began in the meantime would outlive it.
+    fn finish(&mut self, mut places: Vec<(Set, Key)>) -> Result<(), Error> {
         for _ in 0..PATIENCE {
             let mut left = BTreeMap::new();
             for volley in places.chunks(look::PER_VOLLEY) {
@@ -187,17 +145,26 @@ impl Nft {
             }
             thread::sleep(TICK);
         }
-        self.withdraw(&places)
+        self.delete(&places, |place| places.contains(place))
     }
 
-    /// Deletes what is at `places`, whosever table it is.
+    /// Deletes what is at `places` and what they cover, whosever table it is.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
     pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
-        self.attempt(places, |_, look, _| {
+        self.delete(places, |_| true)
+    }
+
+    fn delete(
+        &mut self,
+        places: &[(Set, Key)],
+        is_meant: impl Fn(&(Set, Key)) -> bool,
+    ) -> Result<(), Error> {
+        self.attempt(Extent::Places(places), |_, look, _| {
             let mut transaction = Transaction::begin();
-            let present: Vec<_> = look.elements.keys().copied().collect();
+            let present = look.elements.keys().copied();
+            let present: Vec<_> = present.filter(|place| is_meant(place)).collect();
             elements::delete(&mut transaction, &present);
             Ok(Some((transaction, ())))
         })
@@ -207,28 +174,33 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
-    /// [`Error::Unanswered`].
+    /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt(&[], |_, look, _| {
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
             look.permit(&identity)?;
             Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
-        })
+        })?;
+        self.forget_gap(&whole)
     }
 
     /// Does the same even if the table belongs to another store.
     ///
     /// # Errors
-    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
+    /// [`Self::forget_flows`], when it is built.
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt(&[], |_, look, _| match look.permit(&whole.identity) {
-            Err(Error::OtherInstance { .. }) | Ok(()) => {
-                Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
+            match look.permit(&whole.identity) {
+                Err(Error::OtherInstance { .. }) | Ok(()) => {
+                    Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
+                }
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
-        })
+        })?;
+        self.forget_gap(&whole)
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -236,12 +208,12 @@ impl Nft {
     /// is asked again after a while.
     fn attempt<T, E: From<Error>>(
         &mut self,
-        places: &[(Set, Key)],
+        extent: Extent<'_>,
         mut propose: impl FnMut(&mut Self, &Look, Tries) -> Result<Option<(Transaction, T)>, E>,
     ) -> Result<T, E> {
         let mut tries = Tries::default();
         loop {
-            let look = self.look(places)?;
+            let look = self.look(extent)?;
             let Some((transaction, done)) = propose(self, &look, tries)? else {
                 tries.waits += 1;
                 thread::sleep(TICK);
@@ -272,78 +244,39 @@ struct Tries {
     waits: u32,
 }
 
-/// The transaction that brings the elements from what `look` saw to what `change` asks for.
-fn difference(
-    change: &Change,
-    look: &Look,
-    missing: &[Chain],
-) -> Result<(Transaction, Applied), Error> {
-    let (mut deleted, mut expired) = (Vec::new(), Vec::new());
-    for place in &change.released {
-        let Some(seen) = look.elements.get(place) else { continue };
-        match (change.wanted.get(place), &seen.data) {
-            (Some(wanted), _) if seen.is(wanted) => {}
-            (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
-            (None, Some(_)) => {}
-            (Some(_), _) | (None, None) => deleted.push(*place),
-        }
-    }
-    let mut added = Vec::new();
-    for (place, wanted) in &change.wanted {
-        match look.elements.get(place) {
-            None => added.push(wanted),
-            Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-            // A hairpin may serve an address that is given out again: it leads nowhere, so
-            // nothing is overwritten.
-            Some(Seen { data: Some(Data::None), .. }) => {}
-            Some(_) if change.released.contains(place) => {}
-            Some(seen) => return Err(unrecorded(wanted, seen)),
-        }
-    }
-    let mut transaction = Transaction::begin();
-    if !missing.is_empty() {
-        let mut encoder = Encoder::new();
-        add_chains(&mut transaction, &mut encoder, missing.iter());
-        for chain in missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX)) {
-            let postrouting = Chain {
-                name: ruleset::POSTROUTING.to_owned(),
-                base: None,
-                rules: vec![ruleset::jump_to(chain)],
-            };
-            add_rules(&mut transaction, &mut encoder, &postrouting);
-        }
-    }
-    elements::delete(&mut transaction, &deleted);
-    elements::expire(&mut transaction, &expired);
-    elements::add(&mut transaction, &added);
-    let removed = deleted.len() + expired.len();
-    Ok((transaction, Applied { added: added.len(), removed, ..Applied::default() }))
-}
-
 /// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Why the whole table was built again, if it was.
     pub rebuilt: Option<String>,
-    /// Otherwise, how many elements were added.
-    pub added: usize,
-    /// And how many were taken away; one that was replaced is in both.
-    pub removed: usize,
+    /// Otherwise, what was wrong with single elements, where all were looked at.
+    pub mended: Vec<String>,
+    /// And how many elements were changed.
+    pub counts: Counts,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
+    /// Why UDP flows may go on that began while the table was not right, if they may.
+    pub stale_flows: Option<Error>,
 }
 
 impl Applied {
-    /// Whether the table was already as it should be.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.rebuilt.is_none() && self.added == 0 && self.removed == 0
+    /// What building the table again comes to: nothing where nothing is made of nothing.
+    fn of_rebuild(built: Option<Transaction>, reason: String) -> (Transaction, Self) {
+        built.map_or_else(
+            || (Transaction::begin(), Self::default()),
+            |built| (built, Self { rebuilt: Some(reason), ..Self::default() }),
+        )
     }
-}
 
-fn unrecorded(wanted: &Element, seen: &Seen) -> Error {
-    let target = seen.data.as_ref().map_or("an unknown place".to_owned(), Data::to_string);
-    Error::Unrecorded { host: wanted.host, target, set: wanted.set.name() }
+    /// What was wrong with single elements, in short.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let (first, others) = self.mended.split_first()?;
+        Some(match others.len() {
+            0 => first.clone(),
+            number => format!("{first}, and {number} more"),
+        })
+    }
 }
 
 /// Whether a refusal is likely to pass. Somebody else changed the tables after the look: an element,
@@ -373,13 +306,17 @@ fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
     let table = encoder.table(MsgType::Add);
     transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
     look::put_table_comment(transaction.last(), &ruleset.identity.to_string());
-    for (set, id) in Set::all().zip(1..) {
-        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
-    }
+    add_sets(&mut transaction, &mut encoder, ruleset.sets());
     add_chains(&mut transaction, &mut encoder, ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
     elements::add(&mut transaction, &all);
     Some(transaction)
+}
+
+fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
+    for (set, id) in sets.zip(1..) {
+        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
+    }
 }
 
 fn add_chains<'a>(
@@ -390,15 +327,35 @@ fn add_chains<'a>(
     for chain in chains.clone() {
         let subject = format!("adding chain {}", chain.name);
         transaction.append(encoder.chain(chain), CREATE, subject);
+        if let Some(comment) = chain.comment() {
+            look::put_chain_comment(transaction.last(), &comment);
+        }
     }
     for chain in chains {
-        add_rules(transaction, encoder, chain);
+        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last);
     }
 }
 
-fn add_rules(transaction: &mut Transaction, encoder: &mut Encoder, chain: &Chain) {
-    for rule in &chain.rules {
-        let subject = format!("adding rule \"{rule}\" to chain {}", chain.name);
-        transaction.append(encoder.rule(chain, rule), CREATE | APPEND, subject);
+/// Where in its chain a rule goes.
+#[derive(Clone, Copy)]
+enum Place {
+    First,
+    Last,
+}
+
+fn add_rules(
+    transaction: &mut Transaction,
+    encoder: &mut Encoder,
+    chain: &str,
+    rules: &[Rule],
+    place: Place,
+) {
+    let flags = match place {
+        Place::First => CREATE,
+        Place::Last => CREATE | APPEND,
+    };
+    for rule in rules {
+        let subject = format!("adding rule \"{rule}\" to chain {chain}");
+        transaction.append(encoder.rule(chain, rule), flags, subject);
     }
 }

@@ -82,7 +82,7 @@ impl Raising {
             "cmp" => self.compare(data.nested(uapi::NFTA_CMP_DATA)?.get(uapi::NFTA_DATA_VALUE)?)?,
             "lookup" => {
                 let name = data.text(uapi::NFTA_LOOKUP_SET)?;
-                let set = Set::all().find(|set| set.name() == name)?;
+                let set = Set::named(name)?;
                 self.conclude(set.family, Term::In(set));
             }
             "nat" => {
@@ -231,12 +231,12 @@ mod tests {
                     let mut encoder = Encoder::new();
                     let mut chains = BTreeMap::new();
                     for chain in treatment.chains() {
-                        let mut raised = |rule| raise(attributes_of(encoder.rule(&chain, rule)));
+                        let mut raised =
+                            |rule| raise(attributes_of(encoder.rule(&chain.name, rule)));
                         let rules: Option<Vec<_>> = chain.rules.iter().map(&mut raised).collect();
                         chains.insert(chain.name.clone(), rules.expect("what was lowered"));
                     }
-                    let entries: Vec<String> = chains.keys().cloned().collect();
-                    let read = entries.iter().find_map(|entry| Treatment::read(entry, &chains));
+                    let read = Treatment::read(treatment.digest(), &chains);
                     assert_eq!(read, Some(treatment.clone()), "{record:?}");
                     let pods: Vec<_> = record.pod_addresses.iter().map(IpNetwork::ip).collect();
                     let again = Record {
@@ -250,8 +250,7 @@ mod tests {
                     for rules in chains.values_mut() {
                         rules.pop();
                     }
-                    let read = entries.iter().find_map(|entry| Treatment::read(entry, &chains));
-                    assert_eq!(read, None);
+                    assert_eq!(Treatment::read(treatment.digest(), &chains), None);
                     count += 1;
                 }
             }

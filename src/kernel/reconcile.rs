@@ -4,12 +4,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::change::Step;
 use super::elements::Seen;
+use super::look::Standing;
 use super::message::Attributes;
 use super::raise::raise;
-use super::{Applied, Change, Error, Look, Nft, Table};
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
 use crate::ruleset::{
-    Data, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, hairpin_of, host_at,
+    Data, Digest, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, covers, hairpin_of,
+    host_at,
 };
 
 /// What a table holds that explains itself.
@@ -17,9 +20,9 @@ use crate::ruleset::{
 pub struct Survey {
     /// Every element but those about to go.
     pub elements: BTreeMap<(Set, Key), Element>,
-    /// How packets are treated where a verdict map leads to, by the name of the chain. Chains that
-    /// are not what their name stands for are left out.
-    pub treatments: BTreeMap<String, Treatment>,
+    /// How packets are treated. Treatments whose chains are not what their name stands for are left
+    /// out.
+    pub treatments: BTreeMap<Digest, Treatment>,
 }
 
 impl Survey {
@@ -28,19 +31,17 @@ impl Survey {
         let hairpins = hairpins_of(spared, self.elements.iter().map(|(at, it)| (at, &it.data)));
         let stays = |element: &Element| {
             let place = element.place();
-            let leads_somewhere = match &element.data {
-                Data::Goto(chain) => self.treatments.contains_key(chain),
-                Data::None | Data::Target(_) => true,
-            };
-            leads_somewhere && (spared.contains(&place) || hairpins.contains(&place))
+            let treatment = element.set.treatment();
+            let leads_somewhere =
+                treatment.is_none_or(|digest| self.treatments.contains_key(&digest));
+            let is_spared = covers(|place| spared.contains(place), &place);
+            leads_somewhere && (is_spared || hairpins.contains(&place))
         };
         let elements: Vec<Element> = self.elements.into_values().filter(stays).collect();
-        let used = |chain: &str| {
-            let data = elements.iter().map(|element| &element.data);
-            data.into_iter().any(|data| matches!(data, Data::Goto(to) if to == chain))
-        };
-        let treatments = self.treatments.iter().filter(|(chain, _)| used(chain));
-        (elements.clone(), treatments.map(|(_, treatment)| treatment.clone()).collect())
+        let used: BTreeSet<Digest> =
+            elements.iter().filter_map(|element| element.set.treatment()).collect();
+        let treatments = self.treatments.into_iter().filter(|(digest, _)| used.contains(digest));
+        (elements, treatments.map(|(_, treatment)| treatment).collect())
     }
 }
 
@@ -53,39 +54,58 @@ fn hairpins_of<'a>(
         .filter(|(place, _)| spared.contains(place))
         .filter_map(|(place, data)| match data {
             Data::Target(target) => Some(hairpin_of(&host_at(place)?, *target)),
-            Data::None | Data::Goto(_) => None,
+            Data::None => None,
         })
         .collect()
 }
 
 impl Nft {
     /// Makes the table exactly that of `everything`, but for what it spares, and changes nothing that
-    /// is right already: the way to find what was lost, what somebody else put there, and rules that
-    /// were replaced one by one. Where a chain differs, the whole table is built again.
+    /// is right already: the way to find what was lost, and what nobody recorded. A difference among
+    /// the elements is mended one by one, any other by building the table again.
     ///
     /// # Errors
     /// As for [`Self::apply`].
     pub fn reconcile(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
-        let look = self.look(&[])?;
-        look.permit(&self.identity)?;
-        if look.table == Table::Absent && everything.elements.is_empty() {
-            return Ok(Applied::default());
+        let identity = self.identity.clone();
+        let mut change = Change::default();
+        let mut vacated = Vec::new();
+        let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
+            let seen = look.elements.iter();
+            let mut spared = hairpins_of(
+                &everything.spared,
+                seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))),
+            );
+            let seen = look.elements.keys().copied();
+            spared.extend(
+                seen.filter(|place| covers(|place| everything.spared.contains(place), place)),
+            );
+            let standing = look.thorough_standing(&identity, everything)?;
+            // What is built again is not compared one by one, and a copy of it takes its time.
+            if matches!(standing, Standing::Intact { .. }) {
+                change.wanted.clone_from(&everything.elements);
+                let ours = look.elements.keys().filter(|place| !spared.contains(place));
+                change.released = ours.copied().collect();
+                vacated = change.vacated(look);
+            }
+            Ok(Some(match change.step(look, standing, tries)? {
+                Step::Wait => return Ok(None),
+                Step::Difference(difference, counts) => {
+                    let mended = compare::differing_elements(look, everything, &spared).collect();
+                    (difference, Applied { mended, counts, ..Applied::default() })
+                }
+                Step::Rebuild(reason) => {
+                    let whole = nft.with_spared(Cow::Borrowed(everything))?;
+                    Applied::of_rebuild(rebuild(&whole, look), reason)
+                }
+            }))
+        })?;
+        if applied.rebuilt.is_none() {
+            applied.unfinished = self.finish(vacated).err();
         }
-        if let Some(reason) = self.damage(&look, everything)? {
-            self.rebuild(everything)?;
-            return Ok(Applied { rebuilt: Some(reason), ..Applied::default() });
-        }
-        let seen = self.every_element()?;
-        let data = seen.iter().filter_map(|(place, seen)| Some((place, seen.data.as_ref()?)));
-        let hairpins = hairpins_of(&everything.spared, data);
-        let mut released: BTreeSet<_> = seen.into_keys().collect();
-        released.retain(|at| !everything.spared.contains(at) && !hairpins.contains(at));
-        let change = Change {
-            wanted: everything.elements.clone(),
-            released,
-            chains: everything.networks.clone(),
-        };
-        self.apply(&change, || Ok(everything.clone()))
+        // Even if nothing was lost: whoever restored it may have been killed before it came to this.
+        applied.stale_flows = self.forget_gap(everything).err();
+        Ok(applied)
     }
 
     /// Reads the table back, whosever it is; `None` where none of this layout is.
@@ -93,22 +113,16 @@ impl Nft {
     /// # Errors
     /// As for [`Self::look`].
     pub fn survey(&mut self) -> Result<Option<Survey>, Error> {
-        let look = self.look(&[])?;
+        let look = self.look(Extent::Everything)?;
         if !matches!(&look.table, Table::Ours(found) if found.layout == LAYOUT) {
             return Ok(None);
         }
         let chains = raised(&look);
-        let mut survey = Survey::default();
-        for (place, seen) in self.every_element()? {
-            let Some(element) = element_at(place, seen) else { continue };
-            if let Data::Goto(chain) = &element.data
-                && let Some(treatment) = Treatment::read(chain, &chains)
-            {
-                survey.treatments.insert(chain.clone(), treatment);
-            }
-            survey.elements.insert(place, element);
-        }
-        Ok(Some(survey))
+        let read = |digest| Some((digest, Treatment::read(digest, &chains)?));
+        let treatments = look.treatments().filter_map(read).collect();
+        let elements = look.elements.into_iter();
+        let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
+        Ok(Some(Survey { elements: elements.collect(), treatments }))
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.
@@ -130,7 +144,7 @@ fn raised(look: &Look) -> BTreeMap<String, Vec<Rule>> {
     let rules = |rules: &Vec<Vec<u8>>| -> Option<Vec<Rule>> {
         rules.iter().map(|rule| raise(Attributes(rule))).collect()
     };
-    let chains = look.rules().iter();
+    let chains = look.rules.iter();
     chains.filter_map(|(name, its)| Some((name.clone(), rules(its)?))).collect()
 }
 

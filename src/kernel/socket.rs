@@ -7,6 +7,7 @@
 //! 6.10): a transaction asks for exactly one acknowledgement, on its last message.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -63,6 +64,22 @@ impl Socket {
         Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
+    pub(super) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
+        let mut subscribe = || {
+            self.socket.bind_auto()?;
+            // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
+            let _ = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
+            self.socket.add_membership(group)
+        };
+        subscribe().map_err(|source| Error::Socket { action: "subscribe with", source })
+    }
+
+    /// For poll(2).
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         if bytes.len() > DEFAULT_SEND_BUFFER {
             // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
@@ -78,7 +95,7 @@ impl Socket {
     }
 
     /// The next datagram; `None` when there is none.
-    fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub(super) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use super::{MASQUERADE_PREFIX, POSTROUTING, Set, SetKind};
+use super::{Digest, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Set};
 use crate::model::Family;
 
 /// A chain with its rules.
@@ -17,6 +17,21 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
+}
+
+impl Chain {
+    /// What a listing shows beside its name: how many rules it has. So whoever counts them later
+    /// needs to know nothing else of a network. The number of every other chain's is always known.
+    #[must_use]
+    pub fn comment(&self) -> Option<String> {
+        super::is_of_network(&self.name).then(|| format!("rules: {}", self.rules.len()))
+    }
+
+    /// Reads the number out of a chain's comment.
+    #[must_use]
+    pub fn rules_in(comment: &str) -> Option<usize> {
+        comment.strip_prefix("rules: ")?.parse().ok()
+    }
 }
 
 /// What makes a chain a base chain. The policy is always accept.
@@ -76,8 +91,6 @@ pub enum Term {
     Within(Side, IpNetwork),
     /// The key that `set` is keyed by, read from the packet, is in `set`.
     In(Set),
-    /// Go on where the verdict map says.
-    VerdictMap(Set),
     /// The mark has this bit.
     MarkHas(u8),
     /// Set this bit of the mark.
@@ -128,13 +141,13 @@ const BEFORE_SRCNAT: i32 = 99;
 const RAW: i32 = -300;
 
 /// The chains that do not depend on any record. A jump per mark bit in use is added to
-/// `postrouting`.
+/// `postrouting`, the rules of [`dispatch`] to `hostports`.
 #[must_use]
 pub fn base_chains() -> Vec<Chain> {
     let nat = |hook, priority| Some(BaseChain { kind: ChainType::Nat, hook, priority });
     let martian =
         |side| Rule(vec![Term::NotFromLoopback, Term::Within(side, loopback4()), Term::Drop]);
-    let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump("hostports".into())]);
+    let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
     // Source ::1 can never leave by another interface than lo, so a translated packet would
     // vanish; untranslated it is refused at once.
     let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6()), Term::Return]);
@@ -160,18 +173,38 @@ pub fn base_chains() -> Vec<Chain> {
             base: nat(Hook::Postrouting, BEFORE_SRCNAT),
             rules: vec![],
         },
-        Chain { name: "hostports".into(), base: None, rules: dispatch() },
+        Chain { name: HOSTPORTS.into(), base: None, rules: vec![] },
     ]
 }
 
-/// To the chain of the network that holds the port; a claim on one address goes first.
-fn dispatch() -> Vec<Rule> {
-    let rule = |(kind, family)| Rule(vec![Term::VerdictMap(Set { kind, family })]);
-    [SetKind::HostPolicies, SetKind::Policies]
-        .into_iter()
-        .flat_map(|kind| Family::ALL.map(|family| (kind, family)))
-        .map(rule)
-        .collect()
+/// The rules of `hostports`: from each set of a treatment to the first of its chains.
+#[derive(Debug, Default)]
+pub struct Dispatch {
+    /// Those for claims on one address, which go before all others.
+    pub specific: Vec<Rule>,
+    /// Those for claims on every address.
+    pub wildcard: Vec<Rule>,
+}
+
+/// What leads to these treatments; `has` says which chains there are. The gate on the node's address
+/// is not for claims that name one.
+pub fn dispatch(
+    treatments: impl IntoIterator<Item = Digest>,
+    has: impl Fn(&str) -> bool,
+) -> Dispatch {
+    let mut dispatch = Dispatch::default();
+    for digest in treatments {
+        for set in Set::of_treatment(digest) {
+            let (rules, gates) = match set.key_address() {
+                Some(_) => (&mut dispatch.specific, &["from"][..]),
+                None => (&mut dispatch.wildcard, &["to", "from"][..]),
+            };
+            let gate = gates.iter().map(|gate| format!("{gate}_{digest}")).find(|gate| has(gate));
+            let entry = gate.unwrap_or_else(|| digest.chain());
+            rules.push(Rule(vec![Term::In(set), Term::Goto(entry)]));
+        }
+    }
+    dispatch
 }
 
 /// Masquerades what carries mark bit `bit`, and takes the mark off.
@@ -185,6 +218,9 @@ impl fmt::Display for Chain {
         writeln!(out, "\tchain {} {{", self.name)?;
         if let Some(BaseChain { kind, hook, priority }) = self.base {
             writeln!(out, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
+        }
+        if let Some(comment) = self.comment() {
+            writeln!(out, "\t\tcomment \"{comment}\"")?;
         }
         for rule in &self.rules {
             writeln!(out, "\t\t{rule}")?;
@@ -240,9 +276,8 @@ impl fmt::Display for Term {
             Self::Family(Family::V4) => out.write_str("meta nfproto ipv4"),
             Self::Family(Family::V6) => out.write_str("meta nfproto ipv6"),
             Self::Within(side, network) => write_within(out, *side, network),
-            Self::In(set) => write!(out, "{} @{set}", set.key_expression()),
-            Self::VerdictMap(set) => {
-                write!(out, "{}{} vmap @{set}", set.family_condition(), set.key_expression())
+            Self::In(set) => {
+                write!(out, "{}{} @{set}", set.family_condition(), set.key_expression())
             }
             Self::MarkHas(b) => write!(out, "meta mark & {0:#010x} == {0:#010x}", bit(b)),
             Self::MarkSet(b) => write!(out, "meta mark set meta mark | {:#010x}", bit(b)),

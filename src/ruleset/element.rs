@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use ipnetwork::IpNetwork;
 
 use super::chain::protocol_name;
-use super::treatment::Treatment;
+use super::treatment::{Digest, Treatment};
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Protocol, Record};
 
 /// What a set or map is for.
@@ -21,24 +21,18 @@ pub enum SetKind {
     Ports,
     /// The same for networks with `counters`.
     CountedPorts,
-    /// Claims on one address to the chain of the network.
-    HostPolicies,
-    /// Claims on every address to the chain of the network.
-    Policies,
     /// Pods that share their subnet with nobody, each with the ports by which it may meet itself.
     Hairpins,
+    /// Claims on one address whose packets are treated so.
+    HostHeld(Digest),
+    /// Claims on every address whose packets are treated so.
+    Held(Digest),
 }
 
 impl SetKind {
-    const ALL: [Self; 7] = [
-        Self::HostPorts,
-        Self::CountedHostPorts,
-        Self::Ports,
-        Self::CountedPorts,
-        Self::HostPolicies,
-        Self::Policies,
-        Self::Hairpins,
-    ];
+    /// Those that every table has.
+    const COMMON: [Self; 5] =
+        [Self::HostPorts, Self::CountedHostPorts, Self::Ports, Self::CountedPorts, Self::Hairpins];
 }
 
 /// One of the table's sets and maps.
@@ -57,34 +51,49 @@ pub enum DataKind {
     None,
     /// An address and a port.
     Target,
-    /// A verdict.
-    Verdict,
 }
 
 impl Set {
-    /// Every set and map of the table.
-    pub fn all() -> impl Iterator<Item = Self> {
-        SetKind::ALL.into_iter().flat_map(|kind| Family::ALL.map(|family| Self { kind, family }))
+    /// The sets and maps that every table has.
+    pub fn common() -> impl Iterator<Item = Self> {
+        Self::of_kinds(SetKind::COMMON)
     }
 
-    /// The name in the table.
+    /// The sets of a treatment.
+    pub fn of_treatment(digest: Digest) -> impl Iterator<Item = Self> {
+        Self::of_kinds([SetKind::HostHeld(digest), SetKind::Held(digest)])
+    }
+
+    /// The set of the claims like `host` whose packets are treated so.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match (self.kind, self.family) {
-            (SetKind::HostPorts, Family::V4) => "host_ports4",
-            (SetKind::HostPorts, Family::V6) => "host_ports6",
-            (SetKind::CountedHostPorts, Family::V4) => "counted_host_ports4",
-            (SetKind::CountedHostPorts, Family::V6) => "counted_host_ports6",
-            (SetKind::Ports, Family::V4) => "ports4",
-            (SetKind::Ports, Family::V6) => "ports6",
-            (SetKind::CountedPorts, Family::V4) => "counted_ports4",
-            (SetKind::CountedPorts, Family::V6) => "counted_ports6",
-            (SetKind::HostPolicies, Family::V4) => "host_policies4",
-            (SetKind::HostPolicies, Family::V6) => "host_policies6",
-            (SetKind::Policies, Family::V4) => "policies4",
-            (SetKind::Policies, Family::V6) => "policies6",
-            (SetKind::Hairpins, Family::V4) => "hairpins4",
-            (SetKind::Hairpins, Family::V6) => "hairpins6",
+    pub fn holding(host: &HostPort, digest: Digest) -> Self {
+        let kind =
+            if host.is_wildcard() { SetKind::Held(digest) } else { SetKind::HostHeld(digest) };
+        Self { kind, family: Family::of(&host.address) }
+    }
+
+    fn of_kinds(kinds: impl IntoIterator<Item = SetKind>) -> impl Iterator<Item = Self> {
+        kinds.into_iter().flat_map(|kind| Family::ALL.map(|family| Self { kind, family }))
+    }
+
+    /// Reads the name in the table back.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let digest = name.rsplit_once('_').and_then(|(_, digest)| Digest::parse(digest));
+        let own = digest.into_iter().flat_map(Self::of_treatment);
+        Self::common().chain(own).find(|set| set.to_string() == name)
+    }
+
+    /// The treatment that it is for, unless every table has it.
+    #[must_use]
+    pub const fn treatment(self) -> Option<Digest> {
+        match self.kind {
+            SetKind::HostHeld(digest) | SetKind::Held(digest) => Some(digest),
+            SetKind::HostPorts
+            | SetKind::CountedHostPorts
+            | SetKind::Ports
+            | SetKind::CountedPorts
+            | SetKind::Hairpins => None,
         }
     }
 
@@ -92,11 +101,11 @@ impl Set {
     #[must_use]
     pub const fn key_address(self) -> Option<super::Side> {
         match self.kind {
-            SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostPolicies => {
+            SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_) => {
                 Some(super::Side::Destination)
             }
             SetKind::Hairpins => Some(super::Side::Source),
-            SetKind::Ports | SetKind::CountedPorts | SetKind::Policies => None,
+            SetKind::Ports | SetKind::CountedPorts | SetKind::Held(_) => None,
         }
     }
 
@@ -108,8 +117,7 @@ impl Set {
             | SetKind::CountedHostPorts
             | SetKind::Ports
             | SetKind::CountedPorts => DataKind::Target,
-            SetKind::HostPolicies | SetKind::Policies => DataKind::Verdict,
-            SetKind::Hairpins => DataKind::None,
+            SetKind::Hairpins | SetKind::HostHeld(_) | SetKind::Held(_) => DataKind::None,
         }
     }
 
@@ -149,7 +157,6 @@ impl Set {
         let (word, data) = match self.data() {
             DataKind::None => ("set", String::new()),
             DataKind::Target => ("map", format!(" : {address} . inet_service")),
-            DataKind::Verdict => ("map", " : verdict".to_owned()),
         };
         // So that an element can be given a millisecond to live instead of being deleted.
         let flags = "\t\tflags timeout\n";
@@ -162,7 +169,19 @@ impl Set {
 
 impl fmt::Display for Set {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
+        let digit = match self.family {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        };
+        match self.kind {
+            SetKind::HostPorts => write!(out, "host_ports{digit}"),
+            SetKind::CountedHostPorts => write!(out, "counted_host_ports{digit}"),
+            SetKind::Ports => write!(out, "ports{digit}"),
+            SetKind::CountedPorts => write!(out, "counted_ports{digit}"),
+            SetKind::Hairpins => write!(out, "hairpins{digit}"),
+            SetKind::HostHeld(digest) => write!(out, "host_held{digit}_{digest}"),
+            SetKind::Held(digest) => write!(out, "held{digit}_{digest}"),
+        }
     }
 }
 
@@ -178,14 +197,12 @@ pub struct Key {
 }
 
 /// What an element leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Membership alone.
     None,
     /// The pod.
     Target(SocketAddr),
-    /// `goto` this chain.
-    Goto(String),
 }
 
 /// One element.
@@ -238,7 +255,6 @@ impl fmt::Display for Data {
         match self {
             Self::None => out.write_str("nothing"),
             Self::Target(target) => write!(out, "{} . {}", target.ip(), target.port()),
-            Self::Goto(chain) => write!(out, "goto {chain}"),
         }
     }
 }
@@ -284,23 +300,27 @@ pub fn comment(owner: &Owner) -> String {
 /// What the elements of one record have in common.
 pub(super) struct Placing<'a> {
     treatment: Treatment,
+    digest: Digest,
     pod_addresses: &'a [IpNetwork],
     comment: String,
     holder: String,
-    specific_entry: String,
-    wildcard_entry: String,
 }
 
 impl<'a> Placing<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
         let treatment = Treatment::of(record);
+        let digest = treatment.digest();
+        Self::with(record, treatment, digest)
+    }
+
+    /// The same where the treatment and its digest are known: most records of a node share theirs.
+    pub(super) fn with(record: &'a Record, treatment: Treatment, digest: Digest) -> Self {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
             holder: holder_name(&record.owner.attachment),
-            specific_entry: treatment.entry(false),
-            wildcard_entry: treatment.entry(true),
             treatment,
+            digest,
         }
     }
 
@@ -309,11 +329,7 @@ impl<'a> Placing<'a> {
         let Some(target) = mapping.target else { return Vec::new() };
         let host = mapping.host;
         let family = Family::of(&host.address);
-        let (policies, entry, address) = if host.is_wildcard() {
-            (SetKind::Policies, &self.wildcard_entry, None)
-        } else {
-            (SetKind::HostPolicies, &self.specific_entry, Some(host.address))
-        };
+        let address = (!host.is_wildcard()).then_some(host.address);
         let element = |set: Set, address: Option<IpAddr>, data: Data| Element {
             set,
             key: Key { address, protocol: host.protocol, port: host.port },
@@ -321,15 +337,14 @@ impl<'a> Placing<'a> {
             comment: self.comment.clone(),
             holder: match set.data() {
                 DataKind::Target => self.holder.clone(),
-                DataKind::None | DataKind::Verdict => String::new(),
+                DataKind::None => String::new(),
             },
             host,
         };
         let targets = self.treatment.target_map(family, host.is_wildcard());
-        let policies = Set { kind: policies, family };
         let mut elements = vec![
             element(targets, address, Data::Target(target)),
-            element(policies, address, Data::Goto(entry.clone())),
+            element(Set::holding(&host, self.digest), address, Data::None),
         ];
         if self.is_alone(target.ip()) {
             let hairpins = Set { kind: SetKind::Hairpins, family };

@@ -5,8 +5,9 @@
 //! follows a packet through it.
 //!
 //! Whatever varies per pod is an [`Element`] of a map or set; whatever varies per network is a
-//! [`Treatment`], one chain or a few, named after a digest of their content. So the number of
-//! rules depends on the number of networks and never on the number of pods.
+//! [`Treatment`], a few chains and the sets of the ports that lead to them, named after a digest of
+//! their content. So the number of rules depends on the number of networks and never on the number of
+//! pods.
 
 mod chain;
 mod element;
@@ -21,9 +22,9 @@ pub use element::{
     COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, holder_name, read_holder,
 };
 
-pub use treatment::Treatment;
+pub use treatment::{Digest, Treatment};
 
-pub use chain::base_chains;
+pub use chain::{Dispatch, base_chains, dispatch};
 
 use chain::masquerade_chain;
 use element::Placing;
@@ -32,6 +33,9 @@ use crate::model::{Family, HostPort, Mapping, Record};
 
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
+
+/// The chain that every set of a treatment has a rule in.
+pub const HOSTPORTS: &str = "hostports";
 
 /// The chain that every mark bit in use has a jump in.
 pub const POSTROUTING: &str = "postrouting";
@@ -94,7 +98,7 @@ pub struct Ruleset {
     /// Where somebody has elements of whom nobody knows what they are, because the record cannot be
     /// read: what is there stays.
     pub spared: BTreeSet<(Set, Key)>,
-    treatments: BTreeSet<Treatment>,
+    treatments: BTreeMap<Treatment, Digest>,
 }
 
 impl Ruleset {
@@ -102,16 +106,18 @@ impl Ruleset {
     /// the iteration is taken; the caller passes only what each still owns.
     #[must_use]
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut treatments = BTreeSet::new();
+        let mut treatments = BTreeMap::new();
         let mut elements = BTreeMap::new();
         for record in records {
-            let mut translated = false;
-            for element in elements_of(record, &record.mappings) {
-                translated = true;
-                elements.insert(element.place(), element);
+            if record.mappings.iter().all(|mapping| mapping.target.is_none()) {
+                continue;
             }
-            if translated {
-                treatments.insert(Treatment::of(record));
+            let treatment = Treatment::of(record);
+            let digest = treatments.entry(treatment.clone());
+            let digest = *digest.or_insert_with_key(Treatment::digest);
+            let placing = Placing::with(record, treatment, digest);
+            for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
+                elements.insert(element.place(), element);
             }
         }
         Self::of(identity, elements, treatments)
@@ -127,7 +133,10 @@ impl Ruleset {
         for element in elements {
             self.elements.entry(element.place()).or_insert(element);
         }
-        self.treatments.extend(treatments);
+        self.treatments.extend(treatments.into_iter().map(|treatment| {
+            let digest = treatment.digest();
+            (treatment, digest)
+        }));
         let whole = Self::of(self.identity, self.elements, self.treatments);
         Self { spared: self.spared, ..whole }
     }
@@ -135,24 +144,34 @@ impl Ruleset {
     fn of(
         identity: Identity,
         elements: BTreeMap<(Set, Key), Element>,
-        treatments: BTreeSet<Treatment>,
+        treatments: BTreeMap<Treatment, Digest>,
     ) -> Self {
+        let bits: BTreeSet<u8> = treatments.keys().filter_map(Treatment::mark_bit).collect();
+        let mut networks: Vec<Chain> = bits.into_iter().map(masquerade_chain).collect();
+        let jumps: Vec<Rule> = networks.iter().map(jump_to).collect();
+        networks.extend(treatments.keys().flat_map(Treatment::chains));
+        let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
+        let Dispatch { specific, wildcard } =
+            dispatch(treatments.values().copied(), |name| names.contains(name));
         let mut base = base_chains();
-        let mut networks = Vec::new();
-        let bits: BTreeSet<u8> = treatments.iter().filter_map(Treatment::mark_bit).collect();
-        for bit in bits {
-            networks.push(masquerade_chain(bit));
-            for chain in base.iter_mut().filter(|chain| chain.name == POSTROUTING) {
-                chain.rules.push(jump_to(&masquerade_chain(bit)));
+        for chain in &mut base {
+            match chain.name.as_str() {
+                POSTROUTING => chain.rules.clone_from(&jumps),
+                HOSTPORTS => chain.rules = [&specific[..], &wildcard].concat(),
+                _ => {}
             }
         }
-        networks.extend(treatments.iter().flat_map(Treatment::chains));
         Self { identity, base, networks, elements, spared: BTreeSet::new(), treatments }
     }
 
     /// All chains.
     pub fn chains(&self) -> impl Iterator<Item = &Chain> + Clone {
         self.base.iter().chain(&self.networks)
+    }
+
+    /// All sets and maps.
+    pub fn sets(&self) -> impl Iterator<Item = Set> {
+        Set::common().chain(self.treatments.values().copied().flat_map(Set::of_treatment))
     }
 }
 
@@ -165,18 +184,36 @@ pub fn elements_of<'a>(
     mappings.iter().flat_map(move |mapping| placing.elements(mapping))
 }
 
-/// Every place at which the elements of a claim on `host` may be, except among the hairpins: what
-/// can be cleaned up when nothing else is known of the claim.
+/// The places at which a claim on `host` may lead to a pod: with what they [cover](covers), all that
+/// there may be of a claim of which nothing else is known, except hairpins.
 #[must_use]
-pub fn places_of(host: &HostPort) -> Vec<(Set, Key)> {
+pub fn places_of(host: &HostPort) -> [(Set, Key); 2] {
     let kinds = if host.is_wildcard() {
-        [SetKind::Ports, SetKind::CountedPorts, SetKind::Policies]
+        [SetKind::Ports, SetKind::CountedPorts]
     } else {
-        [SetKind::HostPorts, SetKind::CountedHostPorts, SetKind::HostPolicies]
+        [SetKind::HostPorts, SetKind::CountedHostPorts]
     };
+    let family = Family::of(&host.address);
+    kinds.map(|kind| (Set { kind, family }, key_of(host)))
+}
+
+/// The place of a claim on `host` among those whose packets are treated so.
+#[must_use]
+pub fn held_at(host: &HostPort, digest: Digest) -> (Set, Key) {
+    (Set::holding(host, digest), key_of(host))
+}
+
+fn key_of(host: &HostPort) -> Key {
     let address = (!host.is_wildcard()).then_some(host.address);
-    let key = Key { address, protocol: host.protocol, port: host.port };
-    kinds.map(|kind| (Set { kind, family: Family::of(&host.address) }, key)).to_vec()
+    Key { address, protocol: host.protocol, port: host.port }
+}
+
+/// Whether `place` is among the places that `has` knows. A place in a set of a treatment, of which
+/// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
+#[must_use]
+pub fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
+    let claim = || place.0.treatment().and_then(|_| host_at(place));
+    has(place) || claim().is_some_and(|host| places_of(&host).iter().any(has))
 }
 
 /// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its
@@ -218,7 +255,7 @@ impl fmt::Display for Ruleset {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "table inet {TABLE} {{")?;
         writeln!(out, "\tcomment \"{}\"", self.identity)?;
-        for set in Set::all() {
+        for set in self.sets() {
             write!(out, "{}", set.declaration())?;
         }
         for chain in self.chains() {

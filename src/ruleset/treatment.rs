@@ -1,15 +1,44 @@
 //! The chains of a network: what happens to a packet once its host port is known to be held.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::chain::{Chain, Rule, Side, Term, loopback4};
 use super::{Set, SetKind};
 use crate::model::{Family, Masquerade, Policy, Record};
+
+/// What names a treatment: a digest of its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(u64);
+
+impl Digest {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let digest = u64::from_str_radix(text, 16).ok().map(Self)?;
+        (digest.to_string() == text).then_some(digest)
+    }
+
+    /// The chain that every treatment has, and only a treatment.
+    #[must_use]
+    pub fn chain(self) -> String {
+        format!("net_{self}")
+    }
+
+    /// Reads [`Self::chain`] back.
+    #[must_use]
+    pub fn of_chain(name: &str) -> Option<Self> {
+        Self::parse(name.strip_prefix("net_")?)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:016x}", self.0)
+    }
+}
 
 /// How a record's packets are treated: its network's policy, and its pods' subnets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,11 +88,10 @@ impl Treatment {
         }
     }
 
-    /// Reads a treatment back from `chains`; `entry` is where a verdict map leads. `None` unless they
-    /// say exactly what the treatment of this name says.
+    /// Reads a treatment back from `chains`. `None` unless they say exactly what the treatment of
+    /// this name says.
     #[must_use]
-    pub fn read(entry: &str, chains: &BTreeMap<String, Vec<Rule>>) -> Option<Self> {
-        let (_, digest) = entry.split_once('_')?;
+    pub fn read(digest: Digest, chains: &BTreeMap<String, Vec<Rule>>) -> Option<Self> {
         let rules =
             |prefix: &str| chains.get(&format!("{prefix}_{digest}")).map_or(&[][..], Vec::as_slice);
         let gate = |prefix| rules(prefix).iter().map(network_of).collect::<Option<Vec<_>>>();
@@ -89,8 +117,7 @@ impl Treatment {
             counters: translation.iter().any(counts),
         };
         let is_there = |chain: &Chain| chains.get(&chain.name) == Some(&chain.rules);
-        let is_entry = [true, false].into_iter().any(|wildcard| read.entry(wildcard) == entry);
-        (is_entry && read.chains().iter().all(is_there)).then_some(read)
+        (read.digest() == digest && read.chains().iter().all(is_there)).then_some(read)
     }
 
     /// The policy that leads to it. Without masquerading no chain says which mark bit would be used:
@@ -156,14 +183,6 @@ impl Treatment {
         matches!(self.masquerade, MasqueradeWith::Local(..)) && is_host_prefix(address)
     }
 
-    /// The chain that a verdict map leads to.
-    #[must_use]
-    pub(super) fn entry(&self, wildcard: bool) -> String {
-        let gates = self.gates();
-        let gate = gates.iter().find(|gate| wildcard || gate.side == Side::Source);
-        format!("{}_{}", gate.map_or("net", |gate| gate.prefix), self.digest())
-    }
-
     /// Its chains. An optional gate on the node's address, one on the client's, then the chain
     /// that marks and translates.
     #[must_use]
@@ -174,9 +193,9 @@ impl Treatment {
         let mut chains: Vec<Chain> = gates
             .iter()
             .zip(next)
-            .map(|(gate, next)| gate.chain(&digest, &format!("{next}_{digest}")))
+            .map(|(gate, next)| gate.chain(digest, &format!("{next}_{digest}")))
             .collect();
-        chains.push(Chain { name: format!("net_{digest}"), base: None, rules: self.translation() });
+        chains.push(Chain { name: digest.chain(), base: None, rules: self.translation() });
         chains
     }
 
@@ -227,20 +246,21 @@ impl Treatment {
 
     /// A name for this content: equal treatments share their chains, and a chain's content never
     /// changes under its name.
-    fn digest(&self) -> String {
+    #[must_use]
+    pub fn digest(&self) -> Digest {
         let mut text = String::new();
         for gate in self.gates() {
             // Writing to a String cannot fail.
-            let _ = write!(text, "{}", gate.chain("", ""));
+            let _ = writeln!(text, "{}", gate.prefix);
+            for rule in gate.rules("") {
+                let _ = writeln!(text, "{rule}");
+            }
         }
         for rule in self.translation() {
             let _ = writeln!(text, "{rule}");
         }
         let hash = Sha256::digest(text.as_bytes());
-        hash.iter().take(8).fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        Digest(hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
 }
 
@@ -268,14 +288,14 @@ struct Gate {
 }
 
 impl Gate {
-    fn chain(&self, digest: &str, next: &str) -> Chain {
+    fn chain(&self, digest: Digest, next: &str) -> Chain {
+        Chain { name: format!("{}_{digest}", self.prefix), base: None, rules: self.rules(next) }
+    }
+
+    fn rules(&self, next: &str) -> Vec<Rule> {
         let pass = |network: &IpNetwork| {
             Rule(vec![Term::within(self.side, *network), Term::Goto(next.to_owned())])
         };
-        Chain {
-            name: format!("{}_{digest}", self.prefix),
-            base: None,
-            rules: self.networks.iter().map(pass).collect(),
-        }
+        self.networks.iter().map(pass).collect()
     }
 }

@@ -3,13 +3,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat, renameat};
@@ -40,7 +40,7 @@ pub(super) struct Disk {
     dir: File,
     mode: u32,
     volatile: bool,
-    unsynced: RefCell<BTreeSet<String>>,
+    unsynced: Mutex<BTreeSet<String>>,
 }
 
 impl Disk {
@@ -56,7 +56,7 @@ impl Disk {
         let mode = check_owner(path, &dir)?;
         let kind = fstatfs(&dir).map_err(Error::io("examine the file system of", path))?;
         let volatile = kind.filesystem_type() == TMPFS_MAGIC;
-        Ok(Some(Self { path: path.to_owned(), dir, mode, volatile, unsynced: RefCell::default() }))
+        Ok(Some(Self { path: path.to_owned(), dir, mode, volatile, unsynced: Mutex::default() }))
     }
 
     /// Opens `path`, made if it is missing, and takes away whatever others may do in it.
@@ -305,7 +305,8 @@ impl Disk {
     pub(super) fn remove_if_empty(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir) {
             Ok(()) => self.changed(name),
-            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            // A link that root put there leads to a directory, and stays.
+            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
             Err(errno) => return Err(self.error("delete", name)(errno)),
         }
         Ok(())
@@ -341,14 +342,19 @@ impl Disk {
 
     pub(super) fn changed(&self, name: &str) {
         if !self.volatile {
-            self.unsynced.borrow_mut().insert(parent(name).to_owned());
+            self.unsynced().insert(parent(name).to_owned());
         }
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // No change to a set can be half done.
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes every change of names so far durable; what is in a file is synced before it gets its
     /// name. Does nothing on a tmpfs.
     pub(super) fn settle(&self) -> Result<(), Error> {
-        let changed = self.unsynced.take();
+        let changed = std::mem::take(&mut *self.unsynced());
         if changed.len() >= MANY_DIRECTORIES {
             return uninterrupted(|| syncfs(&self.dir)).map_err(self.error("sync", ""));
         }

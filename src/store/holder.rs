@@ -58,7 +58,9 @@ impl Shared {
         let who = self.who(key).unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))?;
         match &who {
             Who::Attachment(record) => hosts.retain(|host| record::lists(&record.mappings, host)),
-            Who::Reservation(reservation) => hosts.retain(|host| reservation.hosts.contains(host)),
+            Who::Reservation(reservation) => {
+                hosts.retain(|host| reservation.hosts.binary_search(host).is_ok());
+            }
             Who::Unreadable(_) => {}
         }
         hosts.sort_unstable();

@@ -6,6 +6,7 @@
 //! as the memory lasts, so what counts is in the present one or the one before, and the others are
 //! deleted whole: the memory never grows with the age of the node, and no command looks through it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU16;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::key::{fitting, hashed};
 use super::{Locked, Shared, record};
-use crate::model::{Grant, HostPort, Mapping, Owner, Protocol, Record, check_identifier};
+use crate::model::{Grant, HostPort, Owner, Protocol, Record, check_identifier};
 
 /// For how many seconds a release is remembered.
 pub const REMEMBERED: u64 = 600;
@@ -76,7 +77,7 @@ pub struct Released {
     /// When, in seconds since the epoch.
     pub at: u64,
     /// Every host port, chosen by the node or not.
-    pub hosts: Vec<HostPort>,
+    pub hosts: BTreeSet<HostPort>,
     /// What the node had chosen for it.
     pub grants: Vec<Grant>,
 }
@@ -161,19 +162,19 @@ impl Locked {
             self.disk.link(&format!("{period}/{name}"), &format!("{now}/{releaser}"))?;
         }
         let hosts = owned.iter().map(|mapping| mapping.host).collect();
+        let numbers =
+            owned.iter().map(|mapping| (mapping.host.protocol, mapping.host.port.get())).collect();
         let grants =
-            record.grants.iter().filter(|grant| is_whole(grant, &owned)).cloned().collect();
+            record.grants.iter().filter(|grant| is_whole(grant, &numbers)).cloned().collect();
         let memory = Released { at: now, hosts, grants };
         record::write(&self.disk, &format!("{period}/{releaser}.json"), &memory)
     }
 }
 
-/// Whether everything that was granted is still there.
-fn is_whole(grant: &Grant, owned: &[Mapping]) -> bool {
+/// Whether everything that was granted is still there, in what is `owned` now.
+fn is_whole(grant: &Grant, owned: &BTreeSet<(Protocol, u16)>) -> bool {
     let first = grant.port.get();
     let last = first.saturating_add(grant.wish.count.get() - 1);
-    let owns = |protocol, port| {
-        owned.iter().any(|m| m.host.protocol == protocol && m.host.port.get() == port)
-    };
+    let owns = |protocol, port| owned.contains(&(protocol, port));
     grant.wish.protocols.iter().all(|protocol| (first..=last).all(|port| owns(*protocol, port)))
 }

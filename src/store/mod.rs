@@ -31,6 +31,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 pub use aside::Aside;
@@ -48,6 +49,9 @@ use key::Kind;
 use lock::{Mode, Wait};
 
 const LOCK: &str = "lock";
+
+/// So many records take longer to read than a thread to start.
+const MANY: usize = 256;
 
 /// A state directory that nobody has touched yet.
 #[derive(Clone, Debug)]
@@ -189,6 +193,42 @@ impl Shared {
     pub fn records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
         let keys = self.keys(Kind::Attachment)?;
         Ok(keys.iter().filter_map(|key| self.read(key).transpose()).collect())
+    }
+
+    /// All records, each with those mappings only that are its own. On two processors where there are
+    /// many: after the table was lost, traffic waits for this.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or the index cannot be read.
+    pub fn owned_records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
+        let keys = self.keys(Kind::Attachment)?;
+        let read = |keys: &[Key]| {
+            let found = keys.iter().filter_map(|key| self.read(key).transpose());
+            found.map(|read| self.with_owned(read)).collect::<Result<Vec<_>, Error>>()
+        };
+        if keys.len() < MANY {
+            return read(&keys);
+        }
+        let (first, second) = keys.split_at(keys.len() / 2);
+        let (all, others) = thread::scope(|scope| {
+            let other = thread::Builder::new().spawn_scoped(scope, || read(second));
+            let all = read(first);
+            // Where no thread may be started, and one that panicked is for the panic hook.
+            let others = other.ok().and_then(|other| other.join().ok());
+            (all, others.unwrap_or_else(|| read(second)))
+        });
+        let mut all = all?;
+        all.extend(others?);
+        Ok(all)
+    }
+
+    fn with_owned(
+        &self,
+        read: Result<Record, Unreadable>,
+    ) -> Result<Result<Record, Unreadable>, Error> {
+        let Ok(mut record) = read else { return Ok(read) };
+        record.mappings = self.owned(&record)?;
+        Ok(Ok(record))
     }
 
     fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
@@ -349,7 +389,8 @@ impl Locked {
             listed.insert(key, read.map(|reservation| reservation.hosts));
         }
         index::prune(&self.disk, |host, key| {
-            let lists = |hosts: &Vec<HostPort>| hosts.contains(host);
+            // Sorted, or a record with all ports of a node would take a minute.
+            let lists = |hosts: &Vec<HostPort>| hosts.binary_search(host).is_ok();
             Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(lists)))
         })?;
         self.unpublish_all_but(|key| listed.contains_key(key))?;

@@ -130,7 +130,7 @@ impl Locked {
         record::write(disk, &key.path(), &reservation)?;
         disk.settle()?;
         let before = before.map(|before| before.hosts).unwrap_or_default();
-        let gone = before.iter().filter(|host| !reservation.hosts.contains(host));
+        let gone = before.iter().filter(|host| reservation.hosts.binary_search(host).is_err());
         self.withdraw(&key, gone)
     }
 

@@ -112,7 +112,7 @@ fn a_foreign_directory_is_refused() {
     assert_eq!((owner, euid), (uid, me));
 }
 
-fn directory_of_somebody_else() -> PathBuf {
+pub(super) fn directory_of_somebody_else() -> PathBuf {
     let below = ["/var/cache", "/var/lib", "/home", "/run", "/proc"].into_iter();
     let found = below.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let mut candidates = std::iter::once(PathBuf::from("/sys")).chain(found.map(|dir| dir.path()));

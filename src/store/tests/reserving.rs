@@ -1,7 +1,10 @@
 //! Reservations, and bringing them back after a boot.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
+use nix::unistd::geteuid;
+
+use super::protection::directory_of_somebody_else;
 use super::*;
 
 fn reservation(name: &str, hosts: &[HostPort]) -> Reservation {
@@ -177,15 +180,52 @@ fn what_cannot_be_brought_back_is_said_and_left() {
     assert!(log.contains("bad.json are not reserved: the file does not hold a record"), "{log}");
     assert!(node.kept().join("bad.json").exists());
     drop(locked);
+}
 
-    // Who may write there decides which ports the node gives away.
+/// Who may write there decides which ports the node gives away.
+#[test]
+fn a_directory_of_reservations_that_is_not_ours_alone_is_refused() {
+    let node = Node::persistent();
+    let kept = Reservation { persistent: true, ..reservation("good", &[host("::", 1)]) };
+    node.lock().reserve(&kept).expect("reserving");
+    let refused = |store: &Store, dir: &Path| {
+        let error = store.lock(Duration::from_mins(1), &mut io::sink()).expect_err("bringing back");
+        assert!(error.to_string().contains(&dir.display().to_string()), "{error}");
+        assert!(!node.path("instance").exists(), "the next command has to begin again");
+        error
+    };
     node.reboot();
-    fs::set_permissions(node.kept(), fs::Permissions::from_mode(0o777)).expect("opening up");
-    let refused =
-        node.store.lock(Duration::from_mins(1), &mut io::sink()).expect_err("not ours alone");
-    assert!(matches!(refused, Error::WritableByOthers { .. }), "{refused}");
+    for open in [0o720, 0o702, 0o1777] {
+        fs::set_permissions(node.kept(), fs::Permissions::from_mode(open)).expect("opening up");
+        let error = refused(&node.store, &node.kept());
+        assert!(matches!(error, Error::WritableByOthers { mode, .. } if mode == open), "{error}");
+    }
     fs::set_permissions(node.kept(), fs::Permissions::from_mode(0o700)).expect("protecting");
-    assert_eq!(names(&node.lock()), ["good"], "the next command does it all again");
+
+    let moved = node.dir.with_file_name("moved");
+    fs::rename(node.kept(), &moved).expect("moving");
+    symlink(&moved, node.kept()).expect("linking");
+    let error = refused(&node.store, &node.kept());
+    assert!(matches!(error, Error::NotADirectory { found: "a symbolic link", .. }), "{error}");
+    fs::remove_file(node.kept()).expect("removing");
+    fs::rename(&moved, node.kept()).expect("moving back");
+
+    let foreign = match chown(node.kept(), Some(65_533), None) {
+        Ok(()) => node.kept(),
+        Err(_) => directory_of_somebody_else(),
+    };
+    let error = refused(&node.store.clone().with_persistent(&foreign), &foreign);
+    assert!(matches!(error, Error::ForeignOwner { .. }), "{error}");
+    // As root it was given away.
+    let _ = chown(node.kept(), Some(geteuid().as_raw()), None);
+    assert_eq!(names(&node.lock()), ["good"], "nothing was lost");
+
+    // The same for what is to be kept while the store is in use.
+    fs::set_permissions(node.kept(), fs::Permissions::from_mode(0o770)).expect("opening up");
+    let another = Reservation { name: "another".to_owned(), ..kept };
+    let refused = node.lock().reserve(&another).expect_err("not ours alone");
+    assert!(matches!(refused, Error::WritableByOthers { mode: 0o770, .. }), "{refused}");
+    assert_eq!(names(&node.lock()), ["good"]);
 }
 
 /// The instance file was lost while the node was running.

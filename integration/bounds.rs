@@ -1,0 +1,142 @@
+//! How much memory and time one command takes at most, however much it is asked for.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::bare::{attachment, network, run, tcp};
+use crate::chain::Attachment;
+use crate::netns::in_one_transaction;
+use crate::node::Node;
+use crate::plugin::{Call, Outcome};
+use crate::view::snapshot;
+
+/// Runs a program, waits for it, and writes down what it took; no shell tells the peak of memory.
+const MEASURE: &str = "import os,sys\n\
+    pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)\n\
+    _, status, used = os.wait4(pid, 0)\n\
+    with open('/run/usage', 'w') as file:\n    \
+        print(used.ru_maxrss, int((used.ru_utime + used.ru_stime) * 1e6), file=file)\n\
+    code = os.waitstatus_to_exitcode(status)\n\
+    sys.exit(code if code >= 0 else 128 - code)";
+
+/// What one command took.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    /// The most memory it had at once (`ru_maxrss`), in KiB; no less than Python's, which starts it.
+    peak: u64,
+    /// Of the processor, its own and the kernel's.
+    cpu: Duration,
+}
+
+/// Runs a call by `words`, a program with its first arguments, or by none.
+fn measure(call: &Call, words: &[&str]) -> (Outcome, Usage) {
+    let all: Vec<&str> = ["python3", "-c", MEASURE].iter().chain(words).copied().collect();
+    let outcome = call.clone().under(&all).run();
+    let text = fs::read_to_string("/run/usage").unwrap_or_else(|_| panic!("{outcome}"));
+    let mut numbers = text.split_whitespace().map(|word| word.parse().expect("a number"));
+    let mut next = || numbers.next().expect("two numbers");
+    (outcome, Usage { peak: next(), cpu: Duration::from_micros(next()) })
+}
+
+fn web(node: &Node) -> Attachment {
+    attachment(node, &network("blue"), "web", 5).mapping([tcp(8080)])
+}
+
+/// A quarter of a GiB of addresses is more than the plugin ever takes, so that is no less than its
+/// peak of memory.
+const MEMORY: &str = "--as=268435456";
+
+/// What a command may have in memory at once, in KiB: the most that is read, once as it grows by
+/// doubling, and what is made of it. Half as much again as was measured (docs/security.md).
+const PEAK: u64 = 160 << 10;
+
+fn refused_within_bounds(node: &Node, call: &Call, code: u64, words: &[&str]) {
+    let (before, begun) = (snapshot(), Instant::now());
+    let (outcome, usage) = measure(call, &["prlimit", MEMORY]);
+    node.note(format!("{usage:?}: {outcome}"));
+    assert!(usage.peak < PEAK, "{usage:?}");
+    outcome.failure(code);
+    let text = outcome.reply.clone().unwrap_or_default().to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+    assert!(outcome.stdout.len() < 4096, "{outcome}");
+    // Generous for an unoptimised build beside other tests.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(snapshot(), before);
+}
+
+#[test]
+fn more_than_anybody_needs_is_refused_within_bounds() {
+    let node = Node::new();
+    let web = web(&node);
+    // Who looks at what is held makes the store.
+    run(&web, "STATUS").success();
+    let known = json!(web.mappings).to_string();
+    let with = |mappings: &str| {
+        let config = web.config().to_string();
+        let replaced = config.replace(&known, mappings);
+        assert_ne!(replaced, config);
+        web.plugin_call("ADD").stdin(replaced)
+    };
+    let many = |one: &str, count: usize| {
+        let mut all = String::with_capacity((one.len() + 1) * count + 2);
+        all.push('[');
+        for number in 0..count {
+            all.push_str(if number == 0 { "" } else { "," });
+            all.push_str(one);
+        }
+        all + "]"
+    };
+    let one = "{\"hostPort\":8080,\"containerPort\":80}";
+    let blanks = web.plugin_call("ADD").stdin(vec![b' '; 64 << 20]);
+    refused_within_bounds(&node, &blanks, 5, &["16777216 bytes"]);
+    refused_within_bounds(&node, &with(&many(one, 1_000_000)), 5, &["16777216 bytes"]);
+    let most = ["65535", "portMappings"];
+    refused_within_bounds(&node, &with(&many("{}", 1_000_000)), 7, &most);
+    refused_within_bounds(&node, &with(&many(one, 400_000)), 7, &most);
+    refused_within_bounds(&node, &with(&many(one, 65_536)), 7, &most);
+    refused_within_bounds(&node, &with(&many("[]", 5_000_000)), 7, &most);
+    // Annotations.
+    let mut config = web.config();
+    let annotate = |config: &mut Value, text: String| {
+        config["runtimeConfig"] =
+            json!({"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": text}});
+    };
+    annotate(&mut config, "http=80,".repeat(60_000));
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 7, &["at most 1000"]);
+    annotate(&mut config, "p".repeat(15 << 20));
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 7, &["autoport.cni/ports"]);
+    annotate(&mut config, "all=1-65535/tcp+udp+sctp".to_owned());
+    let call = web.plugin_call("ADD").stdin(config.to_string());
+    refused_within_bounds(&node, &call, 101, &["OutOfHostPort"]);
+}
+
+/// As many as are taken, and no command that takes more than in proportion: with a look through all
+/// of them for each of them, a GC or a second ADD took minutes.
+#[test]
+fn many_mappings_cost_in_proportion() {
+    let node = Node::new();
+    let count = in_one_transaction(20_000);
+    let web = web(&node).mapping((0..count).map(|number| tcp(10_000 + number)));
+    let mut config = web.config();
+    config["cni.dev/valid-attachments"] = json!([{"containerID": "web", "ifname": "eth0"}]);
+    let run = |command: &str| {
+        let call = web.plugin_call(command).stdin(config.to_string());
+        let (outcome, usage) = measure(&call, &[]);
+        node.note(format!("{command}: {usage:?}"));
+        outcome.success();
+        assert!(usage.peak < 2 * PEAK, "{command}: {usage:?}");
+        usage.cpu
+    };
+    let first = run("ADD");
+    for command in ["CHECK", "ADD", "GC", "DEL", "ADD", "DEL"] {
+        let cpu = run(command);
+        // Time on the processor, not on the clock; each looks at a few lists of that length.
+        assert!(cpu < first * 4 + Duration::from_millis(500), "{command}: {cpu:?}, {first:?}");
+    }
+    crate::netns::settle();
+    crate::view::assert_nothing_held();
+}

@@ -1,0 +1,135 @@
+//! `repair --watch`: restores the table whenever another program has damaged it.
+//!
+//! It sleeps until the kernel tells of a transaction by somebody else that touched our table, waits
+//! until the burst is over, and does what GC does with the table: compare it with the records and
+//! write what differs. It never writes to the store, so the shared lock is enough; whoever holds the
+//! lock exclusively has finished its own change before the look.
+
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::{everything, note, note_error};
+use crate::error::Error;
+use crate::kernel::{self, Events, Woken};
+use crate::store::{self, Store};
+
+/// A burst of changes is over when this long nothing concerned us.
+const QUIET: Duration = Duration::from_millis(5);
+/// So long a burst is waited for at most.
+const BURST: Duration = Duration::from_millis(50);
+
+/// The pause after a look. It doubles with each look, so that whoever damages the table again and
+/// again cannot keep the node busy, and is short again after [`CALM`] without one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const CALM: Duration = Duration::from_secs(10);
+
+/// Restores the table of the store at `store` until `stop` is ready.
+///
+/// # Errors
+/// When the kernel does not tell about changes. Everything else is noted in `log`, and looked at
+/// again when there is reason to.
+pub fn watch(
+    store: &Store,
+    patience: Duration,
+    stop: BorrowedFd<'_>,
+    log: &mut dyn Write,
+) -> Result<(), Error> {
+    // Before the first look, so that nothing falls between.
+    let mut events = Events::open()?;
+    let mut pace = Pace::default();
+    let mut told = None;
+    loop {
+        let failed = look(store, patience, log).err();
+        pace.looked(Instant::now());
+        // What stays as it is, is said once.
+        let text = failed.as_ref().map(ToString::to_string);
+        if let Some(error) = failed.as_ref().filter(|_| told.as_ref() != Some(&text)) {
+            note_error(log, "table inet autoport was not restored", error);
+        }
+        if told.is_none() {
+            note(log, &format!("watching table inet autoport for {}", store.dir().display()));
+        }
+        told = Some(text);
+        let again = failed.is_some_and(|error| may_pass(&error));
+        let woken = if again { Woken::Changed } else { events.wait(stop, None)? };
+        if woken == Woken::Stopped || outlast(&mut events, stop, &pace)? == Woken::Stopped {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until the burst is over that has just begun, and the pause after the last look.
+fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Woken, kernel::Error> {
+    let begun = Instant::now();
+    loop {
+        let pause = pace.left(Instant::now());
+        match events.wait(stop, Some(pause.max(QUIET)))? {
+            Woken::Changed if begun.elapsed() < BURST || !pause.is_zero() => {}
+            woken @ (Woken::Changed | Woken::Elapsed | Woken::Stopped) => return Ok(woken),
+        }
+    }
+}
+
+/// Compares the table with the records and restores it. Nothing is restored for a store that is not
+/// there yet, or no more: its first ADD builds the table.
+fn look(store: &Store, patience: Duration, log: &mut dyn Write) -> Result<(), Error> {
+    let Some(shared) = store.read(patience, log)? else { return Ok(()) };
+    shared.belongs_here()?;
+    everything::reconcile(&shared, log)
+}
+
+/// Whether the same may work in a while although nobody changes the table.
+const fn may_pass(error: &Error) -> bool {
+    use kernel::Error::{NewerLayout, OtherInstance};
+    matches!(error, Error::Store(store::Error::LockTaken { .. }))
+        || matches!(error, Error::Kernel(error)
+            if !matches!(error, OtherInstance { .. } | NewerLayout { .. }))
+}
+
+/// When the next look is due at the earliest.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Pace {
+    /// Takes note of a look that ended at `now`.
+    fn looked(&mut self, now: Instant) {
+        let calm = self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM);
+        self.pause = if calm { SHORTEST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+        self.last = Some(now);
+    }
+
+    /// How much of the pause is left at `now`.
+    fn left(&self, now: Instant) -> Duration {
+        let since = self.last.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        self.pause.saturating_sub(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_damages_without_pause_is_answered_ever_more_rarely() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        assert_eq!(pace.left(now), Duration::ZERO, "the first look is due at once");
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pace.looked(now);
+            pauses.push(pace.left(now));
+            now += pace.left(now);
+            assert_eq!(pace.left(now), Duration::ZERO);
+        }
+        assert_eq!(pauses[0], SHORTEST_PAUSE);
+        assert!(pauses.is_sorted() && pauses[11] == LONGEST_PAUSE, "{pauses:?}");
+        now += CALM + Duration::from_millis(1);
+        pace.looked(now);
+        assert_eq!(pace.left(now), SHORTEST_PAUSE, "calm has returned");
+    }
+}

@@ -1,0 +1,204 @@
+//! The kernel's table against the one that records imply, by content: what CHECK says of one
+//! attachment, and what GC and the watch look for in all of it.
+
+use std::collections::BTreeSet;
+
+use super::elements::{Listed, Seen};
+use super::encode::Encoder;
+use super::look::{Extent, Look, Table};
+use super::message::{Attributes, attributes_of};
+use super::{Error, Nft};
+use crate::ruleset::{
+    self, Chain, Data, Dispatch, Element, HOSTPORTS, Key, LAYOUT, POSTROUTING, Rule, Ruleset, Set,
+    SetKind,
+};
+
+impl Nft {
+    /// Compares the kernel with `expected`, a table that holds one record, and names the first
+    /// difference. Other records' elements and chains do not matter, unless they take packets that
+    /// are this record's.
+    ///
+    /// # Errors
+    /// As for [`Self::look`].
+    pub fn check(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
+        let hosts = expected.elements.keys().filter_map(ruleset::host_at);
+        let rivals = hosts.flat_map(|host| ruleset::places_of(&host));
+        let places: Vec<_> = expected.elements.keys().copied().chain(rivals).collect();
+        let look = self.look(Extent::Places(&places))?;
+        if let Some(difference) = self.check_table(&look) {
+            return Ok(Some(difference));
+        }
+        if let Some(difference) = expected.elements.values().find_map(|e| missing(&look, e)) {
+            return Ok(Some(difference));
+        }
+        if matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT) {
+            return Ok(None);
+        }
+        if let Some(difference) = differing_chain(&look, expected) {
+            return Ok(Some(difference));
+        }
+        let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
+        if let Some(((set, key), seen)) = others.find(|it| !expected.elements.contains_key(it.0)) {
+            return Ok(Some(foreign(*set, key, seen)));
+        }
+        self.check_diversions(expected, &look)
+    }
+
+    /// Looks for elements on one address that take the packets of a claim on every address. The
+    /// store grants such a claim beside it to the same record only, so nobody recorded any other.
+    ///
+    /// Their keys cannot be guessed, so the maps are listed: they have only what was claimed for one
+    /// address of the node, which is rare.
+    fn check_diversions(
+        &mut self,
+        expected: &Ruleset,
+        look: &Look,
+    ) -> Result<Option<String>, Error> {
+        let wildcards: BTreeSet<_> = expected
+            .elements
+            .keys()
+            .filter(|(set, _)| matches!(set.kind, SetKind::Held(_)))
+            .map(|(set, key)| (set.family, key.protocol, key.port))
+            .collect();
+        for set in Set::common().chain(look.treatments().flat_map(Set::of_treatment)) {
+            let on_one_address = matches!(
+                set.kind,
+                SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_)
+            );
+            if !on_one_address || !wildcards.iter().any(|(family, ..)| *family == set.family) {
+                continue;
+            }
+            for listed in self.every_element(set)? {
+                let Listed::Known(key, seen) = listed else { continue };
+                let takes = wildcards.contains(&(set.family, key.protocol, key.port));
+                let ours = expected.elements.contains_key(&(set, key));
+                if takes && !ours && !seen.expiring {
+                    return Ok(Some(foreign(set, &key, &seen)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_table(&self, look: &Look) -> Option<String> {
+        match &look.table {
+            Table::Absent => Some("table inet autoport is missing".to_owned()),
+            Table::Foreign => Some("table inet autoport was not made by autoport".to_owned()),
+            Table::Ours(found) if found.instance != self.identity.instance => {
+                Some(format!("table inet autoport belongs to another store, {}", found.instance))
+            }
+            Table::Ours(_) if look.dormant => Some("table inet autoport is dormant".to_owned()),
+            Table::Ours(_) => None,
+        }
+    }
+}
+
+fn missing(look: &Look, element: &Element) -> Option<String> {
+    let Element { set, key, data, .. } = element;
+    match look.elements.get(&element.place()) {
+        None | Some(Seen { expiring: true, .. }) => {
+            Some(format!("element {key} of {set} is missing"))
+        }
+        Some(Seen { data: Some(seen), .. }) if seen == data => None,
+        Some(Seen { data: Some(seen), .. }) => {
+            Some(format!("element {key} of {set} leads to {seen}, not {data}"))
+        }
+        Some(Seen { data: None, .. }) => {
+            Some(format!("element {key} of {set} leads elsewhere than to {data}"))
+        }
+    }
+}
+
+fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
+    let leads = match &seen.data {
+        Some(Data::None) => String::new(),
+        Some(data) => format!(", which leads to {data}"),
+        None => ", of unknown content".to_owned(),
+    };
+    format!("nobody recorded element {key} of {set}{leads}")
+}
+
+/// Names what is different in the first chain of `expected` that the kernel has not just so.
+pub(super) fn differing_chain(look: &Look, expected: &Ruleset) -> Option<String> {
+    let mut encoder = Encoder::new();
+    expected.chains().find_map(|chain| check_chain(chain, look, &mut encoder))
+}
+
+/// Names each element that differs from those of `expected`, but for what is at `spared`.
+pub(super) fn differing_elements<'a>(
+    look: &'a Look,
+    expected: &'a Ruleset,
+    spared: &'a BTreeSet<(Set, Key)>,
+) -> impl Iterator<Item = String> + 'a {
+    let renamed = |element: &Element| {
+        let seen = look.elements.get(&element.place()).filter(|seen| !seen.is(element))?;
+        let Element { set, key, comment, holder, .. } = element;
+        let (found, expected) = if seen.comment == *comment {
+            (&seen.holder, holder)
+        } else {
+            (&seen.comment, comment)
+        };
+        Some(format!("element {key} of {set} is named {found:?}, not {expected:?}"))
+    };
+    let lost = expected.elements.values();
+    let lost = lost.filter_map(move |element| missing(look, element).or_else(|| renamed(element)));
+    let found = look.elements.iter().filter(|(place, seen)| {
+        !seen.expiring && !expected.elements.contains_key(place) && !spared.contains(place)
+    });
+    lost.chain(found.map(|((set, key), seen)| foreign(*set, key, seen)))
+}
+
+fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {
+    let name = &chain.name;
+    let Some(seen) = look.chains.get(name) else {
+        return Some(format!("chain {name} is missing"));
+    };
+    if !Attributes(seen).contains(attributes_of(encoder.chain(chain))) {
+        return Some(format!("chain {name} has another type, hook, priority or policy"));
+    }
+    let rules = look.rules.get(name).map_or(&[][..], Vec::as_slice);
+    // These have rules for other networks, too, in the order in which they came.
+    if name == POSTROUTING {
+        return check_unordered(name, &chain.rules, rules, encoder).or_else(|| {
+            let (found, expected) = (rules.len(), look.masquerades());
+            (found != expected).then(|| miscounted(name, found, expected))
+        });
+    }
+    if name == HOSTPORTS {
+        let has = |chain: &str| look.chains.contains_key(chain);
+        let Dispatch { specific, wildcard } = ruleset::dispatch(look.treatments(), has);
+        let expected = specific.len() + wildcard.len();
+        let Some((first, last)) =
+            rules.split_at_checked(specific.len()).filter(|_| rules.len() == expected)
+        else {
+            return Some(miscounted(name, rules.len(), expected));
+        };
+        return check_unordered(name, &specific, first, encoder)
+            .or_else(|| check_unordered(name, &wildcard, last, encoder));
+    }
+    if rules.len() != chain.rules.len() {
+        return Some(miscounted(name, rules.len(), chain.rules.len()));
+    }
+    chain.rules.iter().zip(rules).find_map(|(rule, seen)| {
+        let expected = encoder.rule(name, rule);
+        let equal = Attributes(seen).contains(attributes_of(expected));
+        (!equal).then(|| format!("a rule of chain {name} is not \"{rule}\""))
+    })
+}
+
+fn check_unordered(
+    chain: &str,
+    rules: &[Rule],
+    seen: &[Vec<u8>],
+    encoder: &mut Encoder,
+) -> Option<String> {
+    let absent = rules.iter().find(|rule| {
+        let expected = encoder.rule(chain, rule);
+        !seen.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
+    });
+    absent.map(|rule| format!("rule \"{rule}\" of chain {chain} is missing"))
+}
+
+fn miscounted(chain: &str, found: usize, expected: usize) -> String {
+    format!("chain {chain} has {found} rules instead of {expected}")
+}

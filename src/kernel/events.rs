@@ -1,0 +1,190 @@
+//! What the kernel tells about changes of tables: of ours, by others.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc::ENOBUFS;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::message::{Answer, Body, Kind, answers};
+use super::socket::{NFTABLES, Socket};
+use super::{Error, INET};
+use crate::ruleset::TABLE;
+
+/// `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`.
+mod uapi {
+    pub(super) const NFNLGRP_NFTABLES: u32 = 7;
+    pub(super) const NFT_MSG_NEWGEN: u8 = 15;
+    /// The number of the attribute with the table's name, in every message that has one.
+    pub(super) const NFTA_TABLE: u16 = 1;
+    pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
+}
+
+const NEWGEN: u16 = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_NEWGEN }.number();
+
+/// The name under which runtimes find the plugin, and the kernel knows its processes.
+const OWN_NAME: &str = "autoport";
+
+/// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look.
+const ROOM: usize = 1 << 20;
+
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Somebody else has changed our table, or may have.
+    Changed,
+    /// The time is over.
+    Elapsed,
+    /// The descriptor that stops it is ready.
+    Stopped,
+}
+
+/// A subscription to what is told about tables.
+#[derive(Debug)]
+pub struct Events {
+    socket: Socket,
+    concern: Concern,
+}
+
+impl Events {
+    /// Subscribes: from now on nothing is missed.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open() -> Result<Self, Error> {
+        let mut socket = Socket::open()?;
+        socket.subscribe(uapi::NFNLGRP_NFTABLES, ROOM)?;
+        Ok(Self { socket, concern: Concern::default() })
+    }
+
+    /// Waits until somebody else has changed our table, `stop` is ready, or `patience` is used up.
+    /// Without patience it sleeps until the kernel has something to tell.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn wait(
+        &mut self,
+        stop: BorrowedFd<'_>,
+        patience: Option<Duration>,
+    ) -> Result<Woken, Error> {
+        let begun = Instant::now();
+        loop {
+            let left = patience.map(|patience| patience.saturating_sub(begun.elapsed()));
+            // Rounded up: a wait of a part of a millisecond would not sleep.
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            });
+            let mut both = [
+                PollFd::new(stop, PollFlags::POLLIN),
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut both, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    return Err(Error::Socket { action: "wait for", source: errno.into() });
+                }
+            }
+            if both[0].any() == Some(true) {
+                return Ok(Woken::Stopped);
+            }
+            if both[1].any() == Some(true) && self.read()? {
+                return Ok(Woken::Changed);
+            }
+            if left == Some(Duration::ZERO) {
+                return Ok(Woken::Elapsed);
+            }
+        }
+    }
+
+    /// Reads what has been told; says whether it concerns us.
+    fn read(&mut self) -> Result<bool, Error> {
+        let mut concerns = false;
+        loop {
+            match self.socket.receive() {
+                Ok(None) => return Ok(concerns),
+                Ok(Some(datagram)) => {
+                    for event in answers(datagram) {
+                        concerns |= self.concern.hear(&event);
+                    }
+                }
+                // More was told than there is room for. Nobody knows what.
+                Err(Error::Socket { source, .. }) if is_overrun(&source) => concerns = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(ENOBUFS)
+}
+
+/// Whether the transaction that is being told about has changed our table.
+///
+/// The kernel tells a transaction part by part and then, in the message about the new generation,
+/// which process it was. Transactions do not mix.
+#[derive(Debug, Default)]
+struct Concern {
+    ours: bool,
+}
+
+impl Concern {
+    /// Takes the next event; says whether, with it, somebody else has changed our table.
+    fn hear(&mut self, event: &Answer<'_>) -> bool {
+        let Body::Object(attributes) = event.body else { return false };
+        if event.kind == NEWGEN {
+            let ours = std::mem::take(&mut self.ours);
+            return ours && attributes.text(uapi::NFTA_GEN_PROC_NAME) != Some(OWN_NAME);
+        }
+        self.ours |= event.message.first() == Some(&INET)
+            && attributes.text(uapi::NFTA_TABLE) == Some(TABLE);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Messages;
+    use super::*;
+
+    const NEWRULE: u8 = 6;
+    const NEWGEN: u8 = uapi::NFT_MSG_NEWGEN;
+    const IP: u8 = 2;
+
+    /// What the kernel tells of a transaction by the process `by`, with one part per table.
+    fn concerns(concern: &mut Concern, tables: &[(u8, &str)], by: &str) -> bool {
+        let mut messages = Messages::default();
+        for (family, table) in tables {
+            messages.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, *family, 0);
+            messages.put_text(uapi::NFTA_TABLE, table);
+        }
+        messages.begin(Kind { subsystem: NFTABLES, message: NEWGEN }, 0, 0, 0);
+        messages.put_text(uapi::NFTA_GEN_PROC_NAME, by);
+        answers(messages.as_bytes()).filter(|event| concern.hear(event)).count() > 0
+    }
+
+    #[test]
+    fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
+        let mut concern = Concern::default();
+        let ours = (INET, TABLE);
+        assert!(concerns(&mut concern, &[ours], "nft"));
+        assert!(concerns(&mut concern, &[(INET, "filter"), ours, (IP, "nat")], "nft"));
+        assert!(!concerns(&mut concern, &[ours], OWN_NAME), "our own ADD or DEL");
+        assert!(!concerns(&mut concern, &[(INET, "filter")], "nft"));
+        assert!(!concerns(&mut concern, &[(IP, TABLE)], "nft"), "of another family");
+        assert!(!concerns(&mut concern, &[], "nft"));
+    }
+
+    #[test]
+    fn what_was_told_in_several_datagrams_is_one_transaction() {
+        let mut concern = Concern::default();
+        let mut part = Messages::default();
+        part.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, INET, 0);
+        part.put_text(uapi::NFTA_TABLE, TABLE);
+        assert!(!answers(part.as_bytes()).any(|event| concern.hear(&event)));
+        assert!(concerns(&mut concern, &[], "nft"));
+        assert!(!concerns(&mut concern, &[], "nft"), "it was told once");
+    }
+}
