@@ -254,7 +254,7 @@ impl Transaction {
 
     /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
     /// there is nothing to do.
-    fn finish(mut self) -> Option<(Messages, Vec<String>)> {
+    pub(super) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
         if self.subjects.is_empty() {
             return None;
         }
