@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::netns::{Netns, ip, run, settle};
+use crate::netns::{Netns, ip, nft, run, settle};
 use crate::node::{CLIENT, FIRST, Node, Pod};
 use crate::operator::told;
 use crate::plugin::{DEBIAN, Plugin, tool};
@@ -228,6 +228,71 @@ fn macvlan_needs_masq_all() {
     assert_eq!(near, Answer::reached("web", "192.0.2.10"), "of one subnet: masqueraded anyway");
     let distant = Probe::tcp(FIRST[0], PORT).from(DISTANT, 0);
     assert_eq!(scene.node.client_asks(&distant.in_vain()).by(), None);
+}
+
+/// A network whose pods' packets are routed by their source, to nowhere here: the answer to a client
+/// takes that way unless somebody sees to it. `rule` is what is added to the rule's selector.
+fn routed_by_source(edit: impl Fn(&mut Value), rule: &str) -> Scene {
+    let mut list: Value =
+        serde_json::from_str(&example("10-kindnet.conflist")).expect("an example is JSON");
+    edit(&mut list);
+    let scene = Scene::new(&list.to_string());
+    ip(&format!(
+        "rule add from 10.244.0.0/24 {rule} lookup 100 priority 900
+         route add blackhole default table 100"
+    ));
+    scene
+}
+
+/// As `HybridNet` has it: what is both translated and masqueraded is marked past its own rule.
+#[test]
+fn routed_by_source_with_hybridnets_mark_it_takes_masq_all() {
+    let marks = "table ip hybridnet {
+        chain prerouting {
+            type filter hook prerouting priority mangle;
+            ct status snat ct status dnat ct reply ip saddr 10.244.0.0/24 meta mark set meta mark | 0x40
+        }
+    }";
+    for masq_all in [false, true] {
+        let scene = routed_by_source(
+            |list| list["plugins"][1]["masqAll"] = json!(masq_all),
+            "fwmark 0/0x40",
+        );
+        nft(marks);
+        let _web = scene.attached("web", &by_number());
+        let probe = Probe::tcp(FIRST[0], PORT);
+        let probe = if masq_all { probe } else { probe.in_vain() };
+        let expected = masq_all.then_some("web");
+        assert_eq!(scene.node.client_asks(&probe).by(), expected, "masqAll: {masq_all}");
+    }
+}
+
+/// As Terway has it with `symmetric_routing`: what came in by the node's interface is marked, and
+/// its answers leave there.
+#[test]
+fn routed_by_source_with_terways_mark_the_client_keeps_its_address() {
+    for symmetric in [false, true] {
+        let scene = routed_by_source(|_| (), "");
+        if symmetric {
+            nft("table ip terway {
+                chain prerouting {
+                    type filter hook prerouting priority mangle;
+                    iifname uplink ct mark set 0x10
+                    ct mark 0x10 meta mark set 0x10
+                }
+            }");
+            ip("rule add fwmark 0x10/0x10 lookup main priority 600");
+        }
+        let _web = scene.attached("web", &by_number());
+        let probe = Probe::tcp(FIRST[0], PORT);
+        let probe = if symmetric { probe } else { probe.in_vain() };
+        let answer = scene.node.client_asks(&probe);
+        if symmetric {
+            assert_eq!(answer, Answer::reached("web", CLIENT[0]));
+        } else {
+            assert_eq!(answer.by(), None);
+        }
+    }
 }
 
 /// A bridge with autoport, and other plugins around it.
