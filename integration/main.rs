@@ -16,12 +16,14 @@ mod bare;
 mod bounds;
 mod chain;
 mod choosing;
+mod commands;
 mod conflict;
 mod contract;
 mod corpus;
 mod cost;
 mod damage;
 mod echo;
+mod explain;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
@@ -51,6 +53,7 @@ mod records;
 mod recovery;
 mod reference;
 mod security;
+mod snapshots;
 mod soak;
 mod statedir;
 #[path = "../fuzz/src/lib.rs"]

@@ -54,19 +54,25 @@ pub struct Foreseen {
 }
 
 /// Says what the ADD in `env` and `stdin` would do, and changes nothing: the store is locked for
-/// reading, and the kernel is only asked.
+/// reading, and the kernel is only asked. `state_dir` wins over that of the configuration.
 pub fn explain(
     env: &Env,
     stdin: &[u8],
     node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
     now: SystemTime,
+    state_dir: Option<PathBuf>,
 ) -> Explained {
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
     let mut said = Vec::new();
     let outcome = Request::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
         said = parsed.warnings;
         match parsed.request {
-            Request::Add(claim) => foresee(claim, now, &mut log, &mut unseen),
+            Request::Add(mut claim) => {
+                if let Some(state_dir) = state_dir {
+                    claim.config.store.state_dir = state_dir;
+                }
+                foresee(claim, now, &mut log, &mut unseen)
+            }
             // Whoever calls this has put ADD into the environment.
             Request::Check(_)
             | Request::Del(_)

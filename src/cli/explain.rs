@@ -176,7 +176,11 @@ impl Answer for Script {
     }
 }
 
-pub(super) fn run(asked: &arguments::Explain, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
+pub(super) fn run(
+    asked: &arguments::Explain,
+    state_dir: Option<PathBuf>,
+    screen: &mut Screen<'_>,
+) -> Result<Verdict, Failure> {
     if io::stdin().is_terminal() {
         return Err(Failure::NoRequest);
     }
@@ -187,7 +191,7 @@ pub(super) fn run(asked: &arguments::Explain, screen: &mut Screen<'_>) -> Result
     }
     let (env, assumed) = environment();
     let Explained { outcome, log, mut unseen } =
-        app::explain(&env, &stdin, crate::read_node_file, SystemTime::now());
+        app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
     let mut explanation = Explanation {
         outcome: Outcome::Nothing,
         error: None,

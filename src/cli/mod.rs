@@ -147,7 +147,7 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
             let (node, config) = Node::of(cli.state_dir.clone())?;
             status::run(&node, &config, screen)
         }
-        Command::Explain(asked) => explain::run(asked, screen),
+        Command::Explain(asked) => explain::run(asked, cli.state_dir.clone(), screen),
         Command::Gc(asked) => gc::run(asked, &node()?, screen),
         Command::Reserve(asked) => reserve::reserve(asked, &node()?, screen),
         Command::Release(asked) => reserve::release(asked, &node()?, screen),

@@ -115,7 +115,8 @@ impl Answer for Status {
             TableState::Unseen => writeln!(out, "table       not seen")?,
         }
         match &self.records {
-            None => writeln!(out, "store       {state_dir}: nothing to be read")?,
+            None if self.usable => writeln!(out, "store       {state_dir}: nothing recorded")?,
+            None => writeln!(out, "store       {state_dir}: not read")?,
             Some(Counts { instance, attachments, stale, unreadable, reservations, host_ports }) => {
                 writeln!(out, "store       {state_dir}, instance {instance}")?;
                 writeln!(
@@ -126,8 +127,8 @@ impl Answer for Status {
             }
         }
         for Range { name, ports, size, held: Held { tcp, udp, sctp } } in &self.ranges {
-            write!(out, "range       {name} {ports}: of {size} numbers ")?;
-            writeln!(out, "{tcp} held for tcp, {udp} udp, {sctp} sctp")?;
+            write!(out, "range       {name} {ports}: {size} numbers, ")?;
+            writeln!(out, "tcp {tcp} held, udp {udp}, sctp {sctp}")?;
         }
         Ok(())
     }
