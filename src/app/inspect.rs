@@ -247,7 +247,7 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     });
     let mappings = mappings.collect();
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
-    let chains = expected.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let chains = expected.networks.iter().map(ToString::to_string).collect();
     Ok(InKernel { difference, mappings, chains })
 }
 

@@ -71,6 +71,12 @@ impl Mapped {
         self.place.host_port
     }
 
+    /// As a person looks for it: the number first.
+    pub(super) fn order(&self) -> (NonZeroU16, Protocol, IpAddr) {
+        let Place { protocol, host_address, host_port } = self.place;
+        (host_port, protocol, host_address)
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         self.place.protocol
     }

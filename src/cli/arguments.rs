@@ -186,14 +186,14 @@ pub(crate) enum Subject {
     Name(String),
 }
 
-/// A number is a port, unless it is too large for one: then it may begin a container ID.
+/// A number is a port, unless no port is written so: then it may begin a container ID.
 fn subject(text: &str) -> Result<Subject, String> {
     if text.is_empty() {
         return Err("nobody has an empty name".to_owned());
     }
     let (number, name) = text.split_once('/').map_or((text, None), |(n, p)| (n, Some(p)));
     let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-    let fits = number.parse::<u16>().is_ok();
+    let fits = number.parse::<u16>().is_ok_and(|port| port.to_string() == number);
     if !is_number || number.is_empty() || !fits && name.is_none() {
         return Ok(Subject::Name(text.to_owned()));
     }

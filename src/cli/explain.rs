@@ -30,7 +30,7 @@ struct Explanation {
     outcome: Outcome,
     /// Why it would be refused.
     error: Option<Refusal>,
-    /// What the environment does not say.
+    /// What nobody says.
     assumed: Vec<String>,
     /// What could not be looked at.
     unseen: Vec<String>,
@@ -190,23 +190,18 @@ pub(super) fn run(
         return Err(Failure::ConfigurationList);
     }
     let (env, assumed) = environment();
-    let Explained { outcome, log, mut unseen } =
+    let Explained { outcome, log, unseen } =
         app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
-    let mut explanation = Explanation {
-        outcome: Outcome::Nothing,
-        error: None,
-        assumed,
-        unseen: Vec::new(),
-        log,
-        granted: None,
-    };
+    let mut explanation =
+        Explanation { outcome: Outcome::Nothing, error: None, assumed, unseen, log, granted: None };
     match outcome {
         Ok(None) => {}
         Ok(Some(foreseen)) => {
             let granted = Granted::from(foreseen);
             if granted.nft.as_ref().is_some_and(|script| script.contains(NO_INSTANCE)) {
-                let digits = "the instance in the table's comment is random";
-                unseen.push(format!("there are no records that can be read: {digits}"));
+                explanation
+                    .assumed
+                    .push(format!("instance {NO_INSTANCE}, where ADD would draw one"));
             }
             explanation.outcome = Outcome::Granted;
             explanation.granted = Some(granted);
@@ -216,7 +211,6 @@ pub(super) fn run(
             explanation.error = Some(Refusal::from(&error));
         }
     }
-    explanation.unseen = unseen;
     let refused = explanation.outcome == Outcome::Refused;
     if asked.nft {
         if let Some(error) = &explanation.error {

@@ -59,6 +59,7 @@ pub(super) fn run(
         listing.narrow(&subject_named(pod))?;
     }
     let mut allocations = allocations_of(&listing, now());
+    allocations.sort_by_key(|one| one.mapped.order());
     let protocol = asked.protocol.map(Protocol::from);
     allocations.retain(|one| {
         asked.namespace.as_ref().is_none_or(|namespace| one.holder.is_in_namespace(namespace))
