@@ -195,14 +195,16 @@ impl Holder {
     /// Network, container ID and interface name.
     pub(super) fn attachment(&self) -> String {
         let parts = [&self.network, &self.container_id, &self.ifname];
-        parts.map(|part| part.as_deref().unwrap_or("-")).join("/")
+        // The name of an interface may have a control character in it.
+        parts.map(|part| part.as_deref().unwrap_or("-").escape_debug().to_string()).join("/")
     }
 
     /// A pod by its name, a container by its ID.
     pub(super) fn name(&self) -> String {
         if let Some(pod) = &self.pod {
             let namespace = self.namespace.as_ref().map(|namespace| format!("{namespace}/"));
-            return format!("{}{pod}", namespace.unwrap_or_default());
+            let name = format!("{}{pod}", namespace.unwrap_or_default());
+            return name.escape_debug().to_string();
         }
         if let Some(id) = &self.container_id {
             let is_hash = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -174,7 +174,7 @@ impl Attachment {
         let known = self.created.zip(self.age_seconds);
         let recorded = known.map_or("nobody knows when".to_owned(), |(at, age)| since(at, age));
         let netns = self.netns.as_ref().map_or("not examined".to_owned(), |netns| {
-            format!("{} ({}:{})", netns.path, netns.device, netns.inode)
+            format!("{} ({}:{})", netns.path.escape_debug(), netns.device, netns.inode)
         });
         let published = self.published.as_ref().map(|path| path.display().to_string());
         let rows = [
