@@ -23,6 +23,7 @@ mod corpus;
 mod cost;
 mod damage;
 mod echo;
+mod examples;
 mod explain;
 #[cfg(target_arch = "x86_64")]
 mod faults;

@@ -49,6 +49,11 @@ pub(super) fn owner(claim: &Claim) -> Owner {
     }
 }
 
+/// Whether the pod is on the node's own network, where it listens on the host port itself.
+fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
+    owner.netns.as_ref().is_some_and(|own| own.id == netns)
+}
+
 /// The record that `claim` asks for, with these grants for its wishes; `netns` is the node's own
 /// network namespace.
 pub(super) fn wanted(
@@ -59,8 +64,7 @@ pub(super) fn wanted(
     boot_id: &str,
 ) -> Record {
     let owner = owner(claim);
-    // On the node's own network the pod listens on the host port itself.
-    let on_host = owner.netns.as_ref().is_some_and(|own| own.id == netns);
+    let on_host = on_host(&owner, netns);
     let mut mappings = claim.mappings.clone();
     mappings.extend(plan::expand(&grants, &claim.pod_addresses));
     mappings.sort_unstable();
@@ -105,6 +109,11 @@ pub(super) fn prepare(
     }
     if claim.is_empty() && before.is_none() {
         return Ok(None);
+    }
+    if claim.pod_addresses.is_empty() && !on_host(&owner, netns) {
+        let ifname = claim.attachment.ifname();
+        let why = format!("prevResult has no address of {ifname}, so its host ports lead nowhere");
+        note(log, &format!("{why}; autoport goes after the plugin that makes {ifname}"));
     }
     let chooser = Chooser::new(past, claim, &owner, before.as_ref(), now)?;
     chooser.permit()?;
