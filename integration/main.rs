@@ -29,6 +29,7 @@ mod explain;
 mod faults;
 mod gc;
 mod hostile;
+mod install;
 mod intruders;
 #[cfg(target_arch = "x86_64")]
 mod kill;

@@ -17,6 +17,7 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod portmap;
 mod preview;
 mod raise;
 mod reconcile;
@@ -47,9 +48,12 @@ pub use error::Error;
 pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Extent, Look, Table};
+pub use portmap::Portmap;
 pub use reconcile::Survey;
 pub use recorded::{Asked, read};
-pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
+pub use route::{
+    Loopback, Towards, allow_loopback, interface_towards, outward_addresses, refuse_loopback,
+};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
 const INET: u8 = 1;
@@ -186,7 +190,25 @@ impl Nft {
         self.forget_gap(&whole)
     }
 
-    /// Does the same even if the table belongs to another store.
+    /// Deletes the table, if there is one that belongs to the store; says whether there was.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn remove_table(&mut self) -> Result<bool, Error> {
+        let identity = self.identity.clone();
+        self.attempt(Extent::Places(&[]), |_, look, _| {
+            look.permit(&identity)?;
+            let mut transaction = Transaction::begin();
+            let is_ours = matches!(look.table, Table::Ours(_));
+            if is_ours {
+                let mut encoder = Encoder::new();
+                transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+            }
+            Ok(Some((transaction, is_ours)))
+        })
+    }
+
+    /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
     ///
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
