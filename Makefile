@@ -6,7 +6,7 @@ T ?= 60
 N ?= 10000
 SEED ?= 1
 
-.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients sanitize bench bench-quick bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -15,6 +15,15 @@ help: ## list these targets
 build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
 	@integration/setup.sh build
 	scripts/build.sh
+
+deb: dist/autoport ## a Debian package in dist
+	@scripts/deb.sh
+
+image: dist/autoport ## an OCI image in dist, which podman, docker, skopeo and ctr load
+	@scripts/image.sh
+
+dist/autoport:
+	@$(MAKE) build
 
 install: ## dist/autoport to $(DESTDIR)$(PREFIX)/bin (PREFIX=/opt/cni)
 	@[ -e dist/autoport ] || $(MAKE) build
@@ -63,6 +72,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-packages: dist/autoport ## the package, the image, the manifests and the units, built and inspected
+	@integration/setup.sh packages
+	integration/packages.sh
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

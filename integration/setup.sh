@@ -8,6 +8,7 @@
 #   integration/setup.sh test    that, and what the tests need
 #   integration/setup.sh bench   that, and what the benchmark compares with
 #   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
+#   integration/setup.sh packages what `build` needs, and what inspects the packages
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
@@ -23,6 +24,9 @@
 #   bin/cri       integration/cri/main.go, a client of containerd        (clients)
 #   rootfs/echo   integration/echo/main.go, what runs in a container     (clients)
 #   image.tar     the same as an image                                   (clients)
+#   bookworm-kubectl/     kubectl 1.20, for its kustomize               (packages)
+#   kubernetes-validate/  a Python environment: a validator of manifests and the
+#                 schemas of every Kubernetes, from PyPI                (packages)
 #   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
 #   cache-cri/    the Go libraries of bin/cri                            (clients)
 #   stamps/       what each of them was made from
@@ -45,6 +49,10 @@ packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal valgrind)
 packages_fuzz=(g++)
+packages_packages=(lintian skopeo systemd python3-venv)
+
+# The version is that of the newest Kubernetes it knows.
+kubernetes_validate=1.37.0
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
 bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
@@ -278,6 +286,11 @@ have_go_tools() {
 have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+have_kubectl() { [ -x "$TOOLS/bookworm-kubectl/usr/bin/kubectl" ] && stamped bookworm-kubectl "$(how_cni)"; }
+have_validator() {
+    [ -x "$TOOLS/kubernetes-validate/bin/kubernetes-validate" ] && stamped kubernetes-validate "$kubernetes_validate"
+}
+
 # Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
 have_fuzzer() {
     [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
@@ -290,6 +303,7 @@ have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri
 
 have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
+    [ "$level" != packages ] || { have_kubectl && have_validator; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
@@ -374,6 +388,28 @@ build_fuzzer() {
     mv "$work/cargo/bin/cargo-fuzz" "$TOOLS/bin/cargo-fuzz"
 }
 
+# Unpacked, since some have another kubectl.
+unpack_kubectl() {
+    local package
+    say "downloading Debian 12's kubectl to $TOOLS/bookworm-kubectl"
+    download bookworm "$work/kubectl" kubernetes-client
+    package=$(echo "$work"/kubectl/kubernetes-client_*.deb)
+    unpack "$work/kubectl-unpacked" "$package"
+    replace "$work/kubectl-unpacked" "$TOOLS/bookworm-kubectl"
+    stamp bookworm-kubectl "$(how_cni)" "$(dpkg-deb -f "$package" Version)"
+}
+
+# An environment does not move, so it is made where it stays and stamped last.
+make_validator() {
+    local dir=$TOOLS/kubernetes-validate
+    say "downloading kubernetes-validate $kubernetes_validate (22 MB) to $dir"
+    rm -rf "$dir"
+    run "making a Python environment" "Install the package python3-venv." /usr/bin/python3 -m venv "$dir"
+    run "downloading kubernetes-validate" "Check the network and run this script again." \
+        "$dir/bin/pip" --disable-pip-version-check install --quiet "kubernetes-validate==$kubernetes_validate"
+    stamp kubernetes-validate "$kubernetes_validate" "$kubernetes_validate"
+}
+
 # unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
 unpack_clients() {
     local suite=$1
@@ -428,10 +464,11 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+1:packages) packages=("${packages_build[@]}" "${packages_packages[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|test|bench|clients" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients" >&2
     exit 2
     ;;
 esac
@@ -464,6 +501,11 @@ rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
 if [ "$level" = fuzz ]; then
     have_fuzzer || build_fuzzer
+    exit 0
+fi
+if [ "$level" = packages ]; then
+    have_kubectl || unpack_kubectl
+    have_validator || make_validator
     exit 0
 fi
 have_go_tools || build_go_tools
