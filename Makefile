@@ -6,7 +6,7 @@ T ?= 60
 N ?= 10000
 SEED ?= 1
 
-.PHONY: help build install demo check test torture soak fuzz test-clients sanitize clean
+.PHONY: help build install demo check test torture soak fuzz test-clients test-kubernetes sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -32,9 +32,9 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration --test runtimes -- -D warnings
+	cargo clippy --locked --test integration --test runtimes --test kubernetes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
-	shellcheck .ci/run scripts/*.sh integration/*.sh
+	shellcheck .ci/run scripts/*.sh integration/*.sh integration/*/*.sh
 	cargo test --locked --test licences
 
 test: ## every test: of the modules, of the project, of real packets in namespaces
@@ -58,6 +58,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-kubernetes: ## a Kubernetes node drives the plugin; as root, or with sudo. Builds Kubernetes first, once
+	@integration/setup.sh kubernetes
+	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=1
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

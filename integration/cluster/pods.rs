@@ -1,0 +1,189 @@
+//! Pods that name their host ports.
+
+use std::mem;
+
+use serde_json::{Value, json};
+
+use crate::api;
+use crate::cluster::{Cluster, PATIENCE, pod};
+use crate::machine::wait_for;
+use crate::node::{CLIENT, FIRST, SECOND};
+use crate::plugin::Plugin;
+use crate::probe::{Answer, Probe, Transport};
+use crate::recording::{Call, assert_recorded};
+
+/// A container's port with a host port.
+pub(crate) fn port(container: u16, host: u16, protocol: &str, address: &str) -> Value {
+    json!({"containerPort": container, "hostPort": host, "protocol": protocol, "hostIP": address})
+}
+
+#[test]
+fn a_host_port_is_reached_from_outside() {
+    let mut cluster = Cluster::new();
+    let ports = [
+        port(8000, 8080, "TCP", ""),
+        port(8000, 8080, "UDP", ""),
+        port(8001, 9090, "TCP", SECOND[0]),
+    ];
+    cluster.runs(&pod("web", &ports));
+    let node = &cluster.machine.node;
+    for transport in Transport::BOTH {
+        cluster.machine.assert_reached("web", transport, 8080);
+        for (host, client) in FIRST.into_iter().zip(CLIENT) {
+            let answer = node.client_asks(&Probe { transport, ..Probe::tcp(host, 8080) });
+            assert_eq!(answer, Answer::reached("web", client), "{host} {}", transport.name());
+        }
+    }
+    let answer = node.client_asks(&Probe::tcp(SECOND[0], 9090));
+    assert_eq!(answer, Answer::reached("web", CLIENT[0]));
+    cluster.machine.assert_refused(9090);
+    assert_eq!(cluster.machine.held(), ["8080/tcp", "8080/udp", "9090/tcp"]);
+    cluster.ends(&["web"]);
+    cluster.machine.assert_refused(8080);
+}
+
+/// Kubernetes' conformance test "validates that there is no conflict between pods with same hostPort
+/// but different hostIP and protocol", step by step: one port for 127.0.0.1 and TCP, the node's
+/// address and TCP, the node's address and UDP, asked from the node. And the same over IPv6.
+#[test]
+fn one_port_for_three_pods_by_address_and_protocol() {
+    const PORT: u16 = 54321;
+    let mut cluster = Cluster::new();
+    for (family, localhost) in ["127.0.0.1", "::1"].into_iter().enumerate() {
+        let host = FIRST[family];
+        let pods = [("pod1", localhost, "TCP"), ("pod2", host, "TCP"), ("pod3", host, "UDP")];
+        for (name, address, protocol) in pods {
+            cluster.runs(&pod(name, &[port(8000, PORT, protocol, address)]));
+        }
+        // From a process of the node; to localhost with the node's address for its source.
+        let first = Probe::tcp(localhost, PORT).from(host, 0).ask();
+        assert_eq!(first.by(), Some("pod1"), "{first}");
+        let second = Probe::tcp(host, PORT).ask();
+        assert_eq!(second.by(), Some("pod2"), "{second}");
+        let third = Probe::udp(host, PORT).ask();
+        assert_eq!(third.by(), Some("pod3"), "{third}");
+        let node = &cluster.machine.node;
+        assert_eq!(node.client_asks(&Probe::tcp(host, PORT)).by(), Some("pod2"));
+        assert_eq!(node.client_asks(&Probe::udp(host, PORT)).by(), Some("pod3"));
+        cluster.ends(&["pod1", "pod2", "pod3"]);
+    }
+}
+
+/// kubelet and containerd send up to six DELs for one sandbox, the last more than a minute late.
+#[test]
+fn a_late_del_leaves_the_next_pod_its_port() {
+    let mut cluster = Cluster::new();
+    let ports = [port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")];
+    cluster.runs(&pod("old", &ports));
+    cluster.machine.assert_reached("old", Transport::Tcp, 8080);
+    api::delete("pods", "old");
+    // The scheduler lets it wait until the old one is gone.
+    cluster.runs(&pod("new", &ports));
+    let id = |call: &Call| call.environment["CNI_CONTAINERID"].clone();
+    let of = |calls: &[Call], command: &str, pod: &str| -> Vec<(usize, String)> {
+        let pod = format!("K8S_POD_NAME={pod}");
+        let calls = calls.iter().enumerate();
+        let wanted = calls.filter(|(_, call)| {
+            call.command() == command
+                && call.environment["CNI_ARGS"].split(';').any(|arg| arg == pod)
+        });
+        wanted.map(|(at, call)| (at, id(call))).collect()
+    };
+    let added = of(cluster.calls(), "ADD", "new")[0].0;
+    wait_for(PATIENCE, "a DEL comes for the old sandbox", || {
+        for transport in Transport::BOTH {
+            cluster.machine.assert_reached("new", transport, 8080);
+        }
+        of(cluster.calls(), "DEL", "old").iter().any(|(at, _)| *at > added)
+    });
+    cluster.machine.assert_reached("new", Transport::Tcp, 8080);
+    assert_eq!(cluster.machine.held(), ["8080/tcp", "8080/udp"]);
+    cluster.ends(&["new"]);
+}
+
+#[test]
+fn what_is_refused_is_said_in_an_event() {
+    let mut cluster = Cluster::new();
+    let program = Plugin::Autoport.path();
+    let autoport = |words: &[&str]| cluster.machine.run(&program.to_string_lossy(), words);
+    autoport(&["reserve", "metrics", "8080/tcp"]);
+    api::create("pods", &pod("web", &[port(8000, 8080, "TCP", ""), port(8001, 8081, "TCP", "")]));
+    let mut said = String::new();
+    wait_for(PATIENCE, "an event says why the sandbox was not made", || {
+        said = events("web", "FailedCreatePodSandBox");
+        !said.is_empty()
+    });
+    for part in ["plugin type=\"autoport\"", "failed (add)", "8080/tcp", "metrics"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    cluster.machine.assert_refused(8081);
+    autoport(&["release", "metrics"]);
+    // kubelet tries again by itself.
+    cluster.wait_for_pod("web");
+    cluster.machine.assert_reached("web", Transport::Tcp, 8080);
+    cluster.ends(&["web"]);
+}
+
+/// What the events of this reason say about a pod.
+pub(crate) fn events(pod: &str, reason: &str) -> String {
+    let events = api::items("events");
+    let wanted = events
+        .iter()
+        .filter(|event| event["reason"] == reason && event["involvedObject"]["name"] == pod);
+    wanted.filter_map(|event| event["message"].as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// The calls that can be told apart: how often kubelet repeats a DEL depends on the moment.
+#[test]
+fn what_kubelet_sends() {
+    let mut cluster = Cluster::new();
+    let mut web = pod(
+        "web",
+        &[
+            port(8000, 8080, "TCP", ""),
+            port(8000, 8053, "UDP", FIRST[0]),
+            port(8000, 5000, "SCTP", ""),
+        ],
+    );
+    web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001"});
+    cluster.runs(&web);
+    cluster.runs(&pod("plain", &[]));
+    let mut refused = pod("refused", &[]);
+    refused["metadata"]["annotations"] = json!({"autoport.cni/ports": "8001/tpc"});
+    api::create("pods", &refused);
+    wait_for(PATIENCE, "an event says what is wrong", || {
+        events("refused", "FailedCreatePodSandBox").contains("tpc")
+    });
+    cluster.ends(&["web", "plain", "refused"]);
+    cluster.calls();
+    let mut calls = mem::take(&mut cluster.seen);
+    let mut take = |command: &str, pod: &str, like: &dyn Fn(&Call) -> bool| {
+        let name = format!("K8S_POD_NAME={pod}");
+        let found = calls.iter().position(|call| {
+            call.command() == command
+                && call.environment["CNI_ARGS"].split(';').any(|arg| arg == name)
+                && like(call)
+        });
+        calls.remove(found.unwrap_or_else(|| panic!("no {command} of {pod} like this: {calls:#?}")))
+    };
+    let has_netns = |call: &Call| !call.environment["CNI_NETNS"].is_empty();
+    let has_result = |call: &Call| call.stdin.get().contains("\"prevResult\"");
+    let sent = vec![
+        take("ADD", "web", &|_| true),
+        take("ADD", "plain", &|_| true),
+        take("ADD", "refused", &|_| true),
+        take("DEL", "refused", &|call| has_netns(call) && !has_result(call)),
+        take("DEL", "web", &|call| has_netns(call) && has_result(call)),
+        take("DEL", "web", &|call| !has_netns(call) && !has_result(call)),
+        take("DEL", "plain", &|call| has_netns(call) && has_result(call)),
+    ];
+    assert!(calls.iter().all(|call| ["ADD", "DEL"].contains(&call.command())), "{calls:#?}");
+    let version = cluster.kubectl(&[
+        "get",
+        "node",
+        "node",
+        "-o",
+        "jsonpath={.status.nodeInfo.kubeletVersion}",
+    ]);
+    assert_recorded("kubelet", version.trim_start_matches('v'), sent);
+}

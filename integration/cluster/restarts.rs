@@ -1,0 +1,60 @@
+//! Daemons that are restarted under running pods.
+
+use serde_json::json;
+
+use crate::api;
+use crate::cluster::{Cluster, PATIENCE, pod};
+use crate::machine::wait_for;
+use crate::pods::port;
+use crate::probe::Transport;
+
+#[test]
+fn kubelet_and_containerd_are_restarted() {
+    let mut cluster = Cluster::new();
+    let mut web = pod("web", &[port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")]);
+    web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001/tcp+udp"});
+    cluster.runs(&web);
+    cluster.runs(&pod("other", &[port(8000, 8081, "TCP", "")]));
+    let (list, calls) = (cluster.machine.list(), cluster.calls().len());
+    for daemon in ["kubelet", "containerd"] {
+        cluster.stops(daemon);
+        for transport in Transport::BOTH {
+            cluster.machine.assert_reached("web", transport, 8080);
+        }
+        cluster.starts(daemon);
+        if daemon == "containerd" {
+            wait_for(PATIENCE, "containerd answers", || cluster.import());
+        } else {
+            // It has looked at all pods when it can run another.
+            cluster.runs(&pod("sign", &[]));
+            cluster.ends_one("sign");
+        }
+        cluster.wait_for_pod("web");
+        for transport in Transport::BOTH {
+            cluster.machine.assert_reached("web", transport, 8080);
+        }
+    }
+    assert_eq!(cluster.machine.list(), list);
+    let of_web = cluster.calls()[calls..].iter().filter(|call| {
+        ["web", "other"]
+            .iter()
+            .any(|pod| call.environment["CNI_ARGS"].contains(&format!("K8S_POD_NAME={pod};")))
+    });
+    assert_eq!(of_web.count(), 0, "nobody was told of the pods that run");
+    // A pod that goes while kubelet is away.
+    cluster.stops("kubelet");
+    api::does(
+        "DELETE",
+        "/api/v1/namespaces/default/pods/other",
+        Some(&json!({"gracePeriodSeconds": 0})),
+    );
+    cluster.machine.assert_reached("other", Transport::Tcp, 8081);
+    cluster.starts("kubelet");
+    wait_for(PATIENCE, "its port is free", || {
+        !cluster.machine.held().contains(&"8081/tcp".to_owned())
+    });
+    cluster.machine.assert_refused(8081);
+    cluster.machine.assert_reached("web", Transport::Udp, 8080);
+    cluster.ends(&["web"]);
+    cluster.machine.assert_refused(8080);
+}
