@@ -3,7 +3,15 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
+use std::time::Duration;
+
 use serde_json::Value;
+
+use crate::machine::wait_for;
+
+/// How long Kubernetes may take for anything on a machine that has other things to do. Its own
+/// timers are the larger part: kubelet cleans up once a minute.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Where the proxy listens.
 pub(crate) const SOCKET: &str = "/run/api.sock";
@@ -64,7 +72,55 @@ pub(crate) fn patch(kind: &str, name: &str, change: &Value) {
     does("PATCH", &format!("{}/{name}", folder(kind)), Some(change));
 }
 
+/// Whether an object says that this condition is true.
+pub(crate) fn is_true(object: &Value, condition: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|found| found["type"] == condition && found["status"] == "True")
+}
+
 /// Has an object deleted; it may be there for a while.
 pub(crate) fn delete(kind: &str, name: &str) {
     does("DELETE", &format!("{}/{name}", folder(kind)), None);
+}
+
+fn path_of(pod: &str) -> String {
+    format!("{}/{pod}", folder("pods"))
+}
+
+/// Makes a pod and waits until it is ready.
+pub(crate) fn runs(pod: &Value) {
+    create("pods", pod);
+    wait_for_pod(pod["metadata"]["name"].as_str().expect("it has a name"));
+}
+
+/// Waits until a pod is ready.
+pub(crate) fn wait_for_pod(name: &str) {
+    wait_for(PATIENCE, &format!("{name} is ready"), || is_true(&get(&path_of(name)), "Ready"));
+}
+
+/// Waits until this many pods are ready, and nobody else is there.
+pub(crate) fn wait_for_pods(number: usize) -> Vec<Value> {
+    let mut found = Vec::new();
+    wait_for(PATIENCE, &format!("{number} pods are ready and no more"), || {
+        found = items("pods");
+        found.len() == number && found.iter().all(|pod| is_true(pod, "Ready"))
+    });
+    found
+}
+
+/// Deletes a pod and waits until kubelet has ended it.
+pub(crate) fn ends(name: &str) {
+    delete("pods", name);
+    let path = path_of(name);
+    wait_for(PATIENCE, &format!("{name} is gone"), || request("GET", &path, None).0 == 404);
+}
+
+/// What the events of this reason say about a pod.
+pub(crate) fn events(pod: &str, reason: &str) -> String {
+    let events = items("events");
+    let wanted = events
+        .iter()
+        .filter(|event| event["reason"] == reason && event["involvedObject"]["name"] == pod);
+    wanted.filter_map(|event| event["message"].as_str()).collect::<Vec<_>>().join("\n")
 }

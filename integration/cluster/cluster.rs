@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::api;
+use crate::api::{self, PATIENCE, is_true};
 use crate::chain::{Main, Network};
 use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, wait_for};
 use crate::netns::{Netns, ip, run};
@@ -17,10 +17,6 @@ use crate::node::{CLIENT, FIRST};
 use crate::plugin::{Plugin, tool};
 use crate::recording::{Call, calls};
 use crate::view::assert_nothing_held;
-
-/// How long Kubernetes may take for anything on a machine that has other things to do. Its own
-/// timers are the larger part: a failed sandbox is tried again after up to 20 s.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// What the pods run: `integration/echo/main.go`.
 const IMAGE: &str = "autoport.test/echo:1";
@@ -90,10 +86,13 @@ impl Cluster {
         wait_for(PATIENCE, "the API server is ready", || {
             api::request("GET", "/readyz", None).0 == 200
         });
-        wait_for(PATIENCE, "the node is ready", || cluster.is_ready());
+        wait_for(PATIENCE, "the node is ready", || {
+            let node = api::request("GET", "/api/v1/nodes/node", None).1;
+            is_true(&serde_json::from_str(&node).unwrap_or_default(), "Ready")
+        });
         // Pods are refused until then.
         wait_for(PATIENCE, "there is a service account", || {
-            items_of(&api::folder("serviceaccounts")).iter().any(|item| !item["secrets"].is_null())
+            api::items("serviceaccounts").iter().any(|item| !item["secrets"].is_null())
         });
         cluster
     }
@@ -110,12 +109,6 @@ impl Cluster {
         self.machine.try_run(&bookworm("usr/bin/ctr"), &[&words[..], &more].concat()).0
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        let node: Value = serde_json::from_str(&api::request("GET", "/api/v1/nodes/node", None).1)
-            .unwrap_or_default();
-        is_true(&node, "Ready")
-    }
-
     /// Starts a daemon.
     pub(crate) fn starts(&mut self, name: &'static str) {
         let mut daemon = self.machine.command("sh");
@@ -123,7 +116,7 @@ impl Cluster {
             if name == "containerd" { bookworm("usr/bin/containerd") } else { name.to_owned() };
         let script =
             format!("echo $$ >/run/{name}.pid; exec {program} \"$@\" >>/run/{name}.log 2>&1");
-        daemon.args(["-c", &script, name]).args(self.arguments(name)).stdin(Stdio::null());
+        daemon.args(["-c", &script, name]).args(Self::arguments(name)).stdin(Stdio::null());
         self.daemons.insert(name, daemon.spawn().expect("nsenter is there"));
     }
 
@@ -138,7 +131,7 @@ impl Cluster {
             .expect("a child can be waited for");
     }
 
-    fn arguments(&self, name: &str) -> Vec<String> {
+    fn arguments(name: &str) -> Vec<String> {
         let words: &[&str] = match name {
             "etcd" => &[
                 "--data-dir=/run/etcd",
@@ -217,23 +210,6 @@ impl Cluster {
         &self.seen
     }
 
-    /// Waits until this many pods are ready, and nobody else is there.
-    pub(crate) fn wait_for_pods(&self, number: usize) -> Vec<Value> {
-        let mut found = Vec::new();
-        wait_for(PATIENCE, &format!("{number} pods are ready and no more"), || {
-            found = api::items("pods");
-            found.len() == number && found.iter().all(|pod| is_true(pod, "Ready"))
-        });
-        found
-    }
-
-    /// Waits until a pod is ready.
-    pub(crate) fn wait_for_pod(&self, name: &str) {
-        wait_for(PATIENCE, &format!("{name} is ready"), || {
-            is_true(&api::get(&format!("{}/{name}", api::folder("pods"))), "Ready")
-        });
-    }
-
     /// The network namespace of a pod.
     pub(crate) fn inside(&mut self, pod: &str) -> Netns {
         let named = format!("K8S_POD_NAME={pod};");
@@ -245,12 +221,6 @@ impl Cluster {
         self.machine.netns(&path.unwrap_or_else(|| panic!("{pod} was never attached")))
     }
 
-    /// Makes a pod and waits until it runs.
-    pub(crate) fn runs(&self, pod: &Value) {
-        api::create("pods", pod);
-        self.wait_for_pod(pod["metadata"]["name"].as_str().expect("it has a name"));
-    }
-
     /// Deletes pods, waits until containerd and kubelet have nothing of any, and insists that
     /// nothing else is left of them.
     pub(crate) fn ends(&mut self, pods: &[&str]) {
@@ -258,13 +228,6 @@ impl Cluster {
             api::delete("pods", pod);
         }
         self.assert_nothing_left();
-    }
-
-    /// Deletes a pod while others stay.
-    pub(crate) fn ends_one(&self, pod: &str) {
-        api::delete("pods", pod);
-        let path = format!("{}/{pod}", api::folder("pods"));
-        wait_for(PATIENCE, &format!("{pod} is gone"), || api::request("GET", &path, None).0 == 404);
     }
 
     /// Insists on the same when the pods have been deleted already.
@@ -301,10 +264,11 @@ impl Cluster {
             entries.map(|entry| entry.path().display().to_string()).collect()
         };
         left.extend(names("/run/netns").into_iter().filter(|name| name.contains("/cni-")));
-        left.extend(names("/run/var/lib/cni/networks/blue").into_iter().filter(|name| {
-            let last = name.rsplit('/').next().unwrap_or_default();
-            last.starts_with("10.") || last.starts_with("fd")
-        }));
+        left.extend(
+            names("/run/var/lib/cni/networks/blue")
+                .into_iter()
+                .filter(|name| ["/10.", "/fd"].iter().any(|address| name.contains(address))),
+        );
         left.extend(names("/run/var/lib/kubelet/pods"));
         left.extend(names("/run/var/log/pods"));
         let mounts = self.machine.run("cat", &["/proc/self/mountinfo"]);
@@ -361,19 +325,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-fn items_of(path: &str) -> Vec<Value> {
-    let text = api::request("GET", path, None).1;
-    let list: Value = serde_json::from_str(&text).unwrap_or_default();
-    list["items"].as_array().cloned().unwrap_or_default()
-}
-
-/// Whether an object says that this condition is true.
-pub(crate) fn is_true(object: &Value, condition: &str) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|found| found["type"] == condition && found["status"] == "True")
 }
 
 fn bookworm(name: &str) -> String {

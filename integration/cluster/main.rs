@@ -29,6 +29,7 @@ mod plugin;
 #[path = "../probe.rs"]
 mod probe;
 #[path = "../runtimes/recording.rs"]
+#[expect(dead_code, reason = "shared")]
 mod recording;
 #[path = "../view.rs"]
 #[expect(dead_code, reason = "shared")]

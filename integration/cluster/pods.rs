@@ -4,8 +4,8 @@ use std::mem;
 
 use serde_json::{Value, json};
 
-use crate::api;
-use crate::cluster::{Cluster, PATIENCE, pod};
+use crate::api::{self, PATIENCE};
+use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::node::{CLIENT, FIRST, SECOND};
 use crate::plugin::Plugin;
@@ -25,7 +25,7 @@ fn a_host_port_is_reached_from_outside() {
         port(8000, 8080, "UDP", ""),
         port(8001, 9090, "TCP", SECOND[0]),
     ];
-    cluster.runs(&pod("web", &ports));
+    api::runs(&pod("web", &ports));
     let node = &cluster.machine.node;
     for transport in Transport::BOTH {
         cluster.machine.assert_reached("web", transport, 8080);
@@ -53,7 +53,7 @@ fn one_port_for_three_pods_by_address_and_protocol() {
         let host = FIRST[family];
         let pods = [("pod1", localhost, "TCP"), ("pod2", host, "TCP"), ("pod3", host, "UDP")];
         for (name, address, protocol) in pods {
-            cluster.runs(&pod(name, &[port(8000, PORT, protocol, address)]));
+            api::runs(&pod(name, &[port(8000, PORT, protocol, address)]));
         }
         // From a process of the node; to localhost with the node's address for its source.
         let first = Probe::tcp(localhost, PORT).from(host, 0).ask();
@@ -74,11 +74,11 @@ fn one_port_for_three_pods_by_address_and_protocol() {
 fn a_late_del_leaves_the_next_pod_its_port() {
     let mut cluster = Cluster::new();
     let ports = [port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")];
-    cluster.runs(&pod("old", &ports));
+    api::runs(&pod("old", &ports));
     cluster.machine.assert_reached("old", Transport::Tcp, 8080);
     api::delete("pods", "old");
     // The scheduler lets it wait until the old one is gone.
-    cluster.runs(&pod("new", &ports));
+    api::runs(&pod("new", &ports));
     let id = |call: &Call| call.environment["CNI_CONTAINERID"].clone();
     let of = |calls: &[Call], command: &str, pod: &str| -> Vec<(usize, String)> {
         let pod = format!("K8S_POD_NAME={pod}");
@@ -110,7 +110,7 @@ fn what_is_refused_is_said_in_an_event() {
     api::create("pods", &pod("web", &[port(8000, 8080, "TCP", ""), port(8001, 8081, "TCP", "")]));
     let mut said = String::new();
     wait_for(PATIENCE, "an event says why the sandbox was not made", || {
-        said = events("web", "FailedCreatePodSandBox");
+        said = api::events("web", "FailedCreatePodSandBox");
         !said.is_empty()
     });
     for part in ["plugin type=\"autoport\"", "failed (add)", "8080/tcp", "metrics"] {
@@ -119,18 +119,9 @@ fn what_is_refused_is_said_in_an_event() {
     cluster.machine.assert_refused(8081);
     autoport(&["release", "metrics"]);
     // kubelet tries again by itself.
-    cluster.wait_for_pod("web");
+    api::wait_for_pod("web");
     cluster.machine.assert_reached("web", Transport::Tcp, 8080);
     cluster.ends(&["web"]);
-}
-
-/// What the events of this reason say about a pod.
-pub(crate) fn events(pod: &str, reason: &str) -> String {
-    let events = api::items("events");
-    let wanted = events
-        .iter()
-        .filter(|event| event["reason"] == reason && event["involvedObject"]["name"] == pod);
-    wanted.filter_map(|event| event["message"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// The calls that can be told apart: how often kubelet repeats a DEL depends on the moment.
@@ -146,13 +137,13 @@ fn what_kubelet_sends() {
         ],
     );
     web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001"});
-    cluster.runs(&web);
-    cluster.runs(&pod("plain", &[]));
+    api::runs(&web);
+    api::runs(&pod("plain", &[]));
     let mut refused = pod("refused", &[]);
     refused["metadata"]["annotations"] = json!({"autoport.cni/ports": "8001/tpc"});
     api::create("pods", &refused);
     wait_for(PATIENCE, "an event says what is wrong", || {
-        events("refused", "FailedCreatePodSandBox").contains("tpc")
+        api::events("refused", "FailedCreatePodSandBox").contains("tpc")
     });
     cluster.ends(&["web", "plain", "refused"]);
     cluster.calls();

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::api;
-use crate::cluster::{Cluster, PATIENCE, pod};
+use crate::api::{self, PATIENCE};
+use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::pods::port;
 use crate::probe::Transport;
@@ -13,8 +13,8 @@ fn kubelet_and_containerd_are_restarted() {
     let mut cluster = Cluster::new();
     let mut web = pod("web", &[port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")]);
     web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001/tcp+udp"});
-    cluster.runs(&web);
-    cluster.runs(&pod("other", &[port(8000, 8081, "TCP", "")]));
+    api::runs(&web);
+    api::runs(&pod("other", &[port(8000, 8081, "TCP", "")]));
     let (list, calls) = (cluster.machine.list(), cluster.calls().len());
     for daemon in ["kubelet", "containerd"] {
         cluster.stops(daemon);
@@ -26,10 +26,10 @@ fn kubelet_and_containerd_are_restarted() {
             wait_for(PATIENCE, "containerd answers", || cluster.import());
         } else {
             // It has looked at all pods when it can run another.
-            cluster.runs(&pod("sign", &[]));
-            cluster.ends_one("sign");
+            api::runs(&pod("sign", &[]));
+            api::ends("sign");
         }
-        cluster.wait_for_pod("web");
+        api::wait_for_pod("web");
         for transport in Transport::BOTH {
             cluster.machine.assert_reached("web", transport, 8080);
         }

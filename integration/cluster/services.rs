@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::api;
-use crate::cluster::{Cluster, PATIENCE, pod};
+use crate::api::{self, PATIENCE};
+use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::netns::{nft, ruleset};
 use crate::node::{CLIENT, FIRST};
-use crate::pods::{events, port};
+use crate::pods::port;
 use crate::probe::{Answer, Probe, Transport};
 
 /// A Service of the pods of that name, TCP and UDP, on a port of the node as well.
@@ -67,8 +67,8 @@ fn assert_services(cluster: &mut Cluster, asker: &str, addresses: &[String; 2]) 
 fn services_of_the_same_pods() {
     let mut cluster = Cluster::new();
     // No host port on this node yet, so no table.
-    cluster.runs(&pod("asker", &[]));
-    cluster.runs(&pod("web", &[]));
+    api::runs(&pod("asker", &[]));
+    api::runs(&pod("web", &[]));
     assert!(!ruleset().contains("table inet autoport"));
     let addresses =
         [("cluster", CLUSTER, "Cluster"), ("local", LOCAL, "Local")].map(|(name, port, policy)| {
@@ -81,8 +81,8 @@ fn services_of_the_same_pods() {
     });
     assert_services(&mut cluster, "asker", &addresses);
     // Its successor has host ports besides.
-    cluster.ends_one("web");
-    cluster.runs(&pod("web", &[port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")]));
+    api::ends("web");
+    api::runs(&pod("web", &[port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")]));
     let host_port = |cluster: &Cluster| {
         for transport in Transport::BOTH {
             let probe = Probe { transport, ..Probe::tcp(FIRST[0], 8080) };
@@ -101,13 +101,13 @@ fn services_of_the_same_pods() {
     cluster.stops("kube-proxy");
     cluster.starts("kube-proxy");
     nft("delete table inet autoport");
-    cluster.runs(&pod("third", &[port(8000, 8081, "TCP", "")]));
+    api::runs(&pod("third", &[port(8000, 8081, "TCP", "")]));
     assert_services(&mut cluster, "asker", &addresses);
     host_port(&cluster);
     // A node port is a port of the node: kube-proxy 1.20 listens there.
     api::create("pods", &pod("taken", &[port(8000, CLUSTER, "TCP", "")]));
     wait_for(PATIENCE, "an event says who has the port", || {
-        let said = events("taken", "FailedCreatePodSandBox");
+        let said = api::events("taken", "FailedCreatePodSandBox");
         assert!(said.is_empty() || said.contains("kube-proxy"), "{said}");
         !said.is_empty()
     });

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::api;
-use crate::cluster::{Cluster, PATIENCE, is_true, spec};
+use crate::api::{self, PATIENCE, is_true};
+use crate::cluster::{Cluster, spec};
 use crate::machine::{published, wait_for};
 use crate::node::{FIRST, address};
 use crate::probe::Transport;
@@ -99,11 +99,11 @@ fn uids(pods: &[Value]) -> BTreeSet<String> {
 fn twenty_replicas_have_ports_of_their_own() {
     let mut cluster = Cluster::new();
     api::create("deployments", &games(20));
-    let pods = cluster.wait_for_pods(20);
+    let pods = api::wait_for_pods(20);
     assert_eq!(cluster.assert_games(&pods).len(), 40);
     // Half of them go, and the others keep what they have.
     api::patch("deployments", "games", &json!({"spec": {"replicas": 10}}));
-    let rest = cluster.wait_for_pods(10);
+    let rest = api::wait_for_pods(10);
     assert!(uids(&rest).is_subset(&uids(&pods)));
     cluster.assert_games(&rest);
     api::delete("deployments", "games");
@@ -114,12 +114,12 @@ fn twenty_replicas_have_ports_of_their_own() {
 fn a_rolling_update() {
     let mut cluster = Cluster::new();
     api::create("deployments", &games(4));
-    let old = cluster.wait_for_pods(4);
+    let old = api::wait_for_pods(4);
     let before = cluster.assert_games(&old);
     let change = json!({"spec": {"template": {"metadata": {"labels": {"version": "2"}}}}});
     api::patch("deployments", "games", &change);
     cluster.kubectl(&["rollout", "status", "deployment/games", "--timeout=180s"]);
-    let new = cluster.wait_for_pods(4);
+    let new = api::wait_for_pods(4);
     assert!(uids(&new).is_disjoint(&uids(&old)), "these are new pods");
     let after = cluster.assert_games(&new);
     for port in before.difference(&after) {
@@ -133,7 +133,7 @@ fn a_rolling_update() {
 fn a_drain() {
     let mut cluster = Cluster::new();
     api::create("deployments", &games(3));
-    let pods = cluster.wait_for_pods(3);
+    let pods = api::wait_for_pods(3);
     let ports = cluster.assert_games(&pods);
     cluster.kubectl(&["drain", "node", "--timeout=180s"]);
     // The Deployment has made others, which have nowhere to go.
@@ -146,7 +146,7 @@ fn a_drain() {
         cluster.machine.assert_refused(u16::try_from(port).expect("a port"));
     }
     cluster.kubectl(&["uncordon", "node"]);
-    let pods = cluster.wait_for_pods(3);
+    let pods = api::wait_for_pods(3);
     cluster.assert_games(&pods);
     api::delete("deployments", "games");
     cluster.assert_nothing_left();
