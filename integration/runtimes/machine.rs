@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The cgroups go last: the kernel takes a moment to notice that nobody is in them.
 const INIT: &str = r#"echo ready
 while read -r _; do :; done
-kill -KILL -1
+kill -KILL -1 2>/dev/null
 for _ in {1..500}; do
     left=
     for folder in /sys/fs/cgroup/*"$1" /sys/fs/cgroup"$1"; do
