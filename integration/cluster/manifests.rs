@@ -5,15 +5,21 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
 
-/// Every YAML file below `folder`.
-fn manifests(folder: &Path, found: &mut Vec<PathBuf>) {
-    for path in fs::read_dir(folder).expect("it can be listed").flatten().map(|entry| entry.path())
-    {
-        if path.is_dir() {
-            manifests(&path, found);
-        } else if path.extension().is_some_and(|kind| kind == "yaml") {
-            found.push(path);
-        }
+/// How kubectl is given what is in `folder`: each folder with a kustomization as one, each other
+/// YAML file by itself.
+fn manifests(folder: &Path, found: &mut Vec<[String; 2]>) {
+    let word = |path: &Path| path.to_string_lossy().into_owned();
+    let entries = fs::read_dir(folder).expect("it can be listed").flatten();
+    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries.map(|entry| entry.path()).partition(|path| path.is_dir());
+    if folder.join("kustomization.yaml").exists() {
+        found.push(["-k".to_owned(), word(folder)]);
+    } else {
+        let files = files.iter().filter(|path| path.extension().is_some_and(|kind| kind == "yaml"));
+        found.extend(files.map(|path| ["-f".to_owned(), word(path)]));
+    }
+    for folder in folders {
+        manifests(&folder, found);
     }
 }
 
@@ -25,8 +31,8 @@ fn the_api_server_takes_the_manifests() {
         manifests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut found);
     }
     assert!(!found.is_empty(), "where are the manifests?");
-    for path in found {
-        let said = cluster.kubectl(&["apply", "--dry-run=server", "-f", &path.to_string_lossy()]);
-        assert!(said.contains("(server dry run)"), "{}: {said}", path.display());
+    for [how, path] in found {
+        let said = cluster.kubectl(&["apply", "--dry-run=server", &how, &path]);
+        assert!(said.contains("(server dry run)"), "{path}: {said}");
     }
 }
