@@ -290,7 +290,8 @@ impl Cluster {
                 .map(str::to_owned),
         );
         let cgroup = &self.machine.cgroup;
-        for top in names("/sys/fs/cgroup") {
+        // runc makes one in the unified hierarchy too, of which kubelet 1.20 does not know.
+        for top in names("/sys/fs/cgroup").iter().filter(|top| !top.ends_with("/unified")) {
             let below = run(
                 std::process::Command::new("find")
                     .arg(format!("{top}{cgroup}"))
