@@ -136,8 +136,8 @@ fn ordeal(case: Case, command: Command) {
         ordeal.strike(strike(Which::From(0)));
     }
     for which in [Which::Only, Which::From] {
-        let lose = Blow::Lose(Errno::ENOBUFS);
-        let lost = |nth| Strike { among: Among::Answers, which: which(nth), blow: lose };
+        let blow = Blow::Lose(Errno::ENOBUFS);
+        let lost = |nth| Strike { among: Among::Answers, which: which(nth), blow };
         let mut nth = 0;
         while ordeal.strike(lost(nth)).is_some() {
             nth += 1;
