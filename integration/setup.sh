@@ -461,7 +461,7 @@ build_kubernetes() {
         unpack "$folder/go.new" "$TOOLS"/cache-kubernetes/*.deb
         mv "$folder/go.new" "$folder/go"
     fi
-    say "building Kubernetes in $folder (10 minutes on 2 quiet cores, 5 GB until it is done)"
+    say "building Kubernetes in $folder (10 minutes on 2 quiet cores, 3 GB until it is done)"
     run "building Kubernetes" "Run this script again; if that does not help, remove $folder." \
         "$here/cluster/build.sh" "$(echo "$TOOLS"/cache-kubernetes/*.orig.tar.*)" \
         "$(echo "$folder"/go/usr/lib/go-*)" "$folder" "$work/kubernetes/usr/bin"
