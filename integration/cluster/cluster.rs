@@ -212,11 +212,7 @@ impl Cluster {
 
     /// The network namespace of a pod.
     pub(crate) fn inside(&mut self, pod: &str) -> Netns {
-        let named = format!("K8S_POD_NAME={pod};");
-        let mut calls = self.calls().iter().rev();
-        let call = calls.find(|call| {
-            call.command() == "ADD" && format!("{};", call.environment["CNI_ARGS"]).contains(&named)
-        });
+        let call = self.calls().iter().rfind(|call| call.is("ADD", pod));
         let path = call.map(|call| call.environment["CNI_NETNS"].clone());
         self.machine.netns(&path.unwrap_or_else(|| panic!("{pod} was never attached")))
     }

@@ -35,12 +35,10 @@ fn kubelet_and_containerd_are_restarted() {
         }
     }
     assert_eq!(cluster.machine.list(), list);
-    let of_web = cluster.calls()[calls..].iter().filter(|call| {
-        ["web", "other"]
-            .iter()
-            .any(|pod| call.environment["CNI_ARGS"].contains(&format!("K8S_POD_NAME={pod};")))
+    let told = cluster.calls()[calls..].iter().filter(|call| {
+        ["web", "other"].iter().any(|pod| call.is("ADD", pod) || call.is("DEL", pod))
     });
-    assert_eq!(of_web.count(), 0, "nobody was told of the pods that run");
+    assert_eq!(told.count(), 0, "nobody was told of the pods that run");
     // A pod that goes while kubelet is away.
     cluster.stops("kubelet");
     api::does(

@@ -41,6 +41,13 @@ impl Call {
         &self.environment["CNI_COMMAND"]
     }
 
+    /// Whether it is this command for the Pod of this name.
+    pub(crate) fn is(&self, command: &str, pod: &str) -> bool {
+        let args = self.environment.get("CNI_ARGS").map_or("", String::as_str);
+        let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+        self.command() == command && pairs.any(|pair| pair == ("K8S_POD_NAME", pod))
+    }
+
     /// Insists that the plugin makes sense of all of it.
     fn assert_understood(&self) {
         let pairs = self.environment.iter();
