@@ -156,13 +156,18 @@ fn what_kubelet_sends() {
     web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001"});
     api::runs(&web);
     api::runs(&pod("plain", &[]));
-    let mut refused = pod("refused", &[]);
-    refused["metadata"]["annotations"] = json!({"autoport.cni/ports": "8001/tpc"});
-    api::create("pods", &refused);
+    let program = Plugin::Autoport.path();
+    cluster.machine.run(&program.to_string_lossy(), &["reserve", "metrics", "8099/tcp"]);
+    api::create("pods", &pod("refused", &[port(8000, 8099, "TCP", "")]));
     wait_for(PATIENCE, "an event says what is wrong", || {
-        api::events("refused", "FailedCreatePodSandBox").contains("tpc")
+        api::events("refused", "FailedCreatePodSandBox").contains("metrics")
     });
-    cluster.ends(&["web", "plain", "refused"]);
+    // Its DELs follow the failure.
+    let refused = |cluster: &mut Cluster| calls_of(cluster.calls(), "DEL", "refused").len();
+    wait_for(PATIENCE, "a DEL follows", || refused(&mut cluster) > 0);
+    api::ends("refused");
+    cluster.machine.run(&program.to_string_lossy(), &["release", "metrics"]);
+    cluster.ends(&["web", "plain"]);
     cluster.calls();
     let mut calls = mem::take(&mut cluster.seen);
     let mut take = |command: &str, pod: &str, like: &dyn Fn(&Call) -> bool| {

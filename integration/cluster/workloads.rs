@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::api::{self, PATIENCE, is_true};
 use crate::cluster::{Cluster, spec};
 use crate::machine::{published, wait_for};
-use crate::node::{FIRST, address};
-use crate::probe::Transport;
+use crate::node::{FIRST, SECOND, address};
+use crate::probe::{Probe, Transport};
 
 /// A Deployment whose pods want two ports, `game` over TCP and UDP, and `tell`, on which each says
 /// what was published for it: the container has it mounted, as docs/published-files.md recommends.
@@ -64,10 +64,6 @@ impl Cluster {
                     (entry["origin"].as_str(), entry["count"].as_u64()),
                     (Some("chosen"), Some(1))
                 );
-                for host in FIRST {
-                    let addresses = entry["hostIPs"].as_array().expect("a list");
-                    assert!(addresses.contains(&json!(host)), "{host}: {file}");
-                }
                 let port = entry["hostPort"].as_u64().expect("a number");
                 assert!((20_000..30_000).contains(&port), "{file}");
                 assert!(ports.insert(port), "{port} of {name} is another's too");
@@ -75,6 +71,14 @@ impl Cluster {
             });
             for transport in Transport::BOTH {
                 self.machine.assert_reached(name, transport, game);
+            }
+            // There too where the file says; one address of each family.
+            let hosts = file["ports"][0]["hostIPs"].as_array().expect("a list");
+            assert_eq!(hosts.len(), 2, "{file}");
+            for host in hosts.iter().map(|host| host.as_str().expect("an address")) {
+                assert!([FIRST, SECOND].concat().contains(&host), "{host} is not the node's");
+                let answer = self.machine.node.client_asks(&Probe::tcp(host, game));
+                assert_eq!(answer.by(), Some(name), "{host}: {answer}");
             }
             let told = self.machine.node.client.run(|| {
                 let mut told = String::new();
