@@ -10,7 +10,7 @@ SEED ?= 1
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 17
 
 build: ## dist/autoport, one static executable, and its debug symbols beside it
 	@integration/setup.sh build
@@ -64,9 +64,9 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
-test-kubernetes: ## a Kubernetes node drives the plugin; as root, or with sudo. Builds Kubernetes first, once
+test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
 	@integration/setup.sh kubernetes
-	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=1
+	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

@@ -1,8 +1,6 @@
 //! Pods that name their host ports.
 
 use std::mem;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -10,7 +8,7 @@ use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::node::{CLIENT, FIRST, SECOND};
-use crate::plugin::Plugin;
+use crate::plugin::{self, Plugin};
 use crate::probe::{Answer, Probe, Transport};
 use crate::recording::{Call, assert_recorded};
 
@@ -74,42 +72,58 @@ fn one_port_for_three_pods_by_address_and_protocol() {
     cluster.assert_nothing_left();
 }
 
-/// kubelet and containerd send up to six DELs for one sandbox, the last when kubelet collects
-/// garbage: once a minute.
+/// kubelet and containerd send up to six DELs for one sandbox. When a sandbox dies, the last come
+/// with the garbage collection, once a minute, and its successor has its ports by then.
 #[test]
-fn a_late_del_leaves_the_next_pod_its_port() {
-    const COLLECTED: Duration = Duration::from_secs(90);
+fn a_late_del_leaves_the_next_sandbox_its_ports() {
     let mut cluster = Cluster::new();
     let ports = [port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")];
-    api::runs(&pod("pod0", &ports));
-    // If the minute is over just between two pods, there is no late DEL for the first. Then it is
-    // the next one's turn, with most of a minute ahead.
-    for generation in 1..4 {
-        let (old, new) = (format!("pod{}", generation - 1), format!("pod{generation}"));
-        cluster.machine.assert_reached(&old, Transport::Tcp, 8080);
-        api::delete("pods", &old);
-        // The scheduler lets it wait until the old one is gone.
-        api::runs(&pod(&new, &ports));
-        let added = calls_of(cluster.calls(), "ADD", &new)[0];
-        let end = Instant::now() + COLLECTED;
-        let mut late = false;
-        while Instant::now() < end && !late {
-            for transport in Transport::BOTH {
-                cluster.machine.assert_reached(&new, transport, 8080);
-            }
-            late = calls_of(cluster.calls(), "DEL", &old).into_iter().any(|at| at > added);
-            thread::sleep(Duration::from_millis(100));
-        }
+    let mut web = pod("web", &ports);
+    web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001/tcp+udp"});
+    api::runs(&web);
+    let held = cluster.machine.held();
+    assert_eq!(held.len(), 4);
+    let list = cluster.machine.run("ps", &["-e", "-o", "pid=,args="]);
+    let sandbox = list.lines().filter_map(|line| line.trim().split_once(' '));
+    let (sandbox, _) = sandbox.clone().find(|(_, args)| *args == "/echo").expect("it runs");
+    cluster.machine.run("kill", &["-KILL", sandbox]);
+    let added = |cluster: &mut Cluster| calls_of(cluster.calls(), "ADD", "web");
+    wait_for(PATIENCE, "the pod has another sandbox", || added(&mut cluster).len() > 1);
+    let [old, new] = added(&mut cluster)[..2] else { unreachable!("there are two") };
+    let id = |call: &Call| call.environment["CNI_CONTAINERID"].clone();
+    let old = id(&cluster.calls()[old]);
+    assert_ne!(old, id(&cluster.calls()[new]));
+    api::wait_for_pod("web");
+    let all_reached = |cluster: &Cluster| {
         for transport in Transport::BOTH {
-            cluster.machine.assert_reached(&new, transport, 8080);
+            cluster.machine.assert_reached("web", transport, 8080);
         }
-        assert_eq!(cluster.machine.held(), ["8080/tcp", "8080/udp"]);
-        if late {
-            cluster.ends(&[&new]);
-            return;
+        assert_eq!(cluster.machine.held(), held);
+    };
+    wait_for(PATIENCE, "a DEL comes for the old sandbox", || {
+        all_reached(&cluster);
+        calls_of(cluster.calls(), "DEL", "web")
+            .into_iter()
+            .any(|at| at > new && id(&cluster.calls()[at]) == old)
+    });
+    all_reached(&cluster);
+    api::ends("web");
+    // Another pod has the port, and each DEL that was sent for the first comes once more.
+    api::runs(&pod("next", &ports));
+    let dels = calls_of(cluster.calls(), "DEL", "web");
+    for at in dels {
+        let sent = &cluster.calls()[at];
+        let mut call = plugin::Call::new(Plugin::Autoport.path(), "DEL").stdin(sent.stdin.get());
+        for (name, value) in &sent.environment {
+            call = call.env(name, value);
+        }
+        call.run().success();
+        for transport in Transport::BOTH {
+            cluster.machine.assert_reached("next", transport, 8080);
         }
     }
-    panic!("kubelet never came late: {:#?}", cluster.calls());
+    assert_eq!(cluster.machine.held(), ["8080/tcp", "8080/udp"]);
+    cluster.ends(&["next"]);
 }
 
 /// Which of the calls these are.
