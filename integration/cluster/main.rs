@@ -3,8 +3,8 @@
 //!
 //! `make test-kubernetes`, as root: `integration/setup.sh kubernetes` builds it from Debian's
 //! sources. The harness is that of `integration/runtimes`, and each test has a
-//! [`cluster::Cluster`] of its own, which takes a minute's work and up to a gigabyte: they run one
-//! after the other.
+//! [`cluster::Cluster`] of its own, which takes up to a gigabyte, so few run at a time. Most of the
+//! time goes into waiting: kubelet cleans up once a minute.
 
 #![expect(clippy::disallowed_methods, reason = "a cluster has files and children")]
 
