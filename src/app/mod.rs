@@ -7,6 +7,10 @@ mod choose;
 mod collect;
 mod del;
 mod everything;
+mod explain;
+mod inspect;
+mod past;
+mod prepare;
 mod reserve;
 mod siblings;
 mod watch;
@@ -25,6 +29,11 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
+pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};
+pub use inspect::{
+    Ambiguous, InKernel, Listing, MappingInKernel, Overview, Subject, Told, in_kernel, list,
+    overview, told,
+};
 pub use reserve::{release, reserve};
 pub use watch::watch;
 

@@ -17,6 +17,7 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod preview;
 mod raise;
 mod reconcile;
 mod recorded;
