@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::pods::port;
 use crate::probe::Transport;
+use crate::view::{elements, records};
 
 #[test]
 fn kubelet_and_containerd_are_restarted() {
@@ -15,7 +16,7 @@ fn kubelet_and_containerd_are_restarted() {
     web["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001/tcp+udp"});
     api::runs(&web);
     api::runs(&pod("other", &[port(8000, 8081, "TCP", "")]));
-    let (list, calls) = (cluster.machine.list(), cluster.calls().len());
+    let (before, calls) = ((records(), elements()), cluster.calls().len());
     for daemon in ["kubelet", "containerd"] {
         cluster.stops(daemon);
         for transport in Transport::BOTH {
@@ -34,7 +35,7 @@ fn kubelet_and_containerd_are_restarted() {
             cluster.machine.assert_reached("web", transport, 8080);
         }
     }
-    assert_eq!(cluster.machine.list(), list);
+    assert_eq!((records(), elements()), before);
     let told = cluster.calls()[calls..].iter().filter(|call| {
         ["web", "other"].iter().any(|pod| call.is("ADD", pod) || call.is("DEL", pod))
     });
