@@ -15,10 +15,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::personality::{self, Persona};
-
 use crate::fill::fill;
-use crate::measure::Call;
+use crate::measure::{Call, fix_addresses};
 use crate::node::{Node, sysctl};
 use crate::plugins::{Choice, Executables, Plugin, Pod};
 
@@ -218,8 +216,7 @@ fn calls(executables: &Executables) -> Figures {
         let trace = |command: &str, pod: &Pod| {
             let call = Call::cni(executables, Plugin::Autoport, command, pod);
             node.space.run(|| {
-                // Where the heap begins decides how often it is enlarged.
-                personality::set(Persona::ADDR_NO_RANDOMIZE).expect("addresses can be fixed");
+                fix_addresses();
                 let mut calls = call.trace().calls;
                 calls.insert("total".to_owned(), calls.values().sum());
                 calls

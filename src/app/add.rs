@@ -25,9 +25,14 @@ pub(super) fn owner(claim: &Claim) -> Owner {
     }
 }
 
-/// The record that `claim` asks for, with these grants for its wishes.
-pub(super) fn wanted(claim: &Claim, grants: Vec<Grant>, now: u64, instance: &Instance) -> Record {
-    let owner = owner(claim);
+/// The record that `claim` of `owner` asks for, with these grants for its wishes.
+pub(super) fn wanted(
+    claim: &Claim,
+    owner: Owner,
+    grants: Vec<Grant>,
+    now: u64,
+    instance: &Instance,
+) -> Record {
     // On the node's own network the pod listens on the host port itself.
     let on_host = owner.netns.as_ref().is_some_and(|netns| netns.id == instance.netns);
     let mut mappings = claim.mappings.clone();
@@ -76,7 +81,7 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
     let mut giving_way = superseded(&locked, &owner, holders, &claim.mappings)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
-    let mut wanted = wanted(&claim, granted.grants, now, locked.instance());
+    let mut wanted = wanted(&claim, owner.clone(), granted.grants, now, locked.instance());
     if !wanted.grants.is_empty() {
         let holders = locked.holders(&hosts_of(&wanted.mappings))?;
         giving_way = superseded(&locked, &owner, holders, &wanted.mappings)?;
