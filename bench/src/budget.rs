@@ -11,13 +11,11 @@ use std::process::Command;
 use crate::Bench;
 use crate::measure::{Call, fix_addresses, micros};
 use crate::node::{Node, sysctl, tool};
-use crate::plugins::{Executables, Plugin, Pod};
+use crate::plugins::{Executables, NUMBER, Plugin, Pod, ports};
 use crate::raw::Row;
 
 const BENCH: &str = "budget";
 const ROUNDS: usize = 200;
-const PORT: u16 = 2_000;
-const NUMBER: u16 = 60_000;
 
 /// Some calls in a row that serve one end.
 struct Step {
@@ -173,21 +171,21 @@ pub(crate) fn run(bench: &Bench) {
     let node = Node::new();
     let rounds = bench.rounds(ROUNDS);
     let executables = &bench.executables;
-    let pod = Pod::numbered(NUMBER, false, [PORT]);
-    let call = |command: &str| Call::cni(executables, Plugin::Autoport, command, &pod);
     let wall: Vec<f64> = node.space.run(|| {
-        let once = || {
-            let sample = call("ADD").time().success("ADD");
-            call("DEL").time().success("DEL");
+        let once = |round| {
+            let [add, del] = both(executables, round);
+            let sample = add.time().success("ADD");
+            del.time().success("DEL");
             micros(sample.wall)
         };
-        once();
-        (0..rounds).map(|_| once()).collect()
+        once(0);
+        (1..=rounds).map(once).collect()
     });
     let words = node.space.run(|| {
         fix_addresses();
-        let words = call("ADD").words();
-        call("DEL").time().success("DEL");
+        let [add, del] = both(executables, rounds + 1);
+        let words = add.words();
+        del.time().success("DEL");
         words
     });
     bench.raw.begin(BENCH);
@@ -207,7 +205,7 @@ pub(crate) fn run(bench: &Bench) {
         }
         Err(error) => eprintln!("bench: no budget without perf as root: {error}"),
     }
-    let route = node.space.run(|| route(bench, rounds));
+    let route = node.space.run(|| route(executables, rounds));
     bench.raw.begin("route");
     for (known, wall) in [(true, route.0), (false, route.1)] {
         let row = Row::new("route", "autoport").param("known", known);
@@ -215,22 +213,27 @@ pub(crate) fn run(bench: &Bench) {
     }
 }
 
+/// ADD and DEL of a pod that was never there before: what a pod has given back is kept for it, and read.
+fn both(executables: &Executables, round: usize) -> [Call; 2] {
+    let pod = Pod::numbered(NUMBER + round as u16, false, ports(round, 1));
+    ["ADD", "DEL"].map(|command| Call::cni(executables, Plugin::Autoport, command, &pod))
+}
+
 /// ADD where `route_localnet` is set, and where the interface has to be found and set first.
-fn route(bench: &Bench, rounds: usize) -> (Vec<f64>, Vec<f64>) {
-    let pod = Pod::numbered(NUMBER, false, [PORT]);
-    let time = |command: &str| {
-        let call = Call::cni(&bench.executables, Plugin::Autoport, command, &pod);
-        micros(call.time().success(command).wall)
+fn route(executables: &Executables, rounds: usize) -> (Vec<f64>, Vec<f64>) {
+    let time = |round| {
+        let [add, del] = both(executables, round);
+        let sample = add.time().success("ADD");
+        del.time().success("DEL");
+        micros(sample.wall)
     };
-    let both = (0..rounds).map(|_| {
-        let known = time("ADD");
-        time("DEL");
+    // Other pods than those before.
+    let pairs = (1_000..1_000 + rounds).map(|round| {
+        let known = time(round);
         sysctl("net/ipv4/conf/cni0/route_localnet", "0");
-        let unknown = time("ADD");
-        time("DEL");
-        (known, unknown)
+        (known, time(round + 1_000))
     });
-    both.unzip()
+    pairs.unzip()
 }
 
 /// The word by which this program asks itself for [`take_turns`].
@@ -247,11 +250,10 @@ pub(crate) fn take_turns(words: &[String]) {
         floor: PathBuf::from(floor),
     };
     fix_addresses();
-    let pod = Pod::numbered(NUMBER, false, [PORT]);
     let rounds: usize = rounds.parse().expect("a number");
-    for _ in 0..rounds {
-        for command in ["ADD", "DEL"] {
-            Call::cni(&executables, Plugin::Autoport, command, &pod).time().success(command);
+    for round in 0..rounds {
+        for call in both(&executables, 3_000 + round) {
+            call.time().success("ADD or DEL");
         }
         Call::bare(&executables.floor).time().success("the empty program");
     }
@@ -461,7 +463,7 @@ fn assign(words: &[String]) -> Vec<usize> {
             },
         };
         if step == unknown {
-            eprintln!("bench: what is this call for? {line}");
+            eprintln!("bench: what is this call for? {line:.100}");
         }
         assigned.push(step);
     }

@@ -20,6 +20,9 @@ use serde_json::Value;
 use crate::node::PATH;
 use crate::plugins::{Executables, Plugin, Pod};
 
+/// What was released is there for a timer tick of the kernel's more, and an ADD that meets it waits.
+pub(crate) const TICK: Duration = Duration::from_millis(20);
+
 /// A program with its environment and what it reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {

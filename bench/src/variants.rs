@@ -5,14 +5,12 @@ use std::fs;
 use crate::Bench;
 use crate::measure::{Call, micros};
 use crate::node::Node;
-use crate::plugins::{Executables, Plugin, Pod};
+use crate::plugins::{Executables, NUMBER, Plugin, Pod, ports};
 use crate::raw::Row;
 
 const BENCH: &str = "variants";
 const FOLDER: &str = "dist/variants";
 const ROUNDS: usize = 200;
-const PORT: u16 = 2_000;
-const NUMBER: u16 = 60_000;
 
 /// ADD and DEL of one port by each, in turn, on one node.
 pub(crate) fn run(bench: &Bench) {
@@ -24,9 +22,11 @@ pub(crate) fn run(bench: &Bench) {
     let node = Node::new();
     let mut seen = vec![(Vec::new(), Vec::new()); variants.len()];
     for round in 0..=bench.rounds(ROUNDS) {
-        for (path, (wall, cpu)) in variants.iter().zip(&mut seen) {
+        for (turn, (path, (wall, cpu))) in variants.iter().zip(&mut seen).enumerate() {
             let executables = Executables { autoport: path.clone(), ..bench.executables.clone() };
-            let pod = Pod::numbered(NUMBER, false, [PORT]);
+            // One that was never there before.
+            let nth = round * variants.len() + turn;
+            let pod = Pod::numbered(NUMBER + nth as u16, false, ports(nth, 1));
             let [add, del] = ["ADD", "DEL"].map(|command| {
                 let call = Call::cni(&executables, Plugin::Autoport, command, &pod);
                 node.space.run(|| call.time()).success(command)
