@@ -47,7 +47,7 @@ mod variants;
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -171,7 +171,8 @@ fn main() -> ExitCode {
     let bench = Bench {
         executables: Executables {
             autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
-            tools: whole(&plugins::default_tools(Path::new("."))),
+            // Not all parts need them.
+            tools: path::absolute(plugins::default_tools(Path::new("."))).expect("a working directory"),
             floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
         },
         raw: Raw::at(&raw),
