@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Bench;
 use crate::fill::fill;
@@ -21,7 +21,9 @@ pub(crate) const ROUNDS: usize = 200;
 /// Those of the rounds, one to warm up, and one for each command that is looked at once.
 const PODS: u16 = ROUNDS as u16 + 1 + COMMANDS.len() as u16;
 /// A peer takes part in every so many rounds that its part of one situation takes about this long.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The situation of ten thousand ports has fewer rounds on a slow machine.
+const LONGEST: Duration = Duration::from_secs(90);
 const FEWEST: usize = 5;
 
 /// Plugins with a node each, which all hold the same mappings.
@@ -105,7 +107,7 @@ impl Stage<'_> {
     fn measure(&mut self, situation: Situation) {
         let bench = self.bench;
         let wide = situation.ports > 20;
-        let rounds = bench.rounds(if wide { ROUNDS / 10 } else { ROUNDS });
+        let rounds = bench.rounds(ROUNDS);
         let players: Vec<_> =
             self.nodes.iter().filter(|(plugin, _)| self.takes_part(*plugin, situation)).collect();
         eprintln!(
@@ -119,7 +121,12 @@ impl Stage<'_> {
         let mut floor = Vec::new();
         let empty = Call::bare(&bench.executables.floor);
         // The first round only shows who is how slow, and warms up.
+        let began = Instant::now();
         for round in 0..=rounds {
+            if began.elapsed() > LONGEST {
+                eprintln!("bench: {round} rounds must do");
+                break;
+            }
             for (turn, (plugin, node)) in players.iter().enumerate() {
                 let one = &mut seen[turn];
                 if round > 0 && (round - 1) % one.every != 0 {

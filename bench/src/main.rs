@@ -172,7 +172,8 @@ fn main() -> ExitCode {
         executables: Executables {
             autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
             // Not all parts need them.
-            tools: path::absolute(plugins::default_tools(Path::new("."))).expect("a working directory"),
+            tools: path::absolute(plugins::default_tools(Path::new(".")))
+                .expect("a working directory"),
             floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
         },
         raw: Raw::at(&raw),
