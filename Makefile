@@ -68,10 +68,10 @@ sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test
 	scripts/sanitize.sh
 
-bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
+bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
 	@scripts/build.sh
-	scripts/bench.sh
+	scripts/bench.sh $(STAGE)
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

@@ -45,6 +45,7 @@ packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal valgrind)
 packages_fuzz=(g++)
+packages_bench=(linux-perf)
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
 bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
@@ -429,7 +430,8 @@ case "$#:$level" in
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
-1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
 *)
     echo "usage: $0 build|check|demo|fuzz|test|bench|clients" >&2
     exit 2

@@ -167,6 +167,12 @@ fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn
     }
 }
 
+/// Whether exactly this host port is recorded.
+fn holds(record: Option<&Record>, host: &HostPort) -> bool {
+    let find = |record: &Record| record.mappings.binary_search_by(|it| it.host.cmp(host)).is_ok();
+    record.is_some_and(find)
+}
+
 /// Every place that `record` may have elements in for `mappings`, a part of its own.
 ///
 /// What an earlier configuration of the network put there counts too: a command that was killed
