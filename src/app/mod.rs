@@ -7,6 +7,7 @@ mod choose;
 mod collect;
 mod del;
 mod everything;
+mod examine;
 mod reserve;
 mod siblings;
 mod watch;
@@ -25,6 +26,7 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
+pub use examine::{Examined, examine};
 pub use reserve::{release, reserve};
 pub use watch::watch;
 

@@ -62,6 +62,20 @@ pub(crate) enum Command {
     /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
     /// and a copy of it is kept beside the others.
     Repair(Repair),
+    /// Look for whatever keeps host ports from working on this node, and say what to do about it
+    ///
+    /// Changes nothing. What this user may not see is named. Exit status 3: something failed.
+    Doctor(Doctor),
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// Where runtimes read network configurations
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// Where runtimes look for plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 //! a file of its own.
 
 mod arguments;
+mod doctor;
 mod gc;
 mod list;
 mod output;
@@ -43,7 +44,6 @@ enum Verdict {
     /// Exit status 0.
     Well,
     /// Exit status 3: the command worked, what it looked at is not as it should be.
-    #[expect(dead_code, reason = "for the commands that judge, which follow")]
     Unwell,
 }
 
@@ -90,6 +90,7 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
         Command::Reserve(asked) => reserve::reserve(asked, &node()?, screen),
         Command::Release(asked) => reserve::release(asked, &node()?, screen),
         Command::Repair(asked) => repair::run(asked, &node()?, screen),
+        Command::Doctor(asked) => doctor::run(asked, &node()?, screen),
     }
 }
 
