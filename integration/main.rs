@@ -21,6 +21,7 @@ mod contract;
 mod corpus;
 mod cost;
 mod damage;
+mod doctor;
 mod echo;
 #[cfg(target_arch = "x86_64")]
 mod faults;

@@ -129,8 +129,14 @@ fn routes(facts: &Facts) -> Finding {
             format!("sysctl -w net.ipv4.conf.{interface}.route_localnet=1; the next ADD sets it"),
         );
     }
-    let number = facts.towards.len();
-    Finding::ok(CHECK, format!("there is one to each of {number} pod subnets in use"))
+    Finding::ok(
+        CHECK,
+        match facts.towards.len() {
+            0 => "no pod has a host port yet".to_owned(),
+            1 => "there is one to the pod subnet in use".to_owned(),
+            number => format!("there is one to each of {number} pod subnets in use"),
+        },
+    )
 }
 
 /// Whether packets from 127.0.0.1 are meant to reach a pod.
