@@ -62,5 +62,6 @@ mod trace;
 mod tracer;
 mod traffic;
 mod udp;
+mod verdict;
 mod view;
 mod watch;

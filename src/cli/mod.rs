@@ -8,6 +8,7 @@ mod list;
 mod output;
 mod repair;
 mod reserve;
+mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -91,6 +92,7 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
         Command::Release(asked) => reserve::release(asked, &node()?, screen),
         Command::Repair(asked) => repair::run(asked, &node()?, screen),
         Command::Doctor(asked) => doctor::run(asked, &node()?, screen),
+        Command::Trace(asked) => trace::run(asked, &node()?, screen),
     }
 }
 

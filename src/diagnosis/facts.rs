@@ -42,7 +42,7 @@ pub enum Seen<T> {
 }
 
 impl<T> Seen<T> {
-    fn of<E: StdError + 'static>(result: Result<T, E>) -> Self {
+    pub(super) fn of<E: StdError + 'static>(result: Result<T, E>) -> Self {
         match result {
             Ok(seen) => Self::Known(seen),
             Err(error) if is_denied(&error) => Self::Hidden,
@@ -306,7 +306,7 @@ fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
 }
 
 /// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.
-fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
+pub(super) fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
     let Seen::Known(others) = others else { return None };
     for (family, names, tool) in [
         (Family::V4, "/proc/net/ip_tables_names", "iptables-legacy-save"),

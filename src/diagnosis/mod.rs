@@ -11,6 +11,7 @@ mod network;
 mod passage;
 mod ports;
 mod recorded;
+mod trace;
 
 use std::fmt;
 
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use conflist::{Conflist, Plugin};
 pub use facts::{Binary, Facts, Places, Seen, Sysctls};
 pub use passage::{Packet, Passage, Translation, passage, translations};
+pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
 /// What one check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
