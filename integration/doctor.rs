@@ -255,7 +255,7 @@ fn a_dropping_forward_chain_of_any_name_is_named() {
     let table = |rules: &str| {
         nft(&format!(
             "table inet wall {{ chain gate {{ type filter hook forward priority 5; policy drop;\n\
-             {rules}\n}} }}"
+             {rules}\n}}\n}}"
         ));
     };
     let case = |harm: &dyn Fn(), state: &'static str, word: &str| {
@@ -278,8 +278,10 @@ fn whoever_translates_our_port_first_is_named() {
                 map to {{ type inet_service : ipv4_addr . inet_service; elements = {{ 8080 : 10.9.9.9 . 81 }} }}
                 map on {{ type inet_proto . inet_service : verdict; elements = {{ tcp . 8080 : goto there }} }}
                 set runs {{ type inet_service; flags interval; elements = {{ 8000-8100 }} }}
-                chain there {{ meta l4proto tcp dnat to 10.9.9.9:81 }}
-                chain first {{ type nat hook prerouting priority -100; {rule} }}
+                chain there {{ meta l4proto tcp dnat to 10.9.9.9:81
+                }}
+                chain first {{ type nat hook prerouting priority -100; {rule}
+                }}
             }}"
         ));
     };
@@ -314,7 +316,7 @@ fn whoever_translates_our_port_first_is_named() {
         nft("delete table ip alien");
     }
     nft(
-        "table ip alien { chain late { type nat hook prerouting priority -50; tcp dport 8080 dnat to 10.9.9.9:81; } }",
+        "table ip alien { chain late { type nat hook prerouting priority -50; tcp dport 8080 dnat to 10.9.9.9:81\n}\n}",
     );
     scene.well("who comes after us gets nothing");
     nft("delete table ip alien");

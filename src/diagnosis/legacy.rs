@@ -100,7 +100,10 @@ fn skip_quoted<'a>(words: &mut impl Iterator<Item = &'a str>) {
         return;
     }
     let mut first = true;
-    while !(word.ends_with('"') && !word.ends_with("\\\"") && !(first && word.len() == 1)) {
+    let ends = |word: &str, first: bool| {
+        word.ends_with('"') && !word.ends_with("\\\"") && (!first || word.len() > 1)
+    };
+    while !ends(word, first) {
         first = false;
         let Some(next) = words.next() else { return };
         word = next;

@@ -96,6 +96,9 @@ fn reverse_path(facts: &Facts) -> Finding {
 
 fn routes(facts: &Facts) -> Finding {
     const CHECK: &str = "routes";
+    if matches!(facts.store, Seen::Hidden) {
+        return Finding::unseen(CHECK, "which pods there are to reach");
+    }
     let lost: Vec<String> = facts
         .towards
         .iter()
@@ -279,7 +282,7 @@ fn other_tables(facts: &Facts, networks: &[(String, Result<Conflist, String>)]) 
     let ranges = ports::ranges(&conflist::configs(facts, networks));
     let in_range: Vec<&Translation> = earlier
         .iter()
-        .filter(|it| !it.conditions.destination.is_some_and(|to| !facts.is_local(to.ip())))
+        .filter(|it| it.conditions.destination.is_none_or(|to| facts.is_local(to.ip())))
         .filter(|it| {
             let runs = it.conditions.ports.iter().flatten();
             runs.clone().any(|run| {

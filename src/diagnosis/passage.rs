@@ -66,7 +66,7 @@ pub fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation>
     bases.sort_by_key(|(hooked, _)| hooked.priority);
     let mut found = Vec::new();
     for (_, name) in bases {
-        gather(others, &[name.clone()], &Conditions::default(), &mut found);
+        gather(others, std::slice::from_ref(name), &Conditions::default(), &mut found);
     }
     found
 }

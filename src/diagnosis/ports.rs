@@ -26,9 +26,9 @@ pub(super) fn findings(
     let ephemeral = ephemeral(sysctl("net/ipv4/ip_local_port_range"));
     let reserved = reserved(sysctl("net/ipv4/ip_local_reserved_ports"));
     let node_ports = range(NODE_PORTS.0, NODE_PORTS.1);
-    for range in &ranges {
-        if let Some(common) = ephemeral.and_then(|ephemeral| common(range, &ephemeral))
-            && !covers(&reserved, &common)
+    for range in ranges.iter().copied() {
+        if let Some(common) = ephemeral.and_then(|ephemeral| common(range, ephemeral))
+            && !covers(&reserved, common)
         {
             findings.push(Finding::warning(
                 CHECK,
@@ -36,7 +36,7 @@ pub(super) fn findings(
                 format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
             ));
         }
-        if let Some(common) = node_ports.and_then(|node_ports| common(range, &node_ports)) {
+        if let Some(common) = node_ports.and_then(|node_ports| common(range, node_ports)) {
             findings.push(Finding::warning(
                 CHECK,
                 format!("{common} of {range} is also Kubernetes' NodePort range; a Service wins"),
@@ -46,7 +46,7 @@ pub(super) fn findings(
         }
         let others: Vec<PortRange> = reserved
             .iter()
-            .filter(|reserved| reserved.overlaps(range) && !includes(reserved, range))
+            .filter(|reserved| reserved.overlaps(&range) && !includes(**reserved, range))
             .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)))
             .copied()
             .collect();
@@ -78,7 +78,7 @@ pub(super) fn ranges(configs: &[(String, Config)]) -> Vec<PortRange> {
         let mut left: Vec<PortRange> =
             ports.ranges.iter().chain(ports.named_ranges.values().flatten()).copied().collect();
         for hole in ports.excluded.iter().copied().chain(below) {
-            left = left.iter().flat_map(|range| without(range, &hole)).collect();
+            left = left.iter().flat_map(|range| without(*range, hole)).collect();
         }
         ranges.extend(left);
     }
@@ -88,7 +88,7 @@ pub(super) fn ranges(configs: &[(String, Config)]) -> Vec<PortRange> {
 }
 
 /// What is left of a run beside a hole.
-fn without(whole: &PortRange, hole: &PortRange) -> impl Iterator<Item = PortRange> + use<> {
+fn without(whole: PortRange, hole: PortRange) -> impl Iterator<Item = PortRange> + use<> {
     let before = range(whole.first.get(), whole.last.get().min(hole.first.get() - 1));
     let after = range(whole.first.get().max(hole.last.get().saturating_add(1)), whole.last.get());
     let after = after.filter(|_| hole.last < NonZeroU16::MAX);
@@ -114,17 +114,17 @@ fn reserved(text: &str) -> Vec<PortRange> {
     text.split(',').filter_map(run).collect()
 }
 
-fn common(one: &PortRange, other: &PortRange) -> Option<PortRange> {
+fn common(one: PortRange, other: PortRange) -> Option<PortRange> {
     range(one.first.max(other.first).get(), one.last.min(other.last).get())
 }
 
-fn includes(outer: &PortRange, inner: &PortRange) -> bool {
+fn includes(outer: PortRange, inner: PortRange) -> bool {
     outer.first <= inner.first && inner.last <= outer.last
 }
 
 /// The kernel prints adjacent numbers as one run.
-fn covers(runs: &[PortRange], whole: &PortRange) -> bool {
-    runs.iter().any(|run| includes(run, whole))
+fn covers(runs: &[PortRange], whole: PortRange) -> bool {
+    runs.iter().any(|run| includes(*run, whole))
 }
 
 fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
@@ -182,4 +182,40 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
 fn named(listener: &Listener) -> String {
     let process = Process::of(listener).map_or(String::new(), |process| format!("{process}, "));
     format!("{process}{listener}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u16, last: u16) -> PortRange {
+        range(first, last).expect("a range")
+    }
+
+    #[test]
+    fn sysctls_are_read_as_the_kernel_prints_them() {
+        assert_eq!(ephemeral("32768\t60999"), Some(run(32768, 60999)));
+        assert_eq!(ephemeral(""), None);
+        assert_eq!(reserved("21000,21010-21020"), [run(21000, 21000), run(21010, 21020)]);
+        assert_eq!(reserved(""), []);
+    }
+
+    #[test]
+    fn what_is_excluded_leaves_what_is_beside_it() {
+        let left = |hole| without(run(10, 20), hole).collect::<Vec<_>>();
+        assert_eq!(left(run(12, 14)), [run(10, 11), run(15, 20)]);
+        assert_eq!(left(run(1, 14)), [run(15, 20)]);
+        assert_eq!(left(run(15, 65535)), [run(10, 14)]);
+        assert_eq!(left(run(1, 9)), [run(10, 20)]);
+        assert_eq!(left(run(21, 30)), [run(10, 20)]);
+        assert_eq!(left(run(10, 20)), []);
+        assert_eq!(without(run(65535, 65535), run(65535, 65535)).count(), 0);
+    }
+
+    #[test]
+    fn runs_meet_in_what_both_have() {
+        assert_eq!(common(run(1, 5), run(5, 9)), Some(run(5, 5)));
+        assert_eq!(common(run(1, 4), run(5, 9)), None);
+        assert!(covers(&[run(1, 3), run(5, 9)], run(6, 9)) && !covers(&[run(1, 3)], run(3, 4)));
+    }
 }

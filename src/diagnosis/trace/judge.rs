@@ -4,12 +4,15 @@ use std::net::IpAddr;
 
 use super::super::network::{at, remedy_of};
 use super::super::{Packet, Passage, Seen, passage};
-use super::way::{Lead, Led, Way};
+use super::way::{Led, Translated, Way};
 use super::{Fate, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
 use crate::model::{Family, HostPort, Masquerade};
 use crate::ruleset::LAYOUT;
 use crate::store::Who;
+
+/// Some port that clients connect from.
+const CLIENTS_PORT: u16 = 50_000;
 
 /// The way so far.
 struct Walk {
@@ -38,7 +41,7 @@ impl Walk {
 }
 
 /// Whether the client's address is replaced, and why.
-pub(super) fn masquerades(lead: &Lead, from: Option<IpAddr>) -> (bool, &'static str) {
+pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
     let subnets = lead.treatment.pod_addresses(&[]);
     match (lead.treatment.policy(0).masquerade, from) {
         (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
@@ -148,7 +151,6 @@ impl Walk {
                     Some(text) if shared.iter().any(|chain| text.contains(chain)) => {
                         return self.stops(AT, text.clone(), REPAIR);
                     }
-                    // Another element or chain: what it does to this packet follows.
                     Some(text) => self.unsure(AT, text.clone(), REPAIR),
                     None => self.passes(AT, "table inet autoport is as its record says"),
                 }
@@ -157,7 +159,7 @@ impl Walk {
         Some(())
     }
 
-    fn element<'a>(&mut self, way: &'a Way) -> Option<&'a Lead> {
+    fn element<'a>(&mut self, way: &'a Way) -> Option<&'a Translated> {
         const AT: &str = "element";
         let query = way.query;
         match &way.led {
@@ -195,7 +197,7 @@ impl Walk {
         }
     }
 
-    fn record(&mut self, way: &Way, lead: &Lead) {
+    fn record(&mut self, way: &Way, lead: &Translated) {
         const AT: &str = "record";
         match (way.record(), &way.holders) {
             (Some(record), _) => self.passes(AT, format!("{} holds it", record.owner)),
@@ -208,7 +210,7 @@ impl Walk {
         }
     }
 
-    fn gates(&mut self, way: &Way, lead: &Lead) -> Option<()> {
+    fn gates(&mut self, way: &Way, lead: &Translated) -> Option<()> {
         let policy = lead.treatment.policy(0);
         let (to, from) = (way.query.to, way.query.from);
         let hosts = &policy.host_addresses;
@@ -244,7 +246,7 @@ impl Walk {
         Some(())
     }
 
-    fn masquerade(&mut self, way: &Way, lead: &Lead) -> Option<()> {
+    fn masquerade(&mut self, way: &Way, lead: &Translated) -> Option<()> {
         const AT: &str = "masquerade";
         let from = way.query.from;
         let loopback = from.is_some_and(|from| from.is_loopback());
@@ -260,7 +262,7 @@ impl Walk {
         Some(())
     }
 
-    fn route(&mut self, way: &Way, lead: &Lead) -> Option<()> {
+    fn route(&mut self, way: &Way, lead: &Translated) -> Option<()> {
         const AT: &str = "route";
         let pod = lead.target.ip();
         self.forwarding(way)?;
@@ -325,7 +327,7 @@ impl Walk {
         Some(())
     }
 
-    fn filters(&mut self, way: &Way, lead: &Lead) -> Option<()> {
+    fn filters(&mut self, way: &Way, lead: &Translated) -> Option<()> {
         let (at, hook) =
             if way.from_node { ("OUTPUT", Hooked::OUTPUT) } else { ("FORWARD", Hooked::FORWARD) };
         let Seen::Known(others) = &way.others else {
@@ -340,7 +342,8 @@ impl Walk {
             destination: Some(lead.target.ip()),
         };
         // What comes back passes the same chains, unless it is for this node.
-        let back = Packet { port: None, destination: way.query.from, ..packet };
+        let port = Some(CLIENTS_PORT);
+        let back = Packet { port, destination: way.query.from, ..packet };
         let mut sure = true;
         for (name, chain) in &others.chains {
             let hooked = chain.hooked.as_ref().filter(|hooked| hooked.hook == hook);
@@ -369,7 +372,7 @@ impl Walk {
         Some(())
     }
 
-    fn pod(&mut self, way: &Way, lead: &Lead) -> Option<()> {
+    fn pod(&mut self, way: &Way, lead: &Translated) -> Option<()> {
         const AT: &str = "pod";
         let inside = match &way.inside {
             Seen::Known(inside) => inside,

@@ -30,12 +30,12 @@ pub enum Led {
     /// It is in this set, and in no map.
     Untranslated(Set),
     /// To a pod.
-    To(Box<Lead>),
+    To(Box<Translated>),
 }
 
 /// How the table leads the packet to a pod.
 #[derive(Debug)]
-pub struct Lead {
+pub struct Translated {
     /// The set that the port is in.
     pub held: Set,
     /// The map that says where it goes.
@@ -102,7 +102,7 @@ impl Way {
     /// Asks for it.
     ///
     /// # Errors
-    /// When the table cannot be read, which takes CAP_NET_ADMIN.
+    /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
     pub fn ask(
         query: Query,
         store: &Store,
@@ -116,7 +116,7 @@ impl Way {
         let mut nft = Nft::open("")?;
         let survey = nft.survey()?;
         let look = nft.look(Extent::Places(&[]))?;
-        let led = survey.as_ref().map_or(Led::Nowhere, |survey| lead(survey, &query));
+        let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
         let mut others = Seen::of(Others::list());
         let _ = add_legacy(&mut others);
         let before = match &others {
@@ -126,7 +126,7 @@ impl Way {
         };
         let (holders, difference) = recorded(&query, store, patience);
         let record = match &led {
-            Led::To(lead) => record_of(&holders, lead.target),
+            Led::To(to) => record_of(&holders, to.target),
             Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_) => None,
         };
         let arrives_by = match query.from {
@@ -134,11 +134,10 @@ impl Way {
             Some(_) | None => None,
         };
         let (path, neighbour, inside) = match &led {
-            Led::To(lead) => {
-                let path = way_to(&query, lead.target.ip(), arrives_by.as_ref(), from_node);
-                let neighbour =
-                    path.as_ref().map_or(Neighbour::Unknown, next_hop(lead.target.ip()));
-                let inside = look_inside(record, lead, &query, path.as_ref().ok());
+            Led::To(to) => {
+                let path = way_to(&query, to.target.ip(), arrives_by.as_ref(), from_node);
+                let neighbour = path.as_ref().map_or(Neighbour::Unknown, next_hop(to.target.ip()));
+                let inside = look_inside(record, to, &query, path.as_ref().ok());
                 (path, neighbour, inside)
             }
             Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_) => {
@@ -174,8 +173,8 @@ impl Way {
 
     /// The record of the pod that the packet is led to.
     pub(super) fn record(&self) -> Option<&Record> {
-        let Led::To(lead) = &self.led else { return None };
-        record_of(&self.holders, lead.target)
+        let Led::To(to) = &self.led else { return None };
+        record_of(&self.holders, to.target)
     }
 }
 
@@ -191,7 +190,7 @@ fn record_of(holders: &Seen<Vec<Holder>>, target: SocketAddr) -> Option<&Record>
 
 /// What the rules of the table come to: sets of one address before those of every address, in either
 /// the first map that has it.
-fn lead(survey: &Survey, query: &Query) -> Led {
+fn look_up(survey: &Survey, query: &Query) -> Led {
     let at = |address| HostPort { protocol: query.protocol, address, port: query.port };
     let hosts = [at(query.to), at(Family::of(&query.to).wildcard())];
     let digests: Vec<Digest> =
@@ -212,7 +211,7 @@ fn lead(survey: &Survey, query: &Query) -> Led {
         let Some((map, target)) = targets.next() else { return Led::Untranslated(set) };
         let hairpin = survey.elements.contains_key(&hairpin_of(host, target));
         let treatment = treatment.clone();
-        return Led::To(Box::new(Lead { held: set, map, treatment, target, hairpin }));
+        return Led::To(Box::new(Translated { held: set, map, treatment, target, hairpin }));
     }
     Led::Nowhere
 }
@@ -287,7 +286,7 @@ fn somebody(family: Family) -> IpAddr {
 
 fn look_inside(
     record: Option<&Record>,
-    lead: &Lead,
+    to: &Translated,
     query: &Query,
     path: Option<&Path>,
 ) -> Seen<Inside> {
@@ -297,11 +296,11 @@ fn look_inside(
     if record.map(|record| app::judge(&record.owner)) == Some(Evidence::Stale) {
         return Seen::Failed(Evidence::Stale.to_string());
     }
-    let client = query.from.unwrap_or_else(|| somebody(Family::of(&lead.target.ip())));
+    let client = query.from.unwrap_or_else(|| somebody(Family::of(&to.target.ip())));
     // Who is masqueraded is seen as the node's address towards the pod.
-    let masked = super::judge::masquerades(lead, query.from).0;
+    let masked = super::judge::masquerades(to, query.from).0;
     let client = path.filter(|_| masked).and_then(|path| path.source).unwrap_or(client);
-    let (target, protocol) = (lead.target, query.protocol);
+    let (target, protocol) = (to.target, query.protocol);
     let look = move || {
         let port = target.port().try_into().ok()?;
         let at = |address| HostPort { protocol, address, port };

@@ -284,8 +284,9 @@ impl Reading {
 /// How many words of 32 bits it takes; `None` where nobody knows.
 pub(super) const fn words(loaded: &Loaded) -> Option<u32> {
     match loaded {
-        Loaded::Family | Loaded::Protocol | Loaded::Port => Some(1),
-        Loaded::Destination(Family::V4, _) => Some(1),
+        Loaded::Family | Loaded::Protocol | Loaded::Port | Loaded::Destination(Family::V4, _) => {
+            Some(1)
+        }
         Loaded::Destination(Family::V6, _) => Some(4),
         Loaded::Local | Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => None,
     }
@@ -335,7 +336,7 @@ fn payload(data: Attributes<'_>) -> Option<Loaded> {
     })
 }
 
-fn value<'a>(data: Attributes<'a>, kind: u16) -> Option<&'a [u8]> {
+fn value(data: Attributes<'_>, kind: u16) -> Option<&[u8]> {
     data.nested(kind)?.get(uapi::NFTA_DATA_VALUE)
 }
 

@@ -1,4 +1,4 @@
-//! What iptables-nft cannot say in expressions of nftables: matches and targets of x_tables, as structs
+//! What iptables-nft cannot say in expressions of nftables: matches and targets of `x_tables`, as structs
 //! in the byte order of the machine but for addresses and the ports of a translation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
