@@ -54,6 +54,7 @@ mod reference;
 mod security;
 mod soak;
 mod statedir;
+mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
 mod targets;
