@@ -23,6 +23,7 @@ mod cost;
 mod damage;
 mod doctor;
 mod echo;
+mod examples;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
