@@ -17,7 +17,6 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, IntoRawFd as _};
 use std::panic;
-use std::process::ExitCode;
 use std::time::SystemTime;
 
 use nix::libc::STDERR_FILENO;
@@ -39,8 +38,7 @@ const STDIN_MAX: u64 = 16 << 20;
 extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
     prepare();
     let env: Env = std::env::vars_os().collect();
-    let status = if env.is_plugin_call() { plugin(&env) } else { cli::main() };
-    c_int::from(status != ExitCode::SUCCESS)
+    c_int::from(if env.is_plugin_call() { plugin(&env) } else { cli::main() })
 }
 
 /// Makes standard input, output and error be open, so that no file of the store is taken for one
@@ -69,7 +67,8 @@ fn prepare() {
     }
 }
 
-fn plugin(env: &Env) -> ExitCode {
+/// Gives the exit status.
+fn plugin(env: &Env) -> u8 {
     panic::set_hook(Box::new(|panic| tell_panic(&panic.to_string())));
     let outcome = app::run(World {
         env,
@@ -83,7 +82,7 @@ fn plugin(env: &Env) -> ExitCode {
     if let Err(error) = &told {
         note(format_args!("cannot write the reply to stdout: {error}"));
     }
-    if outcome.failed || told.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    u8::from(outcome.failed || told.is_err())
 }
 
 /// Tells the operator and the runtime. The process is aborted right after, and nobody flushes for it.

@@ -12,7 +12,6 @@ mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoport::app;
@@ -48,8 +47,8 @@ enum Verdict {
     Unwell,
 }
 
-/// The exit status is 1 where the command did not work; 2, for wrong arguments, is clap's.
-pub(crate) fn main() -> ExitCode {
+/// Gives the exit status: 1 where the command did not work; 2, for wrong arguments, is clap's.
+pub(crate) fn main() -> u8 {
     let cli = Cli::parse();
     let stdout = io::stdout().lock();
     let colour = wants_colour(&stdout);
@@ -60,19 +59,17 @@ pub(crate) fn main() -> ExitCode {
         Ok(verdict)
     });
     let (error, details) = match &outcome {
-        Ok(Verdict::Well) => return ExitCode::SUCCESS,
-        Ok(Verdict::Unwell) => return ExitCode::from(3),
+        Ok(Verdict::Well) => return 0,
+        Ok(Verdict::Unwell) => return 3,
         // Whoever reads has seen enough, as in `autoport list | head`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            return ExitCode::SUCCESS;
-        }
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error @ Failure::Output(source)) => (error, source.to_string()),
         Err(error @ Failure::Command(source)) => (error, source.details()),
         Err(error @ (Failure::NoReservation(_) | Failure::Signals(_))) => (error, String::new()),
     };
     let separator = if details.is_empty() { "" } else { ": " };
     note(format_args!("{error}{separator}{details}"));
-    ExitCode::FAILURE
+    1
 }
 
 /// The conventions of no-color.org and of terminals that cannot.

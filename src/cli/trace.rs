@@ -51,7 +51,6 @@ fn known_by(from: Option<IpAddr>) -> IpAddr {
 struct Told {
     #[serde(flatten)]
     trace: Trace,
-    #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
 }
 

@@ -57,7 +57,6 @@ pub struct Finding {
     /// What was found.
     pub text: String,
     /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 

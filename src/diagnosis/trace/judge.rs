@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::super::network::{at, remedy_of};
 use super::super::{Packet, Passage, Seen, passage};
-use super::way::{Led, Translated, Way};
+use super::way::{self, Led, Translated, Way};
 use super::{Fate, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
 use crate::model::{Family, HostPort, Masquerade};
@@ -37,25 +37,6 @@ impl Walk {
         let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
         self.step(at, Fate::Stops, text.into(), remedy);
         None
-    }
-}
-
-/// Whether the client's address is replaced, and why.
-pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
-    let subnets = lead.treatment.pod_addresses(&[]);
-    match (lead.treatment.policy(0).masquerade, from) {
-        (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
-        (Masquerade::Nobody, _) => (false, "snat is off: the pod sees the client's address"),
-        (Masquerade::Local, Some(from)) if from.is_loopback() => {
-            (true, "from this node's loopback: the pod sees the node's address")
-        }
-        (Masquerade::Local, Some(from)) if from == lead.target.ip() && lead.hairpin => {
-            (true, "from the pod itself: it sees the node's address")
-        }
-        (Masquerade::Local, Some(from)) if subnets.iter().any(|subnet| subnet.contains(from)) => {
-            (true, "from the pod's subnet: the pod sees the node's address")
-        }
-        (Masquerade::Local, _) => (false, "none: the pod sees the client's address"),
     }
 }
 
@@ -110,7 +91,10 @@ impl Walk {
     fn before(&mut self, way: &Way) -> Option<()> {
         const AT: &str = "other tables";
         match &way.before {
-            Seen::Known(None) => self.passes(AT, "none translates it before ours"),
+            Seen::Known(None) => match &way.unseen_legacy {
+                None => self.passes(AT, "none translates it before ours"),
+                Some(why) => self.unsure(AT, why.clone(), "run it as root, with iptables"),
+            },
             Seen::Known(Some(other)) => {
                 let text = format!("{} takes it to {} first", at(other), other.to);
                 if !other.conditions.unknown {
@@ -258,7 +242,7 @@ impl Walk {
             let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
             return self.stops(AT, text, "ask an address of the node, or set snat");
         }
-        self.passes(AT, masquerades(lead, from).1);
+        self.passes(AT, way::masquerades(lead, from).1);
         Some(())
     }
 
@@ -401,7 +385,7 @@ impl Walk {
             }
         }
         if let Some(why) = &inside.no_way_back {
-            let masked = masquerades(lead, way.query.from).0;
+            let masked = way::masquerades(lead, way.query.from).0;
             if way.query.from.is_some() || masked {
                 return self.stops(
                     "answer",

@@ -72,7 +72,6 @@ pub struct Step {
     /// Why.
     pub text: String,
     /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::{
     self, Extent, Hooked, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path,
     Survey,
 };
-use crate::model::{Family, HostPort, Record};
+use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns;
 use crate::ruleset::{
     Data, Digest, Identity, Ruleset, Set, Treatment, hairpin_of, held_at, places_of,
@@ -74,6 +74,8 @@ pub struct Way {
     pub before: Seen<Option<Translation>>,
     /// The chains of other programs.
     pub others: Seen<Others>,
+    /// What could not be seen of iptables-legacy.
+    pub unseen_legacy: Option<String>,
     /// The table.
     pub look: Look,
     /// Where it leads.
@@ -118,7 +120,7 @@ impl Way {
         let look = nft.look(Extent::Places(&[]))?;
         let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
         let mut others = Seen::of(Others::list());
-        let _ = add_legacy(&mut others);
+        let unseen_legacy = add_legacy(&mut others);
         let before = match &others {
             Seen::Known(others) => Seen::Known(earlier(others, &query, from_node)),
             Seen::Hidden => Seen::Hidden,
@@ -157,6 +159,7 @@ impl Way {
             is_local: local.contains(query.to),
             before,
             others,
+            unseen_legacy,
             look,
             led,
             difference: difference.filter(|_| matches!(holders, Seen::Known(_))),
@@ -298,7 +301,7 @@ fn look_inside(
     }
     let client = query.from.unwrap_or_else(|| somebody(Family::of(&to.target.ip())));
     // Who is masqueraded is seen as the node's address towards the pod.
-    let masked = super::judge::masquerades(to, query.from).0;
+    let masked = masquerades(to, query.from).0;
     let client = path.filter(|_| masked).and_then(|path| path.source).unwrap_or(client);
     let (target, protocol) = (to.target, query.protocol);
     let look = move || {
@@ -319,5 +322,24 @@ fn look_inside(
         Ok(Some(inside)) => Seen::Known(inside),
         Ok(None) => Seen::Failed("the kernel does not show its sockets".to_owned()),
         Err(error) => Seen::of(Err(error)),
+    }
+}
+
+/// Whether the client's address is replaced, and why.
+pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
+    let subnets = lead.treatment.pod_addresses(&[]);
+    match (lead.treatment.policy(0).masquerade, from) {
+        (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
+        (Masquerade::Nobody, _) => (false, "snat is off: the pod sees the client's address"),
+        (Masquerade::Local, Some(from)) if from.is_loopback() => {
+            (true, "from this node's loopback: the pod sees the node's address")
+        }
+        (Masquerade::Local, Some(from)) if from == lead.target.ip() && lead.hairpin => {
+            (true, "from the pod itself: it sees the node's address")
+        }
+        (Masquerade::Local, Some(from)) if subnets.iter().any(|subnet| subnet.contains(from)) => {
+            (true, "from the pod's subnet: the pod sees the node's address")
+        }
+        (Masquerade::Local, _) => (false, "none: the pod sees the client's address"),
     }
 }
