@@ -170,7 +170,7 @@ autoport list >/run/demo/list
 indent </run/demo/list
 grep -q "$chosen.*demo/api" /run/demo/list || stop "The list does not show demo/api on $chosen."
 doctor=(autoport doctor --conf-dir "$NETCONFPATH" --bin-dir /run/demo/bin)
-command_line "autoport doctor"
+command_line "autoport doctor    # with --conf-dir and --bin-dir of this demo"
 "${doctor[@]}" >/run/demo/report || stop "Something is wrong with this node: $(cat /run/demo/report)"
 indent </run/demo/report
 
@@ -184,7 +184,7 @@ table inet firewall {
 RULES
 ! fetch "$chosen" >/dev/null 2>&1 || stop "The firewall lets the client through."
 command_line "autoport trace $chosen --from $client_ip"
-if autoport trace "$chosen" --from "$client_ip" --to "$node_ip" >/run/demo/trace; then
+if autoport trace "$chosen" --from "$client_ip" >/run/demo/trace; then
     stop "trace does not notice the firewall: $(cat /run/demo/trace)"
 fi
 indent </run/demo/trace
