@@ -7,6 +7,7 @@ mod choose;
 mod collect;
 mod del;
 mod everything;
+mod examine;
 mod explain;
 mod inspect;
 mod past;
@@ -29,6 +30,7 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
+pub use examine::{Examined, examine};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};
 pub use inspect::{
     Ambiguous, InKernel, Listing, MappingInKernel, Overview, Subject, Told, in_kernel, list,

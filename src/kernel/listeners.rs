@@ -69,7 +69,8 @@ impl fmt::Display for Listener {
 
 impl Listener {
     /// Whether packets for `host` could be meant for this socket.
-    fn meets(&self, host: &HostPort) -> bool {
+    #[must_use]
+    pub fn meets(&self, host: &HostPort) -> bool {
         let at = |address| HostPort { protocol: self.protocol, address, port: self.port };
         let (own, mapped) = match self.address {
             IpAddr::V4(_) => (self.address, None),
@@ -184,6 +185,11 @@ impl Listeners {
     pub fn find(&self, host: &HostPort) -> Option<&Listener> {
         let at_port = self.by_port.get(&(host.protocol, host.port))?;
         at_port.iter().find(|listener| listener.meets(host))
+    }
+
+    /// All of them, by protocol and port.
+    pub fn all(&self) -> impl Iterator<Item = &Listener> {
+        self.by_port.values().flatten()
     }
 
     /// The protocols whose sockets this kernel cannot list: SCTP where nobody uses it, or any
