@@ -27,6 +27,7 @@ mod faults;
 mod gc;
 mod hostile;
 mod intruders;
+mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
@@ -50,6 +51,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod sctp;
 mod security;
 mod soak;
 mod statedir;

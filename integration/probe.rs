@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockopt,
+    socket, sockopt,
 };
 
 use crate::echo;
@@ -25,9 +26,12 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 pub(crate) enum Transport {
     Tcp,
     Udp,
+    /// Not every kernel has it.
+    Sctp,
 }
 
 impl Transport {
+    /// Those that every kernel has.
     pub(crate) const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
 
     /// As a port mapping spells it.
@@ -35,6 +39,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -112,6 +117,11 @@ impl Probe {
         Self::new(Transport::Udp, (node::address(address), port))
     }
 
+    /// The same over SCTP.
+    pub(crate) fn sctp(address: &str, port: u16) -> Self {
+        Self::new(Transport::Sctp, (node::address(address), port))
+    }
+
     /// Sends from this address, and from this port unless it is 0.
     pub(crate) fn from(mut self, address: &str, port: u16) -> Self {
         self.from = Some(SocketAddr::new(node::address(address), port));
@@ -127,8 +137,9 @@ impl Probe {
     /// Asks, once.
     pub(crate) fn ask(&self) -> Answer {
         let outcome = match self.transport {
-            Transport::Tcp => self.ask_tcp(),
+            Transport::Tcp => self.ask_stream(None),
             Transport::Udp => self.ask_udp(),
+            Transport::Sctp => self.ask_stream(Some(SockProtocol::Sctp)),
         };
         match outcome {
             Ok(text) => match echo::parse(&text) {
@@ -157,8 +168,8 @@ impl Probe {
         self.from.unwrap_or(SocketAddr::new(any, 0))
     }
 
-    fn ask_tcp(&self) -> io::Result<String> {
-        let mut stream = TcpStream::from(self.connect()?);
+    fn ask_stream(&self, protocol: Option<SockProtocol>) -> io::Result<String> {
+        let mut stream = TcpStream::from(self.connect(protocol)?);
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(self.patience))?;
         let mut text = String::new();
@@ -167,10 +178,10 @@ impl Probe {
     }
 
     /// `TcpStream::connect_timeout` with a choice of source address.
-    fn connect(&self) -> io::Result<OwnedFd> {
+    fn connect(&self, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
         let family = if self.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(family, SockType::Stream, flags, None)?;
+        let socket = socket(family, SockType::Stream, flags, protocol)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(self.source()))?;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.to)) {
             Ok(()) => return Ok(socket),

@@ -1,0 +1,86 @@
+//! SCTP on real packets. Not every kernel has it, and there is no way to say so but to ignore a test:
+//! `make test-kernels` runs these, on kernels that have it, and there each must pass.
+
+use std::net::SocketAddr;
+
+use crate::bare::tcp;
+use crate::chain::{Main, Network, PortMapping};
+use crate::echo::Echo;
+use crate::node::{FIRST, Node, POD_PORT, SECOND, address};
+use crate::plugin::Plugin;
+use crate::probe::{Answer, Probe, Transport};
+use crate::view;
+
+const PORT: u16 = 8080;
+
+fn sctp(host_port: u16) -> PortMapping {
+    PortMapping::new(Transport::Sctp, host_port, POD_PORT)
+}
+
+fn any() -> SocketAddr {
+    (address("::"), POD_PORT).into()
+}
+
+fn blue() -> Network {
+    Network::new("blue", Main::Bridge, 1, Plugin::Autoport)
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP: make test-kernels"]
+fn a_host_port_leads_to_its_pod_from_everywhere() {
+    let node = Node::new();
+    let blue = blue();
+    let (web, _attachment) = node.attached("web", &blue, [sctp(PORT)]);
+    let (neighbour, _other) = node.attached("neighbour", &blue, []);
+    let _server = Echo::over_sctp("web over SCTP", &web.netns, any());
+    let reached = |source: &str| Answer::reached("web over SCTP", source);
+    let gateway = blue.gateway();
+    for (v6, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        for to in [FIRST[v6], SECOND[v6]] {
+            let probe = Probe::sctp(to, PORT);
+            let client = crate::node::CLIENT[v6];
+            assert_eq!(node.client_asks(&probe), reached(client), "from outside to {to}");
+            assert_eq!(web.asks(&probe), reached(&gateway[v6]), "from itself to {to}");
+            assert_eq!(neighbour.asks(&probe), reached(&gateway[v6]), "from its bridge to {to}");
+        }
+        let own = Probe::sctp(FIRST[v6], PORT).ask();
+        assert_eq!(own.by(), Some("web over SCTP"), "from the node over {family}");
+    }
+    assert_eq!(Probe::sctp("127.0.0.1", PORT).ask(), reached(&gateway[0]), "over loopback");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP: make test-kernels"]
+fn the_same_number_over_tcp_is_another_port() {
+    let node = Node::new();
+    let blue = blue();
+    let (web, attachment) = node.attached("web", &blue, [sctp(PORT).on(FIRST[0])]);
+    let _server = Echo::over_sctp("web over SCTP", &web.netns, any());
+    let (_other, other) = node.attached("other", &blue, [tcp(PORT)]);
+    let over_sctp = || node.client_asks(&Probe::sctp(FIRST[0], PORT));
+    assert_eq!(over_sctp().by(), Some("web over SCTP"));
+    assert_eq!(node.client_asks(&Probe::sctp(SECOND[0], PORT)), Answer::Refused);
+    assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], PORT)).by(), Some("other"));
+    attachment.del().success();
+    assert_eq!(over_sctp(), Answer::Refused, "after DEL");
+    assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], PORT)).by(), Some("other"));
+    other.del().success();
+    view::assert_nothing_held();
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP: make test-kernels"]
+fn a_port_on_which_a_process_listens_is_refused() {
+    let node = Node::new();
+    let process = Echo::over_sctp("process", &node.here, (address("::"), PORT).into());
+    assert_eq!(node.client_asks(&Probe::sctp(FIRST[0], PORT)).by(), Some("process"));
+    let pod = node.pod("web");
+    let mut web = pod.in_network(&blue()).mapping([sctp(PORT)]);
+    let outcome = web.add();
+    outcome.failure(103);
+    assert!(outcome.message().contains(&format!("[::]:{PORT}/sctp")), "{outcome}");
+    drop(process);
+    // It has the port until its thread has ended.
+    let _server = Echo::over_sctp("web over SCTP", &pod.netns, any());
+    view::assert_nothing_held();
+}
