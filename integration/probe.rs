@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -137,9 +137,8 @@ impl Probe {
     /// Asks, once.
     pub(crate) fn ask(&self) -> Answer {
         let outcome = match self.transport {
-            Transport::Tcp => self.ask_stream(None),
+            Transport::Tcp | Transport::Sctp => self.ask_stream(),
             Transport::Udp => self.ask_udp(),
-            Transport::Sctp => self.ask_stream(Some(SockProtocol::Sctp)),
         };
         match outcome {
             Ok(text) => match echo::parse(&text) {
@@ -168,8 +167,8 @@ impl Probe {
         self.from.unwrap_or(SocketAddr::new(any, 0))
     }
 
-    fn ask_stream(&self, protocol: Option<SockProtocol>) -> io::Result<String> {
-        let mut stream = TcpStream::from(self.connect(protocol)?);
+    fn ask_stream(&self) -> io::Result<String> {
+        let mut stream = self.connect()?;
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(self.patience))?;
         let mut text = String::new();
@@ -177,14 +176,19 @@ impl Probe {
         Ok(text)
     }
 
-    /// `TcpStream::connect_timeout` with a choice of source address.
-    fn connect(&self, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
+    /// `TcpStream::connect_timeout` with a choice of source address, and of SCTP.
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
         let family = if self.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let protocol = match self.transport {
+            Transport::Tcp => SockProtocol::Tcp,
+            Transport::Udp => SockProtocol::Udp,
+            Transport::Sctp => SockProtocol::Sctp,
+        };
         let socket = socket(family, SockType::Stream, flags, protocol)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(self.source()))?;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.to)) {
-            Ok(()) => return Ok(socket),
+            Ok(()) => return Ok(socket.into()),
             Err(nix::Error::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
@@ -192,7 +196,7 @@ impl Probe {
         let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], patience)?;
         match (ready, getsockopt(&socket, sockopt::SocketError)?) {
             (0, _) => Err(io::ErrorKind::TimedOut.into()),
-            (_, 0) => Ok(socket),
+            (_, 0) => Ok(socket.into()),
             (_, errno) => Err(io::Error::from_raw_os_error(errno)),
         }
     }

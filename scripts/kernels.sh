@@ -146,7 +146,7 @@ boot() {
     cp -R "$tools/kernels/$release/modules" "$root/usr/lib/modules"
     (cd "$root" && find . | "$busybox" cpio -o -H newc) >"$work/initramfs" 2>/dev/null
     timeout --kill-after 10 "$limit" qemu-system-x86_64 \
-        -accel tcg,thread=multi -machine pc -cpu qemu64,+rdrand -smp "$processors" -m "$memory" \
+        -accel tcg,thread=multi -machine pc -cpu qemu64,+rdrand,+smap -smp "$processors" -m "$memory" \
         -nodefaults -no-user-config -display none -nic none -no-reboot \
         -kernel "$tools/kernels/$release/vmlinuz" -initrd "$work/initramfs" \
         -append "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable quiet" \

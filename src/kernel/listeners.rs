@@ -32,6 +32,7 @@ mod uapi {
     pub(super) const REQUEST_REST: usize = 4 + 48;
     /// `struct inet_diag_msg`, and where its members are.
     pub(super) const MESSAGE: usize = 72;
+    pub(super) const STATE: usize = 1;
     pub(super) const SOURCE_PORT: usize = 4;
     pub(super) const SOURCE: usize = 8;
     pub(super) const UID: usize = 64;
@@ -84,9 +85,13 @@ impl Listener {
         at(own).overlaps(host) || mapped.is_some_and(|mapped| at(mapped).overlaps(host))
     }
 
-    /// Reads one `struct inet_diag_msg`; `None` when it is none, or not bound to a port.
+    /// Reads one `struct inet_diag_msg`; `None` when it is none, not bound to a port, or in another
+    /// state: of SCTP the kernel shows every socket to whoever asks for those that listen.
     pub(super) fn read(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
         let header = message.first_chunk::<{ uapi::MESSAGE }>()?;
+        if header[uapi::STATE] != listening(protocol) {
+            return None;
+        }
         let attributes = Attributes(&message[uapi::MESSAGE..]);
         let port = u16::from_be_bytes([header[uapi::SOURCE_PORT], header[uapi::SOURCE_PORT + 1]]);
         let source: [u8; 16] = *header[uapi::SOURCE..].first_chunk()?;
@@ -198,17 +203,21 @@ fn refused(source: io::Error) -> Error {
     Error::Question { what: "the sockets that listen", source }
 }
 
+/// The state in which a socket takes packets from strangers.
+const fn listening(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp | Protocol::Sctp => uapi::LISTEN,
+        Protocol::Udp => uapi::CLOSE,
+    }
+}
+
 fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Messages {
     let address_family = match family {
         Family::V4 => uapi::AF_INET,
         Family::V6 => uapi::AF_INET6,
     };
-    let state = match protocol {
-        Protocol::Tcp | Protocol::Sctp => uapi::LISTEN,
-        Protocol::Udp => uapi::CLOSE,
-    };
     let mut rest = [0; uapi::REQUEST_REST];
-    rest[..4].copy_from_slice(&(1_u32 << state).to_ne_bytes());
+    rest[..4].copy_from_slice(&(1_u32 << listening(protocol)).to_ne_bytes());
     rest[4..6].copy_from_slice(&only.map_or(0, NonZeroU16::get).to_be_bytes());
     // No particular socket: `INET_DIAG_NOCOOKIE`.
     rest[44..].fill(0xff);
@@ -277,6 +286,7 @@ mod tests {
     /// A `struct inet_diag_msg` as the kernel makes it.
     fn message(address: &str, port: u16, only_v6: Option<u8>) -> Vec<u8> {
         let mut bytes = vec![0; uapi::MESSAGE];
+        bytes[uapi::STATE] = uapi::LISTEN;
         bytes[uapi::SOURCE_PORT..][..2].copy_from_slice(&port.to_be_bytes());
         match address.parse().expect("an address") {
             IpAddr::V4(v4) => bytes[uapi::SOURCE..][..4].copy_from_slice(&v4.octets()),
@@ -340,7 +350,18 @@ mod tests {
             assert_eq!(read.is_some(), cut >= uapi::MESSAGE, "{cut}");
         }
         let unbound = message("0.0.0.0", 0, None);
-        assert_eq!(Listener::read(Protocol::Udp, Family::V4, &unbound), None);
+        assert_eq!(Listener::read(Protocol::Tcp, Family::V4, &unbound), None);
+    }
+
+    /// The kernel's SCTP shows sockets that have the port as one end of a connection.
+    #[test]
+    fn what_is_connected_does_not_listen() {
+        const ESTABLISHED: u8 = 1;
+        let mut bytes = message("192.0.2.1", 53, None);
+        bytes[uapi::STATE] = ESTABLISHED;
+        for protocol in Protocol::ALL {
+            assert_eq!(Listener::read(protocol, Family::V4, &bytes), None, "{protocol}");
+        }
     }
 
     #[test]
