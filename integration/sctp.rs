@@ -74,10 +74,13 @@ fn a_port_on_which_a_process_listens_is_refused() {
     let process = Echo::over_sctp("process", &node.here, (address("::"), PORT).into());
     assert_eq!(node.client_asks(&Probe::sctp(FIRST[0], PORT)).by(), Some("process"));
     let pod = node.pod("web");
-    let mut web = pod.in_network(&blue()).mapping([sctp(PORT)]);
-    let outcome = web.add();
-    outcome.failure(103);
-    assert!(outcome.message().contains(&format!("[::]:{PORT}/sctp (")), "{outcome}");
+    for host in ["", FIRST[0], SECOND[0], FIRST[1]] {
+        let mut web = pod.in_network(&blue()).mapping([sctp(PORT).on(host)]);
+        let outcome = web.add();
+        outcome.failure(103);
+        assert!(outcome.message().contains(&format!("[::]:{PORT}/sctp (")), "{outcome}");
+        web.main_call("DEL").run().success();
+    }
     view::assert_nothing_held();
     drop(process);
 }

@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 tools=${AUTOPORT_TOOLS:-$PWD/target/tools}
-limit=3600    # seconds from power on to power off
+limit=${LIMIT:-3600}
 processors=2
 memory=1536 # MiB
 
@@ -114,9 +114,9 @@ stty -F /dev/ttyS1 raw
 export PATH=/usr/sbin:/usr/bin HOME=/root AUTOPORT_TOOLS=/tools RUST_BACKTRACE=0
 cd "$folder"
 ip link set lo up
-# What else is needed the kernel loads on demand. Of these the sysctls are set before, or several tests
-# would want them at once and not all be served.
-modprobe -a br_netfilter veth
+# Whatever else is needed the kernel loads on demand. Of these busybox's modprobe would tell a second
+# program that they are there while they are being loaded, or tests set their sysctls before.
+modprobe -a veth bridge br_netfilter nf_tables nf_conntrack_netlink tcp_diag udp_diag sctp sctp_diag
 echo "kernels: begin $(uname -r)"
 for suite in $suites; do
     echo "kernels: suite $suite"
@@ -146,10 +146,10 @@ boot() {
     cp -R "$tools/kernels/$release/modules" "$root/usr/lib/modules"
     (cd "$root" && find . | "$busybox" cpio -o -H newc) >"$work/initramfs" 2>/dev/null
     timeout --kill-after 10 "$limit" qemu-system-x86_64 \
-        -accel tcg,thread=multi -machine pc -cpu qemu64,+rdrand,+smap -smp "$processors" -m "$memory" \
+        -accel tcg,thread=multi -machine pc -cpu qemu64,+rdrand,-cx16 -smp "$processors" -m "$memory" \
         -nodefaults -no-user-config -display none -nic none -no-reboot \
         -kernel "$tools/kernels/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable quiet" \
+        -append "console=ttyS0 panic=-1 oops=panic mitigations=off nokaslr clocksource=hpet tsc=unstable quiet" \
         -serial "file:$kept/$release.console" -serial "file:$kept/$release.tests" </dev/null
 }
 
