@@ -5,8 +5,9 @@ DESTDIR ?=
 T ?= 60
 N ?= 10000
 SEED ?= 1
+KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo check test torture soak fuzz test-clients sanitize clean
+.PHONY: help build install demo check test torture soak fuzz test-clients test-kernels sanitize clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -58,6 +59,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
+	@KERNELS="$(KERNELS)" integration/setup.sh kernels
+	scripts/kernels.sh $(KERNELS)
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

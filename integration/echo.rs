@@ -2,13 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, listen, socket,
-};
 
 use crate::netns::Netns;
 
@@ -23,12 +20,8 @@ impl Echo {
         Self::serving(name, place.run(|| listen.iter().copied().flat_map(bind).collect()))
     }
 
-    /// Answers as `name` on `listen` over SCTP, inside `place`.
-    pub(crate) fn over_sctp(name: &str, place: &Netns, listen: SocketAddr) -> Self {
-        Self::serving(name, vec![place.run(|| bind_sctp(listen))])
-    }
-
-    fn serving(name: &str, sockets: Vec<Server>) -> Self {
+    /// Answers as `name` whoever asks one of `sockets`, which do not block.
+    pub(crate) fn serving(name: &str, sockets: Vec<Server>) -> Self {
         let (ends, alive) = io::pipe().expect("a pipe can be made");
         let name = name.to_owned();
         thread::spawn(move || serve(&name, &sockets, ends));
@@ -37,7 +30,7 @@ impl Echo {
 }
 
 /// A socket that clients ask.
-enum Server {
+pub(crate) enum Server {
     /// TCP or SCTP: std does not care which.
     Stream(TcpListener),
     Udp(UdpSocket),
@@ -58,17 +51,6 @@ fn bind(address: SocketAddr) -> [Server; 2] {
     tcp.set_nonblocking(true).expect("a listener can be non-blocking");
     udp.set_nonblocking(true).expect("a socket can be non-blocking");
     [Server::Stream(tcp), Server::Udp(udp)]
-}
-
-fn bind_sctp(address: SocketAddr) -> Server {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(family, SockType::Stream, flags, SockProtocol::Sctp)
-        .unwrap_or_else(|error| panic!("this kernel has no SCTP: {error}"));
-    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
-        .unwrap_or_else(|error| panic!("{address}/sctp: {error}"));
-    listen(&socket, Backlog::MAXCONN).expect("a bound socket can listen");
-    Server::Stream(TcpListener::from(socket))
 }
 
 /// Runs until the other end of `ends` is closed.

@@ -55,6 +55,7 @@ mod sctp;
 mod security;
 mod soak;
 mod statedir;
+mod tableless;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
 mod targets;

@@ -460,11 +460,13 @@ unpack_kernel() {
     unpack "$work/$suite.unpacked" "$work/$suite.deb"/*.deb
 
     # Where /lib is: another place since the merge with /usr.
-    from=$(echo "$work/$suite.unpacked"/{,usr/}lib/modules/*/kernel | tr ' ' '\n' | grep -v '\*')
-    folder=$work/$suite.made/lib/modules/$(basename "$(dirname "$from")")
+    from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*' -name kernel -type d)
+    from=${from%/kernel}
+    folder=$work/$suite.made/lib/modules/${from##*/}
     mkdir -p "$folder" "$TOOLS/kernels"
-    (cd "$(dirname "$from")" && cp modules.order modules.builtin* "$folder/" &&
-        cp --parents -R kernel/{net,lib,crypto,arch/x86/crypto} kernel/drivers/net/{veth,dummy}.ko* "$folder/" 2>/dev/null || true)
+    # Not every release has a folder for all of them.
+    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/x86/crypto,drivers/net/veth.ko*} \
+        -type f -exec cp --parents {} "$folder/" \; 2>/dev/null) || true
     find "$folder" -name '*.ko.xz' -exec xz -d {} +
     run "finding out which module needs which" "Look at unpack_kernel in $0." \
         "$TOOLS/busybox/bin/busybox" depmod -b "$work/$suite.made" "${folder##*/}"

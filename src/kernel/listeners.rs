@@ -25,7 +25,7 @@ mod uapi {
     pub(super) const AF_INET: u8 = 2;
     pub(super) const AF_INET6: u8 = 10;
     pub(super) const INET_DIAG_SKV6ONLY: u16 = 11;
-    pub(super) const INET_DIAG_LOCALS: u16 = 17;
+    pub(super) const INET_DIAG_LOCALS: u16 = 12;
     /// `struct sockaddr_storage`, and where the address is in those of either family.
     pub(super) const SOCKADDR: usize = 128;
     pub(super) const SOCKADDR_V4: usize = 4;
