@@ -19,7 +19,7 @@ use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use crate::bare::{add, attachment, network, tcp, udp};
-use crate::netns::{PATH, nft, settle};
+use crate::netns::{PATH, nft, settle, sysctl};
 use crate::node::{CLIENT, FIRST, Node, address};
 use crate::trace::trace;
 use crate::udp::flows;
@@ -119,6 +119,8 @@ fn what_is_released_expires_where_it_can_and_is_deleted_elsewhere() {
 fn flows_are_narrowed_by_the_kernel() {
     const OTHERS: u16 = 500;
     let node = Node::new();
+    // Half a minute is not enough for a slow machine.
+    sysctl("net/netfilter/nf_conntrack_udp_timeout", "3600");
     let keeper = attachment(&node, &network("blue"), "keeper", 6).mapping([tcp(9999)]);
     add(&node, &keeper);
     node.client.run(|| {
