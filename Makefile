@@ -7,7 +7,7 @@ N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo check test torture soak fuzz test-clients test-kernels sanitize clean
+.PHONY: help build install demo check test torture soak fuzz test-clients test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -67,6 +67,19 @@ test-kernels: ## suites of the tests on the kernels of these Debian releases, in
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test
 	scripts/sanitize.sh
+
+bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
+	@integration/setup.sh bench
+	@scripts/build.sh
+	scripts/bench.sh
+
+bench-quick: ## the same a few times only, with a debug build: shows that it runs
+	@integration/setup.sh test
+	scripts/bench.sh --quick
+
+bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
+	@integration/setup.sh test
+	scripts/bench-check.sh $(if $(ACCEPT),--accept)
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

@@ -2,19 +2,19 @@
 //! still says, and everything goes on.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::json;
 
 use crate::bare::{self, add, attachment, run, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::lost::{Talk, gc};
+use crate::lost::gc;
 use crate::netns::{full_ruleset, ip, nft, settle};
 use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND};
 use crate::operator::{autoport, told};
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe};
+use crate::talk::{self, Talk};
 use crate::view::{self, STATE};
 
 fn bridge(name: &str, subnet: u8) -> Network {
@@ -47,7 +47,7 @@ impl Scene {
             own
         };
         let both = |port| PortMapping::both(port, POD_PORT, "");
-        let talk = PortMapping { container_port: 81, ..tcp(8181) };
+        let talk = PortMapping { container_port: talk::POD_PORT, ..tcp(8181) };
         let plain = attach("plain", bridge("blue", 1), [both(8080), vec![talk]].concat());
         let on = [FIRST[0], SECOND[1]].map(|address| tcp(8081).on(address)).to_vec();
         let specific = attach("specific", bridge("blue", 1), on);
@@ -129,8 +129,7 @@ fn a_deleted_state_directory() {
     ip("addr del 192.0.2.200/32 dev lo");
     scene.node.client.run(|| ip("addr add 192.0.2.200/24 dev eth0"));
     // One whose outside address is not in the first range; 192.0.2.100 is.
-    let mut talk =
-        Talk::begin(&scene.node, &scene.pods[0], || drop(TcpStream::connect("127.0.0.1:9")), 8181);
+    let mut talk = Talk::begin(&scene.node, &scene.pods[0], 8181);
     talk.goes_on("before");
     scene.assert_works("before");
     let before = content();

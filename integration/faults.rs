@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::node::Node;
 use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
-use crate::tracer::{Among, Blow, Strike, Traced};
+use crate::tracer::{Among, Blow, Strike, Traced, Which};
 use crate::view::snapshot;
 
 const FAILURES: [Errno; 6] =
@@ -73,7 +73,9 @@ impl Ordeal {
         } else {
             self.failed += u32::from(struck.is_some());
             names_what_was_attempted(command, &traced, &what);
-            if matches!(command, Command::Add) && !unknown {
+            // What fails from here on fails for taking back too.
+            let lasting = matches!(strike.which, Which::From(1..));
+            if matches!(command, Command::Add) && !unknown && !lasting {
                 // The runtime has called no DEL yet.
                 scene.look().must_be(&before, &what);
             }
@@ -119,25 +121,27 @@ fn ordeal(case: Case, command: Command) {
     let mut ordeal = Ordeal { scene, case, command, left, tried: 0, failed: 0 };
     for nth in points(&changes) {
         for errno in failures(nth) {
-            let strike = Strike { among: Among::Changes, nth: Some(nth), blow: Blow::Fail(errno) };
+            let strike =
+                Strike { among: Among::Changes, which: Which::Only(nth), blow: Blow::Fail(errno) };
             ordeal.strike(strike);
         }
     }
     let calls = (ordeal.tried, ordeal.failed);
     for blow in ANSWERS {
-        let strike = |nth| Strike { among: Among::Questions, nth, blow };
+        let strike = |which| Strike { among: Among::Questions, which, blow };
         let mut nth = 0;
-        while ordeal.strike(strike(Some(nth))).is_some() {
+        while ordeal.strike(strike(Which::Only(nth))).is_some() {
             nth += 1;
         }
-        // And every one of them.
-        ordeal.strike(strike(None));
+        ordeal.strike(strike(Which::From(0)));
     }
-    let lost =
-        |nth| Strike { among: Among::Answers, nth: Some(nth), blow: Blow::Lose(Errno::ENOBUFS) };
-    let mut nth = 0;
-    while ordeal.strike(lost(nth)).is_some() {
-        nth += 1;
+    for which in [Which::Only, Which::From] {
+        let blow = Blow::Lose(Errno::ENOBUFS);
+        let lost = |nth| Strike { among: Among::Answers, which: which(nth), blow };
+        let mut nth = 0;
+        while ordeal.strike(lost(nth)).is_some() {
+            nth += 1;
+        }
     }
     let answers = (ordeal.tried - calls.0, ordeal.failed - calls.1);
     tell(&format!(

@@ -6,14 +6,14 @@
 use std::thread;
 
 use crate::ordeal::{Case, Command, Follow, Scene, is_thorough, points, tell};
-use crate::tracer::{Among, Blow, Strike};
+use crate::tracer::{Among, Blow, Strike, Which};
 
 /// Kills `command` at every point, and follows it up in the ways that `follow` names for a point.
 fn sweep(scene: &Scene, case: Case, command: Command) {
     let (changes, left) = scene.undisturbed(command);
     let mut tried = 0;
     let mut strike = |nth: usize, blow: Blow, follow: Follow| {
-        let strike = Strike { among: Among::Changes, nth: Some(nth), blow };
+        let strike = Strike { among: Among::Changes, which: Which::Only(nth), blow };
         let traced = scene.strike(command, Some(strike));
         let Some(struck) = &traced.struck else {
             assert!(traced.outcome.status.success(), "{}", traced.outcome);

@@ -2,8 +2,7 @@
 //! by row.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -514,33 +513,4 @@ fn a_lost_instance() {
     scene.web.check().success();
     scene.other.check().success();
     assert_eq!(scene.answers(8080).by(), Some("web"));
-}
-
-/// A connection that must not be cut.
-pub(crate) struct Talk(TcpStream);
-
-impl Talk {
-    /// Listens on port 81 of `pod` and connects to `port` of the node.
-    pub(crate) fn begin(node: &Node, pod: &Pod, connect: impl FnOnce(), port: u16) -> Self {
-        let listener = pod.netns.run(|| TcpListener::bind("[::]:81").expect("a free port"));
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a client");
-            let mut byte = [0];
-            while let Ok(1) = stream.read(&mut byte) {
-                let _ = stream.write_all(&byte);
-            }
-        });
-        connect();
-        let to = (crate::node::address(FIRST[0]), port);
-        let stream = node.client.run(|| TcpStream::connect(to).expect("a connection"));
-        stream.set_read_timeout(Some(crate::probe::PATIENCE)).expect("a timeout");
-        Self(stream)
-    }
-
-    pub(crate) fn goes_on(&mut self, what: &str) {
-        self.0.write_all(b"x").unwrap_or_else(|error| panic!("{what}: {error}"));
-        let mut answer = [0];
-        self.0.read_exact(&mut answer).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(&answer, b"x", "{what}");
-    }
 }

@@ -56,6 +56,7 @@ mod security;
 mod soak;
 mod statedir;
 mod tableless;
+mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
 mod targets;

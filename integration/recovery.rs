@@ -1,17 +1,13 @@
 //! What becomes of the table when others meddle with it: the next command of anybody restores it
 //! for everybody, or refuses to touch what is not its own.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::thread;
-use std::time::Duration;
-
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::netns::{full_ruleset, nft, ruleset};
-use crate::node::{FIRST, Node, POD_PORT, Pod, address};
+use crate::node::{FIRST, Node, POD_PORT, Pod};
 use crate::plugin::Plugin;
 use crate::probe::Probe;
+use crate::talk::{self, Talk};
 use crate::view;
 
 const TABLE: &str = "inet autoport";
@@ -162,33 +158,17 @@ fn a_table_of_another_store_is_not_touched() {
 fn an_established_connection_survives_a_rebuild() {
     let scene = Scene::new();
     let pod = scene.node.pod("talker");
-    let listener = pod.netns.run(|| TcpListener::bind("[::]:81").expect("a free port"));
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a client");
-        let mut byte = [0];
-        while let Ok(1) = stream.read(&mut byte) {
-            let _ = stream.write_all(&byte);
-        }
-    });
     let network = &scene.web.network;
-    let mut own =
-        pod.in_network(network).mapping([PortMapping { container_port: 81, ..tcp(8081) }]);
+    let mut own = pod
+        .in_network(network)
+        .mapping([PortMapping { container_port: talk::POD_PORT, ..tcp(8081) }]);
     scene.node.add(&mut own);
-    let to = (address(FIRST[0]), 8081);
-    let mut stream = scene.node.client.run(|| TcpStream::connect(to).expect("a connection"));
-    stream.set_read_timeout(Some(Duration::from_secs(4))).expect("a timeout");
-    let mut echo = |byte: u8| {
-        stream.write_all(&[byte]).expect("the connection is open");
-        let mut answer = [0];
-        stream.read_exact(&mut answer).expect("the connection works");
-        assert_eq!(answer, [byte]);
-    };
-    echo(1);
+    let mut talk = Talk::begin(&scene.node, &pod, 8081);
+    talk.goes_on("before");
     let other = attachment(&scene.node, &crate::bare::network("x"), "x", 200).mapping([tcp(9090)]);
-    for (number, damage) in [(2, "flush ruleset".to_owned()), (3, format!("delete table {TABLE}"))]
-    {
+    for damage in ["flush ruleset".to_owned(), format!("delete table {TABLE}")] {
         nft(&damage);
         assert!(run(&other, "ADD").stderr.contains("built table"));
-        echo(number);
+        talk.goes_on(&damage);
     }
 }

@@ -364,3 +364,22 @@ fn one_more_capability_names_the_process_that_listens() {
         assert_eq!(outcome.failure(103).message().contains(&own), named, "{outcome}");
     }
 }
+
+/// A namespace of which nothing is known but a process in it is examined by who may trace that process.
+#[test]
+fn one_more_capability_examines_the_namespace_of_a_process() {
+    let node = Node::new();
+    let mut process = std::process::Command::new("sleep").arg("60").spawn().expect("a process");
+    let mut web = web(&node);
+    web.netns = format!("/proc/{}/ns/net", process.id());
+    add(&node, &web);
+    for (capabilities, state) in [(",+net_admin", "unknown"), (",+net_admin,+sys_ptrace", "alive")]
+    {
+        let set = format!("--bounding-set=-all{capabilities}");
+        let words = ["setpriv", "--no-new-privs", "--inh-caps=-all", &set];
+        let (status, listed, stderr) = under(&words, &["list"]);
+        assert!(status.success() && listed.contains(state), "{capabilities}: {listed}{stderr}");
+    }
+    process.kill().expect("ours");
+    process.wait().expect("ours");
+}

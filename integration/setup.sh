@@ -5,9 +5,10 @@
 #   integration/setup.sh build   what `cargo build` needs
 #   integration/setup.sh check   that, and what `make check` needs
 #   integration/setup.sh demo    the first, and what the demo needs, with cnitool
-#   integration/setup.sh test    that, and what the tests and benchmark need
-#   integration/setup.sh clients that, and the runtimes of `make test-clients`
-#   integration/setup.sh kernels as for test, and what `make test-kernels` boots
+#   integration/setup.sh test    that, and what the tests need
+#   integration/setup.sh bench   that, and what the benchmark compares with
+#   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
+#   integration/setup.sh kernels what `test` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
@@ -17,6 +18,7 @@
 #   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
+#   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
 #   bookworm/     podman 4.3 and containerd 1.6 with their libraries     (clients)
 #   sid/          containerd 2                                           (clients)
 #   bin/cri       integration/cri/main.go, a client of containerd        (clients)
@@ -45,7 +47,7 @@ recipe=1
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
-packages_test=(strace python3-minimal)
+packages_test=(strace python3-minimal valgrind)
 packages_fuzz=(g++)
 packages_kernels=(qemu-system-x86)
 
@@ -270,7 +272,7 @@ replace() {
 
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
-how_cni_sid() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
 how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
 how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
@@ -282,7 +284,7 @@ have_go_tools() {
     [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
         [ -x "$TOOLS/bin/libcni" ] && stamped libcni "$(how_libcni)"
 }
-have_cni_sid() { [ -x "$TOOLS/cni-sid/portmap" ] && stamped cni-sid "$(how_cni_sid)"; }
+have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
 # Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
@@ -307,7 +309,8 @@ have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
-    have_cni_sid || return 1
+    have_cni sid || return 1
+    [ "$level" != bench ] || have_cni bookworm || return 1
     [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
     [ "$level" != kernels ] || have_kernels
 }
@@ -365,17 +368,18 @@ build_go_tools() {
     stamp libcni "$(how_libcni)" "$version"
 }
 
-unpack_cni_sid() {
-    local package version
-    say "downloading Debian sid's reference plugins to $TOOLS/cni-sid"
-    download sid "$work/plugins" containernetworking-plugins
-    package=$(echo "$work"/plugins/containernetworking-plugins_*.deb)
+# unpack_cni SUITE puts the suite's reference plugins beside this release's.
+unpack_cni() {
+    local suite=$1 package version there=$work/plugins-$1
+    say "downloading Debian $suite's reference plugins to $TOOLS/cni-$suite"
+    download "$suite" "$there" containernetworking-plugins
+    package=$(echo "$there"/containernetworking-plugins_*.deb)
     version=$(dpkg-deb -f "$package" Version)
-    unpack "$work/unpacked" "$package"
-    run "Debian sid's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
-        env CNI_COMMAND=VERSION "$work/unpacked/usr/lib/cni/portmap"
-    replace "$work/unpacked/usr/lib/cni" "$TOOLS/cni-sid"
-    stamp cni-sid "$(how_cni_sid)" "$version"
+    unpack "$there/unpacked" "$package"
+    run "Debian $suite's portmap $version" "It does not run on this release; a newer Debian is needed for the comparison." \
+        env CNI_COMMAND=VERSION "$there/unpacked/usr/lib/cni/portmap"
+    replace "$there/unpacked/usr/lib/cni" "$TOOLS/cni-$suite"
+    stamp "cni-$suite" "$(how_cni)" "$version"
 }
 
 build_fuzzer() {
@@ -485,10 +489,10 @@ case "$#:$level" in
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
-1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|test|clients|kernels" >&2
+    echo "usage: $0 build|check|demo|fuzz|test|bench|clients|kernels" >&2
     exit 2
     ;;
 esac
@@ -525,7 +529,8 @@ if [ "$level" = fuzz ]; then
 fi
 have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
-have_cni_sid || unpack_cni_sid
+have_cni sid || unpack_cni sid
+[ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
 if [ "$level" = kernels ]; then
     have_busybox || unpack_busybox
     for suite in "${kernels[@]}"; do

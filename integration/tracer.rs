@@ -148,12 +148,19 @@ pub(crate) enum Blow {
     Silence,
 }
 
+/// Which of the calls, counted from 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    Only(usize),
+    /// This one and all that follow.
+    From(usize),
+}
+
 /// Which call is struck, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strike {
     pub(crate) among: Among,
-    /// Counted from 0; `None` is every one.
-    pub(crate) nth: Option<usize>,
+    pub(crate) which: Which,
     pub(crate) blow: Blow,
 }
 
@@ -324,7 +331,10 @@ impl Tracee {
         self.questions += usize::from(sends);
         self.answers += usize::from(receives);
         let Some((Some(place), strike)) = place.zip(self.strike) else { return false };
-        strike.nth.is_none_or(|nth| nth == place)
+        match strike.which {
+            Which::Only(nth) => place == nth,
+            Which::From(first) => place >= first,
+        }
     }
 
     fn enters(&mut self) -> Exit {

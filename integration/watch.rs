@@ -30,6 +30,7 @@ use crate::oracle::elsewhere;
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe};
 use crate::records::{map, policy, record, ruleset as table_of};
+use crate::talk::{self, Talk};
 use crate::view::{self, STATE};
 
 const TABLE: &str = "inet autoport";
@@ -215,33 +216,22 @@ fn damages() -> Vec<(String, String)> {
 }
 
 /// The scene with one more pod, and a connection through its host port that has to outlive it all.
-struct Talk {
+struct Talking {
     scene: Scene,
     _pod: Pod,
-    stream: TcpStream,
-    said: u8,
+    talk: Talk,
 }
 
-impl Talk {
+impl Talking {
     fn new() -> Self {
         let mut scene = Scene::new();
         let pod = scene.node.pod("talker");
-        let listener = pod.netns.run(|| TcpListener::bind("[::]:81").expect("a free port"));
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a client");
-            let mut byte = [0];
-            while stream.read_exact(&mut byte).is_ok() {
-                let _ = stream.write_all(&byte);
-            }
-        });
-        let own = PortMapping { container_port: 81, ..tcp(8085) };
+        let own = PortMapping { container_port: talk::POD_PORT, ..tcp(8085) };
         let mut own = pod.in_network(&scene.attachment.network).mapping([own]);
         scene.node.add(&mut own);
-        let to = (address(FIRST[0]), 8085);
-        let stream = scene.node.client.run(|| TcpStream::connect(to).expect("a connection"));
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let talk = Talk::begin(&scene.node, &pod, 8085);
         scene.intact = ruleset();
-        Self { scene, _pod: pod, stream, said: 0 }
+        Self { scene, _pod: pod, talk }
     }
 
     /// Insists that all is as it was: for new connections, for the one that is there, for CHECK.
@@ -250,11 +240,7 @@ impl Talk {
             let answer = self.scene.node.client_asks(&Probe::tcp(address, 8080));
             assert_eq!(answer.by(), Some("web"), "{what}: {address}");
         }
-        self.said += 1;
-        let mut heard = [0];
-        let talked = self.stream.write_all(&[self.said]);
-        let talked = talked.and_then(|()| self.stream.read_exact(&mut heard));
-        assert!(talked.is_ok() && heard == [self.said], "{what}: {talked:?}, {heard:?}");
+        self.talk.goes_on(what);
         let outcome = self.scene.attachment.check();
         assert!(outcome.status.success(), "{what}: {outcome}");
         assert_eq!(ruleset(), self.scene.intact, "{what}");
@@ -264,7 +250,7 @@ impl Talk {
 /// The watch alone, each time a new one: it slows down when it is kept busy.
 #[test]
 fn the_watch_undoes_every_damage() {
-    let mut talk = Talk::new();
+    let mut talking = Talking::new();
     for (what, damage) in damages() {
         let watch = Watch::start();
         nft(&damage);
@@ -272,10 +258,10 @@ fn the_watch_undoes_every_damage() {
             let said = watch.said();
             said.contains("built table") || said.contains("mended table")
         });
-        talk.assert_works(&what);
+        talking.assert_works(&what);
         let said = watch.stop();
         assert_eq!(said.matches(" table inet autoport").count(), 2, "{what}: {said}");
-        talk.scene.node.note(format!("{what}: {said}"));
+        talking.scene.node.note(format!("{what}: {said}"));
     }
     for (set, key, data) in elements() {
         let watch = Watch::start();
@@ -283,7 +269,7 @@ fn the_watch_undoes_every_damage() {
         watch.wait_for("the element", || watch.said().contains("mended table"));
         let said = watch.stop();
         assert!(said.contains("is missing") && !said.contains("built"), "{set} {key}: {said}");
-        assert_eq!(ruleset(), talk.scene.intact, "{set} {key}: {said}");
+        assert_eq!(ruleset(), talking.scene.intact, "{set} {key}: {said}");
     }
 }
 
@@ -296,8 +282,8 @@ fn lose(set: &Value, key: &Value, data: Option<&Value>) {
 /// GC and repair find the same, since they look at the same.
 #[test]
 fn gc_and_repair_undo_every_damage() {
-    let mut talk = Talk::new();
-    let attachment = talk.scene.attachment.clone();
+    let mut talking = Talking::new();
+    let attachment = talking.scene.attachment.clone();
     let gc = || {
         let mut config = attachment.config();
         config["cniVersion"] = json!("1.1.0");
@@ -309,23 +295,23 @@ fn gc_and_repair_undo_every_damage() {
         nft(&damage);
         let outcome = gc();
         assert!(outcome.status.success(), "GC after {what}: {outcome}");
-        talk.assert_works(&format!("GC after {what}: {outcome}"));
+        talking.assert_works(&format!("GC after {what}: {outcome}"));
         nft(&damage);
         let (ok, text) = repair();
         assert!(ok, "repair after {what}: {text}");
-        talk.assert_works(&format!("repair after {what}: {text}"));
+        talking.assert_works(&format!("repair after {what}: {text}"));
     }
     for (set, key, data) in elements() {
         lose(&set, &key, data.as_ref());
         let outcome = gc();
         assert!(outcome.stderr.contains("is missing"), "{set} {key}: {outcome}");
         assert!(!outcome.stderr.contains("built"), "one element is no reason: {outcome}");
-        assert_eq!(ruleset(), talk.scene.intact, "{set} {key}: {outcome}");
+        assert_eq!(ruleset(), talking.scene.intact, "{set} {key}: {outcome}");
         lose(&set, &key, data.as_ref());
         let (ok, text) = repair();
         let told = text.contains("1 elements added, 0 removed") && text.contains("is missing");
         assert!(ok && told, "{set} {key}: {text}");
-        assert_eq!(ruleset(), talk.scene.intact, "{set} {key}: {text}");
+        assert_eq!(ruleset(), talking.scene.intact, "{set} {key}: {text}");
     }
 }
 
@@ -632,7 +618,7 @@ fn unit_lines(key: &str) -> Vec<String> {
 
 #[test]
 fn debians_firewall_service_is_restarted_and_reloaded() {
-    let mut talk = Talk::new();
+    let mut talking = Talking::new();
     for keys in [&["ExecStop", "ExecStart"][..], &["ExecReload"], &["ExecStop"]] {
         let watch = Watch::start();
         for line in keys.iter().flat_map(|key| unit_lines(key)) {
@@ -640,10 +626,10 @@ fn debians_firewall_service_is_restarted_and_reloaded() {
             assert!(ok, "{line}: {text}");
         }
         let ours = || ruleset().replace(DEBIANS, "");
-        watch.wait_for("the table", || ours() == talk.scene.intact);
+        watch.wait_for("the table", || ours() == talking.scene.intact);
         assert_eq!(ruleset().contains(DEBIANS), keys != ["ExecStop"], "{}", ruleset());
         nft("add table inet filter\ndelete table inet filter");
-        talk.assert_works(&format!("{keys:?}"));
+        talking.assert_works(&format!("{keys:?}"));
         watch.stop();
     }
 }

@@ -82,6 +82,15 @@ fn the_operator_is_served() {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert!(told.starts_with("autoport: cannot write to standard output: "), "{told}");
 
+    // Where the streams are closed, no file of the store takes their place.
+    let closed = "exec \"$0\" list --state-dir \"$1\" <&- >&- 2>&-";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", closed, env!("CARGO_BIN_EXE_autoport")]).arg(&dir);
+    let status = shell.env_remove("CNI_COMMAND").status().expect("there is a shell");
+    assert!(status.success(), "{status:?}");
+    let lock = std::fs::metadata(dir.join("lock")).expect("the store has a lock");
+    assert_eq!(lock.len(), 0, "what was printed is in the lock");
+
     reserving(&dir);
 
     // Nobody has to read what is wrong.

@@ -27,8 +27,8 @@ const MAP: [(&str, &[&str]); 10] = [
 
 const EXECUTABLE: [&str; 2] = ["main", "cli"];
 
-/// The one place for what the compiler cannot check.
-const UNSAFE_ROOM: &str = "kernel/encode.rs";
+/// The one place for what the compiler cannot check, and the name by which the C library calls us.
+const UNSAFE_ROOMS: [&str; 2] = ["kernel/encode.rs", "main.rs"];
 
 const LINES_MAX: usize = 450;
 
@@ -209,14 +209,14 @@ fn an_arrow_is_seen_however_it_is_written() {
 
 #[test]
 fn unsafe_code_is_in_one_room() {
-    let mut rooms = Vec::new();
+    let mut rooms = BTreeSet::new();
     for source in sources() {
         let words = source.code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
         if words.into_iter().any(|word| word == "unsafe") {
-            rooms.push(source.path);
+            rooms.insert(source.path);
         }
     }
-    assert_eq!(rooms, [UNSAFE_ROOM]);
+    assert_eq!(rooms, UNSAFE_ROOMS.map(str::to_owned).into());
 }
 
 #[test]

@@ -83,6 +83,12 @@ pub(super) enum Standing {
 }
 
 impl Look {
+    /// What there is to see before anything was made.
+    pub(super) fn at_nothing() -> Self {
+        let (elements, odd, chains, rules) = Default::default();
+        Self { table: Table::Absent, dormant: false, elements, odd, chains, rules }
+    }
+
     pub(super) fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
     }
@@ -216,8 +222,7 @@ impl Nft {
     /// [`Error::Socket`], [`Error::NoTables`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
         let (table, dormant) = table(&mut self.socket)?;
-        let (elements, odd, chains, rules) = Default::default();
-        let mut look = Look { table, dormant, elements, odd, chains, rules };
+        let mut look = Look { table, dormant, ..Look::at_nothing() };
         if look.table == Table::Absent {
             return Ok(look);
         }

@@ -170,13 +170,16 @@ impl Socket {
         };
         self.send(messages.as_bytes())?;
         let mut outcome = Outcome::Unanswered;
+        let mut overrun = false;
         loop {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
-                // Some answers were lost, and what is left of them still counts.
+                // Some answers were lost, and what is left of them still counts. All are there when the send
+                // returns (nfnetlink_rcv_batch), so this is said once.
                 Err(Error::Socket { source, .. })
-                    if source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
+                    if !overrun && source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
                 {
+                    overrun = true;
                     continue;
                 }
                 Ok(None) | Err(_) => return Ok(outcome),
@@ -254,7 +257,7 @@ impl Transaction {
 
     /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
     /// there is nothing to do.
-    fn finish(mut self) -> Option<(Messages, Vec<String>)> {
+    pub(super) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
         if self.subjects.is_empty() {
             return None;
         }

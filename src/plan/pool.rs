@@ -22,23 +22,22 @@ impl Pool {
         policy: &PortPolicy,
         cursor: Option<NonZeroU16>,
     ) -> Self {
-        let mut excluded = vec![false; 1 << u16::BITS];
-        for range in &policy.excluded {
-            excluded[usize::from(range.first.get())..=usize::from(range.last.get())].fill(true);
-        }
+        let mut excluded = policy.excluded.clone();
+        excluded.sort_unstable();
+        let past = |last: NonZeroU16| u32::from(last.get()) + 1;
         let mut pool = Self { numbers: Vec::new(), rows: Vec::new(), start: 0 };
         for range in ranges {
-            let first = pool.numbers.len();
-            for number in range.first.get()..=range.last.get() {
-                let Some(number) = NonZeroU16::new(number) else { continue };
-                if number >= policy.min_port && !excluded[usize::from(number.get())] {
-                    pool.numbers.push(number);
-                }
-                if cursor == Some(number) {
-                    pool.start = pool.numbers.len();
-                }
+            let before = pool.numbers.len();
+            let mut next = range.first.max(policy.min_port).get().into();
+            for gap in &excluded {
+                pool.put(next, past(range.last).min(gap.first.get().into()));
+                next = next.max(past(gap.last));
             }
-            pool.count_rows(first);
+            pool.put(next, past(range.last));
+            if let Some(cursor) = cursor.filter(|cursor| range.contains(*cursor)) {
+                let passed = pool.numbers[before..].partition_point(|number| *number <= cursor);
+                pool.start = before + passed;
+            }
         }
         if pool.start == pool.numbers.len() {
             pool.start = 0;
@@ -46,14 +45,12 @@ impl Pool {
         pool
     }
 
-    /// Counts from the end: a row of another part of the range, or past a gap, is another row.
-    fn count_rows(&mut self, first: usize) {
-        self.rows.resize(self.numbers.len(), 1);
-        for at in (first..self.numbers.len()).rev().skip(1) {
-            if self.numbers[at].checked_add(1) == Some(self.numbers[at + 1]) {
-                self.rows[at] = self.rows[at + 1].saturating_add(1);
-            }
-        }
+    /// Puts in what is from `first` to before `end`: numbers in a row.
+    fn put(&mut self, first: u32, end: u32) {
+        let Ok(count) = u16::try_from(end.saturating_sub(first)) else { return };
+        let Some(first) = u16::try_from(first).ok().and_then(NonZeroU16::new) else { return };
+        self.numbers.extend((0..count).map(|offset| first.saturating_add(offset)));
+        self.rows.extend((1..=count).rev());
     }
 
     pub(super) const fn len(&self) -> usize {

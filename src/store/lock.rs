@@ -6,13 +6,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::{ByHolder, Error, LockHolder};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// An ADD takes a few milliseconds, so a longer pause would waste more than it saves.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// Of the thread that waits: it makes one system call.
+const STACK: usize = 32 << 10;
 
 /// Who may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,27 +38,26 @@ impl<'a> Wait<'a> {
 
     /// Takes the lock on `file`, or gives up when the patience is used up.
     ///
-    /// Tries again and again instead of sleeping in the kernel: a blocked flock(2) could only be
-    /// bounded by a signal, and signals belong to the process, not to a library.
+    /// A thread of its own sleeps in the kernel, which wakes one waiter at a time and in the order
+    /// they came: trying again and again would leave the lock free between two tries, and the longer
+    /// the more wait. A blocked flock(2) could otherwise only be bounded by a signal, and signals
+    /// belong to the process, not to a library. The thread shares the open file, so the lock it gets
+    /// is ours; one that comes too late goes with its file.
     pub(super) fn take(&mut self, file: &File, path: &Path, mode: Mode) -> Result<(), Error> {
-        let mut pause = FIRST_PAUSE;
-        let mut told = false;
-        loop {
-            if attempt(file, mode).map_err(Error::io("lock", path))? {
-                return Ok(());
-            }
-            let left = self.patience.saturating_sub(self.begun.elapsed());
-            if left.is_zero() {
-                let (waited, holder) = (self.begun.elapsed(), holder_of(file));
-                return Err(Error::LockTaken { path: path.to_owned(), waited, holder });
-            }
-            if !told {
-                self.tell(file, path, left);
-                told = true;
-            }
-            std::thread::sleep(pause.min(left));
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        if attempt(file, mode).map_err(Error::io("lock", path))? {
+            return Ok(());
         }
+        let left = self.patience.saturating_sub(self.begun.elapsed());
+        let taken = if left.is_zero() {
+            None
+        } else {
+            self.tell(file, path, left);
+            sleep_until_taken(file, mode, left).map_err(Error::io("lock", path))?
+        };
+        taken.ok_or_else(|| {
+            let (waited, holder) = (self.begun.elapsed(), holder_of(file));
+            Error::LockTaken { path: path.to_owned(), waited, holder }
+        })
     }
 
     /// Where the operator is told what happens.
@@ -75,6 +75,31 @@ impl<'a> Wait<'a> {
             path.display(),
             ByHolder(holder.as_ref())
         );
+    }
+}
+
+/// Waits for the lock, up to `patience`; `None` when that is used up.
+fn sleep_until_taken(file: &File, mode: Mode, patience: Duration) -> io::Result<Option<()>> {
+    let (tell, told) = mpsc::channel();
+    let file = file.try_clone()?;
+    thread::Builder::new().stack_size(STACK).spawn(move || {
+        let taken = loop {
+            let taken = match mode {
+                Mode::Exclusive => fs2::FileExt::lock_exclusive(&file),
+                Mode::Shared => fs2::FileExt::lock_shared(&file),
+            };
+            if !matches!(&taken, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                break taken;
+            }
+        };
+        // First, so that the lock goes when whoever asked lets it go.
+        drop(file);
+        // Whoever asked may have given up.
+        let _ = tell.send(taken);
+    })?;
+    match told.recv_timeout(patience) {
+        Ok(taken) => taken.map(Some),
+        Err(_) => Ok(None),
     }
 }
 

@@ -158,3 +158,40 @@ fn what_cannot_be_put_aside_can_be_discarded() {
     assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
 }
+
+/// So many that two threads read them; what cannot be read, or was taken over, may be on either side.
+#[test]
+fn many_records_are_read_whole() {
+    let node = Node::new();
+    let total = u16::try_from(MANY).expect("a small number") + 50;
+    for port in 1..=total {
+        save(&node, &format!("{port:03}"), &[host("0.0.0.0", port), host("::", port)]);
+    }
+    let taken = [3, total - 3];
+    for port in taken {
+        save(&node, &format!("after-{port}"), &[host("0.0.0.0", port)]);
+    }
+    let damaged = [7, total - 7];
+    for port in damaged {
+        fs::write(node.path(&format!("attachments/cbr0:{port:03}:eth0.json")), "{")
+            .expect("writing");
+    }
+    let mut unreadable = Vec::new();
+    let mut owned = Vec::new();
+    for read in node.read().expect("a store").owned_records().expect("reading") {
+        match read {
+            Ok(record) => owned.extend(record.mappings.iter().map(|mapping| mapping.host)),
+            Err(damage) => unreadable.push(damage.key),
+        }
+    }
+    unreadable.sort();
+    let keys = damaged.map(|port| Key::of(&attachment(&format!("{port:03}"))));
+    assert_eq!(unreadable, keys);
+    owned.sort();
+    let mut expected: Vec<HostPort> = (1..=total)
+        .filter(|port| !damaged.contains(port))
+        .flat_map(|port| [host("0.0.0.0", port), host("::", port)])
+        .collect();
+    expected.sort();
+    assert_eq!(owned, expected, "each once, by who has it now");
+}

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -26,10 +29,52 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
     );
     assert!(log.starts_with(&start), "{log}");
 
+    // Who gave up may be handed the lock yet, and lets it go at once.
     drop(taken);
+    node.store.lock(Duration::from_mins(1), &mut io::sink()).expect("free again");
+}
+
+#[test]
+fn a_free_lock_is_taken_without_a_word() {
+    let node = Node::new();
     let mut log = Vec::new();
-    node.store.lock(Duration::ZERO, &mut log).expect("free again");
+    node.store.lock(Duration::ZERO, &mut log).expect("free");
     assert_eq!(log, b"");
+}
+
+#[test]
+fn waiters_are_served_in_the_order_they_came() {
+    let node = Node::new();
+    let taken = node.lock();
+    let served = Mutex::new(Vec::new());
+    let file = fs::metadata(node.path("lock")).expect("the lock");
+    let (major, minor) = (nix::sys::stat::major(file.dev()), nix::sys::stat::minor(file.dev()));
+    let inode = format!(" {major:02x}:{minor:02x}:{} ", file.ino());
+    // The waiters have the number of their lock. It is in the list twice, with two numbers, when another
+    // test locks something while the list is read, page by page.
+    let waiting = || {
+        let locks = fs::read_to_string("/proc/locks").expect("the kernel's list");
+        let mut waiters = BTreeMap::new();
+        for line in locks.lines().filter(|line| line.contains("->") && line.contains(&inode)) {
+            *waiters.entry(line.split(':').next()).or_insert(0) += 1;
+        }
+        waiters.into_values().max().unwrap_or(0)
+    };
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let (node, served) = (&node, &served);
+            scope.spawn(move || {
+                let locked = node.store.lock(Duration::from_mins(1), &mut io::sink());
+                served.lock().expect("no panic").push(number);
+                drop(locked.expect("locking"));
+            });
+            while waiting() <= number {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(taken);
+    });
+    assert_eq!(served.into_inner().expect("no panic"), [0, 1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[test]
@@ -116,14 +161,20 @@ fn another_process_holds_the_lock_until_it_is_killed() {
         .spawn()
         .expect("starting a process");
     let begun = Instant::now();
-    let error = loop {
+    let own = std::process::id();
+    let holder = loop {
         match node.store.lock(Duration::ZERO, &mut io::sink()) {
-            Err(error) => break error,
-            Ok(_) => assert!(begun.elapsed() < Duration::from_mins(1), "it never locked"),
+            Err(Error::LockTaken { holder: Some(holder), .. }) if holder.pid != own => {
+                break holder;
+            }
+            // Ours, or it was let go between the try and the question who has it.
+            Ok(_) | Err(Error::LockTaken { .. }) => {
+                assert!(begun.elapsed() < Duration::from_mins(1), "it never locked");
+            }
+            Err(error) => panic!("{error}"),
         }
         thread::sleep(Duration::from_millis(5));
     };
-    let Error::LockTaken { holder: Some(holder), .. } = error else { panic!("{error}") };
     child.kill().expect("killing");
     child.wait().expect("waiting");
     assert_eq!(holder.pid, child.id());

@@ -61,12 +61,14 @@ impl Node {
         self.dir.with_file_name("kept")
     }
 
+    /// Waits, though the test has let every lock go: a process that another test starts has copies of
+    /// this one's open files, and so of its locks, until it becomes another program.
     fn lock(&self) -> Locked {
-        self.store.lock(Duration::ZERO, &mut io::sink()).expect("locking")
+        self.store.lock(Duration::from_mins(1), &mut io::sink()).expect("locking")
     }
 
     fn read(&self) -> Option<Shared> {
-        self.store.read(Duration::ZERO, &mut io::sink()).expect("reading")
+        self.store.read(Duration::from_mins(1), &mut io::sink()).expect("reading")
     }
 
     fn path(&self, name: &str) -> PathBuf {

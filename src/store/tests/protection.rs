@@ -8,8 +8,8 @@ use super::*;
 
 fn refusal(store: &Store) -> Error {
     let quiet = &mut io::sink();
-    let error = store.lock(Duration::ZERO, quiet).expect_err("it must be refused");
-    let reading = store.read(Duration::ZERO, quiet).expect_err("to readers too");
+    let error = store.lock(Duration::from_mins(1), quiet).expect_err("it must be refused");
+    let reading = store.read(Duration::from_mins(1), quiet).expect_err("to readers too");
     assert_eq!(reading.to_string(), error.to_string());
     error
 }
@@ -61,7 +61,7 @@ fn missing_parents_are_made_readable() {
     let node = Node::new();
     let dir = node.dir.join("a/b/autoport");
     with_umask(0o077, || {
-        drop(Store::at(&dir).lock(Duration::ZERO, &mut io::sink()).expect("locking"));
+        drop(Store::at(&dir).lock(Duration::from_mins(1), &mut io::sink()).expect("locking"));
     });
     assert_eq!(
         ["", "a", "a/b", "a/b/autoport"].map(|name| mode(&node.path(name))),
@@ -160,13 +160,15 @@ fn links_inside_are_not_followed() {
 
     fs::remove_file(node.path("lock")).expect("removing");
     symlink(&outside, node.path("lock")).expect("linking");
-    let error = node.store.lock(Duration::ZERO, &mut io::sink()).expect_err("a link as lock");
+    let error =
+        node.store.lock(Duration::from_mins(1), &mut io::sink()).expect_err("a link as lock");
     assert!(matches!(error, Error::Io { action: "open", .. }), "{error}");
 }
 
 #[test]
 fn failures_name_the_path() {
-    let error = Store::at(Path::new("/proc/autoport")).lock(Duration::ZERO, &mut io::sink());
+    let error =
+        Store::at(Path::new("/proc/autoport")).lock(Duration::from_mins(1), &mut io::sink());
     let error = error.expect_err("nobody makes directories there");
     assert_eq!(error.to_string(), "cannot create /proc/autoport");
     assert!(std::error::Error::source(&error).is_some());

@@ -173,7 +173,7 @@ fn what_cannot_be_brought_back_is_said_and_left() {
     symlink("good.json", node.kept().join("link.json")).expect("linking");
     node.reboot();
     let mut log = Vec::new();
-    let locked = node.store.lock(Duration::ZERO, &mut log).expect("locking");
+    let locked = node.store.lock(Duration::from_mins(1), &mut log).expect("locking");
     assert_eq!(names(&locked), ["good"]);
     let log = String::from_utf8(log).expect("text");
     assert_eq!(log.lines().count(), 2, "{log}");
@@ -189,7 +189,7 @@ fn a_directory_of_reservations_that_is_not_ours_alone_is_refused() {
     let kept = Reservation { persistent: true, ..reservation("good", &[host("::", 1)]) };
     node.lock().reserve(&kept).expect("reserving");
     let refused = |store: &Store, dir: &Path| {
-        let error = store.lock(Duration::ZERO, &mut io::sink()).expect_err("bringing back");
+        let error = store.lock(Duration::from_mins(1), &mut io::sink()).expect_err("bringing back");
         assert!(error.to_string().contains(&dir.display().to_string()), "{error}");
         assert!(!node.path("instance").exists(), "the next command has to begin again");
         error

@@ -1,0 +1,191 @@
+//! `make bench`: what autoport costs, measured beside portmap in one run.
+//!
+//! Each plugin works on a node of its own, a network and a mount namespace ([`node`]); the machine's
+//! own network is not touched. Measurements take turns run by run, so that what disturbs one disturbs
+//! all. Each writes raw figures ([`raw`]) below `target/bench`, and only the report reads them: it
+//! makes the tables of `docs/performance.md` and the pictures in `docs/img`.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`node`] | namespaces, bridge, `ip` |
+//! | [`plugins`] | who is compared; what a runtime says to them |
+//! | [`measure`] | one call: time, CPU, memory, system calls |
+//! | [`guard`] | what can be counted, against figures on record |
+//! | [`raw`] | rows of figures on disk |
+//! | [`fill`] | mappings held by other pods |
+//! | [`control`], [`flat`], [`storm`], [`datapath`] | the measurements |
+//! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
+//!
+//! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
+//! section in the report. With `bench.quick` it does everything a few times only.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a benchmark has files, children, a clock, a terminal and statistics"
+)]
+
+mod control;
+mod datapath;
+mod fill;
+mod flat;
+mod guard;
+mod machine;
+mod measure;
+mod node;
+mod plot;
+mod plugins;
+mod raw;
+mod report;
+mod stats;
+mod storm;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use plugins::{Executables, Plugin};
+use raw::Raw;
+
+/// What can be measured or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One command at a time, with ever more mappings on the node.
+    Control,
+    /// The same command on nodes that take turns.
+    Flat,
+    /// Many commands at once.
+    Storm,
+    /// New connections and packets through ever more mappings.
+    Datapath,
+    /// Tables and pictures from the raw figures.
+    Report,
+}
+
+/// Measures autoport beside portmap.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Everything a few times only: shows that it works, not what it costs.
+    #[arg(long)]
+    quick: bool,
+    /// Only this plugin: to try something out. No report is made of it.
+    #[arg(long)]
+    only: Option<String>,
+    /// The plugin, as it is installed [default: beside this program].
+    #[arg(long)]
+    autoport: Option<PathBuf>,
+    /// The program that does nothing [default: beside this program].
+    #[arg(long)]
+    floor: Option<PathBuf>,
+    /// The folder of the raw figures.
+    #[arg(long, default_value = "target/bench")]
+    raw: PathBuf,
+    /// Only compares what can be counted with the figures on record.
+    #[arg(long)]
+    check: bool,
+    /// Puts on record what is counted now.
+    #[arg(long, requires = "check")]
+    accept: bool,
+    /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
+    #[arg(long, default_value = "docs")]
+    docs: PathBuf,
+    /// What to do, in this order [default: everything].
+    parts: Vec<Part>,
+}
+
+/// What every measurement is given.
+struct Bench {
+    executables: Executables,
+    raw: Raw,
+    quick: bool,
+    only: Option<String>,
+}
+
+impl Bench {
+    /// The plugins that take part, of these.
+    fn plugins(&self, all: &[Plugin]) -> Vec<Plugin> {
+        let wanted = |plugin: &Plugin| match &self.only {
+            Some(only) => only == plugin.id(),
+            // What the tests need is there, and no more.
+            None => !(self.quick && *plugin == Plugin::PortmapOld),
+        };
+        all.iter().copied().filter(wanted).collect()
+    }
+
+    /// How often: `full` times, or a few.
+    fn rounds(&self, full: usize) -> usize {
+        if self.quick { full.min(2) } else { full }
+    }
+}
+
+/// What this program does when it starts itself.
+fn by_word() -> bool {
+    let mut words = env::args().skip(1);
+    let word = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    match word.as_str() {
+        fill::ADD_MANY => fill::add_many(&words),
+        storm::HOLD => storm::hold(&words),
+        measure::PEAK => measure::tell_peak(&words),
+        _ => return false,
+    }
+    true
+}
+
+/// A path that does not depend on where a process is.
+fn whole(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn main() -> ExitCode {
+    if by_word() {
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::parse();
+    let (raw, docs) = if options.quick {
+        let apart = options.raw.join("quick");
+        fs::create_dir_all(&apart).expect("the folder of the raw figures can be made");
+        let report = "performance.md";
+        fs::copy(options.docs.join(report), apart.join(report)).expect("the report can be copied");
+        (apart.clone(), apart)
+    } else {
+        (options.raw, options.docs)
+    };
+    let beside =
+        |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
+    let bench = Bench {
+        executables: Executables {
+            autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
+            tools: whole(&plugins::default_tools(Path::new("."))),
+            floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
+        },
+        raw: Raw::at(&raw),
+        quick: options.quick,
+        only: options.only,
+    };
+    if options.check {
+        let well = guard::run(&bench.executables, options.accept);
+        return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if options.parts != [Part::Report] {
+        machine::describe(&bench);
+    }
+    let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
+    for part in parts {
+        eprintln!("bench: {part:?}");
+        match part {
+            Part::Control => control::run(&bench),
+            Part::Flat => flat::run(&bench),
+            Part::Storm => storm::run(&bench),
+            Part::Datapath => datapath::run(&bench),
+            Part::Report => report::run(&bench, &docs),
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,156 @@
+//! What may be written on the command line.
+//!
+//! Names nothing but clap: the program that makes completions and man pages includes this file.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Host ports for containers.
+///
+/// Installed as a CNI plugin, this program is run by the container runtime. Run by hand, it shows
+/// and repairs what the plugin recorded.
+#[derive(Parser)]
+#[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
+pub(crate) struct Cli {
+    /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print for people, or for programs
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 the command worked; 1 it did not; 2 the arguments are wrong; 3 it worked, and what it \
+looked at is not as it should be.";
+
+/// How the answer is printed.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    /// Text for people. It may change with every release
+    Table,
+    /// One JSON object with the fields that docs/cli.md promises
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the host ports that are held, and by whom
+    ///
+    /// "chosen" marks a port that the node chose. "stale" is whose network namespace is provably gone:
+    /// whoever asks for the port gets it. "unknown" counts as alive; so says a command that runs in
+    /// another mount namespace than the plugin.
+    List,
+    /// Remove whoever is provably gone, and say who stays and why
+    ///
+    /// For containers whose DEL never came, in every network. Who cannot be judged stays; so does a
+    /// record that cannot be read.
+    Gc(Gc),
+    /// Take ports out of the pool for something that is no container
+    ///
+    /// A reservation of the same name is replaced. It ends with `autoport release`, or with a reboot.
+    Reserve(Reserve),
+    /// End a reservation
+    Release(Release),
+    /// Make the nftables table equal to the records, and say what differed
+    ///
+    /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
+    /// and a copy of it is kept beside the others.
+    Repair(Repair),
+}
+
+#[derive(Args)]
+pub(crate) struct Gc {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Reserve {
+    /// For whom: letters, digits, '_', '.' and '-'
+    pub(crate) name: String,
+    /// Which ports: 8080, 53/udp, 443@192.0.2.1. Without protocol tcp is meant, without address
+    /// every address of the node
+    #[arg(required = true, value_name = "PORT[/PROTO][@ADDRESS]", value_parser = port)]
+    pub(crate) ports: Vec<Port>,
+    /// Keep the reservation over reboots
+    #[arg(long)]
+    pub(crate) persist: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Release {
+    /// The name that it was made with
+    pub(crate) name: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Repair {
+    /// Take over a store of another network namespace, or a table of another store
+    ///
+    /// What the table says of attachments without record is recorded first: the way back after
+    /// the state directory was deleted.
+    #[arg(long)]
+    pub(crate) adopt: bool,
+    /// Do not end: restore the table whenever another program damages it, until SIGTERM
+    #[arg(long, conflicts_with = "adopt")]
+    pub(crate) watch: bool,
+}
+
+/// A transport protocol that has ports.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// `PORT[/PROTO][@ADDRESS]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) number: NonZeroU16,
+    pub(crate) protocol: Protocol,
+    /// `None` is every address of the node.
+    pub(crate) address: Option<IpAddr>,
+}
+
+fn port(text: &str) -> Result<Port, String> {
+    let (rest, address) = match text.split_once('@') {
+        Some((rest, address)) => (rest, Some(node_address(address)?)),
+        None => (text, None),
+    };
+    let (number, protocol) = match rest.split_once('/') {
+        Some((number, name)) => (number, protocol(name)?),
+        None => (rest, Protocol::Tcp),
+    };
+    Ok(Port { number: port_number(number)?, protocol, address })
+}
+
+fn port_number(text: &str) -> Result<NonZeroU16, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| format!("port {text:?} is not a number from 1 to 65535"))
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    Protocol::from_str(text, true)
+        .map_err(|_| format!("protocol {text:?} is not one of tcp, udp, sctp"))
+}
+
+fn node_address(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
+    match address {
+        Ok(address) if !address.is_multicast() => Ok(address),
+        Ok(_) => Err(format!("address {text:?} is a multicast address; no node has it")),
+        Err(_) => Err(format!(
+            "address {text:?} is not an IP address such as 192.0.2.1 or 2001:db8::1, without \
+             brackets and zone"
+        )),
+    }
+}

@@ -1,0 +1,85 @@
+//! `autoport gc`.
+
+use std::io::{self, Write as _};
+
+use autoport::app::{self, Collected, Evidence, Judged};
+use autoport::model::Record;
+use serde::Serialize;
+
+use super::output::{Answer, Screen, Text};
+use super::{Failure, Node, Verdict, arguments, now};
+
+/// What was judged, and how.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Judgements {
+    dry_run: bool,
+    removed: usize,
+    kept: usize,
+    holders: Vec<Holder>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Holder {
+    name: String,
+    /// `null` of a record that cannot be read.
+    host_ports: Option<usize>,
+    /// Removed, or would be.
+    removed: bool,
+    reason: String,
+}
+
+impl Answer for Judgements {
+    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        let dry = ["would remove", "would be removed"];
+        let [verb, total] = if self.dry_run { dry } else { ["removed"; 2] };
+        for Holder { name, host_ports, removed, reason } in &self.holders {
+            let verb = if *removed { verb } else { "kept" };
+            let held = host_ports.map_or(String::new(), |count| format!(" ({count} host ports)"));
+            writeln!(out, "{verb} {name}{held}: {reason}")?;
+        }
+        writeln!(out, "{} {total}, {} kept", self.removed, self.kept)
+    }
+}
+
+pub(super) fn run(
+    asked: &arguments::Gc,
+    node: &Node,
+    screen: &mut Screen<'_>,
+) -> Result<Verdict, Failure> {
+    let log = &mut io::stderr();
+    let collected = app::collect(&node.store, node.patience, asked.dry_run, now(), log)?;
+    let Some(Collected { judged, mut failure }) = collected else {
+        let empty = Judgements { dry_run: asked.dry_run, ..Judgements::default() };
+        screen.show(&node.nothing_yet(empty))?;
+        return Ok(Verdict::Well);
+    };
+    let of = |record: &Record, removed, reason: String| Holder {
+        name: record.owner.to_string(),
+        host_ports: Some(record.mappings.len()),
+        removed,
+        reason,
+    };
+    let mut holders = Vec::new();
+    for one in judged {
+        holders.push(match one {
+            Judged::Removed(record) => of(&record, true, Evidence::Stale.to_string()),
+            Judged::Kept(record, evidence) => of(&record, false, evidence.to_string()),
+            Judged::Failed(record, error) => {
+                failure.get_or_insert(error);
+                of(&record, false, "it could not be removed".to_owned())
+            }
+            Judged::Unreadable(unreadable) => Holder {
+                name: unreadable.key.to_string(),
+                host_ports: None,
+                removed: false,
+                reason: unreadable.to_string(),
+            },
+        });
+    }
+    let removed = holders.iter().filter(|holder| holder.removed).count();
+    let kept = holders.len() - removed;
+    screen.show(&Judgements { dry_run: asked.dry_run, removed, kept, holders })?;
+    failure.map_or(Ok(Verdict::Well), |error| Err(error.into()))
+}

@@ -1,0 +1,82 @@
+//! `autoport repair`.
+
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+
+use autoport::app::{self, Ownership, Repaired};
+use autoport::error::Error;
+use autoport::kernel::{Applied, Counts};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde::Serialize;
+
+use super::output::{Answer, Screen, Text};
+use super::{Failure, Node, Verdict, arguments};
+
+/// What differed, and was made equal.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Differences {
+    attachments: usize,
+    adopted: usize,
+    /// Why the table was built again as a whole.
+    rebuilt: Option<String>,
+    added: usize,
+    removed: usize,
+    differed: Option<String>,
+}
+
+impl Answer for Differences {
+    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        let Self { attachments, adopted, rebuilt, added, removed, differed } = self;
+        if *adopted > 0 {
+            writeln!(out, "made {adopted} records again from the table")?;
+        }
+        let whose = format!("the records of {attachments} attachments");
+        if let Some(reason) = rebuilt {
+            return writeln!(out, "built table inet autoport again from {whose}: {reason}");
+        }
+        if added + removed == 0 {
+            return writeln!(out, "table inet autoport equals {whose}");
+        }
+        write!(out, "made table inet autoport equal to {whose}, ")?;
+        write!(out, "{added} elements added, {removed} removed")?;
+        match differed {
+            Some(text) => writeln!(out, ": {text}"),
+            None => writeln!(out),
+        }
+    }
+}
+
+pub(super) fn run(
+    asked: &arguments::Repair,
+    node: &Node,
+    screen: &mut Screen<'_>,
+) -> Result<Verdict, Failure> {
+    if asked.watch {
+        return watch(node);
+    }
+    let ownership = if asked.adopt { Ownership::Adopt } else { Ownership::Respect };
+    let repaired = app::repair(&node.store, node.patience, ownership, &mut io::stderr())?;
+    let Some(Repaired { attachments, adopted, applied }) = repaired else {
+        screen.show(&node.nothing_yet(Differences::default()))?;
+        return Ok(Verdict::Well);
+    };
+    let differed = applied.summary();
+    let Applied { rebuilt, counts: Counts { added, removed }, unfinished, stale_flows, .. } =
+        applied;
+    screen.show(&Differences { attachments, adopted, rebuilt, added, removed, differed })?;
+    unfinished.or(stale_flows).map_or(Ok(Verdict::Well), |error| Err(Error::from(error).into()))
+}
+
+fn watch(node: &Node) -> Result<Verdict, Failure> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Blocked first: a signal in between would end the process instead of the watch.
+    let stop =
+        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
+    let stop = stop.map_err(|errno| Failure::Signals(errno.into()))?;
+    app::watch(&node.store, node.patience, stop.as_fd(), &mut io::stderr())?;
+    Ok(Verdict::Well)
+}
