@@ -464,7 +464,7 @@ unpack_kernel() {
     unpack "$work/$suite.unpacked" "$work/$suite.deb"/*.deb
 
     # Where /lib is: another place since the merge with /usr.
-    from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*' -name kernel -type d)
+    from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*/kernel/net' -type d -printf '%h\n')
     from=${from%/kernel}
     folder=$work/$suite.made/lib/modules/${from##*/}
     mkdir -p "$folder" "$TOOLS/kernels"
