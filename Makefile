@@ -7,7 +7,7 @@ N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo check test torture soak fuzz test-clients test-kernels sanitize bench bench-quick bench-check clean
+.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -28,6 +28,11 @@ demo: ## two pods on a throwaway node, a page through a host port, and what it l
 	@integration/setup.sh demo
 	@scripts/build.sh
 	@integration/demo.sh
+
+readme-capture: ## the same, and what it prints goes into README.md
+	@integration/setup.sh demo
+	@scripts/build.sh
+	scripts/readme-capture.sh
 
 check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check

@@ -22,6 +22,7 @@ mod corpus;
 mod cost;
 mod damage;
 mod echo;
+mod examples;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;

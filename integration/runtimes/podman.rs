@@ -1,12 +1,14 @@
 //! Podman 4.3 with its CNI backend, from Debian 12.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use crate::chain::{Main, Network};
-use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure};
+use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, wait_until};
 use crate::netns::nft;
 use crate::node::SECOND;
-use crate::plugin::{Plugin, tool};
+use crate::plugin::{DEBIAN, Plugin, tool};
 use crate::probe::{Answer, Probe, Transport};
 use crate::recording::{assert_recorded, calls, commands};
 use crate::view::assert_nothing_held;
@@ -112,6 +114,24 @@ fn ports_of_several_protocols_and_addresses() {
         assert_eq!(answer, Answer::Refused, "only TCP was asked for on {host}");
     }
     assert_eq!(podman.machine.held(), ["5000/sctp", "8080/tcp", "8080/udp", "9090/tcp"]);
+    podman.ends(&["web"]);
+    podman.machine.assert_refused(8080);
+}
+
+/// The file of conflist-examples/ as it is there, which is podman's own network with autoport.
+#[test]
+fn the_example_configuration() {
+    let podman = Podman::new();
+    let file = "87-podman.conflist";
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("conflist-examples").join(file);
+    fs::copy(example, Path::new(CONFIGURATIONS).join(file)).expect("the example can be copied");
+    for name in ["firewall", "tuning"] {
+        symlink(Path::new(DEBIAN).join(name), format!("{PLUGINS}/{name}")).expect("it is ours");
+    }
+    podman.container("web", &["-p", "8080:80"], &[]);
+    wait_until("web answers over IPv4, which is all that the network has", || {
+        podman.machine.answers(Transport::Tcp, 8080)[0].by() == Some("web")
+    });
     podman.ends(&["web"]);
     podman.machine.assert_refused(8080);
 }

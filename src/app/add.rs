@@ -25,11 +25,15 @@ pub(super) fn owner(claim: &Claim) -> Owner {
     }
 }
 
+/// Whether the pod is on the node's own network, where it listens on the host port itself.
+fn on_host(owner: &Owner, instance: &Instance) -> bool {
+    owner.netns.as_ref().is_some_and(|netns| netns.id == instance.netns)
+}
+
 /// The record that `claim` asks for, with these grants for its wishes.
 pub(super) fn wanted(claim: &Claim, grants: Vec<Grant>, now: u64, instance: &Instance) -> Record {
     let owner = owner(claim);
-    // On the node's own network the pod listens on the host port itself.
-    let on_host = owner.netns.as_ref().is_some_and(|netns| netns.id == instance.netns);
+    let on_host = on_host(&owner, instance);
     let mut mappings = claim.mappings.clone();
     mappings.extend(plan::expand(&grants, &claim.pod_addresses));
     mappings.sort_unstable();
@@ -70,6 +74,11 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
     }
     if claim.is_empty() && before.is_none() {
         return Ok(Reply::Result(claim.result));
+    }
+    if claim.pod_addresses.is_empty() && !on_host(&owner, locked.instance()) {
+        let ifname = claim.attachment.ifname();
+        let why = format!("prevResult has no address of {ifname}, so its host ports lead nowhere");
+        note(log, &format!("{why}; autoport goes after the plugin that makes {ifname}"));
     }
     let chooser = Chooser::new(&locked, &claim, &owner, before.as_ref(), now)?;
     chooser.permit()?;

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs the demo and puts what it prints into README.md, between the markers.
+# tests/documents.rs says when that is no longer what the demo has.
+set -euo pipefail
+export LC_ALL=C.UTF-8 NO_COLOR=1
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+begin='<!-- demo -->'
+end='<!-- /demo -->'
+for marker in "$begin" "$end"; do
+    [ "$(grep -cxF "$marker" README.md)" -eq 1 ] || {
+        echo "$0: README.md has to have one line $marker" >&2
+        exit 1
+    }
+done
+
+# What differs at every run is no news: hardware addresses, and the instance.
+integration/demo.sh |
+    sed -E -e 's/[0-9a-f]{2}(:[0-9a-f]{2}){5}/02:00:00:00:00:01/g' \
+        -e 's/(instance )[0-9a-f]{32}/\16adb11791303ed583415879c4d16cc30/' -e 's/[[:space:]]+$//' >README.md.demo
+trap 'rm -f README.md.demo README.md.new' EXIT
+
+{
+    sed "/^$begin\$/q" README.md
+    echo '```'
+    cat README.md.demo
+    echo '```'
+    sed -n "/^${end//\//\\/}\$/,\$p" README.md
+} >README.md.new
+mv README.md.new README.md
+echo "README.md: $(wc -l <README.md.demo) lines of the demo"
