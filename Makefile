@@ -5,8 +5,9 @@ DESTDIR ?=
 T ?= 60
 N ?= 10000
 SEED ?= 1
+KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients sanitize bench bench-quick bench-check clean
+.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -63,6 +64,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
+	@KERNELS="$(KERNELS)" integration/setup.sh kernels
+	scripts/kernels.sh $(KERNELS)
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

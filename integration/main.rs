@@ -31,6 +31,7 @@ mod faults;
 mod gc;
 mod hostile;
 mod intruders;
+mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
@@ -54,10 +55,12 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod sctp;
 mod security;
 mod snapshots;
 mod soak;
 mod statedir;
+mod tableless;
 mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]

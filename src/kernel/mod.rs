@@ -89,7 +89,7 @@ impl Nft {
     /// Whether the table could be changed: what STATUS needs to know.
     ///
     /// # Errors
-    /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
+    /// As for [`Self::look`]; [`Error::OtherInstance`], [`Error::NewerLayout`].
     pub fn probe(&mut self) -> Result<(), Error> {
         self.look(Extent::Places(&[]))?.permit(&self.identity)
     }
