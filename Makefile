@@ -12,7 +12,7 @@ SEED ?= 1
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-build: ## dist/autoport, one static executable, and its debug symbols beside it
+build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
 	@integration/setup.sh build
 	scripts/build.sh
 

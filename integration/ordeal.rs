@@ -1,6 +1,7 @@
 //! What a command that was cut short must not have done: a node with a bystander, a pod, and the
 //! next one who claims the pod's ports.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
 use std::fs;
@@ -426,26 +427,25 @@ impl State {
     }
 }
 
-/// The elements of every map and set in a listing.
+/// The elements of every map and set in a listing, each once: while the hash table of a set grows, the
+/// kernel may list one twice (rhashtable_walk_next).
 fn elements(listing: &str) -> String {
-    let mut found = String::new();
+    let mut found = BTreeSet::new();
     let mut name = "";
     let mut inside = false;
     for line in listing.lines().map(str::trim) {
         if line.starts_with("map ") || line.starts_with("set ") {
-            name = line;
+            name = line.trim_end_matches(" {");
         }
-        if line.starts_with("elements = {") {
-            inside = true;
-            found.push_str(name);
-        }
+        inside |= line.starts_with("elements = {");
         if inside {
-            found.push('\n');
-            found.push_str(line);
+            let element =
+                line.trim_start_matches("elements = { ").trim_end_matches([',', '}', ' ']);
+            found.insert(format!("{name}: {element}\n"));
             inside = !line.ends_with('}');
         }
     }
-    found
+    found.into_iter().collect()
 }
 
 /// The tracked flows that the pod, or its earlier sandbox, would answer.

@@ -94,9 +94,13 @@ impl Call {
 
     /// Our executable as an operator calls it.
     pub(crate) fn operator(arguments: &[&str]) -> Self {
-        let mut bare = Self::new(Plugin::Autoport.path(), "").without("CNI_COMMAND");
-        bare.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
-        bare
+        Self::new(Plugin::Autoport.path(), "").by_hand(arguments)
+    }
+
+    /// The same, with the environment and standard input of this call.
+    pub(crate) fn by_hand(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        self.without("CNI_COMMAND")
     }
 
     /// Sets a variable.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds dist/autoport, one static executable for this machine's architecture,
-# with its debug symbols in dist/autoport.debug.
+# with its debug symbols in dist/autoport.debug, its shell completions in
+# dist/completions and its man pages in dist/man.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,4 +31,5 @@ linked=$(ldd dist/.autoport.new 2>&1 || true)
 size=$(stat -c %s dist/.autoport.new)
 [ "$size" -le "$max" ] || fail "dist/autoport has $size bytes, more than $max"
 mv dist/.autoport.new dist/autoport
+cargo run --quiet --locked --package generate -- dist
 echo "dist/autoport: $size bytes, static, for $host"

@@ -119,10 +119,10 @@ fn reserving(dir: &Path) {
     };
     let expected = [
         "0.0.0.0:53/tcp - -",
-        "192.0.2.1:443/tcp - -",
         "[::]:53/tcp - -",
         "0.0.0.0:53/udp - -",
         "[::]:53/udp - -",
+        "192.0.2.1:443/tcp - -",
     ];
     assert_eq!(of_dns(&listed), expected);
 

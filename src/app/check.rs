@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{add, siblings};
+use super::{prepare, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::Nft;
@@ -29,8 +29,8 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option
         return nothing_recorded();
     };
     shared.belongs_here()?;
-    let holders = shared.holders(&add::hosts_of(&claim.mappings))?;
-    siblings::leave(&holders, &add::owner(claim), &mut claim.mappings);
+    let holders = shared.holders(&prepare::hosts_of(&claim.mappings))?;
+    siblings::leave(&holders, &prepare::owner(claim), &mut claim.mappings);
     if claim.is_empty() {
         return Ok(None);
     }
@@ -43,7 +43,8 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option
         };
         grants.push(Grant { wish: wish.clone(), port });
     }
-    let wanted = add::wanted(claim, grants, now, shared.instance());
+    let (netns, boot_id) = (shared.instance().netns, &shared.instance().boot_id);
+    let wanted = prepare::wanted(claim, grants, now, netns, boot_id);
     if let Some(difference) = plan::difference(&record, &wanted) {
         return Ok(Some(difference));
     }

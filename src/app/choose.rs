@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
 
+use super::past::Past;
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::{Listeners, Process};
@@ -13,11 +14,11 @@ use crate::plan::{
     self, Ask, Availability, Cursors, Earlier, Granted, Spot, Standing, allocate, earlier,
     permit_namespace, permit_ports,
 };
-use crate::store::{self, Locked, Mark, Released, Releaser, Shared, Who};
+use crate::store::{self, Locked, Mark, Released, Releaser, Who};
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
-    locked: &'a Locked,
+    past: Past<'a>,
     claim: &'a Claim,
     owner: &'a Owner,
     before: Option<&'a Record>,
@@ -31,7 +32,7 @@ impl<'a> Chooser<'a> {
     /// Looks at what every choice depends on. Nothing of it is read where nobody asks for a choice
     /// and host listeners do not matter.
     pub(super) fn new(
-        locked: &'a Locked,
+        past: Past<'a>,
         claim: &'a Claim,
         owner: &'a Owner,
         before: Option<&'a Record>,
@@ -39,11 +40,11 @@ impl<'a> Chooser<'a> {
     ) -> Result<Self, Error> {
         let releaser = Releaser::of(owner);
         let mut chooser = Self {
-            locked,
+            past,
             claim,
             owner,
             before,
-            released: locked.released_to(&releaser, now),
+            released: past.released_to(&releaser, now),
             releaser,
             listeners: Listeners::default(),
             now,
@@ -76,9 +77,9 @@ impl<'a> Chooser<'a> {
     /// Whether the container held the port a short while ago in another of its networks: they are
     /// reloaded one after the other, in any order.
     fn was_its_siblings(&self, host: &HostPort) -> Result<bool, Error> {
-        let mark = self.locked.released_at(host.protocol, host.port, self.now)?;
+        let mark = self.past.released_at(host.protocol, host.port, self.now)?;
         let sibling = mark.map(|mark| mark.by).filter(|by| by.is_beside(&self.releaser));
-        let released = sibling.and_then(|by| self.locked.released_to(&by, self.now));
+        let released = sibling.and_then(|by| self.past.released_to(&by, self.now));
         Ok(released.is_some_and(|released| released.hosts.contains(host)))
     }
 
@@ -138,7 +139,7 @@ impl<'a> Chooser<'a> {
             earlier: &earlier,
             policy: &self.claim.config.ports,
             allocation: self.claim.allocation,
-            cursors: &cursors(self.locked, self.claim)?,
+            cursors: &cursors(self.past, self.claim)?,
             // Seeded from the system's randomness for each process.
             seed: RandomState::new().build_hasher().finish(),
         };
@@ -159,7 +160,7 @@ impl<'a> Chooser<'a> {
     fn former(&self) -> Result<Vec<Grant>, Error> {
         let mut grants = self.released.as_ref().map_or(Vec::new(), |it| it.grants.clone());
         let uid = self.owner.pod.as_ref().map_or("", |pod| &pod.uid);
-        let published = (!uid.is_empty()).then(|| self.locked.published(uid)).flatten();
+        let published = (!uid.is_empty()).then(|| self.past.published(uid)).flatten();
         let entries = published.map_or(Vec::new(), |publication| publication.entries);
         let own = &self.owner.attachment;
         let others: BTreeSet<_> = entries
@@ -169,7 +170,7 @@ impl<'a> Chooser<'a> {
             .filter(|other| other.container_id() != own.container_id())
             .collect();
         for other in others {
-            match self.locked.load(&other) {
+            match self.past.load(&other) {
                 Ok(record) => grants.extend(record.into_iter().flat_map(|record| record.grants)),
                 Err(store::Error::Unreadable(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -185,7 +186,7 @@ impl<'a> Chooser<'a> {
         if self.is_listened_on(spot) {
             return Ok(Availability::Busy);
         }
-        if self.locked.entered_at(spot.protocol, spot.port)? {
+        if self.past.entered_at(spot.protocol, spot.port)? {
             return Ok(Availability::Held);
         }
         self.unless_recent(spot)
@@ -197,7 +198,7 @@ impl<'a> Chooser<'a> {
             return Ok(Availability::Busy);
         }
         let hosts: Vec<HostPort> = spot.hosts().collect();
-        for holder in self.locked.holders(&hosts)? {
+        for holder in self.past.holders(&hosts)? {
             let holds = match &holder.who {
                 Who::Reservation(_) | Who::Unreadable(_) => true,
                 Who::Attachment(record) => {
@@ -217,17 +218,17 @@ impl<'a> Chooser<'a> {
     }
 
     fn unless_recent(&self, spot: Spot) -> Result<Availability, Error> {
-        match self.locked.released_at(spot.protocol, spot.port, self.now)? {
+        match self.past.released_at(spot.protocol, spot.port, self.now)? {
             Some(Mark { by, .. }) if by != self.releaser => Ok(Availability::Recent),
             Some(_) | None => Ok(Availability::Free),
         }
     }
 }
 
-fn cursors(shared: &Shared, claim: &Claim) -> Result<Cursors, Error> {
+fn cursors(past: Past<'_>, claim: &Claim) -> Result<Cursors, Error> {
     let mut cursors = Cursors::new();
     for wish in &claim.wishes {
-        if let Some(port) = shared.cursor(wish.range.as_deref())? {
+        if let Some(port) = past.cursor(wish.range.as_deref())? {
             cursors.insert(wish.range_name().to_owned(), port);
         }
     }

@@ -8,6 +8,10 @@ mod collect;
 mod del;
 mod everything;
 mod examine;
+mod explain;
+mod inspect;
+mod past;
+mod prepare;
 mod reserve;
 mod siblings;
 mod watch;
@@ -27,6 +31,11 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use everything::{Ownership, Repaired, repair};
 pub use examine::{Examined, examine};
+pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};
+pub use inspect::{
+    Ambiguous, InKernel, Listing, MappingInKernel, Overview, Subject, Told, in_kernel, list,
+    overview, told,
+};
 pub use reserve::{release, reserve};
 pub use watch::watch;
 

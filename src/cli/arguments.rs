@@ -45,7 +45,27 @@ pub(crate) enum Command {
     /// "chosen" marks a port that the node chose. "stale" is whose network namespace is provably gone:
     /// whoever asks for the port gets it. "unknown" counts as alive; so says a command that runs in
     /// another mount namespace than the plugin.
-    List,
+    List(List),
+    /// Show all that is known of a host port, a pod or a container
+    ///
+    /// Its record, and what the kernel has of it: elements, chains, connections. The exit status is 3
+    /// when the kernel differs from the record.
+    Show(Show),
+    /// Show what the containers of a pod were told about their host ports
+    ///
+    /// As lines that a shell can source: those of ports.env.
+    Env(Env),
+    /// Say what STATUS would say, and how full the node is
+    ///
+    /// The exit status is 3 when STATUS would fail.
+    Status,
+    /// Say what an ADD would do, and change nothing
+    ///
+    /// Standard input is what the plugin would get: a network configuration with prevResult, and with
+    /// runtimeConfig where ports are mapped. The variables of CNI in the environment count (container
+    /// ID, network namespace, interface name, arguments); what is not set is assumed, and said. The exit
+    /// status is 3 when ADD would be refused.
+    Explain(Explain),
     /// Remove whoever is provably gone, and say who stays and why
     ///
     /// For containers whose DEL never came, in every network. Who cannot be judged stays; so does a
@@ -102,6 +122,44 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Args)]
+pub(crate) struct List {
+    /// Only pods of this namespace
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Only this pod or container: NAMESPACE/NAME, a name, or the beginning of a container ID
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// Only this number, on whatever address
+    #[arg(long, value_name = "PORT", value_parser = port_number)]
+    pub(crate) port: Option<NonZeroU16>,
+    /// Only this protocol
+    #[arg(long, value_name = "PROTO", ignore_case = true)]
+    pub(crate) protocol: Option<Protocol>,
+}
+
+#[derive(Args)]
+pub(crate) struct Show {
+    /// 8080, 53/udp, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
+    /// name of a reservation
+    #[arg(value_name = "PORT|POD", value_parser = subject)]
+    pub(crate) what: Subject,
+}
+
+#[derive(Args)]
+pub(crate) struct Env {
+    /// NAMESPACE/NAME, the name or UID of a pod, or the beginning of a container ID
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) pod: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// Print nothing but the nft(8) script, as for `nft --check --file -`
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) nft: bool,
+}
+
+#[derive(Args)]
 pub(crate) struct Gc {
     /// Only say what would be removed
     #[arg(long)]
@@ -141,7 +199,7 @@ pub(crate) struct Repair {
 }
 
 /// A transport protocol that has ports.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
@@ -155,6 +213,29 @@ pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     /// `None` is every address of the node.
     pub(crate) address: Option<IpAddr>,
+}
+
+/// Whom, or what, an operator asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Port(NonZeroU16, Option<Protocol>),
+    /// Whatever has this name.
+    Name(String),
+}
+
+/// A number is a port, unless no port is written so: then it may begin a container ID.
+fn subject(text: &str) -> Result<Subject, String> {
+    if text.is_empty() {
+        return Err("nobody has an empty name".to_owned());
+    }
+    let (number, name) = text.split_once('/').map_or((text, None), |(n, p)| (n, Some(p)));
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = number.parse::<u16>().is_ok_and(|port| port.to_string() == number);
+    if !is_number || number.is_empty() || !fits && name.is_none() {
+        return Ok(Subject::Name(text.to_owned()));
+    }
+    let protocol = name.map(protocol).transpose()?;
+    Ok(Subject::Port(port_number(number)?, protocol))
 }
 
 fn port(text: &str) -> Result<Port, String> {

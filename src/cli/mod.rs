@@ -1,21 +1,26 @@
 //! The operator's command line: what was asked, who does it, and how it ended. Each command prints in
 //! a file of its own.
 
+mod allocation;
 mod arguments;
 mod doctor;
+mod env;
+mod explain;
 mod gc;
 mod list;
 mod output;
 mod repair;
 mod reserve;
+mod show;
+mod status;
 mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use autoport::app;
-use autoport::cni::StoreConfig;
+use autoport::app::{self, Ambiguous, Subject};
+use autoport::cni::Config;
 use autoport::error::Error;
 use autoport::store::Store;
 use clap::Parser as _;
@@ -32,10 +37,62 @@ enum Failure {
     Command(#[from] Error),
     #[error("there is no reservation {0}; `autoport list` shows those there are")]
     NoReservation(String),
+    #[error("nobody holds {0}; `autoport list` shows who holds what")]
+    NobodyHolds(String),
+    #[error(
+        "no pod, container or reservation {0} holds a host port; `autoport list` shows who does"
+    )]
+    Nobody(String),
+    #[error("{asked} may be any of {}: say more of it", found.join(", "))]
+    Several { asked: String, found: Vec<String> },
+    #[error("no pod that {0} means has a UID: the runtime sent none, so nothing was published")]
+    NoUid(String),
+    #[error(
+        "nothing is published for {0}: a pod is told about its host ports when the node chose one"
+    )]
+    NothingPublished(String),
+    #[error(
+        "there is no request on standard input: autoport explain < request.json, with the network \
+         configuration that the plugin would get"
+    )]
+    NoRequest,
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    #[error(
+        "standard input is a network configuration list: a plugin gets its own object of it, with the \
+         name and cniVersion of the list, and with prevResult and runtimeConfig"
+    )]
+    ConfigurationList,
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
-    #[error("cannot wait for signals: {0}")]
+    #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
+}
+
+impl From<Ambiguous> for Failure {
+    fn from(Ambiguous { asked, found }: Ambiguous) -> Self {
+        Self::Several { asked, found }
+    }
+}
+
+impl Failure {
+    /// What is behind it.
+    fn details(&self) -> String {
+        match self {
+            Self::Command(source) => source.details(),
+            Self::Output(source) | Self::Input(source) | Self::Signals(source) => {
+                source.to_string()
+            }
+            Self::NoReservation(_)
+            | Self::NobodyHolds(_)
+            | Self::Nobody(_)
+            | Self::Several { .. }
+            | Self::NoUid(_)
+            | Self::NothingPublished(_)
+            | Self::NoRequest
+            | Self::ConfigurationList => String::new(),
+        }
+    }
 }
 
 /// How a command ended that worked.
@@ -58,15 +115,14 @@ pub(crate) fn main() -> u8 {
         out.flush()?;
         Ok(verdict)
     });
-    let (error, details) = match &outcome {
+    let error = match outcome {
         Ok(Verdict::Well) => return 0,
         Ok(Verdict::Unwell) => return 3,
         // Whoever reads has seen enough, as in `autoport list | head`.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
-        Err(error @ Failure::Output(source)) => (error, source.to_string()),
-        Err(error @ Failure::Command(source)) => (error, source.details()),
-        Err(error @ (Failure::NoReservation(_) | Failure::Signals(_))) => (error, String::new()),
+        Err(error) => error,
     };
+    let details = error.details();
     let separator = if details.is_empty() { "" } else { ": " };
     note(format_args!("{error}{separator}{details}"));
     1
@@ -81,9 +137,16 @@ fn wants_colour(stdout: &impl IsTerminal) -> bool {
 }
 
 fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
-    let node = || Node::of(cli.state_dir.clone());
+    let node = || Node::of(cli.state_dir.clone()).map(|(node, _)| node);
     match &cli.command {
-        Command::List => list::run(&node()?, screen),
+        Command::List(asked) => list::run(asked, &node()?, screen),
+        Command::Show(asked) => show::run(asked, &node()?, screen),
+        Command::Env(asked) => env::run(asked, &node()?, screen),
+        Command::Status => {
+            let (node, config) = Node::of(cli.state_dir.clone())?;
+            status::run(&node, &config, screen)
+        }
+        Command::Explain(asked) => explain::run(asked, cli.state_dir.clone(), screen),
         Command::Gc(asked) => gc::run(asked, &node()?, screen),
         Command::Reserve(asked) => reserve::reserve(asked, &node()?, screen),
         Command::Release(asked) => reserve::release(asked, &node()?, screen),
@@ -101,16 +164,18 @@ struct Node {
 }
 
 impl Node {
-    fn of(state_dir: Option<PathBuf>) -> Result<Self, Failure> {
+    /// The node's store, and what else its own file says.
+    fn of(state_dir: Option<PathBuf>) -> Result<(Self, Config), Failure> {
         let node_file = super::read_node_file().unwrap_or_else(|error| {
             note(format_args!("cannot read {}: {error}", super::NODE_FILE));
             None
         });
-        let mut config = StoreConfig::of_node(node_file.as_deref()).map_err(Error::from)?;
+        let mut config = Config::of_node(node_file.as_deref()).map_err(Error::from)?;
         if let Some(state_dir) = state_dir {
-            config.state_dir = state_dir;
+            config.store.state_dir = state_dir;
         }
-        Ok(Self { store: app::store(&config), patience: config.lock_timeout })
+        let (store, patience) = (app::store(&config.store), config.store.lock_timeout);
+        Ok((Self { store, patience }, config))
     }
 
     /// What is said where no ADD has been.
@@ -142,4 +207,20 @@ impl<A: Serialize> Answer for NothingYet<A> {
 /// Seconds since the epoch.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// The pod of that namespace and name, or whatever has that name.
+fn subject_named(text: &str) -> Subject {
+    let name = || Subject::Name(text.to_owned());
+    text.split_once('/').map_or_else(name, |(namespace, name)| Subject::Pod {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// An error with its causes, in one line.
+fn whole(error: &Error) -> String {
+    let details = error.details();
+    let separator = if details.is_empty() { "" } else { ": " };
+    format!("{error}{separator}{details}")
 }

@@ -95,6 +95,10 @@ impl Cell {
         Self { text: text.into(), tone }
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// What is not there is `-`.
     pub(super) fn or_dash(text: Option<impl ToString>) -> Self {
         text.map_or_else(|| "-".into(), Self::from)
@@ -120,11 +124,17 @@ impl<const N: usize> Table<N> {
     }
 
     pub(super) fn write(&self, out: &mut Text<'_>) -> io::Result<()> {
+        self.write_after("", out)
+    }
+
+    /// Writes each line after `indent`.
+    pub(super) fn write_after(&self, indent: &str, out: &mut Text<'_>) -> io::Result<()> {
         let length = |cell: &Cell| cell.text.chars().count();
         let widths: [usize; N] = std::array::from_fn(|column| {
             self.0.iter().map(|row| length(&row[column])).max().unwrap_or_default()
         });
         for row in &self.0 {
+            write!(out, "{indent}")?;
             for (column, cell) in row.iter().enumerate() {
                 out.paint(cell.tone, &cell.text)?;
                 // Nothing is appended to the last one, so that a line can be copied.
@@ -135,5 +145,77 @@ impl<const N: usize> Table<N> {
             writeln!(out)?;
         }
         Ok(())
+    }
+}
+
+/// How long ago, with the one unit that matters.
+pub(super) fn age(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size);
+    unit.map_or_else(|| format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
+}
+
+/// Seconds since the epoch as RFC 3339 writes them, in UTC.
+pub(super) fn timestamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March end with the odd day: Hinnant, "chrono-Compatible Low-Level Date
+    // Algorithms", civil_from_days.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    let day = day - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        let cases = [(0, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (7_200, "2h")];
+        for (seconds, text) in cases.into_iter().chain([(172_799, "47h"), (172_800, "2d")]) {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn timestamps_are_those_of_date() {
+        // date -u -d @… +%FT%TZ
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(timestamp(seconds), text);
+        }
+    }
+
+    fn shown(colour: bool) -> String {
+        let mut out = Vec::new();
+        let mut table = Table::headed(["NAME", "STATE"]);
+        table.row(["a".into(), Cell::toned("stale", Tone::Bad)]);
+        table.row(["l\u{f6}nger".into(), "-".into()]);
+        table.write(&mut Text { out: &mut out, colour }).expect("memory takes it");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn columns_are_aligned_with_and_without_colour() {
+        assert_eq!(shown(false), "NAME    STATE\na       stale\nl\u{f6}nger  -\n");
+        let coloured = shown(true);
+        assert!(coloured.contains("\u{1b}[1m\u{1b}[31mstale\u{1b}[0m\n"), "{coloured:?}");
+        let mut plain = String::new();
+        for part in coloured.split('\u{1b}') {
+            plain += part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |it| it.1);
+        }
+        assert_eq!(plain, shown(false));
     }
 }

@@ -7,6 +7,7 @@ use autoport::model::{HostPort, Protocol};
 use autoport::store::Reservation;
 use serde::Serialize;
 
+use super::allocation::Place;
 use super::output::{Answer, Screen, Text};
 use super::{Failure, Node, Verdict, arguments, now};
 
@@ -15,7 +16,7 @@ use super::{Failure, Node, Verdict, arguments, now};
 #[serde(rename_all = "camelCase")]
 struct Changed<'a> {
     name: &'a str,
-    host_ports: Vec<HostPort>,
+    host_ports: Vec<Place>,
 }
 
 impl Answer for Changed<'_> {
@@ -23,6 +24,10 @@ impl Answer for Changed<'_> {
     fn text(&self, _: &mut Text<'_>) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn hosts_of(hosts: &[HostPort]) -> Vec<Place> {
+    hosts.iter().map(Place::from).collect()
 }
 
 impl From<arguments::Protocol> for Protocol {
@@ -49,7 +54,7 @@ pub(super) fn reserve(
         persistent: asked.persist,
     };
     app::reserve(&node.store, node.patience, &reservation, &mut io::stderr())?;
-    screen.show(&Changed { name: &asked.name, host_ports: reservation.hosts })?;
+    screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&reservation.hosts) })?;
     Ok(Verdict::Well)
 }
 
@@ -60,6 +65,6 @@ pub(super) fn release(
 ) -> Result<Verdict, Failure> {
     let freed = app::release(&node.store, node.patience, &asked.name, &mut io::stderr())?;
     let freed = freed.ok_or_else(|| Failure::NoReservation(asked.name.clone()))?;
-    screen.show(&Changed { name: &asked.name, host_ports: freed })?;
+    screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&freed) })?;
     Ok(Verdict::Well)
 }

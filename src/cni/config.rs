@@ -97,11 +97,9 @@ impl StoreConfig {
     /// What holds on this node outside of any network: for the command line.
     ///
     /// # Errors
-    /// When the file cannot be decoded or has a key or value that cannot be served.
+    /// As for [`Config::of_node`].
     pub fn of_node(node_file: Option<&[u8]>) -> Result<Self, Error> {
-        let node = node_file.map(decode_node_file).transpose()?;
-        let layers: Vec<&Object<'_>> = node.iter().collect();
-        Ok(Config::from_layers(&layers, &mut Judge::strict())?.store)
+        Config::of_node(node_file).map(|config| config.store)
     }
 
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
@@ -137,6 +135,16 @@ pub struct Dialects {
 }
 
 impl Config {
+    /// What holds on this node where a network says nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be decoded or has a key or value that cannot be served.
+    pub fn of_node(node_file: Option<&[u8]>) -> Result<Self, Error> {
+        let node = node_file.map(decode_node_file).transpose()?;
+        let layers: Vec<&Object<'_>> = node.iter().collect();
+        Self::from_layers(&layers, &mut Judge::strict())
+    }
+
     /// Reads all keys; an earlier layer wins over a later one, key by key.
     ///
     /// Values that an earlier layer hides are checked all the same, so that an error does not

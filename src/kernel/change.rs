@@ -69,8 +69,8 @@ impl Change {
                 Ok(Step::Wait)
             }
             Standing::Intact { missing } => {
-                let (difference, counts) = difference(self, look, &missing)?;
-                Ok(Step::Difference(difference, counts))
+                let (transaction, counts) = Difference::new(self, look, &missing)?.transaction();
+                Ok(Step::Difference(transaction, counts))
             }
         }
     }
@@ -81,7 +81,8 @@ impl Change {
     /// # Errors
     /// None, as nothing is in the way.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let (transaction, _) = difference(self, &Look::at_nothing(), &[])?;
+        let nothing = Look::at_nothing();
+        let (transaction, _) = Difference::new(self, &nothing, &[])?.transaction();
         Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 
@@ -112,48 +113,72 @@ pub struct Counts {
     pub removed: usize,
 }
 
-/// The transaction that brings the elements from what `look` saw to what `change` asks for.
-fn difference(
-    change: &Change,
-    look: &Look,
-    missing: &[Chain],
-) -> Result<(Transaction, Counts), Error> {
-    let (mut deleted, mut expired) = (Vec::new(), Vec::new());
-    for (place, seen) in &look.elements {
-        match (change.wanted.get(place), &seen.data) {
-            (None, _) if !change.releases(place) => {
-                if let Some(host) = ruleset::host_at(place).filter(|_| change.concerns(place)) {
-                    return Err(unrecorded(host, place.0, seen));
+/// What brings the elements from what a look saw to what a change asks for.
+pub(super) struct Difference<'a> {
+    change: &'a Change,
+    missing: &'a [Chain],
+    deleted: Vec<(Set, Key)>,
+    expired: Vec<((Set, Key), &'a Data)>,
+    added: Vec<&'a Element>,
+}
+
+impl<'a> Difference<'a> {
+    pub(super) fn new(
+        change: &'a Change,
+        look: &'a Look,
+        missing: &'a [Chain],
+    ) -> Result<Self, Error> {
+        let (mut deleted, mut expired) = (Vec::new(), Vec::new());
+        for (place, seen) in &look.elements {
+            match (change.wanted.get(place), &seen.data) {
+                (None, _) if !change.releases(place) => {
+                    if let Some(host) = ruleset::host_at(place).filter(|_| change.concerns(place)) {
+                        return Err(unrecorded(host, place.0, seen));
+                    }
                 }
+                (Some(_), _) if !change.releases(place) => {}
+                (Some(wanted), _) if seen.is(wanted) => {}
+                (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
+                (None, Some(_)) => {}
+                (Some(_), _) | (None, None) => deleted.push(*place),
             }
-            (Some(_), _) if !change.releases(place) => {}
-            (Some(wanted), _) if seen.is(wanted) => {}
-            (None, Some(data)) if !seen.expiring => expired.push((*place, data)),
-            (None, Some(_)) => {}
-            (Some(_), _) | (None, None) => deleted.push(*place),
+        }
+        let mut added = Vec::new();
+        for (place, wanted) in &change.wanted {
+            match look.elements.get(place) {
+                None => added.push(wanted),
+                Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
+                // A hairpin may serve an address that is given out again: it leads nowhere, so
+                // nothing is overwritten.
+                Some(Seen { data: Some(Data::None), .. }) if place.0.kind == SetKind::Hairpins => {}
+                Some(_) if change.releases(place) => {}
+                Some(seen) => return Err(unrecorded(wanted.host, place.0, seen)),
+            }
+        }
+        Ok(Self { change, missing, deleted, expired, added })
+    }
+
+    fn transaction(&self) -> (Transaction, Counts) {
+        let mut transaction = Transaction::begin();
+        if !self.missing.is_empty() {
+            add_missing(&mut transaction, self.change, self.missing);
+        }
+        elements::delete(&mut transaction, &self.deleted);
+        elements::expire(&mut transaction, &self.expired);
+        elements::add(&mut transaction, &self.added);
+        let removed = self.deleted.len() + self.expired.len();
+        (transaction, Counts { added: self.added.len(), removed })
+    }
+
+    /// The same, for nft(8).
+    pub(super) fn script(&self) -> ruleset::Difference {
+        let expired = self.expired.iter().map(|(place, _)| *place);
+        ruleset::Difference {
+            chains: self.missing.to_vec(),
+            deleted: self.deleted.iter().copied().chain(expired).collect(),
+            added: self.added.iter().map(|element| (*element).clone()).collect(),
         }
     }
-    let mut added = Vec::new();
-    for (place, wanted) in &change.wanted {
-        match look.elements.get(place) {
-            None => added.push(wanted),
-            Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-            // A hairpin may serve an address that is given out again: it leads nowhere, so
-            // nothing is overwritten.
-            Some(Seen { data: Some(Data::None), .. }) if place.0.kind == SetKind::Hairpins => {}
-            Some(_) if change.releases(place) => {}
-            Some(seen) => return Err(unrecorded(wanted.host, place.0, seen)),
-        }
-    }
-    let mut transaction = Transaction::begin();
-    if !missing.is_empty() {
-        add_missing(&mut transaction, change, missing);
-    }
-    elements::delete(&mut transaction, &deleted);
-    elements::expire(&mut transaction, &expired);
-    elements::add(&mut transaction, &added);
-    let counts = Counts { added: added.len(), removed: deleted.len() + expired.len() };
-    Ok((transaction, counts))
 }
 
 /// Adds chains that `change` leads to, their sets, and what leads to them.

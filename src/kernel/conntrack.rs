@@ -72,7 +72,11 @@ const fn address_family(family: Family) -> u8 {
 }
 
 impl Flow {
-    pub(super) fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+    pub(super) fn read(
+        protocol: Protocol,
+        family: Family,
+        attributes: Attributes<'_>,
+    ) -> Option<Self> {
         let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
         let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
         let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];
@@ -81,8 +85,8 @@ impl Flow {
             Family::V6 => (uapi::CTA_IP_V6_SRC, uapi::CTA_IP_V6_DST),
         };
         Some(Self {
-            to: endpoint(original, destination, uapi::CTA_PROTO_DST_PORT)?,
-            answered_by: endpoint(reply, source, uapi::CTA_PROTO_SRC_PORT)?,
+            to: endpoint(protocol, original, destination, uapi::CTA_PROTO_DST_PORT)?,
+            answered_by: endpoint(protocol, reply, source, uapi::CTA_PROTO_SRC_PORT)?,
             handle: handle
                 .into_iter()
                 .filter_map(|kind| Some((kind, attributes.get(kind)?.to_vec())))
@@ -111,16 +115,16 @@ impl Flow {
     }
 }
 
-/// The UDP mappings of one family that translate, by host port: of a node's flows, most have a port
+/// The mappings of one protocol and family that translate, by host port: of a node's flows, most have a port
 /// that nobody asks about.
 #[derive(Default)]
 struct Ports(BTreeMap<u16, Vec<(HostPort, SocketAddr)>>);
 
 impl Ports {
-    fn of(mappings: &[Mapping], family: Family) -> Self {
+    fn of(mappings: &[Mapping], protocol: Protocol, family: Family) -> Self {
         let mut ports = Self::default();
         for Mapping { host, target, .. } in mappings {
-            if host.protocol == Protocol::Udp
+            if host.protocol == protocol
                 && Family::of(&host.address) == family
                 && let Some(target) = target
             {
@@ -148,9 +152,14 @@ impl Ports {
     }
 }
 
-fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr> {
-    let protocol = tuple.nested(uapi::CTA_TUPLE_PROTO)?;
-    if protocol.get(uapi::CTA_PROTO_NUM)? != [Protocol::Udp.number()] {
+fn endpoint(
+    protocol: Protocol,
+    tuple: Attributes<'_>,
+    address: u16,
+    port: u16,
+) -> Option<SocketAddr> {
+    let ports = tuple.nested(uapi::CTA_TUPLE_PROTO)?;
+    if ports.get(uapi::CTA_PROTO_NUM)? != [protocol.number()] {
         return None;
     }
     let address = tuple.nested(uapi::CTA_TUPLE_IP)?.get(address)?;
@@ -158,7 +167,7 @@ fn endpoint(tuple: Attributes<'_>, address: u16, port: u16) -> Option<SocketAddr
         4 => IpAddr::from(*address.first_chunk::<4>()?),
         _ => IpAddr::from(*address.first_chunk::<16>()?),
     };
-    let port = protocol.get(port)?.try_into().ok().map(u16::from_be_bytes)?;
+    let port = ports.get(port)?.try_into().ok().map(u16::from_be_bytes)?;
     Some(SocketAddr::new(address, port))
 }
 
@@ -185,11 +194,11 @@ impl Nft {
     /// [`Error::Socket`], [`Error::Question`].
     pub fn forget_flows(&mut self, mappings: &[Mapping], stale: Stale) -> Result<(), Error> {
         for family in Family::ALL {
-            let ports = Ports::of(mappings, family);
+            let ports = Ports::of(mappings, Protocol::Udp, family);
             if ports.0.is_empty() {
                 continue;
             }
-            let mut flows = self.flows(family, &ports)?;
+            let mut flows = self.flows(Protocol::Udp, family, &ports)?;
             // Where the node's addresses cannot be had the flow is left alone: it expires by itself.
             let own = LazyCell::new(|| Local::of(family).unwrap_or_default());
             flows.retain(|flow| ports.end(flow, stale, &|address| own.contains(address)));
@@ -198,18 +207,52 @@ impl Nft {
         Ok(())
     }
 
-    /// Lists the UDP flows of a family to `ports`. The kernel narrows to one port, not to several.
-    fn flows(&mut self, family: Family, ports: &Ports) -> Result<Vec<Flow>, Error> {
+    /// Counts the flows through each of `mappings` that translates. Each protocol and family is listed
+    /// once.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Question`].
+    pub fn count_flows(&mut self, mappings: &[Mapping]) -> Result<BTreeMap<Mapping, usize>, Error> {
+        let mut counts: BTreeMap<_, _> =
+            mappings.iter().filter(|one| one.target.is_some()).map(|one| (*one, 0)).collect();
+        for protocol in Protocol::ALL {
+            for family in Family::ALL {
+                let ports = Ports::of(mappings, protocol, family);
+                if ports.0.is_empty() {
+                    continue;
+                }
+                for flow in self.flows(protocol, family, &ports)? {
+                    let through = counts.iter_mut().filter(|(mapping, _)| {
+                        let host = &mapping.host;
+                        let meant = host.protocol == protocol && host.port.get() == flow.to.port();
+                        let by = |target| flow.is_stale(Stale::Target, host, target, &|_| false);
+                        meant && mapping.target.is_some_and(by)
+                    });
+                    through.for_each(|(_, count)| *count += 1);
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Lists the flows of a protocol and family to `ports`. The kernel narrows to one port, not to
+    /// several.
+    fn flows(
+        &mut self,
+        protocol: Protocol,
+        family: Family,
+        ports: &Ports,
+    ) -> Result<Vec<Flow>, Error> {
         let only_port = ports.only();
         let mut question = Messages::default();
         let kind =
             Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_GET };
         question.begin(kind, REQUEST | DUMP, address_family(family), 0);
         question.nest(uapi::CTA_TUPLE_ORIG, |tuple| {
-            tuple.nest(uapi::CTA_TUPLE_PROTO, |protocol| {
-                protocol.put(uapi::CTA_PROTO_NUM, &[&[Protocol::Udp.number()]]);
+            tuple.nest(uapi::CTA_TUPLE_PROTO, |tuple| {
+                tuple.put(uapi::CTA_PROTO_NUM, &[&[protocol.number()]]);
                 if let Some(port) = only_port {
-                    protocol.put(uapi::CTA_PROTO_DST_PORT, &[&port.to_be_bytes()]);
+                    tuple.put(uapi::CTA_PROTO_DST_PORT, &[&port.to_be_bytes()]);
                 }
             });
         });
@@ -222,14 +265,18 @@ impl Nft {
             let mut flows = Vec::new();
             let listing = self.socket.list(&question, |answer| {
                 if let Body::Object(attributes) = answer.body {
-                    flows.extend(Flow::read(family, attributes).filter(|flow| ports.concern(flow)));
+                    let flow = Flow::read(protocol, family, attributes);
+                    flows.extend(flow.filter(|flow| ports.concern(flow)));
                 }
             })?;
             match listing {
                 Listing::Whole => return Ok(flows),
                 Listing::Refused(errno) => {
                     let source = std::io::Error::from_raw_os_error(errno);
-                    return Err(Error::Question { what: "the UDP flows", source });
+                    return Err(Error::Question {
+                        what: "the flows of connection tracking",
+                        source,
+                    });
                 }
                 Listing::Interrupted => {}
             }
@@ -288,7 +335,7 @@ mod tests {
         let target = Some(socket("10.1.0.5:53"));
         let mapping = Mapping { host, container_port: host.port, target };
         let own: IpAddr = socket("192.0.2.1:1").ip();
-        let ports = Ports::of(&[mapping], Family::of(&host.address));
+        let ports = Ports::of(&[mapping], Protocol::Udp, Family::of(&host.address));
         assert_eq!(ports.only(), Some(host.port.get()));
         ports.end(&flow(to, by), stale, &|address| address == own)
     }
@@ -331,7 +378,7 @@ mod tests {
             mapping(Protocol::Tcp, "0.0.0.0:56", pod),
             mapping(Protocol::Udp, "[::]:57", Some("[fd00::5]:53")),
         ];
-        let ports = Ports::of(&mappings, Family::V4);
+        let ports = Ports::of(&mappings, Protocol::Udp, Family::V4);
         assert_eq!(ports.0.keys().collect::<Vec<_>>(), [&53, &54]);
         assert_eq!(ports.only(), None);
         let asks = |stale, to: &str, by: &str| {

@@ -25,6 +25,10 @@ mod uapi {
     pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
     pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
     pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+    pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
+    pub(super) const NFTA_EXPR_NAME: u16 = 1;
+    pub(super) const NFTA_EXPR_DATA: u16 = 2;
+    pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
     pub(super) const NFTA_DATA_VALUE: u16 = 1;
     /// How nft(8) marks a comment inside user data.
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
@@ -52,6 +56,8 @@ pub struct Seen {
     pub holder: String,
     /// Whether it is about to go by itself.
     pub expiring: bool,
+    /// How many packets have found it, where they are counted.
+    pub packets: Option<u64>,
 }
 
 impl Seen {
@@ -250,7 +256,18 @@ fn read_element(set: Set, element: Attributes<'_>) -> Seen {
         comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT),
         holder: text(uapi::HOLDER),
         expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
+        packets: read_counter(element),
     }
+}
+
+/// What a counter beside the element shows. The sets have one expression at most.
+fn read_counter(element: Attributes<'_>) -> Option<u64> {
+    let expression = element.nested(uapi::NFTA_SET_ELEM_EXPR)?;
+    if expression.text(uapi::NFTA_EXPR_NAME)? != "counter" {
+        return None;
+    }
+    let packets = expression.nested(uapi::NFTA_EXPR_DATA)?.get(uapi::NFTA_COUNTER_PACKETS)?;
+    packets.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Finds a part of user data, which is a run of `type, length, value` with one byte each for the

@@ -19,6 +19,7 @@ mod lower;
 mod message;
 mod others;
 mod path;
+mod preview;
 mod raise;
 mod reconcile;
 mod recorded;

@@ -169,7 +169,9 @@ fn raised(look: &Look) -> BTreeMap<String, Vec<Rule>> {
 }
 
 fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {
-    let Seen { data: Some(data), comment, holder, expiring: false } = seen else { return None };
+    let Seen { data: Some(data), comment, holder, expiring: false, .. } = seen else {
+        return None;
+    };
     let (set, key) = place;
     // A hairpin serves its port on any address.
     let host = host_at(&place).or_else(|| {

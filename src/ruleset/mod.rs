@@ -11,6 +11,7 @@
 
 mod chain;
 mod element;
+mod script;
 mod treatment;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ pub use element::{
     COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, holder_name, read_holder,
 };
 
+pub use script::{Difference, Script};
 pub use treatment::{Digest, Treatment};
 
 pub use chain::{Dispatch, base_chains, dispatch};

@@ -18,6 +18,8 @@ pub enum Aside {
     Kept(PathBuf),
     /// Nowhere, for this reason. No command fails for it.
     Lost(Box<Error>),
+    /// Nowhere: whoever asked may change nothing.
+    Wanted,
 }
 
 impl fmt::Display for Aside {
@@ -28,6 +30,7 @@ impl fmt::Display for Aside {
                 write!(out, "no copy could be kept: {error}")?;
                 error.source().map_or(Ok(()), |source| write!(out, " ({source})"))
             }
+            Self::Wanted => out.write_str("of which ADD would keep a copy"),
         }
     }
 }

@@ -40,6 +40,7 @@ pub use holder::{Holder, Who};
 pub use instance::Instance;
 pub use key::Key;
 pub use memory::{Mark, REMEMBERED, Released, Releaser};
+pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
 
 use crate::model::{Attachment, HostPort, Mapping, Record};
@@ -82,13 +83,19 @@ impl Store {
         &self.dir
     }
 
+    /// Where what `attachment` holds is recorded.
+    #[must_use]
+    pub fn path_of(&self, attachment: &Attachment) -> PathBuf {
+        self.dir.join(Key::of(attachment).path())
+    }
+
     /// Whether anything is recorded for `attachment`, readable or not. One look-up without the lock,
     /// so the DEL of a pod without ports costs no more than this.
     ///
     /// # Errors
     /// When that cannot be told.
     pub fn holds(&self, attachment: &Attachment) -> Result<bool, Error> {
-        let path = self.dir.join(Key::of(attachment).path());
+        let path = self.path_of(attachment);
         match fs::symlink_metadata(&path) {
             Ok(_) => Ok(true),
             Err(error) if is_absence(&error) => Ok(false),

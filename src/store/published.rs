@@ -4,10 +4,12 @@
 //! `ports.json` is also where it is remembered which attachment published what. A container that
 //! mounts the directory writable may have put anything there: that fools nobody but itself.
 
+use std::path::PathBuf;
+
 use super::error::Error;
 use super::key::Key;
 use super::public::Public;
-use super::{Locked, Shared};
+use super::{Locked, Shared, Store};
 use crate::model::{Attachment, Pod, check_identifier};
 use crate::publication::{Entry, Publication};
 
@@ -31,6 +33,22 @@ impl Shared {
         let dir = directory(uid).ok()?;
         let bytes = Public::open(&self.disk, &dir).ok()??.read(LONGEST, JSON).ok()??;
         Publication::from_json(&bytes)
+    }
+
+    /// The file of variables for the pod with this UID, whatever somebody has put there.
+    #[must_use]
+    pub fn published_variables(&self, uid: &str) -> Option<Vec<u8>> {
+        let dir = directory(uid).ok()?;
+        Public::open(&self.disk, &dir).ok()??.read(LONGEST, ENV).ok()?
+    }
+}
+
+impl Store {
+    /// The directory in which files are published for the pod with this UID; `None` where it can have
+    /// none.
+    #[must_use]
+    pub fn published_at(&self, uid: &str) -> Option<PathBuf> {
+        Some(self.dir().join(directory(uid).ok()?))
     }
 }
 

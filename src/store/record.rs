@@ -13,7 +13,7 @@ use crate::model::{Attachment, Family, HostPort, Mapping, Record};
 
 /// The version of everything in the state directory, raised when an older autoport would
 /// misunderstand what a newer one writes.
-pub(super) const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 1;
 
 /// A packet mark has 32 bits.
 const MARK_BIT_MAX: u8 = 31;

@@ -1,7 +1,5 @@
 //! From what was asked to where the packet goes.
 
-use std::net::IpAddr;
-
 use super::super::network::{at, remedy_of};
 use super::super::{Packet, Passage, Seen, passage};
 use super::way::{self, Led, Translated, Way};

@@ -18,6 +18,7 @@ fn kept(aside: Aside) -> PathBuf {
     match aside {
         Aside::Kept(path) => path,
         Aside::Lost(error) => panic!("{error}"),
+        Aside::Wanted => panic!("nobody only asked"),
     }
 }
 

@@ -1,0 +1,32 @@
+//! Writes shell completions and man pages below a folder: `generate dist` makes `dist/completions` and
+//! `dist/man`. A program of its own, so that the executable does not carry it.
+
+#[path = "../../src/cli/arguments.rs"]
+#[expect(dead_code, reason = "what was written on a command line is read elsewhere")]
+mod arguments;
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+fn main() -> io::Result<()> {
+    let folder = std::env::args_os().nth(1).map(PathBuf::from);
+    let folder = folder.ok_or_else(|| io::Error::other("usage: generate FOLDER"))?;
+    let [completions, man] = ["completions", "man"].map(|name| folder.join(name));
+    for folder in [&completions, &man] {
+        // What an earlier version had and this one has not.
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => fs::create_dir_all(folder)?,
+        }
+    }
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        let mut command = arguments::Cli::command();
+        clap_complete::generate_to(shell, &mut command, "autoport", &completions)?;
+    }
+    // `help` has no page of its own: each command's page is what it would show.
+    clap_mangen::generate_to(arguments::Cli::command().disable_help_subcommand(true), &man)
+}

@@ -1,0 +1,206 @@
+//! `autoport explain`: what an ADD would do, by the code that would do it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::past::Past;
+use super::prepare::{self, Plan, Scene};
+use super::{add, everything};
+use crate::cni::{Claim, Env, Request};
+use crate::error::Error;
+use crate::kernel::{self, Nft};
+use crate::model::{Allocation, Owner, Record};
+use crate::netns;
+use crate::publication::Publication;
+use crate::ruleset::{Identity, Ruleset, Script};
+use crate::store::{self, Aside, Key, Shared};
+
+/// The instance of a store that does not exist: ADD would draw a random one.
+pub const NO_INSTANCE: &str = "00000000000000000000000000000000";
+
+/// What there is to say about a request.
+#[derive(Debug)]
+pub struct Explained {
+    /// What ADD would do; `None` where no host port is asked for, or the container's other networks
+    /// map them all.
+    pub outcome: Result<Option<Foreseen>, Error>,
+    /// What ADD would write to its log besides.
+    pub log: Vec<String>,
+    /// What could not be looked at, and what was assumed instead.
+    pub unseen: Vec<String>,
+}
+
+/// What an ADD would do.
+#[derive(Debug)]
+pub struct Foreseen {
+    /// What would be recorded.
+    pub wanted: Record,
+    /// What the attachment holds now.
+    pub before: Option<Record>,
+    /// Who would give way, and why.
+    pub giving_way: Vec<(Owner, &'static str)>,
+    /// Whether another run may choose other numbers.
+    pub is_random: bool,
+    /// Where the record would be.
+    pub record: PathBuf,
+    /// What would be done to the table; `None` where nothing is translated.
+    pub script: Option<Script>,
+    /// The interface on which `route_localnet` would be set.
+    pub opened_to_loopback: Option<String>,
+    /// What the pod's containers would be told by this attachment, and where.
+    pub published: Option<(PathBuf, Publication)>,
+}
+
+/// Says what the ADD in `env` and `stdin` would do, and changes nothing: the store is locked for
+/// reading, and the kernel is only asked. `state_dir` wins over that of the configuration.
+pub fn explain(
+    env: &Env,
+    stdin: &[u8],
+    node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
+    now: SystemTime,
+    state_dir: Option<PathBuf>,
+) -> Explained {
+    let (mut log, mut unseen) = (Vec::new(), Vec::new());
+    let mut said = Vec::new();
+    let outcome = Request::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
+        said = parsed.warnings;
+        match parsed.request {
+            Request::Add(mut claim) => {
+                if let Some(state_dir) = state_dir {
+                    claim.config.store.state_dir = state_dir;
+                }
+                foresee(claim, now, &mut log, &mut unseen)
+            }
+            // Whoever calls this has put ADD into the environment.
+            Request::Check(_)
+            | Request::Del(_)
+            | Request::Gc(_)
+            | Request::Status(_)
+            | Request::Version { .. } => Ok(None),
+        }
+    });
+    let log = String::from_utf8_lossy(&log);
+    said.extend(log.lines().map(|line| line.trim_start_matches("autoport: ").to_owned()));
+    Explained { outcome, log: said, unseen }
+}
+
+fn foresee(
+    mut claim: Claim,
+    now: SystemTime,
+    log: &mut Vec<u8>,
+    unseen: &mut Vec<String>,
+) -> Result<Option<Foreseen>, Error> {
+    if claim.is_empty() {
+        return Ok(None);
+    }
+    let config = claim.config.store.clone();
+    let store = super::store(&config);
+    let shared = match store.read(config.lock_timeout, log) {
+        Err(error) if is_withheld(&error) => {
+            unseen.push(format!("{}; nothing is taken to be recorded", whole(&error.into())));
+            None
+        }
+        read => read?,
+    };
+    if let Some(shared) = &shared {
+        shared.belongs_here()?;
+    }
+    let shared = shared.as_ref();
+    let instance = shared.map(Shared::instance);
+    let scene = Scene {
+        past: Past(shared),
+        netns: instance.map_or_else(netns::own, |instance| Ok(instance.netns))?,
+        boot_id: instance.map_or("", |instance| &instance.boot_id),
+        now: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+        aside: &|_| Aside::Wanted,
+    };
+    let Some(plan) = prepare::prepare(&scene, &mut claim, log)? else { return Ok(None) };
+    let Plan { before, giving_way, wanted, .. } = plan;
+    let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
+    let script = script(shared, &going, &wanted, log, unseen)?;
+    let opened_to_loopback = prepare::closed_to_loopback(&wanted, &claim.host_interfaces)?;
+    let published = add::entries_of(&claim, &wanted).and_then(|(pod, entries)| {
+        let mut publication = Publication::default();
+        publication.pod.clone_from(pod);
+        publication.put(&claim.attachment, entries);
+        Some((store.published_at(&pod.uid)?, publication))
+    });
+    Ok(Some(Foreseen {
+        is_random: claim.allocation == Allocation::Random && !claim.wishes.is_empty(),
+        record: store.path_of(&claim.attachment),
+        giving_way: giving_way.into_iter().map(|(one, reason)| (one.owner, reason)).collect(),
+        wanted,
+        before,
+        script,
+        opened_to_loopback,
+        published,
+    }))
+}
+
+/// Whether only root may know.
+fn is_withheld(error: &store::Error) -> bool {
+    match error {
+        store::Error::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        // Whoever is not root owns no directory of root's.
+        store::Error::ForeignOwner { euid, .. } => *euid != 0,
+        store::Error::NotADirectory { .. }
+        | store::Error::WritableByOthers { .. }
+        | store::Error::OtherNetns { .. }
+        | store::Error::NewerLayout { .. }
+        | store::Error::Name(_)
+        | store::Error::NotPersistent { .. }
+        | store::Error::LockTaken { .. }
+        | store::Error::Netns(_)
+        | store::Error::Unreadable(_) => false,
+    }
+}
+
+/// What makes the table lead to `wanted` instead of to what is `going`.
+fn script(
+    shared: Option<&Shared>,
+    going: &[&Record],
+    wanted: &Record,
+    log: &mut Vec<u8>,
+    unseen: &mut Vec<String>,
+) -> Result<Option<Script>, Error> {
+    let mut released = BTreeSet::new();
+    if let Some(shared) = shared {
+        for record in going {
+            released.append(&mut prepare::released(shared, record)?);
+        }
+    }
+    let change = prepare::change(wanted, released);
+    if change.is_empty() {
+        return Ok(None);
+    }
+    let mut without: Vec<Key> = going.iter().map(|one| Key::of(&one.owner.attachment)).collect();
+    without.push(Key::of(&wanted.owner.attachment));
+    let mut everything = || match shared {
+        Some(shared) => everything::ruleset(shared, &without, Some(wanted), log),
+        None => Ok(Ruleset::new(Identity::current(NO_INSTANCE), [wanted])),
+    };
+    let instance = shared.map_or(NO_INSTANCE, |shared| &shared.instance().id);
+    let preview = Nft::open(instance)
+        .map_err(Error::from)
+        .and_then(|mut nft| nft.preview(&change, &mut everything));
+    match preview {
+        Err(Error::Kernel(
+            error @ (kernel::Error::Socket { .. }
+            | kernel::Error::Question { .. }
+            | kernel::Error::Restless),
+        )) => {
+            let told = whole(&error.into());
+            unseen.push(format!("{told}; the table is taken to be missing"));
+            Ok(Some(Script::Whole { table: everything()?, replaces: false }))
+        }
+        preview => preview.map(Some),
+    }
+}
+
+fn whole(error: &Error) -> String {
+    let details = error.details();
+    let separator = if details.is_empty() { "" } else { ": " };
+    format!("{error}{separator}{details}")
+}

@@ -1,0 +1,294 @@
+//! Looking at what is recorded, at what the kernel has of it, and at what a pod was told. Nothing here
+//! changes anything.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::kernel::{Extent, Nft, Table};
+use crate::model::{HostPort, PortRange, Protocol, Record};
+use crate::publication::Publication;
+use crate::ruleset::{Data, Identity, Ruleset, elements_of};
+use crate::store::{self, Reservation, Shared, Store, Unreadable};
+
+/// Everyone who holds host ports.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The instance ID of the store.
+    pub instance: String,
+    /// The attachments, by name.
+    pub attachments: Vec<Record>,
+    /// The reservations, by name.
+    pub reservations: Vec<Reservation>,
+    /// Those whose record cannot be read, with what the index says that they hold.
+    pub unreadable: Vec<(Unreadable, Vec<HostPort>)>,
+}
+
+/// Reads who holds what; `None` where nothing has been recorded.
+///
+/// # Errors
+/// What the store says.
+pub fn list(
+    store: &Store,
+    patience: Duration,
+    log: &mut dyn Write,
+) -> Result<Option<Listing>, Error> {
+    store.read(patience, log)?.map(|shared| listing_of(&shared)).transpose()
+}
+
+fn listing_of(shared: &Shared) -> Result<Listing, Error> {
+    let mut listing = Listing { instance: shared.instance().id.clone(), ..Listing::default() };
+    let mut broken = Vec::new();
+    for read in shared.records()? {
+        match read {
+            Ok(record) => listing.attachments.push(record),
+            Err(unreadable) => broken.push(unreadable),
+        }
+    }
+    for read in shared.reservations()? {
+        match read {
+            Ok(reservation) => listing.reservations.push(reservation),
+            Err(unreadable) => broken.push(unreadable),
+        }
+    }
+    for unreadable in broken {
+        let hosts = shared.entered(&unreadable.key)?;
+        listing.unreadable.push((unreadable, hosts));
+    }
+    Ok(listing)
+}
+
+/// Whom, or what, an operator asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A host port, of one protocol or any.
+    Port(NonZeroU16, Option<Protocol>),
+    /// A pod by namespace and name.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The name or UID of a pod, the ID of a container or the beginning of one, or the name of a
+    /// reservation.
+    Name(String),
+}
+
+/// Several containers have an ID that begins so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ambiguous {
+    /// How.
+    pub asked: String,
+    /// The IDs.
+    pub found: Vec<String>,
+}
+
+impl Listing {
+    /// Keeps what `subject` means.
+    ///
+    /// # Errors
+    /// [`Ambiguous`].
+    pub fn narrow(&mut self, subject: &Subject) -> Result<(), Ambiguous> {
+        match subject {
+            Subject::Port(port, protocol) => {
+                let meant = |host: &HostPort| {
+                    host.port == *port && protocol.is_none_or(|protocol| protocol == host.protocol)
+                };
+                self.attachments.retain(|one| one.mappings.iter().any(|it| meant(&it.host)));
+                self.reservations.retain(|one| one.hosts.iter().any(meant));
+                self.unreadable.retain(|(_, hosts)| hosts.iter().any(meant));
+            }
+            Subject::Pod { namespace, name } => {
+                self.keep(|one| {
+                    let pod = one.owner.pod.as_ref();
+                    pod.is_some_and(|pod| pod.namespace == *namespace && pod.name == *name)
+                });
+            }
+            Subject::Name(name) => return self.narrow_to_name(name),
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, meant: impl Fn(&Record) -> bool) {
+        self.attachments.retain(meant);
+        self.reservations.clear();
+        self.unreadable.clear();
+    }
+
+    fn narrow_to_name(&mut self, name: &str) -> Result<(), Ambiguous> {
+        let is_it = |one: &Record| {
+            let pod = one.owner.pod.as_ref();
+            one.owner.attachment.container_id() == name
+                || pod.is_some_and(|pod| pod.name == name || pod.uid == name)
+        };
+        let reserved = |one: &Reservation| one.name == name;
+        if self.attachments.iter().any(is_it) || self.reservations.iter().any(reserved) {
+            self.attachments.retain(is_it);
+            self.reservations.retain(reserved);
+            self.unreadable.clear();
+            return Ok(());
+        }
+        let begins = |one: &Record| one.owner.attachment.container_id().starts_with(name);
+        self.keep(|one| !name.is_empty() && begins(one));
+        let ids = self.attachments.iter().map(|one| one.owner.attachment.container_id());
+        let ids: BTreeSet<&str> = ids.collect();
+        if ids.len() > 1 {
+            let found = ids.into_iter().map(str::to_owned).collect();
+            return Err(Ambiguous { asked: name.to_owned(), found });
+        }
+        Ok(())
+    }
+
+    /// Whether there is nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.attachments.is_empty() && self.reservations.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Every host port that somebody holds.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostPort> {
+        let mapped = self.attachments.iter().flat_map(|one| &one.mappings).map(|one| &one.host);
+        let reserved = self.reservations.iter().flat_map(|one| &one.hosts);
+        let unreadable = self.unreadable.iter().flat_map(|(_, hosts)| hosts);
+        mapped.chain(reserved).chain(unreadable)
+    }
+
+    /// How many numbers of `ranges` are held, on whatever address.
+    #[must_use]
+    pub fn held_in(&self, ranges: &[PortRange], protocol: Protocol) -> usize {
+        let hosts = self.hosts().filter(|host| host.protocol == protocol);
+        let meant = hosts.filter(|host| ranges.iter().any(|range| range.contains(host.port)));
+        meant.map(|host| host.port).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// What a pod was told.
+#[derive(Debug)]
+pub struct Told {
+    /// Where.
+    pub directory: PathBuf,
+    /// What.
+    pub publication: Publication,
+    /// Whether the file of variables says the same.
+    pub is_in_step: bool,
+}
+
+/// Reads what was published for the pod with this UID; `None` where nothing was.
+///
+/// # Errors
+/// What the store says.
+pub fn told(
+    store: &Store,
+    patience: Duration,
+    uid: &str,
+    log: &mut dyn Write,
+) -> Result<Option<Told>, Error> {
+    let Some(shared) = store.read(patience, log)? else { return Ok(None) };
+    Ok(store.published_at(uid).zip(shared.published(uid)).map(|(directory, publication)| {
+        let variables = shared.published_variables(uid);
+        let is_in_step = variables.is_some_and(|bytes| bytes == publication.to_env().as_bytes());
+        Told { directory, publication, is_in_step }
+    }))
+}
+
+/// What the kernel has of one record.
+#[derive(Debug)]
+pub struct InKernel {
+    /// The first thing that is not as ADD left it.
+    pub difference: Option<String>,
+    /// Of each mapping, in the record's order.
+    pub mappings: Vec<MappingInKernel>,
+    /// The chains that its packets go through, as ADD made them.
+    pub chains: String,
+}
+
+/// What the kernel has of one mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingInKernel {
+    /// How many elements it takes.
+    pub elements: usize,
+    /// How many of them are there.
+    pub present: usize,
+    /// How many connections it has had; only where they are counted.
+    pub connections: Option<u64>,
+    /// How many flows there are through it now; `None` where connection tracking does not say.
+    pub flows: Option<usize>,
+}
+
+/// Looks for `record` of the store `instance` in the kernel.
+///
+/// # Errors
+/// What the kernel says.
+pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
+    let expected = Ruleset::new(Identity::current(instance), [record]);
+    let mut nft = Nft::open(instance)?;
+    let places: Vec<_> = expected.elements.keys().copied().collect();
+    let look = nft.look(Extent::Places(&places))?;
+    let flows = nft.count_flows(&record.mappings).unwrap_or_default();
+    let mappings = record.mappings.iter().map(|mapping| {
+        let mut found =
+            MappingInKernel { flows: flows.get(mapping).copied(), ..Default::default() };
+        for element in elements_of(record, std::slice::from_ref(mapping)) {
+            found.elements += 1;
+            let Some(seen) = look.elements.get(&element.place()) else { continue };
+            if seen.expiring || seen.data.as_ref() != Some(&element.data) {
+                continue;
+            }
+            found.present += 1;
+            if element.data != Data::None {
+                found.connections = seen.packets;
+            }
+        }
+        found
+    });
+    let mappings = mappings.collect();
+    let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
+    let chains = expected.networks.iter().map(ToString::to_string).collect();
+    Ok(InKernel { difference, mappings, chains })
+}
+
+/// What `autoport status` finds.
+#[derive(Debug)]
+pub struct Overview {
+    /// Why STATUS would fail.
+    pub unavailable: Option<Error>,
+    /// The table in the kernel; `None` where it could not be looked at.
+    pub table: Option<Table>,
+    /// Who holds what; `None` where nothing has been recorded, or nothing can be read.
+    pub listing: Option<Listing>,
+}
+
+/// Looks at store and kernel as STATUS does, but makes no store where there is none.
+#[must_use]
+pub fn overview(store: &Store, patience: Duration, log: &mut dyn Write) -> Overview {
+    let table = |instance: &str| {
+        let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
+        look.ok().map(|look| look.table)
+    };
+    let (instance, listing) = match store.read(patience, log) {
+        Ok(Some(shared)) => {
+            let belongs = shared.belongs_here().map_err(Error::from);
+            let listing = belongs.and_then(|()| listing_of(&shared));
+            (shared.instance().id.clone(), listing.map(Some))
+        }
+        Ok(None) => (super::explain::NO_INSTANCE.to_owned(), Ok(None)),
+        // Busy is not broken.
+        Err(store::Error::LockTaken { .. }) => {
+            let table = table(super::explain::NO_INSTANCE);
+            return Overview { unavailable: None, table, listing: None };
+        }
+        Err(error) => (super::explain::NO_INSTANCE.to_owned(), Err(error.into())),
+    };
+    let table = table(&instance);
+    let probed = || Ok(Nft::open(&instance)?.probe()?);
+    let (listing, failed) = match listing {
+        Ok(listing) => (listing, probed().err()),
+        Err(error) => (None, Some(error)),
+    };
+    let unavailable = failed.map(|source| Error::Unavailable { source: Box::new(source) });
+    Overview { unavailable, table, listing }
+}

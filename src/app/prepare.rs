@@ -1,0 +1,219 @@
+//! What an ADD comes to, before anything is changed: what `add` then does, and `explain` only says.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use super::choose::Chooser;
+use super::past::Past;
+use super::{note, siblings};
+use crate::cni::Claim;
+use crate::error::Error;
+use crate::kernel::{self, Change, Loopback};
+use crate::model::{Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
+use crate::netns;
+use crate::plan::{self, Cursors, Standing};
+use crate::ruleset::{Key, Set, chains_of, elements_of};
+use crate::store::{self, Aside, Holder, Shared, Who};
+
+/// The node as an ADD finds it.
+pub(super) struct Scene<'a> {
+    pub(super) past: Past<'a>,
+    /// The node's own network namespace.
+    pub(super) netns: NamespaceId,
+    pub(super) boot_id: &'a str,
+    /// Seconds since the epoch.
+    pub(super) now: u64,
+    /// Puts a copy of a record aside that cannot be read.
+    pub(super) aside: &'a dyn Fn(&store::Key) -> Aside,
+}
+
+/// What is to be done.
+pub(super) struct Plan {
+    pub(super) owner: Owner,
+    /// What the attachment held before.
+    pub(super) before: Option<Record>,
+    /// Who gives way, and why.
+    pub(super) giving_way: Vec<(Record, &'static str)>,
+    /// What it is to hold.
+    pub(super) wanted: Record,
+    /// Where the next choices begin.
+    pub(super) cursors: Cursors,
+}
+
+/// Who asks, as the node sees it now.
+pub(super) fn owner(claim: &Claim) -> Owner {
+    Owner {
+        attachment: claim.attachment.clone(),
+        pod: claim.pod.clone(),
+        netns: netns::observe(&claim.netns),
+    }
+}
+
+/// Whether the pod is on the node's own network, where it listens on the host port itself.
+fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
+    owner.netns.as_ref().is_some_and(|own| own.id == netns)
+}
+
+/// The record that `claim` asks for, with these grants for its wishes; `netns` is the node's own
+/// network namespace.
+pub(super) fn wanted(
+    claim: &Claim,
+    grants: Vec<Grant>,
+    now: u64,
+    netns: NamespaceId,
+    boot_id: &str,
+) -> Record {
+    let owner = owner(claim);
+    let on_host = on_host(&owner, netns);
+    let mut mappings = claim.mappings.clone();
+    mappings.extend(plan::expand(&grants, &claim.pod_addresses));
+    mappings.sort_unstable();
+    if on_host {
+        for mapping in &mut mappings {
+            mapping.target = None;
+        }
+    }
+    Record {
+        owner,
+        pod_addresses: claim.pod_addresses.clone(),
+        policy: claim.config.policy.clone(),
+        mappings,
+        grants,
+        created: now,
+        boot_id: boot_id.to_owned(),
+    }
+}
+
+/// Decides who gets what. What the container's other networks map already is taken out of `claim`;
+/// `None` where nothing is left to do then.
+///
+/// # Errors
+/// Whatever an ADD is refused for before it asks the kernel.
+pub(super) fn prepare(
+    scene: &Scene<'_>,
+    claim: &mut Claim,
+    log: &mut dyn Write,
+) -> Result<Option<Plan>, Error> {
+    let Scene { past, netns, boot_id, now, aside } = *scene;
+    let before = match past.load(&claim.attachment) {
+        Err(store::Error::Unreadable(source)) => {
+            let what = format!("what {} holds", claim.attachment);
+            return Err(Error::Unreadable { what, aside: aside(&source.key), source });
+        }
+        loaded => loaded?,
+    };
+    let owner = owner(claim);
+    let holders = past.holders(&hosts_of(&claim.mappings))?;
+    for sibling in siblings::leave(&holders, &owner, &mut claim.mappings) {
+        note(log, &format!("{sibling} maps host ports that {} asks for too", claim.attachment));
+    }
+    if claim.is_empty() && before.is_none() {
+        return Ok(None);
+    }
+    if claim.pod_addresses.is_empty() && !on_host(&owner, netns) {
+        let ifname = claim.attachment.ifname();
+        let why = format!("prevResult has no address of {ifname}, so its host ports lead nowhere");
+        note(log, &format!("{why}; autoport goes after the plugin that makes {ifname}"));
+    }
+    let chooser = Chooser::new(past, claim, &owner, before.as_ref(), now)?;
+    chooser.permit()?;
+    let mut giving_way = superseded(&owner, holders, &claim.mappings, aside)?;
+    chooser.find_listeners()?;
+    let granted = chooser.choose()?;
+    let mut wanted = wanted(claim, granted.grants, now, netns, boot_id);
+    if !wanted.grants.is_empty() {
+        let holders = past.holders(&hosts_of(&wanted.mappings))?;
+        giving_way = superseded(&owner, holders, &wanted.mappings, aside)?;
+    }
+    if let Some(before) = &before {
+        wanted.created = before.created;
+    }
+    Ok(Some(Plan { owner, before, giving_way, wanted, cursors: granted.cursors }))
+}
+
+pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
+    mappings.iter().map(|mapping| mapping.host).collect()
+}
+
+/// Those of `holders` who hold a wanted port and give way, and why.
+///
+/// # Errors
+/// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
+fn superseded(
+    claimant: &Owner,
+    holders: Vec<Holder>,
+    wanted: &[Mapping],
+    aside: &dyn Fn(&store::Key) -> Aside,
+) -> Result<Vec<(Record, &'static str)>, Error> {
+    let hosts = hosts_of(wanted);
+    let mut superseded = Vec::new();
+    for holder in holders {
+        let mut overlaps = holder.hosts.iter().filter_map(|held| {
+            hosts.iter().find(|host| host.overlaps(held)).map(|wanted| (*wanted, *held))
+        });
+        // What was left to a sibling is not wanted any more.
+        let Some((wanted_host, held)) = overlaps.next() else { continue };
+        let record = match holder.who {
+            Who::Attachment(record) => record,
+            Who::Reservation(reservation) => {
+                let holder = reservation.to_string();
+                return Err(Error::Taken { wanted: wanted_host, held, holder });
+            }
+            Who::Unreadable(source) => {
+                let what = format!("host port {wanted_host}");
+                return Err(Error::Unreadable { what, aside: aside(&source.key), source });
+            }
+        };
+        match plan::standing(claimant, &record.owner, netns::is_gone) {
+            Standing::Same => {}
+            Standing::Holds | Standing::Sibling => {
+                let holder = record.owner.to_string();
+                return Err(Error::Taken { wanted: wanted_host, held, holder });
+            }
+            Standing::Superseded(reason) => superseded.push((*record, reason)),
+        }
+    }
+    Ok(superseded)
+}
+
+/// Where the elements are of what `record` holds. What somebody else has taken over since is not its
+/// own to give.
+pub(super) fn released(shared: &Shared, record: &Record) -> Result<BTreeSet<(Set, Key)>, Error> {
+    super::places(shared, record, &shared.owned(record)?)
+}
+
+/// What brings the table to what `wanted` asks for; at `released` is what may be replaced.
+pub(super) fn change(wanted: &Record, released: BTreeSet<(Set, Key)>) -> Change {
+    let mut change = Change {
+        wanted: elements_of(wanted, &wanted.mappings).map(|e| (e.place(), e)).collect(),
+        released,
+        ..Change::default()
+    };
+    if !change.wanted.is_empty() {
+        change.chains = chains_of(wanted);
+    }
+    change
+}
+
+/// The interface that 127.0.0.0/8 needs `route_localnet` on to reach the pod, if it is not set there.
+///
+/// The interface towards the pod is looked up only if none that an earlier plugin made is set
+/// already: on a bridge that is once per boot, with a cable of its own once per pod.
+pub(super) fn closed_to_loopback(
+    record: &Record,
+    host_interfaces: &[String],
+) -> Result<Option<String>, Error> {
+    let masquerades = match record.policy.masquerade {
+        Masquerade::Nobody => false,
+        Masquerade::Local | Masquerade::Everybody => true,
+    };
+    let mut pods = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
+    let Some(pod) = pods.find(std::net::IpAddr::is_ipv4).filter(|_| masquerades) else {
+        return Ok(None);
+    };
+    if host_interfaces.iter().any(|name| Loopback::of(name) == Loopback::Allowed) {
+        return Ok(None);
+    }
+    let interface = kernel::interface_towards(pod)?;
+    Ok(interface.filter(|interface| Loopback::of(interface) == Loopback::Refused))
+}

@@ -1,0 +1,217 @@
+//! A host port and who holds it, as several commands print it.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use autoport::app::{self, Evidence};
+use autoport::model::{HostPort, Mapping, Owner, Protocol, Record};
+use autoport::plan;
+use serde::Serialize;
+
+use super::output::{Cell, Tone};
+
+/// A port of the node.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Place {
+    protocol: Protocol,
+    host_address: IpAddr,
+    host_port: NonZeroU16,
+}
+
+impl From<&HostPort> for Place {
+    fn from(host: &HostPort) -> Self {
+        Self { protocol: host.protocol, host_address: host.address, host_port: host.port }
+    }
+}
+
+/// A port of the node, and where its packets go.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Mapped {
+    #[serde(flatten)]
+    place: Place,
+    /// `null` where nothing is translated.
+    pod_address: Option<IpAddr>,
+    pod_port: Option<NonZeroU16>,
+    choice: Choice,
+    #[serde(skip)]
+    text: String,
+}
+
+/// Who chose the number.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Choice {
+    Static,
+    Chosen,
+    Reserved,
+    Unknown,
+}
+
+impl Mapped {
+    /// Those of `record`, in its order.
+    pub(super) fn of(record: &Record) -> impl Iterator<Item = Self> {
+        let chosen = plan::expand(&record.grants, &record.pod_addresses);
+        record.mappings.iter().map(move |mapping| {
+            // Sorted, and the host port counts first.
+            let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
+            let Mapping { host, container_port, target } = mapping;
+            Self {
+                place: host.into(),
+                pod_address: target.map(|target| target.ip()),
+                pod_port: Some(*container_port),
+                choice: if is_chosen { Choice::Chosen } else { Choice::Static },
+                text: host.to_string(),
+            }
+        })
+    }
+
+    pub(super) fn port(&self) -> NonZeroU16 {
+        self.place.host_port
+    }
+
+    /// As a person looks for it: the number first.
+    pub(super) fn order(&self) -> (NonZeroU16, Protocol, IpAddr) {
+        let Place { protocol, host_address, host_port } = self.place;
+        (host_port, protocol, host_address)
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.place.protocol
+    }
+
+    fn bare(host: &HostPort, choice: Choice) -> Self {
+        let text = host.to_string();
+        Self { place: host.into(), pod_address: None, pod_port: None, choice, text }
+    }
+
+    pub(super) fn reserved(host: &HostPort) -> Self {
+        Self::bare(host, Choice::Reserved)
+    }
+
+    /// Of a record that cannot be read.
+    pub(super) fn unknown(host: &HostPort) -> Self {
+        Self::bare(host, Choice::Unknown)
+    }
+
+    /// Place port, target, and who chose.
+    pub(super) fn cells(&self) -> [Cell; 3] {
+        let target = self.pod_address.zip(self.pod_port);
+        let target = target.map(|(ip, port)| std::net::SocketAddr::new(ip, port.get()));
+        let choice = match self.choice {
+            Choice::Static => "static",
+            Choice::Chosen => "chosen",
+            Choice::Reserved | Choice::Unknown => "-",
+        };
+        [(&self.text).into(), Cell::or_dash(target), choice.into()]
+    }
+}
+
+/// What is known of a holder.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Alive,
+    Stale,
+    Unknown,
+    Reserved,
+    Unreadable,
+}
+
+impl State {
+    pub(super) fn of(owner: &Owner) -> (Self, Evidence) {
+        let evidence = app::judge(owner);
+        let state = match evidence {
+            Evidence::Alive => Self::Alive,
+            Evidence::Stale => Self::Stale,
+            Evidence::Unknown(_) => Self::Unknown,
+        };
+        (state, evidence)
+    }
+
+    /// The word that stands for it, and its colour.
+    pub(super) const fn word(self) -> (&'static str, Tone) {
+        match self {
+            Self::Alive => ("alive", Tone::Good),
+            Self::Stale => ("stale", Tone::Bad),
+            Self::Unknown => ("unknown", Tone::Doubtful),
+            Self::Reserved => ("-", Tone::Plain),
+            Self::Unreadable => ("unreadable", Tone::Bad),
+        }
+    }
+
+    pub(super) fn cell(self) -> Cell {
+        let (word, tone) = self.word();
+        Cell::toned(word, tone)
+    }
+}
+
+/// Who holds something. Just those fields that it has are not `null`.
+#[derive(Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Holder {
+    namespace: Option<String>,
+    pod: Option<String>,
+    uid: Option<String>,
+    network: Option<String>,
+    container_id: Option<String>,
+    ifname: Option<String>,
+    reservation: Option<String>,
+    /// The name of a record that cannot be read.
+    unreadable: Option<String>,
+}
+
+/// So much of an ID of 64 digits is enough for a person, and for `autoport show`.
+const SHORT: usize = 12;
+
+impl Holder {
+    pub(super) fn of(owner: &Owner) -> Self {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let (pod, attachment) = (owner.pod.as_ref(), &owner.attachment);
+        Self {
+            namespace: pod.and_then(|pod| given(&pod.namespace)),
+            pod: pod.map(|pod| pod.name.clone()),
+            uid: pod.and_then(|pod| given(&pod.uid)),
+            network: Some(attachment.network().to_owned()),
+            container_id: Some(attachment.container_id().to_owned()),
+            ifname: Some(attachment.ifname().to_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn reservation(name: &str) -> Self {
+        Self { reservation: Some(name.to_owned()), ..Self::default() }
+    }
+
+    pub(super) fn unreadable(key: &impl ToString) -> Self {
+        Self { unreadable: Some(key.to_string()), ..Self::default() }
+    }
+
+    pub(super) fn is_in_namespace(&self, namespace: &str) -> bool {
+        self.namespace.as_deref() == Some(namespace)
+    }
+
+    /// Network, container ID and interface name.
+    pub(super) fn attachment(&self) -> String {
+        let parts = [&self.network, &self.container_id, &self.ifname];
+        // The name of an interface may have a control character in it.
+        parts.map(|part| part.as_deref().unwrap_or("-").escape_debug().to_string()).join("/")
+    }
+
+    /// A pod by its name, a container by its ID.
+    pub(super) fn name(&self) -> String {
+        if let Some(pod) = &self.pod {
+            let namespace = self.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+            let name = format!("{}{pod}", namespace.unwrap_or_default());
+            return name.escape_debug().to_string();
+        }
+        if let Some(id) = &self.container_id {
+            let is_hash = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let short = if is_hash { &id[..SHORT] } else { id };
+            return format!("container {short}");
+        }
+        let reservation = self.reservation.as_ref().map(|name| format!("reservation {name}"));
+        reservation.or_else(|| self.unreadable.clone()).unwrap_or_default()
+    }
+}

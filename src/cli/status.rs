@@ -1,0 +1,190 @@
+//! `autoport status`.
+
+use std::io::{self, Write as _};
+
+use autoport::app::{self, Listing, Overview};
+use autoport::cni::Config;
+use autoport::error::Error;
+use autoport::kernel::Table as KernelTable;
+use autoport::model::{PortRange, Protocol, Wish};
+use autoport::{ruleset, store};
+use serde::Serialize;
+
+use super::allocation::State;
+use super::output::{Answer, Screen, Text, Tone};
+use super::{Failure, Node, Verdict};
+
+/// How the node is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    usable: bool,
+    /// What STATUS would say.
+    error: Option<Refusal>,
+    version: &'static str,
+    /// Which layouts this program writes.
+    table_layout: u32,
+    store_layout: u32,
+    table: TableState,
+    state_dir: String,
+    /// `null` where nothing has been recorded, or nothing can be read.
+    records: Option<Counts>,
+    ranges: Vec<Range>,
+}
+
+/// An error as CNI has it.
+#[derive(Serialize)]
+pub(super) struct Refusal {
+    code: u32,
+    msg: String,
+    details: String,
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        Self { code: error.code(), msg: error.to_string(), details: error.details() }
+    }
+}
+
+impl Refusal {
+    /// In one line.
+    pub(super) fn text(&self) -> String {
+        let separator = if self.details.is_empty() { "" } else { ": " };
+        format!("{} (code {}){separator}{}", self.msg, self.code, self.details)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+enum TableState {
+    Absent,
+    Foreign,
+    Ours { layout: u32, instance: String },
+    Unseen,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counts {
+    instance: String,
+    attachments: usize,
+    stale: usize,
+    unreadable: usize,
+    reservations: usize,
+    host_ports: usize,
+}
+
+/// How full a range is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Range {
+    name: String,
+    ports: String,
+    size: usize,
+    held: Held,
+}
+
+#[derive(Default, Serialize)]
+struct Held {
+    tcp: usize,
+    udp: usize,
+    sctp: usize,
+}
+
+impl Answer for Status {
+    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        let (word, tone) =
+            if self.usable { ("usable", Tone::Good) } else { ("unusable", Tone::Bad) };
+        write!(out, "host ports  ")?;
+        out.paint(tone, word)?;
+        match &self.error {
+            Some(error) => writeln!(out, ": {}", error.text())?,
+            None => writeln!(out)?,
+        }
+        let Self { version, table_layout, store_layout, state_dir, .. } = self;
+        writeln!(
+            out,
+            "autoport    {version}, table layout {table_layout}, store layout {store_layout}"
+        )?;
+        match &self.table {
+            TableState::Absent => writeln!(out, "table       none")?,
+            TableState::Foreign => writeln!(out, "table       not made by autoport")?,
+            TableState::Ours { layout, instance } => {
+                writeln!(out, "table       layout {layout}, instance {instance}")?;
+            }
+            TableState::Unseen => writeln!(out, "table       not seen")?,
+        }
+        match &self.records {
+            None if self.usable => writeln!(out, "store       {state_dir}: nothing recorded")?,
+            None => writeln!(out, "store       {state_dir}: not read")?,
+            Some(Counts { instance, attachments, stale, unreadable, reservations, host_ports }) => {
+                writeln!(out, "store       {state_dir}, instance {instance}")?;
+                writeln!(
+                    out,
+                    "records     {attachments} attachments ({stale} stale, {unreadable} unreadable), \
+                     {reservations} reservations, {host_ports} host ports"
+                )?;
+            }
+        }
+        for Range { name, ports, size, held: Held { tcp, udp, sctp } } in &self.ranges {
+            write!(out, "range       {name} {ports}: {size} numbers, ")?;
+            writeln!(out, "tcp {tcp} held, udp {udp}, sctp {sctp}")?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn run(
+    node: &Node,
+    config: &Config,
+    screen: &mut Screen<'_>,
+) -> Result<Verdict, Failure> {
+    let Overview { unavailable, table, listing } =
+        app::overview(&node.store, node.patience, &mut io::stderr());
+    let counts = listing.as_ref().map(|listing| {
+        let states = listing.attachments.iter().map(|record| State::of(&record.owner).0);
+        Counts {
+            instance: listing.instance.clone(),
+            attachments: listing.attachments.len() + listing.unreadable.len(),
+            stale: states.filter(|state| *state == State::Stale).count(),
+            unreadable: listing.unreadable.len(),
+            reservations: listing.reservations.len(),
+            host_ports: listing.hosts().count(),
+        }
+    });
+    let listing = listing.unwrap_or_default();
+    let named = config.ports.named_ranges.iter().map(|(name, ranges)| (name.as_str(), ranges));
+    let ranges = std::iter::once((Wish::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
+    let status = Status {
+        usable: unavailable.is_none(),
+        error: unavailable.as_ref().map(Refusal::from),
+        version: env!("CARGO_PKG_VERSION"),
+        table_layout: ruleset::LAYOUT,
+        store_layout: store::LAYOUT,
+        table: match table {
+            None => TableState::Unseen,
+            Some(KernelTable::Absent) => TableState::Absent,
+            Some(KernelTable::Foreign) => TableState::Foreign,
+            Some(KernelTable::Ours(identity)) => {
+                TableState::Ours { layout: identity.layout, instance: identity.instance }
+            }
+        },
+        state_dir: node.store.dir().display().to_string(),
+        records: counts,
+        ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
+    };
+    let verdict = if status.usable { Verdict::Well } else { Verdict::Unwell };
+    screen.show(&status)?;
+    Ok(verdict)
+}
+
+fn range(name: &str, ranges: &[PortRange], listing: &Listing) -> Range {
+    let held = |protocol| listing.held_in(ranges, protocol);
+    let [tcp, udp, sctp] = Protocol::ALL.map(held);
+    Range {
+        name: name.to_owned(),
+        ports: ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        size: ranges.iter().map(PortRange::size).sum(),
+        held: Held { tcp, udp, sctp },
+    }
+}
