@@ -5,8 +5,9 @@ DESTDIR ?=
 T ?= 60
 N ?= 10000
 SEED ?= 1
+KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kubernetes sanitize bench bench-quick bench-check clean
+.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -68,14 +69,18 @@ test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 mi
 	@integration/setup.sh kubernetes
 	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
 
+test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
+	@KERNELS="$(KERNELS)" integration/setup.sh kernels
+	scripts/kernels.sh $(KERNELS)
+
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test
 	scripts/sanitize.sh
 
-bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
+bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
 	@scripts/build.sh
-	scripts/bench.sh
+	scripts/bench.sh $(STAGE)
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

@@ -22,6 +22,7 @@ mod contract;
 mod corpus;
 mod cost;
 mod damage;
+mod doctor;
 mod echo;
 mod examples;
 mod explain;
@@ -30,6 +31,7 @@ mod faults;
 mod gc;
 mod hostile;
 mod intruders;
+mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
@@ -53,10 +55,12 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod sctp;
 mod security;
 mod snapshots;
 mod soak;
 mod statedir;
+mod tableless;
 mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
@@ -66,5 +70,6 @@ mod trace;
 mod tracer;
 mod traffic;
 mod udp;
+mod verdict;
 mod view;
 mod watch;

@@ -10,6 +10,7 @@
 #   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
 #   integration/setup.sh kubernetes what `demo` needs, and what `make test-kubernetes`
 #                                does; the first time it builds Kubernetes
+#   integration/setup.sh kernels what `test` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
@@ -33,6 +34,10 @@
 #   cache-cri/    the Go libraries of bin/cri                (clients, kubernetes)
 #   cache-kubernetes/  Kubernetes' source and its Go toolchain        (kubernetes)
 #   build-kubernetes/  an unfinished build: the next run goes on with it
+#   cache-cri/    the Go libraries of bin/cri                            (clients)
+#   busybox/      busybox-static, which cannot be installed beside busybox (kernels)
+#   kernels/      a folder per Debian release in $KERNELS (bookworm, trixie): its
+#                 kernel for clouds and the modules for networks         (kernels)
 #   stamps/       what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
@@ -54,6 +59,10 @@ packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugi
 packages_test=(strace python3-minimal valgrind)
 packages_kubernetes=(openssl procps)
 packages_fuzz=(g++)
+packages_bench=(linux-perf)
+packages_kernels=(qemu-system-x86)
+
+read -ra kernels <<<"${KERNELS:-bookworm trixie}"
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
 bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
@@ -287,6 +296,8 @@ how_kubernetes() {
     printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
         "$(sha256sum <"$here/cluster/build.sh")"
 }
+how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
@@ -310,14 +321,23 @@ have_cache_kubernetes() {
 }
 have_kubernetes() { [ -x "$TOOLS/kubernetes/usr/bin/kubelet" ] && stamped kubernetes "$(how_kubernetes)"; }
 
+have_busybox() { [ -x "$TOOLS/busybox/bin/busybox" ] && stamped busybox "$(how_busybox)"; }
+have_kernel() { [ -e "$TOOLS/kernels/$1/vmlinuz" ] && stamped "kernel-$1" "$(how_kernel)"; }
+have_kernels() {
+    local suite
+    have_busybox || return 1
+    for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
+}
+
 have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
-    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri; }
     [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes; }
+    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
+    [ "$level" != kernels ] || have_kernels
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -470,6 +490,48 @@ build_kubernetes() {
     rm -rf "$folder"
 }
 
+unpack_busybox() {
+    say "downloading busybox-static to $TOOLS/busybox"
+    download bookworm "$work/busybox.deb" busybox-static
+    unpack "$work/busybox" "$work/busybox.deb"/*.deb
+    replace "$work/busybox" "$TOOLS/busybox"
+    stamp busybox "$(how_busybox)" "$(cd "$work/busybox.deb" && echo *)"
+}
+
+# unpack_kernel SUITE makes $TOOLS/kernels/SUITE: vmlinuz, and modules/VERSION
+# with those modules that have to do with networks, and the list of who needs whom.
+unpack_kernel() {
+    local suite=$1 image parts from folder
+    [ "$arch" = amd64 ] || die "there is no kernel for $arch to test here." "make test-kernels is for amd64."
+    open_suite "$suite"
+    image=$(suite "$suite" apt-cache depends "linux-image-cloud-$arch" |
+        sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+    [ -n "$image" ] || die "Debian $suite's linux-image-cloud-$arch does not name a kernel." "Look at unpack_kernel in $0."
+    # Newer releases have the kernel and its modules in packages of their own.
+    mapfile -t parts < <(suite "$suite" apt-cache depends "$image" |
+        sed -n 's/^ *Depends: \(linux-\(binary\|modules\)-[0-9].*\)$/\1/p')
+    say "downloading $image (30 MB) to $TOOLS/kernels/$suite"
+    download "$suite" "$work/$suite.deb" "$image" "${parts[@]}"
+    unpack "$work/$suite.unpacked" "$work/$suite.deb"/*.deb
+
+    # Where /lib is: another place since the merge with /usr.
+    from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*/kernel/net' -type d -printf '%h\n')
+    from=${from%/kernel}
+    folder=$work/$suite.made/lib/modules/${from##*/}
+    mkdir -p "$folder" "$TOOLS/kernels"
+    # Not every release has a folder for all of them.
+    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/x86/crypto,drivers/net/veth.ko*} \
+        -type f -exec cp --parents {} "$folder/" \; 2>/dev/null) || true
+    find "$folder" -name '*.ko.xz' -exec xz -d {} +
+    run "finding out which module needs which" "Look at unpack_kernel in $0." \
+        "$TOOLS/busybox/bin/busybox" depmod -b "$work/$suite.made" "${folder##*/}"
+    mv "$work/$suite.made/lib/modules" "$work/$suite.made/modules"
+    rmdir "$work/$suite.made/lib"
+    mv "$work/$suite.unpacked"/boot/vmlinuz-* "$work/$suite.made/vmlinuz"
+    replace "$work/$suite.made" "$TOOLS/kernels/$suite"
+    stamp "kernel-$suite" "$(how_kernel)" "$(cd "$work/$suite.deb" && echo *)"
+}
+
 # --- main --------------------------------------------------------------------
 
 level=${1:-}
@@ -478,10 +540,12 @@ case "$#:$level" in
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
-1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
+1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
 1:kubernetes) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|test|bench|clients|kubernetes" >&2
+    echo "usage: $0 build|check|demo|fuzz|test|bench|clients|kubernetes|kernels" >&2
     exit 2
     ;;
 esac
@@ -520,6 +584,12 @@ have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
 have_cni sid || unpack_cni sid
 [ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
+if [ "$level" = kernels ]; then
+    have_busybox || unpack_busybox
+    for suite in "${kernels[@]}"; do
+        have_kernel "$suite" || unpack_kernel "$suite"
+    done
+fi
 [ "$level" = clients ] || [ "$level" = kubernetes ] || exit 0
 have_bookworm || unpack_clients bookworm "${bookworm_clients[@]}"
 [ "$level" = kubernetes ] || have_sid || unpack_clients sid "${sid_clients[@]}"

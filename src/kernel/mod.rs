@@ -17,12 +17,15 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod others;
+mod path;
 mod preview;
 mod raise;
 mod reconcile;
 mod recorded;
 mod route;
 mod socket;
+mod trial;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -47,9 +50,14 @@ pub use error::Error;
 pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Extent, Look, Table};
+pub use others::{
+    ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space, intersect,
+};
+pub use path::{Link, Neighbour, Path, links, neighbour, path};
 pub use reconcile::Survey;
 pub use recorded::{Asked, read};
-pub use route::{Loopback, allow_loopback, interface_towards, outward_addresses};
+pub use route::{Local, Loopback, allow_loopback, interface_towards, outward_addresses};
+pub use trial::{Release, trial};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
 const INET: u8 = 1;
@@ -81,7 +89,7 @@ impl Nft {
     /// Whether the table could be changed: what STATUS needs to know.
     ///
     /// # Errors
-    /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
+    /// As for [`Self::look`]; [`Error::OtherInstance`], [`Error::NewerLayout`].
     pub fn probe(&mut self) -> Result<(), Error> {
         self.look(Extent::Places(&[]))?.permit(&self.identity)
     }

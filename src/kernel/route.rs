@@ -11,11 +11,11 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::Error;
 use crate::model::{Family, check_ifname};
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far a question about routes is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+pub(super) enum Extent {
     /// One route, for the destination it names.
     One,
     /// Every route that is like it. The kernel is told to be strict: otherwise it would ignore what
@@ -38,22 +38,30 @@ enum Extent {
 }
 
 /// Asks the kernel about routes.
-fn ask(question: RouteMessage, extent: Extent) -> Result<Vec<RouteMessage>, io::Error> {
+pub(super) fn ask(question: RouteMessage, extent: Extent) -> io::Result<Vec<RouteMessage>> {
+    talk(extent == Extent::All, |handle| async move {
+        let mut answers = Box::pin(handle.route().get(question).execute());
+        match extent {
+            Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
+            Extent::All => answers.try_collect().await,
+        }
+    })
+}
+
+/// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked.
+pub(super) fn talk<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
+    strict: bool,
+    ask: impl FnOnce(Handle) -> F,
+) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = match extent {
-            Extent::One => rtnetlink::new_connection()?,
-            Extent::All => rtnetlink::new_connection_with_strict_check()?,
+        let (connection, handle, _) = if strict {
+            rtnetlink::new_connection_with_strict_check()?
+        } else {
+            rtnetlink::new_connection()?
         };
         let connection = tokio::spawn(connection);
-        let mut answers = Box::pin(handle.route().get(question).execute());
-        let answer = async {
-            match extent {
-                Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
-                Extent::All => answers.try_collect().await,
-            }
-        };
-        let answer = tokio::time::timeout(PATIENCE, answer).await;
+        let answer = tokio::time::timeout(PATIENCE, ask(handle)).await;
         connection.abort();
         let answer = answer.map_err(|_| {
             let text = format!("no answer within {} s", PATIENCE.as_secs());
@@ -89,7 +97,7 @@ fn is_no_route(error: &io::Error) -> bool {
 
 /// The addresses of this node, of one family.
 #[derive(Debug, Default)]
-pub(super) struct Local {
+pub struct Local {
     /// Most of them, and there may be thousands (kube-proxy's IPVS mode has one for each Service).
     hosts: BTreeSet<IpAddr>,
     /// 127.0.0.0/8, and what somebody routed to the node as a whole.
@@ -98,7 +106,10 @@ pub(super) struct Local {
 
 impl Local {
     /// Reads the local routing table, once for all questions.
-    pub(super) fn of(family: Family) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the kernel does not list it.
+    pub fn of(family: Family) -> io::Result<Self> {
         let mut question = RouteMessageBuilder::<IpAddr>::new()
             .table_id(TABLE_LOCAL)
             .kind(RouteType::Local)
@@ -113,7 +124,8 @@ impl Local {
     }
 
     /// Whether packets to `address` stay on this node.
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.hosts.contains(&address) || self.networks.iter().any(|one| one.contains(address))
     }
 }
