@@ -335,7 +335,7 @@ have_tools() {
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
-    [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes; }
+    [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes || return 1; }
     [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
     [ "$level" != kernels ] || have_kernels
 }
