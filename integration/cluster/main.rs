@@ -27,6 +27,7 @@ mod node;
 #[expect(dead_code, reason = "shared")]
 mod plugin;
 #[path = "../probe.rs"]
+#[expect(dead_code, reason = "shared")]
 mod probe;
 #[path = "../runtimes/recording.rs"]
 #[expect(dead_code, reason = "shared")]
