@@ -7,11 +7,11 @@ N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kernels sanitize bench bench-quick bench-check clean
+.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 17
 
 build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
 	@integration/setup.sh build
@@ -38,9 +38,9 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration --test runtimes -- -D warnings
+	cargo clippy --locked --test integration --test runtimes --test kubernetes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
-	shellcheck .ci/run scripts/*.sh integration/*.sh
+	shellcheck .ci/run scripts/*.sh integration/*.sh integration/*/*.sh
 	cargo test --locked --test licences
 
 test: ## every test: of the modules, of the project, of real packets in namespaces
@@ -64,6 +64,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
+	@integration/setup.sh kubernetes
+	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
 
 test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
 	@KERNELS="$(KERNELS)" integration/setup.sh kernels

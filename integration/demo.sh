@@ -38,7 +38,7 @@ stop() {
 
 # --- the throwaway node ------------------------------------------------------
 
-tools=${TOOLS:-$repo/target/tools}
+tools=${AUTOPORT_TOOLS:-$repo/target/tools}
 for file in "$repo/dist/autoport" "$tools/bin/cnitool" /usr/lib/cni/bridge; do
     [ -x "$file" ] || stop "$file is missing. \`make demo\` installs and builds it."
 done
