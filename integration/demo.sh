@@ -169,6 +169,8 @@ command_line "autoport list"
 autoport list >/run/demo/list
 indent </run/demo/list
 grep -q "$chosen.*demo/api" /run/demo/list || stop "The list does not show demo/api on $chosen."
+command_line "autoport show $chosen"
+autoport show "$chosen" | indent
 doctor=(autoport doctor --conf-dir "$NETCONFPATH" --bin-dir /run/demo/bin)
 command_line "autoport doctor    # with --conf-dir and --bin-dir of this demo"
 "${doctor[@]}" >/run/demo/report || stop "Something is wrong with this node: $(cat /run/demo/report)"

@@ -34,8 +34,8 @@ fn others(chains: Vec<(&str, Option<Hooked>, Vec<OtherRule>)>) -> Others {
     Others { chains: chains.collect() }
 }
 
-fn hooked(kind: &str, hook: u32, priority: i32, drops: bool) -> Option<Hooked> {
-    Some(Hooked { kind: kind.to_owned(), hook, priority, drops })
+fn hooked(kind: &str, hook: u32, priority: i32, drops: bool) -> Hooked {
+    Hooked { kind: kind.to_owned(), hook, priority, drops }
 }
 
 fn jump(chain: &str) -> Does {
@@ -59,7 +59,7 @@ const PACKET: Packet =
 
 #[test]
 fn the_policy_counts_where_no_rule_decides() {
-    let forward = |drops| hooked("filter", Hooked::FORWARD, 0, drops);
+    let forward = |drops| Some(hooked("filter", Hooked::FORWARD, 0, drops));
     let judged = |drops, rules: Vec<OtherRule>| {
         let called = vec![rule(any(), Does::Return), rule(any(), Does::Drop)];
         let refuses = vec![rule(ports(80..=80), Does::Drop)];
@@ -87,7 +87,7 @@ fn the_policy_counts_where_no_rule_decides() {
 
 #[test]
 fn conditions_add_up_along_the_chains() {
-    let nat = |priority| hooked("nat", Hooked::PREROUTING, priority, false);
+    let nat = |priority| Some(hooked("nat", Hooked::PREROUTING, priority, false));
     let node = Conditions {
         destination: Some("192.0.2.1/32".parse().expect("an address")),
         ..ports(8080..=8090)
