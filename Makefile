@@ -5,12 +5,13 @@ DESTDIR ?=
 T ?= 60
 N ?= 10000
 SEED ?= 1
+KERNELS ?= bookworm trixie
 
-.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages sanitize bench bench-quick bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 17
 
 build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
 	@integration/setup.sh build
@@ -46,9 +47,9 @@ check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test integration --test runtimes -- -D warnings
+	cargo clippy --locked --test integration --test runtimes --test kubernetes -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
-	shellcheck .ci/run scripts/*.sh integration/*.sh
+	shellcheck .ci/run scripts/*.sh integration/*.sh integration/*/*.sh
 	cargo test --locked --test licences
 
 test: ## every test: of the modules, of the project, of real packets in namespaces
@@ -77,14 +78,22 @@ test-packages: dist/autoport ## the package, the image, the manifests and the un
 	@integration/setup.sh packages
 	integration/packages.sh
 
+test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
+	@integration/setup.sh kubernetes
+	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
+
+test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
+	@KERNELS="$(KERNELS)" integration/setup.sh kernels
+	scripts/kernels.sh $(KERNELS)
+
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test
 	scripts/sanitize.sh
 
-bench: ## what it costs beside portmap: the tables and pictures of docs/performance.md
+bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
 	@scripts/build.sh
-	scripts/bench.sh
+	scripts/bench.sh $(STAGE)
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

@@ -9,6 +9,9 @@ use crate::node::{Node, POD_PORT};
 use crate::plugin::{Outcome, Plugin};
 use crate::probe::Transport;
 
+/// The `lockTimeout` of commands that wait for each other, in seconds: an emulated machine is slow.
+pub(crate) const AMONG_MANY: u32 = 100;
+
 /// A network of the newest version, with our plugin.
 pub(crate) fn network(name: &str) -> Network {
     Network::new(name, Main::Bridge, 1, Plugin::Autoport).speaking("1.1.0")

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde_json::{Map, Value, json};
 
-use crate::bare::{self, add, attachment, run, tcp, udp};
+use crate::bare::{self, AMONG_MANY, add, attachment, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network};
 use crate::echo::Echo;
 use crate::netns::{Netns, ip, settle, sysctl};
@@ -285,7 +285,7 @@ fn crowd(numbers: std::ops::Range<u16>) -> (Netns, Echo) {
 fn two_hundred_at_once_have_two_hundred_numbers() {
     let node = Node::new();
     let _crowd = crowd(5..205);
-    let range = network("20000-20199");
+    let range = network("20000-20199").with("lockTimeout", AMONG_MANY);
     let pods: Vec<_> = (0..200)
         .map(|number| pod(&node, &range, &format!("pod{number}"), number + 5).mapping([tcp(0)]))
         .collect();

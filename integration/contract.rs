@@ -2,12 +2,13 @@
 //! `check` names what is not as it was left.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use autoport::kernel::{Change, Error, Nft};
 use autoport::model::{Policy, Protocol, Record};
-use autoport::ruleset::Ruleset;
+use autoport::ruleset::{Digest, Ruleset, chains_of};
 
-use crate::netns::{full_ruleset, in_one_transaction, nft};
+use crate::netns::{full_ruleset, in_one_transaction, nft, run};
 use crate::oracle::{elsewhere, rebuild};
 use crate::records::{INSTANCE, change, map, networks, pod, policy, record, ruleset};
 
@@ -126,6 +127,36 @@ fn an_element_that_nobody_released_is_not_overwritten() {
         let refused = apply(&change(&[], &[&other]), &ruleset(&[&other]));
         assert!(matches!(refused, Err(Error::Unrecorded { .. })), "{refused:?}");
         assert_eq!(full_ruleset(), before);
+    });
+}
+
+/// A port is treated in one way: two sets have room for it, and the one whose rule comes first would win.
+#[test]
+fn a_port_that_is_treated_otherwise_is_not_taken_but_waited_for() {
+    let one = pod("one", "10.1.0.5/24", &[8001]);
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let other = map(record("two", gated, &["10.1.0.6/24"]), Protocol::Tcp, "*", 8001);
+    let (take, everything) = (change(&[], &[&other]), ruleset(&[&other]));
+    let chain = chains_of(&one).into_iter().find_map(|chain| Digest::of_chain(&chain.name));
+    let held = format!("held4_{}", chain.expect("it has a treatment"));
+    // Where it leads is forgotten, how it is treated is not.
+    let forget = "delete element inet autoport ports4 { tcp . 8001 }";
+    elsewhere(|| {
+        rebuild(&ruleset(&[&one]));
+        nft(forget);
+        let before = full_ruleset();
+        let refused = apply(&take, &everything);
+        let Err(Error::Unrecorded { host, set, .. }) = &refused else { panic!("{refused:?}") };
+        assert_eq!((host.port.get(), &*set.to_string()), (8001, &*held));
+        assert_eq!(full_ruleset(), before);
+
+        // Released a moment ago, so long that this machine cannot miss it.
+        nft(&format!("delete element inet autoport {held} {{ tcp . 8001 }}"));
+        nft(&format!("add element inet autoport {held} {{ tcp . 8001 timeout 90ms }}"));
+        assert_eq!(apply(&take, &everything).expect("it goes within a tick"), None);
+        let left = run(Command::new("nft").args(["list", "set", "inet", "autoport", &held]), "").1;
+        assert!(left.contains("set held4_") && !left.contains("8001"), "it did not wait: {left}");
+        assert_eq!(open().check(&everything).expect("an answer"), None);
     });
 }
 

@@ -58,8 +58,9 @@ fn a_change_costs_the_same_however_many_ports_are_held() {
         }
         let full = least();
         println!("one port more, one less: {empty:?} beside one, {full:?} beside {HELD}");
-        // It is the same but for what other processes leave of the caches. With verdict maps it was
-        // ten times as much.
+        // What is more is in no function of the kernel's: perf finds the same ones, as often (4,905
+        // samples of 400 ADDs and DELs beside 20,000 ports, 4,861 beside none). What is left is what
+        // other processes leave of the caches. With verdict maps it was ten times as much.
         for (empty, full) in empty.into_iter().zip(full) {
             assert!(full <= 3 * empty, "{empty:?} beside one port, {full:?} beside {HELD}");
         }

@@ -38,7 +38,7 @@ stop() {
 
 # --- the throwaway node ------------------------------------------------------
 
-tools=${TOOLS:-$repo/target/tools}
+tools=${AUTOPORT_TOOLS:-$repo/target/tools}
 for file in "$repo/dist/autoport" "$tools/bin/cnitool" /usr/lib/cni/bridge; do
     [ -x "$file" ] || stop "$file is missing. \`make demo\` installs and builds it."
 done
@@ -139,17 +139,13 @@ step "A pod, attached with cnitool, asks for host port 8080"
 pod web
 command_line "cnitool add pods /run/netns/web    # portMappings: 8080 -> 80/tcp"
 cni add web 8080 2>&1 >/run/demo/result | indent
-say "The bridge plugin gave it the address $(sed -n 's/.*"address": "\(10[^"]*\)".*/\1/p' /run/demo/result) and a cable."
-good "autoport maps port 8080 of the node to port 80 of the pod."
-
-step "The client fetches a page through $node_ip:8080"
 command_line "curl http://$node_ip:8080/    # on the client"
 page "The client" "Hello from pod web. You are $client_ip." fetch 8080
 command_line "curl http://127.0.0.1:8080/     # on the node itself"
 page "The node" "Hello from pod web. You are 10.200.0.1." curl -sS --noproxy '*' --max-time 5 http://127.0.0.1:8080/
 good "Both reached the pod. It saw the client's own address; only 127.0.0.1 had to be replaced."
 
-step "A second pod asks for the same port, and is refused"
+step "A second pod asks for the same port, is refused, and leaves the choice to the node"
 pod api
 command_line "cnitool add pods /run/netns/api    # portMappings: 8080 -> 80/tcp"
 if cni add api 8080 >/run/demo/result 2>&1; then
@@ -158,43 +154,52 @@ fi
 sed '/^ *$/d' /run/demo/result | fold -s -w 90 | indent
 grep -q demo/web /run/demo/result || stop "The error does not name the holder."
 cni del api 8080
-good "The error names the holder. Nothing of the first pod changed."
-
-step "It leaves the choice to the node instead"
 command_line "cnitool add pods /run/netns/api    # portMappings: 0 -> 80/tcp"
 cni add api 0 2>&1 >/run/demo/result | indent
+env_file=/run/autoport/pods/api-uid/ports.env
+command_line "cat $env_file    # mounted into its containers"
+indent <"$env_file"
+chosen=$(sed -n "s/^AUTOPORT_HOST_PORT_80_TCP='\([0-9]*\)'$/\1/p" "$env_file")
+[[ $chosen =~ ^[0-9]+$ ]] || stop "The file does not name one chosen port."
+page "The client" "Hello from pod api. You are $client_ip." fetch "$chosen" >/dev/null
+good "The node chose port $chosen, out of portRange (20000-29999), and it answers."
+
+step "Who holds which port"
 command_line "autoport list"
 autoport list >/run/demo/list
 indent </run/demo/list
-chosen=$(sed -n 's/^0\.0\.0\.0:\([0-9]*\)\/tcp .* chosen .*demo\/api.*/\1/p' /run/demo/list)
-[[ $chosen =~ ^[0-9]+$ ]] || stop "The list does not show one chosen port."
-good "autoport chose port $chosen of the node, out of portRange (20000-29999)."
+grep -q "$chosen.*demo/api" /run/demo/list || stop "The list does not show demo/api on $chosen."
+command_line "autoport show $chosen"
+autoport show "$chosen" | indent
+doctor=(autoport doctor --conf-dir "$NETCONFPATH" --bin-dir /run/demo/bin)
+command_line "autoport doctor    # with --conf-dir and --bin-dir of this demo"
+"${doctor[@]}" >/run/demo/report || stop "Something is wrong with this node: $(cat /run/demo/report)"
+indent </run/demo/report
+
+step "Somebody puts a firewall on the node, and port $chosen does not answer any more"
+nft -f - <<'RULES'
+table inet firewall {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+    }
+}
+RULES
+! fetch "$chosen" >/dev/null 2>&1 || stop "The firewall lets the client through."
+command_line "autoport trace $chosen --from $client_ip"
+if autoport trace "$chosen" --from "$client_ip" >/run/demo/trace; then
+    stop "trace does not notice the firewall: $(cat /run/demo/trace)"
+fi
+indent </run/demo/trace
+command_line "autoport doctor"
+! "${doctor[@]}" >/run/demo/report || stop "doctor does not notice the firewall."
+grep -A1 '^failed' /run/demo/report | indent
+remedy=$(sed -n 's/^ *-> \(nft insert rule .*\)/\1/p' /run/demo/report)
+[ -n "$remedy" ] || stop "doctor has no remedy: $(cat /run/demo/report)"
+command_line "$remedy"
+$remedy
 command_line "curl http://$node_ip:$chosen/    # on the client"
 page "The client" "Hello from pod api. You are $client_ip." fetch "$chosen"
-page "The client" "Hello from pod web. You are $client_ip." fetch 8080 >/dev/null
-good "Two pods, two ports."
-
-step "What the container is told"
-env_file=/run/autoport/pods/api-uid/ports.env
-say "A pod cannot know the number beforehand. Mounted into its containers, this file says it:"
-command_line "cat $env_file"
-indent <"$env_file"
-grep -qx "AUTOPORT_HOST_PORT_80_TCP='$chosen'" "$env_file" || stop "The file does not name port $chosen."
-
-step "What can be seen on the node"
-say "What autoport lists, it reads from its records in /run/autoport. The same in the kernel:" \
-    "one element leads to the pod, one is in the set of the ports of its network; the comment" \
-    "says whose it is:"
-chain=$(nft list chain inet autoport hostports | sed -n 's/.* @held4_.* goto //p')
-for one in "map inet autoport ports4" "set inet autoport ${chain/net_/held4_}"; do
-    command_line "nft list $one"
-    # shellcheck disable=SC2086 # three words
-    nft list $one | sed '1d;$d' | sed 's/, \([a-z]* \. \)/,\n\t\t\t     \1/g' | indent
-done
-printf '\n'
-say "The chain of the network, the same for all its pods:"
-command_line "nft list chain inet autoport $chain"
-nft list chain inet autoport "$chain" | sed '1d;$d' | indent
+good "trace named the chain, doctor the remedy, and the port answers again."
 
 # --- and gone ----------------------------------------------------------------
 
@@ -219,9 +224,9 @@ good "No record is left, and no file for a container."
 end_servers
 
 printf '\n%sWhat happened%s\n' "$bold" "$plain"
-say "A real CNI chain attached two pods to a bridge. For each, autoport wrote down who" \
-    "holds the host port, then put two elements into its nftables table: no iptables, no" \
-    "nft, no daemon, no child process. Packets to the node's port reached the pod with the" \
-    "client's address. A port that was taken was refused by the name of its holder. A port" \
-    "that nobody named was chosen, and written down for the container. After DEL, nothing" \
-    "answers and nothing is recorded. With this script, the node ends, too."
+say "A real CNI chain attached two pods to a bridge. For each, autoport wrote down who holds" \
+    "the host port and put two elements into its nftables table: no iptables, no daemon, no" \
+    "child process. A taken port was refused by the name of its holder; a port that nobody" \
+    "named was chosen, and written down for the container. When a firewall came in between, one" \
+    "command said where the packet stopped. After DEL, nothing answers and nothing is recorded." \
+    "With this script, the node ends, too."

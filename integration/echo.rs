@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,7 +17,11 @@ pub(crate) struct Echo {
 impl Echo {
     /// Answers as `name` on every address in `listen`, TCP and UDP, inside `place`.
     pub(crate) fn start(name: &str, place: &Netns, listen: &[SocketAddr]) -> Self {
-        let sockets = place.run(|| listen.iter().map(|address| bind(*address)).collect::<Vec<_>>());
+        Self::serving(name, place.run(|| listen.iter().copied().flat_map(bind).collect()))
+    }
+
+    /// Answers as `name` whoever asks one of `sockets`, which do not block.
+    pub(crate) fn serving(name: &str, sockets: Vec<Server>) -> Self {
         let (ends, alive) = io::pipe().expect("a pipe can be made");
         let name = name.to_owned();
         thread::spawn(move || serve(&name, &sockets, ends));
@@ -25,22 +29,35 @@ impl Echo {
     }
 }
 
-fn bind(address: SocketAddr) -> (TcpListener, UdpSocket) {
+/// A socket that clients ask.
+pub(crate) enum Server {
+    /// TCP or SCTP: std does not care which.
+    Stream(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stream(listener) => listener.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> [Server; 2] {
     let tcp = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}/tcp: {error}"));
     let udp = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}/udp: {error}"));
     tcp.set_nonblocking(true).expect("a listener can be non-blocking");
     udp.set_nonblocking(true).expect("a socket can be non-blocking");
-    (tcp, udp)
+    [Server::Stream(tcp), Server::Udp(udp)]
 }
 
 /// Runs until the other end of `ends` is closed.
-fn serve(name: &str, sockets: &[(TcpListener, UdpSocket)], mut ends: io::PipeReader) {
+fn serve(name: &str, sockets: &[Server], mut ends: io::PipeReader) {
     loop {
         let mut watched = vec![PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
-        for (tcp, udp) in sockets {
-            watched.push(PollFd::new(tcp.as_fd(), PollFlags::POLLIN));
-            watched.push(PollFd::new(udp.as_fd(), PollFlags::POLLIN));
-        }
+        watched.extend(sockets.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
         match poll(&mut watched, PollTimeout::NONE) {
             Err(nix::Error::EINTR) => continue,
             Err(error) => panic!("the echo server {name} cannot wait: {error}"),
@@ -50,15 +67,17 @@ fn serve(name: &str, sockets: &[(TcpListener, UdpSocket)], mut ends: io::PipeRea
             let _ = ends.read(&mut [0]);
             return;
         }
-        for (tcp, udp) in sockets {
-            answer_tcp(name, tcp);
-            answer_udp(name, udp);
+        for socket in sockets {
+            match socket {
+                Server::Stream(listener) => answer_stream(name, listener),
+                Server::Udp(socket) => answer_udp(name, socket),
+            }
         }
     }
 }
 
 /// Answers without waiting for a question, so that a silent client cannot hold the server up.
-fn answer_tcp(name: &str, listener: &TcpListener) {
+fn answer_stream(name: &str, listener: &TcpListener) {
     while let Ok((mut stream, peer)) = listener.accept() {
         // A client that is gone already does not want the answer.
         let _ = stream.write_all(answer(name, peer).as_bytes());

@@ -10,10 +10,11 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 
 use crate::bare::{add, attachment, network, run, tcp};
+use crate::chain::Attachment;
 use crate::node::Node;
 use crate::ordeal::{Case, Command, Follow, Scene, State, is_thorough, points, tell};
-use crate::tracer::{Among, Blow, Strike, Traced, Which};
-use crate::view::snapshot;
+use crate::tracer::{Among, Blow, Strike, Traced, Which, trace};
+use crate::view::{elements, snapshot};
 
 const FAILURES: [Errno; 6] =
     [Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::ENOMEM, Errno::EAGAIN, Errno::EACCES];
@@ -215,4 +216,30 @@ fn a_panic_is_an_error_reply() {
     assert_eq!(snapshot(), before);
     run(&lucky, "DEL").success();
     held.check().success();
+}
+
+/// Kernels before 6.12 take a time to live for an element that has none, and change nothing. DEL looks
+/// again, sees that, and deletes.
+#[test]
+fn where_nothing_expires_it_is_deleted() {
+    let node = Node::new();
+    let pods = ["kept", "first", "second"];
+    let [kept, first, second] = pods.map(|name| {
+        let port = 8000 + name.len() as u16;
+        attachment(&node, &network("blue"), name, name.len() as u16).mapping([tcp(port)])
+    });
+    for pod in [&kept, &first, &second] {
+        add(&node, pod);
+    }
+    let questions = |pod: &Attachment, strike| {
+        let Traced { outcome, changes, .. } = trace(&pod.plugin_call("DEL"), strike);
+        outcome.success();
+        changes.iter().filter(|number| **number == libc::SYS_sendto).count()
+    };
+    let older = Strike { among: Among::Questions, which: Which::From(0), blow: Blow::Immortal };
+    let asked = questions(&first, None);
+    assert!(questions(&second, Some(older)) > asked, "nothing was deleted");
+    let held: Vec<String> = elements();
+    assert!(held.iter().all(|element| element.contains("8004")), "{held:?}");
+    kept.check().success();
 }

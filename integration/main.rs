@@ -22,6 +22,7 @@ mod contract;
 mod corpus;
 mod cost;
 mod damage;
+mod doctor;
 mod echo;
 mod examples;
 mod explain;
@@ -31,6 +32,7 @@ mod gc;
 mod hostile;
 mod install;
 mod intruders;
+mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
@@ -54,10 +56,12 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod sctp;
 mod security;
 mod snapshots;
 mod soak;
 mod statedir;
+mod tableless;
 mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
@@ -67,5 +71,6 @@ mod trace;
 mod tracer;
 mod traffic;
 mod udp;
+mod verdict;
 mod view;
 mod watch;

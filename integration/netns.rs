@@ -50,7 +50,8 @@ impl Netns {
         made
     }
 
-    fn open(path: &str) -> Self {
+    /// The namespace that this file stands for.
+    pub(crate) fn open(path: &str) -> Self {
         let file = File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self { path: path.to_owned(), file }
     }

@@ -428,7 +428,7 @@ impl State {
 }
 
 /// The elements of every map and set in a listing, each once: while the hash table of a set grows, the
-/// kernel may list one twice (rhashtable_walk_next).
+/// kernel may list one twice (`rhashtable_walk_next`).
 fn elements(listing: &str) -> String {
     let mut found = BTreeSet::new();
     let mut name = "";

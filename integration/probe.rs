@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockopt,
+    socket, sockopt,
 };
 
 use crate::echo;
@@ -25,9 +26,12 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 pub(crate) enum Transport {
     Tcp,
     Udp,
+    /// Not every kernel has it.
+    Sctp,
 }
 
 impl Transport {
+    /// Those that every kernel has.
     pub(crate) const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
 
     /// As a port mapping spells it.
@@ -35,6 +39,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -112,6 +117,11 @@ impl Probe {
         Self::new(Transport::Udp, (node::address(address), port))
     }
 
+    /// The same over SCTP.
+    pub(crate) fn sctp(address: &str, port: u16) -> Self {
+        Self::new(Transport::Sctp, (node::address(address), port))
+    }
+
     /// Sends from this address, and from this port unless it is 0.
     pub(crate) fn from(mut self, address: &str, port: u16) -> Self {
         self.from = Some(SocketAddr::new(node::address(address), port));
@@ -127,7 +137,7 @@ impl Probe {
     /// Asks, once.
     pub(crate) fn ask(&self) -> Answer {
         let outcome = match self.transport {
-            Transport::Tcp => self.ask_tcp(),
+            Transport::Tcp | Transport::Sctp => self.ask_stream(),
             Transport::Udp => self.ask_udp(),
         };
         match outcome {
@@ -157,8 +167,8 @@ impl Probe {
         self.from.unwrap_or(SocketAddr::new(any, 0))
     }
 
-    fn ask_tcp(&self) -> io::Result<String> {
-        let mut stream = TcpStream::from(self.connect()?);
+    fn ask_stream(&self) -> io::Result<String> {
+        let mut stream = self.connect()?;
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(self.patience))?;
         let mut text = String::new();
@@ -166,14 +176,19 @@ impl Probe {
         Ok(text)
     }
 
-    /// `TcpStream::connect_timeout` with a choice of source address.
-    fn connect(&self) -> io::Result<OwnedFd> {
+    /// `TcpStream::connect_timeout` with a choice of source address, and of SCTP.
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
         let family = if self.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(family, SockType::Stream, flags, None)?;
+        let protocol = match self.transport {
+            Transport::Tcp => SockProtocol::Tcp,
+            Transport::Udp => SockProtocol::Udp,
+            Transport::Sctp => SockProtocol::Sctp,
+        };
+        let socket = socket(family, SockType::Stream, flags, protocol)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(self.source()))?;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.to)) {
-            Ok(()) => return Ok(socket),
+            Ok(()) => return Ok(socket.into()),
             Err(nix::Error::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
@@ -181,7 +196,7 @@ impl Probe {
         let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], patience)?;
         match (ready, getsockopt(&socket, sockopt::SocketError)?) {
             (0, _) => Err(io::ErrorKind::TimedOut.into()),
-            (_, 0) => Ok(socket),
+            (_, 0) => Ok(socket.into()),
             (_, errno) => Err(io::Error::from_raw_os_error(errno)),
         }
     }

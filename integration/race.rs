@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bare::{add, attachment, network, run, tcp};
+use crate::bare::{AMONG_MANY, add, attachment, network, run, tcp};
 use crate::chain::Attachment;
 use crate::netns::{PATH, nft};
 use crate::node::Node;
@@ -22,9 +22,10 @@ fn all_at_once(calls: &[(&Attachment, &str)]) -> Vec<Outcome> {
 }
 
 fn pods(node: &Node, prefix: &str, count: u16, first_port: u16) -> Vec<Attachment> {
+    let network = network("blue").with("lockTimeout", AMONG_MANY);
     let one = |number: u16| {
         let id = format!("{prefix}{number}");
-        let pod = attachment(node, &network("blue"), &id, first_port % 1000 + number);
+        let pod = attachment(node, &network, &id, first_port % 1000 + number);
         pod.of_pod("default", &id, &format!("uid-{id}")).mapping([tcp(first_port + number)])
     };
     (0..count).map(one).collect()

@@ -9,26 +9,39 @@
 #   integration/setup.sh bench   that, and what the benchmark compares with
 #   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
 #   integration/setup.sh packages what `build` needs, and what inspects the packages
+#   integration/setup.sh kubernetes what `demo` needs, and what `make test-kubernetes`
+#                                does; the first time it builds Kubernetes
+#   integration/setup.sh kernels what `test` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
-# $TOOLS (default: target/tools in this repository):
+# the folder AUTOPORT_TOOLS names (default: target/tools in this repository):
 #
 #   bin/cnitool   the CNI project's own tool                          (demo, test)
 #   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
 #   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
-#   bookworm/     podman 4.3 and containerd 1.6 with their libraries     (clients)
+#   bookworm/     podman 4.3 and containerd 1.6 with their libraries
+#                                                            (clients, kubernetes)
 #   sid/          containerd 2                                           (clients)
-#   bin/cri       integration/cri/main.go, a client of containerd        (clients)
-#   rootfs/echo   integration/echo/main.go, what runs in a container     (clients)
-#   image.tar     the same as an image                                   (clients)
 #   bookworm-kubectl/     kubectl 1.20, for its kustomize               (packages)
 #   kubernetes-validate/  a Python environment: a validator of manifests and the
 #                 schemas of every Kubernetes, from PyPI                (packages)
+#   bin/cri       integration/cri/main.go, a client of containerd
+#                                                            (clients, kubernetes)
+#   rootfs/echo   integration/echo/main.go, what runs in a container (the same)
+#   image.tar     the same as an image                               (the same)
+#   kubernetes/   etcd, conntrack, and Kubernetes' own programs, built by
+#                 integration/cluster/build.sh                        (kubernetes)
 #   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
+#   cache-cri/    the Go libraries of bin/cri                (clients, kubernetes)
+#   cache-kubernetes/  Kubernetes' source and its Go toolchain        (kubernetes)
+#   build-kubernetes/  an unfinished build: the next run goes on with it
 #   cache-cri/    the Go libraries of bin/cri                            (clients)
+#   busybox/      busybox-static, which cannot be installed beside busybox (kernels)
+#   kernels/      a folder per Debian release in $KERNELS (bookworm, trixie): its
+#                 kernel for clouds and the modules for networks         (kernels)
 #   stamps/       what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
@@ -39,7 +52,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # dpkg wants them; not every user has
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(dirname "$here")
-TOOLS=${TOOLS:-$repo/target/tools}
+TOOLS=${AUTOPORT_TOOLS:-$repo/target/tools}
 
 # Raise it when the way something is built changes: everything is then redone.
 recipe=1
@@ -48,11 +61,16 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal valgrind)
+packages_kubernetes=(openssl procps)
 packages_fuzz=(g++)
 packages_packages=(lintian skopeo systemd python3-venv)
 
 # The version is that of the newest Kubernetes it knows.
 kubernetes_validate=1.37.0
+packages_bench=(linux-perf)
+packages_kernels=(qemu-system-x86)
+
+read -ra kernels <<<"${KERNELS:-bookworm trixie}"
 
 # What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
 bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
@@ -61,6 +79,11 @@ sid_cri=(
     golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
     golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
 )
+
+# Kubernetes, whole only in Debian 12: later releases have its client alone. Its Go is that
+# release's too.
+bookworm_kubernetes=(etcd-server conntrack)
+bookworm_go=(golang-1.19-go golang-1.19-src)
 
 # --- talking -----------------------------------------------------------------
 
@@ -78,7 +101,7 @@ log=  # what the commands run so far have printed
 
 scratch_in() {
     work=$(mktemp -d "$1/setup.XXXXXX") ||
-        die "no scratch directory could be made in $1" "Make $1 writable, or set TOOLS to a writable directory."
+        die "no scratch directory could be made in $1" "Make $1 writable, or set AUTOPORT_TOOLS to a writable directory."
     log=$work/log
 }
 
@@ -277,6 +300,12 @@ how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
 how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
 how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
+how_kubernetes() {
+    printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
+        "$(sha256sum <"$here/cluster/build.sh")"
+}
+how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
@@ -300,6 +329,18 @@ have_bookworm() { [ -x "$TOOLS/bookworm/usr/bin/podman" ] && stamped bookworm "$
 have_sid() { [ -x "$TOOLS/sid/usr/bin/containerd" ] && stamped sid "$(how_sid)"; }
 have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
 have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
+have_cache_kubernetes() {
+    [ -d "$TOOLS/cache-kubernetes" ] && stamped cache-kubernetes "recipe $recipe $arch ${bookworm_go[*]}"
+}
+have_kubernetes() { [ -x "$TOOLS/kubernetes/usr/bin/kubelet" ] && stamped kubernetes "$(how_kubernetes)"; }
+
+have_busybox() { [ -x "$TOOLS/busybox/bin/busybox" ] && stamped busybox "$(how_busybox)"; }
+have_kernel() { [ -e "$TOOLS/kernels/$1/vmlinuz" ] && stamped "kernel-$1" "$(how_kernel)"; }
+have_kernels() {
+    local suite
+    have_busybox || return 1
+    for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
+}
 
 have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
@@ -308,7 +349,9 @@ have_tools() {
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
-    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri; }
+    [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes || return 1; }
+    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
+    [ "$level" != kernels ] || have_kernels
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -457,6 +500,74 @@ build_cri() {
     stamp cri "$(how_cri)" "$(cd "$TOOLS/cache-cri" && echo golang-k8s-cri-api-dev_*)"
 }
 
+build_kubernetes() {
+    local folder=$TOOLS/build-kubernetes
+    if ! have_cache_kubernetes; then
+        say "downloading Kubernetes' source and its Go (130 MB) to $TOOLS/cache-kubernetes"
+        download bookworm "$work/cache-kubernetes" "${bookworm_go[@]}"
+        run "downloading Kubernetes' source" "Check the network and run this script again." \
+            in_dir "$work/cache-kubernetes" suite bookworm apt-get source --download-only --tar-only kubernetes
+        replace "$work/cache-kubernetes" "$TOOLS/cache-kubernetes"
+        stamp cache-kubernetes "recipe $recipe $arch ${bookworm_go[*]}" "$(cd "$TOOLS/cache-kubernetes" && echo *)"
+    fi
+    download bookworm "$work/kubernetes.deb" "${bookworm_kubernetes[@]}"
+    unpack "$work/kubernetes" "$work/kubernetes.deb"/*.deb
+    mkdir -p "$folder"
+    if [ ! -e "$folder/go" ]; then
+        unpack "$folder/go.new" "$TOOLS"/cache-kubernetes/*.deb
+        mv "$folder/go.new" "$folder/go"
+    fi
+    say "building Kubernetes in $folder (10 minutes on 2 quiet cores, 3 GB until it is done)"
+    run "building Kubernetes" "Run this script again; if that does not help, remove $folder." \
+        "$here/cluster/build.sh" "$(echo "$TOOLS"/cache-kubernetes/*.orig.tar.*)" \
+        "$(echo "$folder"/go/usr/lib/go-*)" "$folder" "$work/kubernetes/usr/bin"
+    replace "$work/kubernetes" "$TOOLS/kubernetes"
+    stamp kubernetes "$(how_kubernetes)" "$(cd "$TOOLS/cache-kubernetes" && echo *.orig.tar.*)"
+    rm -rf "$folder"
+}
+
+unpack_busybox() {
+    say "downloading busybox-static to $TOOLS/busybox"
+    download bookworm "$work/busybox.deb" busybox-static
+    unpack "$work/busybox" "$work/busybox.deb"/*.deb
+    replace "$work/busybox" "$TOOLS/busybox"
+    stamp busybox "$(how_busybox)" "$(cd "$work/busybox.deb" && echo *)"
+}
+
+# unpack_kernel SUITE makes $TOOLS/kernels/SUITE: vmlinuz, and modules/VERSION
+# with those modules that have to do with networks, and the list of who needs whom.
+unpack_kernel() {
+    local suite=$1 image parts from folder
+    [ "$arch" = amd64 ] || die "there is no kernel for $arch to test here." "make test-kernels is for amd64."
+    open_suite "$suite"
+    image=$(suite "$suite" apt-cache depends "linux-image-cloud-$arch" |
+        sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+    [ -n "$image" ] || die "Debian $suite's linux-image-cloud-$arch does not name a kernel." "Look at unpack_kernel in $0."
+    # Newer releases have the kernel and its modules in packages of their own.
+    mapfile -t parts < <(suite "$suite" apt-cache depends "$image" |
+        sed -n 's/^ *Depends: \(linux-\(binary\|modules\)-[0-9].*\)$/\1/p')
+    say "downloading $image (30 MB) to $TOOLS/kernels/$suite"
+    download "$suite" "$work/$suite.deb" "$image" "${parts[@]}"
+    unpack "$work/$suite.unpacked" "$work/$suite.deb"/*.deb
+
+    # Where /lib is: another place since the merge with /usr.
+    from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*/kernel/net' -type d -printf '%h\n')
+    from=${from%/kernel}
+    folder=$work/$suite.made/lib/modules/${from##*/}
+    mkdir -p "$folder" "$TOOLS/kernels"
+    # Not every release has a folder for all of them.
+    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/x86/crypto,drivers/net/veth.ko*} \
+        -type f -exec cp --parents {} "$folder/" \; 2>/dev/null) || true
+    find "$folder" -name '*.ko.xz' -exec xz -d {} +
+    run "finding out which module needs which" "Look at unpack_kernel in $0." \
+        "$TOOLS/busybox/bin/busybox" depmod -b "$work/$suite.made" "${folder##*/}"
+    mv "$work/$suite.made/lib/modules" "$work/$suite.made/modules"
+    rmdir "$work/$suite.made/lib"
+    mv "$work/$suite.unpacked"/boot/vmlinuz-* "$work/$suite.made/vmlinuz"
+    replace "$work/$suite.made" "$TOOLS/kernels/$suite"
+    stamp "kernel-$suite" "$(how_kernel)" "$(cd "$work/$suite.deb" && echo *)"
+}
+
 # --- main --------------------------------------------------------------------
 
 level=${1:-}
@@ -466,9 +577,12 @@ case "$#:$level" in
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:packages) packages=("${packages_build[@]}" "${packages_packages[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
-1:test | 1:bench | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
+1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
+1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
+1:kubernetes) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|kernels" >&2
     exit 2
     ;;
 esac
@@ -487,7 +601,7 @@ arch=$(dpkg --print-architecture)
 ! have_tools || exit 0
 
 if ! mkdir -p "$TOOLS" 2>/dev/null || [ ! -w "$TOOLS" ]; then
-    die "$TOOLS cannot be written." "Give it to this user, or set TOOLS to another directory."
+    die "$TOOLS cannot be written." "Give it to this user, or set AUTOPORT_TOOLS to another directory."
 fi
 TOOLS=$(cd "$TOOLS" && pwd)
 
@@ -512,7 +626,14 @@ have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
 have_cni sid || unpack_cni sid
 [ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
-[ "$level" = clients ] || exit 0
+if [ "$level" = kernels ]; then
+    have_busybox || unpack_busybox
+    for suite in "${kernels[@]}"; do
+        have_kernel "$suite" || unpack_kernel "$suite"
+    done
+fi
+[ "$level" = clients ] || [ "$level" = kubernetes ] || exit 0
 have_bookworm || unpack_clients bookworm "${bookworm_clients[@]}"
-have_sid || unpack_clients sid "${sid_clients[@]}"
+[ "$level" = kubernetes ] || have_sid || unpack_clients sid "${sid_clients[@]}"
 have_cri || build_cri
+[ "$level" = clients ] || have_kubernetes || build_kubernetes

@@ -146,6 +146,8 @@ pub(crate) enum Blow {
     Answer(i32),
     /// The kernel does nothing and does not answer.
     Silence,
+    /// The kernel does it, but lets nothing expire.
+    Immortal,
 }
 
 /// Which of the calls, counted from 0.
@@ -362,6 +364,10 @@ impl Tracee {
                 self.set(skipped);
                 Exit::Return(registers.rdx as i64)
             }
+            Blow::Immortal => {
+                self.take_timeouts_out(&registers);
+                Exit::Nothing
+            }
             // One message that asks for nothing but to be acknowledged (NLMSG_NOOP), as long as
             // everything that was to be sent: the kernel answers it as it answers anything.
             Blow::Answer(errno) => {
@@ -425,6 +431,22 @@ impl Tracee {
     fn write(&self, at: u64, word: c_long) {
         let at = at as ptrace::AddressType;
         ptrace::write(self.pid, at, word).expect("the tracee has this memory");
+    }
+
+    /// Makes each `NFTA_SET_ELEM_TIMEOUT` of a millisecond an attribute that no kernel knows.
+    fn take_timeouts_out(&self, registers: &user_regs_struct) {
+        const TIMEOUT: [u8; 12] = [12, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        const UNKNOWN: [u8; 2] = 0x3fff_u16.to_ne_bytes();
+        let path = format!("/proc/{}/mem", self.pid);
+        let memory = File::options().read(true).write(true).open(path).expect("it is traced");
+        let mut bytes = vec![0; registers.rdx as usize];
+        memory.read_exact_at(&mut bytes, registers.rsi).expect("what it sends");
+        for at in 0..bytes.len().saturating_sub(TIMEOUT.len()) {
+            if bytes[at..].starts_with(&TIMEOUT) {
+                let kind = registers.rsi + at as u64 + 2;
+                memory.write_all_at(&UNKNOWN, kind).expect("what it sends");
+            }
+        }
     }
 
     fn describe(&self, registers: &user_regs_struct) -> String {

@@ -257,6 +257,8 @@ fn a_flow_to_any_loopback_address_is_the_nodes_own() {
 fn what_is_forwarded_costs_one_look_at_the_nodes_addresses() {
     const DESTINATIONS: usize = 500;
     let (node, blue, _keeper) = scene();
+    // Half a minute is not enough for a slow machine.
+    sysctl("net/netfilter/nf_conntrack_udp_timeout", "3600");
     node.client.run(|| sysctl("net/ipv4/ip_forward", "0"));
     let via = CLIENT[0];
     ip(&format!("route add 198.18.0.0/16 via {via}\nroute add 198.19.0.0/16 via {via}"));

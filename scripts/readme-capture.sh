@@ -14,10 +14,10 @@ for marker in "$begin" "$end"; do
     }
 done
 
-# What differs at every run is no news: hardware addresses, and the instance.
+# What differs at every run is no news: hardware addresses, the instance, and the machine's kernel.
 integration/demo.sh |
     sed -E -e 's/[0-9a-f]{2}(:[0-9a-f]{2}){5}/02:00:00:00:00:01/g' \
-        -e 's/(instance )[0-9a-f]{32}/\16adb11791303ed583415879c4d16cc30/' -e 's/[[:space:]]+$//' >README.md.demo
+        -e 's/(Linux [0-9]+\.[0-9]+)[^;]*/\1/' -e 's/(instance )[0-9a-f]{32}/\16adb11791303ed583415879c4d16cc30/' -e 's/[[:space:]]+$//' >README.md.demo
 trap 'rm -f README.md.demo README.md.new' EXIT
 
 {

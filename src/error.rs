@@ -170,6 +170,7 @@ const fn kernel_code(error: &kernel::Error) -> u32 {
         kernel::Error::Unrecorded { .. } => 100,
         kernel::Error::Socket { .. }
         | kernel::Error::Question { .. }
+        | kernel::Error::NoTables
         | kernel::Error::Refused { .. }
         | kernel::Error::Restless
         | kernel::Error::NewerLayout { .. }

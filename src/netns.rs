@@ -4,9 +4,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
@@ -79,6 +81,25 @@ pub fn fate(netns: &Netns) -> Fate {
         Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => Fate::Gone,
         Err(_) => Fate::Unknown("its path cannot be examined"),
     }
+}
+
+/// Runs `work` on a thread inside the namespace, provided that its path still leads to it.
+///
+/// # Errors
+/// When it cannot be entered, which takes `CAP_SYS_ADMIN`.
+pub fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let file = open(netns.path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    if identity(&fstat(file.as_fd())?) != netns.id {
+        return Err(io::Error::other("its path leads to another namespace now"));
+    }
+    let enter = || {
+        setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    };
+    thread::scope(|scope| {
+        let inside = thread::Builder::new().spawn_scoped(scope, enter)?;
+        inside.join().unwrap_or_else(|_| Err(io::Error::other("looking into it panicked")))
+    })
 }
 
 /// Whether the namespace is provably gone.

@@ -1,7 +1,7 @@
 //! What real clients were seen to send, and what the plugin understands.
 //!
-//! A call is `tests/clients/<client>-<version>/NN-<command>.json`, recorded by `make test-clients`;
-//! what is understood is beside it as `.txt`. `BLESS=1 cargo test --test clients` writes that anew.
+//! A call is `tests/clients/<client>-<version>/NN-<command>.json`, recorded by `make test-clients`
+//! and `make test-kubernetes`; what is understood is beside it as `.txt`. `BLESS=1 cargo test --test clients` writes that anew.
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 
@@ -143,6 +143,7 @@ fn every_client_and_every_command_is_there() {
     let expected = [
         ("containerd-1", &["add", "del"][..]),
         ("containerd-2", &["add", "del", "status"]),
+        ("kubelet-1", &["add", "del"]),
         ("libcni-1", &["add", "check", "del", "gc", "status"]),
         ("podman-4", &["add", "del", "version"]),
     ];

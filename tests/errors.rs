@@ -87,6 +87,7 @@ fn the_arms_mean_what_they_say() {
             let (path, waited) = ("/run/autoport/lock".into(), std::time::Duration::ZERO);
             store::Error::LockTaken { path, waited, holder: None }.into()
         }),
+        ("kernel::NoTables", kernel::Error::NoTables.into()),
         ("kernel::Restless", kernel::Error::Restless.into()),
         ("kernel::Unanswered", kernel::Error::Unanswered.into()),
         ("Different", { Error::Different { attachment: "a".into(), difference: "b".into() } }),

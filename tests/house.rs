@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Which module may name which. `lib` only lists them; `main` and `cli` are the executable and see
 /// the library from outside.
-const MAP: [(&str, &[&str]); 11] = [
+const MAP: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("ruleset", &["model"]),
@@ -24,6 +24,8 @@ const MAP: [(&str, &[&str]); 11] = [
         "app",
         &["model", "plan", "ruleset", "publication", "netns", "cni", "store", "kernel", "error"],
     ),
+    // Asks everybody, and nobody asks it: it judges a node and changes nothing.
+    ("diagnosis", &["model", "ruleset", "netns", "cni", "store", "kernel", "error", "app"]),
 ];
 
 const EXECUTABLE: [&str; 2] = ["main", "cli"];

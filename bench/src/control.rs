@@ -1,13 +1,14 @@
 //! The control path: one command at a time, plugins taking turns run by run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::Bench;
 use crate::fill::fill;
-use crate::measure::{Call, Sample, micros};
+use crate::measure::{Call, Sample, TICK, micros};
 use crate::node::Node;
-use crate::plugins::{Choice, Plugin, Pod};
+use crate::plugins::{Choice, NUMBER, Plugin, Pod, ports};
 use crate::raw::Row;
 
 const BENCH: &str = "control";
@@ -17,14 +18,13 @@ pub(crate) const HELD: [u16; 6] = [0, 100, 1_000, 5_000, 20_000, 50_000];
 /// Peers are not asked beyond.
 const HELD_BY_PEERS: u16 = 5_000;
 pub(crate) const ROUNDS: usize = 200;
+/// Those of the rounds, one to warm up, and one for each command that is looked at once.
+const PODS: u16 = ROUNDS as u16 + 1 + COMMANDS.len() as u16;
 /// A peer takes part in every so many rounds that its part of one situation takes about this long.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The situation of ten thousand ports has fewer rounds on a slow machine.
+const LONGEST: Duration = Duration::from_secs(90);
 const FEWEST: usize = 5;
-
-/// The first port of the pods that are measured; those of the others are higher.
-pub(crate) const PORT: u16 = 2_000;
-/// The first number of the pods that are measured.
-pub(crate) const NUMBER: u16 = 60_000;
 
 /// Plugins with a node each, which all hold the same mappings.
 struct Stage<'a> {
@@ -32,6 +32,8 @@ struct Stage<'a> {
     dual: bool,
     held: u16,
     nodes: Vec<(Plugin, Node)>,
+    /// How many situations came before.
+    measured: u16,
 }
 
 /// What one plugin is asked to do again and again.
@@ -54,7 +56,7 @@ pub(crate) fn run(bench: &Bench) {
     let widths: &[u16] = if bench.quick { &[1] } else { &[1, 20] };
     for dual in [false, true] {
         let nodes = nodes(bench, &Plugin::ALL);
-        let mut stage = Stage { bench, dual, held: 0, nodes };
+        let mut stage = Stage { bench, dual, held: 0, nodes, measured: 0 };
         for held in levels {
             stage.hold(*held);
             for ports in widths {
@@ -74,7 +76,7 @@ fn nodes(bench: &Bench, plugins: &[Plugin]) -> Vec<(Plugin, Node)> {
 /// One pod with very many ports, on an empty node.
 fn many_ports(bench: &Bench) {
     let nodes = nodes(bench, &[Plugin::Autoport, Plugin::PortmapNftables]);
-    let stage = Stage { bench, dual: false, held: 0, nodes };
+    let mut stage = Stage { bench, dual: false, held: 0, nodes, measured: 0 };
     let ports: &[u16] = if bench.quick { &[100] } else { &[1_000, 10_000] };
     for ports in ports {
         stage.measure(Situation { ports: *ports, choice: Choice::Static });
@@ -96,15 +98,16 @@ impl Stage<'_> {
             || (self.held <= HELD_BY_PEERS && situation.choice == Choice::Static)
     }
 
+    /// A pod of its own for every round: what a pod has given back is kept for it, and read.
     fn pod(&self, round: usize, situation: Situation) -> Pod {
-        let number = NUMBER + (round % 1_000) as u16;
-        Pod::numbered(number, self.dual, PORT..PORT + situation.ports).choosing(situation.choice)
+        let number = NUMBER + self.measured * PODS + round as u16;
+        Pod::numbered(number, self.dual, ports(round, situation.ports)).choosing(situation.choice)
     }
 
-    fn measure(&self, situation: Situation) {
+    fn measure(&mut self, situation: Situation) {
         let bench = self.bench;
         let wide = situation.ports > 20;
-        let rounds = bench.rounds(if wide { ROUNDS / 10 } else { ROUNDS });
+        let rounds = bench.rounds(ROUNDS);
         let players: Vec<_> =
             self.nodes.iter().filter(|(plugin, _)| self.takes_part(*plugin, situation)).collect();
         eprintln!(
@@ -118,13 +121,22 @@ impl Stage<'_> {
         let mut floor = Vec::new();
         let empty = Call::bare(&bench.executables.floor);
         // The first round only shows who is how slow, and warms up.
+        let began = Instant::now();
         for round in 0..=rounds {
+            if began.elapsed() > LONGEST {
+                eprintln!("bench: {round} rounds must do");
+                break;
+            }
             for (turn, (plugin, node)) in players.iter().enumerate() {
                 let one = &mut seen[turn];
                 if round > 0 && (round - 1) % one.every != 0 {
                     continue;
                 }
                 let pod = self.pod(round, situation);
+                if wide {
+                    // It has the ports of the round before.
+                    thread::sleep(TICK);
+                }
                 for command in COMMANDS {
                     let call = Call::cni(&bench.executables, *plugin, command, &pod);
                     let sample = node.space.run(|| call.time());
@@ -157,6 +169,7 @@ impl Stage<'_> {
         let row = row.samples("wall_us", wall).samples("cpu_us", cpu).fact("peak_kib", peak);
         let trace = self.nodes[0].1.space.run(|| empty.trace());
         bench.raw.put(&row.fact("calls", calls(&trace.calls)));
+        self.measured += 1;
     }
 
     const fn stack(&self) -> &'static str {
@@ -191,12 +204,13 @@ impl Stage<'_> {
         row = row.samples("wall_us", wall).samples("cpu_us", cpu);
         // What does not vary, or not much, is looked at once.
         if plugin == Plugin::Autoport || (self.held == 0 && !self.dual) {
-            let pod = self.pod(0, situation);
+            let apart = COMMANDS.iter().position(|it| *it == command).unwrap_or_default();
+            let pod = self.pod(ROUNDS + 1 + apart, situation);
             let call = |command: &str| Call::cni(&self.bench.executables, plugin, command, &pod);
-            let (peak, trace, lock) = node.space.run(|| {
+            let (trace, peak, lock) = node.space.run(|| {
                 (
-                    once(call, command, Call::peak),
                     once(call, command, Call::trace),
+                    once(call, command, Call::peak),
                     (plugin == Plugin::Autoport).then(|| once(call, command, Call::lock)).flatten(),
                 )
             });
@@ -212,6 +226,7 @@ impl Stage<'_> {
 
 /// Runs one command in its place between ADD and DEL, and looks at that one.
 fn once<T>(call: impl Fn(&str) -> Call, command: &str, look: impl Fn(&Call) -> T) -> T {
+    thread::sleep(TICK);
     if command != "ADD" {
         call("ADD").time().success("ADD");
     }

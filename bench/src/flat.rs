@@ -1,11 +1,11 @@
 //! Whether cost grows with the node: autoport alone, on nodes with ever more mappings that take turns.
 
 use crate::Bench;
-use crate::control::{COMMANDS, HELD, NUMBER, PORT, ROUNDS};
+use crate::control::{COMMANDS, HELD, ROUNDS};
 use crate::fill::fill;
 use crate::measure::{Call, micros};
 use crate::node::Node;
-use crate::plugins::{Plugin, Pod};
+use crate::plugins::{NUMBER, Plugin, Pod, ports};
 use crate::raw::Row;
 
 const BENCH: &str = "flat";
@@ -22,7 +22,7 @@ pub(crate) fn run(bench: &Bench) {
     }
     for round in 0..=bench.rounds(ROUNDS) {
         for (_, node, seen) in &mut stages {
-            let pod = Pod::numbered(NUMBER + round as u16, false, [PORT]);
+            let pod = Pod::numbered(NUMBER + round as u16, false, ports(round, 1));
             for (command, wall) in seen {
                 let call = Call::cni(&bench.executables, Plugin::Autoport, command, &pod);
                 let sample = node.space.run(|| call.time()).success(command);

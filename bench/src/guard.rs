@@ -13,27 +13,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
-
-use nix::sys::personality::{self, Persona};
 
 use crate::fill::fill;
-use crate::measure::Call;
+use crate::measure::{Call, TICK, fix_addresses};
 use crate::node::{Node, sysctl};
-use crate::plugins::{Choice, Executables, Plugin, Pod};
+use crate::plugins::{Choice, Executables, NUMBER, Plugin, Pod, ports};
 
 /// How far instructions may be from the figure, in percent.
 const TOLERANCE: u64 = 5;
 
 const PARTS: [&str; 4] = ["parse", "choose", "plan", "encode"];
 const COUNTS: [u16; 4] = [1, 20, 1_000, 10_000];
-
-/// The first port of the pods that are traced, and the first of their numbers.
-const PORT: u16 = 2_000;
-const NUMBER: u16 = 60_000;
-
-/// A released element is there for a timer tick more, and an ADD that meets it waits.
-const TICK: Duration = Duration::from_millis(20);
 
 /// Figures with the same columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,8 +208,7 @@ fn calls(executables: &Executables) -> Figures {
         let trace = |command: &str, pod: &Pod| {
             let call = Call::cni(executables, Plugin::Autoport, command, pod);
             node.space.run(|| {
-                // Where the heap begins decides how often it is enlarged.
-                personality::set(Persona::ADDR_NO_RANDOMIZE).expect("addresses can be fixed");
+                fix_addresses();
                 let mut calls = call.trace().calls;
                 calls.insert("total".to_owned(), calls.values().sum());
                 calls
@@ -232,9 +221,9 @@ fn calls(executables: &Executables) -> Figures {
         };
         fill(executables, Plugin::Autoport, &node, false, 0, held);
         let mut number = NUMBER;
-        let mut pod = |ports, choice| {
+        let mut pod = |width, choice| {
             number += 1;
-            Pod::numbered(number, false, PORT..PORT + ports).choosing(choice)
+            Pod::numbered(number, false, ports(0, width)).choosing(choice)
         };
         if held == 0 {
             // It makes the store and the table, and sets route_localnet.

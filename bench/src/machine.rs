@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::Bench;
+use crate::node::tool;
 use crate::plugins::Plugin;
 use crate::raw::Row;
 
@@ -12,7 +14,6 @@ pub(crate) fn describe(bench: &Bench) {
     bench.raw.begin("machine");
     let row = Row::new("machine", "").fact("cpu", cpu()).fact("cpus", cpus());
     let row = row.fact("kernel", read("/proc/sys/kernel/osrelease")).fact("memory_mib", memory());
-    let row = row.fact("load", read("/proc/loadavg").split(' ').next().unwrap_or_default());
     let row = row.fact("nft", version("nft")).fact("iptables", version("iptables"));
     let size = fs::metadata(&bench.executables.autoport).map_or(0, |found| found.len());
     let mut row = row.fact("autoport_bytes", size);
@@ -22,6 +23,20 @@ pub(crate) fn describe(bench: &Bench) {
         row = row.fact(&format!("{}_bytes", plugin.id()), size);
     }
     bench.raw.put(&row);
+}
+
+/// Runs a part of the measurements, and writes down when, under what load, how long, and of which
+/// build: each can be repeated alone.
+pub(crate) fn during(bench: &Bench, part: &str, work: impl FnOnce()) {
+    let date = tool(Command::new("date").args(["-u", "+%F %H:%M UTC"]), "");
+    let sum = tool(Command::new("sha256sum").arg(&bench.executables.autoport), "");
+    let row = Row::new("parts", part)
+        .fact("began", date.trim())
+        .fact("load", read("/proc/loadavg").split(' ').next().unwrap_or_default())
+        .fact("sha256", sum.split(' ').next().unwrap_or_default());
+    let start = Instant::now();
+    work();
+    bench.raw.replace(&row.fact("seconds", start.elapsed().as_secs()));
 }
 
 fn read(path: &str) -> String {

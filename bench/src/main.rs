@@ -13,7 +13,7 @@
 //! | [`guard`] | what can be counted, against figures on record |
 //! | [`raw`] | rows of figures on disk |
 //! | [`fill`] | mappings held by other pods |
-//! | [`control`], [`flat`], [`storm`], [`datapath`] | the measurements |
+//! | [`control`], [`flat`], [`storm`], [`datapath`], [`budget`], [`variants`] | the measurements |
 //! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
@@ -28,6 +28,7 @@
     reason = "a benchmark has files, children, a clock, a terminal and statistics"
 )]
 
+mod budget;
 mod control;
 mod datapath;
 mod fill;
@@ -42,10 +43,11 @@ mod raw;
 mod report;
 mod stats;
 mod storm;
+mod variants;
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -64,6 +66,10 @@ enum Part {
     Storm,
     /// New connections and packets through ever more mappings.
     Datapath,
+    /// What every system call of an ADD is for, and takes.
+    Budget,
+    /// Ways to build the plugin, in dist/variants.
+    Variants,
     /// Tables and pictures from the raw figures.
     Report,
 }
@@ -95,7 +101,7 @@ struct Options {
     /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
-    /// What to do, in this order [default: everything].
+    /// What to measure, in this order, before the report is made [default: everything but variants].
     parts: Vec<Part>,
 }
 
@@ -132,6 +138,7 @@ fn by_word() -> bool {
     match word.as_str() {
         fill::ADD_MANY => fill::add_many(&words),
         storm::HOLD => storm::hold(&words),
+        budget::TURNS => budget::take_turns(&words),
         measure::PEAK => measure::tell_peak(&words),
         _ => return false,
     }
@@ -148,21 +155,25 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
+    let apart = if options.quick { options.raw.join("quick") } else { options.raw };
+    fs::create_dir_all(&apart).expect("the folder of the raw figures can be made");
+    // Measuring is done in other mount namespaces, at their root.
+    let apart = whole(&apart);
     let (raw, docs) = if options.quick {
-        let apart = options.raw.join("quick");
-        fs::create_dir_all(&apart).expect("the folder of the raw figures can be made");
         let report = "performance.md";
         fs::copy(options.docs.join(report), apart.join(report)).expect("the report can be copied");
         (apart.clone(), apart)
     } else {
-        (options.raw, options.docs)
+        (apart, options.docs)
     };
     let beside =
         |name: &str| env::current_exe().expect("the path of this program").with_file_name(name);
     let bench = Bench {
         executables: Executables {
             autoport: whole(&options.autoport.unwrap_or_else(|| beside("autoport"))),
-            tools: whole(&plugins::default_tools(Path::new("."))),
+            // Not all parts need them.
+            tools: path::absolute(plugins::default_tools(Path::new(".")))
+                .expect("a working directory"),
             floor: whole(&options.floor.unwrap_or_else(|| beside("floor"))),
         },
         raw: Raw::at(&raw),
@@ -173,19 +184,25 @@ fn main() -> ExitCode {
         let well = guard::run(&bench.executables, options.accept);
         return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    if options.parts != [Part::Report] {
-        machine::describe(&bench);
-    }
-    let parts = if options.parts.is_empty() { Part::value_variants() } else { &options.parts };
+    machine::describe(&bench);
+    let every = [Part::Control, Part::Flat, Part::Storm, Part::Datapath, Part::Budget];
+    let parts = if options.parts.is_empty() { &every[..] } else { &options.parts };
     for part in parts {
-        eprintln!("bench: {part:?}");
-        match part {
-            Part::Control => control::run(&bench),
-            Part::Flat => flat::run(&bench),
-            Part::Storm => storm::run(&bench),
-            Part::Datapath => datapath::run(&bench),
-            Part::Report => report::run(&bench, &docs),
-        }
+        let measure: fn(&Bench) = match part {
+            Part::Control => control::run,
+            Part::Flat => flat::run,
+            Part::Storm => storm::run,
+            Part::Datapath => datapath::run,
+            Part::Budget => budget::run,
+            Part::Variants => variants::run,
+            Part::Report => continue,
+        };
+        let name = format!("{part:?}").to_lowercase();
+        eprintln!("bench: {name}");
+        machine::during(&bench, &name, || measure(&bench));
+    }
+    if bench.only.is_none() {
+        report::run(&bench, &docs);
     }
     ExitCode::SUCCESS
 }

@@ -12,12 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::personality::{self, Persona};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use serde_json::Value;
 
 use crate::node::PATH;
 use crate::plugins::{Executables, Plugin, Pod};
+
+/// What was released is there for a timer tick of the kernel's more, and an ADD that meets it waits.
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// A program with its environment and what it reads.
 #[derive(Clone, Debug)]
@@ -126,14 +130,24 @@ impl Call {
         last.unwrap_or_else(|| panic!("no peak: {text}"))
     }
 
-    /// The system calls of one run, and how many processes it started besides its own.
-    pub(crate) fn trace(&self) -> Trace {
+    fn strace(&self, follow: &[&str]) -> String {
         const FILE: &str = "/run/strace";
         let mut output = scratch();
-        let words = ["/usr/bin/strace", "-f", "-qq", "-e", "signal=none", "-o", FILE, "--"];
+        let words = ["/usr/bin/strace", "-qq", "-e", "signal=none", "-o", FILE];
+        let words: Vec<&str> = words.iter().chain(follow).chain(&["--"]).copied().collect();
         let status = self.command(&words, &output).status().expect("strace is installed");
         assert!(status.success(), "{}", text(&mut output));
-        let trace = fs::read_to_string(FILE).expect("strace wrote it");
+        fs::read_to_string(FILE).expect("strace wrote it")
+    }
+
+    /// The system calls of one run in words, in order.
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.strace(&[]).lines().map(str::to_owned).collect()
+    }
+
+    /// The system calls of one run, and how many processes it started besides its own.
+    pub(crate) fn trace(&self) -> Trace {
+        let trace = self.strace(&["-f"]);
         let mut calls = SystemCalls::new();
         for line in trace.lines() {
             let (_, line) = line.trim_start().split_once(' ').unwrap_or_default();
@@ -248,6 +262,12 @@ pub(crate) fn text(file: &mut File) -> String {
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes));
     read.expect("a scratch file can be read");
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// For what the calling thread starts from now on: where the heap begins decides how often it is
+/// enlarged.
+pub(crate) fn fix_addresses() {
+    personality::set(Persona::ADDR_NO_RANDOMIZE).expect("addresses can be fixed");
 }
 
 fn children_cpu() -> Duration {

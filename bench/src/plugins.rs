@@ -1,5 +1,6 @@
 //! The plugins that take turns, and what a runtime says to them.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -188,6 +189,18 @@ impl Pod {
         ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
+}
+
+/// The number of the first pod that is measured; those of the others are lower.
+pub(crate) const NUMBER: u16 = 60_000;
+
+/// The host ports of the pod of this round, below those that others hold. What was mapped in the rounds
+/// before is on its way out for a timer tick of the kernel's, and an ADD that meets it waits.
+pub(crate) fn ports(round: usize, width: u16) -> Range<u16> {
+    const PORT: u16 = 2_000;
+    const TURNS: usize = 100;
+    let first = PORT + if width > 20 { 0 } else { (round % TURNS) as u16 * width };
+    first..first + width
 }
 
 /// The folder of the tools, next to the sources unless it is named.

@@ -101,6 +101,16 @@ impl Raw {
         written.expect("the raw figures can be written");
     }
 
+    /// Puts a row in the place of those of the same plugin.
+    pub(crate) fn replace(&self, row: &Row) {
+        let others: Vec<Row> =
+            self.rows(&row.bench).into_iter().filter(|other| other.plugin != row.plugin).collect();
+        self.begin(&row.bench);
+        for row in others.iter().chain([row]) {
+            self.put(row);
+        }
+    }
+
     /// Reads the rows of one file; none if it was never measured.
     pub(crate) fn rows(&self, bench: &str) -> Vec<Row> {
         let text = fs::read_to_string(self.path(bench)).unwrap_or_default();

@@ -18,7 +18,7 @@ use nix::unistd::mkfifo;
 
 use crate::Bench;
 use crate::fill::fill;
-use crate::measure::{Call, Sample, held, lock_tracer, micros};
+use crate::measure::{Call, Sample, TICK, held, lock_tracer, micros};
 use crate::node::{Node, tool};
 use crate::plugins::{Plugin, Pod};
 use crate::raw::Row;
@@ -143,8 +143,7 @@ impl Storm<'_> {
 
     /// How many of the pods' mappings are not as they should be after `command`.
     fn wrong(&self, command: &str) -> usize {
-        // What autoport released is gone within a tick.
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(TICK);
         let mapped = mapped(self.plugin);
         let wanted = command == "ADD";
         self.pods().filter(|pod| mapped.contains(&pod.ports[0].0) != wanted).count()

@@ -4,6 +4,7 @@
 //
 //	echo [PORT...]           ports 80 and 81 unless told; the name is the host name
 //	echo -name NAME PORT...  where containers share a host name
+//	echo -tell FILE          what is in the file too, on TCP port 82
 package main
 
 import (
@@ -22,10 +23,32 @@ func answer(name string, peer net.Addr) []byte {
 	return []byte(fmt.Sprintf("%s %s", name, address))
 }
 
+// tell answers on port 82 with what the file says at that moment.
+func tell(file string) {
+	listener, err := net.Listen("tcp", ":82")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		if connection, err := listener.Accept(); err == nil {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			_, _ = connection.Write(text)
+			_ = connection.Close()
+		}
+	}
+}
+
 func main() {
 	host, _ := os.Hostname()
 	name := flag.String("name", host, "what to answer")
+	told := flag.String("tell", "", "a file whose content to tell")
 	flag.Parse()
+	if *told != "" {
+		go tell(*told)
+	}
 	ports := flag.Args()
 	if len(ports) == 0 {
 		ports = []string{"80", "81"}

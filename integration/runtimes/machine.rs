@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::chain::Network;
-use crate::netns::{self, settle};
+use crate::netns::{self, Netns, settle};
 use crate::node::{FIRST, Node};
 use crate::plugin::{Plugin, tool};
 use crate::probe::{Answer, Probe, Transport};
@@ -29,7 +29,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The first process of a PID namespace. It ends when its input does, so with the test however that
 /// ends, and everything in the namespace with it. Until then it buries the orphans, as bash does.
-const INIT: &str = "echo ready; while read -r _; do :; done";
+/// The cgroups go last: the kernel takes a moment to notice that nobody is in them.
+const INIT: &str = r#"echo ready
+while read -r _; do :; done
+kill -KILL -1 2>/dev/null
+for _ in {1..500}; do
+    left=
+    for folder in /sys/fs/cgroup/*"$1" /sys/fs/cgroup"$1"; do
+        [ ! -d "$folder" ] || find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || left=1
+    done
+    [ "$left" ] || break
+    sleep 0.02
+done"#;
 
 /// A [`Node`] with a PID namespace, in which the runtime and its containers are.
 pub(crate) struct Machine {
@@ -52,7 +63,10 @@ impl Machine {
         let node = Node::new();
         let mut init = Command::new("unshare");
         init.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        init.args(["bash", "-c", INIT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/autoport-test-{}-{number}", process::id());
+        init.args(["bash", "-c", INIT, "init", &cgroup]);
+        init.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut init = init.env("PATH", netns::PATH).spawn().expect("unshare is there");
         let alive = init.stdin.take();
         let mut line = String::new();
@@ -62,8 +76,6 @@ impl Machine {
         for folder in [PLUGINS, CONFIGURATIONS, CALLS, "/run/home"] {
             fs::create_dir_all(folder).expect("/run is ours");
         }
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let cgroup = format!("/autoport-test-{}-{number}", process::id());
         let machine =
             Self { node, init, alive, cgroup, release: tool(release), environment: Vec::new() };
         install("");
@@ -105,6 +117,19 @@ impl Machine {
         let (ok, text) = self.try_run(program, words);
         assert!(ok, "{program} {}: {text}", words.join(" "));
         text
+    }
+
+    /// A network namespace that was made on this machine.
+    pub(crate) fn netns(&self, path: &str) -> Netns {
+        Netns::open(&format!("/proc/{}/root{path}", self.first()))
+    }
+
+    /// The first process of the PID namespace, as it is called outside of it.
+    fn first(&self) -> u32 {
+        let unshare = self.init.id();
+        let children = format!("/proc/{unshare}/task/{unshare}/children");
+        let children = fs::read_to_string(children).expect("unshare waits for its child");
+        children.trim().parse().expect("it has one child")
     }
 
     /// What `autoport list` shows, a word per column.
@@ -162,10 +187,13 @@ pub(crate) fn install(wrapper: &str) {
         "#!/bin/sh\n\
          # Keeps what the runtime sends, then runs the plugin.\n\
          PATH=/usr/bin:/bin\n\
-         call=$(mktemp -d {CALLS}/$(date +%s%N).XXXXXX)\n\
+         begin=$(date +%s%N)\n\
+         call=$(mktemp -d {CALLS}/.XXXXXX)\n\
          env -0 >\"$call/environment\"\n\
          cat >\"$call/stdin\"\n\
-         exec {wrapper} {} <\"$call/stdin\"\n",
+         exec <\"$call/stdin\"\n\
+         mv \"$call\" \"{CALLS}/$begin${{call##*/}}\"\n\
+         exec {wrapper} {}\n",
         real.display()
     );
     // A file that is being written cannot be executed.
@@ -200,10 +228,15 @@ pub(crate) fn published(uid: &str) -> Value {
 }
 
 /// Waits until `what` is so.
-pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_until(what: &str, so: impl FnMut() -> bool) {
+    wait_for(PATIENCE, what, so);
+}
+
+/// The same with a patience of one's own.
+pub(crate) fn wait_for(patience: Duration, what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !so() {
-        assert!(Instant::now() < end, "after {PATIENCE:?} still not: {what}");
+        assert!(Instant::now() < end, "after {patience:?} still not: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -212,25 +245,5 @@ impl Drop for Machine {
     fn drop(&mut self) {
         drop(self.alive.take());
         let _ = self.init.wait();
-        // Empty now, and the runtime that made them is gone.
-        let all = Path::new("/sys/fs/cgroup");
-        let controllers = fs::read_dir(all).into_iter().flatten().flatten();
-        for folder in controllers.map(|entry| entry.path()).chain([all.to_owned()]) {
-            remove_cgroup(&folder.join(&self.cgroup[1..]));
-        }
-    }
-}
-
-/// The kernel takes a moment to notice that the last process of a cgroup is gone.
-fn remove_cgroup(folder: &Path) {
-    let below = fs::read_dir(folder).into_iter().flatten().flatten();
-    for path in below.map(|entry| entry.path()).filter(|path| path.is_dir()) {
-        remove_cgroup(&path);
-    }
-    for _ in 0..100 {
-        if !folder.exists() || fs::remove_dir(folder).is_ok() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
     }
 }

@@ -16,6 +16,7 @@ mod containerd;
 #[path = "../echo.rs"]
 mod echo;
 mod libcni;
+#[expect(dead_code, reason = "shared with the cluster's tests")]
 mod machine;
 #[path = "../netns.rs"]
 #[expect(dead_code, reason = "shared")]
@@ -30,6 +31,7 @@ mod podman;
 #[path = "../probe.rs"]
 #[expect(dead_code, reason = "shared")]
 mod probe;
+#[expect(dead_code, reason = "shared with the cluster's tests")]
 mod recording;
 #[path = "../view.rs"]
 #[expect(dead_code, reason = "shared")]

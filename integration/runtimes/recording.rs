@@ -41,6 +41,13 @@ impl Call {
         &self.environment["CNI_COMMAND"]
     }
 
+    /// Whether it is this command for the Pod of this name.
+    pub(crate) fn is(&self, command: &str, pod: &str) -> bool {
+        let args = self.environment.get("CNI_ARGS").map_or("", String::as_str);
+        let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+        self.command() == command && pairs.any(|pair| pair == ("K8S_POD_NAME", pod))
+    }
+
     /// Insists that the plugin makes sense of all of it.
     fn assert_understood(&self) {
         let pairs = self.environment.iter();
@@ -55,7 +62,10 @@ impl Call {
 /// The calls since the last time somebody asked. Each was understood.
 pub(crate) fn calls() -> Vec<Call> {
     let entries = fs::read_dir(CALLS).expect("the folder is there");
-    let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    // One that begins with a dot is being written.
+    let whole =
+        entries.flatten().filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let mut folders: Vec<_> = whole.map(|entry| entry.path()).collect();
     folders.sort();
     let calls: Vec<_> = folders.iter().map(|folder| Call::read(folder)).collect();
     for folder in folders {
@@ -130,12 +140,13 @@ struct Names {
 
 impl Names {
     /// What such names look like; `x` stands for a hexadecimal digit, and `9` for digits.
-    const SHAPES: [&'static str; 5] = [
+    const SHAPES: [&'static str; 6] = [
         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
         "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx",
         "vethxxxxxxxx",
         "xx:xx:xx:xx:xx:xx",
         "autoport-test-9-9",
+        "9-9-9T9:9:9.9Z",
     ];
 
     fn replace(&mut self, text: &str) -> String {

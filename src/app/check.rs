@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{prepare, siblings};
+use super::{holds, prepare, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::Nft;
@@ -29,12 +29,17 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option
         return nothing_recorded();
     };
     shared.belongs_here()?;
-    let holders = shared.holders(&prepare::hosts_of(&claim.mappings))?;
-    siblings::leave(&holders, &prepare::owner(claim), &mut claim.mappings);
-    if claim.is_empty() {
-        return Ok(None);
+    let record = shared.load(&claim.attachment)?;
+    let claimant = prepare::owner(claim);
+    // What it holds it left to nobody.
+    if !claim.mappings.iter().all(|wanted| holds(record.as_ref(), &wanted.host)) {
+        let holders = shared.holders(&prepare::hosts_of(&claim.mappings))?;
+        siblings::leave(&holders, &claimant, &mut claim.mappings);
+        if claim.is_empty() {
+            return Ok(None);
+        }
     }
-    let Some(record) = shared.load(&claim.attachment)? else { return nothing_recorded() };
+    let Some(record) = record else { return nothing_recorded() };
     let numbers = plan::earlier(&claim.wishes, &record.grants, Earlier::Own);
     let mut grants = Vec::new();
     for (wish, number) in claim.wishes.iter().zip(numbers) {
@@ -44,7 +49,7 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option
         grants.push(Grant { wish: wish.clone(), port });
     }
     let (netns, boot_id) = (shared.instance().netns, &shared.instance().boot_id);
-    let wanted = prepare::wanted(claim, grants, now, netns, boot_id);
+    let wanted = prepare::wanted(claim, claimant, grants, now, netns, boot_id);
     if let Some(difference) = plan::difference(&record, &wanted) {
         return Ok(Some(difference));
     }

@@ -87,10 +87,7 @@ impl<'a> Chooser<'a> {
     }
 
     fn holds(&self, host: &HostPort) -> bool {
-        let find = |before: &Record| {
-            before.mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
-        };
-        self.before.is_some_and(find)
+        super::holds(self.before, host)
     }
 
     /// Refuses ports that the operator forbids.

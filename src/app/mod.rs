@@ -8,6 +8,7 @@ mod collect;
 mod del;
 mod dismantle;
 mod everything;
+mod examine;
 mod explain;
 mod inspect;
 mod past;
@@ -31,6 +32,7 @@ use crate::store::{PERSISTENT, Shared, Store, Who};
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use dismantle::{Dismantled, dismantle};
 pub use everything::{Ownership, Repaired, repair};
+pub use examine::{Examined, examine};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};
 pub use inspect::{
     Ambiguous, InKernel, Listing, MappingInKernel, Overview, Subject, Told, in_kernel, list,
@@ -167,6 +169,12 @@ fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn
     if let Err(error) = nft.forget_flows(mappings, stale) {
         note_error(log, STALE_FLOWS, &error.into());
     }
+}
+
+/// Whether exactly this host port is recorded.
+fn holds(record: Option<&Record>, host: &HostPort) -> bool {
+    let find = |record: &Record| record.mappings.binary_search_by(|it| it.host.cmp(host)).is_ok();
+    record.is_some_and(find)
 }
 
 /// Every place that `record` may have elements in for `mappings`, a part of its own.

@@ -56,16 +56,16 @@ fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
     owner.netns.as_ref().is_some_and(|own| own.id == netns)
 }
 
-/// The record that `claim` asks for, with these grants for its wishes; `netns` is the node's own
-/// network namespace.
+/// The record that `claim` of `owner` asks for, with these grants for its wishes; `netns` is the node's
+/// own network namespace.
 pub(super) fn wanted(
     claim: &Claim,
+    owner: Owner,
     grants: Vec<Grant>,
     now: u64,
     netns: NamespaceId,
     boot_id: &str,
 ) -> Record {
-    let owner = owner(claim);
     let on_host = on_host(&owner, netns);
     let mut mappings = claim.mappings.clone();
     mappings.extend(plan::expand(&grants, &claim.pod_addresses));
@@ -122,7 +122,7 @@ pub(super) fn prepare(
     let mut giving_way = superseded(&owner, holders, &claim.mappings, aside)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
-    let mut wanted = wanted(claim, granted.grants, now, netns, boot_id);
+    let mut wanted = wanted(claim, owner.clone(), granted.grants, now, netns, boot_id);
     if !wanted.grants.is_empty() {
         let holders = past.holders(&hosts_of(&wanted.mappings))?;
         giving_way = superseded(&owner, holders, &wanted.mappings, aside)?;

@@ -93,6 +93,43 @@ pub(crate) enum Command {
     /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
     /// and a copy of it is kept beside the others.
     Repair(Repair),
+    /// Look for whatever keeps host ports from working on this node, and say what to do about it
+    ///
+    /// Changes nothing. What this user may not see is named. Exit status 3: something failed.
+    Doctor(Doctor),
+    /// Follow a packet to a host port, and say where it would stop
+    ///
+    /// Takes root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
+    /// Exit status 3: it would not arrive, or that depends on something that could not be told.
+    Trace(Trace),
+}
+
+#[derive(Args)]
+pub(crate) struct Trace {
+    /// The host port: 8080, 53/udp. Without protocol tcp is meant
+    #[arg(value_name = "PORT[/PROTO]", value_parser = port_without_address)]
+    pub(crate) port: Port,
+    /// The client; 127.0.0.1, an address of the node or of a pod among others [default: somebody
+    /// outside]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: Option<IpAddr>,
+    /// The address that it asks [default: what the node is known by outside, or 127.0.0.1 where the
+    /// client is]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) to: Option<IpAddr>,
+    /// Connect from this node as well, and say what came of it
+    #[arg(long)]
+    pub(crate) probe: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// Where runtimes read network configurations
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// Where runtimes look for plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -262,6 +299,14 @@ fn port(text: &str) -> Result<Port, String> {
         None => (rest, Protocol::Tcp),
     };
     Ok(Port { number: port_number(number)?, protocol, address })
+}
+
+fn port_without_address(text: &str) -> Result<Port, String> {
+    let port = port(text)?;
+    if port.address.is_some() {
+        return Err("the address that is asked is for --to".to_owned());
+    }
+    Ok(port)
 }
 
 fn port_number(text: &str) -> Result<NonZeroU16, String> {

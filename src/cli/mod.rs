@@ -3,6 +3,7 @@
 
 mod allocation;
 mod arguments;
+mod doctor;
 mod env;
 mod explain;
 mod gc;
@@ -13,6 +14,7 @@ mod repair;
 mod reserve;
 mod show;
 mod status;
+mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -168,6 +170,8 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
         Command::Install(asked) => install::install(asked, screen),
         Command::Uninstall(asked) => install::uninstall(asked, node, screen),
         Command::Repair(asked) => repair::run(asked, &node()?, screen),
+        Command::Doctor(asked) => doctor::run(asked, &node()?, screen),
+        Command::Trace(asked) => trace::run(asked, &node()?, screen),
     }
 }
 

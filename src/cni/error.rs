@@ -76,7 +76,8 @@ pub enum Error {
 
 impl Error {
     /// This error and its cause in one line, for places that have no `details`.
-    pub(super) fn in_one_line(&self) -> String {
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
         let mut line = self.to_string();
         if let Some(cause) = self.source() {
             // Writing to a String cannot fail.

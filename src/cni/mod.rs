@@ -157,6 +157,23 @@ impl Request {
     }
 }
 
+/// Reads a plugin's object of a network configuration file as ADD would, with the node's own file laid
+/// over it; with what would be passed over.
+///
+/// # Errors
+/// When ADD would refuse it.
+pub fn read_config(
+    plugin: &[u8],
+    node_file: Option<&[u8]>,
+) -> Result<(Config, Vec<String>), Error> {
+    let node = node_file.map(config::decode_node_file).transpose()?;
+    let plugin = Object::decode("the plugin's object", "", plugin)?;
+    let layers: Vec<&Object<'_>> = node.iter().chain([&plugin]).collect();
+    let mut judge = config::Judge::strict();
+    let config = Config::from_layers(&layers, &mut judge)?;
+    Ok((config, judge.warnings))
+}
+
 /// The version that an error reply to `stdin` is written in: the configuration's if it can be read
 /// and is spoken, else the newest.
 #[must_use]

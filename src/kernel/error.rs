@@ -26,6 +26,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The kernel knows no tables.
+    #[error(
+        "this kernel has no nf_tables, or may not load it: load the module (modprobe nf_tables), or \
+         boot a kernel that was built with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
+    )]
+    NoTables,
     /// The transaction was refused as a whole; nothing changed.
     #[error("the kernel refused {subject} in table inet autoport, nothing was changed")]
     Refused {

@@ -25,6 +25,11 @@ mod uapi {
     pub(super) const AF_INET: u8 = 2;
     pub(super) const AF_INET6: u8 = 10;
     pub(super) const INET_DIAG_SKV6ONLY: u16 = 11;
+    pub(super) const INET_DIAG_LOCALS: u16 = 12;
+    /// `struct sockaddr_storage`, and where the address is in those of either family.
+    pub(super) const SOCKADDR: usize = 128;
+    pub(super) const SOCKADDR_V4: usize = 4;
+    pub(super) const SOCKADDR_V6: usize = 8;
     /// `TCP_CLOSE`: the state of a UDP socket that is not connected.
     pub(super) const CLOSE: u8 = 7;
     pub(super) const LISTEN: u8 = 10;
@@ -32,6 +37,7 @@ mod uapi {
     pub(super) const REQUEST_REST: usize = 4 + 48;
     /// `struct inet_diag_msg`, and where its members are.
     pub(super) const MESSAGE: usize = 72;
+    pub(super) const STATE: usize = 1;
     pub(super) const SOURCE_PORT: usize = 4;
     pub(super) const SOURCE: usize = 8;
     pub(super) const UID: usize = 64;
@@ -69,7 +75,8 @@ impl fmt::Display for Listener {
 
 impl Listener {
     /// Whether packets for `host` could be meant for this socket.
-    fn meets(&self, host: &HostPort) -> bool {
+    #[must_use]
+    pub fn meets(&self, host: &HostPort) -> bool {
         let at = |address| HostPort { protocol: self.protocol, address, port: self.port };
         let (own, mapped) = match self.address {
             IpAddr::V4(_) => (self.address, None),
@@ -84,9 +91,28 @@ impl Listener {
         at(own).overlaps(host) || mapped.is_some_and(|mapped| at(mapped).overlaps(host))
     }
 
-    /// Reads one `struct inet_diag_msg`; `None` when it is none, or not bound to a port.
-    pub(super) fn read(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
+    /// Reads one `struct inet_diag_msg`: a socket, once for each address that it is bound to. Nothing
+    /// when it is none, not bound to a port, or in another state: of SCTP the kernel shows every
+    /// socket to whoever asks for those that listen.
+    pub(super) fn read(protocol: Protocol, family: Family, message: &[u8]) -> Vec<Self> {
+        Self::read_one(protocol, family, message).map_or_else(Vec::new, |one| {
+            let attributes = Attributes(&message[uapi::MESSAGE..]);
+            // Of SCTP the header has the address to which somebody connected last.
+            let locals = attributes.get(uapi::INET_DIAG_LOCALS).unwrap_or_default();
+            let bound: Vec<_> =
+                locals.chunks_exact(uapi::SOCKADDR).filter_map(read_address).collect();
+            if bound.is_empty() {
+                return vec![one];
+            }
+            bound.into_iter().map(|address| Self { address, ..one.clone() }).collect()
+        })
+    }
+
+    fn read_one(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
         let header = message.first_chunk::<{ uapi::MESSAGE }>()?;
+        if header[uapi::STATE] != listening(protocol) {
+            return None;
+        }
         let attributes = Attributes(&message[uapi::MESSAGE..]);
         let port = u16::from_be_bytes([header[uapi::SOURCE_PORT], header[uapi::SOURCE_PORT + 1]]);
         let source: [u8; 16] = *header[uapi::SOURCE..].first_chunk()?;
@@ -105,6 +131,16 @@ impl Listener {
             only_v6,
         })
     }
+}
+
+/// Reads the address of a `struct sockaddr_storage`.
+fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    if family == u16::from(uapi::AF_INET) {
+        return Some(Ipv4Addr::from(*bytes[uapi::SOCKADDR_V4..].first_chunk::<4>()?).into());
+    }
+    let v6 = family == u16::from(uapi::AF_INET6);
+    v6.then(|| Some(Ipv6Addr::from(*bytes[uapi::SOCKADDR_V6..].first_chunk::<16>()?).into()))?
 }
 
 /// The sockets of this network namespace that listen, as they were when they were listed.
@@ -160,10 +196,10 @@ impl Listeners {
         only: Option<NonZeroU16>,
     ) -> Result<(), Error> {
         let listing = socket.list(&question(protocol, family, only), |answer| {
-            if let Body::Object(_) = answer.body
-                && let Some(found) = Listener::read(protocol, family, answer.message)
-            {
-                self.by_port.entry((protocol, found.port)).or_default().push(found);
+            if let Body::Object(_) = answer.body {
+                for found in Listener::read(protocol, family, answer.message) {
+                    self.by_port.entry((protocol, found.port)).or_default().push(found);
+                }
             }
         })?;
         match listing {
@@ -186,6 +222,11 @@ impl Listeners {
         at_port.iter().find(|listener| listener.meets(host))
     }
 
+    /// All of them, by protocol and port.
+    pub fn all(&self) -> impl Iterator<Item = &Listener> {
+        self.by_port.values().flatten()
+    }
+
     /// The protocols whose sockets this kernel cannot list: SCTP where nobody uses it, or any
     /// protocol where the kernel was built without its `…_diag`. Nothing is known to listen there.
     #[must_use]
@@ -198,17 +239,21 @@ fn refused(source: io::Error) -> Error {
     Error::Question { what: "the sockets that listen", source }
 }
 
+/// The state in which a socket takes packets from strangers.
+const fn listening(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp | Protocol::Sctp => uapi::LISTEN,
+        Protocol::Udp => uapi::CLOSE,
+    }
+}
+
 fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Messages {
     let address_family = match family {
         Family::V4 => uapi::AF_INET,
         Family::V6 => uapi::AF_INET6,
     };
-    let state = match protocol {
-        Protocol::Tcp | Protocol::Sctp => uapi::LISTEN,
-        Protocol::Udp => uapi::CLOSE,
-    };
     let mut rest = [0; uapi::REQUEST_REST];
-    rest[..4].copy_from_slice(&(1_u32 << state).to_ne_bytes());
+    rest[..4].copy_from_slice(&(1_u32 << listening(protocol)).to_ne_bytes());
     rest[4..6].copy_from_slice(&only.map_or(0, NonZeroU16::get).to_be_bytes());
     // No particular socket: `INET_DIAG_NOCOOKIE`.
     rest[44..].fill(0xff);
@@ -277,6 +322,7 @@ mod tests {
     /// A `struct inet_diag_msg` as the kernel makes it.
     fn message(address: &str, port: u16, only_v6: Option<u8>) -> Vec<u8> {
         let mut bytes = vec![0; uapi::MESSAGE];
+        bytes[uapi::STATE] = uapi::LISTEN;
         bytes[uapi::SOURCE_PORT..][..2].copy_from_slice(&port.to_be_bytes());
         match address.parse().expect("an address") {
             IpAddr::V4(v4) => bytes[uapi::SOURCE..][..4].copy_from_slice(&v4.octets()),
@@ -294,7 +340,8 @@ mod tests {
 
     fn listener(address: &str, only_v6: Option<u8>) -> Listener {
         let family = Family::of(&address.parse().expect("an address"));
-        Listener::read(Protocol::Tcp, family, &message(address, 53, only_v6)).expect("a listener")
+        let mut read = Listener::read(Protocol::Tcp, family, &message(address, 53, only_v6));
+        read.pop().expect("a listener")
     }
 
     #[test]
@@ -337,10 +384,46 @@ mod tests {
         let whole = message("127.0.0.1", 53, Some(1));
         for cut in 0..whole.len() {
             let read = Listener::read(Protocol::Tcp, Family::V4, &whole[..cut]);
-            assert_eq!(read.is_some(), cut >= uapi::MESSAGE, "{cut}");
+            assert_eq!(read.len(), usize::from(cut >= uapi::MESSAGE), "{cut}");
         }
         let unbound = message("0.0.0.0", 0, None);
-        assert_eq!(Listener::read(Protocol::Udp, Family::V4, &unbound), None);
+        assert_eq!(Listener::read(Protocol::Tcp, Family::V4, &unbound), []);
+    }
+
+    /// The kernel's SCTP shows sockets that have the port as one end of a connection.
+    #[test]
+    fn what_is_connected_does_not_listen() {
+        const ESTABLISHED: u8 = 1;
+        let mut bytes = message("192.0.2.1", 53, None);
+        bytes[uapi::STATE] = ESTABLISHED;
+        for protocol in Protocol::ALL {
+            assert_eq!(Listener::read(protocol, Family::V4, &bytes), [], "{protocol}");
+        }
+    }
+
+    /// As the kernel shows an SCTP socket that is bound to two addresses, when a client has come.
+    #[test]
+    fn an_sctp_socket_listens_on_every_address_that_it_is_bound_to() {
+        let mut bytes = message("::ffff:192.0.2.1", 53, Some(0));
+        let length = u16::try_from(4 + 2 * uapi::SOCKADDR).expect("it is small");
+        bytes.extend_from_slice(&length.to_ne_bytes());
+        bytes.extend_from_slice(&uapi::INET_DIAG_LOCALS.to_ne_bytes());
+        for text in ["192.0.2.2", "2001:db8::1"] {
+            let mut sockaddr = vec![0; uapi::SOCKADDR];
+            let (family, at, octets) = match text.parse().expect("an address") {
+                IpAddr::V4(v4) => (uapi::AF_INET, uapi::SOCKADDR_V4, v4.octets().to_vec()),
+                IpAddr::V6(v6) => (uapi::AF_INET6, uapi::SOCKADDR_V6, v6.octets().to_vec()),
+            };
+            sockaddr[..2].copy_from_slice(&u16::from(family).to_ne_bytes());
+            sockaddr[at..][..octets.len()].copy_from_slice(&octets);
+            bytes.extend(sockaddr);
+        }
+        let listeners = Listener::read(Protocol::Sctp, Family::V6, &bytes);
+        let addresses: Vec<_> = listeners.iter().map(|it| it.address.to_string()).collect();
+        assert_eq!(addresses, ["192.0.2.2", "2001:db8::1"]);
+        for cut in uapi::MESSAGE..bytes.len() {
+            Listener::read(Protocol::Sctp, Family::V6, &bytes[..cut]);
+        }
     }
 
     #[test]

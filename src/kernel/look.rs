@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use nix::libc::{ENODATA, ENOENT};
+use nix::libc::{EINVAL, ENODATA, ENOENT};
 
 use super::elements::{Listed, Seen};
 use super::message::{Attributes, Body, Kind, Messages};
@@ -219,7 +219,7 @@ impl Nft {
     /// Looks at the table, its chains and rules, and the elements that `extent` is about.
     ///
     /// # Errors
-    /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
+    /// [`Error::Socket`], [`Error::NoTables`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
         let (table, dormant) = table(&mut self.socket)?;
         let mut look = Look { table, dormant, ..Look::at_nothing() };
@@ -360,8 +360,14 @@ fn ask_one<T>(
 
 fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table)?;
-    Ok(found.unwrap_or((Table::Absent, false)))
+    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table);
+    match found {
+        // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
+        Err(Error::Question { source, .. }) if source.raw_os_error() == Some(EINVAL) => {
+            Err(Error::NoTables)
+        }
+        found => Ok(found?.unwrap_or((Table::Absent, false))),
+    }
 }
 
 /// Whose table it is, and whether it is dormant.

@@ -17,6 +17,8 @@ mod listeners;
 mod look;
 mod lower;
 mod message;
+mod others;
+mod path;
 mod portmap;
 mod preview;
 mod raise;
@@ -24,6 +26,7 @@ mod reconcile;
 mod recorded;
 mod route;
 mod socket;
+mod trial;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -48,12 +51,17 @@ pub use error::Error;
 pub use events::{Events, Woken};
 pub use listeners::{Listener, Listeners, Process};
 pub use look::{Extent, Look, Table};
+pub use others::{
+    ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space, intersect,
+};
+pub use path::{Link, Neighbour, Path, links, neighbour, path};
 pub use portmap::Portmap;
 pub use reconcile::Survey;
 pub use recorded::{Asked, read};
 pub use route::{
-    Loopback, Towards, allow_loopback, interface_towards, outward_addresses, refuse_loopback,
+    Local, Loopback, Towards, allow_loopback, interface_towards, outward_addresses, refuse_loopback,
 };
+pub use trial::{Release, trial};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
 const INET: u8 = 1;
@@ -85,7 +93,7 @@ impl Nft {
     /// Whether the table could be changed: what STATUS needs to know.
     ///
     /// # Errors
-    /// [`Error::Socket`], [`Error::Question`], [`Error::OtherInstance`], [`Error::NewerLayout`].
+    /// As for [`Self::look`]; [`Error::OtherInstance`], [`Error::NewerLayout`].
     pub fn probe(&mut self) -> Result<(), Error> {
         self.look(Extent::Places(&[]))?.permit(&self.identity)
     }

@@ -71,15 +71,7 @@ impl Nft {
         let mut change = Change::default();
         let mut vacated = Vec::new();
         let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
-            let seen = look.elements.iter();
-            let mut spared = hairpins_of(
-                &everything.spared,
-                seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))),
-            );
-            let seen = look.elements.keys().copied();
-            spared.extend(
-                seen.filter(|place| covers(|place| everything.spared.contains(place), place)),
-            );
+            let spared = spared_in(look, everything);
             let standing = look.thorough_standing(&identity, everything)?;
             // What is built again is not compared one by one, and a copy of it takes its time.
             if matches!(standing, Standing::Intact { .. }) {
@@ -106,6 +98,24 @@ impl Nft {
         // Even if nothing was lost: whoever restored it may have been killed before it came to this.
         applied.stale_flows = self.forget_gap(everything).err();
         Ok(applied)
+    }
+
+    /// Names what differs between the table and the one that `everything` implies, and changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::look`]; [`Error::OtherInstance`], [`Error::NewerLayout`].
+    pub fn differences(&mut self, everything: &Ruleset) -> Result<Vec<String>, Error> {
+        let look = self.look(Extent::Everything)?;
+        if look.table == Table::Absent && everything.elements.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(match look.thorough_standing(&self.identity, everything)? {
+            Standing::Rebuild(reason) => vec![reason],
+            Standing::Intact { .. } => {
+                let spared = spared_in(&look, everything);
+                compare::differing_elements(&look, everything, &spared).collect()
+            }
+        })
     }
 
     /// Reads the table back, whosever it is; `None` where none of this layout is.
@@ -137,6 +147,16 @@ impl Nft {
         let (elements, treatments) = survey.kept(&everything.spared);
         Ok(Cow::Owned(everything.into_owned().with(elements, treatments)))
     }
+}
+
+/// What is there of those of whom nobody knows what belongs there.
+fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
+    let seen = look.elements.iter();
+    let mut spared =
+        hairpins_of(&everything.spared, seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))));
+    let seen = look.elements.keys().copied();
+    spared.extend(seen.filter(|place| covers(|place| everything.spared.contains(place), place)));
+    spared
 }
 
 /// The rules of each chain that could be a network's.

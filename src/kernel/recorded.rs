@@ -86,7 +86,8 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<Strin
         Asked::Flows(family) => Flow::read(Protocol::Udp, family, attributes)
             .map(|flow| format!("{} answered by {}", flow.to, flow.answered_by)),
         Asked::Listeners(protocol, family) => {
-            Listener::read(protocol, family, message).map(|listener| listener.to_string())
+            let all = Listener::read(protocol, family, message);
+            return all.iter().map(Listener::to_string).collect();
         }
     };
     told.into_iter().collect()

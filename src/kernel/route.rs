@@ -11,13 +11,12 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
-use rtnetlink::Handle;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::Error;
 use crate::model::{Family, check_ifname};
@@ -31,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far a question about routes is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+pub(super) enum Extent {
     /// One route, for the destination it names.
     One,
     /// Every route that is like it. The kernel is told to be strict: otherwise it would ignore what
@@ -39,19 +38,31 @@ enum Extent {
     All,
 }
 
-/// Talks to the kernel, within its patience.
-fn talk<T>(
-    extent: Extent,
-    talk: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
+/// Asks the kernel about routes.
+pub(super) fn ask(question: RouteMessage, extent: Extent) -> io::Result<Vec<RouteMessage>> {
+    talk(extent == Extent::All, |handle| async move {
+        let mut answers = Box::pin(handle.route().get(question).execute());
+        match extent {
+            Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
+            Extent::All => answers.try_collect().await,
+        }
+    })
+}
+
+/// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked.
+pub(super) fn talk<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
+    strict: bool,
+    ask: impl FnOnce(Handle) -> F,
 ) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = match extent {
-            Extent::One => rtnetlink::new_connection()?,
-            Extent::All => rtnetlink::new_connection_with_strict_check()?,
+        let (connection, handle, _) = if strict {
+            rtnetlink::new_connection_with_strict_check()?
+        } else {
+            rtnetlink::new_connection()?
         };
         let connection = tokio::spawn(connection);
-        let answer = tokio::time::timeout(PATIENCE, talk(handle)).await;
+        let answer = tokio::time::timeout(PATIENCE, ask(handle)).await;
         connection.abort();
         let answer = answer.map_err(|_| {
             let text = format!("no answer within {} s", PATIENCE.as_secs());
@@ -73,7 +84,7 @@ fn is_no_route(error: &io::Error) -> bool {
 
 /// The addresses of this node, of one family.
 #[derive(Debug, Default)]
-pub(super) struct Local {
+pub struct Local {
     /// Most of them, and there may be thousands (kube-proxy's IPVS mode has one for each Service).
     hosts: BTreeSet<IpAddr>,
     /// 127.0.0.0/8, and what somebody routed to the node as a whole.
@@ -82,7 +93,10 @@ pub(super) struct Local {
 
 impl Local {
     /// Reads the local routing table, once for all questions.
-    pub(super) fn of(family: Family) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the kernel does not list it.
+    pub fn of(family: Family) -> io::Result<Self> {
         let mut question = RouteMessageBuilder::<IpAddr>::new()
             .table_id(TABLE_LOCAL)
             .kind(RouteType::Local)
@@ -92,14 +106,13 @@ impl Local {
             Family::V4 => AddressFamily::Inet,
             Family::V6 => AddressFamily::Inet6,
         };
-        let routes: Vec<_> = talk(Extent::All, async |handle| {
-            handle.route().get(question).execute().try_collect().await
-        })?;
+        let routes = ask(question, Extent::All)?;
         Ok(routes.iter().filter_map(|route| destination(family, route)).collect())
     }
 
     /// Whether packets to `address` stay on this node.
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.hosts.contains(&address) || self.networks.iter().any(|one| one.contains(address))
     }
 }
@@ -152,7 +165,7 @@ pub fn interface_towards(pod: IpAddr) -> Result<Option<Towards>, Error> {
         .destination_prefix(pod, host_prefix)
         .map_err(|source| error(io::Error::other(source)))?
         .build();
-    let found = talk(Extent::One, async |handle| {
+    let found = talk(false, |handle| async move {
         let route = Box::pin(handle.route().get(question).execute()).try_next().await?;
         let index = route.and_then(|route| {
             route.attributes.iter().find_map(|attribute| {

@@ -24,7 +24,7 @@ const PEERS: [u16; 3] = [1, 1_000, 5_000];
 
 const TURNS: usize = 25;
 /// A slow machine has fewer turns.
-const PATIENCE: Duration = Duration::from_mins(8);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// How many connections are made at a time.
 const CROWD: usize = 32;

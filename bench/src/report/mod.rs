@@ -5,6 +5,7 @@
 //! stays as it is.
 
 mod bars;
+mod budget;
 mod control;
 mod datapath;
 mod storm;
@@ -13,6 +14,10 @@ mod table;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use serde_json::Value;
+
+use table::Table;
 
 use crate::Bench;
 use crate::plot::Plot;
@@ -38,7 +43,7 @@ impl Rows {
     }
 
     /// The row of this plugin in the situation with these parameters.
-    pub(crate) fn find(&self, plugin: &str, params: &[(&str, serde_json::Value)]) -> Option<&Row> {
+    pub(crate) fn find(&self, plugin: &str, params: &[(&str, Value)]) -> Option<&Row> {
         self.0.iter().find(|row| row.is(plugin, params))
     }
 
@@ -53,6 +58,7 @@ pub(crate) fn run(bench: &Bench, docs: &Path) {
     control::add(&bench.raw, &mut report);
     storm::add(&bench.raw, &mut report);
     datapath::add(&bench.raw, &mut report);
+    budget::add(&bench.raw, &mut report);
     bars::add(&bench.raw, &mut report);
 
     let path = docs.join("performance.md");
@@ -88,20 +94,27 @@ fn machine(raw: &Raw, report: &mut Report) {
     let rows = Rows::of(raw, "machine");
     let Some(row) = rows.find("", &[]) else { return };
     let fact = |name: &str| match row.facts.get(name) {
-        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
         None => "unknown".to_owned(),
     };
-    let text = format!(
-        "{} CPUs ({}), {} MiB of memory, Linux {}; {}, {}; load {} when it began.\n",
+    let mut text = format!(
+        "{} CPUs ({}), {} MiB of memory, Linux {}; {}, {}.\n\n",
         fact("cpus"),
         fact("cpu"),
         fact("memory_mib"),
         fact("kernel"),
         fact("nft"),
         fact("iptables"),
-        fact("load"),
     );
+    let mut table = Table::new(["part", "began", "load then", "took", "dist/autoport (sha256)"]);
+    for row in Rows::of(raw, "parts").iter() {
+        let fact = |name: &str| row.facts.get(name).and_then(Value::as_str).unwrap_or_default();
+        let took = format!("{} s", row.number("seconds").unwrap_or_default());
+        let sum = fact("sha256").get(..12).unwrap_or_default();
+        table.row([&*row.plugin, fact("began"), fact("load"), &took, sum]);
+    }
+    text.push_str(&table.text());
     report.blocks.insert("machine", text);
 }
 

@@ -1,0 +1,43 @@
+//! A real Kubernetes node drives the plugin: API server, scheduler, controller manager, kubelet and
+//! kube-proxy, on containerd 1.6 and etcd.
+//!
+//! `make test-kubernetes`, as root: `integration/setup.sh kubernetes` builds it from Debian's
+//! sources. The harness is that of `integration/runtimes`, and each test has a
+//! [`cluster::Cluster`] of its own, which takes up to a gigabyte, so few run at a time. Most of the
+//! time goes into waiting: kubelet cleans up once a minute.
+
+#![expect(clippy::disallowed_methods, reason = "a cluster has files and children")]
+
+mod api;
+#[path = "../chain.rs"]
+#[expect(dead_code, reason = "shared with the integration tests, as is all from above")]
+mod chain;
+mod cluster;
+#[path = "../echo.rs"]
+mod echo;
+#[path = "../runtimes/machine.rs"]
+mod machine;
+#[path = "../netns.rs"]
+#[expect(dead_code, reason = "shared")]
+mod netns;
+#[path = "../node.rs"]
+#[expect(dead_code, reason = "shared")]
+mod node;
+#[path = "../plugin.rs"]
+#[expect(dead_code, reason = "shared")]
+mod plugin;
+#[path = "../probe.rs"]
+#[expect(dead_code, reason = "shared")]
+mod probe;
+#[path = "../runtimes/recording.rs"]
+#[expect(dead_code, reason = "shared")]
+mod recording;
+#[path = "../view.rs"]
+#[expect(dead_code, reason = "shared")]
+mod view;
+
+mod manifests;
+mod pods;
+mod restarts;
+mod services;
+mod workloads;

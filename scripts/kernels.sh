@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Boots Debian's kernels in an emulated machine and runs suites of the
+# integration tests there, as root: scripts/kernels.sh RELEASE...
+#
+# SUITES="udp gc" limits them. Last of all, the first of these kernels is booted
+# once more without nf_tables, for the suite `tableless`.
+#
+# The machine has neither disk nor network. All that it needs is in an initramfs,
+# put together from the programs of the machine it runs on, the kernel's modules
+# and the tests. It has two serial ports: the kernel's console, and what the
+# tests print. Both are kept below target/kernels.
+#
+# A kernel passes if every suite ran to its end and passed, none was empty or
+# left a test out, and the kernel did not complain.
+set -euo pipefail
+export LC_ALL=C
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+tools=${AUTOPORT_TOOLS:-$PWD/target/tools}
+limit=3600 # seconds from power on to power off
+processors=2
+memory=1536 # MiB
+
+# What depends on the kernel, for each of them. Not `race` and `choosing`: they have up to 200 commands wait
+# for each other, and a DEL waits half a minute at most.
+suites=(kernel sctp traffic udp gc recovery lifecycle policy oracle damage adopt)
+[ -z "${SUITES:-}" ] || read -ra suites <<<"$SUITES"
+
+# What they call.
+programs=(ip nft iptables strace flock setpriv unshare)
+plugins=(bridge host-local ptp portmap)
+
+fail() {
+    echo "scripts/kernels.sh: $1" >&2
+    exit 1
+}
+
+[ $# -gt 0 ] || fail "usage: $0 RELEASE..."
+[ "$(uname -m)" = x86_64 ] || fail "these are kernels for x86-64"
+busybox=$tools/busybox/bin/busybox
+for file in "$busybox" "${@/#/$tools/kernels/}"; do
+    [ -e "$file" ] || fail "$file is missing: KERNELS=\"$*\" integration/setup.sh kernels"
+done
+
+metadata() { cargo metadata --locked --no-deps --format-version 1 | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
+kept=$(metadata target_directory)/kernels
+mkdir -p "$kept"
+work=$(mktemp -d "$kept/.work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# --- what every machine has --------------------------------------------------
+
+root=$work/root
+
+# put FILE... where they are here.
+put() {
+    local file
+    for file; do install -D -m 0755 "$file" "$root$file"; done
+}
+
+# put_program FILE... the same, with the libraries.
+put_program() {
+    local file libraries
+    for file; do
+        put "$file"
+        libraries=$(ldd "$file" 2>/dev/null | grep -o '/[^ ]*' || true)
+        # shellcheck disable=SC2086 # a list of names without blanks
+        put $libraries
+    done
+}
+
+mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,var/lib,usr/{bin,sbin,lib,lib64}}
+for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$root/$folder"; done
+for program in "${programs[@]}"; do
+    path=$(command -v "$program") || fail "there is no $program here: integration/setup.sh kernels"
+    put_program "$path"
+done
+put_program "${plugins[@]/#//usr/lib/cni/}"
+for plugin in "${plugins[@]}"; do
+    install -D "$tools/cni-sid/$plugin" "$root/tools/cni-sid/$plugin"
+done
+put /usr/lib/x86_64-linux-gnu/xtables/*.so
+put /etc/protocols /etc/services /etc/passwd /etc/group /etc/nsswitch.conf
+cp "$busybox" "$root/usr/bin/busybox"
+for applet in $("$busybox" --list); do
+    [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s /usr/bin/busybox "$root/usr/bin/$applet"
+done
+ln -s /usr/bin/busybox "$root/usr/sbin/modprobe" # what the kernel calls
+
+# The tests are static, like all executables of this project. They know the plugin by its path.
+cargo test --locked --test integration --no-run --message-format json >"$work/built"
+built() { sed -n "s/.*\"kind\":\[\"$1\"\].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" "$work/built" | tail -n 1; }
+tests=$(built test integration)
+plugin=$(built bin autoport)
+if [ ! -x "$tests" ] || [ ! -x "$plugin" ]; then fail "cargo did not say where the tests and the plugin are"; fi
+mkdir -p "$root$(dirname "$plugin")" "$root$PWD/tests"
+objcopy --strip-debug "$tests" "$root/integration"
+objcopy --strip-debug "$plugin" "$root$plugin"
+cp -R tests/golden "$root$PWD/tests/"
+
+# --- what it does -------------------------------------------------------------
+
+# The list of suites comes from the kernel's command line.
+{
+    printf '#!/bin/busybox sh\ncd=%s\n' "$PWD"
+    cat <<'INIT'
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
+exec >/dev/ttyS1 2>&1
+stty -F /dev/ttyS1 raw
+export PATH=/usr/sbin:/usr/bin HOME=/root AUTOPORT_TOOLS=/tools
+cd "$cd"
+ip link set lo up
+# Whatever else is needed the kernel loads on demand. Of these busybox's modprobe would tell a second
+# program that they are there while they are being loaded, or tests set their sysctls before.
+for module in veth bridge br_netfilter nf_tables nf_conntrack_netlink tcp_diag udp_diag sctp sctp_diag; do
+    modprobe $module
+done
+echo "kernels: begin $(uname -r)"
+for suite in $(echo $suites | tr , ' '); do
+    echo "kernels: suite $suite"
+    began=$(cut -d. -f1 /proc/uptime)
+    tests=$(/integration --list "$suite::" 2>/dev/null | sed -n "s/^\($suite::.*\): test$/\1/p")
+    # Without a name all tests would run.
+    /integration --exact --include-ignored --nocapture ${tests:-none}
+    echo "kernels: status $? after $(($(cut -d. -f1 /proc/uptime) - began)) s"
+done
+echo "kernels: end"
+poweroff -f
+INIT
+} >"$root/init"
+chmod 0755 "$root/init"
+
+# --- the machines -------------------------------------------------------------
+
+# boot RELEASE NAME LIST PARAMETER... runs a machine to its end.
+#
+# Without cx16: QEMU 7.2 leaves random flags behind when newer kernels allocate memory by that instruction.
+# Its clock is not the processor's, which the kernel would measure while this machine is busy; for the same
+# reason nobody watches for processors that are slow.
+boot() {
+    local release=$1 name=$2 list=$3
+    shift 3
+    rm -rf "$root/usr/lib/modules" "$kept/$name".{console,tests}
+    cp -R "$tools/kernels/$release/modules" "$root/usr/lib/modules"
+    (cd "$root" && find . | "$busybox" cpio -o -H newc) >"$work/initramfs" 2>"$work/cpio"
+    timeout --kill-after 10 "$limit" qemu-system-x86_64 \
+        -accel tcg,thread=multi -machine pc -cpu qemu64,+rdrand,-cx16 -smp "$processors" -m "$memory" \
+        -nodefaults -no-user-config -display none -nic none -no-reboot \
+        -kernel "$tools/kernels/$release/vmlinuz" -initrd "$work/initramfs" \
+        -append "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off nokaslr clocksource=hpet tsc=unstable \
+nowatchdog rcupdate.rcu_cpu_stall_suppress=1 suites=$list $*" \
+        -serial "file:$kept/$name.console" -serial "file:$kept/$name.tests" </dev/null
+}
+
+# judge NAME LIST prints what came of it, a line per suite; fails if that is not what it should be.
+judge() {
+    local name=$1 list=$2 complaints
+    [ -e "$kept/$name.tests" ] || return 1
+    tr -d '\r' <"$kept/$name.tests" | awk -v name="$name" -v list="$list" '
+        /^kernels: begin / { printf "%s: Linux %s\n", name, $3 }
+        /^kernels: suite / { suite = $3; result = "" }
+        /^way: / { print "    " $0 }
+        /^test .* FAILED$/ { print "    " $0 }
+        /^test result: / { result = $0 }
+        /^kernels: status / {
+            good = $3 == 0 && match(result, /^test result: ok\. [1-9][0-9]* passed; 0 failed; 0 ignored; /)
+            split(result, word, " ")
+            printf "  %-10s %s, %d passed, %d failed, %d s\n", suite, good ? "ok" : "FAILED", word[4], word[6], $5
+            if (good) passed[suite] = 1
+        }
+        /^kernels: end$/ { end = 1 }
+        END {
+            if (!end) print "  it did not reach the end; " suite " was the last suite"
+            bad = !end
+            number = split(list, wanted, ",")
+            for (i = 1; i <= number; i++) if (!(wanted[i] in passed)) bad = 1
+            exit bad
+        }' || return 1
+    complaints=$(grep -aE 'WARNING: |BUG: |Oops|Kernel panic|general protection' "$kept/$name.console" || true)
+    [ -z "$complaints" ] || {
+        printf '  the kernel complained:\n%s\n' "$complaints"
+        return 1
+    }
+}
+
+failed=()
+# run RELEASE NAME LIST PARAMETER... does both.
+run() {
+    local began=$SECONDS status=0
+    boot "$@" || status=$?
+    judge "$2" "$3" || failed+=("$2")
+    [ "$status" -eq 0 ] || {
+        echo "  qemu ended with status $status (124: after $limit s)"
+        failed+=("$2")
+    }
+    echo "  $((SECONDS - began)) s in all"
+}
+
+for release; do
+    run "$release" "$release" "$(IFS=, && echo "${suites[*]}")"
+done
+run "$1" "$1-tableless" tableless module_blacklist=nf_tables
+
+[ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}; what they printed is in $kept"
+echo "scripts/kernels.sh: passed in $SECONDS s"

@@ -1,0 +1,95 @@
+//! `autoport trace`.
+
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use autoport::diagnosis::{self, Fate, Query, Step, Trace, Way};
+use autoport::kernel;
+use serde::Serialize;
+
+use super::arguments;
+use super::output::{Answer, Screen, Text, Tone};
+use super::{Failure, Node, Verdict};
+
+pub(super) fn run(
+    asked: &arguments::Trace,
+    node: &Node,
+    screen: &mut Screen<'_>,
+) -> Result<Verdict, Failure> {
+    let query = Query {
+        protocol: asked.port.protocol.into(),
+        port: asked.port.number,
+        from: asked.from,
+        to: asked.to.unwrap_or_else(|| known_by(asked.from)),
+    };
+    let way = Way::ask(query, &node.store, node.patience)?;
+    let trace = Trace::of(&way);
+    let probe = asked.probe.then(|| {
+        let (answered, said) = diagnosis::probe(&query);
+        Probe { answered, said }
+    });
+    let told = Told { trace, probe };
+    screen.show(&told)?;
+    let missed = told.probe.as_ref().is_some_and(|probe| !probe.answered);
+    Ok(if told.trace.fate == Fate::Passes && !missed { Verdict::Well } else { Verdict::Unwell })
+}
+
+/// The address that a client of this sort would ask.
+fn known_by(from: Option<IpAddr>) -> IpAddr {
+    let v6 = from.is_some_and(|from| from.is_ipv6());
+    if from.is_some_and(|from| from.is_loopback()) {
+        return if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    }
+    let mut own = kernel::outward_addresses().into_iter();
+    let own = own.find(|own| from.is_none() || own.is_ipv6() == v6);
+    // A node without a default route is still asked by its neighbours.
+    let towards = |from| kernel::path(from, None).ok().and_then(|path| path.source);
+    own.or_else(|| from.and_then(towards)).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    trace: Trace,
+    probe: Option<Probe>,
+}
+
+#[derive(Serialize)]
+struct Probe {
+    answered: bool,
+    said: String,
+}
+
+/// As wide as the longest of them, and two.
+const FATE: usize = 8;
+const AT: usize = 15;
+
+impl Answer for Told {
+    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        for Step { at, fate, text, remedy } in &self.trace.steps {
+            out.paint(tone(*fate), &format!("{fate:FATE$}"))?;
+            writeln!(out, "{at:AT$}{text}")?;
+            if let Some(remedy) = remedy {
+                writeln!(out, "{:1$}-> {remedy}", "", FATE + AT)?;
+            }
+        }
+        if let Some(Probe { answered, said }) = &self.probe {
+            let tone = if *answered { Tone::Good } else { Tone::Bad };
+            out.paint(tone, &format!("{:FATE$}", if *answered { "ok" } else { "fails" }))?;
+            writeln!(out, "{:AT$}a packet of this node was sent: {said}", "probe")?;
+        }
+        let mut sentence = self.trace.verdict.clone();
+        if let Some(first) = sentence.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        writeln!(out, "{sentence}.")
+    }
+}
+
+const fn tone(fate: Fate) -> Tone {
+    match fate {
+        Fate::Passes => Tone::Good,
+        Fate::Unsure => Tone::Doubtful,
+        Fate::Stops => Tone::Bad,
+    }
+}

@@ -1,0 +1,284 @@
+//! The network configurations: whether runtimes hand their pods to autoport, and in which state.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::facts::node_file;
+use super::{Facts, Finding, Seen, some_of};
+use crate::cni::{self, Config, Version};
+
+/// A network configuration file.
+#[derive(Clone, Debug)]
+pub struct Conflist {
+    /// The file's name.
+    pub file: String,
+    /// The network's name.
+    pub name: String,
+    /// Its `cniVersion`; empty if it says none.
+    pub version: String,
+    /// Its plugins, in order.
+    pub plugins: Vec<Plugin>,
+}
+
+/// A plugin of a network.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// Its `type`.
+    pub kind: String,
+    /// The capabilities that it declares.
+    pub capabilities: Vec<String>,
+    /// Whether it gives addresses.
+    pub has_ipam: bool,
+    /// All of it, as it is written.
+    pub object: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawList {
+    name: Option<String>,
+    cni_version: Option<String>,
+    plugins: Option<Vec<Box<RawValue>>>,
+}
+
+#[derive(Deserialize)]
+struct RawPlugin {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    capabilities: Option<BTreeMap<String, bool>>,
+    ipam: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+impl Conflist {
+    fn read(file: &str, bytes: &[u8]) -> Result<Self, String> {
+        let list: RawList = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let single = || serde_json::from_slice(bytes).map_err(|error| error.to_string());
+        let objects = match list.plugins {
+            Some(plugins) => plugins,
+            None if file.ends_with(".conflist") => return Err("it has no plugins".to_owned()),
+            None => vec![single()?],
+        };
+        let plugin = |object: Box<RawValue>| {
+            let raw: RawPlugin = serde_json::from_str(object.get())
+                .map_err(|error| format!("one of its plugins: {error}"))?;
+            let capabilities = raw.capabilities.unwrap_or_default().into_iter();
+            Ok(Plugin {
+                kind: raw.kind.ok_or("one of its plugins has no type")?,
+                capabilities: capabilities.filter(|(_, on)| *on).map(|(name, _)| name).collect(),
+                has_ipam: raw.ipam.is_some_and(|ipam| !ipam.is_empty()),
+                object,
+            })
+        };
+        let plugins = objects.into_iter().map(plugin).collect::<Result<Vec<_>, String>>()?;
+        if plugins.is_empty() {
+            return Err("it has no plugins".to_owned());
+        }
+        let version = list.cni_version.unwrap_or_default();
+        Ok(Self {
+            file: file.to_owned(),
+            name: list.name.ok_or("it has no name")?,
+            version,
+            plugins,
+        })
+    }
+
+    fn kinds(&self) -> Vec<&str> {
+        self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
+    }
+
+    fn own(&self) -> impl Iterator<Item = (usize, &Plugin)> {
+        self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.kind == "autoport")
+    }
+}
+
+/// Another plugin that maps host ports.
+const PORTMAP: &str = "portmap";
+
+/// Those that make an interface although they have no `ipam` of their own.
+const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ovn"];
+
+/// Every file, with the reason where it is not understood.
+pub(super) fn networks(facts: &Facts) -> Vec<(String, Result<Conflist, String>)> {
+    let files = facts.configurations.known().map_or(&[][..], Vec::as_slice);
+    files.iter().map(|(file, bytes)| (file.clone(), Conflist::read(file, bytes))).collect()
+}
+
+/// How each network that autoport is chained in is configured, as far as ADD would take it.
+pub(super) fn configs(
+    facts: &Facts,
+    networks: &[(String, Result<Conflist, String>)],
+) -> Vec<(String, Config)> {
+    let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
+    let own = lists.flat_map(|list| list.own().map(move |(_, plugin)| (list, plugin)));
+    own.filter_map(|(list, plugin)| {
+        let read = cni::read_config(plugin.object.get().as_bytes(), node_file(facts));
+        Some((list.file.clone(), read.ok()?.0))
+    })
+    .collect()
+}
+
+const CHECK: &str = "network";
+const INSTALL: &str = "`autoport install` chains autoport into it";
+
+pub(super) fn findings(
+    facts: &Facts,
+    networks: &[(String, Result<Conflist, String>)],
+) -> Vec<Finding> {
+    let dir = facts.places.conf_dir.display();
+    match &facts.configurations {
+        Seen::Known(_) => {}
+        Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{dir} may not be read"))],
+        Seen::Failed(why) => {
+            let remedy = "name the right directory with --conf-dir";
+            return vec![Finding::failed(CHECK, format!("{dir}: {why}"), remedy)];
+        }
+    }
+    let Some((first, list)) = networks.first() else {
+        let text = format!("{dir} has no network configuration");
+        let remedy = "install the cluster's CNI plugin, or name the directory with --conf-dir";
+        return vec![Finding::failed(CHECK, text, remedy)];
+    };
+    let mut findings = Vec::new();
+    let with: Vec<&Conflist> = networks
+        .iter()
+        .filter_map(|(_, list)| list.as_ref().ok())
+        .filter(|list| list.own().next().is_some())
+        .collect();
+    match list {
+        Err(why) => findings.push(Finding::failed(
+            CHECK,
+            format!("{first}, which runtimes take first, is not understood: {why}"),
+            format!("correct {dir}/{first}"),
+        )),
+        Ok(list) if list.own().next().is_none() => {
+            let chain = list.kinds().join(", ");
+            findings.push(match with.first() {
+                None => Finding::failed(
+                    CHECK,
+                    format!(
+                        "{first}, which runtimes take first, does not chain autoport ({chain})"
+                    ),
+                    INSTALL,
+                ),
+                Some(other) => Finding::warning(
+                    CHECK,
+                    format!(
+                        "containerd and CRI-O take {first} ({chain}), and autoport is in {} only",
+                        other.file
+                    ),
+                    format!("chain it into {first}, or rename one of them"),
+                ),
+            });
+        }
+        Ok(_) => {}
+    }
+    for (file, list) in networks.iter().skip(1) {
+        if let Err(why) = list {
+            let text = format!("{file} is not understood: {why}");
+            findings.push(Finding::warning(CHECK, text, format!("correct or remove {dir}/{file}")));
+        }
+    }
+    for list in &with {
+        findings.extend(chain(facts, list));
+    }
+    let portmaps = networks
+        .iter()
+        .filter_map(|(_, list)| list.as_ref().ok())
+        .filter(|list| list.own().next().is_none() && list.kinds().contains(&PORTMAP));
+    for list in portmaps.filter(|_| !with.is_empty()) {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("{} maps host ports with portmap, which does not know of ours", list.file),
+            "let one of the two map all host ports of the node",
+        ));
+    }
+    findings
+}
+
+/// What is to say about a network that autoport is chained in.
+fn chain(facts: &Facts, list: &Conflist) -> Vec<Finding> {
+    let (file, mut findings) = (&list.file, Vec::new());
+    let mut fail = |text: String, remedy: String| {
+        findings.push(Finding::failed(CHECK, format!("{file}: {text}"), remedy));
+    };
+    let kinds = list.kinds();
+    let own: Vec<(usize, &Plugin)> = list.own().collect();
+    let Some((position, plugin)) = own.first().copied() else { return findings };
+    if own.len() > 1 {
+        fail("autoport is in the chain twice".to_owned(), "remove one of them".to_owned());
+    }
+    if position == 0 {
+        fail(
+            "autoport is the first of the chain, and there is no pod address to map to yet".into(),
+            "put it after the plugin that makes the interface".into(),
+        );
+    }
+    let later = list.plugins.iter().skip(position + 1);
+    let late = later.filter(|one| one.has_ipam || MAKERS.contains(&one.kind.as_str()));
+    for maker in late {
+        fail(
+            format!("autoport comes before {}, which makes the interface", maker.kind),
+            format!("put it after {}", maker.kind),
+        );
+    }
+    if kinds.contains(&PORTMAP) {
+        fail(
+            "portmap is in the same chain: each host port is mapped twice, and portmap's rules win"
+                .into(),
+            "remove portmap from it; autoport takes its place".into(),
+        );
+    }
+    let declares = |name: &str| plugin.capabilities.iter().any(|own| own == name);
+    if !declares("portMappings") {
+        fail(
+            "autoport does not declare the capability portMappings: runtimes send it no hostPort"
+                .into(),
+            "set \"capabilities\": {\"portMappings\": true}".into(),
+        );
+    }
+    match Version::named(&list.version) {
+        None => fail(
+            format!("cniVersion {:?} is not one that autoport speaks", list.version),
+            format!("write one of {}", some_of(&Version::ALL.map(Version::as_str))),
+        ),
+        Some(version) if version < Version::V0_4_0 => findings.push(Finding::warning(
+            CHECK,
+            format!("{file}: cniVersion {} has no CHECK", list.version),
+            "raise it to 1.0.0 or 1.1.0, if all plugins of the chain speak that",
+        )),
+        Some(_) => {}
+    }
+    if !declares("io.kubernetes.cri.pod-annotations") {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("{file}: annotations of pods do not reach autoport"),
+            "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",
+        ));
+    }
+    findings.extend(settings(facts, list, plugin));
+    if findings.is_empty() {
+        let chain = kinds.join(", ");
+        let text = format!("{file}: {chain}; cniVersion {}", list.version);
+        findings.push(Finding::ok(CHECK, text));
+    }
+    findings
+}
+
+fn settings(facts: &Facts, list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match cni::read_config(plugin.object.get().as_bytes(), facts.node_file.as_deref()) {
+        Ok((_, warnings)) => {
+            for warning in warnings {
+                let text = format!("{}: {warning}", list.file);
+                findings.push(Finding::warning(CHECK, text, "remove the key, or correct it"));
+            }
+        }
+        Err(error) => {
+            let text = format!("{}: {}", list.file, error.in_one_line());
+            findings.push(Finding::failed(CHECK, text, "correct it; every ADD is refused"));
+        }
+    }
+    findings
+}

@@ -1,0 +1,345 @@
+//! What is asked of the node. Nothing is changed, and whatever cannot be seen says so.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "sysctls, network configurations and installed plugins are read here only"
+)]
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::legacy;
+use crate::app::{self, Evidence, Examined};
+use crate::cni;
+use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
+use crate::model::{Family, Protocol, Record};
+use crate::store::Store;
+
+/// Where a node has what container runtimes read.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The network configurations.
+    pub conf_dir: PathBuf,
+    /// The plugins.
+    pub bin_dir: PathBuf,
+}
+
+/// Something that was looked at.
+#[derive(Debug)]
+pub enum Seen<T> {
+    /// It was seen.
+    Known(T),
+    /// This user may not see it.
+    Hidden,
+    /// It could not be looked at, for this reason.
+    Failed(String),
+}
+
+impl<T> Seen<T> {
+    pub(super) fn of<E: StdError + 'static>(result: Result<T, E>) -> Self {
+        match result {
+            Ok(seen) => Self::Known(seen),
+            Err(error) if is_denied(&error) => Self::Hidden,
+            Err(error) => Self::Failed(in_one_line(&error)),
+        }
+    }
+
+    /// What was seen, if it was.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(seen) => Some(seen),
+            Self::Hidden | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// Whether somewhere below it is a lack of privilege.
+pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn in_one_line(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The plugin where the runtime looks for it.
+#[derive(Clone, Debug)]
+pub struct Binary {
+    /// Where.
+    pub path: PathBuf,
+    /// Whether it may be executed.
+    pub executable: bool,
+    /// Whether it is the program that asks.
+    pub is_this: bool,
+    /// What it says its version is.
+    pub version: Option<String>,
+}
+
+/// Sysctls, by their path below `/proc/sys`.
+#[derive(Clone, Debug, Default)]
+pub struct Sysctls(BTreeMap<String, String>);
+
+impl Sysctls {
+    /// The value of one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn read(&mut self, name: &str) {
+        if let Ok(value) = std::fs::read_to_string(Path::new("/proc/sys").join(name)) {
+            self.0.insert(name.to_owned(), value.trim().to_owned());
+        }
+    }
+
+    /// Reads what matters to host ports, on every interface there is.
+    #[must_use]
+    pub fn gather() -> Self {
+        let mut sysctls = Self::default();
+        for name in [
+            "net/ipv4/ip_forward",
+            "net/ipv6/conf/all/forwarding",
+            "net/ipv4/ip_local_port_range",
+            "net/ipv4/ip_local_reserved_ports",
+            "net/bridge/bridge-nf-call-iptables",
+            "net/bridge/bridge-nf-call-ip6tables",
+        ] {
+            sysctls.read(name);
+        }
+        for entry in std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten() {
+            let Ok(interface) = entry.file_name().into_string() else { continue };
+            for name in ["rp_filter", "forwarding", "route_localnet"] {
+                sysctls.read(&format!("net/ipv4/conf/{interface}/{name}"));
+            }
+        }
+        sysctls
+    }
+
+    /// The interfaces that have sysctls of IPv4.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let names = self.0.keys().filter_map(|name| name.strip_prefix("net/ipv4/conf/"));
+        let names = names.filter_map(|name| name.strip_suffix("/rp_filter"));
+        names.filter(|name| !matches!(*name, "all" | "default"))
+    }
+}
+
+/// All that is known of a node.
+#[derive(Debug)]
+pub struct Facts {
+    /// Where runtimes look.
+    pub places: Places,
+    /// The kernel's release.
+    pub release: String,
+    /// Whether a table like ours can be built.
+    pub trial: Seen<Release>,
+    /// Whose table ours is.
+    pub table: Seen<Table>,
+    /// The network configurations, in the order in which runtimes take them.
+    pub configurations: Seen<Vec<(String, Vec<u8>)>>,
+    /// The node's own file.
+    pub node_file: Option<Vec<u8>>,
+    /// The installed plugin; `None` where there is none.
+    pub binary: Seen<Option<Binary>>,
+    /// The records and the kernel; `None` where nothing is recorded.
+    pub store: Seen<Option<Examined>>,
+    /// Which of the records are provably of nobody.
+    pub stale: Vec<String>,
+    /// Sysctls.
+    pub sysctls: Sysctls,
+    /// How many default routes of IPv4 lead to different interfaces.
+    pub uplinks: Vec<String>,
+    /// The sockets that listen.
+    pub listeners: Seen<Vec<Listener>>,
+    /// The chains of other programs.
+    pub others: Seen<Others>,
+    /// What could not be seen of iptables-legacy.
+    pub unseen_legacy: Option<String>,
+    /// The interfaces.
+    pub links: Seen<Vec<Link>>,
+    /// By which interface some of the pods are reached; `None` where there is no route.
+    pub towards: Vec<(IpAddr, Option<String>)>,
+    /// The node's addresses.
+    pub local: Vec<Local>,
+}
+
+impl Facts {
+    /// Looks at this node, in the network namespace of this process.
+    #[must_use]
+    pub fn gather(
+        places: Places,
+        store: &Store,
+        patience: Duration,
+        node_file: Option<Vec<u8>>,
+    ) -> Self {
+        let store = Seen::of(app::examine(store, patience, &mut io::sink()));
+        let records = store.known().and_then(Option::as_ref);
+        let records = records.map_or(&[][..], |examined| &examined.records);
+        let stale = records.iter().filter(|record| app::judge(&record.owner) == Evidence::Stale);
+        let stale = stale.map(|record| record.owner.to_string()).collect();
+        let mut others = Seen::of(Others::list());
+        let unseen_legacy = add_legacy(&mut others);
+        Self {
+            release: first_line("/proc/sys/kernel/osrelease"),
+            trial: match kernel::trial() {
+                Ok(trial) => Seen::of(trial),
+                Err(error) => Seen::of(Err(error)),
+            },
+            table: Seen::of(
+                Nft::open("").and_then(|mut nft| Ok(nft.look(Extent::Places(&[]))?.table)),
+            ),
+            configurations: Seen::of(configurations(&places.conf_dir)),
+            binary: Seen::of(binary(&places.bin_dir.join("autoport"))),
+            node_file,
+            stale,
+            sysctls: Sysctls::gather(),
+            uplinks: uplinks(),
+            listeners: Seen::of(
+                Listeners::of(&Protocol::ALL).map(|found| found.all().cloned().collect()),
+            ),
+            others,
+            unseen_legacy,
+            links: Seen::of(kernel::links()),
+            towards: towards(records),
+            local: Family::ALL.into_iter().filter_map(|family| Local::of(family).ok()).collect(),
+            store,
+            places,
+        }
+    }
+
+    /// Whether an address is this node's.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        self.local.iter().any(|local| local.contains(address))
+    }
+
+    /// What each attachment holds.
+    pub(super) fn records(&self) -> &[Record] {
+        let examined = self.store.known().and_then(Option::as_ref);
+        examined.map_or(&[], |examined| &examined.records)
+    }
+}
+
+fn first_line(path: &str) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The files in the order of their names, which is how containerd and CRI-O choose one.
+fn configurations(dir: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let known = path.extension().and_then(|extension| extension.to_str());
+        if matches!(known, Some("conf" | "conflist" | "json")) && path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push((name, std::fs::read(&path)?));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn binary(path: &Path) -> io::Result<Option<Binary>> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let executable = found.is_file() && found.permissions().mode() & 0o111 != 0;
+    let is_this = std::fs::read(path)? == std::fs::read("/proc/self/exe")?;
+    let says = || {
+        let output = Command::new(path).arg("--version").env_clear().stdin(Stdio::null()).output();
+        let text = String::from_utf8(output.ok()?.stdout).ok()?;
+        Some(text.trim().strip_prefix("autoport ")?.to_owned())
+    };
+    let version = if executable { says() } else { None };
+    Ok(Some(Binary { path: path.to_owned(), executable, is_this, version }))
+}
+
+/// The interfaces of the default routes of IPv4.
+fn uplinks() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let mut uplinks: Vec<String> = Vec::new();
+    for line in table.lines().skip(1) {
+        let mut words = line.split_whitespace();
+        let interface = words.next().unwrap_or_default();
+        if words.next() == Some("00000000") && !uplinks.iter().any(|known| known == interface) {
+            uplinks.push(interface.to_owned());
+        }
+    }
+    uplinks
+}
+
+/// Asks for one pod of each subnet: the others of it are reached likewise.
+fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
+    const ASKED: usize = 64;
+    let mut subnets = BTreeMap::new();
+    for address in records.iter().flat_map(|record| &record.pod_addresses) {
+        subnets.entry((address.network(), address.prefix())).or_insert(address.ip());
+    }
+    let pods = subnets.into_values().take(ASKED);
+    pods.map(|pod| (pod, kernel::interface_towards(pod).ok().flatten().map(|found| found.name)))
+        .collect()
+}
+
+/// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.
+pub(super) fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
+    let Seen::Known(others) = others else { return None };
+    for (family, names, tool) in [
+        (Family::V4, "/proc/net/ip_tables_names", "iptables-legacy-save"),
+        (Family::V6, "/proc/net/ip6_tables_names", "ip6tables-legacy-save"),
+    ] {
+        let mut tables = String::new();
+        // It is not there until somebody uses it.
+        let Ok(mut file) = std::fs::File::open(names) else { continue };
+        if file.read_to_string(&mut tables).is_err() {
+            return Some(format!("{names} cannot be read"));
+        }
+        if !tables.lines().any(|table| matches!(table, "nat" | "filter")) {
+            continue;
+        }
+        // What the tool changes is nothing: it lists tables that are there.
+        match Command::new(tool).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => {
+                legacy::read(family, &String::from_utf8_lossy(&output.stdout), others);
+            }
+            Ok(output) => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                return Some(format!("{tool} says: {}", told.lines().next().unwrap_or_default()));
+            }
+            Err(error) => {
+                return Some(format!("iptables-legacy is in use, and {tool} says: {error}"));
+            }
+        }
+    }
+    None
+}
+
+/// Reads the node's own file; an unreadable one is for [`cni::read_config`] to complain about.
+pub(super) fn node_file(facts: &Facts) -> Option<&[u8]> {
+    facts.node_file.as_deref().filter(|bytes| cni::StoreConfig::of_node(Some(bytes)).is_ok())
+}

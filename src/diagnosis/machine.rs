@@ -1,0 +1,103 @@
+//! The kernel, and the program itself.
+
+use super::{Facts, Finding, Seen};
+use crate::kernel::{Release, Table};
+use crate::ruleset::LAYOUT;
+
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut findings = kernel(facts);
+    findings.push(binary(facts));
+    findings
+}
+
+/// The oldest kernel that is promised to work.
+const OLDEST: (u32, u32) = (6, 1);
+
+fn kernel(facts: &Facts) -> Vec<Finding> {
+    const CHECK: &str = "kernel";
+    let release = &facts.release;
+    let mut findings = Vec::new();
+    if version(release).is_none_or(|version| version < OLDEST) {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("Linux {release} is older than what autoport is tested on"),
+            format!("Linux {}.{} or later", OLDEST.0, OLDEST.1),
+        ));
+    }
+    findings.push(match &facts.trial {
+        Seen::Known(release_of) => {
+            let how = match release_of {
+                Release::Expiry => "released elements expire",
+                Release::Deletion => "released elements are deleted (before 6.12)",
+            };
+            Finding::ok(CHECK, format!("Linux {release}; nf_tables takes our table; {how}"))
+        }
+        Seen::Hidden => {
+            Finding::unseen(CHECK, format!("Linux {release}; whether nf_tables takes our table"))
+        }
+        Seen::Failed(why) => Finding::failed(
+            CHECK,
+            format!("Linux {release}: a table like ours cannot be built: {why}"),
+            "modprobe nf_tables, nft_chain_nat, nft_fib_inet, nft_masq, nf_conntrack_netlink; a \
+             kernel without them cannot serve",
+        ),
+    });
+    findings
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn binary(facts: &Facts) -> Finding {
+    const CHECK: &str = "plugin";
+    let own = env!("CARGO_PKG_VERSION");
+    let path = facts.places.bin_dir.join("autoport");
+    let path = path.display();
+    let binary = match &facts.binary {
+        Seen::Known(Some(binary)) => binary,
+        Seen::Known(None) => {
+            return Finding::failed(
+                CHECK,
+                format!("{path} is missing: every ADD of a chain with autoport fails"),
+                "`autoport install`, or name the directory with --bin-dir",
+            );
+        }
+        Seen::Hidden => return Finding::unseen(CHECK, format!("{path} may not be read")),
+        Seen::Failed(why) => {
+            return Finding::failed(CHECK, format!("{path}: {why}"), "install it again");
+        }
+    };
+    let newer = match &facts.table {
+        Seen::Known(Table::Ours(identity)) if identity.layout != LAYOUT => Some(identity.layout),
+        Seen::Known(_) | Seen::Hidden | Seen::Failed(_) => None,
+    };
+    let version = binary.version.as_deref();
+    if !binary.executable || version.is_none() {
+        return Finding::failed(
+            CHECK,
+            format!("{path} cannot be run as autoport"),
+            "`autoport install`, or chmod 0755",
+        );
+    }
+    if let Some(layout) = newer.filter(|layout| *layout > LAYOUT) {
+        return Finding::failed(
+            CHECK,
+            format!("the table has layout {layout}, this autoport {own} knows {LAYOUT}"),
+            "install the newer autoport again: an older one does not touch its table",
+        );
+    }
+    let says = version.unwrap_or_default();
+    if !binary.is_this {
+        return Finding::warning(
+            CHECK,
+            format!("{path} is another program than this one (it is {says}, this is {own})"),
+            "install this one there, or run that one",
+        );
+    }
+    let table = newer.map_or(String::new(), |layout| {
+        format!("; the table has the older layout {layout}, the next ADD or DEL replaces it")
+    });
+    Finding::ok(CHECK, format!("{path} is this program, {own}, table layout {LAYOUT}{table}"))
+}

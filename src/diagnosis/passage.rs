@@ -1,0 +1,235 @@
+//! What the chains of other programs do with a packet: who translates it first, and whether it is
+//! forwarded.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::kernel::{ChainName, Conditions, Does, Hooked, Others, intersect};
+use crate::model::{Family, HostPort};
+
+/// Chains that call each other deeper than the kernel allows.
+const DEPTH: usize = 16;
+
+/// More than this is not a node that somebody reads a report about.
+const TRANSLATIONS_MAX: usize = 200_000;
+
+/// A rule, with the chains that lead to it, that gives packets another destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// For which packets.
+    pub conditions: Conditions,
+    /// Where to.
+    pub to: String,
+    /// From the base chain to the one with the rule.
+    pub via: Vec<ChainName>,
+}
+
+impl Translation {
+    /// Whether it could be for a packet to `host`, one of whose addresses is a wildcard's; `local` says
+    /// which addresses are this node's.
+    #[must_use]
+    pub fn meets(&self, host: &HostPort, local: impl Fn(IpAddr) -> bool) -> bool {
+        let Conditions { family, protocol, ports, destination, .. } = &self.conditions;
+        let own = Family::of(&host.address);
+        let (Some(base), Some(ports)) = (self.via.first(), ports) else { return false };
+        base.space.has(own)
+            && family.is_none_or(|family| family == own)
+            && protocol.is_none_or(|protocol| protocol == host.protocol.number())
+            && ports.iter().any(|run| run.contains(&host.port.get()))
+            && destination.is_none_or(|destination| {
+                if Family::of(&destination.ip()) != own {
+                    false
+                } else if host.is_wildcard() {
+                    !is_host(&destination) || local(destination.ip())
+                } else {
+                    destination.contains(host.address)
+                }
+            })
+    }
+}
+
+fn is_host(network: &IpNetwork) -> bool {
+    network.prefix() == if network.is_ipv4() { 32 } else { 128 }
+}
+
+/// The translations in the nat chains of `hook` that come before the priority `before`.
+#[must_use]
+pub fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation> {
+    let earlier =
+        |hooked: &Hooked| hooked.kind == "nat" && hooked.hook == hook && hooked.priority < before;
+    let mut bases: Vec<_> = others
+        .chains
+        .iter()
+        .filter_map(|(name, chain)| Some((chain.hooked.as_ref().filter(|it| earlier(it))?, name)))
+        .collect();
+    bases.sort_by_key(|(hooked, _)| hooked.priority);
+    let mut found = Vec::new();
+    for (_, name) in bases {
+        gather(others, std::slice::from_ref(name), &Conditions::default(), &mut found);
+    }
+    found
+}
+
+fn gather(others: &Others, via: &[ChainName], so_far: &Conditions, found: &mut Vec<Translation>) {
+    let Some(chain) = via.last().and_then(|name| others.chains.get(name)) else { return };
+    for rule in &chain.rules {
+        let Some(conditions) = both(so_far, &rule.conditions) else { continue };
+        if found.len() >= TRANSLATIONS_MAX {
+            return;
+        }
+        match &rule.does {
+            Does::Translate(to) => {
+                found.push(Translation { conditions, to: to.clone(), via: via.to_vec() });
+            }
+            Does::Jump(next) | Does::Goto(next) if via.len() < DEPTH => {
+                let next = ChainName { chain: next.clone(), ..via[0].clone() };
+                gather(others, &[via, &[next]].concat(), &conditions, found);
+            }
+            Does::Jump(_)
+            | Does::Goto(_)
+            | Does::Accept
+            | Does::Drop
+            | Does::Return
+            | Does::Nothing => {}
+        }
+    }
+}
+
+/// What meets both; `None` where nothing can.
+fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
+    let ports = match (&one.ports, &other.ports) {
+        (Some(one), Some(other)) => Some(intersect(one, other)).filter(|ports| !ports.is_empty()),
+        (ports, None) | (None, ports) => ports.clone(),
+    };
+    if ports.is_none() && (one.ports.is_some() || other.ports.is_some()) {
+        return None;
+    }
+    let destination = match (one.destination, other.destination) {
+        (Some(one), Some(other)) if one.contains(other.ip()) => Some(other),
+        (Some(one), Some(other)) if other.contains(one.ip()) => Some(one),
+        (Some(_), Some(_)) => return None,
+        (destination, None) | (None, destination) => destination,
+    };
+    let differ = |one: Option<u8>, other: Option<u8>| one.zip(other).is_some_and(|(a, b)| a != b);
+    let families = one.family.zip(other.family).is_some_and(|(a, b)| a != b);
+    if families || differ(one.protocol, other.protocol) {
+        return None;
+    }
+    Some(Conditions {
+        family: one.family.or(other.family),
+        protocol: one.protocol.or(other.protocol),
+        ports,
+        destination,
+        translated: one.translated || other.translated,
+        unknown: one.unknown || other.unknown,
+    })
+}
+
+/// A packet whose destination has been translated, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// The IP version.
+    pub family: Family,
+    /// The protocol's number.
+    pub protocol: Option<u8>,
+    /// The destination port.
+    pub port: Option<u16>,
+    /// The destination.
+    pub destination: Option<IpAddr>,
+}
+
+/// What becomes of a packet in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// It passes, unless a rule that is not understood drops it.
+    Passes,
+    /// It passes only if a rule accepts it that is not understood.
+    Depends,
+    /// It is dropped.
+    Drops,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Accepted,
+    Dropped,
+    Returned,
+}
+
+/// What becomes of `packet` in the base chain `name`.
+#[must_use]
+pub fn passage(others: &Others, name: &ChainName, packet: &Packet) -> Passage {
+    let Some(hooked) = others.chains.get(name).and_then(|chain| chain.hooked.as_ref()) else {
+        return Passage::Passes;
+    };
+    let mut perhaps_accepted = false;
+    let drops = match decide(others, name, packet, DEPTH, &mut perhaps_accepted) {
+        Decision::Accepted => false,
+        Decision::Dropped => true,
+        Decision::Returned => hooked.drops,
+    };
+    match (drops, perhaps_accepted) {
+        (false, _) => Passage::Passes,
+        (true, true) => Passage::Depends,
+        (true, false) => Passage::Drops,
+    }
+}
+
+fn decide(
+    others: &Others,
+    name: &ChainName,
+    packet: &Packet,
+    depth: usize,
+    perhaps_accepted: &mut bool,
+) -> Decision {
+    let Some(chain) = others.chains.get(name).filter(|_| depth > 0) else {
+        return Decision::Returned;
+    };
+    for rule in &chain.rules {
+        let certain = match meets(&rule.conditions, packet) {
+            Some(false) => continue,
+            Some(true) => true,
+            None => false,
+        };
+        let decision = match &rule.does {
+            Does::Accept => Decision::Accepted,
+            Does::Drop => Decision::Dropped,
+            Does::Return if certain => return Decision::Returned,
+            Does::Jump(next) | Does::Goto(next) => {
+                let next = ChainName { chain: next.clone(), ..name.clone() };
+                let decision = decide(others, &next, packet, depth - 1, perhaps_accepted);
+                if certain && matches!(rule.does, Does::Goto(_)) {
+                    return decision;
+                }
+                decision
+            }
+            Does::Return | Does::Translate(_) | Does::Nothing => Decision::Returned,
+        };
+        match decision {
+            Decision::Returned => {}
+            Decision::Accepted if !certain => *perhaps_accepted = true,
+            // What is only perhaps dropped is a rule against somebody, not against host ports.
+            Decision::Dropped if !certain => {}
+            Decision::Accepted | Decision::Dropped => return decision,
+        }
+    }
+    Decision::Returned
+}
+
+/// Whether the packet meets the conditions; `None` where that cannot be told.
+fn meets(conditions: &Conditions, packet: &Packet) -> Option<bool> {
+    let Conditions { family, protocol, ports, destination, unknown, translated: _ } = conditions;
+    if family.is_some_and(|family| family != packet.family) {
+        return Some(false);
+    }
+    let protocol = protocol.map(|wanted| packet.protocol.map(|has| has == wanted));
+    let port =
+        ports.as_ref().map(|runs| packet.port.map(|has| runs.iter().any(|run| run.contains(&has))));
+    let address = destination.map(|network| packet.destination.map(|has| network.contains(has)));
+    let answers = [protocol, port, address];
+    if answers.contains(&Some(Some(false))) {
+        return Some(false);
+    }
+    if *unknown || answers.contains(&Some(None)) { None } else { Some(true) }
+}

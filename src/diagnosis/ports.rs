@@ -1,0 +1,221 @@
+//! The numbers that the node may choose, against everybody else who uses numbers.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+use super::{Conflist, Facts, Finding, Seen, conflist, some_of};
+use crate::cni::Config;
+use crate::kernel::{Listener, Process};
+use crate::model::{HostPort, PortRange};
+
+const CHECK: &str = "port range";
+
+/// kube-apiserver's `--service-node-port-range`, unless told otherwise.
+const NODE_PORTS: (u16, u16) = (30000, 32767);
+
+pub(super) fn findings(
+    facts: &Facts,
+    networks: &[(String, Result<Conflist, String>)],
+) -> Vec<Finding> {
+    let ranges = ranges(&conflist::configs(facts, networks));
+    let mut findings = Vec::new();
+    if ranges.is_empty() {
+        return findings;
+    }
+    let sysctl = |name: &str| facts.sysctls.get(name).unwrap_or_default();
+    let ephemeral = ephemeral(sysctl("net/ipv4/ip_local_port_range"));
+    let reserved = reserved(sysctl("net/ipv4/ip_local_reserved_ports"));
+    let node_ports = range(NODE_PORTS.0, NODE_PORTS.1);
+    for range in ranges.iter().copied() {
+        if let Some(common) = ephemeral.and_then(|ephemeral| common(range, ephemeral))
+            && !covers(&reserved, common)
+        {
+            findings.push(Finding::warning(
+                CHECK,
+                format!("{common} of {range} is also what this node's own connections go out from (net.ipv4.ip_local_port_range)"),
+                format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
+            ));
+        }
+        if let Some(common) = node_ports.and_then(|node_ports| common(range, node_ports)) {
+            findings.push(Finding::warning(
+                CHECK,
+                format!("{common} of {range} is also Kubernetes' NodePort range; a Service wins"),
+                "another portRange, unless kube-apiserver has another \
+                 --service-node-port-range",
+            ));
+        }
+        let others: Vec<PortRange> = reserved
+            .iter()
+            .filter(|reserved| reserved.overlaps(&range) && !includes(**reserved, range))
+            .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)))
+            .copied()
+            .collect();
+        if !others.is_empty() {
+            findings.push(Finding::warning(
+                CHECK,
+                format!(
+                    "{} of {range} is reserved for some program \
+                     (net.ipv4.ip_local_reserved_ports)",
+                    some_of(&others)
+                ),
+                format!("put {} into excludePorts", some_of(&others)),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        let text = format!("{} meets nobody else's range", some_of(&ranges));
+        findings.push(Finding::ok(CHECK, text));
+    }
+    findings.extend(listeners(facts, &ranges));
+    findings
+}
+
+/// Every run of numbers that some network chooses from.
+pub(super) fn ranges(configs: &[(String, Config)]) -> Vec<PortRange> {
+    let mut ranges = Vec::new();
+    for (_, Config { ports, .. }) in configs {
+        let below = range(1, ports.min_port.get() - 1);
+        let mut left: Vec<PortRange> =
+            ports.ranges.iter().chain(ports.named_ranges.values().flatten()).copied().collect();
+        for hole in ports.excluded.iter().copied().chain(below) {
+            left = left.iter().flat_map(|range| without(*range, hole)).collect();
+        }
+        ranges.extend(left);
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
+}
+
+/// What is left of a run beside a hole.
+fn without(whole: PortRange, hole: PortRange) -> impl Iterator<Item = PortRange> + use<> {
+    let before = range(whole.first.get(), whole.last.get().min(hole.first.get() - 1));
+    let after = range(whole.first.get().max(hole.last.get().saturating_add(1)), whole.last.get());
+    let after = after.filter(|_| hole.last < NonZeroU16::MAX);
+    before.into_iter().chain(after)
+}
+
+fn range(first: u16, last: u16) -> Option<PortRange> {
+    let range = PortRange { first: NonZeroU16::new(first)?, last: NonZeroU16::new(last)? };
+    (range.first <= range.last).then_some(range)
+}
+
+fn ephemeral(text: &str) -> Option<PortRange> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    range(numbers.next()?.ok()?, numbers.next()?.ok()?)
+}
+
+/// `1,2-3`
+fn reserved(text: &str) -> Vec<PortRange> {
+    let run = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        range(first.trim().parse().ok()?, last.trim().parse().ok()?)
+    };
+    text.split(',').filter_map(run).collect()
+}
+
+fn common(one: PortRange, other: PortRange) -> Option<PortRange> {
+    range(one.first.max(other.first).get(), one.last.min(other.last).get())
+}
+
+fn includes(outer: PortRange, inner: PortRange) -> bool {
+    outer.first <= inner.first && inner.last <= outer.last
+}
+
+/// The kernel prints adjacent numbers as one run.
+fn covers(runs: &[PortRange], whole: PortRange) -> bool {
+    runs.iter().any(|run| includes(*run, whole))
+}
+
+fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
+    const CHECK: &str = "listeners";
+    let listeners = match &facts.listeners {
+        Seen::Known(listeners) => listeners,
+        Seen::Hidden => return vec![Finding::unseen(CHECK, "the sockets that listen")],
+        Seen::Failed(why) => {
+            return vec![Finding::warning(
+                CHECK,
+                why.clone(),
+                "modprobe inet_diag, tcp_diag, udp_diag",
+            )];
+        }
+    };
+    let records = facts.records().iter();
+    let held: BTreeMap<&HostPort, String> = records
+        .flat_map(|record| record.mappings.iter().map(|one| (&one.host, record.owner.to_string())))
+        .filter(|(_, owner)| !owner.is_empty())
+        .collect();
+    let mut findings = Vec::new();
+    let on_held: Vec<String> = listeners
+        .iter()
+        .filter_map(|listener| {
+            let (host, owner) = held.iter().find(|(host, _)| listener.meets(host))?;
+            Some(format!("{} on {host}, which {owner} holds", named(listener)))
+        })
+        .collect();
+    if !on_held.is_empty() {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("packets from outside do not reach {}", some_of(&on_held)),
+            "stop it, or give the pod another port",
+        ));
+    }
+    let in_range: Vec<&Listener> = listeners
+        .iter()
+        .filter(|listener| ranges.iter().any(|range| range.contains(listener.port)))
+        .filter(|listener| !held.keys().any(|host| listener.meets(host)))
+        .collect();
+    if !in_range.is_empty() {
+        let named: Vec<String> = in_range.iter().map(|listener| named(listener)).collect();
+        findings.push(Finding::warning(
+            CHECK,
+            format!("in the range listens {}; such ports are not chosen", some_of(&named)),
+            "put them into excludePorts, or move the program",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, "no socket of this node listens in the range"));
+    }
+    findings
+}
+
+fn named(listener: &Listener) -> String {
+    let process = Process::of(listener).map_or(String::new(), |process| format!("{process}, "));
+    format!("{process}{listener}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u16, last: u16) -> PortRange {
+        range(first, last).expect("a range")
+    }
+
+    #[test]
+    fn sysctls_are_read_as_the_kernel_prints_them() {
+        assert_eq!(ephemeral("32768\t60999"), Some(run(32768, 60999)));
+        assert_eq!(ephemeral(""), None);
+        assert_eq!(reserved("21000,21010-21020"), [run(21000, 21000), run(21010, 21020)]);
+        assert_eq!(reserved(""), []);
+    }
+
+    #[test]
+    fn what_is_excluded_leaves_what_is_beside_it() {
+        let left = |hole| without(run(10, 20), hole).collect::<Vec<_>>();
+        assert_eq!(left(run(12, 14)), [run(10, 11), run(15, 20)]);
+        assert_eq!(left(run(1, 14)), [run(15, 20)]);
+        assert_eq!(left(run(15, 65535)), [run(10, 14)]);
+        assert_eq!(left(run(1, 9)), [run(10, 20)]);
+        assert_eq!(left(run(21, 30)), [run(10, 20)]);
+        assert_eq!(left(run(10, 20)), []);
+        assert_eq!(without(run(65535, 65535), run(65535, 65535)).count(), 0);
+    }
+
+    #[test]
+    fn runs_meet_in_what_both_have() {
+        assert_eq!(common(run(1, 5), run(5, 9)), Some(run(5, 5)));
+        assert_eq!(common(run(1, 4), run(5, 9)), None);
+        assert!(covers(&[run(1, 3), run(5, 9)], run(6, 9)) && !covers(&[run(1, 3)], run(3, 4)));
+    }
+}

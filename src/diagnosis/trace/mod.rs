@@ -1,0 +1,95 @@
+//! Which way a packet to a host port takes, and where it stops.
+//!
+//! [`Way`] is what was asked of the kernel, the store and the pod; [`Trace`] is what follows.
+
+mod judge;
+mod probe;
+mod way;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use serde::Serialize;
+
+use crate::model::Protocol;
+
+pub use probe::probe;
+pub use way::Way;
+
+/// The packet in question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host port.
+    pub port: NonZeroU16,
+    /// The client, if it is a certain one.
+    pub from: Option<IpAddr>,
+    /// The address that the client asks.
+    pub to: IpAddr,
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = SocketAddr::new(self.to, self.port.get());
+        match self.from {
+            Some(from) => write!(out, "a packet from {from} to {to}/{}", self.protocol),
+            None => write!(out, "a packet from outside to {to}/{}", self.protocol),
+        }
+    }
+}
+
+/// How a packet fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It goes on; in the end, it arrives.
+    Passes,
+    /// That depends on what is not seen or not understood.
+    Unsure,
+    /// It goes no further.
+    Stops,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Passes => "ok",
+            Self::Unsure => "unsure",
+            Self::Stops => "stops",
+        })
+    }
+}
+
+/// A stretch of the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Which.
+    pub at: &'static str,
+    /// How the packet fares there.
+    pub fate: Fate,
+    /// Why.
+    pub text: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+/// The whole way, as far as the packet gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trace {
+    /// The way.
+    pub steps: Vec<Step>,
+    /// How it ends.
+    pub fate: Fate,
+    /// The same in one sentence.
+    pub verdict: String,
+}
+
+impl Trace {
+    /// Follows the packet.
+    #[must_use]
+    pub fn of(way: &Way) -> Self {
+        judge::judge(way)
+    }
+}

@@ -1,0 +1,318 @@
+//! What other programs have in the nftables of this network namespace, as far as it decides where a
+//! packet to a host port goes: the chains in the hooks, the rules that translate or drop, and the sets
+//! that those look into. Rules of iptables-nft are among them; those of iptables-legacy are not.
+
+mod decode;
+mod lookup;
+mod xt;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+
+use ipnetwork::IpNetwork;
+
+use super::message::{Answer, Attributes, Body, Kind, Messages};
+use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
+use super::{ATTEMPTS, Error, INET};
+use crate::model::Family;
+use crate::ruleset::TABLE;
+
+use decode::Found;
+use lookup::SetName;
+
+pub use lookup::intersect;
+
+/// `linux/netfilter/nf_tables.h`, `linux/netfilter.h`.
+mod uapi {
+    pub(super) const NFT_MSG_GETTABLE: u8 = 1;
+    pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
+    pub(super) const NFT_MSG_GETRULE: u8 = 7;
+    pub(super) const NFT_MSG_GETSETELEM: u8 = 13;
+    pub(super) const NFTA_TABLE_NAME: u16 = 1;
+    pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+    pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
+    pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
+    pub(super) const NFTA_CHAIN_NAME: u16 = 3;
+    pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
+    pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
+    pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
+    pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
+    pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
+    pub(super) const NFTA_RULE_TABLE: u16 = 1;
+    pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+    pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+    pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+    pub(super) const NFPROTO_UNSPEC: u8 = 0;
+    pub(super) const NFPROTO_IPV4: u8 = 2;
+    pub(super) const NFPROTO_IPV6: u8 = 10;
+    pub(super) const NF_DROP: u32 = 0;
+}
+
+/// The family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// `ip`.
+    Ip,
+    /// `ip6`.
+    Ip6,
+    /// `inet`: both.
+    Inet,
+}
+
+impl Space {
+    const fn of(number: u8) -> Option<Self> {
+        match number {
+            uapi::NFPROTO_IPV4 => Some(Self::Ip),
+            uapi::NFPROTO_IPV6 => Some(Self::Ip6),
+            INET => Some(Self::Inet),
+            _ => None,
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Ip => uapi::NFPROTO_IPV4,
+            Self::Ip6 => uapi::NFPROTO_IPV6,
+            Self::Inet => INET,
+        }
+    }
+
+    /// How nft(8) calls it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+            Self::Inet => "inet",
+        }
+    }
+
+    /// Whether packets of `family` pass its chains.
+    #[must_use]
+    pub const fn has(self, family: Family) -> bool {
+        matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
+    }
+}
+
+/// A chain of some table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainName {
+    /// The table's family.
+    pub space: Space,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "table {} {}, chain {}", self.space.as_str(), self.table, self.chain)
+    }
+}
+
+/// Where a base chain is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooked {
+    /// `nat`, `filter` or `route`.
+    pub kind: String,
+    /// `NF_INET_*`: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
+    pub hook: u32,
+    /// Lower ones come first.
+    pub priority: i32,
+    /// Whether what no rule decides about is dropped.
+    pub drops: bool,
+}
+
+impl Hooked {
+    /// `NF_INET_PRE_ROUTING`.
+    pub const PREROUTING: u32 = 0;
+    /// `NF_INET_FORWARD`.
+    pub const FORWARD: u32 = 2;
+    /// `NF_INET_LOCAL_OUT`.
+    pub const OUTPUT: u32 = 3;
+}
+
+/// A chain of somebody else's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherChain {
+    /// Where it is hooked, if it is.
+    pub hooked: Option<Hooked>,
+    /// Its rules, in order. One that looks into a map is as many as the map has elements.
+    pub rules: Vec<OtherRule>,
+}
+
+/// Which packets a rule is for, as far as it is understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// The IP version.
+    pub family: Option<Family>,
+    /// The protocol's number.
+    pub protocol: Option<u8>,
+    /// The destination ports.
+    pub ports: Option<Vec<RangeInclusive<u16>>>,
+    /// The destination.
+    pub destination: Option<IpNetwork>,
+    /// Whether it is for connections only whose destination was translated.
+    pub translated: bool,
+    /// Whether there are conditions that are not understood.
+    pub unknown: bool,
+}
+
+/// A rule of somebody else's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherRule {
+    /// For which packets.
+    pub conditions: Conditions,
+    /// What happens to them.
+    pub does: Does,
+}
+
+/// What a rule does with a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Does {
+    /// Another destination, as far as the rule says which.
+    Translate(String),
+    /// To another chain, and perhaps back.
+    Jump(String),
+    /// To another chain.
+    Goto(String),
+    /// Lets it pass this hook.
+    Accept,
+    /// Drops or rejects it.
+    Drop,
+    /// Back to where the chain was called from.
+    Return,
+    /// Anything else.
+    #[default]
+    Nothing,
+}
+
+/// The chains of other tables than ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// By name.
+    pub chains: BTreeMap<ChainName, OtherChain>,
+}
+
+impl Others {
+    /// Lists them, whoever made them. Tables that are dormant are left out.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
+    pub fn list() -> Result<Self, Error> {
+        let mut socket = Socket::open()?;
+        let dormant: BTreeSet<(Space, String)> =
+            dump(&mut socket, uapi::NFT_MSG_GETTABLE, |space, table| {
+                let flags = table.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
+                let name = table.text(uapi::NFTA_TABLE_NAME)?.to_owned();
+                (flags & uapi::NFT_TABLE_F_DORMANT != 0).then_some((space, name))
+            })?
+            .into_iter()
+            .collect();
+        let chains = dump(&mut socket, uapi::NFT_MSG_GETCHAIN, |space, chain| {
+            let table = chain.text(uapi::NFTA_CHAIN_TABLE)?;
+            let name = named(space, table, chain.text(uapi::NFTA_CHAIN_NAME)?)?;
+            Some((name, OtherChain { hooked: hooked(chain), rules: Vec::new() }))
+        })?;
+        let mut others = Self { chains: chains.into_iter().collect() };
+        let rules = dump(&mut socket, uapi::NFT_MSG_GETRULE, |space, rule| {
+            let table = rule.text(uapi::NFTA_RULE_TABLE)?;
+            let name = named(space, table, rule.text(uapi::NFTA_RULE_CHAIN)?)?;
+            Some((name, decode::rule(rule)))
+        })?;
+        let mut sets = BTreeMap::new();
+        for (name, found) in rules {
+            let rules = match found {
+                Found::Rule(rule) => vec![rule],
+                Found::Lookup(lookup) => {
+                    let set = SetName {
+                        space: name.space,
+                        table: name.table.clone(),
+                        set: lookup.set.clone(),
+                    };
+                    if !sets.contains_key(&set) {
+                        sets.insert(set.clone(), elements(&mut socket, &set)?);
+                    }
+                    lookup.rules(&sets[&set])
+                }
+            };
+            if let Some(chain) = others.chains.get_mut(&name) {
+                chain.rules.extend(rules);
+            }
+        }
+        others.chains.retain(|name, _| !dormant.contains(&(name.space, name.table.clone())));
+        Ok(others)
+    }
+}
+
+/// The name of a chain, unless it is ours.
+fn named(space: Space, table: &str, chain: &str) -> Option<ChainName> {
+    let own = space == Space::Inet && table == TABLE;
+    (!own).then(|| ChainName { space, table: table.to_owned(), chain: chain.to_owned() })
+}
+
+fn hooked(chain: Attributes<'_>) -> Option<Hooked> {
+    let hook = chain.nested(uapi::NFTA_CHAIN_HOOK)?;
+    Some(Hooked {
+        kind: chain.text(uapi::NFTA_CHAIN_TYPE).unwrap_or_default().to_owned(),
+        hook: hook.u32(uapi::NFTA_HOOK_HOOKNUM)?,
+        priority: hook.u32(uapi::NFTA_HOOK_PRIORITY)?.cast_signed(),
+        drops: chain.u32(uapi::NFTA_CHAIN_POLICY) == Some(uapi::NF_DROP),
+    })
+}
+
+/// Every object of a kind, of every table of the three families.
+fn dump<T>(
+    socket: &mut Socket,
+    message: u8,
+    read: impl Fn(Space, Attributes<'_>) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let mut question = Messages::default();
+    let kind = Kind { subsystem: NFTABLES, message };
+    question.begin(kind, REQUEST | DUMP, uapi::NFPROTO_UNSPEC, 0);
+    until_whole(socket, &question, |answer, attributes, found| {
+        let space = answer.message.first().copied().and_then(Space::of);
+        found.extend(space.and_then(|space| read(space, attributes)));
+    })
+}
+
+fn elements(socket: &mut Socket, set: &SetName) -> Result<Vec<lookup::Element>, Error> {
+    let mut question = Messages::default();
+    let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
+    question.begin(kind, REQUEST | DUMP, set.space.number(), 0);
+    question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, &set.table);
+    question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.set);
+    until_whole(socket, &question, |_, attributes, found| {
+        found.extend(lookup::elements(attributes));
+    })
+}
+
+/// Asks for a listing until it shows one state.
+fn until_whole<T>(
+    socket: &mut Socket,
+    question: &Messages,
+    mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
+) -> Result<Vec<T>, Error> {
+    for _ in 0..ATTEMPTS {
+        let mut found = Vec::new();
+        let listing = socket.list(question, |answer| {
+            if let Body::Object(attributes) = answer.body {
+                read(answer, attributes, &mut found);
+            }
+        })?;
+        match listing {
+            Listing::Whole => return Ok(found),
+            // A set that went meanwhile.
+            Listing::Refused(nix::libc::ENOENT) => return Ok(Vec::new()),
+            Listing::Refused(errno) => {
+                let source = io::Error::from_raw_os_error(errno);
+                return Err(Error::Question { what: "the tables of this node", source });
+            }
+            Listing::Interrupted => {}
+        }
+    }
+    Err(Error::Restless)
+}

@@ -1,0 +1,61 @@
+//! What iptables-nft cannot say in expressions of nftables: matches and targets of `x_tables`, as structs
+//! in the byte order of the machine but for addresses and the ports of a translation.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use super::decode::{number, target};
+
+/// `struct xt_tcp` and its kin: two source ports, then two destination ports.
+pub(super) fn single_match(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
+    let port = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+    Some(vec![port(4)?..=port(6)?])
+}
+
+/// `struct xt_multiport_v1`: flags, count, fifteen ports, fifteen marks of ranges, inverted.
+pub(super) fn multiport(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
+    const SOURCE: u8 = 0;
+    let (flags, count) = (*info.first()?, usize::from(*info.get(1)?));
+    let inverted = info.get(47).is_some_and(|inverted| *inverted != 0);
+    if flags == SOURCE || inverted {
+        return None;
+    }
+    let port = |index: usize| {
+        let bytes = info.get(2 + 2 * index..)?.first_chunk()?;
+        Some(u16::from_ne_bytes(*bytes))
+    };
+    let mut ports = Vec::new();
+    let mut index = 0;
+    while index < count.min(15) {
+        let first = port(index)?;
+        let opens = info.get(32 + index).is_some_and(|mark| *mark != 0);
+        let last = if opens { port(index + 1)? } else { first };
+        ports.push(first..=last);
+        index += if opens { 2 } else { 1 };
+    }
+    Some(ports)
+}
+
+/// `struct nf_nat_range2`: flags, two addresses, two ports.
+pub(super) fn nat_range(info: &[u8]) -> Option<String> {
+    let octets: [u8; 16] = *info.get(4..)?.first_chunk()?;
+    let v4 = octets[4..].iter().all(|byte| *byte == 0);
+    let to = if v4 {
+        IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    let port = info.get(36..).and_then(number).filter(|port| *port != 0);
+    Some(target(Some(to), port))
+}
+
+/// `struct xt_conntrack_mtinfo3`: eight addresses, two times, a protocol, four ports, which of these
+/// count, which of them inverted, then the states. Whether it is just `--ctstate DNAT`.
+pub(super) fn is_translated(info: &[u8]) -> bool {
+    const MATCH_STATE: u16 = 1;
+    const STATE_DNAT: u16 = 1 << 7;
+    let number = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+    // XT_CONNTRACK_STATE_ALIAS, which says how it was spelled.
+    let kinds = number(146).map(|kinds| kinds & !(1 << 13));
+    kinds == Some(MATCH_STATE) && number(148) == Some(0) && number(150) == Some(STATE_DNAT)
+}

@@ -1,0 +1,182 @@
+//! Which way a packet takes by this namespace's routes, and in what state the interfaces and neighbours
+//! on it are.
+
+use std::io;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
+use nix::net::if_::if_indextoname;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{
+    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
+};
+
+use super::route::{Extent, ask, talk};
+
+/// Where a packet leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The interface.
+    pub interface: String,
+    /// Its number.
+    pub index: u32,
+    /// The next hop, unless the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// What this node would send from.
+    pub source: Option<IpAddr>,
+    /// Whether the destination is this namespace itself.
+    pub is_local: bool,
+    /// Whether the link is known to be down.
+    pub is_down: bool,
+}
+
+/// Asks the kernel which way a packet to `to` takes: one that begins here, or, with a client and the
+/// number of an interface, one that arrives there from that client. Then the answer is also about
+/// whether packets are forwarded at all, and whether the client may be on that side (`rp_filter`).
+///
+/// # Errors
+/// The kernel's reason not to send it: no route (`ENETUNREACH`, `EHOSTUNREACH`), forwarding off
+/// (`EHOSTUNREACH`), a client of another side (`EXDEV`), a route that forbids it.
+pub fn path(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Path> {
+    let prefix = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let mut question = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(to, prefix(&to))
+        .map_err(io::Error::other)?;
+    if let Some((client, index)) = arriving {
+        question = question
+            .source_prefix(client, prefix(&client))
+            .map_err(io::Error::other)?
+            .input_interface(index);
+    }
+    let routes = ask(question.build(), Extent::One)?;
+    routes
+        .first()
+        .and_then(read)
+        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENETUNREACH))
+}
+
+fn read(route: &RouteMessage) -> Option<Path> {
+    let address = |attribute: &RouteAddress| {
+        if let RouteAddress::Inet(address) = attribute {
+            return Some(IpAddr::V4(*address));
+        }
+        if let RouteAddress::Inet6(address) = attribute { Some(IpAddr::V6(*address)) } else { None }
+    };
+    let mut path = Path {
+        interface: String::new(),
+        index: 0,
+        gateway: None,
+        source: None,
+        is_local: route.header.kind == RouteType::Local,
+        is_down: route.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
+    };
+    for attribute in &route.attributes {
+        if let RouteAttribute::Oif(index) = attribute {
+            path.index = *index;
+        } else if let RouteAttribute::Gateway(gateway) = attribute {
+            path.gateway = address(gateway);
+        } else if let RouteAttribute::PrefSource(source) = attribute {
+            path.source = address(source);
+        }
+    }
+    path.interface = if_indextoname(path.index).ok()?.into_string().ok()?;
+    Some(path)
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is up and has a carrier.
+    pub is_up: bool,
+    /// The number of the bridge, bond or VRF that it belongs to.
+    pub controller: Option<u32>,
+    /// As a port of a bridge: whether packets may leave where they came in.
+    pub hairpin: Option<bool>,
+}
+
+/// Every interface of this namespace.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub fn links() -> io::Result<Vec<Link>> {
+    let links: Vec<LinkMessage> =
+        talk(false, |handle| async move { handle.link().get().execute().try_collect().await })?;
+    Ok(links.iter().map(link).collect())
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        is_up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        controller: None,
+        hairpin: None,
+    };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name.clone_from(name);
+        } else if let LinkAttribute::Controller(index) = attribute {
+            link.controller = Some(*index);
+        } else if let LinkAttribute::LinkInfo(infos) = attribute {
+            link.hairpin = infos.iter().find_map(hairpin);
+        }
+    }
+    link
+}
+
+fn hairpin(info: &LinkInfo) -> Option<bool> {
+    let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info else { return None };
+    port.iter().find_map(
+        |info| {
+            if let InfoBridgePort::HairpinMode(on) = info { Some(*on) } else { None }
+        },
+    )
+}
+
+/// What is known of who has an address on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// It answered, or was configured.
+    Known,
+    /// It was asked for and did not answer.
+    Failed,
+    /// Nobody has asked, or not yet long enough.
+    Unknown,
+}
+
+/// What the neighbour table says of `address` on the interface with the number `index`.
+///
+/// # Errors
+/// When the kernel does not list it.
+pub fn neighbour(address: IpAddr, index: u32) -> io::Result<Neighbour> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let all: Vec<_> = talk(false, |handle| async move {
+        handle.neighbours().get().set_address_family(family).execute().try_collect().await
+    })?;
+    let is_it = |attribute: &NeighbourAttribute| {
+        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) = attribute {
+            return IpAddr::V4(*v4) == address;
+        }
+        if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) = attribute {
+            return IpAddr::V6(*v6) == address;
+        }
+        false
+    };
+    let found =
+        all.iter().find(|one| one.header.ifindex == index && one.attributes.iter().any(is_it));
+    Ok(match found.map(|found| found.header.state) {
+        Some(NeighbourState::Failed) => Neighbour::Failed,
+        None | Some(NeighbourState::None | NeighbourState::Incomplete) => Neighbour::Unknown,
+        Some(_) => Neighbour::Known,
+    })
+}
