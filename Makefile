@@ -7,7 +7,7 @@ N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
 
-.PHONY: help build install demo readme-capture check test torture soak fuzz test-clients test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -16,6 +16,15 @@ help: ## list these targets
 build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
 	@integration/setup.sh build
 	scripts/build.sh
+
+deb: dist/autoport ## a Debian package in dist
+	@scripts/deb.sh
+
+image: dist/autoport ## an OCI image in dist, which podman, docker, skopeo and ctr load
+	@scripts/image.sh
+
+dist/autoport:
+	@$(MAKE) build
 
 install: ## dist/autoport to $(DESTDIR)$(PREFIX)/bin (PREFIX=/opt/cni)
 	@[ -e dist/autoport ] || $(MAKE) build
@@ -64,6 +73,10 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	@integration/setup.sh clients
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+
+test-packages: dist/autoport ## the package, the image, the manifests and the units, built and inspected
+	@integration/setup.sh packages
+	integration/packages.sh
 
 test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
 	@integration/setup.sh kubernetes

@@ -30,6 +30,7 @@ mod explain;
 mod faults;
 mod gc;
 mod hostile;
+mod install;
 mod intruders;
 mod kernel;
 #[cfg(target_arch = "x86_64")]

@@ -8,6 +8,7 @@
 #   integration/setup.sh test    that, and what the tests need
 #   integration/setup.sh bench   that, and what the benchmark compares with
 #   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
+#   integration/setup.sh packages what `build` needs, and what inspects the packages
 #   integration/setup.sh kubernetes what `demo` needs, and what `make test-kubernetes`
 #                                does; the first time it builds Kubernetes
 #   integration/setup.sh kernels what `test` needs, and what `make test-kernels` boots
@@ -24,6 +25,9 @@
 #   bookworm/     podman 4.3 and containerd 1.6 with their libraries
 #                                                            (clients, kubernetes)
 #   sid/          containerd 2                                           (clients)
+#   bookworm-kubectl/     kubectl 1.20, for its kustomize               (packages)
+#   kubernetes-validate/  a Python environment: a validator of manifests and the
+#                 schemas of every Kubernetes, from PyPI                (packages)
 #   bin/cri       integration/cri/main.go, a client of containerd
 #                                                            (clients, kubernetes)
 #   rootfs/echo   integration/echo/main.go, what runs in a container (the same)
@@ -59,6 +63,10 @@ packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugi
 packages_test=(strace python3-minimal valgrind)
 packages_kubernetes=(openssl procps)
 packages_fuzz=(g++)
+packages_packages=(lintian skopeo systemd python3-venv)
+
+# The version is that of the newest Kubernetes it knows.
+kubernetes_validate=1.37.0
 packages_bench=(linux-perf)
 packages_kernels=(qemu-system-x86)
 
@@ -307,6 +315,11 @@ have_go_tools() {
 have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
+have_kubectl() { [ -x "$TOOLS/bookworm-kubectl/usr/bin/kubectl" ] && stamped bookworm-kubectl "$(how_cni)"; }
+have_validator() {
+    [ -x "$TOOLS/kubernetes-validate/bin/kubernetes-validate" ] && stamped kubernetes-validate "$kubernetes_validate"
+}
+
 # Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
 have_fuzzer() {
     [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
@@ -331,6 +344,7 @@ have_kernels() {
 
 have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
+    [ "$level" != packages ] || { have_kubectl && have_validator; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
@@ -415,6 +429,28 @@ build_fuzzer() {
         env CARGO_TARGET_DIR="$work/cargo-fuzz" cargo install cargo-fuzz --locked --target "$host" --root "$work/cargo"
     mkdir -p "$TOOLS/bin"
     mv "$work/cargo/bin/cargo-fuzz" "$TOOLS/bin/cargo-fuzz"
+}
+
+# Unpacked, since some have another kubectl.
+unpack_kubectl() {
+    local package
+    say "downloading Debian 12's kubectl to $TOOLS/bookworm-kubectl"
+    download bookworm "$work/kubectl" kubernetes-client
+    package=$(echo "$work"/kubectl/kubernetes-client_*.deb)
+    unpack "$work/kubectl-unpacked" "$package"
+    replace "$work/kubectl-unpacked" "$TOOLS/bookworm-kubectl"
+    stamp bookworm-kubectl "$(how_cni)" "$(dpkg-deb -f "$package" Version)"
+}
+
+# An environment does not move, so it is made where it stays and stamped last.
+make_validator() {
+    local dir=$TOOLS/kubernetes-validate
+    say "downloading kubernetes-validate $kubernetes_validate (22 MB) to $dir"
+    rm -rf "$dir"
+    run "making a Python environment" "Install the package python3-venv." /usr/bin/python3 -m venv "$dir"
+    run "downloading kubernetes-validate" "Check the network and run this script again." \
+        "$dir/bin/pip" --disable-pip-version-check install --quiet "kubernetes-validate==$kubernetes_validate"
+    stamp kubernetes-validate "$kubernetes_validate" "$kubernetes_validate"
 }
 
 # unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
@@ -539,13 +575,14 @@ case "$#:$level" in
 1:build) packages=("${packages_build[@]}") ;;
 1:check) packages=("${packages_build[@]}" "${packages_check[@]}") ;;
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
+1:packages) packages=("${packages_build[@]}" "${packages_packages[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
 1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
 1:kubernetes) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|test|bench|clients|kubernetes|kernels" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|kernels" >&2
     exit 2
     ;;
 esac
@@ -578,6 +615,11 @@ rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
 if [ "$level" = fuzz ]; then
     have_fuzzer || build_fuzzer
+    exit 0
+fi
+if [ "$level" = packages ]; then
+    have_kubectl || unpack_kubectl
+    have_validator || make_validator
     exit 0
 fi
 have_go_tools || build_go_tools

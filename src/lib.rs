@@ -12,6 +12,7 @@
 //! - [`kernel`]: the table in the kernel. The only module that speaks netlink.
 //! - [`error`]: every failure and the number the runtime is told.
 //! - [`app`]: one function per command.
+//! - [`install`]: the executable and the network configurations in the runtime's folders.
 //! - [`diagnosis`]: why host ports do not work on this node. Changes nothing.
 //!
 //! The executable adds the edges (environment, standard streams, clock) and the operator's
@@ -23,6 +24,7 @@ pub mod app;
 pub mod cni;
 pub mod diagnosis;
 pub mod error;
+pub mod install;
 pub mod kernel;
 pub mod model;
 pub mod netns;

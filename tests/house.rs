@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 /// Which module may name which. `lib` only lists them; `main` and `cli` are the executable and see
 /// the library from outside.
-const MAP: [(&str, &[&str]); 11] = [
+const MAP: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("ruleset", &["model"]),
     ("netns", &["model"]),
     ("cni", &["model"]),
     ("publication", &["model"]),
+    ("install", &["cni"]),
     ("store", &["model", "netns", "publication"]),
     ("kernel", &["model", "ruleset"]),
     ("error", &["model", "plan", "cni", "store", "kernel", "netns"]),

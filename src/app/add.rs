@@ -23,8 +23,11 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
     let locked = super::store(config).lock(config.lock_timeout, log)?;
     locked.belongs_here()?;
     let instance = locked.instance();
+    // First, so that a kernel without netlink leaves nothing recorded.
+    let mut nft = Nft::open(&instance.id)?;
     let scene = Scene {
         past: Past(Some(&locked)),
+        portmap: &nft.portmap()?,
         netns: instance.netns,
         boot_id: &instance.boot_id,
         now,
@@ -39,8 +42,6 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
         del::remove(&locked, &record, now, log)?;
     }
     let transfer = Transfer::new(&locked, before, wanted)?;
-    // First, so that a kernel without netlink leaves nothing recorded.
-    let mut nft = Nft::open(&locked.instance().id)?;
     if let Err(error) = transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
         if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
             transfer.take_back(log);
@@ -50,7 +51,7 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
     // While the record still tells a DEL which flows there may be.
     transfer.redirect_flows(&mut nft, log);
     transfer.settle()?;
-    let finished = allow_loopback(&transfer.wanted, &claim.host_interfaces)
+    let finished = allow_loopback(&locked, &transfer.wanted, &claim.host_interfaces)
         .and_then(|()| choose::move_cursors(&locked, &claim, &cursors))
         .and_then(|()| publish(&locked, &claim, &transfer.wanted));
     if let Err(error) = finished {
@@ -160,9 +161,16 @@ impl<'a> Transfer<'a> {
 }
 
 /// Lets processes of this node reach the pod by 127.0.0.0/8, where the packets are masqueraded.
-fn allow_loopback(record: &Record, host_interfaces: &[String]) -> Result<(), Error> {
-    match prepare::closed_to_loopback(record, host_interfaces)? {
-        Some(interface) => Ok(kernel::allow_loopback(&interface)?),
-        None => Ok(()),
+fn allow_loopback(
+    locked: &Locked,
+    record: &Record,
+    host_interfaces: &[String],
+) -> Result<(), Error> {
+    let Some(interface) = prepare::closed_to_loopback(record, host_interfaces)? else {
+        return Ok(());
+    };
+    if !interface.is_the_pods {
+        locked.note_loopback(&interface.name)?;
     }
+    Ok(kernel::allow_loopback(&interface.name)?)
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::past::Past;
 use crate::cni::Claim;
 use crate::error::Error;
-use crate::kernel::{Listeners, Process};
+use crate::kernel::{Listeners, Portmap, Process};
 use crate::model::{Grant, HostListeners, HostPort, Owner, Record};
 use crate::netns;
 use crate::plan::{
@@ -25,6 +25,7 @@ pub(super) struct Chooser<'a> {
     releaser: Releaser,
     released: Option<Released>,
     listeners: Listeners,
+    portmap: &'a Portmap,
     now: u64,
 }
 
@@ -36,6 +37,7 @@ impl<'a> Chooser<'a> {
         claim: &'a Claim,
         owner: &'a Owner,
         before: Option<&'a Record>,
+        portmap: &'a Portmap,
         now: u64,
     ) -> Result<Self, Error> {
         let releaser = Releaser::of(owner);
@@ -47,6 +49,7 @@ impl<'a> Chooser<'a> {
             released: past.released_to(&releaser, now),
             releaser,
             listeners: Listeners::default(),
+            portmap,
             now,
         };
         if claim.config.ports.host_listeners == HostListeners::Reject {
@@ -180,7 +183,7 @@ impl<'a> Chooser<'a> {
         if spot.hosts().all(|host| self.holds(&host)) {
             return Ok(Availability::Free);
         }
-        if self.is_listened_on(spot) {
+        if self.is_in_use(spot) {
             return Ok(Availability::Busy);
         }
         if self.past.entered_at(spot.protocol, spot.port)? {
@@ -191,7 +194,7 @@ impl<'a> Chooser<'a> {
 
     /// Looks behind the entries: who is no more holds nothing.
     fn examine(&self, spot: Spot) -> Result<Availability, Error> {
-        if self.is_listened_on(spot) {
+        if self.is_in_use(spot) {
             return Ok(Availability::Busy);
         }
         let hosts: Vec<HostPort> = spot.hosts().collect();
@@ -210,8 +213,11 @@ impl<'a> Chooser<'a> {
         self.unless_recent(spot)
     }
 
-    fn is_listened_on(&self, spot: Spot) -> bool {
-        spot.hosts().any(|host| self.listeners.find(&host).is_some() && !self.is_its_own(&host))
+    /// Whether packets would go to a process of the host, or to a pod of portmap.
+    fn is_in_use(&self, spot: Spot) -> bool {
+        let is_listened_on =
+            |host: &HostPort| self.listeners.find(host).is_some() && !self.is_its_own(host);
+        spot.hosts().any(|host| is_listened_on(&host) || self.portmap.chain_of(&host).is_some())
     }
 
     fn unless_recent(&self, spot: Spot) -> Result<Availability, Error> {

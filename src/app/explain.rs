@@ -109,8 +109,11 @@ fn foresee(
     }
     let shared = shared.as_ref();
     let instance = shared.map(Shared::instance);
+    // Without the privilege to ask, the script says so below.
+    let portmap = Nft::open(NO_INSTANCE).and_then(|mut nft| nft.portmap()).unwrap_or_default();
     let scene = Scene {
         past: Past(shared),
+        portmap: &portmap,
         netns: instance.map_or_else(netns::own, |instance| Ok(instance.netns))?,
         boot_id: instance.map_or("", |instance| &instance.boot_id),
         now: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
@@ -134,7 +137,7 @@ fn foresee(
         wanted,
         before,
         script,
-        opened_to_loopback,
+        opened_to_loopback: opened_to_loopback.map(|interface| interface.name),
         published,
     }))
 }

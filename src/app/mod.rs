@@ -6,6 +6,7 @@ mod check;
 mod choose;
 mod collect;
 mod del;
+mod dismantle;
 mod everything;
 mod examine;
 mod explain;
@@ -29,6 +30,7 @@ use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
 pub use collect::{Collected, Evidence, Judged, collect, judge};
+pub use dismantle::{Dismantled, dismantle};
 pub use everything::{Ownership, Repaired, repair};
 pub use examine::{Examined, examine};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};

@@ -8,7 +8,7 @@ use super::past::Past;
 use super::{note, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
-use crate::kernel::{self, Change, Loopback};
+use crate::kernel::{self, Change, Loopback, Portmap, Towards};
 use crate::model::{Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
@@ -18,6 +18,8 @@ use crate::store::{self, Aside, Holder, Shared, Who};
 /// The node as an ADD finds it.
 pub(super) struct Scene<'a> {
     pub(super) past: Past<'a>,
+    /// What portmap translates here.
+    pub(super) portmap: &'a Portmap,
     /// The node's own network namespace.
     pub(super) netns: NamespaceId,
     pub(super) boot_id: &'a str,
@@ -94,7 +96,7 @@ pub(super) fn prepare(
     claim: &mut Claim,
     log: &mut dyn Write,
 ) -> Result<Option<Plan>, Error> {
-    let Scene { past, netns, boot_id, now, aside } = *scene;
+    let Scene { past, portmap, netns, boot_id, now, aside } = *scene;
     let before = match past.load(&claim.attachment) {
         Err(store::Error::Unreadable(source)) => {
             let what = format!("what {} holds", claim.attachment);
@@ -115,7 +117,7 @@ pub(super) fn prepare(
         let why = format!("prevResult has no address of {ifname}, so its host ports lead nowhere");
         note(log, &format!("{why}; autoport goes after the plugin that makes {ifname}"));
     }
-    let chooser = Chooser::new(past, claim, &owner, before.as_ref(), now)?;
+    let chooser = Chooser::new(past, claim, &owner, before.as_ref(), portmap, now)?;
     chooser.permit()?;
     let mut giving_way = superseded(&owner, holders, &claim.mappings, aside)?;
     chooser.find_listeners()?;
@@ -128,7 +130,22 @@ pub(super) fn prepare(
     if let Some(before) = &before {
         wanted.created = before.created;
     }
+    warn_of_portmap(portmap, &wanted, log);
     Ok(Some(Plan { owner, before, giving_way, wanted, cursors: granted.cursors }))
+}
+
+/// Says which host ports portmap translates too: its rules come first, so they never get here.
+fn warn_of_portmap(portmap: &Portmap, wanted: &Record, log: &mut dyn Write) {
+    for host in hosts_of(&wanted.mappings) {
+        let Some(chain) = portmap.chain_of(&host) else { continue };
+        let text = format!(
+            "host port {host} of {} is portmap's as well, whose rule in {chain} comes first: traffic \
+             goes where that leads. If its container is gone, delete the rule; `autoport doctor` shows \
+             all of them",
+            wanted.owner
+        );
+        note(log, &text);
+    }
 }
 
 pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
@@ -202,7 +219,7 @@ pub(super) fn change(wanted: &Record, released: BTreeSet<(Set, Key)>) -> Change 
 pub(super) fn closed_to_loopback(
     record: &Record,
     host_interfaces: &[String],
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Towards>, Error> {
     let masquerades = match record.policy.masquerade {
         Masquerade::Nobody => false,
         Masquerade::Local | Masquerade::Everybody => true,
@@ -215,5 +232,5 @@ pub(super) fn closed_to_loopback(
         return Ok(None);
     }
     let interface = kernel::interface_towards(pod)?;
-    Ok(interface.filter(|interface| Loopback::of(interface) == Loopback::Refused))
+    Ok(interface.filter(|interface| Loopback::of(&interface.name) == Loopback::Refused))
 }

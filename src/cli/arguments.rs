@@ -77,6 +77,17 @@ pub(crate) enum Command {
     Reserve(Reserve),
     /// End a reservation
     Release(Release),
+    /// Put this program into the runtime's folder of plugins, and autoport into its network
+    ///
+    /// The network is the first configuration by name, as runtimes choose. autoport takes the place of
+    /// portmap there, or goes behind the other plugins. What the file was is kept beside it. Done twice,
+    /// it changes nothing. Pods that run are not touched.
+    Install(Install),
+    /// Take autoport out of the networks again, and of the node when no pod has host ports any more
+    ///
+    /// portmap returns to where it stood. Pods with host ports keep them; while there are any, or a
+    /// runtime may still call it, the program stays. Run it again when they are gone.
+    Uninstall(Uninstall),
     /// Make the nftables table equal to the records, and say what differed
     ///
     /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
@@ -196,6 +207,46 @@ pub(crate) struct Repair {
     /// Do not end: restore the table whenever another program damages it, until SIGTERM
     #[arg(long, conflicts_with = "adopt")]
     pub(crate) watch: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Folders {
+    /// Where the runtime looks for plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Where the runtime looks for networks
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// This network, instead of what the runtime would choose
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conflist: Option<PathBuf>,
+    /// Only print what would be changed, as diff(1) does
+    #[arg(long, conflicts_with = "stay")]
+    pub(crate) dry_run: bool,
+    /// Do not end: look again every ten seconds, until SIGTERM
+    ///
+    /// Main plugins write their configuration anew when they are started or upgraded. For a container,
+    /// which has to stay.
+    #[arg(long)]
+    pub(crate) stay: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Install {
+    #[command(flatten)]
+    pub(crate) folders: Folders,
+}
+
+#[derive(Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub(crate) folders: Folders,
+    /// Work in the mount namespace of process 1
+    ///
+    /// From a container in the node's PID namespace: whether a pod is gone can only be seen where the
+    /// plugin saw it come.
+    #[arg(long)]
+    pub(crate) host: bool,
 }
 
 /// A transport protocol that has ports.

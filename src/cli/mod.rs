@@ -7,6 +7,7 @@ mod doctor;
 mod env;
 mod explain;
 mod gc;
+mod install;
 mod list;
 mod output;
 mod repair;
@@ -35,6 +36,10 @@ use super::note;
 enum Failure {
     #[error(transparent)]
     Command(#[from] Error),
+    #[error(transparent)]
+    Install(#[from] autoport::install::Error),
+    #[error("cannot enter the mount namespace of process 1")]
+    Host(#[source] io::Error),
     #[error("there is no reservation {0}; `autoport list` shows those there are")]
     NoReservation(String),
     #[error("nobody holds {0}; `autoport list` shows who holds what")]
@@ -80,9 +85,11 @@ impl Failure {
     fn details(&self) -> String {
         match self {
             Self::Command(source) => source.details(),
-            Self::Output(source) | Self::Input(source) | Self::Signals(source) => {
-                source.to_string()
-            }
+            Self::Install(source) => causes(source),
+            Self::Output(source)
+            | Self::Input(source)
+            | Self::Signals(source)
+            | Self::Host(source) => source.to_string(),
             Self::NoReservation(_)
             | Self::NobodyHolds(_)
             | Self::Nobody(_)
@@ -128,6 +135,16 @@ pub(crate) fn main() -> u8 {
     1
 }
 
+/// The causes of an error, outermost first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let (mut causes, mut cause) = (Vec::new(), error.source());
+    while let Some(error) = cause {
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    causes.join(": ")
+}
+
 /// The conventions of no-color.org and of terminals that cannot.
 fn wants_colour(stdout: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -150,6 +167,8 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
         Command::Gc(asked) => gc::run(asked, &node()?, screen),
         Command::Reserve(asked) => reserve::reserve(asked, &node()?, screen),
         Command::Release(asked) => reserve::release(asked, &node()?, screen),
+        Command::Install(asked) => install::install(asked, screen),
+        Command::Uninstall(asked) => install::uninstall(asked, node, screen),
         Command::Repair(asked) => repair::run(asked, &node()?, screen),
         Command::Doctor(asked) => doctor::run(asked, &node()?, screen),
         Command::Trace(asked) => trace::run(asked, &node()?, screen),

@@ -175,6 +175,17 @@ impl Config {
     }
 }
 
+/// Judges a plugin's object as ADD would, outside of any call; the warnings are what it would say.
+///
+/// # Errors
+/// Those with which an ADD would be refused.
+pub fn check_plugin(object: &[u8]) -> Result<Vec<String>, Error> {
+    let conf = Object::decode("the plugin's object", "", object)?;
+    let mut judge = Judge::strict();
+    Config::from_layers(&[&conf], &mut judge)?;
+    Ok(judge.warnings)
+}
+
 /// Decodes the bytes of [`NODE_FILE`].
 pub(super) fn decode_node_file(bytes: &[u8]) -> Result<Object<'_>, Error> {
     Object::decode(NODE_FILE, &format!("{NODE_FILE}: "), bytes)

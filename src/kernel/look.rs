@@ -290,7 +290,7 @@ impl Nft {
 
     /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
     /// where there is no such thing.
-    fn list_until_whole<T>(
+    pub(super) fn list_until_whole<T>(
         &mut self,
         question: &Messages,
         mut read: impl FnMut(Attributes<'_>, &mut Vec<T>),

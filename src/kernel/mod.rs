@@ -19,6 +19,7 @@ mod lower;
 mod message;
 mod others;
 mod path;
+mod portmap;
 mod preview;
 mod raise;
 mod reconcile;
@@ -54,9 +55,12 @@ pub use others::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space, intersect,
 };
 pub use path::{Link, Neighbour, Path, links, neighbour, path};
+pub use portmap::Portmap;
 pub use reconcile::Survey;
 pub use recorded::{Asked, read};
-pub use route::{Local, Loopback, allow_loopback, interface_towards, outward_addresses};
+pub use route::{
+    Local, Loopback, Towards, allow_loopback, interface_towards, outward_addresses, refuse_loopback,
+};
 pub use trial::{Release, trial};
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -194,7 +198,25 @@ impl Nft {
         self.forget_gap(&whole)
     }
 
-    /// Does the same even if the table belongs to another store.
+    /// Deletes the table, if there is one that belongs to the store; says whether there was.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn remove_table(&mut self) -> Result<bool, Error> {
+        let identity = self.identity.clone();
+        self.attempt(Extent::Places(&[]), |_, look, _| {
+            look.permit(&identity)?;
+            let mut transaction = Transaction::begin();
+            let is_ours = matches!(look.table, Table::Ours(_));
+            if is_ours {
+                let mut encoder = Encoder::new();
+                transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+            }
+            Ok(Some((transaction, is_ours)))
+        })
+    }
+
+    /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
     ///
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of

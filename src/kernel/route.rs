@@ -12,6 +12,7 @@ use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
@@ -74,20 +75,6 @@ pub(super) fn talk<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
             io::Error::other(error)
         })
     })
-}
-
-/// Asks the kernel how it would reach `address`; `None` when it would not.
-fn route_to(address: IpAddr) -> io::Result<Option<RouteMessage>> {
-    let host_prefix = if address.is_ipv4() { 32 } else { 128 };
-    let question = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(address, host_prefix)
-        .map_err(io::Error::other)?
-        .build();
-    match ask(question, Extent::One) {
-        Ok(routes) => Ok(routes.into_iter().next()),
-        Err(error) if is_no_route(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// No route at all, or one of type `unreachable`.
@@ -158,19 +145,48 @@ fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
     IpNetwork::new(to, route.header.destination_prefix_length).ok()
 }
 
-/// The name of the interface by which this node reaches `pod`; `None` when it has no route.
+/// The interface by which this node reaches a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Towards {
+    /// Its name.
+    pub name: String,
+    /// Whether its other end is in another namespace: it goes when the pod goes.
+    pub is_the_pods: bool,
+}
+
+/// The interface by which this node reaches `pod`; `None` when it has no route.
 ///
 /// # Errors
 /// [`Error::Route`].
-pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
+pub fn interface_towards(pod: IpAddr) -> Result<Option<Towards>, Error> {
     let error = |source| Error::Route { pod, source };
-    let Some(route) = route_to(pod).map_err(error)? else { return Ok(None) };
-    let index = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+    let host_prefix = if pod.is_ipv4() { 32 } else { 128 };
+    let question = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(pod, host_prefix)
+        .map_err(|source| error(io::Error::other(source)))?
+        .build();
+    let found = talk(false, |handle| async move {
+        let route = Box::pin(handle.route().get(question).execute()).try_next().await?;
+        let index = route.and_then(|route| {
+            route.attributes.iter().find_map(|attribute| {
+                if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+            })
+        });
+        let Some(index) = index else { return Ok(None) };
+        let link = Box::pin(handle.link().get().match_index(index).execute()).try_next().await?;
+        let is_the_pods = link.is_some_and(|link| {
+            link.attributes.iter().any(|one| matches!(one, LinkAttribute::LinkNetNsId(_)))
+        });
+        Ok(Some((index, is_the_pods)))
     });
-    let Some(index) = index else { return Ok(None) };
+    let (index, is_the_pods) = match found {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(refused) if is_no_route(&refused) => return Ok(None),
+        Err(source) => return Err(error(source)),
+    };
     let name = if_indextoname(index).map_err(|errno| error(errno.into()))?;
-    Ok(name.into_string().ok())
+    Ok(name.into_string().ok().map(|name| Towards { name, is_the_pods }))
 }
 
 /// The addresses that this node has towards the world, at most one per family: what it would send
@@ -224,6 +240,19 @@ impl Loopback {
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
     let Some(path) = sysctl(interface) else { return Ok(()) };
     std::fs::write(&path, "1").map_err(|source| Error::Sysctl { path, source })
+}
+
+/// Takes back what [`allow_loopback`] did. An interface that is gone needs nothing.
+///
+/// # Errors
+/// [`Error::Sysctl`].
+#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
+pub fn refuse_loopback(interface: &str) -> Result<(), Error> {
+    if Loopback::of(interface) == Loopback::Refused {
+        return Ok(());
+    }
+    let Some(path) = sysctl(interface) else { return Ok(()) };
+    std::fs::write(&path, "0").map_err(|source| Error::Sysctl { path, source })
 }
 
 #[cfg(test)]

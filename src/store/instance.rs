@@ -20,7 +20,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RANDOM: &str = "/dev/urandom";
 
 /// What means nothing after a reboot. The cursors stay: they only say where to go on.
-const OF_ONE_BOOT: [&str; 5] = ["attachments", "ports", "reservations", "released", "pods"];
+const OF_ONE_BOOT: [&str; 6] =
+    ["attachments", "ports", "reservations", "released", "pods", "loopback"];
 
 /// Which store this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +101,12 @@ impl Instance {
     /// The same store, in the network namespace of this process.
     pub(super) fn moved_here(&self) -> Result<Self, Error> {
         Ok(Self { netns: netns::own()?, ..self.clone() })
+    }
+
+    /// Takes the instance away: then nothing is recorded.
+    pub(super) fn remove(disk: &Disk) -> Result<(), Error> {
+        disk.remove(FILE)?;
+        disk.settle()
     }
 
     pub(super) fn write(&self, disk: &Disk) -> Result<(), Error> {

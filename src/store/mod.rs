@@ -17,6 +17,7 @@ mod index;
 mod instance;
 mod key;
 mod lock;
+mod loopback;
 mod memory;
 mod public;
 mod published;
@@ -351,6 +352,20 @@ impl Locked {
         let lists = |mapping: &&Mapping| record::lists(&before.mappings, &mapping.host);
         let gone = attempted.mappings.iter().filter(|mapping| !lists(mapping));
         self.withdraw(&Key::of(&before.owner.attachment), gone.map(|mapping| &mapping.host))
+    }
+
+    /// Ends the store, if nothing is recorded any more: the next writer begins another. What helps to
+    /// choose stays, and so does the directory.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn end(self) -> Result<bool, Error> {
+        let is_empty = self.keys(Kind::Attachment)?.is_empty();
+        let is_over = is_empty && self.keys(Kind::Reservation)?.is_empty();
+        if is_over {
+            Instance::remove(&self.disk)?;
+        }
+        Ok(is_over)
     }
 
     /// Makes the store that of the network namespace of this process. Whoever decides so has made

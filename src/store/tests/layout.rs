@@ -103,6 +103,24 @@ fn an_instance_is_made_once() {
 }
 
 #[test]
+fn a_store_ends_with_its_last_record_and_begins_anew() {
+    let node = Node::new();
+    let record = save(&node, "4f2a", &[host("0.0.0.0", 80)]);
+    let first = node.lock().instance().id.clone();
+    node.lock().note_loopback("cni0").expect("noting");
+    node.lock().note_loopback("cni0").expect("noting it again");
+    assert_eq!(node.lock().loopback().expect("listing"), ["cni0"]);
+    assert!(!node.lock().end().expect("looking"), "somebody has a port");
+    node.lock().remove(&record).expect("removing");
+    node.lock().forget_loopback("cni0").expect("forgetting");
+    node.lock().forget_loopback("cni0").expect("forgetting it again");
+    assert_eq!(node.lock().loopback().expect("listing"), [""; 0]);
+    assert!(node.lock().end().expect("ending"));
+    assert!(node.read().is_none(), "nothing is recorded");
+    assert_ne!(node.lock().instance().id, first);
+}
+
+#[test]
 fn ten_thousand_mappings_are_no_trouble() {
     for node in [Node::new(), Node::on_disk()] {
         ten_thousand_mappings(&node);

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Builds what is handed out (Debian package, OCI image, manifests, units) and inspects each with the
+# programs that will have to take it. Uses the executable of `make build`, or the one that is named.
+#
+#   integration/packages.sh [EXECUTABLE]
+set -euo pipefail
+export LC_ALL=C
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+TOOLS=${TOOLS:-${AUTOPORT_TOOLS:-target/tools}}
+executable=${1:-dist/autoport}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+step() { printf 'packages: %s\n' "$*"; }
+die() {
+    printf 'packages: error: %s\n' "$*" >&2
+    exit 1
+}
+# equal WHAT FOUND EXPECTED
+equal() { [ "$2" = "$3" ] || die "$1: found $2, expected $3"; }
+# holds TEXT PATTERN
+holds() { [[ $1 == *"$2"* ]] || die "\"$2\" is not in: $1"; }
+one() { # the one file that matches
+    if [ $# -ne 1 ] || [ ! -e "$1" ]; then die "not exactly one file: $*"; fi
+    echo "$1"
+}
+
+[ -x "$executable" ] || die "$executable is not there: run make build"
+version=$("$executable" --version)
+[[ $version =~ ^autoport\ [0-9]+\.[0-9]+\.[0-9]+ ]] || die "it says $version"
+
+step "the Debian package"
+for folder in a b; do scripts/deb.sh "$executable" "$work/$folder" >/dev/null; done
+deb=$(one "$work"/a/*.deb)
+cmp "$deb" "$(one "$work"/b/*.deb)" || die "the package is another each time"
+lintian --fail-on error,warning "$deb"
+contents=$(dpkg-deb --contents "$deb")
+for path in ./usr/lib/cni/autoport './usr/sbin/autoport -> ../lib/cni/autoport' \
+    ./lib/systemd/system/autoport-{repair.service,gc.service,gc.timer}; do
+    holds "$contents" "$path"
+done
+[[ $contents != *./opt/* && $contents != *./etc/* ]] || die "what belongs to the administrator: $contents"
+for path in man/man1/autoport.1.gz man/man1/autoport-install.1.gz bash-completion/completions/autoport \
+    zsh/vendor-completions/_autoport fish/vendor_completions.d/autoport.fish; do
+    holds "$contents" "./usr/share/$path"
+done
+dpkg-deb -x "$deb" "$work/root"
+equal "what the package has" "$("$work/root/usr/sbin/autoport" --version)" "$version"
+dpkg-deb -e "$deb" "$work/control"
+(cd "$work/root" && md5sum --quiet -c "$work/control/md5sums")
+
+step "its removal, while a network names it"
+mkdir -p "$work/etc"
+sed "s,/etc/cni/net.d,$work/etc,g" "$work/control/prerm" >"$work/prerm"
+echo '{"plugins":[{"type":"autoport"}]}' >"$work/etc/10-a.conflist"
+if text=$(sh "$work/prerm" remove 2>&1); then die "it went without a word"; fi
+holds "$text" "autoport uninstall"
+sh "$work/prerm" upgrade 1.0
+rm "$work/etc/10-a.conflist"
+sh "$work/prerm" remove
+
+step "the image"
+for folder in a b; do scripts/image.sh "$executable" "$work/$folder" >/dev/null; done
+image=$(one "$work"/a/*.oci.tar)
+cmp "$image" "$(one "$work"/b/*.oci.tar)" || die "the image is another each time"
+inspected=$(skopeo inspect --config "oci-archive:$image")
+holds "$inspected" '"/autoport"'
+holds "$inspected" '"linux"'
+# What is copied is checked against its hashes.
+skopeo copy --quiet "oci-archive:$image" "dir:$work/layers"
+skopeo copy --quiet "docker-archive:$image" "dir:$work/docker"
+mkdir "$work/rootfs"
+for blob in "$work"/layers/*; do
+    if gzip -t "$blob" 2>/dev/null; then tar -xzf "$blob" -C "$work/rootfs"; fi
+done
+equal "what the image has" "$(cd "$work/rootfs" && find . -type f | sort | xargs)" \
+    "./autoport ./licenses/LICENSE ./licenses/NOTICE"
+# Nothing else is there: no loader, no library, no shell, no /proc.
+unshare=(unshare --root="$work/rootfs")
+[ "$EUID" -eq 0 ] || unshare=(unshare --user --map-root-user --root="$work/rootfs")
+equal "what it says in the image" "$("${unshare[@]}" /autoport --version)" "$version"
+
+step "the systemd units"
+units=$work/units
+mkdir "$units"
+for unit in deploy/*.service deploy/*.timer; do
+    # Of this machine only what is there can be verified: an executable, and no manual page.
+    sed -e "s,/opt/cni/bin/autoport,$(realpath "$executable"),g" -e '/^Documentation=/d' "$unit" >"$units/${unit##*/}"
+done
+text=$(systemd-analyze verify "$units"/* 2>&1) || die "$text"
+equal "what systemd-analyze says" "$text" ""
+# systemd.exec(5): what gives a service a mount namespace, in which `gc` could judge nobody.
+if grep -E '^(Protect(System|Home|Kernel|ControlGroups|Proc|Clock)|Private(Tmp|Devices|Mounts)|(ReadWrite|ReadOnly|Inaccessible|Exec|NoExec)Paths|(Temporary)?FileSystem|Bind|Root|MountFlags|MountAPIVFS|DynamicUser|(Runtime|State|Cache|Logs)Directory)' \
+    deploy/autoport-gc.service; then
+    die "autoport-gc.service would not see what the plugin sees"
+fi
+
+step "the manifests"
+for folder in deploy/kubernetes deploy/kubernetes/uninstall; do
+    kustomized=$work/manifest.yaml
+    "$TOOLS/bookworm-kubectl/usr/bin/kubectl" kustomize "$folder" >"$kustomized"
+    holds "$(<"$kustomized")" "image: localhost/autoport:${version#autoport }"
+    for kubernetes in 1.28 1.32 1.37; do
+        text=$("$TOOLS/kubernetes-validate/bin/kubernetes-validate" --strict --quiet --kubernetes-version "$kubernetes" "$kustomized" 2>&1) ||
+            die "$folder, Kubernetes $kubernetes: $text"
+    done
+done
+step "all well"

@@ -1,0 +1,87 @@
+//! `autoport uninstall`: taking back what ADD did to the node besides its own pod, once no pod is left.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::kernel::{self, Nft};
+use crate::model::Owner;
+use crate::store::{Shared, Store};
+
+/// What is still mapped, or what was taken back.
+#[derive(Debug, Default)]
+pub struct Dismantled {
+    /// Who still has host ports; nothing is taken back before they are gone.
+    pub holders: Vec<Owner>,
+    /// How many more there are whose records cannot be read.
+    pub unreadable: usize,
+    /// Whether there was a table, which is gone, or would be.
+    pub table: bool,
+    /// The interfaces on which `route_localnet` is 0 again, or would be.
+    pub loopback: Vec<String>,
+    /// Those on which it stays 1, since portmap maps ports by now.
+    pub kept_loopback: Vec<String>,
+}
+
+impl Dismantled {
+    /// Whether nobody has host ports any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.holders.is_empty() && self.unreadable == 0
+    }
+
+    fn of(shared: &Shared) -> Result<Self, Error> {
+        let mut found = Self::default();
+        for read in shared.records()? {
+            match read {
+                Ok(record) => found.holders.push(record.owner),
+                Err(_) => found.unreadable += 1,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Takes the table and every `route_localnet` back, unless somebody still has host ports; with `dry_run`
+/// only says whether. Whoever is provably gone has been collected before.
+///
+/// # Errors
+/// When the store or the kernel refuses.
+pub fn dismantle(
+    store: &Store,
+    patience: Duration,
+    dry_run: bool,
+    log: &mut dyn Write,
+) -> Result<Dismantled, Error> {
+    let Some(shared) = store.read(patience, log)? else { return Ok(Dismantled::default()) };
+    let found = Dismantled::of(&shared)?;
+    if !found.is_over() {
+        return Ok(found);
+    }
+    if dry_run {
+        return Ok(Dismantled { table: true, loopback: shared.loopback()?, ..found });
+    }
+    drop(shared);
+    let locked = store.lock(patience, log)?;
+    let found = Dismantled::of(&locked)?;
+    if !found.is_over() {
+        return Ok(found);
+    }
+    locked.belongs_here()?;
+    let mut nft = Nft::open(&locked.instance().id)?;
+    // Its pods would no longer be reached from 127.0.0.1, and it sets the sysctl itself.
+    let is_portmaps = !nft.portmap()?.is_empty();
+    let noted = locked.loopback()?;
+    // The chain `guard` goes last: without it they would be open to everybody.
+    for interface in &noted {
+        if !is_portmaps {
+            kernel::refuse_loopback(interface)?;
+        }
+        locked.forget_loopback(interface)?;
+    }
+    let table = nft.remove_table()?;
+    locked.end()?;
+    let (loopback, kept_loopback) =
+        if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) };
+    Ok(Dismantled { table, loopback, kept_loopback, ..found })
+}

@@ -1,0 +1,292 @@
+//! A network configuration list with autoport in it, and without: what changes in the text.
+
+use std::fmt;
+
+use super::portmap;
+use super::text::{Edit, Value, appended, edited, indent, removed};
+use crate::cni::{self, Version};
+
+/// Plugins that work on the result of those before them, and make none themselves.
+const CHAINED: [&str; 9] =
+    ["autoport", "portmap", "bandwidth", "firewall", "tuning", "sbr", "vrf", "loopback", "tbf"];
+
+/// Plugins that hand their work on to networks of other files.
+const DELEGATING: [&str; 2] = ["multus", "multus-shim"];
+
+/// Why a configuration is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// No JSON.
+    #[error(
+        "it is not valid JSON; no runtime can read it either: repair it, or put it out of the way"
+    )]
+    Json(#[source] serde_json::Error),
+    /// JSON, but not what the specification says.
+    #[error("{what} is not {expected}; the CNI specification requires that: correct it first")]
+    Shape {
+        /// Which part.
+        what: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
+    /// A version that is not spoken.
+    #[error(
+        "its cniVersion is {0}, which autoport does not speak; it speaks 0.1.0 to 1.1.0: set one of \
+         these, if all plugins of the list speak it"
+    )]
+    Version(String),
+    /// More port mappers than one.
+    #[error(
+        "it has {count} plugins of type {what}, which map the same ports twice; leave one in the list"
+    )]
+    Several {
+        /// How many.
+        count: usize,
+        /// Which.
+        what: &'static str,
+    },
+    /// Nobody makes an interface before autoport's turn.
+    #[error(
+        "its first plugin is {0:?}, which makes no interface for the pod, so autoport would get no \
+         prevResult; put the main plugin (bridge, ptp, calico, ...) first, or name the right file \
+         with --conflist"
+    )]
+    NoMainPlugin(String),
+    /// The pods' network is in another file.
+    #[error(
+        "its first plugin is {0:?}, which keeps pod annotations to itself; name the file of the \
+         cluster's default network, to which it delegates, with --conflist"
+    )]
+    Delegating(String),
+    /// A restriction that cannot be taken over. It must not be dropped in silence.
+    #[error(
+        "portmap's {key} is {value}, which autoport cannot take over: it knows single conditions on \
+         the source or destination address. Remove {key}, name the clients that may connect in \
+         \"sourceRanges\" and the node's addresses in \"hostAddresses\", and install again"
+    )]
+    Condition {
+        /// The option.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// What was taken over from portmap is no configuration of autoport.
+    #[error("what it says for portmap does not work for autoport; correct it first")]
+    Config(#[source] cni::Error),
+}
+
+/// What has to change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Edited {
+    /// The whole text as it has to be.
+    pub(super) text: String,
+    /// What that does.
+    pub(super) how: How,
+    /// What whoever asked for it should know.
+    pub(super) remarks: Vec<String>,
+}
+
+/// What a change does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Nothing has to be done.
+    Unchanged,
+    /// autoport stands where portmap stood.
+    ReplacesPortmap,
+    /// autoport is the last plugin.
+    Appended,
+    /// The file is what it was before.
+    Restored,
+    /// portmap's object is back where autoport's stood; what else was changed stays.
+    PortmapBack,
+    /// autoport's object is gone; portmap did not stand there.
+    TakenOut,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Unchanged => "nothing to do",
+            Self::ReplacesPortmap => "autoport in the place of portmap",
+            Self::Appended => "autoport behind the other plugins",
+            Self::Restored => "as it was before the installation",
+            Self::PortmapBack => "portmap again where autoport stood",
+            Self::TakenOut => "autoport taken out",
+        })
+    }
+}
+
+/// A list as far as it has to be understood.
+struct List<'a> {
+    text: &'a str,
+    plugins: Value<'a>,
+    items: Vec<Value<'a>>,
+    types: Vec<String>,
+}
+
+impl<'a> List<'a> {
+    fn read(text: &'a str) -> Result<Self, Problem> {
+        let whole = Value::of(text).map_err(Problem::Json)?;
+        let shape = |what, expected| Problem::Shape { what, expected };
+        if whole.members().is_none() {
+            return Err(shape("it", "an object"));
+        }
+        let plugins = whole.get("plugins").ok_or(shape("\"plugins\"", "there"))?;
+        let items = plugins.items().ok_or(shape("\"plugins\"", "a list"))?;
+        let kind = |item: &Value<'_>| item.get("type").and_then(Value::string);
+        let types: Option<Vec<String>> = items.iter().map(kind).collect();
+        let types = types.ok_or(shape("an item of \"plugins\"", "an object with a \"type\""))?;
+        Ok(Self { text, plugins, items, types })
+    }
+
+    fn places(&self, kind: &str) -> Vec<usize> {
+        (0..self.types.len()).filter(|index| self.types[*index] == kind).collect()
+    }
+
+    /// The one plugin of this type, if there is any.
+    fn only(&self, what: &'static str) -> Result<Option<usize>, Problem> {
+        match self.places(what).as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(*one)),
+            several => Err(Problem::Several { count: several.len(), what }),
+        }
+    }
+
+    /// Insists that autoport can work in it.
+    fn permit(&self) -> Result<(), Problem> {
+        let whole = Value::of(self.text).map_err(Problem::Json)?;
+        let shape = |what, expected| Problem::Shape { what, expected };
+        if whole.get("name").and_then(Value::string).is_none_or(|name| name.is_empty()) {
+            return Err(shape("\"name\"", "a name"));
+        }
+        if let Some(version) = whole.get("cniVersion").filter(|version| !version.is_empty()) {
+            let spoken = version.string().and_then(|text| Version::named(&text));
+            spoken.ok_or_else(|| Problem::Version(version.raw().to_owned()))?;
+        }
+        let first = self.types.first().ok_or(shape("\"plugins\"", "a list with a plugin"))?;
+        if DELEGATING.contains(&first.as_str()) {
+            return Err(Problem::Delegating(first.clone()));
+        }
+        if CHAINED.contains(&first.as_str()) {
+            return Err(Problem::NoMainPlugin(first.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// The types of the plugins in `text`; none where it is no list.
+pub(super) fn types(text: &str) -> Vec<String> {
+    List::read(text).map(|list| list.types).unwrap_or_default()
+}
+
+/// Puts autoport into the list: in the place of portmap, or behind all others.
+///
+/// # Errors
+/// When the list, or what it says for portmap, is not understood.
+pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
+    let list = List::read(text)?;
+    list.permit()?;
+    let mut remarks = Vec::new();
+    let (autoport, portmap) = (list.only("autoport")?, list.only("portmap")?);
+    let (edits, how) = match (autoport, portmap) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::Several { count: 2, what: "portmap or autoport" });
+        }
+        (Some(index), None) => {
+            let capabilities = list.items[index].get("capabilities");
+            let asked = |key| capabilities.and_then(|all| all.get(key)).map(Value::raw);
+            if asked(portmap::CAPABILITIES[0]) != Some("true") {
+                remarks.push(
+                    "autoport's entry lacks \"capabilities\": {\"portMappings\": true}; without it no \
+                     host port arrives"
+                        .to_owned(),
+                );
+            }
+            (Vec::new(), How::Unchanged)
+        }
+        (None, Some(index)) => {
+            (portmap::translated(list.items[index], &mut remarks)?, How::ReplacesPortmap)
+        }
+        (None, None) => (vec![behind(&list)], How::Appended),
+    };
+    let new = edited(text, edits);
+    let edited = List::read(&new)?;
+    if how == How::ReplacesPortmap {
+        // What was portmap's own is now ours to judge, before a pod is refused because of it.
+        let object = edited.only("autoport")?.map_or("", |index| edited.items[index].raw());
+        remarks.extend(cni::check_plugin(object.as_bytes()).map_err(Problem::Config)?);
+    }
+    Ok(Edited { text: new, how, remarks })
+}
+
+/// A new object behind the last plugin, laid out like that one.
+fn behind(list: &List<'_>) -> Edit {
+    let spans: Vec<_> = list.items.iter().map(|item| item.span()).collect();
+    let like = list.items.last().copied().unwrap_or(list.plugins);
+    let capabilities = portmap::all_capabilities(like);
+    let members = like.members().unwrap_or_default();
+    let first = members.first().map(|member| indent(list.text, member.span.start));
+    let object = match first.filter(|inner| !inner.is_empty()) {
+        Some(inner) => {
+            let outer = indent(list.text, like.span().start);
+            // Where the object begins in the line of its list, its end shows how far in it is.
+            let outer =
+                if outer.is_empty() { indent(list.text, like.span().end - 1) } else { outer };
+            let newline = if like.raw().contains("\r\n") { "\r\n" } else { "\n" };
+            format!(
+                "{{{newline}{inner}\"type\": \"autoport\",{newline}{inner}\"capabilities\": \
+                 {capabilities}{newline}{outer}}}"
+            )
+        }
+        None if like.is_spaced() => {
+            format!("{{ \"type\": \"autoport\", \"capabilities\": {capabilities} }}")
+        }
+        None => format!("{{\"type\":\"autoport\",\"capabilities\":{capabilities}}}"),
+    };
+    appended(list.plugins, &spans, &object)
+}
+
+/// Takes autoport out of the list, and puts back what stood there in `before`, the text before the
+/// installation.
+///
+/// # Errors
+/// When the list is not understood, or would be empty.
+pub(super) fn without_autoport(text: &str, before: Option<&str>) -> Result<Edited, Problem> {
+    let list = List::read(text)?;
+    let Some(index) = list.only("autoport")? else {
+        return Ok(Edited { text: text.to_owned(), how: How::Unchanged, remarks: Vec::new() });
+    };
+    let done = |text: String, how| Ok(Edited { text, how, remarks: Vec::new() });
+    if let Some(before) = before
+        && with_autoport(before).is_ok_and(|installed| installed.text == text)
+    {
+        return done(before.to_owned(), How::Restored);
+    }
+    let note = before.map(List::read).transpose().ok().flatten();
+    let portmap = note.as_ref().and_then(|note| {
+        let index = note.only("portmap").ok().flatten()?;
+        Some(note.items[index].raw())
+    });
+    if let Some(portmap) = portmap.filter(|_| list.places("portmap").is_empty()) {
+        let back = Edit { at: list.items[index].span(), with: portmap.to_owned() };
+        return done(edited(text, vec![back]), How::PortmapBack);
+    }
+    if list.items.len() == 1 {
+        return Err(Problem::Shape {
+            what: "what would be left of \"plugins\"",
+            expected: "a list with a plugin",
+        });
+    }
+    let spans: Vec<_> = list.items.iter().map(|item| item.span()).collect();
+    let mut taken = done(edited(text, removed(&spans, |one| one == index)), How::TakenOut)?;
+    if before.is_none() {
+        taken.remarks.push(
+            "there is no note of what stood there before: if it was portmap, put it back by hand"
+                .to_owned(),
+        );
+    }
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests;

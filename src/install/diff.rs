@@ -1,0 +1,93 @@
+//! What a change of a text amounts to, as `diff -u` prints it.
+
+use std::fmt::Write as _;
+
+/// Lines around a change.
+const CONTEXT: usize = 3;
+
+/// The unified diff between two texts, in one hunk; nothing where they are equal.
+#[must_use]
+pub(super) fn unified(old_name: &str, new_name: &str, old: &str, new: &str) -> String {
+    if old == new {
+        return String::new();
+    }
+    let (old, new): (Vec<&str>, Vec<&str>) = (lines(old), lines(new));
+    let same = old.iter().zip(&new).take_while(|(one, other)| one == other).count();
+    let rest = old.len().min(new.len()) - same;
+    let both = old.iter().rev().zip(new.iter().rev()).take(rest);
+    let same_behind = both.take_while(|(one, other)| one == other).count();
+    let from = same.saturating_sub(CONTEXT);
+    let behind = same_behind.min(CONTEXT);
+    let (old_end, new_end) = (old.len() - same_behind, new.len() - same_behind);
+    let mut out = format!("--- {old_name}\n+++ {new_name}\n");
+    let range = |end: usize| format!("{},{}", from + 1, end + behind - from);
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "@@ -{} +{} @@", range(old_end), range(new_end));
+    let mut put = |sign: char, line: &str| {
+        out.push(sign);
+        out.push_str(line);
+        if !line.ends_with('\n') {
+            out.push_str("\n\\ No newline at end of file\n");
+        }
+    };
+    old[from..same].iter().for_each(|line| put(' ', line));
+    for (sign, line) in changes(&old[same..old_end], &new[same..new_end]) {
+        put(sign, line);
+    }
+    old[old_end..old_end + behind].iter().for_each(|line| put(' ', line));
+    out
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.split_inclusive('\n').collect()
+}
+
+/// The fewest lines that have to go and come. Quadratic; a network configuration is short.
+fn changes<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
+    // How many lines are common to what begins at these two.
+    let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
+    for (i, one) in old.iter().enumerate().rev() {
+        for (j, other) in new.iter().enumerate().rev() {
+            common[i][j] = if one == other {
+                common[i + 1][j + 1] + 1
+            } else {
+                common[i + 1][j].max(common[i][j + 1])
+            };
+        }
+    }
+    let (mut i, mut j, mut changes) = (0, 0, Vec::new());
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            changes.push((' ', old[i]));
+            (i, j) = (i + 1, j + 1);
+        } else if i < old.len() && (j == new.len() || common[i + 1][j] >= common[i][j + 1]) {
+            changes.push(('-', old[i]));
+            i += 1;
+        } else {
+            changes.push(('+', new[j]));
+            j += 1;
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_texts_have_no_difference() {
+        assert_eq!(unified("a", "b", "x\n", "x\n"), "");
+    }
+
+    #[test]
+    fn a_change_stands_between_three_lines_of_context() {
+        let old = "1\n2\n3\n4\n5\n6\n7\n8\n9";
+        let new = "1\n2\n3\n4\nfive\n6\n6a\n7\n8\n9";
+        let expected = "--- a\n+++ b\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n+6a\n 7\n 8\n 9\n\
+                        \\ No newline at end of file\n";
+        assert_eq!(unified("a", "b", old, new), expected);
+        let expected = "--- a\n+++ b\n@@ -1,1 +1,2 @@\n-x\n\\ No newline at end of file\n+x\n+y\n";
+        assert_eq!(unified("a", "b", "x", "x\ny\n"), expected);
+    }
+}

@@ -1,0 +1,199 @@
+//! The folders of a runtime on disk: the second door to files, beside the store's.
+
+#![expect(clippy::disallowed_methods, reason = "the door to the folders of a runtime")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt as _;
+
+use super::Error;
+
+/// Also where the file that was started has been replaced since.
+const OWN: &str = "/proc/self/exe";
+
+/// What is about to be renamed into its place. No runtime reads such a name.
+const TEMPORARY: &str = ".autoport-new";
+
+/// No network configuration comes near this.
+const MOST: u64 = 16 << 20;
+
+const EXECUTABLE: u32 = 0o755;
+
+/// What stands at a path.
+pub(super) enum Found {
+    Nothing,
+    File(Vec<u8>),
+    /// Anything else, in words.
+    Other(&'static str),
+}
+
+/// Reads a whole file; a link is not followed.
+pub(super) fn look(path: &Path) -> Result<Found, Error> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(Error::io("examine", path)(error)),
+    };
+    let kind = found.file_type();
+    if !kind.is_file() {
+        return Ok(Found::Other(match () {
+            () if kind.is_symlink() => "a symbolic link",
+            () if kind.is_dir() => "a directory",
+            () => "a special file",
+        }));
+    }
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MOST {
+            return Err(io::Error::other(format!("it is larger than {MOST} bytes")));
+        }
+        Ok(bytes)
+    };
+    read().map(Found::File).map_err(Error::io("read", path))
+}
+
+/// Lists the names in a folder; none where there is no folder.
+pub(super) fn names(path: &Path) -> Result<Vec<OsString>, Error> {
+    let list = || -> io::Result<Vec<OsString>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                found.push(entry.file_name());
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(Error::io("list", path)),
+    }
+}
+
+/// Everything in a folder that a runtime takes for a network, in the order in which it looks.
+pub(super) fn configurations(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let is_one = |name: &OsString| {
+        // As Go does: behind the last dot, also where nothing stands before it.
+        let extension = name.as_encoded_bytes().rsplit(|byte| *byte == b'.').next();
+        extension.is_some_and(|one| matches!(one, b"conf" | b"conflist" | b"json"))
+            && name.as_encoded_bytes().contains(&b'.')
+    };
+    Ok(names(path)?.iter().filter(|name| is_one(name)).map(|name| path.join(name)).collect())
+}
+
+/// Whether there is an executable of this name.
+pub(super) fn exists(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// A folder in which this process alone changes anything.
+pub(super) struct Folder {
+    path: PathBuf,
+    open: File,
+}
+
+impl Folder {
+    /// Waits for anyone else who installs there, and clears away what one left who was killed.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let open = File::open(path).map_err(Error::io("open", path))?;
+        open.lock_exclusive().map_err(Error::io("lock", path))?;
+        let folder = Self { path: path.to_owned(), open };
+        for name in names(path)? {
+            if name.as_encoded_bytes().ends_with(TEMPORARY.as_bytes()) {
+                folder.remove(&path.join(name))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Puts `bytes` in the place of the file at `path`, with owner and mode of the file at `like`.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8], like: &Path) -> Result<(), Error> {
+        let like = fs::metadata(like).map_err(Error::io("examine", like))?;
+        self.put(path, &mut &*bytes, like.mode() & 0o777, Some(&like))
+    }
+
+    /// Puts the running executable at `path`.
+    pub(super) fn replace_executable(&self, path: &Path) -> Result<(), Error> {
+        let mut own = File::open(OWN).map_err(Error::io("open", Path::new(OWN)))?;
+        self.put(path, &mut own, EXECUTABLE, None)
+    }
+
+    fn put(
+        &self,
+        path: &Path,
+        from: &mut impl Read,
+        mode: u32,
+        owner: Option<&Metadata>,
+    ) -> Result<(), Error> {
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or(OsStr::new("autoport")));
+        name.push(TEMPORARY);
+        let temporary = self.path.join(name);
+        let mut write = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
+            io::copy(from, &mut file)?;
+            file.flush()?;
+            if let Some(owner) = owner {
+                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.sync_all()
+        };
+        write().map_err(Error::io("write", &temporary))?;
+        fs::rename(&temporary, path).map_err(Error::io("replace", path))?;
+        self.sync()
+    }
+
+    /// Deletes what may be there.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.map_err(Error::io("delete", path))?;
+                self.sync()
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.open.sync_all().map_err(Error::io("sync", &self.path))
+    }
+}
+
+/// Whether the running executable, as it is, can be started at `path`.
+pub(super) fn is_own_executable(path: &Path) -> Result<bool, Error> {
+    let own = File::open(OWN).map_err(Error::io("open", Path::new(OWN)))?;
+    let same = || -> io::Result<bool> {
+        let there = File::open(path)?;
+        let (one, other) = (own.metadata()?, there.metadata()?);
+        if (one.dev(), one.ino()) == (other.dev(), other.ino()) {
+            return Ok(true);
+        }
+        Ok(one.len() == other.len() && other.mode() & 0o777 == EXECUTABLE && equal(&own, &there)?)
+    };
+    match same() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map_err(Error::io("compare", path)),
+    }
+}
+
+fn equal(mut one: &File, mut other: &File) -> io::Result<bool> {
+    let (mut first, mut second) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let read = one.read(&mut first)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut second[..read])?;
+        if first[..read] != second[..read] {
+            return Ok(false);
+        }
+    }
+}

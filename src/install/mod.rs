@@ -1,0 +1,336 @@
+//! The executable and the network configurations in the folders of a container runtime: putting
+//! autoport there, and taking it away again.
+//!
+//! A configuration is replaced as a whole, by a rename within its own folder: containerd looks again
+//! after a rename or a write there, and not after a file came in from elsewhere. The executable comes
+//! first, since CRI-O passes over a list whose plugin is not there. The text before the change stays
+//! beside the file, under a name that no runtime reads. Stopped at any point, each file is the old or
+//! the new one.
+
+mod cache;
+mod conflist;
+mod diff;
+mod disk;
+mod portmap;
+mod text;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use conflist::{How, Problem};
+
+use disk::{Folder, Found, look};
+
+/// Where most runtimes look for plugins.
+pub const BIN_DIR: &str = "/opt/cni/bin";
+
+/// Where most runtimes look for networks.
+pub const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// Where libcni remembers what it attached with which configuration.
+pub const CACHE_DIR: &str = "/var/lib/cni/results";
+
+const NAME: &str = "autoport";
+
+/// What a configuration was before goes by its name and this. Runtimes read `.conf`, `.conflist` and
+/// `.json`.
+const BEFORE: &str = ".before-autoport";
+
+/// What belongs to the system's package manager, and is not ours to delete.
+const PACKAGED: &str = "/usr";
+
+/// The folders of a runtime.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Of plugins.
+    pub bin_dir: PathBuf,
+    /// Of networks.
+    pub conf_dir: PathBuf,
+    /// The one network that is meant, instead of what the runtime would choose.
+    pub conflist: Option<PathBuf>,
+    /// Of libcni's memory.
+    pub cache_dir: PathBuf,
+    /// Whether to say what would be done, and not do it.
+    pub dry_run: bool,
+}
+
+/// Why something was not installed, or not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be used.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// There is no network yet.
+    #[error(
+        "there is no network configuration in {}; install the cluster's network (the main CNI \
+         plugin) first, or name another folder with --conf-dir", .0.display()
+    )]
+    NoNetwork(PathBuf),
+    /// The runtime's choice is a single plugin, which nothing can be chained to.
+    #[error(
+        "{} comes first and is no list of plugins; make it one: {{\"cniVersion\": ..., \"name\": ..., \
+         \"plugins\": [ what the file has now ]}} in a file whose name ends in .conflist, or name \
+         another with --conflist", .0.display()
+    )]
+    NoList(PathBuf),
+    /// A configuration is somewhere else, where a change would not be noticed.
+    #[error(
+        "{} is not a regular file but {what}; runtimes would not notice a change of what it stands \
+         for: put the file itself there, or change it by hand", path.display()
+    )]
+    NotRegular {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A configuration is left as it is.
+    #[error("{} is left as it is", path.display())]
+    Conflist {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: Problem,
+    },
+}
+
+impl Error {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// What became of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which file.
+    pub path: PathBuf,
+    /// What was done to it.
+    pub done: Done,
+    /// What whoever asked for it should know.
+    pub remarks: Vec<String>,
+}
+
+/// What was done to a file, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It is as it has to be.
+    Unchanged,
+    /// The executable was put there, or replaced.
+    Copied,
+    /// A configuration was changed.
+    Changed {
+        /// What that does.
+        how: How,
+        /// The difference, as `diff -u` prints it.
+        diff: String,
+        /// Where the text before is.
+        backup: Option<PathBuf>,
+    },
+    /// It was deleted.
+    Removed,
+    /// It is still needed, for this reason.
+    Kept(String),
+}
+
+impl Step {
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self.done {
+            Done::Copied | Done::Changed { .. } | Done::Removed => true,
+            Done::Unchanged | Done::Kept(_) => false,
+        }
+    }
+}
+
+/// Puts the running executable into the folder of plugins, and autoport into the network that the
+/// runtime chooses: the first in the order of names.
+///
+/// # Errors
+/// When something is not understood; then nothing is changed. When the file system refuses.
+pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
+    let folder = places.conf_folder()?;
+    let path = match &places.conflist {
+        Some(path) => path.clone(),
+        None => active(&places.conf_dir)?,
+    };
+    let text = regular(&path)?;
+    let mut edited = conflist::with_autoport(&text).map_err(Error::left(&path))?;
+    for plugin in conflist::types(&edited.text) {
+        if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
+            edited.remarks.push(format!(
+                "{plugin} is not in {}; is that the folder where the runtime looks for plugins?",
+                places.bin_dir.display()
+            ));
+        }
+    }
+    let mut steps = vec![copy_executable(places)?];
+    let mut done = Done::Unchanged;
+    if edited.how != How::Unchanged {
+        let backup = before_of(&path);
+        if let Some(folder) = &folder {
+            folder.replace(&backup, text.as_bytes(), &path)?;
+            folder.replace(&path, edited.text.as_bytes(), &path)?;
+        }
+        done = changed(&path, &text, &edited, Some(backup));
+    }
+    steps.push(Step { path, done, remarks: edited.remarks });
+    Ok(steps)
+}
+
+/// Takes autoport out of the network that is named, or of every one that has it. The executable stays:
+/// what is attached still needs it.
+///
+/// # Errors
+/// When something is not understood; when the file system refuses.
+pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
+    let folder = places.conf_folder()?;
+    let paths = match &places.conflist {
+        Some(path) => vec![path.clone()],
+        None => lists_with_autoport(&places.conf_dir)?,
+    };
+    let mut steps = Vec::new();
+    for path in paths {
+        let text = regular(&path)?;
+        let backup = before_of(&path);
+        let before = match look(&backup)? {
+            Found::File(before) => String::from_utf8(before).ok(),
+            Found::Nothing | Found::Other(_) => None,
+        };
+        let edited = conflist::without_autoport(&text, before.as_deref());
+        let edited = edited.map_err(Error::left(&path))?;
+        let mut done = Done::Unchanged;
+        if edited.how != How::Unchanged {
+            if let Some(folder) = &folder {
+                folder.replace(&path, edited.text.as_bytes(), &path)?;
+            }
+            done = changed(&path, &text, &edited, None);
+        }
+        steps.push(Step { path, done, remarks: edited.remarks });
+        if let Some(folder) = &folder {
+            folder.remove(&backup)?;
+        }
+    }
+    Ok(steps)
+}
+
+/// Deletes the executable from the folder of plugins, unless it is the package manager's, or a network
+/// or what a runtime remembers of an attachment still names it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove_executable(places: &Places) -> Result<Step, Error> {
+    let path = places.bin_dir.join(NAME);
+    let step = |done| Ok(Step { path: path.clone(), done, remarks: Vec::new() });
+    let kept = |why: String| step(Done::Kept(why));
+    if !disk::exists(&path) {
+        return step(Done::Unchanged);
+    }
+    if path.starts_with(PACKAGED) {
+        return kept(format!("what is below {PACKAGED} is the package manager's"));
+    }
+    if places.dry_run {
+        return step(Done::Removed);
+    }
+    if let Some(network) = lists_with_autoport(&places.conf_dir)?.first() {
+        return kept(format!("{} names it", network.display()));
+    }
+    if let Some(cached) = cache::first_with_autoport(&places.cache_dir)? {
+        return kept(format!(
+            "{} was attached with it, and its runtime may call it once more",
+            cached.display()
+        ));
+    }
+    Folder::open(&places.bin_dir)?.remove(&path)?;
+    step(Done::Removed)
+}
+
+impl Error {
+    fn left(path: &Path) -> impl FnOnce(Problem) -> Self {
+        move |source| Self::Conflist { path: path.to_owned(), source }
+    }
+}
+
+impl Places {
+    /// The folder in which a configuration is changed; none in a dry run.
+    fn conf_folder(&self) -> Result<Option<Folder>, Error> {
+        let folder = match &self.conflist {
+            None => &*self.conf_dir,
+            Some(path) if !is_list(path) => return Err(Error::NoList(path.clone())),
+            Some(path) => match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                Some(_) | None => Path::new("."),
+            },
+        };
+        if self.dry_run { Ok(None) } else { Folder::open(folder).map(Some) }
+    }
+}
+
+fn changed(path: &Path, old: &str, edited: &conflist::Edited, backup: Option<PathBuf>) -> Done {
+    let name = path.display().to_string();
+    let diff = diff::unified(&name, &name, old, &edited.text);
+    Done::Changed { how: edited.how, diff, backup }
+}
+
+fn copy_executable(places: &Places) -> Result<Step, Error> {
+    let path = places.bin_dir.join(NAME);
+    let mut done = Done::Unchanged;
+    if !disk::is_own_executable(&path)? {
+        done = Done::Copied;
+        if !places.dry_run {
+            Folder::open(&places.bin_dir)?.replace_executable(&path)?;
+        }
+    }
+    Ok(Step { path, done, remarks: Vec::new() })
+}
+
+fn before_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(BEFORE);
+    name.into()
+}
+
+fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "conflist")
+}
+
+/// The network that a runtime chooses: the first by name of everything that could be one.
+///
+/// # Errors
+/// [`Error::NoNetwork`], [`Error::NoList`]; when the folder cannot be read.
+pub fn active(conf_dir: &Path) -> Result<PathBuf, Error> {
+    let first = disk::configurations(conf_dir)?.into_iter().next();
+    let path = first.ok_or_else(|| Error::NoNetwork(conf_dir.to_owned()))?;
+    if is_list(&path) { Ok(path) } else { Err(Error::NoList(path)) }
+}
+
+fn lists_with_autoport(conf_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for path in disk::configurations(conf_dir)? {
+        // What no runtime can read has no pods.
+        if let Found::File(bytes) = look(&path)?
+            && let Ok(text) = str::from_utf8(&bytes)
+            && conflist::types(text).iter().any(|plugin| plugin == NAME)
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn regular(path: &Path) -> Result<String, Error> {
+    let bytes = match look(path)? {
+        Found::File(bytes) => bytes,
+        Found::Nothing => return Err(Error::io("read", path)(io::ErrorKind::NotFound.into())),
+        Found::Other(what) => return Err(Error::NotRegular { path: path.to_owned(), what }),
+    };
+    String::from_utf8(bytes).map_err(|error| Error::io("read", path)(io::Error::other(error)))
+}

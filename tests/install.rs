@@ -1,0 +1,242 @@
+//! `autoport install` and `uninstall` in folders of our own: what is said, what is refused, what is left.
+
+#![expect(clippy::disallowed_methods, reason = "a test has files and children")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LIST: &str = r#"{
+  "cniVersion": "1.0.0",
+  "name": "pods",
+  "plugins": [
+    { "type": "bridge" },
+    { "type": "portmap", "backend": "iptables", "capabilities": { "portMappings": true } }
+  ]
+}
+"#;
+
+struct Folders {
+    all: TempDir,
+}
+
+struct Said {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Folders {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let all = tempfile::tempdir().expect("a directory");
+        for folder in ["bin", "net.d"] {
+            fs::create_dir(all.path().join(folder)).expect("a folder");
+        }
+        let folders = Self { all };
+        fs::write(folders.path("bin/bridge"), "").expect("a file");
+        for (name, text) in files {
+            fs::write(folders.path("net.d").join(name), text).expect("a file");
+        }
+        folders
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.all.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path("net.d").join(name)).expect("a file")
+    }
+
+    fn run(&self, words: &[&str]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
+        command.env_remove("CNI_COMMAND").args(words).stdin(Stdio::null());
+        command.arg("--bin-dir").arg(self.path("bin"));
+        command.arg("--conf-dir").arg(self.path("net.d"));
+        command.arg("--state-dir").arg(self.path("state"));
+        let output = command.output().expect("it is built");
+        let text = |bytes: &[u8]| {
+            let text = String::from_utf8(bytes.to_vec()).expect("text");
+            text.replace(self.all.path().to_str().expect("a path"), "")
+        };
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Said { status: output.status.code(), stdout, stderr }
+    }
+
+    /// Everything below, with modes and contents.
+    fn state(&self) -> Vec<(PathBuf, u32, Vec<u8>)> {
+        let mut state = Vec::new();
+        for folder in ["bin", "net.d"] {
+            for entry in fs::read_dir(self.path(folder)).expect("a folder") {
+                let path = entry.expect("a folder").path();
+                let mode = fs::symlink_metadata(&path).expect("a file").permissions().mode();
+                state.push((path.clone(), mode, fs::read(path).expect("a file")));
+            }
+        }
+        state.sort();
+        state
+    }
+}
+
+#[test]
+fn what_is_done_is_said() {
+    let folders =
+        Folders::new(&[("10-a.conflist", LIST), ("20-b.conflist", "{}"), ("00-notes", "")]);
+    fs::set_permissions(folders.path("net.d/10-a.conflist"), fs::Permissions::from_mode(0o640))
+        .expect("our file");
+    let before = folders.state();
+
+    let said = folders.run(&["install", "--dry-run"]);
+    assert_eq!(
+        (said.status, &*said.stdout, &*said.stderr),
+        (
+            Some(0),
+            "/bin/autoport would be copied\n\
+             /net.d/10-a.conflist would be changed: autoport in the place of portmap\n\
+             \x20 what it was would be kept in /net.d/10-a.conflist.before-autoport\n\
+             \x20 backend \"iptables\" is left out: autoport writes nftables itself and needs no program for it\n\
+             --- /net.d/10-a.conflist\n\
+             +++ /net.d/10-a.conflist\n\
+             @@ -3,6 +3,6 @@\n\
+             \x20  \"name\": \"pods\",\n\
+             \x20  \"plugins\": [\n\
+             \x20    { \"type\": \"bridge\" },\n\
+             -    { \"type\": \"portmap\", \"backend\": \"iptables\", \"capabilities\": { \"portMappings\": true } }\n\
+             +    { \"type\": \"autoport\", \"capabilities\": { \"portMappings\": true, \
+             \"io.kubernetes.cri.pod-annotations\": true } }\n\
+             \x20  ]\n\
+             \x20}\n",
+            ""
+        )
+    );
+    assert!(folders.state() == before, "a dry run changes nothing");
+
+    assert_eq!(folders.run(&["install"]).status, Some(0));
+    assert_eq!(folders.read("10-a.conflist.before-autoport"), LIST);
+    for name in ["10-a.conflist", "10-a.conflist.before-autoport"] {
+        let mode = fs::metadata(folders.path("net.d").join(name)).expect("it").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "{name}");
+    }
+    let mode = fs::metadata(folders.path("bin/autoport")).expect("it").permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    let after = folders.state();
+
+    let said = folders.run(&["install"]);
+    assert_eq!(said.stdout, "/bin/autoport: nothing to do\n/net.d/10-a.conflist: nothing to do\n");
+    assert!(folders.state() == after, "done twice is done once");
+
+    let said = folders.run(&["uninstall", "--output", "json"]);
+    let answer: Value = serde_json::from_str(&said.stdout).expect("JSON");
+    assert_eq!(answer["changed"], true);
+    assert_eq!(answer["files"][0]["done"], "changed");
+    assert_eq!(answer["files"][0]["how"], "as it was before the installation");
+    assert_eq!(answer["files"][1]["done"], "removed");
+    assert_eq!(answer["node"]["holders"], serde_json::json!([]));
+    assert!(folders.state() == before, "everything is as it was");
+    let said = folders.run(&["uninstall"]);
+    assert_eq!((said.status, &*said.stdout), (Some(0), "/bin/autoport: nothing to do\n"));
+}
+
+#[test]
+fn what_is_not_understood_is_refused_and_nothing_is_changed() {
+    for (files, says) in [
+        (&[][..], "there is no network configuration in /net.d"),
+        (
+            &[("00-a.conf", "{}"), ("10-a.conflist", LIST)],
+            "/net.d/00-a.conf comes first and is no list",
+        ),
+        (&[("00-a.json", "{}")], "/net.d/00-a.json comes first"),
+        (&[(".conf", "{}"), ("10-a.conflist", LIST)], "/net.d/.conf comes first"),
+        (&[("10-a.conflist", "{")], "not valid JSON"),
+        (&[("10-a.conflist", "{}")], "\"plugins\" is not there"),
+    ] {
+        let folders = Folders::new(files);
+        let before = folders.state();
+        let said = folders.run(&["install"]);
+        assert_eq!(said.status, Some(1), "{files:?}");
+        assert!(said.stderr.contains(says), "{files:?}: {}", said.stderr);
+        assert!(folders.state() == before, "{files:?}");
+    }
+    let folders = Folders::new(&[("real", LIST)]);
+    symlink(folders.path("net.d/real"), folders.path("net.d/10-a.conflist")).expect("a link");
+    let said = folders.run(&["install"]);
+    assert!(said.stderr.contains("a symbolic link"), "{}", said.stderr);
+    assert_eq!(folders.read("real"), LIST);
+}
+
+#[test]
+fn a_file_can_be_named() {
+    let folders = Folders::new(&[("10-a.conflist", LIST), ("20-b.conflist", LIST)]);
+    let named = folders.path("net.d/20-b.conflist");
+    let named = named.to_str().expect("a path");
+    assert_eq!(folders.run(&["install", "--conflist", named]).status, Some(0));
+    assert_eq!(folders.read("10-a.conflist"), LIST);
+    assert!(folders.read("20-b.conflist").contains("autoport"));
+    // The first is installed too, and then both are taken back.
+    folders.run(&["install"]);
+    let said = folders.run(&["uninstall", "--conflist", named]);
+    assert!(said.stdout.contains("10-a.conflist names it"), "{}", said.stdout);
+    assert!(folders.path("bin/autoport").exists());
+    folders.run(&["uninstall"]);
+    assert_eq!(
+        (folders.read("10-a.conflist"), folders.read("20-b.conflist")),
+        (LIST.into(), LIST.into())
+    );
+    assert!(!folders.path("bin/autoport").exists());
+}
+
+#[test]
+fn an_older_executable_and_what_a_kill_left_are_replaced() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    fs::write(folders.path("bin/autoport"), "older").expect("a file");
+    fs::write(folders.path("bin/.autoport.autoport-new"), "half").expect("a file");
+    fs::write(folders.path("net.d/.10-a.conflist.autoport-new"), "half").expect("a file");
+    folders.run(&["install"]);
+    let own = fs::read(env!("CARGO_BIN_EXE_autoport")).expect("it is built");
+    assert!(fs::read(folders.path("bin/autoport")).expect("a file") == own);
+    assert_eq!(folders.state().len(), 4, "bridge, autoport, the list, what it was");
+}
+
+/// Somebody has to notice that a folder is not the runtime's.
+#[test]
+fn a_main_plugin_that_is_not_there_is_named() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    fs::remove_file(folders.path("bin/bridge")).expect("our file");
+    let said = folders.run(&["install"]);
+    assert!(said.stdout.contains("bridge is not in /bin"), "{}", said.stdout);
+    fs::remove_dir_all(folders.path("bin")).expect("our folder");
+    let said = folders.run(&["install"]);
+    assert_eq!(said.status, Some(1));
+    assert!(said.stderr.contains("/bin"), "{}", said.stderr);
+}
+
+/// A main plugin that starts writes its configuration anew.
+#[test]
+fn who_stays_installs_again() {
+    let folders = Folders::new(&[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
+    command.env_remove("CNI_COMMAND").args(["install", "--stay"]).stdin(Stdio::null());
+    command.arg("--bin-dir").arg(folders.path("bin"));
+    command.arg("--conf-dir").arg(folders.path("net.d"));
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is built");
+    let list = folders.path("net.d/10-a.conflist");
+    for _ in 0..2 {
+        fs::write(folders.path("net.d/new"), LIST).expect("a file");
+        fs::rename(folders.path("net.d/new"), &list).expect("our files");
+        // It looks every ten seconds; on a busy machine it may take its time.
+        let is_back = || fs::read_to_string(&list).is_ok_and(|text| text.contains("\"autoport\""));
+        let found = (0..1200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            is_back()
+        });
+        assert!(found && child.try_wait().expect("our child").is_none());
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our child");
+    assert!(child.wait().expect("our child").success());
+}
