@@ -186,7 +186,7 @@ fn a_deleted_state_directory() {
     assert_eq!(view::records().len(), 4);
     // The same ADD again makes the record whole.
     add(&scene.node, &scene.plain);
-    assert!(told(&["list"]).contains("alive    pod shop/plain"), "{}", told(&["list"]));
+    assert!(told(&["list"]).contains("alive    -    shop/plain"), "{}", told(&["list"]));
     talk.goes_on("added again");
     // A DEL needs no more than the name of the attachment.
     for one in scene.everybody() {
