@@ -249,8 +249,8 @@ fn a_del_by_the_configuration_that_was_there_before() {
             .success()
     };
     del(&attachment);
-    assert_eq!(scene.reaches(8080), Answer::Refused);
     view::assert_nothing_held();
+    assert_eq!(scene.reaches(8080), Answer::Refused);
     // Its host ports are gone, but the runtime remembers it.
     let told = uninstall(&[]);
     assert!(told.contains("route_localnet of cni1 0 again"), "{told}");

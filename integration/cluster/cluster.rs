@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
 use crate::chain::{Main, Network};
-use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, wait_for};
+use crate::machine::{CONTAINERD, IMAGE, Machine, configure, containerd_configuration, wait_for};
 use crate::netns::{Netns, ip, run};
 use crate::node::{CLIENT, FIRST};
 use crate::plugin::{Plugin, tool};
@@ -19,10 +19,6 @@ use crate::recording::{Call, calls};
 use crate::view::assert_nothing_held;
 
 /// What the pods run: `integration/echo/main.go`.
-const IMAGE: &str = "autoport.test/echo:1";
-
-const CONTAINERD: &str = "/run/containerd/containerd.sock";
-
 /// The daemons, in the order in which they are started.
 const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
@@ -419,28 +415,7 @@ fn write_configurations(machine: &Machine) {
         "protectKernelDefaults": true,
         "resolvConf": "/run/resolv.conf",
     });
-    let containerd = format!(
-        r#"version = 2
-root = "/run/containerd/root"
-state = "/run/containerd/state"
-[grpc]
-address = "{CONTAINERD}"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{IMAGE}"
-restrict_oom_score_adj = true
-disable_apparmor = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{PLUGINS}"
-conf_dir = "{CONFIGURATIONS}"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = "{}"
-"#,
-        bookworm("usr/sbin/runc")
-    );
+    let containerd = containerd_configuration();
     for (path, text) in [
         ("/run/kubeconfig", kubeconfig.to_string()),
         ("/run/kubelet.yaml", kubelet.to_string()),

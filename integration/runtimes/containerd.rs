@@ -8,14 +8,15 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 
 use crate::chain::{Main, Network};
-use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, install, published, wait_until};
+use crate::machine::{
+    CONTAINERD, Machine, configure, containerd_configuration, install, published, wait_until,
+};
 use crate::node::FIRST;
 use crate::plugin::{Plugin, tool};
 use crate::probe::Transport;
 use crate::recording::{assert_recorded, calls, commands};
 use crate::view::assert_nothing_held;
 
-const SOCKET: &str = "/run/containerd/containerd.sock";
 const LOG: &str = "/run/containerd.log";
 const PID: &str = "/run/containerd.pid";
 
@@ -39,36 +40,15 @@ impl Containerd {
         // Debian sid's runc needs a newer libc.
         let folder = if release == Release::Sid { "sid" } else { "bookworm" };
         let mut machine = Machine::new(folder);
-        machine.environment = vec![("CRI_SOCKET", SOCKET.to_owned())];
+        machine.environment = vec![("CRI_SOCKET", CONTAINERD.to_owned())];
         let version = if release == Release::Sid { "1.1.0" } else { "1.0.0" };
         let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking(version);
         configure(&network(blue));
-        let configuration = format!(
-            r#"version = 2
-root = "/run/containerd/root"
-state = "/run/containerd/state"
-[grpc]
-address = "{SOCKET}"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "autoport.test/echo:1"
-restrict_oom_score_adj = true
-disable_apparmor = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{PLUGINS}"
-conf_dir = "{CONFIGURATIONS}"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = "{}"
-"#,
-            tool("bookworm/usr/sbin/runc").display()
-        );
+        let configuration = containerd_configuration();
         fs::write("/run/containerd.toml", configuration).expect("/run is ours");
         let mut containerd = Self { machine, daemon: None };
         containerd.starts();
-        let mut import = vec!["--address", SOCKET, "--namespace", "k8s.io", "images", "import"];
+        let mut import = vec!["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"];
         if release == Release::Sid {
             import.push("--local");
         }

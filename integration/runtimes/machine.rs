@@ -24,6 +24,12 @@ pub(crate) const PLUGINS: &str = "/run/plugins";
 /// Where the network configurations are.
 pub(crate) const CONFIGURATIONS: &str = "/run/net.d";
 
+/// Where containerd listens.
+pub(crate) const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// What sandboxes and containers are made from.
+pub(crate) const IMAGE: &str = "autoport.test/echo:1";
+
 /// How long a runtime may take on a loaded machine for what it does at once otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -246,4 +252,30 @@ impl Drop for Machine {
         drop(self.alive.take());
         let _ = self.init.wait();
     }
+}
+
+/// The configuration of containerd 1.6 and 2, which runs what Debian 12 has of runc.
+pub(crate) fn containerd_configuration() -> String {
+    format!(
+        r#"version = 2
+root = "/run/containerd/root"
+state = "/run/containerd/state"
+[grpc]
+address = "{CONTAINERD}"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{IMAGE}"
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{PLUGINS}"
+conf_dir = "{CONFIGURATIONS}"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{}"
+"#,
+        tool("bookworm/usr/sbin/runc").display()
+    )
 }

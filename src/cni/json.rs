@@ -171,7 +171,8 @@ pub(super) fn quote(text: &str) -> String {
     format!("\"{}\"", escape(text))
 }
 
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+/// The members of an object in the order of the text, equal keys too.
+pub(crate) struct Entries<'a>(pub(crate) Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

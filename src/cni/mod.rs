@@ -37,6 +37,7 @@ pub use self::reply::Reply;
 pub use self::version::Version;
 
 use self::door::Door;
+pub(crate) use self::json::Entries;
 use self::json::Object;
 use crate::model::{Allocation, Attachment, Mapping, Pod, Wish};
 
