@@ -47,7 +47,7 @@ linker() {
 }
 
 variant 0-shipped --
-for setting in 'opt-level="z"' 'opt-level=2' 'opt-level=3' 'lto=false' 'lto="thin"' 'codegen-units=16' 'panic="unwind"'; do
+for setting in 'opt-level="s"' 'opt-level=2' 'opt-level=3' 'lto=false' 'lto="thin"' 'codegen-units=16' 'panic="unwind"'; do
     mapfile -t config < <(profile "$setting")
     name=${setting//\"/}
     variant "1-${name//=/ }" -- "${config[@]}"

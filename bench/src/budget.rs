@@ -87,6 +87,16 @@ const STEPS: [Step; 23] = [
         &[("openat", "\"instance\""), ("statx", "S_IFREG"), ("read", ""), ("close", "")],
     ),
     step("store", "our network namespace", &[("newfstatat", "/proc/self/ns/net")]),
+    step(
+        "netlink",
+        "the way to nf_tables, before anything is recorded",
+        &[("socket", "NETFILTER"), ("setsockopt", "")],
+    ),
+    step(
+        "netlink",
+        "whether portmap has rules here, which would come before ours",
+        &[("sendto", "GETCHAIN"), ("recvfrom", "")],
+    ),
     step("store", "what this attachment holds already", &[("openat", "\"attachments/")]),
     step(
         "store",
@@ -116,11 +126,6 @@ const STEPS: [Step; 23] = [
             ("recvfrom", ""),
             ("close", ""),
         ],
-    ),
-    step(
-        "netlink",
-        "the way to nf_tables, before anything is recorded",
-        &[("socket", "NETFILTER"), ("setsockopt", "")],
     ),
     step(
         "store",
