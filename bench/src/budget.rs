@@ -39,7 +39,7 @@ const START: &str = "runtime start";
 const EXIT: &str = "exit";
 
 /// An ADD on a node that has the table, in order. `brk` is memory for whatever is being done.
-const STEPS: [Step; 23] = [
+const STEPS: [Step; 24] = [
     step(
         START,
         "the C library's start, in every static program: heap, thread, stack guard; what is constant \
@@ -95,7 +95,7 @@ const STEPS: [Step; 23] = [
     step(
         "netlink",
         "whether portmap has rules here, which would come before ours",
-        &[("sendto", "GETCHAIN"), ("recvfrom", "")],
+        &[("sendto", "nlmsg_type=0xa04"), ("sendto", "GETCHAIN"), ("recvfrom", "")],
     ),
     step("store", "what this attachment holds already", &[("openat", "\"attachments/")]),
     step(
