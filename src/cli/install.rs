@@ -8,12 +8,10 @@ use autoport::app::{self, Dismantled};
 use autoport::install::{self, CACHE_DIR, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, causes, note, now};
+use super::{Failure, Node, Verdict, arguments, asked_to_end, causes, note, now};
 
 /// Milliseconds to wait before looking again whether somebody wrote a configuration anew.
 const AGAIN: u16 = 10_000;
@@ -204,12 +202,7 @@ fn repeatedly(
         screen.show(&work()?)?;
         return Ok(Verdict::Well);
     }
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    let stop =
-        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
-    let stop = stop.map_err(|errno| Failure::Signals(errno.into()))?;
+    let stop = asked_to_end()?;
     let (mut shown, mut failed) = (None, String::new());
     loop {
         match work() {

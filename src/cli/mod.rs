@@ -25,6 +25,8 @@ use autoport::cni::Config;
 use autoport::error::Error;
 use autoport::store::Store;
 use clap::Parser as _;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::Serialize;
 
 use self::arguments::{Cli, Command};
@@ -100,6 +102,17 @@ impl Failure {
             | Self::ConfigurationList => String::new(),
         }
     }
+}
+
+/// Has SIGTERM and SIGINT wait to be read, where they would end the process.
+fn asked_to_end() -> Result<SignalFd, Failure> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Blocked first: a signal in between would end it all the same.
+    let stop =
+        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
+    stop.map_err(|errno| Failure::Signals(errno.into()))
 }
 
 /// How a command ended that worked.

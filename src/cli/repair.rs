@@ -6,12 +6,10 @@ use std::os::fd::AsFd as _;
 use autoport::app::{self, Ownership, Repaired};
 use autoport::error::Error;
 use autoport::kernel::{Applied, Counts};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments};
+use super::{Failure, Node, Verdict, arguments, asked_to_end};
 
 /// What differed, and was made equal.
 #[derive(Default, Serialize)]
@@ -70,13 +68,7 @@ pub(super) fn run(
 }
 
 fn watch(node: &Node) -> Result<Verdict, Failure> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    // Blocked first: a signal in between would end the process instead of the watch.
-    let stop =
-        signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
-    let stop = stop.map_err(|errno| Failure::Signals(errno.into()))?;
+    let stop = asked_to_end()?;
     app::watch(&node.store, node.patience, stop.as_fd(), &mut io::stderr())?;
     Ok(Verdict::Well)
 }
