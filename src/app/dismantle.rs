@@ -30,6 +30,13 @@ impl Dismantled {
         self.holders.is_empty() && self.unreadable == 0
     }
 
+    /// The same with what is taken back: the table, and `noted`, unless portmap needs that.
+    fn without(self, table: bool, noted: Vec<String>, is_portmaps: bool) -> Self {
+        let (loopback, kept_loopback) =
+            if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) };
+        Self { table, loopback, kept_loopback, ..self }
+    }
+
     fn of(shared: &Shared) -> Result<Self, Error> {
         let mut found = Self::default();
         for read in shared.records()? {
@@ -59,7 +66,10 @@ pub fn dismantle(
         return Ok(found);
     }
     if dry_run {
-        return Ok(Dismantled { table: true, loopback: shared.loopback()?, ..found });
+        shared.belongs_here()?;
+        let mut nft = Nft::open(&shared.instance().id)?;
+        let is_portmaps = !nft.portmap()?.is_empty();
+        return Ok(found.without(nft.has_table()?, shared.loopback()?, is_portmaps));
     }
     drop(shared);
     let locked = store.lock(patience, log)?;
@@ -81,7 +91,5 @@ pub fn dismantle(
     }
     let table = nft.remove_table()?;
     locked.end()?;
-    let (loopback, kept_loopback) =
-        if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) };
-    Ok(Dismantled { table, loopback, kept_loopback, ..found })
+    Ok(found.without(table, noted, is_portmaps))
 }
