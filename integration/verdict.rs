@@ -1,6 +1,7 @@
 //! `autoport trace`: what it says of a packet is held against the packet. Where it says that the packet
 //! arrives, a real client is answered by the pod; where it says that it stops, none is.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND, address};
 use crate::operator::{autoport, told, under};
 use crate::plugin::Plugin;
 use crate::probe::{Probe, Transport};
+use crate::snapshots::assert_snapshots;
+use crate::view::STATE;
 
 /// A node with a pod, and a neighbour of the pod.
 struct Scene {
@@ -317,6 +320,55 @@ fn without_snat_loopback_is_left_alone() {
     let scene = Scene::new(&[("snat", json!(false)), ("counters", json!(true))]);
     scene.stops("127.0.0.1", ask(Loopback, 8080), "masquerade", "snat is off");
     scene.arrives("others", ask(Outside, 8080));
+}
+
+/// What is printed, of the way that arrives and of three that do not.
+#[test]
+fn each_way_is_printed_as_it_was() {
+    let scene = Scene::new(&[]);
+    scene.node.bridges_call_iptables(false);
+    // The way back of an answer is looked at, too: whoever was asked is known by then.
+    assert!(scene.answers(ask(Outside, 8080), true));
+    let [from, to] = [CLIENT[0], FIRST[0]];
+    let printed = |name: &str, status, port: &str, from: &str, to: &str| {
+        assert_snapshots(name, status, &["trace", port, "--from", from, "--to", to]);
+    };
+    printed("trace", 0, "8080", from, to);
+    printed("trace-nobody", 3, "8099/udp", from, to);
+    printed("trace-silent", 3, "8081", from, to);
+    sysctl("net/ipv4/conf/cni1/route_localnet", "0");
+    printed("trace-loopback", 3, "8080", "127.0.0.1", "127.0.0.1");
+    nft("table inet wall { chain gate { type filter hook forward priority 0; policy drop; }; }");
+    printed("trace-firewall", 3, "8080", from, to);
+}
+
+/// Where the node's own file is wrong, it is said, and the way is followed all the same.
+#[test]
+fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
+    let scene = Scene::new(&[]);
+    let arguments = ["trace", "8080", "--from", CLIENT[0], "--to", FIRST[0]];
+    fs::write("/etc/cni/autoport.json", r#"{"minPort": 0}"#).expect("ours");
+    let (status, stdout, stderr) = autoport(&arguments);
+    assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
+    for words in ["autoport: /etc/cni/autoport.json: minPort is 0", "looked for in /run/autoport"] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+    // With another store than the table's, nothing is said of records that were not seen.
+    fs::rename(STATE, "/run/elsewhere").expect("the store can be moved");
+    let trace = scene.traced(ask(Outside, 8080));
+    let step = |at: &str| {
+        let steps = trace["steps"].as_array().expect("steps");
+        steps.iter().find(|step| step["at"] == at).cloned().unwrap_or_default()
+    };
+    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(step("table")["text"], "table inet autoport is there");
+    assert_eq!(step("record")["text"], "nothing is recorded in /run/autoport");
+    assert_eq!(step("record")["remedy"], "`autoport doctor` says what to do");
+    let (_, stdout, _) = autoport(&["doctor"]);
+    assert!(stdout.contains("`autoport repair --adopt` makes records of it"), "{stdout}");
+    fs::write("/etc/cni/autoport.json", r#"{"minPort": 0, "stateDir": "/run/elsewhere"}"#)
+        .expect("ours");
+    scene.arrives("the part that is right counts", ask(Outside, 8080));
 }
 
 #[test]

@@ -12,11 +12,10 @@ use super::{Failure, Node, Verdict};
 pub(super) fn run(
     asked: &Doctor,
     node: &Node,
+    node_file: io::Result<Option<Vec<u8>>>,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
     let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
-    // What is wrong with it is told where the store's directory is looked for.
-    let node_file = crate::read_node_file().ok().flatten();
     let facts = Facts::gather(places, &node.store, node.patience, node_file);
     let report = Report::of(diagnosis::findings(&facts));
     screen.show(&report)?;

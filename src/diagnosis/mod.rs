@@ -8,6 +8,7 @@ mod facts;
 mod legacy;
 mod machine;
 mod network;
+mod node_file;
 mod passage;
 mod ports;
 mod recorded;
@@ -86,6 +87,7 @@ impl Finding {
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let networks = conflist::networks(facts);
     let mut findings = machine::findings(facts);
+    findings.extend(node_file::findings(facts));
     findings.extend(conflist::findings(facts, &networks));
     findings.extend(recorded::findings(facts));
     findings.extend(ports::findings(facts, &networks));

@@ -134,7 +134,10 @@ impl Walk {
                         return self.stops(AT, text.clone(), REPAIR);
                     }
                     Some(text) => self.unsure(AT, text.clone(), REPAIR),
-                    None => self.passes(AT, "table inet autoport is as its record says"),
+                    None if holds(way) => {
+                        self.passes(AT, "table inet autoport is as its record says");
+                    }
+                    None => self.passes(AT, "table inet autoport is there"),
                 }
             }
         }
@@ -188,7 +191,9 @@ impl Walk {
                 self.unsure(AT, text, "`autoport repair` removes it");
             }
             (None, Seen::Hidden) => self.unsure(AT, "not seen", "run it as root"),
-            (None, Seen::Failed(why)) => self.unsure(AT, why.clone(), "see docs/errors.md"),
+            (None, Seen::Failed(why)) => {
+                self.unsure(AT, why.clone(), "`autoport doctor` says what to do");
+            }
         }
     }
 

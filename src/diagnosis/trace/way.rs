@@ -233,9 +233,10 @@ fn recorded(
     patience: Duration,
 ) -> (Seen<Vec<Holder>>, Option<String>) {
     let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
+    let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
     let read = || {
         let Some(shared) = store.read(patience, &mut io::sink())? else {
-            return Ok((Vec::new(), None));
+            return Ok((nothing(), None));
         };
         shared.belongs_here()?;
         let holders = shared.holders(&[host])?;
@@ -251,12 +252,9 @@ fn recorded(
                 difference = Nft::open(instance)?.check(&expected)?;
             }
         }
-        Ok::<_, crate::error::Error>((holders, difference))
+        Ok::<_, crate::error::Error>((Seen::Known(holders), difference))
     };
-    match read() {
-        Ok((holders, difference)) => (Seen::Known(holders), difference),
-        Err(error) => (Seen::of(Err(error)), None),
-    }
+    read().unwrap_or_else(|error| (Seen::of(Err(error)), None))
 }
 
 /// What the kernel says of the way, from where the packet comes in.
