@@ -175,6 +175,11 @@ fn from_portmap_and_back(portmap: Plugin) {
     scene.cnitool("del", &new, &[8081]);
     scene.cnitool("del", &next, &[8080]);
     ip("netns del new\nnetns del next");
+    let before = view::snapshot();
+    let dry = uninstall(&["--dry-run"]);
+    assert!(dry.contains("table inet autoport would be deleted"), "{dry}");
+    assert!(!dry.contains("has host ports"), "they would be collected: {dry}");
+    assert_eq!(view::snapshot(), before, "a dry run changes nothing");
     let told = uninstall(&[]);
     assert!(told.contains("table inet autoport deleted"), "{told}");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
@@ -301,6 +306,8 @@ fn reservations_outlive_the_table() {
     told(&["gc"]);
     told(&["repair"]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
+    let dry = uninstall(&["--dry-run"]);
+    assert!(!dry.contains("table inet autoport"), "there is none: {dry}");
     // And another ADD begins anew.
     install(&[]);
     let pod = scene.pod("again", &[8081]);
@@ -338,11 +345,13 @@ fn the_table_of_others_stays() {
     told(&["reserve", "ssh", "2222"]);
     let identity = Identity::current("00000000000000000000000000000000");
     nft(&format!("table inet autoport {{ comment \"{identity}\"; }}"));
-    let (status, _, stderr) = autoport(&[&["uninstall"], &FOLDERS[..]].concat());
-    assert!(
-        !status.success() && stderr.contains("belongs to the store with instance 0000"),
-        "{stderr}"
-    );
+    for more in [&["--dry-run"][..], &[]] {
+        let (status, _, stderr) = autoport(&[&["uninstall"], &FOLDERS[..], more].concat());
+        assert!(
+            !status.success() && stderr.contains("belongs to the store with instance 0000"),
+            "{stderr}"
+        );
+    }
     assert!(ruleset().contains("autoport"), "{}", ruleset());
 }
 

@@ -353,7 +353,7 @@ fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     for words in ["autoport: /etc/cni/autoport.json: minPort is 0", "looked for in /run/autoport"] {
         assert!(stderr.contains(words), "{words}: {stderr}");
     }
-    // With another store than the table's, nothing is said of records that were not seen.
+    // Where the records are not, nobody is said to hold nothing.
     fs::rename(STATE, "/run/elsewhere").expect("the store can be moved");
     let trace = scene.traced(ask(Outside, 8080));
     let step = |at: &str| {
@@ -364,6 +364,9 @@ fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     assert_eq!(step("table")["text"], "table inet autoport is there");
     assert_eq!(step("record")["text"], "nothing is recorded in /run/autoport");
     assert_eq!(step("record")["remedy"], "`autoport doctor` says what to do");
+    scene.stops("no record is seen", ask(Outside, 8099), "element", "no element has port 8099/tcp");
+    let (_, stdout, _) = autoport(&["trace", "8099", "--to", "127.0.0.1"]);
+    assert!(stdout.contains("A packet from this node to 127.0.0.1:8099/tcp stops"), "{stdout}");
     let (_, stdout, _) = autoport(&["doctor"]);
     assert!(stdout.contains("`autoport repair --adopt` makes records of it"), "{stdout}");
     fs::write("/etc/cni/autoport.json", r#"{"minPort": 0, "stateDir": "/run/elsewhere"}"#)

@@ -182,6 +182,6 @@ fn a_wrong_file_of_the_node_is_named() {
     fs::set_permissions(NODE_FILE, PermissionsExt::from_mode(0)).expect("ours");
     let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
     let (_, stdout, stderr) = under(&bare, &ARGUMENTS[..5]);
-    assert!(stdout.contains("not seen  node file     /etc/cni/autoport.json; below"), "{stdout}");
+    assert!(stdout.contains("not seen  node file     /etc/cni/autoport.json (below"), "{stdout}");
     assert!(stderr.is_empty(), "{stderr}");
 }

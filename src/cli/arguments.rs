@@ -16,14 +16,23 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
-    #[arg(long, global = true, value_name = "DIRECTORY")]
+    #[arg(long, global = true, value_name = "DIRECTORY", help_heading = GLOBAL)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Print for people, or for programs
-    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = GLOBAL
+    )]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const GLOBAL: &str = "For every command";
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 the command worked; 1 it did not; 2 the arguments are wrong; 3 it worked, and what it \
@@ -99,7 +108,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Follow a packet to a host port, and say where it would stop
     ///
-    /// Takes root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
+    /// Needs root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
     /// Exit status 3: it would not arrive, or that depends on something that could not be told.
     Trace(Trace),
 }
@@ -137,7 +146,7 @@ pub(crate) struct List {
     /// Only pods of this namespace
     #[arg(long, short, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
-    /// Only this pod or container: NAMESPACE/NAME, a name, or the beginning of a container ID
+    /// Only this pod or container: NAMESPACE/NAME, a name or UID, or the beginning of a container ID
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
     /// Only this number, on whatever address

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use autoport::diagnosis::{self, Facts, Finding, Places, State};
+use autoport::diagnosis::{self, Facts, Finding, Places, State, counted};
 use serde::Serialize;
 
 use super::arguments::Doctor;
@@ -53,8 +53,10 @@ impl Answer for Report {
         }
         writeln!(
             out,
-            "{} failed, {} warnings, {} not seen",
-            self.failed, self.warnings, self.unseen
+            "{} failed, {}, {} not seen",
+            self.failed,
+            counted(self.warnings, "warning"),
+            self.unseen
         )
     }
 }

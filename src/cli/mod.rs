@@ -22,11 +22,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ambiguous, Subject};
 use autoport::cni::{Config, StoreConfig};
+use autoport::diagnosis::is_denied;
 use autoport::error::Error;
 use autoport::store::Store;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use self::arguments::{Cli, Command};
@@ -149,7 +151,8 @@ pub(crate) fn main() -> u8 {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error) => error,
     };
-    note(error.in_one_line());
+    let hint = if is_denied(&error) && !geteuid().is_root() { "; run it as root" } else { "" };
+    note(format_args!("{}{hint}", error.in_one_line()));
     1
 }
 

@@ -59,7 +59,8 @@ impl<T> Seen<T> {
 }
 
 /// Whether somewhere below it is a lack of privilege.
-pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
+#[must_use]
+pub fn is_denied(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let io = error.downcast_ref::<io::Error>();

@@ -19,7 +19,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use conflist::{Conflist, Plugin};
-pub use facts::{Binary, Facts, Places, Seen, Sysctls};
+pub use facts::{Binary, Facts, Places, Seen, Sysctls, is_denied};
 pub use passage::{Packet, Passage, Translation, passage, translations};
 pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
@@ -93,6 +93,12 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     findings.extend(ports::findings(facts, &networks));
     findings.extend(network::findings(facts, &networks));
     findings
+}
+
+/// How many there are.
+#[must_use]
+pub fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Some of many, as a sentence has room for.

@@ -6,15 +6,15 @@ use crate::cni::{self, NODE_FILE};
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     const CHECK: &str = "node file";
     let dir = facts.state_dir.display();
-    let instead = format!("below, defaults stand in for it, and the records are those in {dir}");
+    let instead = format!("(below, defaults stand in for it; the records are those in {dir})");
     let bytes = match &facts.node_file {
         Seen::Known(None) => return Vec::new(),
         Seen::Known(Some(bytes)) => bytes,
-        Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{NODE_FILE}; {instead}"))],
+        Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{NODE_FILE} {instead}"))],
         Seen::Failed(why) => {
             return vec![Finding::failed(
                 CHECK,
-                format!("cannot read {NODE_FILE}: {why}; {instead}"),
+                format!("cannot read {NODE_FILE}: {why} {instead}"),
                 "make it a file that can be read, or remove it; every ADD with host ports fails",
             )];
         }
@@ -32,7 +32,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         }
         Err(error) => vec![Finding::failed(
             CHECK,
-            format!("{}; {instead}", error.in_one_line()),
+            format!("{} {instead}", error.in_one_line()),
             "correct it, or remove it; every ADD with host ports fails",
         )],
     }

@@ -216,6 +216,16 @@ impl Nft {
         })
     }
 
+    /// Whether [`Self::remove_table`] would find one.
+    ///
+    /// # Errors
+    /// [`Error::NewerLayout`], [`Error::OtherInstance`]; when the kernel does not answer.
+    pub fn has_table(&mut self) -> Result<bool, Error> {
+        let look = self.look(Extent::Places(&[]))?;
+        look.permit(&self.identity)?;
+        Ok(matches!(look.table, Table::Ours(_)))
+    }
+
     /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
     ///
     /// # Errors

@@ -174,6 +174,23 @@ impl Way {
         })
     }
 
+    /// Whether some attachment's record has the port translated.
+    pub(super) fn holds(&self) -> bool {
+        let overlaps = |host: &HostPort| {
+            host.port == self.query.port
+                && host.protocol == self.query.protocol
+                && (host.is_wildcard() || host.address == self.query.to)
+                && Family::of(&host.address) == Family::of(&self.query.to)
+        };
+        self.holders.known().into_iter().flatten().any(|holder| match &holder.who {
+            Who::Attachment(record) => record
+                .mappings
+                .iter()
+                .any(|mapping| mapping.target.is_some() && overlaps(&mapping.host)),
+            Who::Reservation(_) | Who::Unreadable(_) => false,
+        })
+    }
+
     /// The record of the pod that the packet is led to.
     pub(super) fn record(&self) -> Option<&Record> {
         let Led::To(to) = &self.led else { return None };
