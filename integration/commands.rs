@@ -205,7 +205,7 @@ fn show_knows_record_and_kernel() {
 #[test]
 fn who_may_not_look_is_told_to_be_root() {
     let _scene = Scene::new();
-    fs::set_permissions(STATE, PermissionsExt::from_mode(0)).expect("ours");
+    fs::set_permissions(STATE, PermissionsExt::from_mode(0o000)).expect("ours");
     // With nobody mapped into it, everybody in this namespace is nobody.
     let nobody = ["unshare", "--user"];
     for command in ["list", "gc", "repair"] {

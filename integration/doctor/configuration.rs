@@ -179,7 +179,7 @@ fn a_wrong_file_of_the_node_is_named() {
     assert_eq!(worst(&report), [1, 0, 0], "{report:#}");
     assert!(report.to_string().contains("the records are those in /run/elsewhere"), "{report:#}");
 
-    fs::set_permissions(NODE_FILE, PermissionsExt::from_mode(0)).expect("ours");
+    fs::set_permissions(NODE_FILE, PermissionsExt::from_mode(0o000)).expect("ours");
     let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
     let (_, stdout, stderr) = under(&bare, &ARGUMENTS[..5]);
     assert!(stdout.contains("not seen  node file     /etc/cni/autoport.json (below"), "{stdout}");
