@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use autoport::app::{self, Dismantled};
+use autoport::diagnosis::counted;
 use autoport::install::{self, CACHE_DIR, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
@@ -110,7 +111,7 @@ impl Remains {
                 writeln!(out, "{holder} has host ports")?;
             }
             let text = "keep working; run this again when they are gone";
-            return writeln!(out, "the host ports of {left} attachments {text}");
+            return writeln!(out, "the host ports of {} {text}", counted(left, "attachment"));
         }
         let would = if dry_run { "would be " } else { "" };
         if self.table_removed {

@@ -92,6 +92,10 @@ pub(super) fn exists(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file())
 }
 
+pub(super) fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 /// A folder in which this process alone changes anything.
 pub(super) struct Folder {
     path: PathBuf,
