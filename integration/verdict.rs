@@ -382,7 +382,27 @@ fn without_privilege_trace_says_what_it_needs() {
     scene.node.note(format!("{stdout}{stderr}"));
     assert_eq!(status.code(), Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("CAP_NET_ADMIN"), "{stderr}");
-    let (status, _, stderr) = autoport(&["trace", "8080@192.0.2.1"]);
-    assert_eq!(status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("--to"), "{stderr}");
+}
+
+#[test]
+fn a_question_that_makes_no_sense_is_refused() {
+    let _scene = Scene::new(&[]);
+    for (words, told) in [
+        (&["8080@192.0.2.1"][..], "is for --to"),
+        (&["8080", "--from", CLIENT[0], "--to", FIRST[1]], "different IP versions"),
+        (&["8080/sctp", "--probe"], "tcp and udp only"),
+        (&["8080", "--from", "0.0.0.0"], "stands for all of them"),
+        (&["8080", "--to", "::"], "stands for all of them"),
+        (&["8080", "--from", "224.0.0.1"], "is a multicast address"),
+        (&["8080", "--from", "192.0.2"], "is not an IP address"),
+        (&["0"], "is not a number from 1 to 65535"),
+        (&["99999"], "is not a number from 1 to 65535"),
+    ] {
+        let (status, stdout, stderr) = autoport(&[&["trace"], words].concat());
+        assert_eq!(status.code(), Some(2), "{words:?}: {stdout}{stderr}");
+        assert!(stdout.is_empty() && stderr.contains(told), "{words:?}: {stderr}");
+    }
+    let mapped = format!("::ffff:{}", FIRST[0]);
+    let text = told(&["trace", "8080", "--from", CLIENT[0], "--to", &mapped]);
+    assert!(text.contains("192.0.2.1:8080/tcp reaches"), "{text}");
 }

@@ -120,11 +120,11 @@ pub(crate) struct Trace {
     pub(crate) port: Port,
     /// The client; 127.0.0.1, an address of the node or of a pod among others [default: somebody
     /// outside]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) from: Option<IpAddr>,
     /// The address that it asks [default: what the node is known by outside, or 127.0.0.1 where the
     /// client is]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) to: Option<IpAddr>,
     /// Connect from this node as well, and say what came of it
     #[arg(long)]
@@ -339,4 +339,13 @@ fn node_address(text: &str) -> Result<IpAddr, String> {
              brackets and zone"
         )),
     }
+}
+
+/// One that a packet can be from, or for.
+fn one_address(text: &str) -> Result<IpAddr, String> {
+    let address = node_address(text)?;
+    if address.is_unspecified() {
+        return Err(format!("address {text:?} stands for all of them; name one"));
+    }
+    Ok(address)
 }
