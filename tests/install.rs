@@ -171,6 +171,21 @@ fn what_is_not_understood_is_refused_and_nothing_is_changed() {
     let said = folders.run(&["install"]);
     assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
     assert!(said.stderr.contains(r#"conditionsV4 is ["-i","eth0"], which"#), "{}", said.stderr);
+    let folders = Folders::new(&[]);
+    for (named, says) in [
+        ("10-a.conf", "/net.d/10-a.conf is no list of plugins: nothing can be chained to it"),
+        ("10-a.conflist", "cannot read /net.d/10-a.conflist: entity not found"),
+    ] {
+        let named = folders.path("net.d").join(named);
+        let said = folders.run(&["install", "--conflist", named.to_str().expect("a path")]);
+        assert!(said.status == Some(1) && said.stderr.contains(says), "{}", said.stderr);
+    }
+    fs::remove_dir(folders.path("net.d")).expect("our folder");
+    let said = folders.run(&["install"]);
+    assert!(said.stderr.contains("there is no network configuration in /net.d"), "{}", said.stderr);
+    let said = folders.run(&["uninstall"]);
+    assert_eq!((said.status, &*said.stdout), (Some(0), "/bin/autoport: nothing to do\n"));
+
     let folders = Folders::new(&[("real", LIST)]);
     symlink(folders.path("net.d/real"), folders.path("net.d/10-a.conflist")).expect("a link");
     let said = folders.run(&["install"]);

@@ -5,13 +5,14 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use autoport::app::{self, Dismantled};
+use autoport::diagnosis::counted;
 use autoport::install::{self, CACHE_DIR, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, asked_to_end, causes, note, now};
+use super::{Failure, Node, Verdict, arguments, asked_to_end, note, now};
 
 /// Milliseconds to wait before looking again whether somebody wrote a configuration anew.
 const AGAIN: u16 = 10_000;
@@ -115,7 +116,7 @@ impl Remains {
                 writeln!(out, "{holder} has host ports")?;
             }
             let text = "keep working; run this again when they are gone";
-            return writeln!(out, "the host ports of {left} attachments {text}");
+            return writeln!(out, "the host ports of {} {text}", counted(left, "attachment"));
         }
         let would = if dry_run { "would be " } else { "" };
         if self.table_removed {
@@ -228,7 +229,7 @@ fn repeatedly(
             }
             // The main plugin may not have been here yet.
             Err(error) => {
-                let text = format!("{error}: {}", causes(&error));
+                let text = error.in_one_line();
                 if text != failed {
                     note(&text);
                     failed = text;

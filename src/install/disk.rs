@@ -93,6 +93,10 @@ pub(super) fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() || found.is_symlink())
 }
 
+pub(super) fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 /// A folder in which this process alone changes anything.
 pub(super) struct Folder {
     path: PathBuf,
