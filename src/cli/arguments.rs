@@ -230,6 +230,8 @@ pub(crate) struct Folders {
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
     /// Only print what would be changed, as diff(1) does
+    ///
+    /// Exit status 3: there is something to do.
     #[arg(long, conflicts_with = "stay")]
     pub(crate) dry_run: bool,
     /// Do not end: look again every ten seconds, until SIGTERM

@@ -243,10 +243,10 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
     if path.starts_with(PACKAGED) {
         return kept(format!("what is below {PACKAGED} is the package manager's"));
     }
-    if places.dry_run {
-        return step(Done::Removed);
-    }
-    if let Some(network) = lists_with_autoport(&places.conf_dir)?.first() {
+    // A dry run has taken it out of none.
+    if !places.dry_run
+        && let Some(network) = lists_with_autoport(&places.conf_dir)?.first()
+    {
         return kept(format!("{} names it", network.display()));
     }
     if let Some(cached) = cache::first_with_autoport(&places.cache_dir)? {
@@ -255,7 +255,9 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
             cached.display()
         ));
     }
-    Folder::open(&places.bin_dir)?.remove(&path)?;
+    if !places.dry_run {
+        Folder::open(&places.bin_dir)?.remove(&path)?;
+    }
     step(Done::Removed)
 }
 
