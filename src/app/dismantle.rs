@@ -64,6 +64,7 @@ pub fn dismantle(
         return Ok(found);
     }
     if dry_run {
+        shared.belongs_here()?;
         let mut nft = Nft::open(&shared.instance().id)?;
         let (loopback, kept_loopback) = returned(&mut nft, shared.loopback()?)?;
         return Ok(Dismantled { table: nft.has_table()?, loopback, kept_loopback, ..found });

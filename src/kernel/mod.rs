@@ -198,6 +198,16 @@ impl Nft {
         self.forget_gap(&whole)
     }
 
+    /// Whether there is a table that belongs to the store.
+    ///
+    /// # Errors
+    /// As for [`Self::probe`].
+    pub fn has_table(&mut self) -> Result<bool, Error> {
+        let look = self.look(Extent::Places(&[]))?;
+        look.permit(&self.identity)?;
+        Ok(matches!(look.table, Table::Ours(_)))
+    }
+
     /// Deletes the table, if there is one that belongs to the store; says whether there was.
     ///
     /// # Errors
@@ -214,16 +224,6 @@ impl Nft {
             }
             Ok(Some((transaction, is_ours)))
         })
-    }
-
-    /// Whether [`Self::remove_table`] would find one.
-    ///
-    /// # Errors
-    /// [`Error::NewerLayout`], [`Error::OtherInstance`]; when the kernel does not answer.
-    pub fn has_table(&mut self) -> Result<bool, Error> {
-        let look = self.look(Extent::Places(&[]))?;
-        look.permit(&self.identity)?;
-        Ok(matches!(look.table, Table::Ours(_)))
     }
 
     /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
