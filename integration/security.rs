@@ -229,6 +229,10 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     let outcome = run(&web, "DEL");
     assert!(outcome.status.success(), "{outcome}");
     assert!(outcome.stderr.contains("what was published is left"), "{outcome}");
+    nft("delete element inet autoport ports4 { tcp . 8081 }");
+    let outcome = Call::operator(&["gc"]).run();
+    assert!(!outcome.status.success() && outcome.stderr.contains("cannot delete"), "{outcome}");
+    other.check().success();
     let mut gc = other.config();
     gc["cni.dev/valid-attachments"] = json!([]);
     let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
