@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, asked_to_end, causes, note, now};
+use super::{Failure, Node, Verdict, arguments, asked_to_end, note, now};
 
 /// Milliseconds to wait before looking again whether somebody wrote a configuration anew.
 const AGAIN: u16 = 10_000;
@@ -216,7 +216,7 @@ fn repeatedly(
             }
             // The main plugin may not have been here yet.
             Err(error) => {
-                let text = format!("{error}: {}", causes(&error));
+                let text = error.in_one_line();
                 if text != failed {
                     note(&text);
                     failed = text;

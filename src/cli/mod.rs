@@ -83,6 +83,13 @@ impl From<Ambiguous> for Failure {
 }
 
 impl Failure {
+    /// With what is behind it.
+    fn in_one_line(&self) -> String {
+        let details = self.details();
+        let separator = if details.is_empty() { "" } else { ": " };
+        format!("{self}{separator}{details}")
+    }
+
     /// What is behind it.
     fn details(&self) -> String {
         match self {
@@ -142,9 +149,7 @@ pub(crate) fn main() -> u8 {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error) => error,
     };
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    note(format_args!("{error}{separator}{details}"));
+    note(error.in_one_line());
     1
 }
 
@@ -248,11 +253,4 @@ fn subject_named(text: &str) -> Subject {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     })
-}
-
-/// An error with its causes, in one line.
-fn whole(error: &Error) -> String {
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    format!("{error}{separator}{details}")
 }
