@@ -88,12 +88,12 @@ fn uninstall(more: &[&str]) -> String {
     told(&[&["uninstall"], &FOLDERS[..], more].concat())
 }
 
-/// Whether there is anything to do for `uninstall`, which is not done.
-fn would_uninstall() -> bool {
+/// Whether there is anything to do for `uninstall`, which is not done; and what.
+fn would_uninstall() -> (bool, String) {
     let (status, said, _) = autoport(&[&["uninstall", "--dry-run"], &FOLDERS[..]].concat());
     match status.code() {
-        Some(0) => false,
-        Some(3) => true,
+        Some(0) => (false, said),
+        Some(3) => (true, said),
         other => panic!("{other:?}: {said}"),
     }
 }
@@ -154,10 +154,10 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert_eq!(scene.reaches(8080).by(), Some("next"));
 
     // And back: who has host ports keeps them, and portmap has the new pods.
-    assert!(would_uninstall());
+    assert!(would_uninstall().0);
     let told = uninstall(&[]);
     assert!(told.contains("has host ports") && told.contains("2 attachments"), "{told}");
-    assert!(would_uninstall(), "they have host ports");
+    assert!(would_uninstall().0, "they have host ports");
     assert_eq!(fs::read_to_string(CONFLIST).expect("the configuration"), scene.before);
     assert!(!Path::new(BACKUP).exists());
     assert!(Path::new(PLUGINS).join("autoport").exists(), "a DEL may still come to it");
@@ -170,8 +170,8 @@ fn from_portmap_and_back(portmap: Plugin) {
     scene.cnitool("del", &next, &[8080]);
     ip("netns del new\nnetns del next");
     let before = view::snapshot();
-    let dry = uninstall(&["--dry-run"]);
-    assert!(dry.contains("table inet autoport would be deleted"), "{dry}");
+    let (would, dry) = would_uninstall();
+    assert!(would && dry.contains("table inet autoport would be deleted"), "{dry}");
     assert!(!dry.contains("has host ports"), "they would be collected: {dry}");
     assert_eq!(view::snapshot(), before, "a dry run changes nothing");
     let told = uninstall(&[]);
@@ -180,7 +180,7 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert_eq!((scene.reaches(8080), scene.reaches(8081)), (Answer::Refused, Answer::Refused));
     assert_eq!(Scene::reaches_by_loopback(8082).as_deref(), Some("portmaps"));
     assert!(!Path::new(PLUGINS).join("autoport").exists(), "nobody calls it any more: {told}");
-    assert!(!would_uninstall());
+    assert!(!would_uninstall().0);
     let again = uninstall(&[]);
     assert!(!again.contains("deleted") && !again.contains("removed"), "{again}");
 }
@@ -257,10 +257,10 @@ fn a_del_by_the_configuration_that_was_there_before() {
     assert_eq!(route_localnet("cni1"), "0");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told.contains("autoport stays") && told.contains("/var/lib/cni/results"), "{told}");
-    assert!(!would_uninstall(), "nothing before the runtime forgets it");
+    assert!(!would_uninstall().0, "nothing before the runtime forgets it");
     del(&attachment);
     fs::remove_dir_all("/var/lib/cni/results").expect("the folder is covered");
-    assert!(would_uninstall());
+    assert!(would_uninstall().0);
     let told = uninstall(&[]);
     assert!(told.contains("autoport removed"), "{told}");
 }
@@ -322,12 +322,11 @@ fn reservations_outlive_the_table() {
     uninstall(&[]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told(&["list"]).contains("2222"));
-    assert!(!would_uninstall(), "there is no table");
     told(&["gc"]);
     told(&["repair"]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
-    let dry = uninstall(&["--dry-run"]);
-    assert!(!dry.contains("table inet autoport"), "there is none: {dry}");
+    let (would, dry) = would_uninstall();
+    assert!(!would && !dry.contains("table inet autoport"), "there is none: {dry}");
     // And another ADD begins anew.
     install(&[]);
     let pod = scene.pod("again", &[8081]);
@@ -349,8 +348,10 @@ fn from_a_container_the_node_is_cleared() {
     ip("netns del web");
     let words = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", CONTAINER, "sh"];
     let within = |more: &[&str]| under(&words, &[&["uninstall"], &FOLDERS[..], more].concat());
-    let (status, _, stderr) = within(&[]);
-    assert!(!status.success() && stderr.contains(NETWORKS), "it sees its own /run: {stderr}");
+    let before = (view::snapshot(), view::states(NETWORKS));
+    let (_, stdout, stderr) = within(&[]);
+    let after = (view::snapshot(), view::states(NETWORKS));
+    assert_eq!(after, before, "it sees its own /run: {stdout}{stderr}");
     let (status, stdout, stderr) = within(&["--host"]);
     assert!(status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("table inet autoport deleted"), "{stdout}{stderr}");
