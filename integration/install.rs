@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use autoport::ruleset::Identity;
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
 use crate::chain::{Attachment, Main, Network, PortMapping};
@@ -286,6 +287,28 @@ fn route_localnet_of_others_is_left_alone() {
     scene.cnitool("del", &pod, &[8081]);
     uninstall(&[]);
     assert_eq!(route_localnet("cni1"), "1");
+}
+
+/// What a node's hardening does not let go of is named, and done by the next try.
+#[test]
+fn a_sysctl_that_cannot_be_set_back_is_named() {
+    let scene = Scene::new(Plugin::PortmapNftables);
+    install(&[]);
+    let pod = scene.pod("web", &[8080]);
+    scene.cnitool("del", &pod, &[8080]);
+    let path = "/proc/sys/net/ipv4/conf/cni1/route_localnet";
+    let nothing: Option<&str> = None;
+    mount(Some(path), path, nothing, MsFlags::MS_BIND, nothing).expect("a mount of its own");
+    let closed = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(nothing, path, nothing, closed, nothing).expect("ours");
+    let (status, _, stderr) = under(&[], &[&["uninstall"], &FOLDERS[..]].concat());
+    assert!(!status.success(), "{stderr}");
+    assert!(stderr.contains(&format!("could not set {path} to 0")), "{stderr}");
+    assert!(ruleset().contains("chain guard"), "{}", ruleset());
+    umount(path).expect("ours");
+    uninstall(&[]);
+    assert_eq!(route_localnet("cni1"), "0");
+    assert!(!ruleset().contains("autoport"), "{}", ruleset());
 }
 
 /// A reservation is no pod: the table goes, the reservation stays.
