@@ -3,6 +3,7 @@
 //! nothing.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -198,6 +199,23 @@ fn show_knows_record_and_kernel() {
     let (status, shown, stderr) = under(&bare, &["show", "shop/api"]);
     assert!(status.success() && shown.contains("CAP_NET_ADMIN"), "{shown}{stderr}");
     assert!(shown.contains("10.1.0.6:80"), "{shown}");
+}
+
+/// Whoever is not root is told so, where that is what it takes.
+#[test]
+fn who_may_not_look_is_told_to_be_root() {
+    let _scene = Scene::new();
+    fs::set_permissions(STATE, PermissionsExt::from_mode(0o000)).expect("ours");
+    // With nobody mapped into it, everybody in this namespace is nobody.
+    let nobody = ["unshare", "--user"];
+    for command in ["list", "gc", "repair"] {
+        let (status, stdout, stderr) = under(&nobody, &[command]);
+        assert_eq!(status.code(), Some(1), "{command}: {stdout}{stderr}");
+        assert!(stderr.contains("Permission denied"), "{command}: {stderr}");
+        assert!(stderr.trim_end().ends_with("; run it as root"), "{command}: {stderr}");
+    }
+    let (status, _, stderr) = under(&nobody, &["show", "8080", "--state-dir", "/run/nowhere"]);
+    assert!(status.code() == Some(1) && !stderr.contains("as root"), "{stderr}");
 }
 
 #[test]

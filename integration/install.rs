@@ -3,7 +3,7 @@
 //! there, as containerd does.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -87,6 +87,16 @@ fn uninstall(more: &[&str]) -> String {
     told(&[&["uninstall"], &FOLDERS[..], more].concat())
 }
 
+/// Whether there is anything to do for `uninstall`, which is not done.
+fn would_uninstall() -> bool {
+    let (status, said, _) = autoport(&[&["uninstall", "--dry-run"], &FOLDERS[..]].concat());
+    match status.code() {
+        Some(0) => false,
+        Some(3) => true,
+        other => panic!("{other:?}: {said}"),
+    }
+}
+
 fn types() -> Vec<String> {
     let text = fs::read_to_string(CONFLIST).expect("the configuration");
     let list: Value = serde_json::from_str(&text).expect("JSON");
@@ -99,32 +109,13 @@ fn route_localnet(interface: &str) -> String {
     fs::read_to_string(path).expect("a sysctl").trim().to_owned()
 }
 
-/// All files of a folder, with what tells whether somebody wrote them.
-fn states(folder: &str) -> Vec<(String, u64, i64, Vec<u8>)> {
-    let mut states: Vec<_> = fs::read_dir(folder)
-        .expect("a folder")
-        .map(|entry| {
-            let entry = entry.expect("a folder");
-            let found = entry.metadata().expect("a file");
-            let content = if found.is_file() && found.len() < 1 << 20 {
-                fs::read(entry.path()).expect("a file")
-            } else {
-                Vec::new()
-            };
-            let name = entry.file_name().into_string().expect("a name");
-            (name, found.ino(), found.mtime_nsec(), content)
-        })
-        .collect();
-    states.sort();
-    states
-}
-
 fn from_portmap_and_back(portmap: Plugin) {
     let scene = Scene::new(portmap);
     let old = scene.pod("old", &[8080]);
     assert_eq!(scene.reaches(8080).by(), Some("old"));
 
-    let dry = install(&["--dry-run"]);
+    let (status, dry, _) = autoport(&[&["install", "--dry-run"], &FOLDERS[..]].concat());
+    assert_eq!(status.code(), Some(3), "it is not installed yet: {dry}");
     assert!(
         dry.contains("-      \"type\": \"portmap\"") && dry.contains("would be copied"),
         "{dry}"
@@ -135,11 +126,11 @@ fn from_portmap_and_back(portmap: Plugin) {
     install(&[]);
     assert_eq!(types(), ["bridge", "autoport"]);
     assert_eq!(fs::read_to_string(BACKUP).expect("the text before"), scene.before);
-    let (plugins, networks) = (states(PLUGINS), states(NETWORKS));
+    let (plugins, networks) = (view::states(PLUGINS), view::states(NETWORKS));
     let again = install(&[]);
     assert_eq!(again.matches("nothing to do").count(), 2, "{again}");
     assert_eq!(
-        (states(PLUGINS), states(NETWORKS)),
+        (view::states(PLUGINS), view::states(NETWORKS)),
         (plugins, networks),
         "a second run writes nothing"
     );
@@ -162,8 +153,10 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert_eq!(scene.reaches(8080).by(), Some("next"));
 
     // And back: who has host ports keeps them, and portmap has the new pods.
+    assert!(would_uninstall());
     let told = uninstall(&[]);
     assert!(told.contains("has host ports") && told.contains("2 attachments"), "{told}");
+    assert!(would_uninstall(), "they have host ports");
     assert_eq!(fs::read_to_string(CONFLIST).expect("the configuration"), scene.before);
     assert!(!Path::new(BACKUP).exists());
     assert!(Path::new(PLUGINS).join("autoport").exists(), "a DEL may still come to it");
@@ -175,12 +168,18 @@ fn from_portmap_and_back(portmap: Plugin) {
     scene.cnitool("del", &new, &[8081]);
     scene.cnitool("del", &next, &[8080]);
     ip("netns del new\nnetns del next");
+    let before = view::snapshot();
+    let dry = uninstall(&["--dry-run"]);
+    assert!(dry.contains("table inet autoport would be deleted"), "{dry}");
+    assert!(!dry.contains("has host ports"), "they would be collected: {dry}");
+    assert_eq!(view::snapshot(), before, "a dry run changes nothing");
     let told = uninstall(&[]);
     assert!(told.contains("table inet autoport deleted"), "{told}");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert_eq!((scene.reaches(8080), scene.reaches(8081)), (Answer::Refused, Answer::Refused));
     assert_eq!(Scene::reaches_by_loopback(8082).as_deref(), Some("portmaps"));
     assert!(!Path::new(PLUGINS).join("autoport").exists(), "nobody calls it any more: {told}");
+    assert!(!would_uninstall());
     let again = uninstall(&[]);
     assert!(!again.contains("deleted") && !again.contains("removed"), "{again}");
 }
@@ -257,8 +256,10 @@ fn a_del_by_the_configuration_that_was_there_before() {
     assert_eq!(route_localnet("cni1"), "0");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told.contains("autoport stays") && told.contains("/var/lib/cni/results"), "{told}");
+    assert!(!would_uninstall(), "nothing before the runtime forgets it");
     del(&attachment);
     fs::remove_dir_all("/var/lib/cni/results").expect("the folder is covered");
+    assert!(would_uninstall());
     let told = uninstall(&[]);
     assert!(told.contains("autoport removed"), "{told}");
 }
@@ -298,9 +299,12 @@ fn reservations_outlive_the_table() {
     uninstall(&[]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told(&["list"]).contains("2222"));
+    assert!(!would_uninstall(), "there is no table");
     told(&["gc"]);
     told(&["repair"]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
+    let dry = uninstall(&["--dry-run"]);
+    assert!(!dry.contains("table inet autoport"), "there is none: {dry}");
     // And another ADD begins anew.
     install(&[]);
     let pod = scene.pod("again", &[8081]);
@@ -338,16 +342,19 @@ fn the_table_of_others_stays() {
     told(&["reserve", "ssh", "2222"]);
     let identity = Identity::current("00000000000000000000000000000000");
     nft(&format!("table inet autoport {{ comment \"{identity}\"; }}"));
-    let (status, _, stderr) = autoport(&[&["uninstall"], &FOLDERS[..]].concat());
-    assert!(
-        !status.success() && stderr.contains("belongs to the store with instance 0000"),
-        "{stderr}"
-    );
+    for more in [&["--dry-run"][..], &[]] {
+        let (status, _, stderr) = autoport(&[&["uninstall"], &FOLDERS[..], more].concat());
+        assert!(
+            !status.success() && stderr.contains("belongs to the store with instance 0000"),
+            "{stderr}"
+        );
+    }
     assert!(ruleset().contains("autoport"), "{}", ruleset());
 }
 
 #[cfg(target_arch = "x86_64")]
 mod killed {
+    use std::os::unix::fs::MetadataExt as _;
     use std::path::PathBuf;
 
     use super::*;
@@ -428,7 +435,7 @@ mod killed {
                 let now = fs::read_to_string(self.list()).expect("the configuration");
                 assert_eq!(now, self.texts[usize::from(is_install)], "{what}");
                 assert_eq!(self.executable().exists(), is_install, "{what}");
-                let left = [states(&bin), states(&networks)].concat();
+                let left = [view::states(&bin), view::states(&networks)].concat();
                 assert!(left.iter().all(|(name, ..)| !name.ends_with("-new")), "{what}: {left:?}");
             }
             assert!(struck >= 4, "{command} was killed at {struck} points only");

@@ -5,6 +5,10 @@ use std::env;
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
+use crate::operator::autoport;
+
 /// Insists that `text` is what the snapshot of this name shows, but for what no two nodes share.
 pub(crate) fn assert_snapshot(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/snapshots").join(name);
@@ -18,16 +22,37 @@ pub(crate) fn assert_snapshot(name: &str, text: &str) {
     assert_eq!(text, expected, "{name} is different; BLESS=1 writes it again:\n{text}");
 }
 
-/// Each word that is an instance ID, a time or a namespace gives way to a name for it.
+/// Insists that a command ends with this status, and prints for people what the snapshot of this name
+/// shows, and for programs what the one beside it does.
+pub(crate) fn assert_snapshots(name: &str, status: i32, arguments: &[&str]) {
+    for (format, ending) in [("table", "txt"), ("json", "json")] {
+        let all: Vec<&str> = arguments.iter().copied().chain(["--output", format]).collect();
+        let (ended, stdout, stderr) = autoport(&all);
+        assert_eq!(ended.code(), Some(status), "{all:?}: {stdout}{stderr}");
+        if format == "json" {
+            let parsed = serde_json::from_str::<Value>(&stdout);
+            parsed.unwrap_or_else(|error| panic!("{all:?}: {error}: {stdout}{stderr}"));
+        }
+        assert_snapshot(&format!("{name}.{ending}"), &stdout);
+    }
+}
+
+/// What ends a word, beside white space.
+const ENDS: &str = "\"(),;";
+
+/// Each word that is an instance ID, a time, a namespace, a socket, a kernel or our version gives way to
+/// a name for it.
 fn normalised(text: &str) -> String {
-    let parts = text.split_inclusive(|c: char| c.is_whitespace() || "\"(),".contains(c));
+    // What doctor says of kernels before 6.12.
+    let text = text.replace("elements are deleted (before 6.12)", "elements expire");
+    let parts = text.split_inclusive(|c: char| c.is_whitespace() || ENDS.contains(c));
     parts.map(normalised_part).collect()
 }
 
 fn normalised_part(part: &str) -> String {
     let end = part.len()
         - part.chars().next_back().map_or(0, |last| {
-            if last.is_whitespace() || "\"(),".contains(last) { last.len_utf8() } else { 0 }
+            if last.is_whitespace() || ENDS.contains(last) { last.len_utf8() } else { 0 }
         });
     let (word, rest) = part.split_at(end);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -37,10 +62,16 @@ fn normalised_part(part: &str) -> String {
     let is_namespace = word
         .split_once(':')
         .is_some_and(|(device, inode)| digits(device) && digits(inode) && inode.len() > 5);
-    let name = match (is_instance, is_time, is_namespace) {
-        (true, ..) => "INSTANCE",
-        (_, true, _) => "TIME",
-        (.., true) => "DEVICE:INODE",
+    let is_socket =
+        word.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')).is_some_and(digits);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let name = match word {
+        _ if is_instance => "INSTANCE",
+        _ if is_time => "TIME",
+        _ if is_namespace => "DEVICE:INODE",
+        _ if is_socket => "socket:[INODE]",
+        env!("CARGO_PKG_VERSION") => "VERSION",
+        _ if !word.is_empty() && word == kernel.trim() => "KERNEL",
         _ => word,
     };
     format!("{name}{rest}")

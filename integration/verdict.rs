@@ -1,6 +1,7 @@
 //! `autoport trace`: what it says of a packet is held against the packet. Where it says that the packet
 //! arrives, a real client is answered by the pod; where it says that it stops, none is.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND, address};
 use crate::operator::{autoport, told, under};
 use crate::plugin::Plugin;
 use crate::probe::{Probe, Transport};
+use crate::snapshots::assert_snapshots;
+use crate::view::STATE;
 
 /// A node with a pod, and a neighbour of the pod.
 struct Scene {
@@ -319,6 +322,58 @@ fn without_snat_loopback_is_left_alone() {
     scene.arrives("others", ask(Outside, 8080));
 }
 
+/// What is printed, of the way that arrives and of three that do not.
+#[test]
+fn each_way_is_printed_as_it_was() {
+    let scene = Scene::new(&[]);
+    scene.node.bridges_call_iptables(false);
+    // The way back of an answer is looked at, too: whoever was asked is known by then.
+    assert!(scene.answers(ask(Outside, 8080), true));
+    let [from, to] = [CLIENT[0], FIRST[0]];
+    let printed = |name: &str, status, port: &str, from: &str, to: &str| {
+        assert_snapshots(name, status, &["trace", port, "--from", from, "--to", to]);
+    };
+    printed("trace", 0, "8080", from, to);
+    printed("trace-nobody", 3, "8099/udp", from, to);
+    printed("trace-silent", 3, "8081", from, to);
+    sysctl("net/ipv4/conf/cni1/route_localnet", "0");
+    printed("trace-loopback", 3, "8080", "127.0.0.1", "127.0.0.1");
+    nft("table inet wall { chain gate { type filter hook forward priority 0; policy drop; }; }");
+    printed("trace-firewall", 3, "8080", from, to);
+}
+
+/// Where the node's own file is wrong, it is said, and the way is followed all the same.
+#[test]
+fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
+    let scene = Scene::new(&[]);
+    let arguments = ["trace", "8080", "--from", CLIENT[0], "--to", FIRST[0]];
+    fs::write("/etc/cni/autoport.json", r#"{"minPort": 0}"#).expect("ours");
+    let (status, stdout, stderr) = autoport(&arguments);
+    assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
+    for words in ["autoport: /etc/cni/autoport.json: minPort is 0", "looked for in /run/autoport"] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+    // Where the records are not, nobody is said to hold nothing.
+    fs::rename(STATE, "/run/elsewhere").expect("the store can be moved");
+    let trace = scene.traced(ask(Outside, 8080));
+    let step = |at: &str| {
+        let steps = trace["steps"].as_array().expect("steps");
+        steps.iter().find(|step| step["at"] == at).cloned().unwrap_or_default()
+    };
+    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(step("table")["text"], "table inet autoport is there");
+    assert_eq!(step("record")["text"], "nothing is recorded in /run/autoport");
+    assert_eq!(step("record")["remedy"], "`autoport doctor` says what to do");
+    scene.stops("no record is seen", ask(Outside, 8099), "element", "no element has port 8099/tcp");
+    let (_, stdout, _) = autoport(&["trace", "8099", "--to", "127.0.0.1"]);
+    assert!(stdout.contains("A packet from this node to 127.0.0.1:8099/tcp stops"), "{stdout}");
+    let (_, stdout, _) = autoport(&["doctor"]);
+    assert!(stdout.contains("`autoport repair --adopt` makes records of it"), "{stdout}");
+    fs::write("/etc/cni/autoport.json", r#"{"minPort": 0, "stateDir": "/run/elsewhere"}"#)
+        .expect("ours");
+    scene.arrives("the part that is right counts", ask(Outside, 8080));
+}
+
 #[test]
 fn without_privilege_trace_says_what_it_needs() {
     let scene = Scene::new(&[]);
@@ -327,7 +382,27 @@ fn without_privilege_trace_says_what_it_needs() {
     scene.node.note(format!("{stdout}{stderr}"));
     assert_eq!(status.code(), Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("CAP_NET_ADMIN"), "{stderr}");
-    let (status, _, stderr) = autoport(&["trace", "8080@192.0.2.1"]);
-    assert_eq!(status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("--to"), "{stderr}");
+}
+
+#[test]
+fn a_question_that_makes_no_sense_is_refused() {
+    let _scene = Scene::new(&[]);
+    for (words, told) in [
+        (&["8080@192.0.2.1"][..], "is for --to"),
+        (&["8080", "--from", CLIENT[0], "--to", FIRST[1]], "different IP versions"),
+        (&["8080/sctp", "--probe"], "tcp and udp only"),
+        (&["8080", "--from", "0.0.0.0"], "stands for all of them"),
+        (&["8080", "--to", "::"], "stands for all of them"),
+        (&["8080", "--from", "224.0.0.1"], "is a multicast address"),
+        (&["8080", "--from", "192.0.2"], "is not an IP address"),
+        (&["0"], "is not a number from 1 to 65535"),
+        (&["99999"], "is not a number from 1 to 65535"),
+    ] {
+        let (status, stdout, stderr) = autoport(&[&["trace"], words].concat());
+        assert_eq!(status.code(), Some(2), "{words:?}: {stdout}{stderr}");
+        assert!(stdout.is_empty() && stderr.contains(told), "{words:?}: {stderr}");
+    }
+    let mapped = format!("::ffff:{}", FIRST[0]);
+    let text = told(&["trace", "8080", "--from", CLIENT[0], "--to", &mapped]);
+    assert!(text.contains("192.0.2.1:8080/tcp reaches"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! What can be seen of the plugin on a node: its records, its index, its table.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -98,4 +99,24 @@ pub(crate) fn tree(folder: &Path) -> String {
             format!("{text}{name}: {}\n", String::from_utf8_lossy(&content))
         }
     })
+}
+
+/// All files of a folder, with what tells whether somebody wrote them.
+pub(crate) fn states(folder: &str) -> Vec<(String, u64, i64, Vec<u8>)> {
+    let mut states: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| {
+            let entry = entry.expect("a folder");
+            let found = entry.metadata().expect("a file");
+            let content = if found.is_file() && found.len() < 1 << 20 {
+                fs::read(entry.path()).expect("a file")
+            } else {
+                Vec::new()
+            };
+            let name = entry.file_name().into_string().expect("a name");
+            (name, found.ino(), found.mtime_nsec(), content)
+        })
+        .collect();
+    states.sort();
+    states
 }

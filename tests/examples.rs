@@ -101,10 +101,10 @@ const EXAMPLES: &[Example] = &[
         chain: &["calico", "autoport"],
         capabilities: BOTH,
         masquerade: Masquerade::Local,
-        // The node's interface with the pod's sandbox, and addresses that belong to none.
+        // Up to 3.30: the node's interface, and addresses that belong to none. Later, as of any veth.
         result: || {
             json!({
-                "interfaces": [{ "name": "cali0123456789a", "sandbox": SANDBOX }],
+                "interfaces": [{ "name": "cali0123456789a" }],
                 "ips": [{ "address": "192.168.3.4/32" }, { "address": "fd00:3::4/128" }],
             })
         },

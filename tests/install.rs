@@ -94,7 +94,7 @@ fn what_is_done_is_said() {
     assert_eq!(
         (said.status, &*said.stdout, &*said.stderr),
         (
-            Some(0),
+            Some(3),
             "/bin/autoport would be copied\n\
              /net.d/10-a.conflist would be changed: autoport in the place of portmap\n\
              \x20 what it was would be kept in /net.d/10-a.conflist.before-autoport\n\
@@ -126,7 +126,10 @@ fn what_is_done_is_said() {
     let after = folders.state();
 
     let said = folders.run(&["install"]);
-    assert_eq!(said.stdout, "/bin/autoport: nothing to do\n/net.d/10-a.conflist: nothing to do\n");
+    let nothing = "/bin/autoport: nothing to do\n/net.d/10-a.conflist: nothing to do\n";
+    assert_eq!(said.stdout, nothing);
+    let said = folders.run(&["install", "--dry-run"]);
+    assert_eq!((said.status, &*said.stdout), (Some(0), nothing));
     assert!(folders.state() == after, "done twice is done once");
 
     let said = folders.run(&["uninstall", "--output", "json"]);
@@ -161,6 +164,28 @@ fn what_is_not_understood_is_refused_and_nothing_is_changed() {
         assert!(said.stderr.contains(says), "{files:?}: {}", said.stderr);
         assert!(folders.state() == before, "{files:?}");
     }
+    let folders = Folders::new(&[]);
+    for (named, says) in [
+        ("10-a.conf", "/net.d/10-a.conf is no list of plugins: nothing can be chained to it"),
+        ("10-a.conflist", "cannot read /net.d/10-a.conflist: entity not found"),
+    ] {
+        let named = folders.path("net.d").join(named);
+        let said = folders.run(&["install", "--conflist", named.to_str().expect("a path")]);
+        assert!(said.status == Some(1) && said.stderr.contains(says), "{}", said.stderr);
+    }
+    fs::remove_dir(folders.path("net.d")).expect("our folder");
+    let said = folders.run(&["install"]);
+    assert!(said.stderr.contains("there is no network configuration in /net.d"), "{}", said.stderr);
+    let said = folders.run(&["uninstall"]);
+    assert_eq!((said.status, &*said.stdout), (Some(0), "/bin/autoport: nothing to do\n"));
+
+    // As main plugins write it; the error is one line all the same.
+    let condition = "\"conditionsV4\": [\n        \"-i\",\n        \"eth0\"\n      ]";
+    let restricted = LIST.replace("\"backend\": \"iptables\"", condition);
+    let folders = Folders::new(&[("10-a.conflist", &restricted)]);
+    let said = folders.run(&["install"]);
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    assert!(said.stderr.contains(r#"conditionsV4 is ["-i","eth0"], which"#), "{}", said.stderr);
     let folders = Folders::new(&[("real", LIST)]);
     symlink(folders.path("net.d/real"), folders.path("net.d/10-a.conflist")).expect("a link");
     let said = folders.run(&["install"]);
@@ -208,6 +233,9 @@ fn a_main_plugin_that_is_not_there_is_named() {
     fs::remove_file(folders.path("bin/bridge")).expect("our file");
     let said = folders.run(&["install"]);
     assert!(said.stdout.contains("bridge is not in /bin"), "{}", said.stdout);
+    symlink("/somewhere/on/the/node/cni", folders.path("bin/bridge")).expect("our folder");
+    let said = folders.run(&["install"]);
+    assert!(!said.stdout.contains("bridge"), "a container need not see that: {}", said.stdout);
     fs::remove_dir_all(folders.path("bin")).expect("our folder");
     let said = folders.run(&["install"]);
     assert_eq!(said.status, Some(1));

@@ -2,38 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
 use crate::chain::{Main, Network};
-use crate::machine::{CONTAINERD, IMAGE, Machine, configure, containerd_configuration, wait_for};
-use crate::netns::{Netns, ip, run};
-use crate::node::{CLIENT, FIRST};
+use crate::configuration::{arguments, private_folders, write_configurations};
+use crate::machine::{CONFIGURATIONS, CONTAINERD, IMAGE, Machine, PLUGINS, configure, wait_for};
+use crate::netns::{Netns, ip};
+use crate::node::CLIENT;
 use crate::plugin::{Plugin, tool};
 use crate::recording::{Call, calls};
-use crate::view::assert_nothing_held;
 
-/// What the pods run: `integration/echo/main.go`.
 /// The daemons, in the order in which they are started.
 const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
-
-/// A file below `/proc/sys` that kubelet wants to set, and to what. There it is the machine's, not
-/// the namespace's, so kubelet gets to see a file of ours in its place.
-const SETTINGS: [(&str, &str); 6] = [
-    ("kernel/keys/root_maxbytes", "25000000"),
-    ("kernel/keys/root_maxkeys", "1000000"),
-    ("kernel/panic", "10"),
-    ("kernel/panic_on_oops", "1"),
-    ("vm/overcommit_memory", "1"),
-    ("vm/panic_on_oom", "0"),
-];
 
 /// A running cluster. Everything in it ends with it.
 pub(crate) struct Cluster {
@@ -44,8 +30,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose network lets `network` say more.
-    pub(crate) fn with(network: impl FnOnce(Network) -> Network) -> Self {
+    /// A cluster whose containerd calls the plugin by way of the recorder.
+    pub(crate) fn new() -> Self {
+        Self::with([PLUGINS, CONFIGURATIONS], || {
+            configure(&Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking("1.0.0"));
+        })
+    }
+
+    /// A cluster whose containerd looks for plugins and for networks in these folders, and finds what
+    /// `furnish` puts there.
+    pub(crate) fn with(folders: [&str; 2], furnish: impl FnOnce()) -> Self {
         let mut machine = Machine::new("kubernetes");
         machine.environment = vec![
             // Otherwise kubelet asks for metadata at its start.
@@ -63,19 +57,16 @@ impl Cluster {
              route add unreachable 169.254.0.0/16",
             CLIENT[0], CLIENT[1]
         ));
-        let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking("1.0.0");
-        configure(&network(blue));
+        furnish();
         private_folders(&machine);
-        write_configurations(&machine);
+        write_configurations(&machine, folders);
         let mut cluster = Self { machine, daemons: BTreeMap::new(), seen: Vec::new() };
         for name in CONTROL {
             cluster.starts(name);
         }
         cluster.starts("kubelet");
         wait_for(PATIENCE, "containerd has the image", || cluster.import());
-        wait_for(PATIENCE, "the API server listens", || {
-            cluster.machine.try_run("kubectl", &["--kubeconfig=/run/kubeconfig", "version"]).0
-        });
+        wait_for(PATIENCE, "the API server listens", || cluster.try_kubectl(&["version"]).0);
         for name in &NODE[1..] {
             cluster.starts(name);
         }
@@ -93,15 +84,15 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn new() -> Self {
-        Self::with(|network| network)
+    /// Whether containerd answers, and has the image of the pods then.
+    pub(crate) fn import(&self) -> bool {
+        self.imports(&tool("image.tar"))
     }
 
-    /// Whether containerd answers, and has the image then.
-    pub(crate) fn import(&self) -> bool {
-        let image = tool("image.tar");
+    /// Whether containerd answers, and has what is in this archive then.
+    pub(crate) fn imports(&self, archive: &Path) -> bool {
         let words = ["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"];
-        let more = ["--snapshotter", "native", &image.to_string_lossy()];
+        let more = ["--snapshotter", "native", &archive.to_string_lossy()];
         self.machine.try_run(&bookworm("usr/bin/ctr"), &[&words[..], &more].concat()).0
     }
 
@@ -112,7 +103,7 @@ impl Cluster {
             if name == "containerd" { bookworm("usr/bin/containerd") } else { name.to_owned() };
         let script =
             format!("echo $$ >/run/{name}.pid; exec {program} \"$@\" >>/run/{name}.log 2>&1");
-        daemon.args(["-c", &script, name]).args(Self::arguments(name)).stdin(Stdio::null());
+        daemon.args(["-c", &script, name]).args(arguments(name)).stdin(Stdio::null());
         self.daemons.insert(name, daemon.spawn().expect("nsenter is there"));
     }
 
@@ -127,77 +118,16 @@ impl Cluster {
             .expect("a child can be waited for");
     }
 
-    fn arguments(name: &str) -> Vec<String> {
-        let words: &[&str] = match name {
-            "etcd" => &[
-                "--data-dir=/run/etcd",
-                "--listen-client-urls=http://127.0.0.1:2379",
-                "--advertise-client-urls=http://127.0.0.1:2379",
-                "--listen-peer-urls=http://127.0.0.1:2380",
-            ],
-            "containerd" => &["--config=/run/containerd.toml"],
-            "kube-apiserver" => &[
-                "--etcd-servers=http://127.0.0.1:2379",
-                "--bind-address=127.0.0.1",
-                "--secure-port=6443",
-                "--advertise-address=192.0.2.1",
-                "--service-cluster-ip-range=10.96.0.0/24",
-                "--authorization-mode=AlwaysAllow",
-                "--allow-privileged",
-                "--tls-cert-file=/run/pki.crt",
-                "--tls-private-key-file=/run/pki.key",
-                "--client-ca-file=/run/pki.crt",
-                "--service-account-key-file=/run/accounts.key",
-                "--service-account-signing-key-file=/run/accounts.key",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                "--kubelet-client-certificate=/run/pki.crt",
-                "--kubelet-client-key=/run/pki.key",
-                "--kubelet-preferred-address-types=InternalIP",
-            ],
-            "kubelet" => &[
-                "--config=/run/kubelet.yaml",
-                "--kubeconfig=/run/kubeconfig",
-                "--container-runtime=remote",
-                "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
-                "--hostname-override=node",
-                "--node-ip=192.0.2.1",
-            ],
-            "kubectl" => &["--kubeconfig=/run/kubeconfig", "proxy", "--unix-socket=/run/api.sock"],
-            "kube-controller-manager" => &[
-                "--kubeconfig=/run/kubeconfig",
-                "--leader-elect=false",
-                "--service-account-private-key-file=/run/accounts.key",
-                "--root-ca-file=/run/pki.crt",
-                "--port=0",
-                "--secure-port=0",
-            ],
-            "kube-scheduler" => &[
-                "--kubeconfig=/run/kubeconfig",
-                "--leader-elect=false",
-                "--port=0",
-                "--secure-port=0",
-            ],
-            // The four limits of connection tracking are the machine's.
-            "kube-proxy" => &[
-                "--kubeconfig=/run/kubeconfig",
-                "--hostname-override=node",
-                "--proxy-mode=iptables",
-                "--cluster-cidr=10.1.0.0/24",
-                "--conntrack-max-per-core=0",
-                "--conntrack-min=0",
-                "--conntrack-tcp-timeout-established=0",
-                "--conntrack-tcp-timeout-close-wait=0",
-                "--healthz-bind-address=",
-                "--metrics-bind-address=",
-            ],
-            _ => unreachable!("no daemon {name}"),
-        };
-        words.iter().map(|word| (*word).to_owned()).collect()
-    }
-
     /// kubectl as an operator uses it; it has to succeed.
     pub(crate) fn kubectl(&self, words: &[&str]) -> String {
-        self.machine.run("kubectl", &[&["--kubeconfig=/run/kubeconfig"], words].concat())
+        let (ok, text) = self.try_kubectl(words);
+        assert!(ok, "kubectl {}: {text}", words.join(" "));
+        text
+    }
+
+    /// The same; it may fail.
+    pub(crate) fn try_kubectl(&self, words: &[&str]) -> (bool, String) {
+        self.machine.try_run("kubectl", &[&["--kubeconfig=/run/kubeconfig"], words].concat())
     }
 
     /// Every call of the plugin so far.
@@ -212,103 +142,14 @@ impl Cluster {
         let path = call.map(|call| call.environment["CNI_NETNS"].clone());
         self.machine.netns(&path.unwrap_or_else(|| panic!("{pod} was never attached")))
     }
-
-    /// Deletes pods, waits until containerd and kubelet have nothing of any, and insists that
-    /// nothing else is left of them.
-    pub(crate) fn ends(&mut self, pods: &[&str]) {
-        for pod in pods {
-            api::delete("pods", pod);
-        }
-        self.assert_nothing_left();
-    }
-
-    /// Insists on the same when the pods have been deleted already.
-    pub(crate) fn assert_nothing_left(&mut self) {
-        wait_for(PATIENCE, "all pods are gone", || api::items("pods").is_empty());
-        // kubelet comes for sandboxes, volumes and cgroups once a minute or two.
-        let end = Instant::now() + PATIENCE;
-        let mut left = self.left();
-        while !left.is_empty() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(200));
-            left = self.left();
-        }
-        assert_eq!(left, [""; 0], "this is left of pods");
-        assert_nothing_held();
-        assert_eq!(self.machine.held(), [""; 0]);
-        let published = fs::read_dir("/run/autoport/pods").into_iter().flatten().flatten();
-        assert_eq!(published.count(), 0, "published files are left");
-        self.calls();
-    }
-
-    /// Whatever a pod leaves behind that is not ours: sandboxes, network namespaces, addresses,
-    /// mounts, cgroups, processes, connections.
-    fn left(&self) -> Vec<String> {
-        let client = tool("bin/cri").to_string_lossy().into_owned();
-        let list: Value =
-            serde_json::from_str(&self.machine.run(&client, &["list", ""])).unwrap_or_default();
-        let mut left: Vec<String> = Vec::new();
-        for sandbox in list["items"].as_array().into_iter().flatten() {
-            left.push(format!("sandbox {}", sandbox["id"]));
-        }
-        // The client's has been there before.
-        let names = |folder: &str| -> Vec<String> {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path().display().to_string()).collect()
-        };
-        left.extend(names("/run/netns").into_iter().filter(|name| name.contains("/cni-")));
-        left.extend(
-            names("/run/var/lib/cni/networks/blue")
-                .into_iter()
-                .filter(|name| ["/10.", "/fd"].iter().any(|address| name.contains(address))),
-        );
-        left.extend(names("/run/var/lib/kubelet/pods"));
-        left.extend(names("/run/var/log/pods"));
-        let mounts = self.machine.run("cat", &["/proc/self/mountinfo"]);
-        left.extend(
-            mounts
-                .lines()
-                .filter(|line| {
-                    line.contains("/kubelet/pods/") || line.contains("/run/containerd/io.")
-                })
-                .map(str::to_owned),
-        );
-        let processes = self.machine.run("ps", &["-e", "-o", "args="]);
-        left.extend(
-            processes
-                .lines()
-                .filter(|line| {
-                    line.contains("/echo") || line.contains("shim") || line.contains("runc")
-                })
-                .map(str::to_owned),
-        );
-        let cgroup = &self.machine.cgroup;
-        // runc makes one in the unified hierarchy too, of which kubelet 1.20 does not know.
-        for top in names("/sys/fs/cgroup").iter().filter(|top| !top.ends_with("/unified")) {
-            let below = run(
-                std::process::Command::new("find")
-                    .arg(format!("{top}{cgroup}"))
-                    .args(["-type", "d"]),
-                "",
-            );
-            left.extend(below.1.lines().filter(|line| line.contains("/pod")).map(str::to_owned));
-        }
-        // TCP's stay for two minutes after their end, whoever made them.
-        let flows = self.machine.run("conntrack", &["-L", "-p", "udp"]);
-        let of_pods = ["src=10.1.0.", "dst=10.1.0."];
-        left.extend(
-            flows
-                .lines()
-                .filter(|line| of_pods.iter().any(|part| line.contains(part)))
-                .map(str::to_owned),
-        );
-        left
-    }
 }
 
 impl Drop for Cluster {
     #[expect(clippy::print_stderr, reason = "libtest shows it with the failure it belongs to")]
     fn drop(&mut self) {
         if std::thread::panicking() {
+            let events = self.try_kubectl(&["get", "events", "--all-namespaces"]).1;
+            eprintln!("--- events ---\n{events}");
             for name in CONTROL.iter().chain(&NODE) {
                 let log = fs::read_to_string(format!("/run/{name}.log")).unwrap_or_default();
                 let lines: Vec<_> =
@@ -322,107 +163,6 @@ impl Drop for Cluster {
 
 fn bookworm(name: &str) -> String {
     tool("bookworm").join(name).to_string_lossy().into_owned()
-}
-
-/// Gives the daemons folders and settings of their own at the places that are built into them.
-fn private_folders(machine: &Machine) {
-    let mut script = vec!["set -e".to_owned(), "mount --make-rshared /".to_owned()];
-    for folder in [
-        "/run/tmp",
-        "/run/var/log",
-        "/run/var/lib/kubelet",
-        "/run/var/lib/cni",
-        "/run/opt",
-        "/run/settings",
-    ] {
-        fs::create_dir_all(folder).expect("/run is ours");
-    }
-    for folder in ["var", "opt"] {
-        script.push(format!("mount --bind /run/{folder} /{folder}"));
-    }
-    fs::write("/run/resolv.conf", "nameserver 127.0.0.1\n").expect("/run is ours");
-    script.push("mount --bind /run/resolv.conf /etc/resolv.conf".to_owned());
-    for (name, value) in SETTINGS {
-        let file = PathBuf::from("/run/settings").join(name.replace('/', "."));
-        fs::write(&file, value).expect("/run is ours");
-        script.push(format!("mount --bind {} /proc/sys/{name}", file.display()));
-    }
-    // kubelet insists that its root is there.
-    for folder in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        if folder.path().join("cgroup.procs").exists() {
-            script.push(format!("mkdir {}{}", folder.path().display(), machine.cgroup));
-        }
-    }
-    machine.run("sh", &["-c", &script.join("\n")]);
-}
-
-fn write_configurations(machine: &Machine) {
-    machine.run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/O=system:masters/CN=admin",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            "/run/pki.key",
-            "-out",
-            "/run/pki.crt",
-        ],
-    );
-    machine.run("openssl", &["genrsa", "-traditional", "-out", "/run/accounts.key", "2048"]);
-    let kubeconfig = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {
-            "server": "https://127.0.0.1:6443", "certificate-authority": "/run/pki.crt",
-        }}],
-        "users": [{"name": "u", "user": {
-            "client-certificate": "/run/pki.crt", "client-key": "/run/pki.key",
-        }}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    });
-    let score = fs::read_to_string("/proc/self/oom_score_adj").expect("it has one");
-    let score: i64 = score.trim().parse().expect("a number");
-    let never =
-        json!({"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"});
-    let kubelet = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": FIRST[0],
-        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": machine.cgroup,
-        "evictionHard": never,
-        "failSwapOn": false,
-        "healthzPort": 0,
-        "imageGCHighThresholdPercent": 100,
-        "imageGCLowThresholdPercent": 99,
-        // Not even root may go below its own, or raise limits, without CAP_SYS_RESOURCE.
-        "oomScoreAdj": score,
-        "maxOpenFiles": 20000,
-        "protectKernelDefaults": true,
-        "resolvConf": "/run/resolv.conf",
-    });
-    let containerd = containerd_configuration();
-    for (path, text) in [
-        ("/run/kubeconfig", kubeconfig.to_string()),
-        ("/run/kubelet.yaml", kubelet.to_string()),
-        ("/run/containerd.toml", containerd),
-    ] {
-        fs::write(Path::new(path), text).expect("/run is ours");
-    }
 }
 
 /// A pod whose container answers on these ports.

@@ -13,6 +13,7 @@ mod api;
 #[expect(dead_code, reason = "shared with the integration tests, as is all from above")]
 mod chain;
 mod cluster;
+mod configuration;
 #[path = "../echo.rs"]
 mod echo;
 #[path = "../runtimes/machine.rs"]
@@ -36,8 +37,10 @@ mod recording;
 #[expect(dead_code, reason = "shared")]
 mod view;
 
+mod daemonset;
 mod manifests;
 mod pods;
+mod remains;
 mod restarts;
 mod services;
 mod workloads;

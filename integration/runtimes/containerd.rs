@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::chain::{Main, Network};
 use crate::machine::{
-    CONTAINERD, Machine, configure, containerd_configuration, install, published, wait_until,
+    CONFIGURATIONS, CONTAINERD, Machine, PLUGINS, configure, containerd_configuration, install,
+    published, wait_until,
 };
 use crate::node::FIRST;
 use crate::plugin::{Plugin, tool};
@@ -44,7 +45,7 @@ impl Containerd {
         let version = if release == Release::Sid { "1.1.0" } else { "1.0.0" };
         let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking(version);
         configure(&network(blue));
-        let configuration = containerd_configuration();
+        let configuration = containerd_configuration(PLUGINS, CONFIGURATIONS);
         fs::write("/run/containerd.toml", configuration).expect("/run is ours");
         let mut containerd = Self { machine, daemon: None };
         containerd.starts();

@@ -255,7 +255,7 @@ impl Drop for Machine {
 }
 
 /// The configuration of containerd 1.6 and 2, which runs what Debian 12 has of runc.
-pub(crate) fn containerd_configuration() -> String {
+pub(crate) fn containerd_configuration(plugins: &str, networks: &str) -> String {
     format!(
         r#"version = 2
 root = "/run/containerd/root"
@@ -267,8 +267,8 @@ sandbox_image = "{IMAGE}"
 restrict_oom_score_adj = true
 disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{PLUGINS}"
-conf_dir = "{CONFIGURATIONS}"
+bin_dir = "{plugins}"
+conf_dir = "{networks}"
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use crate::chain::{Main, Network};
 use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, wait_until};
-use crate::netns::nft;
+use crate::netns::{nft, run};
 use crate::node::SECOND;
 use crate::plugin::{DEBIAN, Plugin, tool};
 use crate::probe::{Answer, Probe, Transport};
@@ -251,6 +252,32 @@ fn a_pod_with_two_containers() {
     podman.machine.assert_reached("one", Transport::Tcp, 8080);
     podman.does(&["pod", "rm", "--force", "--time", "0", "shop"]);
     assert_nothing_held();
+}
+
+/// The image of `make image`, in which there is nothing but the program.
+#[test]
+fn the_image_is_loaded_and_runs() {
+    const EXECUTABLE: &str = "/run/stripped";
+    let podman = Podman::new();
+    // The debug symbols are most of it, and would be compressed.
+    let plugin = Plugin::Autoport.path();
+    let (ok, text) = run(Command::new("strip").args(["-o", EXECUTABLE]).arg(plugin), "");
+    assert!(ok, "{text}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
+    let (ok, text) = run(Command::new(script).args([EXECUTABLE, "/run/image"]), "");
+    assert!(ok, "{text}");
+    let (file, _) = text.split_once(": ").expect("the file and its size");
+    podman.does(&["load", "--quiet", "--input", file]);
+    let version = env!("CARGO_PKG_VERSION");
+    let image = format!("localhost/autoport:{version}");
+    // Attached, or with `podman wait`, podman takes 20 s more here.
+    let run =
+        ["run", "--detach", "--name", "once", "--network", "none", "--log-driver", "k8s-file"];
+    let cgroup = ["--cgroup-parent", &podman.machine.cgroup];
+    podman.does(&[&run[..], &cgroup, &[&image, "--version"]].concat());
+    let said = format!("autoport {version}");
+    wait_until("it has said its version", || podman.does(&["logs", "once"]) == said);
+    podman.ends(&["once"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::collect::{Evidence, judge};
 use crate::error::Error;
 use crate::kernel::{self, Nft};
 use crate::model::Owner;
@@ -54,12 +55,19 @@ pub fn dismantle(
     log: &mut dyn Write,
 ) -> Result<Dismantled, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(Dismantled::default()) };
-    let found = Dismantled::of(&shared)?;
+    let mut found = Dismantled::of(&shared)?;
+    if dry_run {
+        // Whoever is provably gone would have been collected.
+        found.holders.retain(|owner| judge(owner) != Evidence::Stale);
+    }
     if !found.is_over() {
         return Ok(found);
     }
     if dry_run {
-        return Ok(Dismantled { table: true, loopback: shared.loopback()?, ..found });
+        shared.belongs_here()?;
+        let mut nft = Nft::open(&shared.instance().id)?;
+        let (loopback, kept_loopback) = returned(&mut nft, shared.loopback()?)?;
+        return Ok(Dismantled { table: nft.has_table()?, loopback, kept_loopback, ..found });
     }
     drop(shared);
     let locked = store.lock(patience, log)?;
@@ -69,19 +77,23 @@ pub fn dismantle(
     }
     locked.belongs_here()?;
     let mut nft = Nft::open(&locked.instance().id)?;
-    // Its pods would no longer be reached from 127.0.0.1, and it sets the sysctl itself.
-    let is_portmaps = !nft.portmap()?.is_empty();
-    let noted = locked.loopback()?;
+    let (loopback, kept_loopback) = returned(&mut nft, locked.loopback()?)?;
     // The chain `guard` goes last: without it they would be open to everybody.
-    for interface in &noted {
-        if !is_portmaps {
-            kernel::refuse_loopback(interface)?;
-        }
+    for interface in &loopback {
+        kernel::refuse_loopback(interface)?;
+        locked.forget_loopback(interface)?;
+    }
+    for interface in &kept_loopback {
         locked.forget_loopback(interface)?;
     }
     let table = nft.remove_table()?;
     locked.end()?;
-    let (loopback, kept_loopback) =
-        if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) };
     Ok(Dismantled { table, loopback, kept_loopback, ..found })
+}
+
+/// On which of the interfaces `route_localnet` goes back, and on which it stays for portmap: whose pods
+/// would no longer be reached from 127.0.0.1, and which sets the sysctl itself.
+fn returned(nft: &mut Nft, noted: Vec<String>) -> Result<(Vec<String>, Vec<String>), Error> {
+    let is_portmaps = !nft.portmap()?.is_empty();
+    Ok(if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) })
 }

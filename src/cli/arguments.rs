@@ -16,14 +16,23 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
-    #[arg(long, global = true, value_name = "DIRECTORY")]
+    #[arg(long, global = true, value_name = "DIRECTORY", help_heading = GLOBAL)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Print for people, or for programs
-    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = GLOBAL
+    )]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const GLOBAL: &str = "For every command";
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 the command worked; 1 it did not; 2 the arguments are wrong; 3 it worked, and what it \
@@ -99,7 +108,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Follow a packet to a host port, and say where it would stop
     ///
-    /// Takes root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
+    /// Needs root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
     /// Exit status 3: it would not arrive, or that depends on something that could not be told.
     Trace(Trace),
 }
@@ -111,11 +120,11 @@ pub(crate) struct Trace {
     pub(crate) port: Port,
     /// The client; 127.0.0.1, an address of the node or of a pod among others [default: somebody
     /// outside]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) from: Option<IpAddr>,
     /// The address that it asks [default: what the node is known by outside, or 127.0.0.1 where the
     /// client is]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) to: Option<IpAddr>,
     /// Connect from this node as well, and say what came of it
     #[arg(long)]
@@ -137,7 +146,7 @@ pub(crate) struct List {
     /// Only pods of this namespace
     #[arg(long, short, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
-    /// Only this pod or container: NAMESPACE/NAME, a name, or the beginning of a container ID
+    /// Only this pod or container: NAMESPACE/NAME, a name or UID, or the beginning of a container ID
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
     /// Only this number, on whatever address
@@ -221,6 +230,8 @@ pub(crate) struct Folders {
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
     /// Only print what would be changed, as diff(1) does
+    ///
+    /// Exit status 3: there is something to do.
     #[arg(long, conflicts_with = "stay")]
     pub(crate) dry_run: bool,
     /// Do not end: look again every ten seconds, until SIGTERM
@@ -330,4 +341,13 @@ fn node_address(text: &str) -> Result<IpAddr, String> {
              brackets and zone"
         )),
     }
+}
+
+/// One that a packet can be from, or for.
+fn one_address(text: &str) -> Result<IpAddr, String> {
+    let address = node_address(text)?;
+    if address.is_unspecified() {
+        return Err(format!("address {text:?} stands for all of them; name one"));
+    }
+    Ok(address)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use autoport::diagnosis::{self, Facts, Finding, Places, State};
+use autoport::diagnosis::{self, Facts, Finding, Places, State, counted};
 use serde::Serialize;
 
 use super::arguments::Doctor;
@@ -12,11 +12,10 @@ use super::{Failure, Node, Verdict};
 pub(super) fn run(
     asked: &Doctor,
     node: &Node,
+    node_file: io::Result<Option<Vec<u8>>>,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
     let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
-    // What is wrong with it is told where the store's directory is looked for.
-    let node_file = crate::read_node_file().ok().flatten();
     let facts = Facts::gather(places, &node.store, node.patience, node_file);
     let report = Report::of(diagnosis::findings(&facts));
     screen.show(&report)?;
@@ -54,8 +53,10 @@ impl Answer for Report {
         }
         writeln!(
             out,
-            "{} failed, {} warnings, {} not seen",
-            self.failed, self.warnings, self.unseen
+            "{} failed, {}, {} not seen",
+            self.failed,
+            counted(self.warnings, "warning"),
+            self.unseen
         )
     }
 }

@@ -5,13 +5,14 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use autoport::app::{self, Dismantled};
+use autoport::diagnosis::counted;
 use autoport::install::{self, CACHE_DIR, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, asked_to_end, causes, note, now};
+use super::{Failure, Node, Verdict, arguments, asked_to_end, note, now};
 
 /// Milliseconds to wait before looking again whether somebody wrote a configuration anew.
 const AGAIN: u16 = 10_000;
@@ -103,14 +104,19 @@ impl Answer for Outcome {
 }
 
 impl Remains {
+    /// How many attachments have host ports.
+    fn left(&self) -> usize {
+        self.holders.len() + self.unreadable
+    }
+
     fn text(&self, dry_run: bool, out: &mut Text<'_>) -> io::Result<()> {
-        let left = self.holders.len() + self.unreadable;
+        let left = self.left();
         if left > 0 {
             for holder in &self.holders {
                 writeln!(out, "{holder} has host ports")?;
             }
             let text = "keep working; run this again when they are gone";
-            return writeln!(out, "the host ports of {left} attachments {text}");
+            return writeln!(out, "the host ports of {} {text}", counted(left, "attachment"));
         }
         let would = if dry_run { "would be " } else { "" };
         if self.table_removed {
@@ -140,6 +146,12 @@ impl Outcome {
             node.as_ref().is_some_and(|node| node.table_removed || !node.loopback.is_empty());
         let files = steps.into_iter().map(File::from).collect();
         Self { dry_run, changed: steps_change || node_changes, files, node }
+    }
+
+    /// A dry run says whether all is done: the probe of `deploy/kubernetes` asks that.
+    fn verdict(&self) -> Verdict {
+        let is_held = self.node.as_ref().is_some_and(|node| node.left() > 0);
+        if self.dry_run && (self.changed || is_held) { Verdict::Unwell } else { Verdict::Well }
     }
 }
 
@@ -199,8 +211,9 @@ fn repeatedly(
     mut work: impl FnMut() -> Result<Outcome, Failure>,
 ) -> Result<Verdict, Failure> {
     if !stay {
-        screen.show(&work()?)?;
-        return Ok(Verdict::Well);
+        let outcome = work()?;
+        screen.show(&outcome)?;
+        return Ok(outcome.verdict());
     }
     let stop = asked_to_end()?;
     let (mut shown, mut failed) = (None, String::new());
@@ -216,7 +229,7 @@ fn repeatedly(
             }
             // The main plugin may not have been here yet.
             Err(error) => {
-                let text = format!("{error}: {}", causes(&error));
+                let text = error.in_one_line();
                 if text != failed {
                     note(&text);
                     failed = text;

@@ -21,12 +21,14 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ambiguous, Subject};
-use autoport::cni::Config;
+use autoport::cni::{Config, StoreConfig};
+use autoport::diagnosis::is_denied;
 use autoport::error::Error;
 use autoport::store::Store;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use self::arguments::{Cli, Command};
@@ -83,6 +85,13 @@ impl From<Ambiguous> for Failure {
 }
 
 impl Failure {
+    /// It and what is behind it.
+    fn in_one_line(&self) -> String {
+        let details = self.details();
+        let separator = if details.is_empty() { "" } else { ": " };
+        format!("{self}{separator}{details}")
+    }
+
     /// What is behind it.
     fn details(&self) -> String {
         match self {
@@ -142,9 +151,8 @@ pub(crate) fn main() -> u8 {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error) => error,
     };
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    note(format_args!("{error}{separator}{details}"));
+    let hint = if is_denied(&error) && !geteuid().is_root() { "; run it as root" } else { "" };
+    note(format_args!("{}{hint}", error.in_one_line()));
     1
 }
 
@@ -183,8 +191,18 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
         Command::Install(asked) => install::install(asked, screen),
         Command::Uninstall(asked) => install::uninstall(asked, node, screen),
         Command::Repair(asked) => repair::run(asked, &node()?, screen),
-        Command::Doctor(asked) => doctor::run(asked, &node()?, screen),
-        Command::Trace(asked) => trace::run(asked, &node()?, screen),
+        Command::Doctor(asked) => {
+            let (node, node_file) = Node::in_part(cli.state_dir.clone());
+            doctor::run(asked, &node, node_file, screen)
+        }
+        Command::Trace(asked) => {
+            let (node, node_file) = Node::in_part(cli.state_dir.clone());
+            if let Some(why) = wrong(&node_file) {
+                let dir = node.store.dir().display();
+                note(format_args!("{why}; the records are looked for in {dir}"));
+            }
+            trace::run(asked, &node, screen)
+        }
     }
 }
 
@@ -210,6 +228,18 @@ impl Node {
         Ok((Self { store, patience }, config))
     }
 
+    /// The node's store as far as its own file says where it is, and the file: for commands that look
+    /// at what is wrong with a node.
+    fn in_part(state_dir: Option<PathBuf>) -> (Self, io::Result<Option<Vec<u8>>>) {
+        let node_file = super::read_node_file();
+        let bytes = node_file.as_ref().ok().and_then(Option::as_deref);
+        let mut config = StoreConfig::of_node_in_part(bytes);
+        if let Some(state_dir) = state_dir {
+            config.state_dir = state_dir;
+        }
+        (Self { store: app::store(&config), patience: config.lock_timeout }, node_file)
+    }
+
     /// What is said where no ADD has been.
     fn nothing_recorded(&self) -> String {
         format!("nothing has been recorded in {} yet", self.store.dir().display())
@@ -218,6 +248,14 @@ impl Node {
     /// The answer where there was nothing to do it to.
     fn nothing_yet<A: Answer>(&self, empty: A) -> NothingYet<A> {
         NothingYet { told: self.nothing_recorded(), empty }
+    }
+}
+
+/// What is wrong with the node's own file, if anything is.
+fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
+    match node_file {
+        Ok(bytes) => Config::of_node(bytes.as_deref()).err().map(|error| error.in_one_line()),
+        Err(error) => Some(format!("cannot read {}: {error}", super::NODE_FILE)),
     }
 }
 

@@ -5,9 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use autoport::diagnosis::{self, Fate, Query, Step, Trace, Way};
 use autoport::kernel;
+use autoport::model::Protocol;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use serde::Serialize;
 
-use super::arguments;
+use super::arguments::{self, Cli};
 use super::output::{Answer, Screen, Text, Tone};
 use super::{Failure, Node, Verdict};
 
@@ -22,6 +25,15 @@ pub(super) fn run(
         from: asked.from,
         to: asked.to.unwrap_or_else(|| known_by(asked.from)),
     };
+    if let Some(from) = query.from.filter(|from| from.is_ipv6() != query.to.is_ipv6()) {
+        let to = query.to;
+        wrong(&format!(
+            "{from} and {to}, which it would ask, are of different IP versions: see --to"
+        ));
+    }
+    if asked.probe && query.protocol == Protocol::Sctp {
+        wrong("--probe can send over tcp and udp only");
+    }
     let way = Way::ask(query, &node.store, node.patience)?;
     let trace = Trace::of(&way);
     let probe = asked.probe.then(|| {
@@ -32,6 +44,11 @@ pub(super) fn run(
     screen.show(&told)?;
     let missed = told.probe.as_ref().is_some_and(|probe| !probe.answered);
     Ok(if told.trace.fate == Fate::Passes && !missed { Verdict::Well } else { Verdict::Unwell })
+}
+
+/// Ends as wrong arguments do.
+fn wrong(why: &str) -> ! {
+    Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
 }
 
 /// The address that a client of this sort would ask.

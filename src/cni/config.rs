@@ -94,21 +94,30 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// What holds on this node outside of any network: for the command line.
-    ///
-    /// # Errors
-    /// As for [`Config::of_node`].
-    pub fn of_node(node_file: Option<&[u8]>) -> Result<Self, Error> {
-        Config::of_node(node_file).map(|config| config.store)
+    /// What holds on this node outside of any network, as far as the file says it rightly: as DEL
+    /// takes it, and for who looks at a node where the file may be wrong.
+    #[must_use]
+    pub fn of_node_in_part(node_file: Option<&[u8]>) -> Self {
+        let node = node_file.and_then(|bytes| decode_node_file(bytes).ok());
+        let layers: Vec<&Object<'_>> = node.iter().collect();
+        // A lenient judge lets everything pass.
+        Self::from_layers(&layers, &mut Judge::lenient()).unwrap_or_default()
     }
 
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
         let state_dir = judge.value(layers, "stateDir", state_dir)?;
         let lock_timeout = judge.value(layers, "lockTimeout", lock_timeout)?;
+        let default = Self::default();
         Ok(Self {
-            state_dir: state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            lock_timeout: lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
+            state_dir: state_dir.unwrap_or(default.state_dir),
+            lock_timeout: lock_timeout.unwrap_or(default.lock_timeout),
         })
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { state_dir: DEFAULT_STATE_DIR.into(), lock_timeout: DEFAULT_LOCK_TIMEOUT }
     }
 }
 
@@ -183,6 +192,17 @@ pub fn check_plugin(object: &[u8]) -> Result<Vec<String>, Error> {
     let conf = Object::decode("the plugin's object", "", object)?;
     let mut judge = Judge::strict();
     Config::from_layers(&[&conf], &mut judge)?;
+    Ok(judge.warnings)
+}
+
+/// The same of the bytes of [`NODE_FILE`].
+///
+/// # Errors
+/// Those with which an ADD of whatever network would be refused.
+pub fn check_node_file(bytes: &[u8]) -> Result<Vec<String>, Error> {
+    let node = decode_node_file(bytes)?;
+    let mut judge = Judge::strict();
+    Config::from_layers(&[&node], &mut judge)?;
     Ok(judge.warnings)
 }
 

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 
 pub use self::config::{
     Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Dialects, NODE_FILE,
-    StoreConfig, check_plugin,
+    StoreConfig, check_node_file, check_plugin,
 };
 pub use self::env::{Command, Env, Problem, Variable};
 pub use self::error::Error;

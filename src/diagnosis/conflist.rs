@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::facts::node_file;
-use super::{Facts, Finding, Seen, some_of};
+use super::{Facts, Finding, Seen, node_file, some_of};
 use crate::cni::{self, Config, Version};
 
 /// A network configuration file.
@@ -113,7 +112,7 @@ pub(super) fn configs(
     let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
     let own = lists.flat_map(|list| list.own().map(move |(_, plugin)| (list, plugin)));
     own.filter_map(|(list, plugin)| {
-        let read = cni::read_config(plugin.object.get().as_bytes(), node_file(facts));
+        let read = cni::read_config(plugin.object.get().as_bytes(), node_file::valid(facts));
         Some((list.file.clone(), read.ok()?.0))
     })
     .collect()
@@ -181,7 +180,7 @@ pub(super) fn findings(
         }
     }
     for list in &with {
-        findings.extend(chain(facts, list));
+        findings.extend(chain(list));
     }
     let portmaps = networks
         .iter()
@@ -198,7 +197,7 @@ pub(super) fn findings(
 }
 
 /// What is to say about a network that autoport is chained in.
-fn chain(facts: &Facts, list: &Conflist) -> Vec<Finding> {
+fn chain(list: &Conflist) -> Vec<Finding> {
     let (file, mut findings) = (&list.file, Vec::new());
     let mut fail = |text: String, remedy: String| {
         findings.push(Finding::failed(CHECK, format!("{file}: {text}"), remedy));
@@ -257,7 +256,7 @@ fn chain(facts: &Facts, list: &Conflist) -> Vec<Finding> {
             "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",
         ));
     }
-    findings.extend(settings(facts, list, plugin));
+    findings.extend(settings(list, plugin));
     if findings.is_empty() {
         let chain = kinds.join(", ");
         let text = format!("{file}: {chain}; cniVersion {}", list.version);
@@ -266,10 +265,11 @@ fn chain(facts: &Facts, list: &Conflist) -> Vec<Finding> {
     findings
 }
 
-fn settings(facts: &Facts, list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
+/// The keys of this network alone: those of the node's own file have lines of their own.
+fn settings(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match cni::read_config(plugin.object.get().as_bytes(), facts.node_file.as_deref()) {
-        Ok((_, warnings)) => {
+    match cni::check_plugin(plugin.object.get().as_bytes()) {
+        Ok(warnings) => {
             for warning in warnings {
                 let text = format!("{}: {warning}", list.file);
                 findings.push(Finding::warning(CHECK, text, "remove the key, or correct it"));

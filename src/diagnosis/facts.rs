@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use super::legacy;
 use crate::app::{self, Evidence, Examined};
-use crate::cni;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
 use crate::store::Store;
@@ -60,7 +59,8 @@ impl<T> Seen<T> {
 }
 
 /// Whether somewhere below it is a lack of privilege.
-pub(super) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
+#[must_use]
+pub fn is_denied(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let io = error.downcast_ref::<io::Error>();
@@ -156,10 +156,12 @@ pub struct Facts {
     pub table: Seen<Table>,
     /// The network configurations, in the order in which runtimes take them.
     pub configurations: Seen<Vec<(String, Vec<u8>)>>,
-    /// The node's own file.
-    pub node_file: Option<Vec<u8>>,
+    /// The node's own file; `None` where there is none.
+    pub node_file: Seen<Option<Vec<u8>>>,
     /// The installed plugin; `None` where there is none.
     pub binary: Seen<Option<Binary>>,
+    /// Where the records are looked for.
+    pub state_dir: PathBuf,
     /// The records and the kernel; `None` where nothing is recorded.
     pub store: Seen<Option<Examined>>,
     /// Which of the records are provably of nobody.
@@ -189,8 +191,9 @@ impl Facts {
         places: Places,
         store: &Store,
         patience: Duration,
-        node_file: Option<Vec<u8>>,
+        node_file: io::Result<Option<Vec<u8>>>,
     ) -> Self {
+        let state_dir = store.dir().to_owned();
         let store = Seen::of(app::examine(store, patience, &mut io::sink()));
         let records = store.known().and_then(Option::as_ref);
         let records = records.map_or(&[][..], |examined| &examined.records);
@@ -209,7 +212,8 @@ impl Facts {
             ),
             configurations: Seen::of(configurations(&places.conf_dir)),
             binary: Seen::of(binary(&places.bin_dir.join("autoport"))),
-            node_file,
+            node_file: Seen::of(node_file),
+            state_dir,
             stale,
             sysctls: Sysctls::gather(),
             uplinks: uplinks(),
@@ -337,9 +341,4 @@ pub(super) fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
         }
     }
     None
-}
-
-/// Reads the node's own file; an unreadable one is for [`cni::read_config`] to complain about.
-pub(super) fn node_file(facts: &Facts) -> Option<&[u8]> {
-    facts.node_file.as_deref().filter(|bytes| cni::StoreConfig::of_node(Some(bytes)).is_ok())
 }

@@ -8,6 +8,7 @@ mod facts;
 mod legacy;
 mod machine;
 mod network;
+mod node_file;
 mod passage;
 mod ports;
 mod recorded;
@@ -18,7 +19,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use conflist::{Conflist, Plugin};
-pub use facts::{Binary, Facts, Places, Seen, Sysctls};
+pub use facts::{Binary, Facts, Places, Seen, Sysctls, is_denied};
 pub use passage::{Packet, Passage, Translation, passage, translations};
 pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
@@ -86,11 +87,18 @@ impl Finding {
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let networks = conflist::networks(facts);
     let mut findings = machine::findings(facts);
+    findings.extend(node_file::findings(facts));
     findings.extend(conflist::findings(facts, &networks));
     findings.extend(recorded::findings(facts));
     findings.extend(ports::findings(facts, &networks));
     findings.extend(network::findings(facts, &networks));
     findings
+}
+
+/// How many there are.
+#[must_use]
+pub fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Some of many, as a sentence has room for.

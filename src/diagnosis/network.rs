@@ -1,8 +1,8 @@
 //! What the node's network does with a packet on its way to a pod.
 
 use super::{
-    Conflist, Facts, Finding, Packet, Passage, Seen, Translation, conflist, passage, ports,
-    some_of, translations,
+    Conflist, Facts, Finding, Packet, Passage, Seen, Translation, conflist, counted, passage,
+    ports, some_of, translations,
 };
 use crate::kernel::{ChainName, Hooked, OtherChain, Others};
 use crate::model::{Family, Mapping};
@@ -61,7 +61,8 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, format!("{} is on", on.join(" and "))));
+        let verb = if on.len() == 1 { "is" } else { "are" };
+        findings.push(Finding::ok(CHECK, format!("{} {verb} on", on.join(" and "))));
     }
     findings
 }
@@ -185,7 +186,7 @@ fn bridges(facts: &Facts) -> Vec<Finding> {
             ),
         )];
     }
-    vec![Finding::ok(CHECK, format!("{setting}; {} pods on bridges", bridged.len()))]
+    vec![Finding::ok(CHECK, format!("{setting}; {} on bridges", counted(bridged.len(), "pod")))]
 }
 
 /// What lets through what was translated, whoever translated it.
@@ -325,6 +326,7 @@ fn other_tables(facts: &Facts, networks: &[(String, Result<Conflist, String>)]) 
     if findings.is_empty() {
         let text = match earlier.len() {
             0 => "none translates anything before ours".to_owned(),
+            1 => "one rule translates before ours, and none of our ports".to_owned(),
             number => format!("{number} rules translate before ours, none of them our ports"),
         };
         findings.push(Finding::ok(CHECK, text));

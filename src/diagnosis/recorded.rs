@@ -1,7 +1,7 @@
 //! The records, and the kernel's table beside them.
 
 use super::facts::is_denied;
-use super::{Facts, Finding, Seen, some_of};
+use super::{Facts, Finding, Seen, counted, some_of};
 use crate::app::Examined;
 use crate::kernel::Table;
 use crate::model::Record;
@@ -30,7 +30,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
             return vec![Finding::failed(
                 CHECK,
                 why.clone(),
-                "see docs/errors.md; every ADD fails",
+                "do what it says (docs/errors.md has more); every ADD with host ports fails",
             )];
         }
     };
@@ -56,7 +56,8 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 fn table(facts: &Facts, examined: &Examined) -> Finding {
     const CHECK: &str = "table";
     let ports = facts.records().iter().map(translated).sum::<usize>();
-    let held = format!("{} attachments, {ports} translated host ports", examined.records.len());
+    let attachments = counted(examined.records.len(), "attachment");
+    let held = format!("{attachments}, {}", counted(ports, "translated host port"));
     match &examined.differences {
         Ok(differences) if differences.is_empty() => {
             Finding::ok(CHECK, format!("table inet autoport equals the records: {held}"))

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::kernel::{ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space};
 use crate::model::{Family, HostPort, Protocol};
 
-use super::{Packet, Passage, passage, some_of, translations};
+use super::{Packet, Passage, counted, passage, some_of, translations};
 
 fn name(chain: &str) -> ChainName {
     ChainName { space: Space::Ip, table: "t".to_owned(), chain: chain.to_owned() }
@@ -126,6 +126,7 @@ fn conditions_add_up_along_the_chains() {
 
 #[test]
 fn a_sentence_names_three() {
+    assert_eq!([0, 1, 2].map(|number| counted(number, "pod")), ["0 pods", "1 pod", "2 pods"]);
     assert_eq!(some_of(&["a"]), "a");
     assert_eq!(some_of(&["a", "b", "c"]), "a, b, c");
     assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");

@@ -161,7 +161,7 @@ impl<'a> List<'a> {
         }
         if let Some(version) = whole.get("cniVersion").filter(|version| !version.is_empty()) {
             let spoken = version.string().and_then(|text| Version::named(&text));
-            spoken.ok_or_else(|| Problem::Version(version.raw().to_owned()))?;
+            spoken.ok_or_else(|| Problem::Version(version.shown()))?;
         }
         let first = self.types.first().ok_or(shape("\"plugins\"", "a list with a plugin"))?;
         if DELEGATING.contains(&first.as_str()) {

@@ -87,9 +87,14 @@ pub(super) fn configurations(path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(names(path)?.iter().filter(|name| is_one(name)).map(|name| path.join(name)).collect())
 }
 
-/// Whether there is an executable of this name.
+/// Whether there is an executable of this name, or a link: to what, a container that has this folder
+/// alone cannot see.
 pub(super) fn exists(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file())
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() || found.is_symlink())
+}
+
+pub(super) fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 /// A folder in which this process alone changes anything.

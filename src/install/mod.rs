@@ -80,6 +80,12 @@ pub enum Error {
          another with --conflist", .0.display()
     )]
     NoList(PathBuf),
+    /// What is named is not a list.
+    #[error(
+        "{} is no list of plugins: nothing can be chained to it; name a file that ends in .conflist",
+        .0.display()
+    )]
+    NotAList(PathBuf),
     /// A configuration is somewhere else, where a change would not be noticed.
     #[error(
         "{} is not a regular file but {what}; runtimes would not notice a change of what it stands \
@@ -237,10 +243,10 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
     if path.starts_with(PACKAGED) {
         return kept(format!("what is below {PACKAGED} is the package manager's"));
     }
-    if places.dry_run {
-        return step(Done::Removed);
-    }
-    if let Some(network) = lists_with_autoport(&places.conf_dir)?.first() {
+    // A dry run has taken it out of none.
+    if !places.dry_run
+        && let Some(network) = lists_with_autoport(&places.conf_dir)?.first()
+    {
         return kept(format!("{} names it", network.display()));
     }
     if let Some(cached) = cache::first_with_autoport(&places.cache_dir)? {
@@ -249,7 +255,9 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
             cached.display()
         ));
     }
-    Folder::open(&places.bin_dir)?.remove(&path)?;
+    if !places.dry_run {
+        Folder::open(&places.bin_dir)?.remove(&path)?;
+    }
     step(Done::Removed)
 }
 
@@ -260,17 +268,20 @@ impl Error {
 }
 
 impl Places {
-    /// The folder in which a configuration is changed; none in a dry run.
+    /// The folder in which a configuration is changed; none in a dry run, or where there is none.
     fn conf_folder(&self) -> Result<Option<Folder>, Error> {
         let folder = match &self.conflist {
             None => &*self.conf_dir,
-            Some(path) if !is_list(path) => return Err(Error::NoList(path.clone())),
+            Some(path) if !is_list(path) => return Err(Error::NotAList(path.clone())),
             Some(path) => match path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 Some(_) | None => Path::new("."),
             },
         };
-        if self.dry_run { Ok(None) } else { Folder::open(folder).map(Some) }
+        if self.dry_run || self.conflist.is_none() && !disk::is_folder(folder) {
+            return Ok(None);
+        }
+        Folder::open(folder).map(Some)
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn translated(
             && is_dropped(member)
             && !value.is_empty()
         {
-            remarks.push(format!("{key} {} is left out: {why}", value.raw()));
+            remarks.push(format!("{key} {} is left out: {why}", value.shown()));
         }
     }
     let mut added = restrictions(portmap, remarks)?;
@@ -109,7 +109,7 @@ fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<Str
     let (mut sources, mut hosts) = (Networks::default(), Networks::default());
     for (family, key) in ["conditionsV4", "conditionsV6"].into_iter().enumerate() {
         let Some(value) = portmap.get(key).filter(|value| !value.is_empty()) else { continue };
-        let misunderstood = || Problem::Condition { key, value: value.raw().to_owned() };
+        let misunderstood = || Problem::Condition { key, value: value.shown() };
         let items = value.items().ok_or_else(misunderstood)?;
         let tokens: Option<Vec<String>> = items.into_iter().map(Value::string).collect();
         let tokens = tokens.ok_or_else(misunderstood)?;

@@ -35,6 +35,12 @@ impl<'a> Value<'a> {
         self.raw
     }
 
+    /// The same on one line, for a message.
+    pub(super) fn shown(self) -> String {
+        let value: Result<serde_json::Value, _> = serde_json::from_str(self.raw);
+        value.map_or_else(|_| self.raw.to_owned(), |value| value.to_string())
+    }
+
     /// Where it stands in the text.
     pub(super) fn span(self) -> Range<usize> {
         let start = self.raw.as_ptr().addr() - self.text.as_ptr().addr();

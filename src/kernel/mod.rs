@@ -198,6 +198,16 @@ impl Nft {
         self.forget_gap(&whole)
     }
 
+    /// Whether there is a table that belongs to the store.
+    ///
+    /// # Errors
+    /// As for [`Self::probe`].
+    pub fn has_table(&mut self) -> Result<bool, Error> {
+        let look = self.look(Extent::Places(&[]))?;
+        look.permit(&self.identity)?;
+        Ok(matches!(look.table, Table::Ours(_)))
+    }
+
     /// Deletes the table, if there is one that belongs to the store; says whether there was.
     ///
     /// # Errors

@@ -5,9 +5,11 @@ use super::super::{Packet, Passage, Seen, passage};
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
-use crate::model::{Family, HostPort, Masquerade};
+use crate::model::{Family, Masquerade};
 use crate::ruleset::LAYOUT;
 use crate::store::Who;
+
+const DOCTOR: &str = "`autoport doctor` says what to do";
 
 /// Some port that clients connect from.
 const CLIENTS_PORT: u16 = 50_000;
@@ -110,7 +112,7 @@ impl Walk {
         const AT: &str = "table";
         const REPAIR: &str = "`autoport repair`";
         match &way.look.table {
-            Table::Absent if holds(way) => {
+            Table::Absent if way.holds() => {
                 return self.stops(AT, "table inet autoport is missing", REPAIR);
             }
             Table::Absent => self.passes(AT, "there is no table inet autoport yet"),
@@ -134,7 +136,10 @@ impl Walk {
                         return self.stops(AT, text.clone(), REPAIR);
                     }
                     Some(text) => self.unsure(AT, text.clone(), REPAIR),
-                    None => self.passes(AT, "table inet autoport is as its record says"),
+                    None if way.holds() => {
+                        self.passes(AT, "table inet autoport is as its record says");
+                    }
+                    None => self.passes(AT, "table inet autoport is there"),
                 }
             }
         }
@@ -143,7 +148,6 @@ impl Walk {
 
     fn element<'a>(&mut self, way: &'a Way) -> Option<&'a Translated> {
         const AT: &str = "element";
-        let query = way.query;
         match &way.led {
             Led::To(lead) => {
                 let text = format!("{} has it, {} leads to {}", lead.held, lead.map, lead.target);
@@ -160,7 +164,7 @@ impl Walk {
                 self.stops(AT, text, "`autoport repair`")?;
                 None
             }
-            Led::Nowhere if holds(way) => {
+            Led::Nowhere if way.holds() => {
                 let text = format!("{} is recorded, and no set of the table has it", holder(way));
                 self.stops(AT, text, "`autoport repair`")?;
                 None
@@ -171,9 +175,13 @@ impl Walk {
                     (None, holder) if !holder.is_empty() => {
                         format!("{holder}, which nothing is translated for")
                     }
-                    (None, _) => format!("nobody holds port {}/{}", query.port, query.protocol),
+                    (None, _) => nobody(way),
                 };
-                self.stops(AT, text, "`autoport list` shows who holds which port")?;
+                let remedy = match &way.holders {
+                    Seen::Known(_) => "`autoport list` shows who holds which port",
+                    Seen::Hidden | Seen::Failed(_) => DOCTOR,
+                };
+                self.stops(AT, text, remedy)?;
                 None
             }
         }
@@ -188,7 +196,9 @@ impl Walk {
                 self.unsure(AT, text, "`autoport repair` removes it");
             }
             (None, Seen::Hidden) => self.unsure(AT, "not seen", "run it as root"),
-            (None, Seen::Failed(why)) => self.unsure(AT, why.clone(), "see docs/errors.md"),
+            (None, Seen::Failed(why)) => {
+                self.unsure(AT, why.clone(), DOCTOR);
+            }
         }
     }
 
@@ -403,21 +413,13 @@ fn all_loopback(way: &Way) -> bool {
     way.sysctls.get("net/ipv4/conf/all/route_localnet") == Some("1")
 }
 
-/// Whether some attachment's record has the port translated.
-fn holds(way: &Way) -> bool {
-    let overlaps = |host: &HostPort| {
-        host.port == way.query.port
-            && host.protocol == way.query.protocol
-            && (host.is_wildcard() || host.address == way.query.to)
-            && Family::of(&host.address) == Family::of(&way.query.to)
-    };
-    way.holders.known().into_iter().flatten().any(|holder| match &holder.who {
-        Who::Attachment(record) => record
-            .mappings
-            .iter()
-            .any(|mapping| mapping.target.is_some() && overlaps(&mapping.host)),
-        Who::Reservation(_) | Who::Unreadable(_) => false,
-    })
+fn nobody(way: &Way) -> String {
+    let port = format!("port {}/{}", way.query.port, way.query.protocol);
+    match &way.holders {
+        Seen::Known(_) => format!("nobody holds {port}"),
+        Seen::Hidden => format!("no element has {port}; the records are not seen"),
+        Seen::Failed(why) => format!("no element has {port}; {why}"),
+    }
 }
 
 /// Who holds the port; empty where nobody does.

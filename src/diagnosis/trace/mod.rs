@@ -35,6 +35,9 @@ impl fmt::Display for Query {
         let to = SocketAddr::new(self.to, self.port.get());
         match self.from {
             Some(from) => write!(out, "a packet from {from} to {to}/{}", self.protocol),
+            None if self.to.is_loopback() => {
+                write!(out, "a packet from this node to {to}/{}", self.protocol)
+            }
             None => write!(out, "a packet from outside to {to}/{}", self.protocol),
         }
     }

@@ -174,6 +174,23 @@ impl Way {
         })
     }
 
+    /// Whether some attachment's record has the port translated.
+    pub(super) fn holds(&self) -> bool {
+        let overlaps = |host: &HostPort| {
+            host.port == self.query.port
+                && host.protocol == self.query.protocol
+                && (host.is_wildcard() || host.address == self.query.to)
+                && Family::of(&host.address) == Family::of(&self.query.to)
+        };
+        self.holders.known().into_iter().flatten().any(|holder| match &holder.who {
+            Who::Attachment(record) => record
+                .mappings
+                .iter()
+                .any(|mapping| mapping.target.is_some() && overlaps(&mapping.host)),
+            Who::Reservation(_) | Who::Unreadable(_) => false,
+        })
+    }
+
     /// The record of the pod that the packet is led to.
     pub(super) fn record(&self) -> Option<&Record> {
         let Led::To(to) = &self.led else { return None };
@@ -233,9 +250,10 @@ fn recorded(
     patience: Duration,
 ) -> (Seen<Vec<Holder>>, Option<String>) {
     let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
+    let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
     let read = || {
         let Some(shared) = store.read(patience, &mut io::sink())? else {
-            return Ok((Vec::new(), None));
+            return Ok((nothing(), None));
         };
         shared.belongs_here()?;
         let holders = shared.holders(&[host])?;
@@ -251,12 +269,9 @@ fn recorded(
                 difference = Nft::open(instance)?.check(&expected)?;
             }
         }
-        Ok::<_, crate::error::Error>((holders, difference))
+        Ok::<_, crate::error::Error>((Seen::Known(holders), difference))
     };
-    match read() {
-        Ok((holders, difference)) => (Seen::Known(holders), difference),
-        Err(error) => (Seen::of(Err(error)), None),
-    }
+    read().unwrap_or_else(|error| (Seen::of(Err(error)), None))
 }
 
 /// What the kernel says of the way, from where the packet comes in.

@@ -1,0 +1,241 @@
+//! autoport comes to a node by the `DaemonSet` of `deploy/kubernetes` and goes by the other one, as
+//! docs/install.md says: from portmap and back, under pods that run.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::api::{self, PATIENCE, is_true};
+use crate::chain::{Main, Network};
+use crate::cluster::{Cluster, pod};
+use crate::machine::{published, wait_for};
+use crate::netns::{ruleset, run};
+use crate::plugin::{DEBIAN, Plugin};
+use crate::pods::port;
+use crate::probe::Transport;
+use crate::view::states;
+
+/// Where every node has its plugins and networks.
+const PLUGINS: &str = "/opt/cni/bin";
+const NETWORKS: &str = "/etc/cni/net.d";
+
+/// The node's plugins, seen from outside of its mount namespace.
+const ITS_PLUGINS: &str = "/run/opt/cni/bin";
+
+const LIST: &str = "/etc/cni/net.d/10-blue.conflist";
+const BACKUP: &str = "/etc/cni/net.d/10-blue.conflist.before-autoport";
+
+/// The program there.
+const INSTALLED: &str = "/run/opt/cni/bin/autoport";
+
+/// Where the image is made, and of which program.
+const DIST: &str = "/run/dist";
+const MADE: &str = "/run/dist/autoport";
+
+/// A network as main plugins bring it.
+fn network() -> Network {
+    Network::new("blue", Main::Bridge, 1, Plugin::PortmapIptables)
+}
+
+/// Does what a main plugin does at its start; gives the text of the network.
+fn main_plugin_writes(network: &Network) -> String {
+    let text = serde_json::to_string_pretty(&network.conflist()).expect("JSON");
+    let new = format!("{NETWORKS}/.new");
+    fs::write(&new, &text).expect("the folder is covered");
+    fs::rename(new, LIST).expect("the folder is covered");
+    text
+}
+
+/// Makes the image of `make image`, with the executable under test in it. Without its symbols: the
+/// node's disk is memory here, and what the container writes there counts as its own.
+fn image() -> PathBuf {
+    fs::create_dir_all(DIST).expect("/run is ours");
+    let mut strip = Command::new("objcopy");
+    strip.arg("--strip-all").arg(Plugin::Autoport.path()).arg(MADE);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
+    let mut make = Command::new(script);
+    make.args([MADE, DIST]).env("TMPDIR", DIST);
+    for command in [&mut strip, &mut make] {
+        let (ok, text) = run(command, "");
+        assert!(ok, "{command:?}: {text}");
+    }
+    let files = fs::read_dir(DIST).expect("/run is ours").flatten().map(|entry| entry.path());
+    let mut archives = files.filter(|path| path.extension().is_some_and(|kind| kind == "tar"));
+    archives.next().expect("it has made one")
+}
+
+fn list() -> String {
+    fs::read_to_string(LIST).expect("the configuration is there")
+}
+
+/// The plugins of the network.
+fn types() -> Vec<String> {
+    let list: Value = serde_json::from_str(&list()).expect("JSON");
+    let plugins = list["plugins"].as_array().into_iter().flatten();
+    plugins.map(|one| one["type"].as_str().expect("a type").to_owned()).collect()
+}
+
+/// A folder of `deploy`, as kubectl is told of it.
+fn manifests(folder: &str) -> String {
+    format!("{}/deploy/{folder}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A node whose pods have their host ports from portmap, in a network that autoport cannot take over.
+fn node_of_portmap() -> Cluster {
+    Cluster::with([PLUGINS, NETWORKS], || {
+        for folder in [ITS_PLUGINS, NETWORKS] {
+            fs::create_dir_all(folder).expect("the folder is ours");
+        }
+        for name in ["bridge", "host-local", "loopback", "portmap"] {
+            let plugin = Path::new(DEBIAN).join(name);
+            fs::copy(plugin, Path::new(ITS_PLUGINS).join(name)).expect("/run is ours");
+        }
+        main_plugin_writes(&network().with("conditionsV4", vec!["-i", "uplink"]));
+    })
+}
+
+/// Who answers where.
+type Reached<'a> = &'a [(&'a str, Transport, u16)];
+
+impl Cluster {
+    fn in_system(&self, words: &[&str]) -> String {
+        self.kubectl(&[&["--namespace=kube-system"], words].concat())
+    }
+
+    /// Waits until the log of this `DaemonSet`, `install` or `uninstall`, says all of that.
+    fn wait_for_log(&self, component: &str, parts: &[&str]) {
+        let label = format!("app.kubernetes.io/component={component}");
+        let words = ["--namespace=kube-system", "logs", "--prefix", "--tail=-1", "-l", &label];
+        wait_for(PATIENCE, &format!("the log of {component} says {parts:?}"), || {
+            // While its container is made there is none.
+            let (ok, said) = self.try_kubectl(&words);
+            ok && parts.iter().all(|part| said.contains(part))
+        });
+    }
+
+    fn assert_all_reached(&self, ports: Reached<'_>) {
+        for (name, transport, port) in ports {
+            self.machine.assert_reached(name, *transport, *port);
+        }
+    }
+
+    /// A network that is not understood is left alone, and the rollout does not pretend.
+    fn assert_refused_first(&self) {
+        let refused = list();
+        self.kubectl(&["apply", "-k", &manifests("kubernetes")]);
+        let unhealthy = ["get", "events", "--field-selector=reason=Unhealthy", "--output=json"];
+        wait_for(PATIENCE, "an event says why it is not ready", || {
+            self.in_system(&unhealthy).contains("conditionsV4")
+        });
+        self.wait_for_log("install", &["conditionsV4", "sourceRanges"]);
+        assert!(!installers().iter().any(|pod| is_true(pod, "Ready")));
+        assert_eq!(list(), refused);
+    }
+
+    /// Once it is understood, the pod becomes ready, and not before autoport is in the network.
+    fn assert_installed(&self, before: &str) {
+        self.in_system(&["rollout", "status", "daemonset/autoport", "--timeout=180s"]);
+        assert_eq!(types(), ["bridge", "autoport"]);
+        assert_eq!(fs::read_to_string(BACKUP).expect("the text before"), before);
+        let [there, ours] = [INSTALLED, MADE].map(|path| fs::read(path).expect("it is there"));
+        assert!(there == ours, "it is not the program of the image");
+        let mode = fs::metadata(INSTALLED).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+
+    /// Another pod of the `DaemonSet` finds nothing to do.
+    fn assert_done_once(&self) {
+        let written = (states(ITS_PLUGINS), states(NETWORKS));
+        let uid = |pod: &Value| pod["metadata"]["uid"].to_string();
+        let first: Vec<_> = installers().iter().map(uid).collect();
+        self.in_system(&["delete", "pod", "-l", "app.kubernetes.io/component=install"]);
+        wait_for(PATIENCE, "another one is ready", || {
+            installers().iter().any(|pod| !first.contains(&uid(pod)) && is_true(pod, "Ready"))
+        });
+        assert_eq!((states(ITS_PLUGINS), states(NETWORKS)), written);
+    }
+}
+
+/// The pods that install: while one is replaced there may be two.
+fn installers() -> Vec<Value> {
+    let label = "app.kubernetes.io/component%3Dinstall";
+    let found = api::get(&format!("/api/v1/namespaces/kube-system/pods?labelSelector={label}"));
+    found["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// Runs a pod that has a port chosen; gives the port.
+fn chosen(name: &str) -> u16 {
+    let mut asking = pod(name, &[]);
+    asking["metadata"]["annotations"] = json!({"autoport.cni/ports": "game=8001/tcp+udp"});
+    api::runs(&asking);
+    let pod = api::get(&format!("{}/{name}", api::folder("pods")));
+    let told = published(pod["metadata"]["uid"].as_str().expect("it has one"));
+    let port = told["ports"][0]["hostPort"].as_u64().expect("a number");
+    u16::try_from(port).expect("a port")
+}
+
+#[test]
+fn from_portmap_to_autoport_and_back() {
+    use Transport::{Tcp, Udp};
+    let mut cluster = node_of_portmap();
+    let image = image();
+    wait_for(PATIENCE, "containerd has the image of autoport", || cluster.imports(&image));
+    api::runs(&pod("old", &[port(8000, 8079, "TCP", "")]));
+    cluster.machine.assert_reached("old", Tcp, 8079);
+    cluster.assert_refused_first();
+    let before = main_plugin_writes(&network());
+    cluster.assert_installed(&before);
+
+    // Pods that name a port, and that have one chosen. Those of portmap go on.
+    api::runs(&pod("web", &[port(8000, 8080, "TCP", ""), port(8000, 8080, "UDP", "")]));
+    let game = chosen("games");
+    let ports =
+        [("web", Tcp, 8080), ("web", Udp, 8080), ("games", Tcp, game), ("games", Udp, game)];
+    cluster.assert_all_reached(&ports);
+    cluster.machine.assert_reached("old", Tcp, 8079);
+    let held = cluster.machine.held();
+    assert_eq!(held.len(), ports.len(), "{held:?}");
+
+    // libcni remembers that autoport was in its list.
+    api::runs(&pod("plain", &[]));
+
+    // The main plugin starts again, and writes what it always writes.
+    assert_eq!(main_plugin_writes(&network()), before);
+    wait_for(PATIENCE, "autoport is back in the network", || types() == ["bridge", "autoport"]);
+    cluster.assert_done_once();
+    cluster.assert_all_reached(&ports);
+
+    // And back. Who has host ports keeps them, and portmap has the new pods.
+    cluster.kubectl(&["delete", "-k", &manifests("kubernetes"), "--cascade=foreground"]);
+    assert_eq!(types(), ["bridge", "autoport"], "its end changes nothing");
+    cluster.kubectl(&["apply", "-k", &manifests("kubernetes/uninstall")]);
+    cluster.wait_for_log("uninstall", &["has host ports", "2 attachments"]);
+    assert_eq!(list(), before);
+    assert!(!Path::new(BACKUP).exists() && Path::new(INSTALLED).exists());
+    api::runs(&pod("new", &[port(8000, 8082, "TCP", "")]));
+    let portmaps = [("old", Tcp, 8079), ("new", Tcp, 8082)];
+    cluster.assert_all_reached(&portmaps);
+    cluster.assert_all_reached(&ports);
+    assert_eq!(cluster.machine.held(), held);
+
+    // No DEL of theirs comes to autoport any more: it misses them.
+    for name in ["web", "games"] {
+        api::ends(name);
+    }
+    cluster.wait_for_log("uninstall", &["table inet autoport deleted", "autoport stays"]);
+    assert!(!ruleset().contains("inet autoport"), "{}", ruleset());
+    assert_eq!(list(), before);
+    assert!(Path::new(INSTALLED).exists());
+    api::ends("plain");
+    cluster.wait_for_log("uninstall", &["autoport removed"]);
+    assert!(!Path::new(INSTALLED).exists());
+    for (_, _, port) in ports {
+        cluster.machine.assert_refused(port);
+    }
+    cluster.assert_all_reached(&portmaps);
+    cluster.kubectl(&["delete", "-k", &manifests("kubernetes/uninstall"), "--cascade=foreground"]);
+    cluster.ends(&["old", "new"]);
+}
