@@ -192,6 +192,55 @@ fn repeated_adds() {
     all(Case::of(3, false), &[Command::ChangingAdd, Command::TakingOverAdd]);
 }
 
+/// The kernel refuses with `EBUSY` while a set's hash table is being enlarged, and with `ERESTART` when
+/// somebody else was faster: another look and another transaction make it good. Nothing else is tried
+/// again, since each refusal waits for a grace period.
+#[test]
+fn a_refusal_that_passes_is_met_by_another_transaction() {
+    let scene = Scene::new(Case::of(1, false));
+    let sent = |changes: &[libc::c_long]| {
+        changes.iter().filter(|number| **number == libc::SYS_sendto).count()
+    };
+    let (changes, _) = scene.undisturbed(Command::Add);
+    let all = sent(&changes);
+    let is_tried_again = |errno: i32| {
+        let tried = (0..all).filter(|nth| {
+            let which = Which::Only(*nth);
+            let strike = Strike { among: Among::Questions, which, blow: Blow::Answer(errno) };
+            let Traced { outcome, changes, .. } = scene.strike(Command::Add, Some(strike));
+            let tried = outcome.status.success() && sent(&changes) > all;
+            scene.recover(Command::Add, Follow::Delete);
+            tried
+        });
+        tried.count()
+    };
+    assert_eq!(is_tried_again(libc::EBUSY), 1, "the transaction");
+    assert_eq!(is_tried_again(ERESTART), 1, "the transaction");
+    assert_eq!(is_tried_again(libc::ENOMEM), 0);
+}
+
+/// Where ADD fails at the last and cannot take back what it did, it says what failed first.
+#[test]
+fn the_first_failure_is_the_one_that_is_told() {
+    let scene = Scene::new(Case::of(1, false));
+    let (changes, _) = scene.undisturbed(Command::Add);
+    let strike = |which| {
+        let blow = Blow::Fail(Errno::EACCES);
+        let strike = Strike { among: Among::Changes, which, blow };
+        let traced = scene.strike(Command::Add, Some(strike));
+        scene.recover(Command::Add, Follow::Delete);
+        traced
+    };
+    let sets_the_sysctl = |nth: &usize| {
+        let struck = strike(Which::Only(*nth)).struck;
+        struck.is_some_and(|struck| struck.text.contains("route_localnet"))
+    };
+    let at = (0..changes.len()).rev().find(sets_the_sysctl).expect("it is not set yet");
+    let outcome = strike(Which::From(at)).outcome;
+    assert!(outcome.message().contains("route_localnet"), "{outcome}");
+    assert!(outcome.stderr.contains("what was mapped is left to its DEL"), "{outcome}");
+}
+
 /// The standard library panics where the machine has no random numbers: the only panic that is known,
 /// and one that needs a broken machine. The runtime is told all the same, and nothing is left.
 #[test]

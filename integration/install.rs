@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use autoport::ruleset::Identity;
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
 use crate::chain::{Attachment, Main, Network, PortMapping};
@@ -87,12 +88,12 @@ fn uninstall(more: &[&str]) -> String {
     told(&[&["uninstall"], &FOLDERS[..], more].concat())
 }
 
-/// Whether there is anything to do for `uninstall`, which is not done.
-fn would_uninstall() -> bool {
+/// Whether there is anything to do for `uninstall`, which is not done; and what.
+fn would_uninstall() -> (bool, String) {
     let (status, said, _) = autoport(&[&["uninstall", "--dry-run"], &FOLDERS[..]].concat());
     match status.code() {
-        Some(0) => false,
-        Some(3) => true,
+        Some(0) => (false, said),
+        Some(3) => (true, said),
         other => panic!("{other:?}: {said}"),
     }
 }
@@ -153,10 +154,10 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert_eq!(scene.reaches(8080).by(), Some("next"));
 
     // And back: who has host ports keeps them, and portmap has the new pods.
-    assert!(would_uninstall());
+    assert!(would_uninstall().0);
     let told = uninstall(&[]);
     assert!(told.contains("has host ports") && told.contains("2 attachments"), "{told}");
-    assert!(would_uninstall(), "they have host ports");
+    assert!(would_uninstall().0, "they have host ports");
     assert_eq!(fs::read_to_string(CONFLIST).expect("the configuration"), scene.before);
     assert!(!Path::new(BACKUP).exists());
     assert!(Path::new(PLUGINS).join("autoport").exists(), "a DEL may still come to it");
@@ -169,8 +170,8 @@ fn from_portmap_and_back(portmap: Plugin) {
     scene.cnitool("del", &next, &[8080]);
     ip("netns del new\nnetns del next");
     let before = view::snapshot();
-    let dry = uninstall(&["--dry-run"]);
-    assert!(dry.contains("table inet autoport would be deleted"), "{dry}");
+    let (would, dry) = would_uninstall();
+    assert!(would && dry.contains("table inet autoport would be deleted"), "{dry}");
     assert!(!dry.contains("has host ports"), "they would be collected: {dry}");
     assert_eq!(view::snapshot(), before, "a dry run changes nothing");
     let told = uninstall(&[]);
@@ -179,7 +180,7 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert_eq!((scene.reaches(8080), scene.reaches(8081)), (Answer::Refused, Answer::Refused));
     assert_eq!(Scene::reaches_by_loopback(8082).as_deref(), Some("portmaps"));
     assert!(!Path::new(PLUGINS).join("autoport").exists(), "nobody calls it any more: {told}");
-    assert!(!would_uninstall());
+    assert!(!would_uninstall().0);
     let again = uninstall(&[]);
     assert!(!again.contains("deleted") && !again.contains("removed"), "{again}");
 }
@@ -256,10 +257,10 @@ fn a_del_by_the_configuration_that_was_there_before() {
     assert_eq!(route_localnet("cni1"), "0");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told.contains("autoport stays") && told.contains("/var/lib/cni/results"), "{told}");
-    assert!(!would_uninstall(), "nothing before the runtime forgets it");
+    assert!(!would_uninstall().0, "nothing before the runtime forgets it");
     del(&attachment);
     fs::remove_dir_all("/var/lib/cni/results").expect("the folder is covered");
-    assert!(would_uninstall());
+    assert!(would_uninstall().0);
     let told = uninstall(&[]);
     assert!(told.contains("autoport removed"), "{told}");
 }
@@ -288,6 +289,28 @@ fn route_localnet_of_others_is_left_alone() {
     assert_eq!(route_localnet("cni1"), "1");
 }
 
+/// What a node's hardening does not let go of is named, and done by the next try.
+#[test]
+fn a_sysctl_that_cannot_be_set_back_is_named() {
+    let scene = Scene::new(Plugin::PortmapNftables);
+    install(&[]);
+    let pod = scene.pod("web", &[8080]);
+    scene.cnitool("del", &pod, &[8080]);
+    let path = "/proc/sys/net/ipv4/conf/cni1/route_localnet";
+    let nothing: Option<&str> = None;
+    mount(Some(path), path, nothing, MsFlags::MS_BIND, nothing).expect("a mount of its own");
+    let closed = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(nothing, path, nothing, closed, nothing).expect("ours");
+    let (status, _, stderr) = under(&[], &[&["uninstall"], &FOLDERS[..]].concat());
+    assert!(!status.success(), "{stderr}");
+    assert!(stderr.contains(&format!("could not set {path} to 0")), "{stderr}");
+    assert!(ruleset().contains("chain guard"), "{}", ruleset());
+    umount(path).expect("ours");
+    uninstall(&[]);
+    assert_eq!(route_localnet("cni1"), "0");
+    assert!(!ruleset().contains("autoport"), "{}", ruleset());
+}
+
 /// A reservation is no pod: the table goes, the reservation stays.
 #[test]
 fn reservations_outlive_the_table() {
@@ -299,12 +322,11 @@ fn reservations_outlive_the_table() {
     uninstall(&[]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
     assert!(told(&["list"]).contains("2222"));
-    assert!(!would_uninstall(), "there is no table");
     told(&["gc"]);
     told(&["repair"]);
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
-    let dry = uninstall(&["--dry-run"]);
-    assert!(!dry.contains("table inet autoport"), "there is none: {dry}");
+    let (would, dry) = would_uninstall();
+    assert!(!would && !dry.contains("table inet autoport"), "there is none: {dry}");
     // And another ADD begins anew.
     install(&[]);
     let pod = scene.pod("again", &[8081]);
@@ -326,8 +348,10 @@ fn from_a_container_the_node_is_cleared() {
     ip("netns del web");
     let words = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", CONTAINER, "sh"];
     let within = |more: &[&str]| under(&words, &[&["uninstall"], &FOLDERS[..], more].concat());
-    let (status, _, stderr) = within(&[]);
-    assert!(!status.success() && stderr.contains(NETWORKS), "it sees its own /run: {stderr}");
+    let before = (view::snapshot(), view::states(NETWORKS));
+    let (_, stdout, stderr) = within(&[]);
+    let after = (view::snapshot(), view::states(NETWORKS));
+    assert_eq!(after, before, "it sees its own /run: {stdout}{stderr}");
     let (status, stdout, stderr) = within(&["--host"]);
     assert!(status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("table inet autoport deleted"), "{stdout}{stderr}");

@@ -3,7 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use nix::sys::stat::{Mode, mkdirat};
 use serde_json::json;
 
 use crate::bare::{add, attachment, network, run, tcp};
@@ -226,6 +229,10 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     let outcome = run(&web, "DEL");
     assert!(outcome.status.success(), "{outcome}");
     assert!(outcome.stderr.contains("what was published is left"), "{outcome}");
+    nft("delete element inet autoport ports4 { tcp . 8081 }");
+    let outcome = Call::operator(&["gc"]).run();
+    assert!(!outcome.status.success() && outcome.stderr.contains("cannot delete"), "{outcome}");
+    other.check().success();
     let mut gc = other.config();
     gc["cni.dev/valid-attachments"] = json!([]);
     let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
@@ -236,6 +243,38 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     nix::mount::umount(&*busy).expect("ours");
     other.plugin_call("GC").stdin(gc.to_string()).run().success();
     assert!(!Path::new(&busy).exists());
+}
+
+/// A process of the container that goes on nesting directories while they are deleted.
+#[test]
+fn who_never_stops_writing_keeps_nobody_waiting() {
+    let node = Node::new();
+    let web = web(&node).of_pod("shop", "web", "uid").mapping([tcp(0)]);
+    let other = attachment(&node, &network("blue"), "other", 6).mapping([tcp(8081)]);
+    add(&node, &web);
+    let mounted = fs::File::open(format!("{STATE}/pods/uid")).expect("ours");
+    let stopped = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                let outer = format!("{number}");
+                for name in [&outer, &format!("{outer}/1"), &format!("{outer}/1/2")] {
+                    let _ = mkdirat(&mounted, name.as_str(), Mode::S_IRWXU);
+                }
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let deleted = run(&web, "DEL");
+        let added = run(&other, "ADD");
+        stopped.store(true, Ordering::Relaxed);
+        node.note(format!("{deleted}{added}"));
+        deleted.success();
+        added.success();
+    });
+    run(&other, "DEL").success();
+    assert_nothing_held();
 }
 
 /// Half a reply is none: the runtime must not take it for a success, and its DEL undoes the rest.

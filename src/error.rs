@@ -121,6 +121,14 @@ impl Error {
             || matches!(self, Self::Unavailable { source } if source.is_the_kernels())
     }
 
+    /// This error with its causes, for a line of text.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let details = self.details();
+        let separator = if details.is_empty() { "" } else { ": " };
+        format!("{self}{separator}{details}")
+    }
+
     /// The causes, outermost first, for the reply's `details`.
     #[must_use]
     pub fn details(&self) -> String {

@@ -68,6 +68,9 @@ pub fn fate(netns: &Netns) -> Fate {
     if matches!(found, Ok(Found::Namespace(id)) if id == netns.id) {
         return Fate::Alive;
     }
+    if !netns.path.starts_with('/') {
+        return Fate::Unknown("its path is relative to a working directory");
+    }
     if netns.path.starts_with("/proc/") {
         return Fate::Unknown("its path was that of a process");
     }
@@ -200,6 +203,9 @@ mod tests {
         std::fs::remove_file(&seen.path).expect("removing the link");
         let elsewhere = Netns { seen_from: NamespaceId { device: 0, inode: 0 }, ..seen.clone() };
         assert!(!is_gone(&elsewhere), "recorded from another mount namespace");
+
+        let relative = Netns { path: "netns/cni-1".to_owned(), ..seen.clone() };
+        assert!(!is_gone(&relative), "recorded from another working directory");
 
         let of_a_process = Netns { path: "/proc/4194304/ns/net".to_owned(), ..seen.clone() };
         assert!(!is_gone(&of_a_process), "the process is gone, the namespace may not be");

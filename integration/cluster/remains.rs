@@ -42,16 +42,20 @@ impl Cluster {
         self.calls();
     }
 
-    /// Whatever a pod leaves behind that is not ours: sandboxes, network namespaces, addresses,
-    /// mounts, cgroups, processes, connections.
-    fn left(&self) -> Vec<String> {
+    /// The sandboxes that containerd knows, dead or alive.
+    pub(crate) fn sandboxes(&self) -> Vec<String> {
         let client = tool("bin/cri").to_string_lossy().into_owned();
         let list: Value =
             serde_json::from_str(&self.machine.run(&client, &["list", ""])).unwrap_or_default();
-        let mut left: Vec<String> = Vec::new();
-        for sandbox in list["items"].as_array().into_iter().flatten() {
-            left.push(format!("sandbox {}", sandbox["id"]));
-        }
+        let sandboxes = list["items"].as_array().into_iter().flatten();
+        sandboxes.filter_map(|one| one["id"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Whatever a pod leaves behind that is not ours: sandboxes, network namespaces, addresses,
+    /// mounts, cgroups, processes, connections.
+    fn left(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.sandboxes().iter().map(|id| format!("sandbox {id}")).collect();
         // The client's has been there before.
         let names = |folder: &str| -> Vec<String> {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -56,8 +56,10 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
         .and_then(|()| publish(&locked, &claim, &transfer.wanted));
     if let Err(error) = finished {
         // It can only be done last: the guard must be in force before.
-        if transfer.before.is_none() {
-            del::remove(&locked, &transfer.wanted, now, log)?;
+        if transfer.before.is_none()
+            && let Err(left) = del::remove(&locked, &transfer.wanted, now, log)
+        {
+            note_error(log, "what was mapped is left to its DEL", &left);
         }
         return Err(error);
     }

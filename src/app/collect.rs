@@ -102,7 +102,8 @@ pub fn collect(
         });
     }
     let tidied = locked.tidy().map_err(Error::from);
-    let failure = tidied.and_then(|()| everything::reconcile(&locked, log)).err();
+    // The table is no better off for what is left of the store.
+    let failure = tidied.and(everything::reconcile(&locked, log)).err();
     Ok(Some(Collected { judged, failure }))
 }
 

@@ -99,7 +99,8 @@ fn foresee(
     let store = super::store(&config);
     let shared = match store.read(config.lock_timeout, log) {
         Err(error) if is_withheld(&error) => {
-            unseen.push(format!("{}; nothing is taken to be recorded", whole(&error.into())));
+            let told = Error::from(error).in_one_line();
+            unseen.push(format!("{told}; nothing is taken to be recorded"));
             None
         }
         read => read?,
@@ -194,16 +195,10 @@ fn script(
             | kernel::Error::Question { .. }
             | kernel::Error::Restless),
         )) => {
-            let told = whole(&error.into());
+            let told = Error::from(error).in_one_line();
             unseen.push(format!("{told}; the table is taken to be missing"));
             Ok(Some(Script::Whole { table: everything()?, replaces: false }))
         }
         preview => preview.map(Some),
     }
-}
-
-fn whole(error: &Error) -> String {
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    format!("{error}{separator}{details}")
 }

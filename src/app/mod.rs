@@ -217,7 +217,5 @@ fn note(log: &mut dyn Write, message: &str) {
 
 /// Notes an error that does not fail the command, with its causes.
 fn note_error(log: &mut dyn Write, attempted: &str, error: &Error) {
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    note(log, &format!("{attempted}: {error}{separator}{details}"));
+    note(log, &format!("{attempted}: {}", error.in_one_line()));
 }

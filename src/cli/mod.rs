@@ -287,10 +287,3 @@ fn subject_named(text: &str) -> Subject {
         name: name.to_owned(),
     })
 }
-
-/// An error with its causes, in one line.
-fn whole(error: &Error) -> String {
-    let details = error.details();
-    let separator = if details.is_empty() { "" } else { ": " };
-    format!("{error}{separator}{details}")
-}

@@ -330,7 +330,7 @@ fn attachment(
             Err(error) => Kernel {
                 as_recorded: None,
                 difference: None,
-                error: Some(super::whole(&error)),
+                error: Some(error.in_one_line()),
                 chains: None,
             },
         },

@@ -70,11 +70,7 @@ fn table(facts: &Facts, examined: &Examined) -> Finding {
         Err(error) if is_denied(error) => {
             Finding::unseen(CHECK, format!("whether the table equals the records: {held}"))
         }
-        Err(error) => {
-            let details = error.details();
-            let separator = if details.is_empty() { "" } else { ": " };
-            Finding::failed(CHECK, format!("{error}{separator}{details}"), "see docs/errors.md")
-        }
+        Err(error) => Finding::failed(CHECK, error.in_one_line(), "see docs/errors.md"),
     }
 }
 

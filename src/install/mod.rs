@@ -21,12 +21,6 @@ pub use conflist::{How, Problem};
 
 use disk::{Folder, Found, look};
 
-/// Where most runtimes look for plugins.
-pub const BIN_DIR: &str = "/opt/cni/bin";
-
-/// Where most runtimes look for networks.
-pub const CONF_DIR: &str = "/etc/cni/net.d";
-
 /// Where libcni remembers what it attached with which configuration.
 pub const CACHE_DIR: &str = "/var/lib/cni/results";
 
@@ -314,10 +308,7 @@ fn is_list(path: &Path) -> bool {
 }
 
 /// The network that a runtime chooses: the first by name of everything that could be one.
-///
-/// # Errors
-/// [`Error::NoNetwork`], [`Error::NoList`]; when the folder cannot be read.
-pub fn active(conf_dir: &Path) -> Result<PathBuf, Error> {
+fn active(conf_dir: &Path) -> Result<PathBuf, Error> {
     let first = disk::configurations(conf_dir)?.into_iter().next();
     let path = first.ok_or_else(|| Error::NoNetwork(conf_dir.to_owned()))?;
     if is_list(&path) { Ok(path) } else { Err(Error::NoList(path)) }

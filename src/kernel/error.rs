@@ -92,11 +92,13 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A sysctl could not be read or written.
-    #[error("could not set {path} to 1")]
+    /// A sysctl could not be written.
+    #[error("could not set {path} to {value}")]
     Sysctl {
         /// The file under `/proc/sys`.
         path: String,
+        /// What it was to be.
+        value: &'static str,
         /// Why not.
         source: io::Error,
     },

@@ -236,23 +236,25 @@ impl Loopback {
 ///
 /// # Errors
 /// [`Error::Sysctl`].
-#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
-    let Some(path) = sysctl(interface) else { return Ok(()) };
-    std::fs::write(&path, "1").map_err(|source| Error::Sysctl { path, source })
+    set_loopback(interface, "1")
 }
 
 /// Takes back what [`allow_loopback`] did. An interface that is gone needs nothing.
 ///
 /// # Errors
 /// [`Error::Sysctl`].
-#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
 pub fn refuse_loopback(interface: &str) -> Result<(), Error> {
     if Loopback::of(interface) == Loopback::Refused {
         return Ok(());
     }
+    set_loopback(interface, "0")
+}
+
+#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
+fn set_loopback(interface: &str, value: &'static str) -> Result<(), Error> {
     let Some(path) = sysctl(interface) else { return Ok(()) };
-    std::fs::write(&path, "0").map_err(|source| Error::Sysctl { path, source })
+    std::fs::write(&path, value).map_err(|source| Error::Sysctl { path, value, source })
 }
 
 #[cfg(test)]

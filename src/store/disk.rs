@@ -312,9 +312,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Deletes a directory with everything in it.
+    /// Deletes a directory with everything in it, which nobody else writes into.
     pub(super) fn remove_all(&self, name: &str) -> Result<(), Error> {
-        public::delete(&self.dir, name).map_err(Error::io("delete", &self.full(name)))?;
+        public::delete(&self.dir, name, None).map_err(Error::io("delete", &self.full(name)))?;
         self.changed(name);
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
@@ -23,6 +24,13 @@ const ACCESS: Mode = Mode::S_IRWXU
     .union(Mode::S_IXGRP)
     .union(Mode::S_IROTH)
     .union(Mode::S_IXOTH);
+
+/// How long one is being deleted at most: whoever has it mounted may put new files there all the while,
+/// and everybody else waits for the lock.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many names of it are in memory at once.
+pub(super) const AT_ONCE: usize = 1024;
 
 /// An open directory of that kind.
 pub(super) struct Public<'a> {
@@ -61,6 +69,13 @@ impl<'a> Public<'a> {
         Ok(public)
     }
 
+    /// Deletes the directory `name` of `disk` with everything in it.
+    pub(super) fn remove(disk: &Disk, name: &str) -> Result<(), Error> {
+        delete(disk.dir(), name, soon()).map_err(Error::io("delete", &disk.full(name)))?;
+        disk.changed(name);
+        Ok(())
+    }
+
     /// What a file holds, up to so many bytes; `None` when it is missing. Anything but a file holds
     /// nothing.
     pub(super) fn read(&self, most: u64, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -84,7 +99,8 @@ impl<'a> Public<'a> {
         let put = || renameat(self.disk.dir(), TEMPORARY, &self.dir, name);
         let done = match put() {
             Err(Errno::EISDIR) => {
-                delete(&self.dir, name).map_err(Error::io("delete", &self.disk.full(&full)))?;
+                let failed = Error::io("delete", &self.disk.full(&full));
+                delete(&self.dir, name, soon()).map_err(failed)?;
                 put()
             }
             done => done,
@@ -97,10 +113,16 @@ impl<'a> Public<'a> {
 }
 
 /// Deletes whatever `name` in `parent` is, with everything in it; what is missing is deleted already.
+/// Where that takes until later than `until` it stops with an error, and the next time there is so much
+/// less to do.
 ///
 /// Somebody may have nested directories as deep as the memory goes. So there is no recursion, and no
 /// more than three of them are open at once: what is nested is moved up, until nothing is.
-pub(super) fn delete(parent: &File, name: impl AsRef<Path>) -> io::Result<()> {
+pub(super) fn delete(
+    parent: &File,
+    name: impl AsRef<Path>,
+    until: Option<Instant>,
+) -> io::Result<()> {
     let name = name.as_ref();
     match unlink(parent, name)? {
         Unlinked::Gone => return Ok(()),
@@ -109,32 +131,50 @@ pub(super) fn delete(parent: &File, name: impl AsRef<Path>) -> io::Result<()> {
     let top = enter(parent, name)?;
     let mut number: u64 = 0;
     loop {
-        let mut moved = false;
-        for entry in names(&top)? {
+        let (entries, mut more) = names(&top)?;
+        for entry in entries {
             if unlink(&top, Path::new(&entry))? == Unlinked::Gone {
                 continue;
             }
             let inner = enter(&top, Path::new(&entry))?;
-            for below in names(&inner)? {
+            let (all_below, more_below) = names(&inner)?;
+            for below in all_below {
                 if unlink(&inner, Path::new(&below))? == Unlinked::Gone {
                     continue;
                 }
-                moved = true;
+                more = true;
                 loop {
                     number += 1;
                     match renameat(&inner, &*below, &top, &*format!(".up-{number}")) {
                         // The name is taken.
-                        Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
+                        Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => in_time(until)?,
                         done => break done?,
                     }
                 }
             }
-            unlinkat(&top, &*entry, UnlinkatFlags::RemoveDir)?;
+            if more_below {
+                more = true;
+            } else {
+                unlinkat(&top, &*entry, UnlinkatFlags::RemoveDir)?;
+            }
+            in_time(until)?;
         }
-        if !moved {
+        if !more {
             return Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?);
         }
+        in_time(until)?;
     }
+}
+
+fn soon() -> Option<Instant> {
+    Instant::now().checked_add(PATIENCE)
+}
+
+fn in_time(until: Option<Instant>) -> io::Result<()> {
+    if until.is_none_or(|until| Instant::now() < until) {
+        return Ok(());
+    }
+    Err(io::Error::other("there is very much in it, or somebody keeps putting more there"))
 }
 
 #[derive(PartialEq, Eq)]
@@ -161,7 +201,10 @@ fn enter(dir: &File, name: &Path) -> io::Result<File> {
     Ok(openat(dir, name, flags, Mode::empty())?.into())
 }
 
-fn names(dir: &File) -> io::Result<Vec<OsString>> {
-    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
-    entries.map(|entry| Ok(entry?.file_name())).collect()
+/// Some of the names in a directory, and whether there are more.
+fn names(dir: &File) -> io::Result<(Vec<OsString>, bool)> {
+    let mut entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    let some = entries.by_ref().take(AT_ONCE).map(|entry| Ok(entry?.file_name()));
+    let some = some.collect::<io::Result<_>>()?;
+    Ok((some, entries.next().is_some()))
 }

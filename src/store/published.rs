@@ -69,7 +69,7 @@ impl Locked {
         publication.pod = pod.clone();
         publication.put(attachment, entries);
         if publication.entries.is_empty() {
-            return self.disk.remove_all(&dir);
+            return Public::remove(&self.disk, &dir);
         }
         self.write(&dir, &publication)
     }
@@ -99,7 +99,7 @@ impl Locked {
         let before = publication.entries.len();
         publication.entries.retain(stays);
         if publication.entries.is_empty() {
-            return self.disk.remove_all(&dir);
+            return Public::remove(&self.disk, &dir);
         }
         if publication.entries.len() == before {
             return Ok(());

@@ -330,6 +330,8 @@ fn payload(data: Attributes<'_>) -> Option<Loaded> {
             .map(|kind| data.u32(kind));
     Some(match (base?, offset?, len?) {
         (uapi::NFT_PAYLOAD_TRANSPORT, 2, 2) => Loaded::Port,
+        // Of IPv4, as iptables asks for it.
+        (uapi::NFT_PAYLOAD_NETWORK, 9, 1) => Loaded::Protocol,
         (uapi::NFT_PAYLOAD_NETWORK, 16, 1..=4) => Loaded::Destination(Family::V4, None),
         (uapi::NFT_PAYLOAD_NETWORK, 24, 1..=16) => Loaded::Destination(Family::V6, None),
         _ => Loaded::Other,

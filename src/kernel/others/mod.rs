@@ -248,6 +248,14 @@ impl Others {
     }
 }
 
+/// The conditions of one rule of a listing; `None` where it looks into a set for them.
+pub(super) fn conditions_of(rule: Attributes<'_>) -> Option<Conditions> {
+    match decode::rule(rule) {
+        Found::Rule(rule) => Some(rule.conditions),
+        Found::Lookup(_) => None,
+    }
+}
+
 /// The name of a chain, unless it is ours.
 fn named(space: Space, table: &str, chain: &str) -> Option<ChainName> {
     let own = space == Space::Inet && table == TABLE;

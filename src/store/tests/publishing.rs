@@ -2,12 +2,14 @@
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use super::protection::with_umask;
+use super::public::{AT_ONCE, delete};
 use super::*;
 use crate::model::Pod;
 use crate::publication::{Entry, Origin, Publication};
@@ -186,8 +188,31 @@ fn a_nest_of_directories_can_be_deleted() {
         drop(openat(&at, "file", flags_of_a_file(), Mode::S_IRWXU).expect("making a file"));
         at = openat(&at, "1", flags, Mode::empty()).expect("opening");
     }
-    node.lock().unpublish("u1", &attachment).expect("withdrawing");
+    // On a busy machine that is more than one go.
+    let goes = (0..100).find(|_| node.lock().unpublish("u1", &attachment).is_ok());
+    assert!(goes.is_some() && !node.path(DIR).exists(), "{goes:?}");
+}
+
+/// Whoever keeps a command busy with deleting would keep the whole node from the lock.
+#[test]
+fn deleting_ends_in_time_however_much_there_is() {
+    let node = Node::new();
+    drop(node.lock());
+    fs::create_dir_all(node.path(&format!("{DIR}/inner"))).expect("making directories");
+    for number in 0..2 * AT_ONCE {
+        symlink("x", node.path(&format!("{DIR}/{number}"))).expect("linking");
+        symlink("x", node.path(&format!("{DIR}/inner/{number}"))).expect("linking");
+    }
+    let pods = fs::File::open(node.path("pods")).expect("opening");
+    let count = |dir: &str| fs::read_dir(node.path(dir)).map_or(0, Iterator::count);
+    let mut before = count(DIR) + count(&format!("{DIR}/inner"));
+    while delete(&pods, "u1", Some(Instant::now())).is_err() {
+        let left = count(DIR) + count(&format!("{DIR}/inner"));
+        assert!(left < before, "what was deleted stays deleted");
+        before = left;
+    }
     assert!(!node.path(DIR).exists());
+    assert!(before <= AT_ONCE, "all at once: {before}");
 }
 
 fn flags_of_a_file() -> OFlag {
