@@ -9,7 +9,7 @@ use crate::node::{Node, POD_PORT};
 use crate::plugin::{Outcome, Plugin};
 use crate::probe::Transport;
 
-/// The `lockTimeout` of commands that wait for each other, in seconds: an emulated machine is slow.
+/// The `lockTimeout` of commands that wait for each other, in seconds: a busy machine is slow.
 pub(crate) const AMONG_MANY: u32 = 100;
 
 /// A network of the newest version, with our plugin.

@@ -22,7 +22,7 @@ use crate::bare::{add, attachment, network, tcp, udp};
 use crate::netns::{PATH, nft, settle, sysctl};
 use crate::node::{CLIENT, FIRST, Node, address};
 use crate::trace::trace;
-use crate::udp::flows;
+use crate::udp::{flows, tracked};
 use crate::view::elements;
 
 /// The first two numbers of the kernel's release.
@@ -129,11 +129,8 @@ fn flows_are_narrowed_by_the_kernel() {
             socket.send_to(b"?", (address(FIRST[0]), port)).expect("a way to the node");
         }
     });
-    let tracked = || {
-        let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the flows");
-        text.lines().filter(|line| line.contains(" dport=20")).count()
-    };
-    assert_eq!(tracked(), usize::from(OTHERS));
+    let others = || tracked(" dport=20", usize::from(OTHERS));
+    assert_eq!(others(), usize::from(OTHERS));
     assert_eq!(flows(FIRST[0], 8080).len(), 1);
 
     let web = attachment(&node, &network("blue"), "web", 5).mapping([udp(8080)]);
@@ -147,7 +144,7 @@ fn flows_are_narrowed_by_the_kernel() {
         assert!(listed > 1, "{trace:#?}");
     }
     assert_eq!(flows(FIRST[0], 8080), [""; 0]);
-    assert_eq!(tracked(), usize::from(OTHERS));
+    assert_eq!(others(), usize::from(OTHERS));
 }
 
 /// Since 6.10 the kernel acknowledges the begin and the end of a batch, too. The plugin asks for one
