@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use autoport::store::REMEMBERED;
 use serde_json::{Map, Value, json};
 
 use crate::bare::{self, AMONG_MANY, add, attachment, run, tcp, udp};
@@ -396,4 +399,87 @@ fn a_process_that_comes_and_goes_meanwhile() {
     for pod in &pods {
         pod.check().success();
     }
+}
+
+/// Whoever holds a whole range is looked at once, not for each of its numbers.
+#[test]
+fn a_full_range_is_refused_after_one_look_at_its_holder() {
+    const OUTPUT: &str = "/run/strace";
+    let node = Node::new();
+    let range = network("20000-20299");
+    let all = (20000..20300).map(|port| (port, port - 10000));
+    let mut holder =
+        pod(&node, &range, "holder", 5).mapping(all.clone().map(|(port, _)| tcp(port)));
+    for (mapping, (_, inside)) in holder.mappings.iter_mut().zip(all) {
+        mapping.container_port = inside;
+    }
+    add(&node, &holder);
+    let web = pod(&node, &range, "web", 6).mapping([tcp(0)]);
+    let words = ["strace", "-qq", "-e", "trace=openat", "-o", OUTPUT];
+    let outcome = web.plugin_call("ADD").under(&words).run();
+    outcome.failure(101);
+    assert!(outcome.message().contains("300 numbers to choose from, 300 held"), "{outcome}");
+    let trace = fs::read_to_string(OUTPUT).expect("strace wrote it");
+    let reads = trace.lines().filter(|line| line.contains("attachments/blue:holder"));
+    assert_eq!(reads.count(), 1, "{trace}");
+}
+
+/// How often an ADD makes a system call, in all and to read a link, and the number that it chooses.
+fn calls(node: &Node, id: &str) -> (usize, usize, u16) {
+    const OUTPUT: &str = "/run/strace";
+    let web = pod(node, &network("20000-29999"), id, 5).mapping([tcp(0)]);
+    let words = ["strace", "-qq", "-e", "signal=none", "-o", OUTPUT];
+    web.plugin_call("ADD").under(&words).run().success();
+    let [port] = chosen(&web)[..] else { panic!("{:?}", chosen(&web)) };
+    run(&web, "DEL").success();
+    settle();
+    let trace = fs::read_to_string(OUTPUT).expect("strace wrote it");
+    (trace.lines().count(), trace.matches("readlinkat(").count(), port)
+}
+
+/// A choice with nothing to choose from for a while has the store to itself for that long.
+#[test]
+fn ten_thousand_numbers_are_not_looked_for_one_by_one() {
+    let node = Node::new();
+    let empty = calls(&node, "empty");
+    assert_eq!(empty.2, 20000);
+    let state = Path::new(STATE);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let release = |at: u64| {
+        for part in ["released", "cursors"] {
+            fs::remove_dir_all(state.join(part)).expect("it is there");
+        }
+        let marks = state.join(format!("released/{}/tcp", at / REMEMBERED));
+        fs::create_dir_all(&marks).expect("making a directory");
+        for port in 20000..30000 {
+            let made = symlink(format!("{at}/pod:other:blue:eth0"), marks.join(port.to_string()));
+            made.expect("linking");
+        }
+    };
+    let recent = loop {
+        let at = now();
+        release(at);
+        let recent = calls(&node, "recent");
+        // Or else it was read of each when it was given back.
+        if now() / REMEMBERED == at / REMEMBERED {
+            break recent;
+        }
+    };
+    assert_eq!(recent.2, 20000, "the first of those that nobody should have");
+    assert!(recent.0 < empty.0 + 500, "{recent:?} beside {empty:?}");
+
+    release(now() / REMEMBERED * REMEMBERED - 1);
+    let earlier = calls(&node, "earlier");
+    assert_eq!(earlier.2, 20000);
+    assert!(earlier.1 < empty.1 + 10_500, "{earlier:?} beside {empty:?}");
+    assert!(earlier.0 < empty.0 + 11_000, "{earlier:?} beside {empty:?}");
+
+    release(0);
+    for port in 20000..29990 {
+        let held = state.join(format!("ports/tcp/{port}"));
+        fs::create_dir(held).expect("making a directory");
+    }
+    let held = calls(&node, "held");
+    assert_eq!(held.2, 29990, "the first that is free");
+    assert!(held.0 < empty.0 + 500, "{held:?} beside {empty:?}");
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Bench;
-use crate::fill::fill;
+use crate::fill::{clear, fill};
 use crate::measure::{Call, Sample, TICK, micros};
 use crate::node::Node;
 use crate::plugins::{Choice, NUMBER, Plugin, Pod, ports};
@@ -61,6 +61,7 @@ pub(crate) fn run(bench: &Bench) {
             stage.hold(*held);
             for ports in widths {
                 for choice in [Choice::Static, Choice::Dynamic] {
+                    stage.forget();
                     stage.measure(Situation { ports: *ports, choice });
                 }
             }
@@ -91,6 +92,14 @@ impl Stage<'_> {
             }
         }
         self.held = held;
+    }
+
+    /// Forgets what the situations before gave back, as twenty minutes would: a node has no such
+    /// churn, and what it does to a range is measured apart ([`crate::choice`]).
+    fn forget(&self) {
+        for (_, node) in self.nodes.iter().filter(|(plugin, _)| *plugin == Plugin::Autoport) {
+            node.space.run(|| clear("released"));
+        }
     }
 
     fn takes_part(&self, plugin: Plugin, situation: Situation) -> bool {

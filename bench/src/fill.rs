@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -70,6 +72,17 @@ pub(crate) fn add_many(words: &[String]) {
             log: &mut io::stderr(),
         });
         assert!(!outcome.failed, "{}", String::from_utf8_lossy(&outcome.stdout));
+    }
+}
+
+/// Where autoport's store is on every node.
+pub(crate) const STATE: &str = "/run/autoport";
+
+/// Deletes a part of the store, in the calling thread's mount namespace.
+pub(crate) fn clear(part: &str) {
+    match fs::remove_dir_all(Path::new(STATE).join(part)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{part}: {error}"),
+        Ok(()) | Err(_) => {}
     }
 }
 

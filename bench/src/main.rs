@@ -13,7 +13,7 @@
 //! | [`guard`] | what can be counted, against figures on record |
 //! | [`raw`] | rows of figures on disk |
 //! | [`fill`] | mappings held by other pods |
-//! | [`control`], [`flat`], [`storm`], [`datapath`], [`budget`], [`variants`] | the measurements |
+//! | [`control`], [`flat`], [`choice`], [`storm`], [`datapath`], [`budget`], [`variants`] | the measurements |
 //! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
@@ -29,6 +29,7 @@
 )]
 
 mod budget;
+mod choice;
 mod control;
 mod datapath;
 mod fill;
@@ -62,6 +63,8 @@ enum Part {
     Control,
     /// The same command on nodes that take turns.
     Flat,
+    /// Choosing where hardly anything is free.
+    Choice,
     /// Many commands at once.
     Storm,
     /// New connections and packets through ever more mappings.
@@ -185,12 +188,14 @@ fn main() -> ExitCode {
         return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     machine::describe(&bench);
-    let every = [Part::Control, Part::Flat, Part::Storm, Part::Datapath, Part::Budget];
+    let every =
+        [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
     let parts = if options.parts.is_empty() { &every[..] } else { &options.parts };
     for part in parts {
         let measure: fn(&Bench) = match part {
             Part::Control => control::run,
             Part::Flat => flat::run,
+            Part::Choice => choice::run,
             Part::Storm => storm::run,
             Part::Datapath => datapath::run,
             Part::Budget => budget::run,

@@ -1,20 +1,21 @@
 //! Which host ports an attachment gets: those it names, if they may be had, and those it wishes for.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
 
 use super::past::Past;
+use super::survey::Survey;
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::kernel::{Listeners, Portmap, Process};
 use crate::model::{Grant, HostListeners, HostPort, Owner, Record};
-use crate::netns;
 use crate::plan::{
-    self, Ask, Availability, Cursors, Earlier, Granted, Spot, Standing, allocate, earlier,
-    permit_namespace, permit_ports,
+    Ask, Availability, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
+    permit_ports,
 };
-use crate::store::{self, Locked, Mark, Released, Releaser, Who};
+use crate::store::{self, Locked, Released, Releaser};
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
@@ -148,11 +149,15 @@ impl<'a> Chooser<'a> {
             (0..grant.wish.count.get()).filter_map(move |offset| first.checked_add(offset))
         };
         let formerly: BTreeSet<NonZeroU16> = former.iter().flat_map(numbers).collect();
+        let survey = RefCell::new(Survey::new(self.past, self.owner, &self.releaser, self.now));
         let look = |spot: Spot| {
+            let survey = &mut survey.borrow_mut();
             // The sandbox before this one may still be entered for them.
-            if formerly.contains(&spot.port) { self.examine(spot) } else { self.look(spot) }
+            let is_former = formerly.contains(&spot.port);
+            if is_former { self.examine(spot, survey) } else { self.look(spot, survey) }
         };
-        Ok(allocate(&ask, look, |spot| self.examine(spot))??)
+        let examine = |spot: Spot| self.examine(spot, &mut survey.borrow_mut());
+        Ok(allocate(&ask, look, examine)??)
     }
 
     /// What the pod had been granted before: what it released a short while ago, and what an earlier
@@ -179,38 +184,22 @@ impl<'a> Chooser<'a> {
         Ok(grants)
     }
 
-    fn look(&self, spot: Spot) -> Result<Availability, Error> {
+    fn look(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
         if spot.hosts().all(|host| self.holds(&host)) {
             return Ok(Availability::Free);
         }
         if self.is_in_use(spot) {
             return Ok(Availability::Busy);
         }
-        if self.past.entered_at(spot.protocol, spot.port)? {
-            return Ok(Availability::Held);
-        }
-        self.unless_recent(spot)
+        survey.look(spot)
     }
 
     /// Looks behind the entries: who is no more holds nothing.
-    fn examine(&self, spot: Spot) -> Result<Availability, Error> {
+    fn examine(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
         if self.is_in_use(spot) {
             return Ok(Availability::Busy);
         }
-        let hosts: Vec<HostPort> = spot.hosts().collect();
-        for holder in self.past.holders(&hosts)? {
-            let holds = match &holder.who {
-                Who::Reservation(_) | Who::Unreadable(_) => true,
-                Who::Attachment(record) => {
-                    let standing = plan::standing(self.owner, &record.owner, netns::is_gone);
-                    matches!(standing, Standing::Holds | Standing::Sibling)
-                }
-            };
-            if holds {
-                return Ok(Availability::Held);
-            }
-        }
-        self.unless_recent(spot)
+        survey.examine(spot)
     }
 
     /// Whether packets would go to a process of the host, or to a pod of portmap.
@@ -218,13 +207,6 @@ impl<'a> Chooser<'a> {
         let is_listened_on =
             |host: &HostPort| self.listeners.find(host).is_some() && !self.is_its_own(host);
         spot.hosts().any(|host| is_listened_on(&host) || self.portmap.chain_of(&host).is_some())
-    }
-
-    fn unless_recent(&self, spot: Spot) -> Result<Availability, Error> {
-        match self.past.released_at(spot.protocol, spot.port, self.now)? {
-            Some(Mark { by, .. }) if by != self.releaser => Ok(Availability::Recent),
-            Some(_) | None => Ok(Availability::Free),
-        }
     }
 }
 

@@ -15,6 +15,7 @@ mod past;
 mod prepare;
 mod reserve;
 mod siblings;
+mod survey;
 mod watch;
 
 use std::collections::BTreeSet;

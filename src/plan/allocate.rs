@@ -5,10 +5,15 @@
 //! ago; then what somebody holds who turns out to be no more. Each number is asked about once, and
 //! holders are examined only when nothing else is left.
 
-use std::collections::{BTreeMap, HashMap};
+mod attempt;
+mod node;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use self::attempt::{Attempt, Barren};
+use self::node::Node;
 use super::exhausted::Exhausted;
 use super::grant::Earlier;
 use super::pool::Pool;
@@ -91,8 +96,8 @@ pub fn allocate<E>(
     look: impl FnMut(Spot) -> Result<Availability, E>,
     examine: impl FnMut(Spot) -> Result<Availability, E>,
 ) -> Result<Result<Granted, Exhausted>, E> {
-    let node = Node { look, examine, seen: HashMap::new(), examined: HashMap::new() };
-    let mut search = Search { ranges: ranges(ask), node, ask };
+    let node = Node::new(look, examine);
+    let mut search = Search { ranges: ranges(ask), node, ask, barren: Barren::default() };
     let orders = orders(ask);
     let mut failed = None;
     for last in 1..=TIERS.len() {
@@ -112,7 +117,7 @@ pub fn allocate<E>(
 }
 
 /// What a number may be for a wish to take it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tier {
     worst: Availability,
     /// Whether the claim may use the number in another protocol or on another address.
@@ -172,66 +177,6 @@ fn ranges<'a>(ask: &Ask<'a>) -> BTreeMap<&'a str, Tried> {
     ranges
 }
 
-/// The node, as far as it was asked about.
-struct Node<L, X> {
-    look: L,
-    examine: X,
-    seen: HashMap<Spot, Availability>,
-    examined: HashMap<Spot, Availability>,
-}
-
-impl<E, L, X> Node<L, X>
-where
-    L: FnMut(Spot) -> Result<Availability, E>,
-    X: FnMut(Spot) -> Result<Availability, E>,
-{
-    fn look(&mut self, spot: Spot) -> Result<Availability, E> {
-        if let Some(seen) = self.seen.get(&spot) {
-            return Ok(*seen);
-        }
-        let availability = (self.look)(spot)?;
-        self.seen.insert(spot, availability);
-        Ok(availability)
-    }
-
-    /// Whether a spot is no worse than `worst`; behind one that is held somebody has to be alive.
-    fn is_within(&mut self, spot: Spot, worst: Availability) -> Result<bool, E> {
-        let seen = self.look(spot)?;
-        if seen != Availability::Held || worst != Availability::Held {
-            return Ok(seen <= worst);
-        }
-        let examined = match self.examined.get(&spot) {
-            Some(examined) => *examined,
-            None => (self.examine)(spot)?,
-        };
-        self.examined.insert(spot, examined);
-        Ok(examined < Availability::Held)
-    }
-}
-
-/// How far one attempt has come.
-#[derive(Default)]
-struct Attempt<'a> {
-    taken: BTreeMap<NonZeroU16, Vec<HostPort>>,
-    chosen: BTreeMap<usize, NonZeroU16>,
-    /// Where each ring goes on, and the number before that place.
-    rings: BTreeMap<&'a str, (usize, NonZeroU16)>,
-}
-
-impl Attempt<'_> {
-    fn take(&mut self, wish: &Wish, first: NonZeroU16) {
-        for spot in spots(wish, first) {
-            self.taken.entry(spot.port).or_default().extend(spot.hosts());
-        }
-    }
-
-    /// Whether the claim itself stands in the way.
-    fn is_in_the_way(&self, spot: Spot, shared: bool) -> bool {
-        let Some(taken) = self.taken.get(&spot.port) else { return false };
-        !shared || spot.hosts().any(|host| taken.iter().any(|other| other.overlaps(&host)))
-    }
-}
-
 /// A wish that found no number, and what the claim had by then.
 struct Stuck<'a> {
     at: usize,
@@ -242,6 +187,7 @@ struct Search<'a, L, X> {
     ask: &'a Ask<'a>,
     ranges: BTreeMap<&'a str, Tried>,
     node: Node<L, X>,
+    barren: Barren<'a>,
 }
 
 impl<'a, E, L, X> Search<'a, L, X>
@@ -320,7 +266,13 @@ where
         let ask = self.ask;
         let wish = &ask.wishes[at];
         for tier in tiers {
-            let Some(place) = self.find(attempt, wish, *tier)? else { continue };
+            if self.barren.is_known(attempt, wish, *tier) {
+                continue;
+            }
+            let Some(place) = self.find(attempt, wish, *tier)? else {
+                self.barren.note(attempt, wish, *tier);
+                continue;
+            };
             let pool = &self.ranges[wish.range_name()].pool;
             let after = place + usize::from(wish.count.get());
             attempt.take(wish, pool.numbers()[place]);

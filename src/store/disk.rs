@@ -319,20 +319,37 @@ impl Disk {
         Ok(())
     }
 
-    /// The names in a directory, sorted; none when it is missing. A name that is no UTF-8 is none of
-    /// ours.
+    /// The names in a directory, sorted; none when it is missing.
     pub(super) fn names(&self, name: &str) -> Result<Vec<String>, Error> {
-        let failed = |error| Error::io("list", &self.full(name))(error);
-        let entries = match fs::read_dir(self.reach(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
         let mut names = Vec::new();
-        for entry in entries {
-            names.extend(entry.map_err(failed)?.file_name().into_string());
-        }
+        self.each_name(name, |name| names.push(name))?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Tells every name in a directory, in no order. A name that is no UTF-8 is none of ours.
+    pub(super) fn each_name(&self, name: &str, mut tell: impl FnMut(String)) -> Result<(), Error> {
+        let failed = |error| Error::io("list", &self.full(name))(error);
+        let entries = match fs::read_dir(self.reach(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
+                tell(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory in here as a place of its own, for many short looks; `None` when it is missing.
+    pub(super) fn below(&self, name: &str) -> Result<Option<Self>, Error> {
+        let dir = match self.open_directory(name) {
+            Err(Errno::ENOENT) => return Ok(None),
+            opened => opened.map_err(self.error("open", name))?,
+        };
+        let (path, unsynced) = (self.full(name), Mutex::default());
+        Ok(Some(Self { path, dir, mode: self.mode, volatile: self.volatile, unsynced }))
     }
 
     /// A path that leads through the open directory, for what has no call relative to one.

@@ -1,6 +1,6 @@
 //! Who holds a port: the index, then the records that it leads to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use super::error::{Error, Unreadable};
@@ -55,7 +55,7 @@ impl Shared {
 
     /// An entry counts when the record it leads to lists the port, or might.
     fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
-        let who = self.who(key).unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))?;
+        let who = self.who(key)?;
         match &who {
             Who::Attachment(record) => hosts.retain(|host| record::lists(&record.mappings, host)),
             Who::Reservation(reservation) => {
@@ -67,11 +67,31 @@ impl Shared {
         (!hosts.is_empty()).then_some(Holder { who, hosts })
     }
 
-    fn who(&self, key: &Key) -> Result<Option<Who>, Unreadable> {
-        Ok(match key.kind() {
-            Kind::Attachment => self.read(key)?.map(|record| Who::Attachment(Box::new(record))),
-            Kind::Reservation => reservation::read(&self.disk, key)?.map(Who::Reservation),
-        })
+    /// Everyone who is entered for a port, on whatever address. For whoever asks about many ports of
+    /// few holders, and reads each of them once ([`Shared::who`]).
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn entries_at(
+        &self,
+        protocol: Protocol,
+        port: NonZeroU16,
+    ) -> Result<Vec<(HostPort, Key)>, Error> {
+        index::at(&self.disk, protocol, port)
+    }
+
+    /// Reads what an entry leads to; `None` when that is nothing.
+    #[must_use]
+    pub fn who(&self, key: &Key) -> Option<Who> {
+        let read = match key.kind() {
+            Kind::Attachment => {
+                self.read(key).map(|read| read.map(|record| Who::Attachment(Box::new(record))))
+            }
+            Kind::Reservation => {
+                reservation::read(&self.disk, key).map(|read| read.map(Who::Reservation))
+            }
+        };
+        read.unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))
     }
 
     /// Whether anybody may hold this port, on whatever address: one look-up, however many ports are
@@ -81,14 +101,5 @@ impl Shared {
     /// When the index cannot be examined.
     pub fn entered_at(&self, protocol: Protocol, port: NonZeroU16) -> Result<bool, Error> {
         index::any_at(&self.disk, protocol, port)
-    }
-
-    /// Every port of which [`Shared::entered_at`] is true: one listing, which is cheaper than many
-    /// look-ups.
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn entered_ports(&self, protocol: Protocol) -> Result<BTreeSet<NonZeroU16>, Error> {
-        Ok(index::of_protocol(&self.disk, protocol)?.into_iter().collect())
     }
 }

@@ -12,7 +12,7 @@ use crate::model::{HostPort, Protocol};
 const UP: &str = "../../../";
 
 fn directory(protocol: Protocol, port: NonZeroU16) -> String {
-    format!("ports/{protocol}/{port}")
+    format!("{}/{port}", of_protocol(protocol))
 }
 
 fn entry(host: &HostPort) -> String {
@@ -99,15 +99,21 @@ pub(super) fn prune(
 fn ports(disk: &Disk) -> Result<Vec<(Protocol, NonZeroU16)>, Error> {
     let mut found = Vec::new();
     for protocol in Protocol::ALL {
-        found.extend(of_protocol(disk, protocol)?.into_iter().map(|port| (protocol, port)));
+        let names = disk.names(&of_protocol(protocol))?;
+        found.extend(names.iter().filter_map(|name| Some((protocol, port_in(name)?))));
     }
     Ok(found)
 }
 
-/// Every port of a protocol that has a directory, in no order.
-pub(super) fn of_protocol(disk: &Disk, protocol: Protocol) -> Result<Vec<NonZeroU16>, Error> {
-    let names = disk.names(&format!("ports/{protocol}"))?;
-    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+/// Where every port of a protocol that anybody is entered for has a directory.
+pub(super) fn of_protocol(protocol: Protocol) -> String {
+    format!("ports/{protocol}")
+}
+
+/// A port has one spelling in the store, so that one look finds it.
+pub(super) fn port_in(name: &str) -> Option<NonZeroU16> {
+    let is_plain = matches!(name.as_bytes(), [b'1'..=b'9', ..]);
+    if is_plain { name.parse().ok() } else { None }
 }
 
 /// An address has one spelling in the index, so that one look finds it.

@@ -43,6 +43,11 @@ impl Releaser {
         Self(if plain_is_safe { fitting(plain) } else { hashed(&plain) })
     }
 
+    /// Whether a mark names it.
+    pub(super) fn is(&self, by: &str) -> bool {
+        self.0 == by
+    }
+
     /// Whether both are attachments of one pod or of one container. Where a name had to be
     /// shortened that is not known, and so they are not.
     #[must_use]
@@ -83,7 +88,7 @@ pub struct Released {
 }
 
 /// The directories in which something that counts may be, the latest first.
-fn periods(now: u64) -> impl Iterator<Item = String> {
+pub(super) fn periods(now: u64) -> impl Iterator<Item = String> {
     let present = now / REMEMBERED;
     std::iter::once(present).chain(present.checked_sub(1)).map(period)
 }
@@ -94,12 +99,23 @@ fn period(number: u64) -> String {
 
 /// A clock that was set back makes what was released after the present count as well as what was
 /// released that long before it.
-fn counts(at: u64, now: u64) -> bool {
+pub(super) fn counts(at: u64, now: u64) -> bool {
     now.abs_diff(at) < REMEMBERED
 }
 
 fn mark(protocol: Protocol, port: NonZeroU16) -> String {
     format!("{protocol}/{port}")
+}
+
+/// When and by whom, as the target of a mark says it.
+pub(super) fn told(target: &str) -> Option<(u64, &str)> {
+    let (at, by) = target.split_once('/')?;
+    Some((at.parse().ok()?, by))
+}
+
+/// Where all that a releaser gave back in a period is.
+pub(super) fn memory(period: &str, releaser: &Releaser) -> String {
+    format!("{period}/{releaser}.json")
 }
 
 impl Shared {
@@ -115,10 +131,9 @@ impl Shared {
     ) -> Result<Option<Mark>, Error> {
         for period in periods(now) {
             let target = self.disk.target(&format!("{period}/{}", mark(protocol, port)))?;
-            let found = target.as_deref().and_then(|target| target.split_once('/'));
-            let found = found.and_then(|(at, by)| Some((at.parse().ok()?, by.to_owned())));
-            if let Some((at, by)) = found {
-                return Ok(counts(at, now).then_some(Mark { by: Releaser(by), at }));
+            if let Some((at, by)) = target.as_deref().and_then(told) {
+                let mark = || Mark { by: Releaser(by.to_owned()), at };
+                return Ok(counts(at, now).then(mark));
             }
         }
         Ok(None)
@@ -129,7 +144,7 @@ impl Shared {
     #[must_use]
     pub fn released_to(&self, releaser: &Releaser, now: u64) -> Option<Released> {
         let read = |period: String| {
-            let bytes = self.disk.read(&format!("{period}/{releaser}.json")).ok()??;
+            let bytes = self.disk.read(&memory(&period, releaser)).ok()??;
             record::decode(&bytes).ok()
         };
         let latest: Option<Released> = periods(now).find_map(read);

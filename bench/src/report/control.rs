@@ -59,7 +59,7 @@ pub(super) fn values(rows: &Rows, param: &str) -> BTreeSet<u64> {
 }
 
 /// `median / p99`, with how often if that was seldom.
-fn time(row: Option<&Row>) -> String {
+pub(super) fn time(row: Option<&Row>) -> String {
     let Some(row) = row else { return "–".to_owned() };
     if row.facts.contains_key("fails") {
         return "fails".to_owned();

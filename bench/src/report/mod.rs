@@ -6,6 +6,7 @@
 
 mod bars;
 mod budget;
+mod choice;
 mod control;
 mod datapath;
 mod storm;
@@ -56,6 +57,7 @@ pub(crate) fn run(bench: &Bench, docs: &Path) {
     let mut report = Report::default();
     machine(&bench.raw, &mut report);
     control::add(&bench.raw, &mut report);
+    choice::add(&bench.raw, &mut report);
     storm::add(&bench.raw, &mut report);
     datapath::add(&bench.raw, &mut report);
     budget::add(&bench.raw, &mut report);

@@ -17,10 +17,7 @@ fn a_look_at_one_number_takes_any_entry_for_a_holder() {
     let shared = node.read().expect("a store");
     let held = |number| shared.entered_at(Protocol::Tcp, port(number)).expect("looking");
     assert_eq!([79, 80, 81, 82, 83].map(held), [false, true, true, true, false]);
-    let listed = shared.entered_ports(Protocol::Tcp).expect("listing");
-    assert_eq!(listed, [80, 81, 82].map(port).into());
     assert!(!shared.entered_at(Protocol::Udp, port(80)).expect("looking"));
-    assert_eq!(shared.entered_ports(Protocol::Udp).expect("listing"), [].into());
     assert_eq!(holders(&shared, &[host("192.0.2.1", 82)]), [], "one that leads nowhere");
 }
 
@@ -185,6 +182,95 @@ fn a_damaged_memory_is_none() {
     fs::create_dir(period.join("tcp/20000")).expect("making a directory");
     assert_eq!(locked.released_to(&releaser, NOW), None);
     assert_eq!(locked.released_at(Protocol::Tcp, port(20000), NOW).expect("looking"), None);
+    // Where it is not read it is there: the number is deferred.
+    let other = Releaser::of(&granted(&locked, "other", "u2").owner);
+    for (releaser, deferred) in [(&other, true), (&releaser, false)] {
+        let listing = locked.listing(Protocol::Tcp, releaser, NOW).expect("listing");
+        assert_eq!(listing.is_released(port(20000)).expect("looking"), deferred);
+    }
+}
+
+/// Insists that a listing says of every port in question what a look at it says, to each of `releasers`.
+fn assert_listed(shared: &Shared, releasers: &[Releaser], now: u64) -> usize {
+    let mut released = 0;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for releaser in releasers {
+            let listing = shared.listing(protocol, releaser, now).expect("listing");
+            for number in (80..83).chain(20000..20060).map(port) {
+                let entered = shared.entered_at(protocol, number).expect("looking");
+                assert_eq!(listing.is_entered(number), entered, "{protocol} {number}");
+                let mark = shared.released_at(protocol, number, now).expect("looking");
+                let expected = mark.as_ref().is_some_and(|mark| mark.by != *releaser);
+                let listed = listing.is_released(number).expect("looking");
+                assert_eq!(
+                    listed, expected,
+                    "{protocol} {number} at {now}: {mark:?} for {releaser}"
+                );
+                released += usize::from(listed);
+            }
+        }
+    }
+    released
+}
+
+#[test]
+fn a_listing_says_what_looks_say() {
+    let mut released = 0;
+    for seed in 0..30 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let node = Node::new();
+        let locked = node.lock();
+        let mut now = NOW + random.u64(..REMEMBERED);
+        let mut releasers = Vec::new();
+        for step in 0..100 {
+            now += random.u64(..30);
+            let mut hosts: Vec<HostPort> =
+                (0..4).map(|_| host("::", random.u16(20000..20060))).collect();
+            hosts.sort();
+            hosts.dedup();
+            let mut record = record(&locked, &format!("c{step}"), &hosts);
+            let uid = format!("u{}", random.u8(..8));
+            record.owner.pod = Some(Pod { namespace: "a".into(), name: "b".into(), uid });
+            releasers.push(Releaser::of(&record.owner));
+            locked.save(&record).expect("saving");
+            if random.u8(..8) > 0 {
+                locked.remember(&record, now).expect("remembering");
+                locked.remove(&record).expect("removing");
+            }
+        }
+        // Nobody of us spells a port so, and a mark that is damaged is none.
+        let before = node.path("released").join((now / REMEMBERED - 1).to_string()).join("tcp");
+        fs::create_dir_all(&before).expect("making a directory");
+        for name in ["080", "+81", "82x", "65536", "20000"] {
+            fs::create_dir_all(node.path("ports/tcp").join(name)).expect("making a directory");
+            let _ = fs::remove_file(before.join(name));
+            std::os::unix::fs::symlink("x", before.join(name)).expect("linking");
+        }
+        releasers.sort_by_key(Releaser::to_string);
+        releasers.dedup();
+        for later in [0, 1, 300, REMEMBERED - 1, REMEMBERED, 2 * REMEMBERED] {
+            released += assert_listed(&locked, &releasers, now + later);
+            assert_listed(&locked, &releasers, now - later);
+        }
+    }
+    assert!(released > 10_000, "{released}");
+}
+
+#[test]
+fn a_mark_counts_to_the_second_in_a_listing_too() {
+    let node = Node::new();
+    let locked = node.lock();
+    let record = granted(&locked, "old", "u1");
+    let own = released(&locked, &record, NOW);
+    let other = Releaser::of(&granted(&locked, "other", "u2").owner);
+    let is_released = |releaser: &Releaser, now| {
+        let listing = locked.listing(Protocol::Tcp, releaser, now).expect("listing");
+        listing.is_released(port(20001)).expect("looking")
+    };
+    for (later, expected) in [(0, true), (REMEMBERED - 1, true), (REMEMBERED, false)] {
+        assert_eq!(is_released(&other, NOW + later), expected, "{later}");
+        assert!(!is_released(&own, NOW + later), "its own, {later}");
+    }
 }
 
 /// For the report: `cargo test --release --lib choosing::figures -- --ignored --nocapture`.
@@ -210,8 +296,10 @@ fn figures() {
         let held = (20000..30000).filter(|n| locked.entered_at(Protocol::Tcp, port(*n)).expect(""));
         assert_eq!(held.count(), 9900);
     });
-    timed("entered_ports, 9900 held", &|| {
-        assert_eq!(locked.entered_ports(Protocol::Tcp).expect("").len(), 9900);
+    let somebody = Releaser::of(&record(&locked, "somebody", &[]).owner);
+    timed("listing, 9900 held", &|| {
+        let listing = locked.listing(Protocol::Tcp, &somebody, NOW).expect("");
+        assert_eq!((20000..30000).filter(|n| listing.is_entered(port(*n))).count(), 9900);
     });
     timed("released_at, nothing there", &|| {
         assert_eq!(locked.released_at(Protocol::Tcp, port(1), NOW).expect(""), None);
