@@ -289,7 +289,7 @@ fn ten_thousand_mappings_work() {
     assert_eq!((view::index().len(), view::elements().len()), (2, 4));
     // An unoptimised build on a machine that runs other things beside; a walk per mapping takes minutes.
     let all = [added, checked, again, deleted];
-    assert!(all.iter().all(|one| *one < Duration::from_secs(60)), "{all:?}");
+    assert!(all.iter().all(|one| *one < Duration::from_mins(1)), "{all:?}");
 }
 
 #[test]
