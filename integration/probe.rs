@@ -4,7 +4,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -186,7 +187,8 @@ impl Probe {
             Transport::Sctp => SockProtocol::Sctp,
         };
         let socket = socket(family, SockType::Stream, flags, protocol)?;
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(self.source()))?;
+        let source = SockaddrStorage::from(self.source());
+        once_free(|| Ok(bind(socket.as_raw_fd(), &source)?))?;
         match connect(socket.as_raw_fd(), &SockaddrStorage::from(self.to)) {
             Ok(()) => return Ok(socket.into()),
             Err(nix::Error::EINPROGRESS) => {}
@@ -202,12 +204,26 @@ impl Probe {
     }
 
     fn ask_udp(&self) -> io::Result<String> {
-        let socket = UdpSocket::bind(self.source())?;
+        let socket = once_free(|| UdpSocket::bind(self.source()))?;
         socket.connect(self.to)?;
         socket.set_read_timeout(Some(self.patience))?;
         socket.send(b"?")?;
         let mut answer = [0; 128];
         let length = socket.recv(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+}
+
+/// Binds a socket, and again while the port is taken: a process that another test is starting has our
+/// sockets until its exec(2), those too that are closed here.
+fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            done => return done,
+        }
     }
 }
