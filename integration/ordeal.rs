@@ -20,7 +20,7 @@ use crate::netns::{full_ruleset, ip, nft, sysctl};
 use crate::node::{CLIENT, FIRST, Node, address};
 use crate::plugin::{Call, Outcome, Plugin};
 use crate::tracer::{Strike, Traced, trace};
-use crate::view::{STATE, tree};
+use crate::view::{self, STATE, tree};
 
 /// What the pod asks for, and where it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -450,10 +450,9 @@ fn elements(listing: &str) -> String {
 
 /// The tracked flows that the pod, or its earlier sandbox, would answer.
 fn flows() -> Vec<String> {
-    let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
     let answered =
-        |line: &&str| [POD, OLD].iter().any(|n| line.contains(&format!("src=10.1.0.{n} ")));
-    text.lines().filter(answered).map(str::to_owned).collect()
+        |flow: &String| [POD, OLD].iter().any(|n| flow.contains(&format!("src=10.1.0.{n} ")));
+    view::flows().into_iter().filter(answered).collect()
 }
 
 /// Whether every point is tried, however alike: `make torture`.

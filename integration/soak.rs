@@ -852,8 +852,8 @@ fn is_pod(address: IpAddr) -> bool {
 }
 
 fn flows() -> Vec<Flow> {
-    let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
-    let udp = text.lines().filter(|line| line.contains(" udp "));
+    let all = view::flows();
+    let udp = all.iter().filter(|line| line.contains(" udp "));
     udp.filter_map(|line| {
         let all = |prefix: &'static str| {
             line.split_whitespace().filter_map(move |word| word.strip_prefix(prefix))

@@ -1,6 +1,5 @@
 //! UDP flows that connection tracking knows from before an ADD or a DEL.
 
-use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 
@@ -12,6 +11,7 @@ use crate::node::{CLIENT, FIRST, Node, Pod, SECOND, address};
 use crate::plugin::{Outcome, Plugin};
 use crate::probe::{Answer, Probe};
 use crate::trace::trace;
+use crate::view;
 
 const PORT: u16 = 8080;
 
@@ -34,21 +34,9 @@ fn begun_at(to: &str, source: u16) -> Probe {
     Probe::udp(to, PORT).from(CLIENT[usize::from(to.contains(':'))], source)
 }
 
-/// How many flows are tracked with this in their line; listed again until it is `wanted` of them, but not
-/// forever. The kernel keeps its place in the list as a number among the flows of all namespaces, so
-/// when one of another namespace goes meanwhile, it leaves out one of ours (seen on 6.1).
-pub(crate) fn tracked(part: &str, wanted: usize) -> usize {
-    let count = || {
-        let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the flows");
-        text.lines().filter(|line| line.contains(part)).count()
-    };
-    std::iter::repeat_with(count).take(20).find(|found| *found == wanted).unwrap_or_else(count)
-}
-
-/// The tracked UDP flows to `to`:`port`, as the kernel lists them without their timeouts.
+/// The tracked UDP flows to `to`:`port`.
 pub(crate) fn flows(to: &str, port: u16) -> Vec<String> {
-    let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the list of flows");
-    let own = |line: &&str| {
+    let own = |line: &String| {
         let mut words = line.split_whitespace();
         let first = |prefix: &str, words: &mut std::str::SplitWhitespace<'_>| {
             words.find_map(|word| word.strip_prefix(prefix).map(str::to_owned))
@@ -58,7 +46,7 @@ pub(crate) fn flows(to: &str, port: u16) -> Vec<String> {
             && destination == Some(address(to))
             && first("dport=", &mut words) == Some(port.to_string())
     };
-    text.lines().filter(own).map(str::to_owned).collect()
+    view::flows().into_iter().filter(own).collect()
 }
 
 #[test]
@@ -280,7 +268,7 @@ fn what_is_forwarded_costs_one_look_at_the_nodes_addresses() {
             socket.send_to(b"?", (to, PORT)).expect("a way to the node");
         }
     });
-    let forwarded = || tracked(" dst=198.18.", DESTINATIONS);
+    let forwarded = || view::flows().iter().filter(|flow| flow.contains(" dst=198.18.")).count();
     assert_eq!(forwarded(), DESTINATIONS);
     let web = attachment(&node, &blue, "any", 200).mapping([udp(PORT)]);
     let trace = trace(&web, "ADD");

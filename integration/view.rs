@@ -1,5 +1,6 @@
 //! What can be seen of the plugin on a node: its records, its index, its table.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -23,6 +24,31 @@ pub(crate) fn table() -> Vec<Value> {
     }
     let listing: Value = serde_json::from_str(&text).expect("nft -j prints JSON");
     listing["nftables"].as_array().expect("nft -j prints a list").clone()
+}
+
+/// The connections that are tracked, as the kernel lists them, but without their timeouts.
+///
+/// It keeps its place in the list as a number among those of all namespaces: where one of another comes
+/// or goes meanwhile, one of ours is listed twice, or not at all (seen on 6.1 and 6.12). So what
+/// counts is what two listings in a row agree on.
+pub(crate) fn flows() -> BTreeSet<String> {
+    let listed = || -> BTreeSet<String> {
+        let text = fs::read_to_string("/proc/thread-self/net/nf_conntrack").expect("the flows");
+        let untimed = |line: &str| {
+            let words = line.split_whitespace().enumerate();
+            words.filter(|(at, _)| *at != 4).flat_map(|(_, word)| [word, " "]).collect()
+        };
+        text.lines().map(untimed).collect()
+    };
+    let mut last = listed();
+    for _ in 0..100 {
+        let next = listed();
+        if next == last {
+            return next;
+        }
+        last = next;
+    }
+    panic!("no two listings of the flows agree: {last:#?}");
 }
 
 /// Every element of every map and set, each with the name of where it is.
