@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::past::Past;
 use crate::error::Error;
-use crate::model::{HostPort, Owner, Protocol};
+use crate::model::{Owner, Protocol};
 use crate::netns;
 use crate::plan::{self, Availability, Spot, Standing};
 use crate::store::{Key, Listing, Releaser, Who};
@@ -21,21 +21,14 @@ pub(super) struct Survey<'a> {
     releaser: &'a Releaser,
     now: u64,
     protocols: BTreeMap<Protocol, Asked<'a>>,
-    holders: BTreeMap<Key, Held>,
+    /// Whom the claimant has to respect, of those who were looked at.
+    holders: BTreeMap<Key, Option<Who>>,
 }
 
 #[derive(Default)]
 struct Asked<'a> {
     in_vain: usize,
     listing: Option<Listing<'a>>,
-}
-
-/// What somebody holds who is entered.
-enum Held {
-    /// These, sorted; none if the claimant need not respect it.
-    Hosts(Vec<HostPort>),
-    /// Whatever it is entered for.
-    All,
 }
 
 impl<'a> Survey<'a> {
@@ -73,12 +66,10 @@ impl<'a> Survey<'a> {
             if !spot.hosts().any(|wanted| wanted.overlaps(&host)) {
                 continue;
             }
-            let held = self.holders.entry(key).or_insert_with_key(|key| held(past, owner, key));
-            let holds = match held {
-                Held::Hosts(hosts) => hosts.binary_search(&host).is_ok(),
-                Held::All => true,
-            };
-            if holds {
+            let holder = self.holders.entry(key);
+            let holder = holder
+                .or_insert_with_key(|key| past.who(key).filter(|who| is_respected(owner, who)));
+            if holder.as_ref().is_some_and(|who| who.counts_at(&host)) {
                 return Ok(Availability::Held);
             }
         }
@@ -87,19 +78,14 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn held(past: Past<'_>, owner: &Owner, key: &Key) -> Held {
-    match past.who(key) {
-        None => Held::Hosts(Vec::new()),
-        Some(Who::Attachment(record)) => {
-            match plan::standing(owner, &record.owner, netns::is_gone) {
-                Standing::Holds | Standing::Sibling => {
-                    Held::Hosts(record.mappings.iter().map(|mapping| mapping.host).collect())
-                }
-                Standing::Same | Standing::Superseded(_) => Held::Hosts(Vec::new()),
-            }
+/// Whether `owner` has to leave to somebody what that one holds.
+fn is_respected(owner: &Owner, who: &Who) -> bool {
+    match who {
+        Who::Attachment(record) => {
+            let standing = plan::standing(owner, &record.owner, netns::is_gone);
+            matches!(standing, Standing::Holds | Standing::Sibling)
         }
-        Some(Who::Reservation(reservation)) => Held::Hosts(reservation.hosts),
-        Some(Who::Unreadable(_)) => Held::All,
+        Who::Reservation(_) | Who::Unreadable(_) => true,
     }
 }
 

@@ -29,6 +29,18 @@ pub enum Who {
     Unreadable(Unreadable),
 }
 
+impl Who {
+    /// Whether an entry for `host` that leads here counts: the record lists it, or might.
+    #[must_use]
+    pub fn counts_at(&self, host: &HostPort) -> bool {
+        match self {
+            Self::Attachment(record) => record::lists(&record.mappings, host),
+            Self::Reservation(reservation) => reservation.hosts.binary_search(host).is_ok(),
+            Self::Unreadable(_) => true,
+        }
+    }
+}
+
 impl Shared {
     /// Everyone who holds a port that overlaps one of `wanted`, once each, sorted by key. The
     /// claimant itself is among them if it holds one.
@@ -53,16 +65,10 @@ impl Shared {
         Ok(entered.into_iter().filter_map(|(key, hosts)| self.holder(&key, hosts)).collect())
     }
 
-    /// An entry counts when the record it leads to lists the port, or might.
+    /// Whoever an index entry leads to, if any of the entries counts.
     fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
         let who = self.who(key)?;
-        match &who {
-            Who::Attachment(record) => hosts.retain(|host| record::lists(&record.mappings, host)),
-            Who::Reservation(reservation) => {
-                hosts.retain(|host| reservation.hosts.binary_search(host).is_ok());
-            }
-            Who::Unreadable(_) => {}
-        }
+        hosts.retain(|host| who.counts_at(host));
         hosts.sort_unstable();
         (!hosts.is_empty()).then_some(Holder { who, hosts })
     }
