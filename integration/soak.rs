@@ -5,35 +5,33 @@
 //! `make soak N=10000 SEED=1`. What each worker does is a function of the seed; how the workers
 //! meet is not.
 
+mod comparison;
+mod orders;
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fmt;
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::num::NonZeroU16;
-use std::path::Path;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use autoport::kernel::Nft;
-use autoport::model::{HostPort, Protocol, Record};
-use autoport::ruleset::{Identity, Ruleset};
-use autoport::store::Store;
+use autoport::model::HostPort;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::bare::{lead_nowhere, network, result};
-use crate::chain::{Attachment, Network, PortMapping};
-use crate::netns::{PATH, run, sysctl};
+use self::orders::{Claim, Order, Step, network_of, networks};
+use self::state::State;
+use crate::bare::{lead_nowhere, result};
+use crate::chain::Attachment;
+use crate::netns::{PATH, sysctl};
 use crate::node::{CLIENT, FIRST, Node, address};
 use crate::plugin::{Outcome, Plugin};
-use crate::probe::Transport;
 use crate::udp::keep_tracking;
-use crate::view::{self, STATE};
 
 const WORKERS: usize = 16;
 const ATTACHMENTS: usize = 100;
@@ -41,279 +39,8 @@ const ATTACHMENTS: usize = 100;
 /// How many operations lie between two comparisons.
 const PHASE: usize = 500;
 
-/// What claims name: few enough that they collide.
-const STATIC: std::ops::Range<u16> = 8000..8160;
-/// What the node chooses from: so few that it runs out at times.
-const CHOSEN: std::ops::RangeInclusive<u16> = 20000..=20024;
-/// What nobody claims: the host ports of elements that somebody else adds.
-const FOREIGN: std::ops::Range<u16> = 9990..9999;
-
 /// A call that takes longer is stuck. The longest wait it may have is 30 s, for the lock.
 const STUCK: Duration = Duration::from_mins(2);
-
-/// What an attachment asks for at one time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Claim {
-    mappings: Vec<PortMapping>,
-}
-
-impl Claim {
-    fn random(rng: &mut Rng) -> Self {
-        let mut mappings: Vec<PortMapping> = Vec::new();
-        for _ in 0..rng.usize(1..=3) {
-            let transport = Transport::BOTH[usize::from(rng.bool())];
-            let host_ip = if rng.u8(0..4) == 0 { FIRST[rng.usize(0..2)] } else { "" };
-            let port = rng.u16(STATIC);
-            let equal = |one: &PortMapping| one.host_port == port;
-            if !mappings.iter().any(equal) {
-                mappings.push(PortMapping::new(transport, port, 80).on(host_ip));
-            }
-        }
-        if rng.u8(0..3) == 0 {
-            mappings.push(PortMapping::new(Transport::Tcp, 0, 81));
-        }
-        Self { mappings }
-    }
-
-    /// The host ports that it names.
-    fn named(&self) -> BTreeSet<HostPort> {
-        let named = self.mappings.iter().filter(|mapping| mapping.host_port != 0);
-        named.flat_map(hosts_of).collect()
-    }
-
-    fn wishes(&self) -> usize {
-        self.mappings.iter().filter(|mapping| mapping.host_port == 0).count()
-    }
-}
-
-fn hosts_of(mapping: &PortMapping) -> Vec<HostPort> {
-    let protocol: Protocol = mapping.protocol.parse().expect("a protocol");
-    let port = NonZeroU16::new(mapping.host_port).expect("it is named");
-    let own = mapping.host_ip.as_deref().map(address);
-    HostPort::each(protocol, own, port).collect()
-}
-
-/// One step of a worker. `attachment` is one of its own.
-#[derive(Clone, Debug)]
-enum Step {
-    Add {
-        attachment: usize,
-        claim: Claim,
-    },
-    Del {
-        attachment: usize,
-    },
-    Check {
-        attachment: usize,
-    },
-    /// GC that names all attachments of the network but these, which are the worker's own.
-    Gc {
-        network: usize,
-        without: Vec<usize>,
-    },
-    /// GC that names none, so that only evidence counts.
-    Look {
-        network: usize,
-    },
-    Repair,
-    Status {
-        attachment: usize,
-    },
-    Damage(Damage),
-    /// Datagrams to host ports.
-    Send {
-        ports: Vec<u16>,
-    },
-}
-
-#[derive(Clone, Debug)]
-enum Damage {
-    Everything,
-    Table,
-    Chain(&'static str),
-    Element(usize),
-    Rule(usize),
-    Foreign(u16),
-}
-
-/// A step, and after how long its process is killed, if it is.
-#[derive(Clone, Debug)]
-struct Order {
-    step: Step,
-    kill: Option<Duration>,
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?}", self.step)?;
-        self.kill.map_or(Ok(()), |after| write!(out, ", killed after {after:?}"))
-    }
-}
-
-/// The networks by number; what is special about each makes chains of its own.
-fn networks() -> Vec<Network> {
-    let range = format!("{}-{}", CHOSEN.start(), CHOSEN.end());
-    let all = [
-        network("blue"),
-        network("green").with("masqAll", true).with("markMasqBit", 14),
-        network("red").with("sourceRanges", json!(["192.0.2.0/24", "2001:db8::/32"])),
-        network("grey").with("snat", false).with("counters", true),
-    ];
-    let common = |one: Network| one.with("portRange", range.as_str()).with("lockTimeout", 60);
-    all.into_iter().map(common).collect()
-}
-
-const fn network_of(attachment: usize) -> usize {
-    attachment / WORKERS % 4
-}
-
-fn own_of(worker: usize) -> Vec<usize> {
-    (0..ATTACHMENTS).filter(|one| one % WORKERS == worker).collect()
-}
-
-impl Order {
-    fn random(rng: &mut Rng, worker: usize) -> Self {
-        let own = own_of(worker);
-        let attachment = own[rng.usize(0..own.len())];
-        let step = match rng.u8(0..100) {
-            0..42 => Step::Add { attachment, claim: Claim::random(rng) },
-            42..70 => Step::Del { attachment },
-            70..80 => Step::Check { attachment },
-            80..83 => {
-                let network = rng.usize(0..4);
-                let mut without = own;
-                without.retain(|one| network_of(*one) == network && rng.bool());
-                Step::Gc { network, without }
-            }
-            83..85 => Step::Look { network: rng.usize(0..4) },
-            85..87 => Step::Repair,
-            87..88 => Step::Status { attachment },
-            88..91 => Step::Damage(Damage::random(rng)),
-            _ => Step::Send { ports: (0..20).map(|_| rng.u16(STATIC)).collect() },
-        };
-        let killable = !matches!(step, Step::Damage(_) | Step::Send { .. });
-        let after = Duration::from_micros(rng.u64(0..8000));
-        let kill = (rng.u8(0..8) == 0 && killable).then_some(after);
-        Self { step, kill }
-    }
-}
-
-impl Damage {
-    fn random(rng: &mut Rng) -> Self {
-        const CHAINS: [&str; 4] = ["prerouting", "hostports", "guard", "postrouting"];
-        match rng.u8(0..6) {
-            0 => Self::Everything,
-            1 => Self::Table,
-            2 => Self::Chain(CHAINS[rng.usize(0..CHAINS.len())]),
-            3 => Self::Element(rng.usize(0..1000)),
-            4 => Self::Rule(rng.usize(0..1000)),
-            _ => Self::Foreign(rng.u16(FOREIGN)),
-        }
-    }
-
-    /// Does it. Where there is nothing to damage, nothing happens.
-    fn run(&self) {
-        match self {
-            Self::Everything => {
-                nft("flush ruleset");
-                keep_tracking();
-            }
-            Self::Table => nft("delete table inet autoport"),
-            Self::Chain(name) => nft(&format!("flush chain inet autoport {name}")),
-            Self::Element(number) => {
-                let listing = nft_lists("list map inet autoport ports4");
-                // "tcp . 8080 : 10.1.0.5 . 80 comment …"
-                let keys = listing.split(['{', ',', '}']).filter_map(|one| one.split_once(" : "));
-                let keys: Vec<&str> =
-                    keys.map(|(key, _)| key.trim()).filter(|key| key.contains(" . ")).collect();
-                if let Some(key) = keys.get(number % keys.len().max(1)) {
-                    let key = key.rsplit('\n').next().unwrap_or(key).trim();
-                    let key = key.trim_start_matches("elements = ");
-                    nft(&format!("delete element inet autoport ports4 {{ {key} }}"));
-                }
-            }
-            Self::Rule(number) => {
-                let listing = nft_lists("-a list table inet autoport");
-                let (mut chain, mut rules) = ("", Vec::new());
-                for line in listing.lines().map(str::trim) {
-                    if let Some(rest) = line.strip_prefix("chain ") {
-                        chain = rest.split(' ').next().unwrap_or_default();
-                    } else if let Some((_, handle)) = line.split_once(" # handle ")
-                        && !line.contains('{')
-                        && !chain.is_empty()
-                    {
-                        rules.push(format!("{chain} handle {handle}"));
-                    }
-                }
-                if let Some(rule) = rules.get(number % rules.len().max(1)) {
-                    nft(&format!("delete rule inet autoport {rule}"));
-                }
-            }
-            Self::Foreign(port) => {
-                nft(&format!(
-                    "add element inet autoport ports4 {{ tcp . {port} : 10.1.0.9 . 80 }}"
-                ));
-            }
-        }
-    }
-}
-
-/// Runs a command of nft that may come too late.
-fn nft(command: &str) {
-    let _ = run(Command::new("nft").args(["-f", "-"]), command);
-}
-
-fn nft_lists(command: &str) -> String {
-    run(Command::new("nft").args(command.split(' ')), "").1
-}
-
-/// The host ports that a record may name: `None` where there is none. A killed ADD leaves what was,
-/// what was asked for, or both.
-type Held = Option<BTreeSet<HostPort>>;
-
-/// What is known of one attachment.
-#[derive(Clone, Debug)]
-struct State {
-    possible: BTreeSet<Held>,
-    /// The claim that is in force, where that is certain.
-    certain: Option<Claim>,
-    /// What was asked for last.
-    asked: Option<Claim>,
-}
-
-impl State {
-    fn nothing() -> Self {
-        Self { possible: BTreeSet::from([None]), certain: None, asked: None }
-    }
-
-    fn is_certain(&self) -> bool {
-        self.possible.len() == 1
-    }
-
-    fn added(&mut self, claim: &Claim) {
-        self.possible = BTreeSet::from([Some(claim.named())]);
-        self.certain = Some(claim.clone());
-    }
-
-    fn removed(&mut self) {
-        self.possible = BTreeSet::from([None]);
-        self.certain = None;
-    }
-
-    fn maybe_added(&mut self, claim: &Claim) {
-        let named = claim.named();
-        let unions = self.possible.iter().flatten().map(|held| Some(held | &named));
-        let unions: Vec<Held> = unions.collect();
-        self.possible.extend(unions);
-        self.possible.insert(Some(named));
-        self.certain = None;
-    }
-
-    fn maybe_removed(&mut self) {
-        self.possible.insert(None);
-        self.certain = self.certain.take().filter(|_| self.possible.len() == 1);
-    }
-}
 
 /// What a process came to: its outcome, or `None` if it was killed.
 type Ended = Option<Outcome>;
@@ -658,171 +385,6 @@ impl Soak {
             self.healed.fetch_max(damage, Ordering::SeqCst);
         }
     }
-
-    /// With nobody at work: settles what is in question, has everything healed, and compares.
-    fn compare(&self, number: usize) {
-        let records = self.records();
-        for (one, state) in self.states.iter().enumerate() {
-            let state = lock(state);
-            let held: Held = records.get(&one).map(named);
-            assert!(
-                state.possible.contains(&held),
-                "seed {}, c{one} holds {held:?}, and could hold {:?}",
-                self.seed,
-                state.possible
-            );
-        }
-        let order = |step| Order { step, kill: None };
-        for one in 0..ATTACHMENTS {
-            let state = lock(&self.states[one]).clone();
-            if state.is_certain() {
-                continue;
-            }
-            if let Some(claim) = state.asked.filter(|_| one % 2 == 0) {
-                self.obey(0, &order(Step::Add { attachment: one, claim }));
-            }
-            if !lock(&self.states[one]).is_certain() {
-                self.obey(0, &order(Step::Del { attachment: one }));
-            }
-            self.assert_fine();
-        }
-        let healing =
-            if number.is_multiple_of(2) { Step::Look { network: 0 } } else { Step::Repair };
-        self.obey(0, &order(healing));
-        self.assert_fine();
-        self.assert_equal();
-        for one in (number % 5..ATTACHMENTS).step_by(5) {
-            self.obey(0, &order(Step::Check { attachment: one }));
-        }
-        self.assert_fine();
-    }
-
-    /// The records by the number of the attachment.
-    fn records(&self) -> BTreeMap<usize, Record> {
-        let store = Store::at(Path::new(STATE));
-        let Some(shared) =
-            store.read(Duration::ZERO, &mut std::io::sink()).expect("nobody locks it")
-        else {
-            return BTreeMap::new();
-        };
-        let read = shared.records().expect("they can be listed").into_iter();
-        read.map(|record| {
-            let record = record.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
-            let id = record.owner.attachment.container_id();
-            (id[1..].parse().expect("c and a number"), record)
-        })
-        .collect()
-    }
-
-    /// Model, records, index, published files, elements, rules and flows: all say the same.
-    fn assert_equal(&self) {
-        let seed = self.seed;
-        let records = self.records();
-        let mut held: Vec<(HostPort, usize)> = Vec::new();
-        for (one, state) in self.states.iter().enumerate() {
-            let state = lock(state);
-            let record = records.get(&one);
-            assert_eq!(
-                record.map(named).map_or(BTreeSet::from([None]), |n| BTreeSet::from([Some(n)])),
-                state.possible,
-                "seed {seed}, c{one}"
-            );
-            let Some(record) = record else {
-                let pods = format!("{STATE}/pods/uid-c{one}");
-                assert!(!Path::new(&pods).exists(), "seed {seed}: {pods} is left");
-                continue;
-            };
-            let wishes = state.certain.as_ref().map_or(0, Claim::wishes);
-            assert_eq!(record.grants.len(), wishes, "seed {seed}, c{one}: {record:?}");
-            assert_eq!(
-                record.mappings.len(),
-                named(record).len() + 2 * wishes,
-                "seed {seed}, c{one}"
-            );
-            let json = fs::read(format!("{STATE}/pods/uid-c{one}/ports.json")).unwrap_or_default();
-            let json: Value = serde_json::from_slice(&json).unwrap_or_default();
-            let told = json["ports"].as_array().into_iter().flatten();
-            let told = told
-                .filter(|entry| entry["origin"] == "chosen")
-                .map(|entry| entry["hostPort"].as_u64());
-            let granted = record.grants.iter().map(|grant| Some(u64::from(grant.port.get())));
-            assert!(told.eq(granted), "seed {seed}, c{one}: {json}, {:?}", record.grants);
-            held.extend(record.mappings.iter().map(|mapping| (mapping.host, one)));
-        }
-        for (at, (host, one)) in held.iter().enumerate() {
-            let other = held[..at].iter().find(|(other, _)| other.overlaps(host));
-            assert_eq!(other, None, "seed {seed}: c{one} has {host} too");
-        }
-        assert_eq!(view::index().len(), held.len(), "seed {seed}: the index");
-        let whole = whole(&records);
-        let instance = &whole.identity.instance;
-        let difference = Nft::open(instance).and_then(|mut nft| nft.check(&whole));
-        assert_eq!(
-            difference.expect("the kernel answers"),
-            None,
-            "seed {seed}: kernel and records"
-        );
-        let elements = view::elements();
-        assert_eq!(
-            elements.len(),
-            whole.elements.len(),
-            "seed {seed}: {elements:#?}\n{:#?}",
-            whole.elements.keys()
-        );
-        self.assert_flows(&records);
-    }
-
-    /// Every UDP flow goes where the record of its port says, and where there is none, to no pod.
-    fn assert_flows(&self, records: &BTreeMap<usize, Record>) {
-        for flow in flows() {
-            let mappings = records.values().flat_map(|record| &record.mappings);
-            let mut own = mappings.filter(|mapping| {
-                mapping.host.protocol == Protocol::Udp
-                    && mapping.host.port.get() == flow.to.port()
-                    && mapping.target.is_some()
-                    && (mapping.host.address == flow.to.ip()
-                        || mapping.host.is_wildcard()
-                            && mapping.host.address.is_ipv4() == flow.to.is_ipv4())
-            });
-            let target = own.next().and_then(|mapping| mapping.target);
-            let right = target.map_or(!is_pod(flow.by), |target| target.ip() == flow.by);
-            assert!(right, "seed {}: {flow:?} should go to {target:?}", self.seed);
-        }
-    }
-
-    /// Takes everything back and insists that nothing is left.
-    fn end_all(&self) {
-        let seed = self.seed;
-        for attachment in 0..ATTACHMENTS {
-            self.obey(0, &Order { step: Step::Del { attachment }, kill: None });
-        }
-        self.assert_fine();
-        view::assert_nothing_held();
-        let pods: Vec<_> = flows().into_iter().filter(|flow| is_pod(flow.by)).collect();
-        assert!(pods.is_empty(), "seed {seed}: flows are left: {pods:?}");
-        let left: Vec<String> = view::tree(Path::new(STATE)).lines().map(str::to_owned).collect();
-        let expected =
-            ["lock", "instance", "cursors/", "released/", "ports/", "attachments/", "pods/"];
-        let stray = left.iter().find(|line| {
-            let path = line.strip_prefix(&format!("{STATE}/"));
-            !path.is_none_or(|path| expected.iter().any(|one| path.starts_with(one)))
-        });
-        assert_eq!(stray, None, "seed {seed}");
-        for folder in ["ports/tcp", "ports/udp", "attachments", "pods"] {
-            let within = fs::read_dir(Path::new(STATE).join(folder)).into_iter().flatten().count();
-            assert_eq!(within, 0, "seed {seed}: {folder} is not empty");
-        }
-        let store = Store::at(Path::new(STATE));
-        store.lock(Duration::ZERO, &mut std::io::sink()).expect("nobody holds the lock");
-    }
-}
-
-/// The table of these records.
-fn whole(records: &BTreeMap<usize, Record>) -> Ruleset {
-    let text = fs::read(format!("{STATE}/instance")).expect("there is a store");
-    let instance: Value = serde_json::from_slice(&text).expect("it is JSON");
-    let id = instance["id"].as_str().expect("it has an ID");
-    Ruleset::new(Identity::current(id), records.values())
 }
 
 /// Whether a refusal says that an attachment other than this holds the port.
@@ -830,39 +392,6 @@ fn names_another(message: &str, number: usize) -> bool {
     let holder = message.split_once(" is held by pod default/c").map(|(_, holder)| holder);
     let holder = holder.and_then(|holder| holder.split(' ').next()?.parse::<usize>().ok());
     holder.is_some_and(|holder| holder != number && holder < ATTACHMENTS)
-}
-
-/// The host ports of a record that were asked for by number.
-fn named(record: &Record) -> BTreeSet<HostPort> {
-    let hosts = record.mappings.iter().map(|mapping| mapping.host);
-    hosts.filter(|host| !CHOSEN.contains(&host.port.get())).collect()
-}
-
-/// A UDP flow: where its client sends to, and who answers.
-#[derive(Debug)]
-struct Flow {
-    to: SocketAddr,
-    by: IpAddr,
-}
-
-fn is_pod(address: IpAddr) -> bool {
-    let pods: [ipnetwork::IpNetwork; 2] =
-        ["10.1.0.0/16", "fd00:1::/64"].map(|text| text.parse().expect("a network"));
-    pods.iter().any(|network| network.contains(address))
-}
-
-fn flows() -> Vec<Flow> {
-    let all = view::flows();
-    let udp = all.iter().filter(|line| line.contains(" udp "));
-    udp.filter_map(|line| {
-        let all = |prefix: &'static str| {
-            line.split_whitespace().filter_map(move |word| word.strip_prefix(prefix))
-        };
-        let to: IpAddr = all("dst=").next()?.parse().ok()?;
-        let port = all("dport=").next()?.parse().ok()?;
-        Some(Flow { to: SocketAddr::new(to, port), by: all("src=").nth(1)?.parse().ok()? })
-    })
-    .collect()
 }
 
 /// A number from the environment.
