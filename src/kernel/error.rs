@@ -103,3 +103,10 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+impl Error {
+    /// The kernel answered the question for `what` with an errno.
+    pub(super) fn question(what: &'static str, errno: i32) -> Self {
+        Self::Question { what, source: io::Error::from_raw_os_error(errno) }
+    }
+}

@@ -15,8 +15,8 @@ use nix::libc;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::Error;
-use super::message::{Attributes, Body, Messages};
-use super::socket::{DUMP, Listing, REQUEST, Socket};
+use super::netlink::message::{Attributes, Messages};
+use super::netlink::socket::{DUMP, REQUEST, Socket};
 use crate::model::{Family, HostPort, Protocol};
 
 /// `linux/sock_diag.h`, `linux/inet_diag.h`, `net/tcp_states.h`.
@@ -195,22 +195,21 @@ impl Listeners {
         family: Family,
         only: Option<NonZeroU16>,
     ) -> Result<(), Error> {
-        let listing = socket.list(&question(protocol, family, only), |answer| {
-            if let Body::Object(_) = answer.body {
-                for found in Listener::read(protocol, family, answer.message) {
-                    self.by_port.entry((protocol, found.port)).or_default().push(found);
+        let listed = socket.gather(&question(protocol, family, only), |answer, _, found| {
+            found.extend(Listener::read(protocol, family, answer.message));
+        })?;
+        match listed {
+            Ok(found) => {
+                for listener in found {
+                    self.by_port.entry((protocol, listener.port)).or_default().push(listener);
                 }
             }
-        })?;
-        match listing {
-            Listing::Whole => {}
-            Listing::Interrupted => return Err(refused(io::ErrorKind::Interrupted.into())),
-            Listing::Refused(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
+            Err(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
                 if !self.unknown.contains(&protocol) {
                     self.unknown.push(protocol);
                 }
             }
-            Listing::Refused(errno) => return Err(refused(io::Error::from_raw_os_error(errno))),
+            Err(errno) => return Err(refused(io::Error::from_raw_os_error(errno))),
         }
         Ok(())
     }

@@ -12,10 +12,10 @@ use std::num::NonZeroU16;
 
 use nix::libc;
 
-use super::message::{Attributes, Body, Kind, Messages};
+use super::netlink::message::{Attributes, Body, Kind, Messages};
+use super::netlink::socket::{ACK, DUMP, REQUEST};
 use super::route::Local;
-use super::socket::{ACK, DUMP, Listing, REQUEST};
-use super::{ATTEMPTS, Error, Nft};
+use super::{Error, Nft};
 use crate::model::{Family, HostPort, Mapping, Protocol};
 use crate::ruleset::{Data, Element, Ruleset};
 
@@ -261,27 +261,11 @@ impl Nft {
             let flags = uapi::CTA_FILTER_F_PROTO_NUM | by_port;
             filter.put(uapi::CTA_FILTER_ORIG_FLAGS, &[&flags.to_ne_bytes()]);
         });
-        for _ in 0..ATTEMPTS {
-            let mut flows = Vec::new();
-            let listing = self.socket.list(&question, |answer| {
-                if let Body::Object(attributes) = answer.body {
-                    let flow = Flow::read(protocol, family, attributes);
-                    flows.extend(flow.filter(|flow| ports.concern(flow)));
-                }
-            })?;
-            match listing {
-                Listing::Whole => return Ok(flows),
-                Listing::Refused(errno) => {
-                    let source = std::io::Error::from_raw_os_error(errno);
-                    return Err(Error::Question {
-                        what: "the flows of connection tracking",
-                        source,
-                    });
-                }
-                Listing::Interrupted => {}
-            }
-        }
-        Err(Error::Restless)
+        let flows = self.socket.gather(&question, |_, attributes, flows| {
+            let flow = Flow::read(protocol, family, attributes);
+            flows.extend(flow.filter(|flow| ports.concern(flow)));
+        })?;
+        flows.map_err(|errno| Error::question("the flows of connection tracking", errno))
     }
 
     /// Deletes flows one by one; one that has ended meanwhile is as good as deleted.
@@ -303,8 +287,7 @@ impl Nft {
                 };
             })?;
             if let Some(errno) = failed {
-                let source = std::io::Error::from_raw_os_error(errno);
-                return Err(Error::Question { what: "that a UDP flow has ended", source });
+                return Err(Error::question("that a UDP flow has ended", errno));
             }
         }
         Ok(())

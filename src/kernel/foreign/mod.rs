@@ -4,18 +4,18 @@
 
 mod decode;
 mod lookup;
+mod portmap;
 mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
-use super::message::{Answer, Attributes, Body, Kind, Messages};
-use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
-use super::{ATTEMPTS, Error, INET};
+use super::netlink::message::{Answer, Attributes, Kind, Messages};
+use super::netlink::socket::{DUMP, NFTABLES, REQUEST, Socket};
+use super::{Error, INET};
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
@@ -23,6 +23,7 @@ use decode::Found;
 use lookup::SetName;
 
 pub use lookup::intersect;
+pub use portmap::Portmap;
 
 /// `linux/netfilter/nf_tables.h`, `linux/netfilter.h`.
 mod uapi {
@@ -302,25 +303,11 @@ fn elements(socket: &mut Socket, set: &SetName) -> Result<Vec<lookup::Element>, 
 fn until_whole<T>(
     socket: &mut Socket,
     question: &Messages,
-    mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
+    read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
 ) -> Result<Vec<T>, Error> {
-    for _ in 0..ATTEMPTS {
-        let mut found = Vec::new();
-        let listing = socket.list(question, |answer| {
-            if let Body::Object(attributes) = answer.body {
-                read(answer, attributes, &mut found);
-            }
-        })?;
-        match listing {
-            Listing::Whole => return Ok(found),
-            // A set that went meanwhile.
-            Listing::Refused(nix::libc::ENOENT) => return Ok(Vec::new()),
-            Listing::Refused(errno) => {
-                let source = io::Error::from_raw_os_error(errno);
-                return Err(Error::Question { what: "the tables of this node", source });
-            }
-            Listing::Interrupted => {}
-        }
+    match socket.gather(question, read)? {
+        // A set that went meanwhile.
+        Err(nix::libc::ENOENT) => Ok(Vec::new()),
+        listed => listed.map_err(|errno| Error::question("the tables of this node", errno)),
     }
-    Err(Error::Restless)
 }

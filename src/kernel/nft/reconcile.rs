@@ -8,7 +8,7 @@ use super::change::Step;
 use super::elements::Seen;
 use super::look::Standing;
 use super::message::Attributes;
-use super::raise::raise;
+use super::rule_decode::raise;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
 use crate::ruleset::{
     Data, Digest, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, covers, hairpin_of,

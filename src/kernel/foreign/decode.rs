@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
-use super::super::message::Attributes;
 use super::lookup::{Lookup, intersect};
 use super::{Conditions, Does, OtherRule, xt};
+use crate::kernel::netlink::message::Attributes;
 use crate::model::Family;
 
 /// `linux/netfilter/nf_tables.h`, `linux/netfilter/nf_tables_compat.h`, `linux/netfilter.h`.

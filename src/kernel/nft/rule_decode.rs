@@ -1,4 +1,4 @@
-//! Rules read back from the expressions that [`super::lower`] made of them.
+//! Rules read back from the expressions that [`super::rule_encode`] made of them.
 //!
 //! Only what the chains of a network consist of is understood. Whoever asks compares the result with
 //! what the name of the chain stands for, so nothing depends on an expression that is passed over.
@@ -172,8 +172,8 @@ fn padded(family: Family, bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::encode::Encoder;
-    use crate::kernel::message::attributes_of;
+    use crate::kernel::netlink::message::attributes_of;
+    use crate::kernel::nft::encode::Encoder;
     use crate::model::{Attachment, Masquerade, Owner, Policy, Record};
     use crate::ruleset::Treatment;
     use std::collections::BTreeMap;

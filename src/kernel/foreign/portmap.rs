@@ -4,10 +4,10 @@
 //! backends are known, the older one as far as iptables writes nftables; what it writes in the older
 //! tables of the kernel is not seen.
 
-use super::message::{Body, Kind, Messages};
-use super::others::{self, Conditions};
-use super::socket::{DUMP, NFTABLES, REQUEST};
-use super::{Error, Nft};
+use super::super::netlink::message::{Body, Kind, Messages};
+use super::super::netlink::socket::{DUMP, NFTABLES, REQUEST};
+use super::super::{Error, Nft};
+use super::{Conditions, conditions_of};
 use crate::model::{Family, HostPort};
 
 /// `linux/netfilter/nf_tables.h`.
@@ -128,7 +128,7 @@ impl Nft {
             rules.extend(self.list_until_whole(&question, |rule, found| {
                 // Kernels before 4.17 list all chains of a table, whichever is asked for.
                 if rule.text(uapi::NFTA_RULE_CHAIN) == Some(chain.name)
-                    && let Some(conditions) = others::conditions_of(rule)
+                    && let Some(conditions) = conditions_of(rule)
                     && conditions.ports.is_some()
                 {
                     found.push(Rule { chain, conditions });

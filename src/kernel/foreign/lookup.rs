@@ -2,9 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::message::Attributes;
 use super::decode::{Loaded, address, meet, number, target, verdict, words};
 use super::{Conditions, Does, OtherRule, Space};
+use crate::kernel::netlink::message::Attributes;
 
 /// `linux/netfilter/nf_tables.h`.
 mod uapi {

@@ -1,12 +1,12 @@
 //! Reading what the kernel said at another time, or what somebody says that it said: the readers that
 //! the commands use, without a socket.
 
-use super::conntrack::Flow;
+use super::super::flows::Flow;
+use super::super::listeners::Listener;
 use super::elements::Listed;
 use super::encode::Encoder;
-use super::listeners::Listener;
 use super::message::{Attributes, Body, answers, attributes_of};
-use super::raise::raise;
+use super::rule_decode::raise;
 use super::{elements, look};
 use crate::model::{Family, Protocol};
 use crate::ruleset::{Set, base_chains};

@@ -1,14 +1,13 @@
 //! What the kernel holds, as far as one command has to know.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use nix::libc::{EINVAL, ENODATA, ENOENT};
 
 use super::elements::{Listed, Seen};
 use super::message::{Attributes, Body, Kind, Messages};
-use super::socket::{DUMP, Listing, NFTABLES, REQUEST, Socket};
-use super::{ATTEMPTS, Error, INET, Nft, compare, elements};
+use super::socket::{DUMP, NFTABLES, REQUEST, Socket};
+use super::{Error, INET, Nft, compare, elements};
 use crate::ruleset::{
     self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset,
     Set, TABLE,
@@ -278,7 +277,7 @@ impl Nft {
         // An element about which nothing was said is not an absent one.
         let silence = (answered < places.len()).then_some(ENODATA);
         let failed = refused.or(silence);
-        failed.map_or(Ok(()), |errno| Err(question_error("an element", errno)))
+        failed.map_or(Ok(()), |errno| Err(Error::question("an element", errno)))
     }
 
     /// Lists every element of `set`.
@@ -290,26 +289,15 @@ impl Nft {
 
     /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
     /// where there is no such thing.
-    pub(super) fn list_until_whole<T>(
+    pub(in crate::kernel) fn list_until_whole<T>(
         &mut self,
         question: &Messages,
         mut read: impl FnMut(Attributes<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
-        for _ in 0..ATTEMPTS {
-            let mut found = Vec::new();
-            let listing = self.socket.list(question, |answer| {
-                if let Body::Object(attributes) = answer.body {
-                    read(attributes, &mut found);
-                }
-            })?;
-            match listing {
-                Listing::Whole => return Ok(found),
-                Listing::Refused(ENOENT) => return Ok(Vec::new()),
-                Listing::Refused(errno) => return Err(question_error("its table", errno)),
-                Listing::Interrupted => {}
-            }
+        match self.socket.gather(question, |_, attributes, found| read(attributes, found))? {
+            Err(ENOENT) => Ok(Vec::new()),
+            listed => listed.map_err(|errno| Error::question("its table", errno)),
         }
-        Err(Error::Restless)
     }
 
     /// Lists the rules or chains of our table, each with the name that `name` finds in it.
@@ -331,10 +319,6 @@ impl Nft {
     }
 }
 
-fn question_error(what: &'static str, errno: i32) -> Error {
-    Error::Question { what, source: io::Error::from_raw_os_error(errno) }
-}
-
 /// Asks one question that has one answer, and reads it; `None` when there is no such object.
 fn ask_one<T>(
     socket: &mut Socket,
@@ -351,10 +335,10 @@ fn ask_one<T>(
         answered = Some(match answer.body {
             Body::Object(attributes) => Ok(Some(read(attributes))),
             Body::Refused(ENOENT) | Body::Done => Ok(None),
-            Body::Refused(errno) => Err(question_error(what, errno)),
+            Body::Refused(errno) => Err(Error::question(what, errno)),
         });
     })?;
-    let silence = || Err(question_error(what, ENODATA));
+    let silence = || Err(Error::question(what, ENODATA));
     answered.unwrap_or_else(silence)
 }
 

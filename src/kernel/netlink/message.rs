@@ -24,20 +24,20 @@ const fn align(len: usize) -> usize {
 
 /// What a message asks for: the netfilter subsystem and its message type.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kind {
-    pub(super) subsystem: u8,
-    pub(super) message: u8,
+pub(in crate::kernel) struct Kind {
+    pub(in crate::kernel) subsystem: u8,
+    pub(in crate::kernel) message: u8,
 }
 
 impl Kind {
-    pub(super) const fn number(self) -> u16 {
+    pub(in crate::kernel) const fn number(self) -> u16 {
         (self.subsystem as u16) << 8 | self.message as u16
     }
 }
 
 /// A run of messages, ready to be sent at once.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(in crate::kernel) struct Messages {
     bytes: Vec<u8>,
     /// Where the last message begins.
     last: usize,
@@ -45,12 +45,18 @@ pub(super) struct Messages {
 
 impl Messages {
     /// Begins a message. `number` comes back in the answer to it.
-    pub(super) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
+    pub(in crate::kernel) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
         self.begin_raw(kind.number(), flags, [family, 0, 0, 0], number);
     }
 
     /// Begins a message with the message type and `struct nfgenmsg` spelled out.
-    pub(super) fn begin_raw(&mut self, kind: u16, flags: u16, nfgen: [u8; 4], number: u32) {
+    pub(in crate::kernel) fn begin_raw(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        nfgen: [u8; 4],
+        number: u32,
+    ) {
         self.last = self.bytes.len();
         let len = (NLMSG_HEADER + NFGEN_HEADER) as u32;
         self.bytes.extend_from_slice(&len.to_ne_bytes());
@@ -62,7 +68,7 @@ impl Messages {
     }
 
     /// Appends a message that somebody else encoded, with our flags and number.
-    pub(super) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
+    pub(in crate::kernel) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
         self.last = self.bytes.len();
         self.bytes.extend_from_slice(message);
         self.set_flags(flags);
@@ -70,23 +76,23 @@ impl Messages {
     }
 
     /// Replaces the flags of the last message.
-    pub(super) fn set_flags(&mut self, flags: u16) {
+    pub(in crate::kernel) fn set_flags(&mut self, flags: u16) {
         self.bytes[self.last + 6..self.last + 8].copy_from_slice(&flags.to_ne_bytes());
     }
 
     /// The flags of the last message.
-    pub(super) fn flags(&self) -> u16 {
+    pub(in crate::kernel) fn flags(&self) -> u16 {
         u16::from_ne_bytes([self.bytes[self.last + 6], self.bytes[self.last + 7]])
     }
 
     /// Adds to the header of the last message, which has no attribute yet.
-    pub(super) fn extend(&mut self, header: &[u8]) {
+    pub(in crate::kernel) fn extend(&mut self, header: &[u8]) {
         self.bytes.extend_from_slice(header);
         self.set_length();
     }
 
     /// Adds an attribute to the last message.
-    pub(super) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
+    pub(in crate::kernel) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
         let start = self.open(kind);
         for part in payload {
             self.bytes.extend_from_slice(part);
@@ -95,12 +101,12 @@ impl Messages {
     }
 
     /// Adds a text with its terminator.
-    pub(super) fn put_text(&mut self, kind: u16, text: &str) {
+    pub(in crate::kernel) fn put_text(&mut self, kind: u16, text: &str) {
         self.put(kind, &[text.as_bytes(), &[0]]);
     }
 
     /// Adds an attribute that consists of attributes.
-    pub(super) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+    pub(in crate::kernel) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.open(kind | NLA_F_NESTED);
         body(self);
         self.close(start);
@@ -125,32 +131,32 @@ impl Messages {
         self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(in crate::kernel) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::kernel) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 }
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer<'a> {
+pub(in crate::kernel) struct Answer<'a> {
     /// What it is: the subsystem in the upper byte, the message type in the lower.
-    pub(super) kind: u16,
+    pub(in crate::kernel) kind: u16,
     /// The number of the request it answers.
-    pub(super) number: u32,
-    pub(super) body: Body<'a>,
+    pub(in crate::kernel) number: u32,
+    pub(in crate::kernel) body: Body<'a>,
     /// Everything after the netlink header, for what begins with another one than `struct nfgenmsg`.
-    pub(super) message: &'a [u8],
+    pub(in crate::kernel) message: &'a [u8],
     /// Whether the listing it belongs to was disturbed and has to be asked for again.
-    pub(super) interrupted: bool,
+    pub(in crate::kernel) interrupted: bool,
 }
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Body<'a> {
+pub(in crate::kernel) enum Body<'a> {
     /// An acknowledgement, or the end of a listing.
     Done,
     /// A refusal, as an errno.
@@ -160,7 +166,7 @@ pub(super) enum Body<'a> {
 }
 
 /// The messages of one datagram. Stops at the first that is not whole.
-pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub(in crate::kernel) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let header = datagram.first_chunk::<NLMSG_HEADER>()?;
         let len = u32_ne(header, 0)? as usize;
@@ -190,19 +196,19 @@ fn i32_ne(bytes: &[u8]) -> Option<i32> {
 
 /// A run of attributes, not yet looked at.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(in crate::kernel) struct Attributes<'a>(pub(in crate::kernel) &'a [u8]);
 
 /// One attribute.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attribute<'a> {
-    pub(super) kind: u16,
-    pub(super) nested: bool,
-    pub(super) payload: &'a [u8],
+pub(in crate::kernel) struct Attribute<'a> {
+    pub(in crate::kernel) kind: u16,
+    pub(in crate::kernel) nested: bool,
+    pub(in crate::kernel) payload: &'a [u8],
 }
 
 impl<'a> Attributes<'a> {
     /// The attributes, up to the first that is not whole.
-    pub(super) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
+    pub(in crate::kernel) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let header = rest.first_chunk::<ATTR_HEADER>()?;
@@ -216,22 +222,22 @@ impl<'a> Attributes<'a> {
     }
 
     /// The payload of the first attribute of this type.
-    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+    pub(in crate::kernel) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.iter().find(|attribute| attribute.kind == kind).map(|attribute| attribute.payload)
     }
 
     /// The attributes inside the first attribute of this type.
-    pub(super) fn nested(self, kind: u16) -> Option<Self> {
+    pub(in crate::kernel) fn nested(self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 
     /// A big-endian number.
-    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+    pub(in crate::kernel) fn u32(self, kind: u16) -> Option<u32> {
         self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
     /// A text, with or without its terminator.
-    pub(super) fn text(self, kind: u16) -> Option<&'a str> {
+    pub(in crate::kernel) fn text(self, kind: u16) -> Option<&'a str> {
         let bytes = self.get(kind)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         std::str::from_utf8(&bytes[..end]).ok()
@@ -240,7 +246,7 @@ impl<'a> Attributes<'a> {
     /// Whether every attribute of `expected` is here with the same payload: the nth of its type
     /// against the nth of that type, and as many of that type on either side. The kernel adds
     /// attributes of its own to what it was sent (handles, defaults), which do not matter.
-    pub(super) fn contains(self, expected: Attributes<'_>) -> bool {
+    pub(in crate::kernel) fn contains(self, expected: Attributes<'_>) -> bool {
         expected.iter().all(|wanted| {
             let of_kind = |attributes: Attributes<'_>| {
                 attributes.iter().filter(|attribute| attribute.kind == wanted.kind).count()
@@ -259,7 +265,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// The attributes of the only message in `bytes`.
-pub(super) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
+pub(in crate::kernel) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
     Attributes(bytes.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or_default())
 }
 

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
 };
 
-use super::route::{Extent, ask, talk};
+use super::{Extent, ask, talk};
 
 /// Where a packet leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]

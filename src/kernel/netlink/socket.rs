@@ -14,19 +14,19 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::Socket as NetlinkSocket;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::Error;
-use super::message::{Answer, Body, Kind, Messages, answers};
+use super::message::{Answer, Attributes, Body, Kind, Messages, answers};
+use super::{ATTEMPTS, Error, INET};
 
 /// `NLM_F_*` of `linux/netlink.h`.
-pub(super) const REQUEST: u16 = 0x01;
-pub(super) const ACK: u16 = 0x04;
-pub(super) const CREATE: u16 = 0x400;
-pub(super) const EXCL: u16 = 0x200;
-pub(super) const APPEND: u16 = 0x800;
-pub(super) const DUMP: u16 = 0x300;
+pub(in crate::kernel) const REQUEST: u16 = 0x01;
+pub(in crate::kernel) const ACK: u16 = 0x04;
+pub(in crate::kernel) const CREATE: u16 = 0x400;
+pub(in crate::kernel) const EXCL: u16 = 0x200;
+pub(in crate::kernel) const APPEND: u16 = 0x800;
+pub(in crate::kernel) const DUMP: u16 = 0x300;
 
 /// `NFNL_SUBSYS_NFTABLES` of `linux/netfilter/nfnetlink.h`.
-pub(super) const NFTABLES: u8 = 10;
+pub(in crate::kernel) const NFTABLES: u8 = 10;
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -42,17 +42,17 @@ const DEFAULT_SEND_BUFFER: usize = 200_000;
 
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::kernel) struct Socket {
     socket: NetlinkSocket,
     buffer: Vec<u8>,
 }
 
 impl Socket {
-    pub(super) fn open() -> Result<Self, Error> {
+    pub(in crate::kernel) fn open() -> Result<Self, Error> {
         Self::open_for(NETLINK_NETFILTER)
     }
 
-    pub(super) fn open_for(protocol: isize) -> Result<Self, Error> {
+    pub(in crate::kernel) fn open_for(protocol: isize) -> Result<Self, Error> {
         let open = || {
             let socket = NetlinkSocket::new(protocol)?;
             // A refusal otherwise carries the refused message, and a few large ones would fill the
@@ -65,7 +65,7 @@ impl Socket {
     }
 
     /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
-    pub(super) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
+    pub(in crate::kernel) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
         let mut subscribe = || {
             self.socket.bind_auto()?;
             // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
@@ -76,7 +76,7 @@ impl Socket {
     }
 
     /// For poll(2).
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::kernel) fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
@@ -95,7 +95,7 @@ impl Socket {
     }
 
     /// The next datagram; `None` when there is none.
-    pub(super) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub(in crate::kernel) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {
@@ -122,7 +122,7 @@ impl Socket {
     }
 
     /// Sends `questions` and hands every answer to `each`.
-    pub(super) fn ask(
+    pub(in crate::kernel) fn ask(
         &mut self,
         questions: &Messages,
         each: impl FnMut(Answer<'_>),
@@ -134,11 +134,34 @@ impl Socket {
         self.receive_all(each)
     }
 
+    /// Asks for a listing until it shows one state, and gathers what `read` finds in each object; the
+    /// inner error is the errno with which the kernel would not list.
+    pub(in crate::kernel) fn gather<T>(
+        &mut self,
+        question: &Messages,
+        mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
+    ) -> Result<Result<Vec<T>, i32>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut found = Vec::new();
+            let listing = self.list(question, |answer| {
+                if let Body::Object(attributes) = answer.body {
+                    read(answer, attributes, &mut found);
+                }
+            })?;
+            match listing {
+                Listing::Whole => return Ok(Ok(found)),
+                Listing::Refused(errno) => return Ok(Err(errno)),
+                Listing::Interrupted => {}
+            }
+        }
+        Err(Error::Restless)
+    }
+
     /// Asks for one listing and hands every object to `each`.
     ///
     /// A listing is cut into datagrams, the later of which the kernel makes when the earlier are
     /// received; its end is a message of its own.
-    pub(super) fn list(
+    fn list(
         &mut self,
         question: &Messages,
         mut each: impl FnMut(Answer<'_>),
@@ -159,7 +182,7 @@ impl Socket {
     }
 
     /// Runs a transaction: all of it happens, or none.
-    pub(super) fn commit(&mut self, transaction: Transaction) -> Result<Outcome, Error> {
+    pub(in crate::kernel) fn commit(&mut self, transaction: Transaction) -> Result<Outcome, Error> {
         let Some((messages, subjects)) = transaction.finish() else {
             return Ok(Outcome::Committed);
         };
@@ -200,7 +223,7 @@ impl Socket {
 
 /// How a listing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Listing {
+enum Listing {
     /// It shows one state.
     Whole,
     /// The state changed meanwhile: ask again.
@@ -211,7 +234,7 @@ pub(super) enum Listing {
 
 /// How a transaction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in crate::kernel) enum Outcome {
     /// All of it is in force.
     Committed,
     /// None of it is. `subject` is what the first refused message was about.
@@ -222,42 +245,47 @@ pub(super) enum Outcome {
 
 /// A transaction being put together.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(in crate::kernel) struct Transaction {
     messages: Messages,
     /// What each message is about, for the report when it is refused.
     subjects: Vec<String>,
 }
 
 impl Transaction {
-    pub(super) fn begin() -> Self {
+    pub(in crate::kernel) fn begin() -> Self {
         let mut messages = Messages::default();
         messages.begin_raw(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES], BATCH);
         Self { messages, subjects: Vec::new() }
     }
 
     /// Begins a message about `subject`.
-    pub(super) fn message(&mut self, kind: u8, flags: u16, subject: String) -> &mut Messages {
+    pub(in crate::kernel) fn message(
+        &mut self,
+        kind: u8,
+        flags: u16,
+        subject: String,
+    ) -> &mut Messages {
         self.subjects.push(subject);
         let kind = Kind { subsystem: NFTABLES, message: kind };
         let number = self.subjects.len() as u32;
-        self.messages.begin(kind, REQUEST | flags, super::INET, number);
+        self.messages.begin(kind, REQUEST | flags, INET, number);
         &mut self.messages
     }
 
     /// Appends a message about `subject` that libnftnl encoded.
-    pub(super) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
+    pub(in crate::kernel) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
         self.subjects.push(subject);
         self.messages.append(message, REQUEST | flags, self.subjects.len() as u32);
     }
 
     /// The message begun last, to add attributes to.
-    pub(super) fn last(&mut self) -> &mut Messages {
+    pub(in crate::kernel) fn last(&mut self) -> &mut Messages {
         &mut self.messages
     }
 
     /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
     /// there is nothing to do.
-    pub(super) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
+    pub(in crate::kernel) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
         if self.subjects.is_empty() {
             return None;
         }

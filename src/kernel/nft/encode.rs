@@ -15,7 +15,7 @@ use nftnl::nftnl_sys as sys;
 use nftnl::set::{Set as NftnlSet, SetKey};
 use nftnl::{MsgType, NlMsg, ProtoFamily, Table};
 
-use super::lower::lower;
+use super::rule_encode::lower;
 use crate::model::Family;
 use crate::ruleset::{Chain, ChainType, DataKind, Hook, Rule, Set, TABLE};
 

@@ -3,6 +3,8 @@
 //! This is the only place with an asynchronous runtime: rtnetlink needs one, and it costs about
 //! 0.1 ms, so nothing here runs on an ADD that does not need it.
 
+mod path;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -19,7 +21,10 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::Error;
+
 use crate::model::{Family, check_ifname};
+
+pub use path::{Link, Neighbour, Path, links, neighbour, path};
 
 /// `RT_TABLE_LOCAL`: the kernel's own table of what is addressed to this node, the same that
 /// `fib daddr type local` asks.

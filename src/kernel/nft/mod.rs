@@ -1,0 +1,375 @@
+//! Our nftables table, read and changed over netlink: [`Nft`].
+//!
+//! `look` asks what there is, `compare` and `change` make a difference of it, `elements` and `encode`
+//! (with `rule_encode`) write it as bytes; `reconcile` does the same for the whole table.
+
+mod change;
+mod compare;
+mod elements;
+mod encode;
+mod events;
+mod look;
+mod preview;
+mod probe;
+mod reconcile;
+mod replay;
+mod rule_decode;
+mod rule_encode;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+
+use nftnl::MsgType;
+
+use change::Step;
+use encode::Encoder;
+
+use super::netlink::message;
+use super::netlink::socket::{self, APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
+use super::{ATTEMPTS, Error, INET};
+use crate::model::Protocol;
+use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set};
+
+pub use change::{Change, Counts};
+pub use events::{Events, Woken};
+pub use look::{Extent, Look, Table};
+pub use probe::{Release, trial};
+pub use reconcile::Survey;
+pub use replay::{Asked, read};
+
+/// How often, and how far apart, something is looked at that goes by itself within a timer tick of
+/// the kernel's: 1 to 10 ms.
+const PATIENCE: u32 = 100;
+const TICK: Duration = Duration::from_millis(1);
+
+/// The table `inet autoport` of this network namespace.
+#[derive(Debug)]
+pub struct Nft {
+    pub(super) socket: Socket,
+    identity: Identity,
+}
+
+impl Nft {
+    /// Opens the way to the kernel, for the store with this instance ID.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open(instance: &str) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open()?, identity: Identity::current(instance) })
+    }
+
+    /// Whether the table could be changed: what STATUS needs to know.
+    ///
+    /// # Errors
+    /// As for [`Self::look`]; [`Error::OtherInstance`], [`Error::NewerLayout`].
+    pub fn probe(&mut self) -> Result<(), Error> {
+        self.look(Extent::Places(&[]))?.permit(&self.identity)
+    }
+
+    /// Makes `change` true. Where the table is missing, damaged, foreign or older, it is built
+    /// again from `everything`, which must already contain what is wanted and nothing of what is
+    /// released; nobody may change what it is made from meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Unrecorded`] before anything was
+    /// changed; [`Error::Refused`] likewise; [`Error::Unanswered`] when nobody knows.
+    pub fn apply<E: From<Error>>(
+        &mut self,
+        change: &Change,
+        mut everything: impl FnMut() -> Result<Ruleset, E>,
+    ) -> Result<Applied, E> {
+        let identity = self.identity.clone();
+        let mut whole = None;
+        let mut vacated = Vec::new();
+        let mut applied =
+            self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
+                let standing = look.standing(&identity, &change.chains)?;
+                vacated = change.vacated(look);
+                Ok(Some(match change.step(look, standing, tries)? {
+                    Step::Wait => return Ok(None),
+                    Step::Difference(difference, counts) => {
+                        (difference, Applied { counts, ..Applied::default() })
+                    }
+                    Step::Rebuild(reason) => {
+                        if whole.is_none() {
+                            whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
+                        }
+                        let built = whole.as_ref().and_then(|whole| rebuild(whole, look));
+                        Applied::of_rebuild(built, reason)
+                    }
+                }))
+            })?;
+        match &whole {
+            Some(whole) if applied.rebuilt.is_some() => {
+                applied.stale_flows = self.forget_gap(whole).err();
+            }
+            Some(_) | None => applied.unfinished = self.finish(vacated).err(),
+        }
+        Ok(applied)
+    }
+
+    /// Sees to it that what was at `places` is on its way out, and that nothing of it that carries
+    /// UDP is there any more: a flow that began in the meantime would outlive it.
+    fn finish(&mut self, mut places: Vec<(Set, Key)>) -> Result<(), Error> {
+        for _ in 0..PATIENCE {
+            let mut left = BTreeMap::new();
+            for volley in places.chunks(look::PER_VOLLEY) {
+                self.look_at(volley, &mut left)?;
+            }
+            if left.values().any(|seen| !seen.expiring) {
+                // A kernel before 6.12.
+                break;
+            }
+            places = left.into_keys().filter(|(_, key)| key.protocol == Protocol::Udp).collect();
+            if places.is_empty() {
+                return Ok(());
+            }
+            thread::sleep(TICK);
+        }
+        self.delete(&places, |place| places.contains(place))
+    }
+
+    /// Deletes what is at `places` and what they cover, whosever table it is.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unanswered`].
+    pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+        self.delete(places, |_| true)
+    }
+
+    fn delete(
+        &mut self,
+        places: &[(Set, Key)],
+        is_meant: impl Fn(&(Set, Key)) -> bool,
+    ) -> Result<(), Error> {
+        self.attempt(Extent::Places(places), |_, look, _| {
+            let mut transaction = Transaction::begin();
+            let present = look.elements.keys().copied();
+            let present: Vec<_> = present.filter(|place| is_meant(place)).collect();
+            elements::delete(&mut transaction, &present);
+            Ok(Some((transaction, ())))
+        })
+    }
+
+    /// Builds the table again from `everything`, whatever is there but for what is spared.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
+    /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
+    pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        let identity = self.identity.clone();
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
+            look.permit(&identity)?;
+            Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
+        })?;
+        self.forget_gap(&whole)
+    }
+
+    /// Whether there is a table that belongs to the store.
+    ///
+    /// # Errors
+    /// As for [`Self::probe`].
+    pub fn has_table(&mut self) -> Result<bool, Error> {
+        let look = self.look(Extent::Places(&[]))?;
+        look.permit(&self.identity)?;
+        Ok(matches!(look.table, Table::Ours(_)))
+    }
+
+    /// Deletes the table, if there is one that belongs to the store; says whether there was.
+    ///
+    /// # Errors
+    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
+    pub fn remove_table(&mut self) -> Result<bool, Error> {
+        let identity = self.identity.clone();
+        self.attempt(Extent::Places(&[]), |_, look, _| {
+            look.permit(&identity)?;
+            let mut transaction = Transaction::begin();
+            let is_ours = matches!(look.table, Table::Ours(_));
+            if is_ours {
+                let mut encoder = Encoder::new();
+                transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+            }
+            Ok(Some((transaction, is_ours)))
+        })
+    }
+
+    /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
+    ///
+    /// # Errors
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
+    /// [`Self::forget_flows`], when it is built.
+    pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        let whole = self.with_spared(Cow::Borrowed(everything))?;
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
+            match look.permit(&whole.identity) {
+                Err(Error::OtherInstance { .. }) | Ok(()) => {
+                    Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
+                }
+                Err(error) => Err(error),
+            }
+        })?;
+        self.forget_gap(&whole)
+    }
+
+    /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
+    /// reason to believe that another look would help. Where `propose` makes nothing of it yet, it
+    /// is asked again after a while.
+    fn attempt<T, E: From<Error>>(
+        &mut self,
+        extent: Extent<'_>,
+        mut propose: impl FnMut(&mut Self, &Look, Tries) -> Result<Option<(Transaction, T)>, E>,
+    ) -> Result<T, E> {
+        let mut tries = Tries::default();
+        loop {
+            let look = self.look(extent)?;
+            let Some((transaction, done)) = propose(self, &look, tries)? else {
+                tries.waits += 1;
+                thread::sleep(TICK);
+                continue;
+            };
+            match self.socket.commit(transaction)? {
+                Outcome::Committed => return Ok(done),
+                Outcome::Unanswered => return Err(Error::Unanswered.into()),
+                Outcome::Refused { subject, errno } => {
+                    tries.refusals += 1;
+                    if tries.refusals == ATTEMPTS || !is_passing(errno) {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(Error::Refused { subject, source }.into());
+                    }
+                    thread::sleep(TICK);
+                }
+            }
+        }
+    }
+}
+
+/// What has been tried already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// How often the kernel refused.
+    refusals: u32,
+    /// How often it was too early, a [`TICK`] each.
+    waits: u32,
+}
+
+/// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Why the whole table was built again, if it was.
+    pub rebuilt: Option<String>,
+    /// Otherwise, what was wrong with single elements, where all were looked at.
+    pub mended: Vec<String>,
+    /// And how many elements were changed.
+    pub counts: Counts,
+    /// Why something that was released may still be there, if it may.
+    pub unfinished: Option<Error>,
+    /// Why UDP flows may go on that began while the table was not right, if they may.
+    pub stale_flows: Option<Error>,
+}
+
+impl Applied {
+    /// What building the table again comes to: nothing where nothing is made of nothing.
+    fn of_rebuild(built: Option<Transaction>, reason: String) -> (Transaction, Self) {
+        built.map_or_else(
+            || (Transaction::begin(), Self::default()),
+            |built| (built, Self { rebuilt: Some(reason), ..Self::default() }),
+        )
+    }
+
+    /// What was wrong with single elements, in short.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let (first, others) = self.mended.split_first()?;
+        Some(match others.len() {
+            0 => first.clone(),
+            number => format!("{first}, and {number} more"),
+        })
+    }
+}
+
+/// Whether a refusal is likely to pass. Somebody else changed the tables after the look: an element,
+/// a chain or the table came or went. Or the hash table of a set, into which thousands of elements
+/// have just been put, is being enlarged (`EBUSY` of `rhashtable_insert_rehash`).
+const fn is_passing(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EEXIST | libc::ENOENT | libc::EBUSY | libc::ERESTART | libc::EAGAIN | libc::EINTR
+    )
+}
+
+/// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
+fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
+    let mut transaction = Transaction::begin();
+    if look.table == Table::Absent && ruleset.elements.is_empty() {
+        return None;
+    }
+    let mut encoder = Encoder::new();
+    if look.table != Table::Absent {
+        // What is added first is deleted whether it was there or not, so that the transaction does
+        // not depend on what others do after the look.
+        let table = encoder.table(MsgType::Add);
+        transaction.append(table, CREATE, "finding the table".to_owned());
+        transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+    }
+    let table = encoder.table(MsgType::Add);
+    transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
+    look::put_table_comment(transaction.last(), &ruleset.identity.to_string());
+    add_sets(&mut transaction, &mut encoder, ruleset.sets());
+    add_chains(&mut transaction, &mut encoder, ruleset.chains());
+    let all: Vec<&Element> = ruleset.elements.values().collect();
+    elements::add(&mut transaction, &all);
+    Some(transaction)
+}
+
+fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
+    for (set, id) in sets.zip(1..) {
+        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
+    }
+}
+
+fn add_chains<'a>(
+    transaction: &mut Transaction,
+    encoder: &mut Encoder,
+    chains: impl Iterator<Item = &'a Chain> + Clone,
+) {
+    for chain in chains.clone() {
+        let subject = format!("adding chain {}", chain.name);
+        transaction.append(encoder.chain(chain), CREATE, subject);
+        if let Some(comment) = chain.comment() {
+            look::put_chain_comment(transaction.last(), &comment);
+        }
+    }
+    for chain in chains {
+        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last);
+    }
+}
+
+/// Where in its chain a rule goes.
+#[derive(Clone, Copy)]
+enum Place {
+    First,
+    Last,
+}
+
+fn add_rules(
+    transaction: &mut Transaction,
+    encoder: &mut Encoder,
+    chain: &str,
+    rules: &[Rule],
+    place: Place,
+) {
+    let flags = match place {
+        Place::First => CREATE,
+        Place::Last => CREATE | APPEND,
+    };
+    for rule in rules {
+        let subject = format!("adding rule \"{rule}\" to chain {chain}");
+        transaction.append(encoder.rule(chain, rule), flags, subject);
+    }
+}
