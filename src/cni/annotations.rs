@@ -4,8 +4,9 @@
 use std::num::NonZeroU16;
 
 use super::error::Error;
-use super::json::{Object, escape};
+use super::json::Object;
 use super::number;
+use super::text::escape;
 
 /// The capability that brings them (containerd since 1.5, CRI-O since 1.29).
 const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::NODE_FILE;
 use super::address;
 use super::error::Error;
-use super::json::{Field, Object, escape};
+use super::json::{Field, Object};
+use super::text::escape;
 use crate::model::{Masquerade, Policy, PortPolicy};
 
 mod ports;
-
-/// The node's own file. Its keys win over the network configuration's.
-pub const NODE_FILE: &str = "/etc/cni/autoport.json";
 
 /// Where records are kept if no `stateDir` is given.
 pub const DEFAULT_STATE_DIR: &str = "/run/autoport";

@@ -4,9 +4,9 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 
-use super::config::NODE_FILE;
-use super::env::{Command, Problem};
-use super::json::quote;
+use super::NODE_FILE;
+use super::command::{Command, Problem};
+use super::text::quote;
 
 /// Why a request was not understood. Which number the runtime is told is decided outside.
 #[derive(Debug, thiserror::Error)]

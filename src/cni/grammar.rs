@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use super::error::Error;
-use super::json::quote;
 use super::number;
+use super::text::quote;
 use crate::model::{ContainerPort, PortRange, Protocol, Wish};
 
 /// How many items an annotation may have. The numbers they name are bounded by there being 65535

@@ -8,9 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::Error;
-
-/// How much of a value an error message shows.
-const SHOWN: usize = 120;
+use super::text::{escape, shown};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -145,32 +143,6 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Shortens `text` and escapes what could end or disguise a line, but not quotes: for JSON text.
-fn shown(text: &str) -> String {
-    let mut out = String::new();
-    for character in text.chars().take(SHOWN) {
-        if matches!(character, '"' | '\'' | '\\') {
-            out.push(character);
-        } else {
-            out.extend(character.escape_debug());
-        }
-    }
-    if text.chars().nth(SHOWN).is_some() {
-        out.push_str("...");
-    }
-    out
-}
-
-/// The same for a key, which is no longer JSON text.
-pub(super) fn escape(key: &str) -> String {
-    shown(&key.escape_debug().take(SHOWN + 1).collect::<String>())
-}
-
-/// The same for a string, in quotes.
-pub(super) fn quote(text: &str) -> String {
-    format!("\"{}\"", escape(text))
-}
-
 /// The members of an object in the order of the text, equal keys too.
 pub(crate) struct Entries<'a>(pub(crate) Vec<(String, &'a RawValue)>);
 
@@ -219,8 +191,6 @@ mod tests {
         let message = object.get("k").expect("k").string().expect_err("a list").to_string();
         assert!(message.contains(r#"found [1,\n"\u{202e}xxx"#), "{message}");
         assert!(message.len() < 250 && !message.contains('\n'), "{message}");
-        assert_eq!(quote("a\nb\"c"), r#""a\nb\"c""#);
-        assert!(quote(&"\n".repeat(500)).len() < 130);
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! The door: the bytes and variables of a CNI call in, a typed [`Request`] out, and a [`Reply`]
-//! back to bytes.
+//! The bytes and variables of a CNI call in, a typed [`Request`] out, and a [`Reply`] back to bytes.
 //!
-//! Everything is checked here once, so that what is past the door needs no checking. Nothing is
-//! read or written: the caller hands in the environment, stdin and the node's own file.
+//! Everything is checked here once, so that a [`Request`] needs no checking. Nothing is read or
+//! written: the caller hands in the environment, stdin and the node's own file.
 
 mod address;
 mod annotations;
+mod command;
 mod config;
 mod convert;
-mod door;
 mod env;
 mod error;
 mod gc;
@@ -16,8 +15,10 @@ mod grammar;
 mod json;
 mod mappings;
 mod number;
+mod parse;
 mod prev_result;
 mod reply;
+mod text;
 mod version;
 mod wishes;
 
@@ -27,19 +28,23 @@ use std::io;
 use ipnetwork::IpNetwork;
 use serde_json::value::RawValue;
 
+pub use self::command::{Command, Problem, Variable};
 pub use self::config::{
-    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Dialects, NODE_FILE,
-    StoreConfig, check_node_file, check_plugin,
+    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Dialects, StoreConfig,
+    check_node_file, check_plugin,
 };
-pub use self::env::{Command, Env, Problem, Variable};
+pub use self::env::Env;
 pub use self::error::Error;
 pub use self::reply::Reply;
 pub use self::version::Version;
 
-use self::door::Door;
 pub(crate) use self::json::Entries;
 use self::json::Object;
+use self::parse::Parser;
 use crate::model::{Allocation, Attachment, Mapping, Pod, Wish};
+
+/// The node's own file. Its keys win over the network configuration's.
+pub const NODE_FILE: &str = "/etc/cni/autoport.json";
 
 /// One CNI call.
 #[derive(Debug)]
@@ -145,7 +150,7 @@ impl Request {
         node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
     ) -> Result<Parsed, Error> {
         let command = env.command()?;
-        let open = || Door::open(env, stdin, command);
+        let open = || Parser::open(env, stdin, command);
         let (request, warnings) = match command {
             Command::Version => (Self::Version { cni_version: asker_version(stdin) }, Vec::new()),
             Command::Add => open()?.claim(node_file, Self::Add)?,
@@ -179,13 +184,13 @@ pub fn read_config(
 /// and is spoken, else the newest.
 #[must_use]
 pub fn reply_version(stdin: &[u8]) -> Version {
-    let decoded = Object::decode("", "", stdin).and_then(|conf| door::config_version(&conf));
+    let decoded = Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf));
     decoded.ok().and_then(|text| Version::of_config(&text)).unwrap_or(Version::NEWEST)
 }
 
 /// What VERSION gives back. It has to answer whatever is on stdin, be it nothing.
 fn asker_version(stdin: &[u8]) -> String {
-    let decoded = Object::decode("", "", stdin).and_then(|conf| door::config_version(&conf));
+    let decoded = Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf));
     decoded.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| Version::NEWEST.to_string())
 }
 

@@ -7,7 +7,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::address;
 use super::convert::convert;
 use super::error::Error;
-use super::json::{Field, Object, quote};
+use super::json::{Field, Object};
+use super::text::quote;
 use super::version::Version;
 use crate::model::{Family, check_ifname};
 

@@ -129,7 +129,7 @@ fn every_version_is_spoken_and_named_when_it_is_not() {
 fn configuration_never_fails_del_and_gc() {
     let bad = r#","snat":"x","stateDir":7,"lockTimeout":-1,"backend":"iptables","prevResult":"?",
         "sourceRange":1,"conditionsV4":["!"],"runtimeConfig":{"portMappings":[{"hostPort":-1}]}"#;
-    let broken: [fn() -> door::NodeFile; 3] = [
+    let broken: [fn() -> parse::NodeFile; 3] = [
         || Ok(Some(b"{".to_vec())),
         || Ok(Some(br#"{"stateDir":"..","snat":0}"#.to_vec())),
         || Err(io::ErrorKind::PermissionDenied.into()),

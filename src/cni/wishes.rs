@@ -4,8 +4,8 @@ use super::annotations::{Annotations, BCS, KUBEWHARF, PORTS, RANGE};
 use super::config::{Config, Dialects};
 use super::error::Error;
 use super::grammar::{self, Item};
-use super::json::quote;
 use super::mappings::{PortMapping, key_of};
+use super::text::quote;
 use crate::model::{Allocation, ContainerPort, Wish};
 
 mod bcs;

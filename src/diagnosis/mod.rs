@@ -11,7 +11,7 @@ mod network;
 mod node_file;
 mod passage;
 mod ports;
-mod recorded;
+mod records;
 mod trace;
 
 use std::fmt;
@@ -89,7 +89,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = machine::findings(facts);
     findings.extend(node_file::findings(facts));
     findings.extend(conflist::findings(facts, &networks));
-    findings.extend(recorded::findings(facts));
+    findings.extend(records::findings(facts));
     findings.extend(ports::findings(facts, &networks));
     findings.extend(network::findings(facts, &networks));
     findings

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::portmap;
+use super::from_portmap;
+use super::problem::Problem;
 use super::text::{Edit, Value, appended, edited, indent, removed};
 use crate::cni::{self, Version};
 
@@ -12,68 +13,6 @@ const CHAINED: [&str; 9] =
 
 /// Plugins that hand their work on to networks of other files.
 const DELEGATING: [&str; 2] = ["multus", "multus-shim"];
-
-/// Why a configuration is left as it is.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// No JSON.
-    #[error(
-        "it is not valid JSON; no runtime can read it either: repair it, or put it out of the way"
-    )]
-    Json(#[source] serde_json::Error),
-    /// JSON, but not what the specification says.
-    #[error("{what} is not {expected}; the CNI specification requires that: correct it first")]
-    Shape {
-        /// Which part.
-        what: &'static str,
-        /// What it has to be.
-        expected: &'static str,
-    },
-    /// A version that is not spoken.
-    #[error(
-        "its cniVersion is {0}, which autoport does not speak; it speaks 0.1.0 to 1.1.0: set one of \
-         these, if all plugins of the list speak it"
-    )]
-    Version(String),
-    /// More port mappers than one.
-    #[error(
-        "it has {count} plugins of type {what}, which map the same ports twice; leave one in the list"
-    )]
-    Several {
-        /// How many.
-        count: usize,
-        /// Which.
-        what: &'static str,
-    },
-    /// Nobody makes an interface before autoport's turn.
-    #[error(
-        "its first plugin is {0:?}, which makes no interface for the pod, so autoport would get no \
-         prevResult; put the main plugin (bridge, ptp, calico, ...) first, or name the right file \
-         with --conflist"
-    )]
-    NoMainPlugin(String),
-    /// The pods' network is in another file.
-    #[error(
-        "its first plugin is {0:?}, which keeps pod annotations to itself; name the file of the \
-         cluster's default network, to which it delegates, with --conflist"
-    )]
-    Delegating(String),
-    /// A restriction that cannot be taken over. It must not be dropped in silence.
-    #[error(
-        "portmap's {key} is {value}, which autoport cannot take over: it knows single conditions on \
-         the source or destination address. Remove {key}, name the clients that may connect in \
-         \"sourceRanges\" and the node's addresses in \"hostAddresses\", and install again"
-    )]
-    Condition {
-        /// The option.
-        key: &'static str,
-        /// What stands there.
-        value: String,
-    },
-    /// What was taken over from portmap is no configuration of autoport.
-    #[error("what it says for portmap does not work for autoport; correct it first")]
-    Config(#[source] cni::Error),
-}
 
 /// What has to change.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,7 +134,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
         (Some(index), None) => {
             let capabilities = list.items[index].get("capabilities");
             let asked = |key| capabilities.and_then(|all| all.get(key)).map(Value::raw);
-            if asked(portmap::CAPABILITIES[0]) != Some("true") {
+            if asked(from_portmap::CAPABILITIES[0]) != Some("true") {
                 remarks.push(
                     "autoport's entry lacks \"capabilities\": {\"portMappings\": true}; without it no \
                      host port arrives"
@@ -205,7 +144,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
             (Vec::new(), How::Unchanged)
         }
         (None, Some(index)) => {
-            (portmap::translated(list.items[index], &mut remarks)?, How::ReplacesPortmap)
+            (from_portmap::translated(list.items[index], &mut remarks)?, How::ReplacesPortmap)
         }
         (None, None) => (vec![behind(&list)], How::Appended),
     };
@@ -223,7 +162,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
 fn behind(list: &List<'_>) -> Edit {
     let spans: Vec<_> = list.items.iter().map(|item| item.span()).collect();
     let like = list.items.last().copied().unwrap_or(list.plugins);
-    let capabilities = portmap::all_capabilities(like);
+    let capabilities = from_portmap::all_capabilities(like);
     let members = like.members().unwrap_or_default();
     let first = members.first().map(|member| indent(list.text, member.span.start));
     let object = match first.filter(|inner| !inner.is_empty()) {

@@ -11,13 +11,15 @@ mod cache;
 mod conflist;
 mod diff;
 mod disk;
-mod portmap;
+mod from_portmap;
+mod problem;
 mod text;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use conflist::{How, Problem};
+pub use conflist::How;
+pub use problem::Problem;
 
 use disk::{Folder, Found, look};
 

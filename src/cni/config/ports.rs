@@ -60,7 +60,7 @@ fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, Vec<PortRange>>, E
         let invalid = |allowed: &str| {
             Err(Error::Invalid {
                 key: key(),
-                value: super::super::json::quote(name),
+                value: super::super::text::quote(name),
                 allowed: allowed.into(),
             })
         };

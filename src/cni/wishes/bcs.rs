@@ -6,9 +6,9 @@ use std::num::NonZeroU16;
 use super::super::annotations::{Annotations, BCS, BCS_PORTS, PORTS};
 use super::super::error::Error;
 use super::super::grammar::{Item, Source};
-use super::super::json::quote;
 use super::super::mappings::PortMapping;
 use super::super::number;
+use super::super::text::quote;
 use crate::model::{ContainerPort, PortRange, Protocol, Wish};
 
 /// Only `true` is a yes, as in BCS; what looks like another is worth a word.

@@ -1,6 +1,6 @@
 //! What the options of `portmap` mean here.
 
-use super::conflist::Problem;
+use super::problem::Problem;
 use super::text::{Edit, Member, Value, appended, removed};
 
 /// Without these in the plugin's object a runtime keeps to itself what pods ask for.

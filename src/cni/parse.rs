@@ -1,18 +1,20 @@
-//! One call through the door: what every command but VERSION has in common, then each its own.
+//! One call: first what every command but VERSION has in common, then what each has of its own.
 
 use std::io;
 
 use super::annotations::Annotations;
+use super::command::Command;
 use super::config::{Config, Judge, StoreConfig, decode_node_file};
-use super::env::{Call, Command, Env};
+use super::env::{Call, Env};
 use super::error::Error;
-use super::json::{Object, quote};
+use super::json::Object;
+use super::text::quote;
 use super::version::Version;
 use super::{Claim, Release, Request, Sweep, gc, mappings, prev_result, wishes};
 use crate::model::{Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
-pub(super) struct Door<'a> {
+pub(super) struct Parser<'a> {
     env: &'a Env,
     call: Call,
     conf: Object<'a>,
@@ -26,7 +28,7 @@ type Answer = Result<(Request, Vec<String>), Error>;
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
 
-impl<'a> Door<'a> {
+impl<'a> Parser<'a> {
     pub(super) fn open(env: &'a Env, stdin: &'a [u8], command: Command) -> Result<Self, Error> {
         let call = env.call(command)?;
         let conf = Object::decode("the network configuration on stdin", "", stdin)?;

@@ -1,0 +1,144 @@
+//! The commands of the specification: in which versions they are, and which variables each needs.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use super::version::Version;
+use crate::model::InvalidName;
+
+/// The operations of the specification (SPEC section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// ADD.
+    Add,
+    /// CHECK.
+    Check,
+    /// DEL.
+    Del,
+    /// GC.
+    Gc,
+    /// STATUS.
+    Status,
+    /// VERSION.
+    Version,
+}
+
+impl Command {
+    /// Every command.
+    pub const ALL: [Self; 6] =
+        [Self::Add, Self::Check, Self::Del, Self::Gc, Self::Status, Self::Version];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Check => "CHECK",
+            Self::Del => "DEL",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
+    }
+
+    /// The versions of the specification in which this command can be used.
+    pub(super) fn versions(self) -> Vec<Version> {
+        let since = match self {
+            Self::Add | Self::Del | Self::Version => Version::V0_1_0,
+            Self::Check => Version::V0_4_0,
+            Self::Gc | Self::Status => Version::V1_1_0,
+        };
+        Version::ALL.into_iter().filter(|version| *version >= since).collect()
+    }
+
+    /// The variables that must be there and not empty: the table of Go's `skel`, except that
+    /// STATUS goes without `CNI_PATH`, as the specification has it.
+    pub(super) const fn needs(self) -> &'static [Variable] {
+        match self {
+            Self::Add | Self::Check => {
+                &[Variable::ContainerId, Variable::Netns, Variable::Ifname, Variable::Path]
+            }
+            Self::Del => &[Variable::ContainerId, Variable::Ifname, Variable::Path],
+            Self::Gc => &[Variable::Path],
+            Self::Status | Self::Version => &[],
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+/// The variables of the specification (SPEC section 2, "Parameters").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Variable {
+    /// `CNI_COMMAND`.
+    Command,
+    /// `CNI_CONTAINERID`.
+    ContainerId,
+    /// `CNI_NETNS`.
+    Netns,
+    /// `CNI_IFNAME`.
+    Ifname,
+    /// `CNI_ARGS`.
+    Args,
+    /// `CNI_PATH`.
+    Path,
+}
+
+impl Variable {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Command, Self::ContainerId, Self::Netns, Self::Ifname, Self::Args, Self::Path];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Command => "CNI_COMMAND",
+            Self::ContainerId => "CNI_CONTAINERID",
+            Self::Netns => "CNI_NETNS",
+            Self::Ifname => "CNI_IFNAME",
+            Self::Args => "CNI_ARGS",
+            Self::Path => "CNI_PATH",
+        }
+    }
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+/// One thing that is wrong with the environment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Not set, or empty, and the command needs it.
+    #[error("{variable} is not set, {command} needs it")]
+    Missing {
+        /// Which variable.
+        variable: Variable,
+        /// For what.
+        command: Command,
+    },
+    /// `CNI_COMMAND` is not there.
+    #[error("CNI_COMMAND is not set, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
+    NoCommand,
+    /// `CNI_COMMAND` is none of the specification's.
+    #[error("CNI_COMMAND is {0:?}, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
+    UnknownCommand(OsString),
+    /// Bytes that are not UTF-8.
+    #[error("{variable} is {value:?}, it must be UTF-8")]
+    NotUtf8 {
+        /// Which variable.
+        variable: Variable,
+        /// What it holds.
+        value: OsString,
+    },
+    /// A name that libcni would refuse.
+    #[error("{variable}: {rule}")]
+    BadName {
+        /// Which variable.
+        variable: Variable,
+        /// What is wrong, with the value.
+        rule: InvalidName,
+    },
+}

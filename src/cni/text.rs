@@ -1,0 +1,41 @@
+//! Text of others in messages: short, and on one line.
+
+/// How much of a value an error message shows.
+const SHOWN: usize = 120;
+
+/// Shortens `text` and escapes what could end or disguise a line, but not quotes: for JSON text.
+pub(super) fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for character in text.chars().take(SHOWN) {
+        if matches!(character, '"' | '\'' | '\\') {
+            out.push(character);
+        } else {
+            out.extend(character.escape_debug());
+        }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        out.push_str("...");
+    }
+    out
+}
+
+/// The same for a key, which is no longer JSON text.
+pub(super) fn escape(key: &str) -> String {
+    shown(&key.escape_debug().take(SHOWN + 1).collect::<String>())
+}
+
+/// The same for a string, in quotes.
+pub(super) fn quote(text: &str) -> String {
+    format!("\"{}\"", escape(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_stays_on_one_line() {
+        assert_eq!(quote("a\nb\"c"), r#""a\nb\"c""#);
+        assert!(quote(&"\n".repeat(500)).len() < 130);
+    }
+}

@@ -1,0 +1,194 @@
+//! The house rules that no lint knows: which module may name which, that no files lead in a circle,
+//! where unsafe code lives, how long a file and a function may be.
+
+#![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
+
+mod source;
+
+use std::collections::BTreeSet;
+
+use self::source::{Source, arrows, circles, sources};
+
+/// Which module may name which. `lib` only lists them; `main` and `cli` are the executable and see
+/// the library from outside.
+const MAP: [(&str, &[&str]); 12] = [
+    ("model", &[]),
+    ("plan", &["model"]),
+    ("ruleset", &["model"]),
+    ("netns", &["model"]),
+    ("cni", &["model"]),
+    ("publication", &["model"]),
+    ("install", &["cni"]),
+    ("store", &["model", "netns", "publication"]),
+    ("kernel", &["model", "ruleset"]),
+    ("error", &["model", "plan", "cni", "store", "kernel", "netns"]),
+    (
+        "app",
+        &["model", "plan", "ruleset", "publication", "netns", "cni", "store", "kernel", "error"],
+    ),
+    // Asks everybody, and nobody asks it: it judges a node and changes nothing.
+    ("diagnosis", &["model", "ruleset", "netns", "cni", "store", "kernel", "error", "app"]),
+];
+
+/// The one place for what the compiler cannot check, and the name by which the C library calls us.
+const UNSAFE_ROOMS: [&str; 2] = ["kernel/nft/encode.rs", "main.rs"];
+
+const FILE_LINES_MAX: usize = 450;
+const FUNCTION_LINES_MAX: usize = 60;
+
+/// Files that lead in a circle, yet to be untangled.
+const CIRCLES: &[&[&str]] = &[
+    &["app/collect.rs", "app/del.rs"],
+    &["kernel/nft/compare.rs", "kernel/nft/look.rs"],
+    &["kernel/nft/encode.rs", "kernel/nft/rule_encode.rs"],
+    &["kernel/foreign/decode.rs", "kernel/foreign/lookup.rs", "kernel/foreign/xt.rs"],
+    &["store/disk.rs", "store/public.rs"],
+];
+
+/// Functions that are too long, yet to be divided.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("diagnosis/conflist.rs", "chain"),
+    ("diagnosis/conflist.rs", "findings"),
+    ("diagnosis/network.rs", "other_tables"),
+    ("diagnosis/trace/way.rs", "ask"),
+    ("kernel/foreign/decode.rs", "expression"),
+];
+
+#[test]
+fn every_arrow_is_on_the_map() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let room = source.room();
+        if room.is_empty() || room == "cli" {
+            continue;
+        }
+        let Some((_, allowed)) = MAP.iter().find(|(name, _)| *name == room) else {
+            wrong.push(format!("{room} ({}) is not on the map of tests/house", source.path));
+            continue;
+        };
+        for named in rooms_named_by(&source) {
+            if !allowed.contains(&named.as_str()) {
+                wrong.push(format!("{room} -> {named} ({}) is not on the map", source.path));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn rooms_named_by(source: &Source) -> BTreeSet<String> {
+    let named = source.named().into_iter().filter_map(|(_, path)| path.into_iter().next());
+    named.filter(|room| room != source.room()).collect()
+}
+
+#[test]
+fn the_map_has_no_module_that_is_not_there() {
+    let sources = sources();
+    for (module, _) in MAP {
+        let is_there = sources.iter().any(|source| source.room() == module);
+        assert!(is_there, "{module} is on the map and not in src");
+    }
+}
+
+#[test]
+fn an_arrow_is_seen_however_it_is_written() {
+    let source = |code: &str| Source::new("plan.rs", code.to_owned());
+    for code in [
+        "use crate::store::Store;",
+        "use crate::{model::{Record, Owner}, store};",
+        "fn f() -> crate::store::Error {}",
+        "use super::store;",
+        "use crate::{\n    model::Pod,\n    store::{self, *},\n};",
+        "let x = \"// \\\"\"; crate::store::f();",
+    ] {
+        assert!(rooms_named_by(&source(code)).contains("store"), "{code}");
+    }
+    for code in ["// crate::store", "\"crate::store\"", "use autoport_crate::store;"] {
+        assert!(rooms_named_by(&source(code)).is_empty(), "{code}");
+    }
+}
+
+#[test]
+fn no_files_lead_in_a_circle() {
+    let sources = sources();
+    let arrows = arrows(&sources);
+    let mut told = Vec::new();
+    for circle in circles(&arrows) {
+        if CIRCLES.iter().any(|known| circle.iter().all(|file| known.contains(file))) {
+            continue;
+        }
+        for file in &circle {
+            let to: BTreeSet<_> = arrows[file].iter().filter(|to| circle.contains(to)).collect();
+            told.push(format!("{file} -> {to:?}"));
+        }
+    }
+    assert!(told.is_empty(), "\n{}", told.join("\n"));
+}
+
+#[test]
+fn a_circle_is_seen_however_it_is_made() {
+    let circle = |files: &[(&str, &str)]| {
+        let sources: Vec<_> =
+            files.iter().map(|(path, code)| Source::new(path, (*code).to_owned())).collect();
+        let arrows = arrows(&sources);
+        circles(&arrows).into_iter().map(|circle| circle.join(" ")).collect::<Vec<_>>()
+    };
+    let room = "mod a;\nmod b;\npub use self::b::{B, Other as Named};\npub struct Own;";
+    let room = |a, b| circle(&[("x/mod.rs", room), ("x/a.rs", a), ("x/b.rs", b)]);
+    assert_eq!(room("use super::b::B;", "use super::a::A;"), ["x/a.rs x/b.rs"]);
+    assert_eq!(room("use super::B;", "use crate::x::a::A;"), ["x/a.rs x/b.rs"]);
+    assert_eq!(room("use super::Named;", "fn f() { super::a::f() }"), ["x/a.rs x/b.rs"]);
+    for (a, b) in [
+        ("use super::b::B;", "use super::Own;"),
+        ("use super::b::B;", "// super::a"),
+        ("use super::b::B;", "#[cfg(test)]\nmod tests {\n    use super::super::a::A;\n}"),
+    ] {
+        assert!(room(a, b).is_empty(), "{a} {b}");
+    }
+    let inner = [
+        ("x/mod.rs", "mod a;\nmod y;"),
+        ("x/a.rs", "use super::y::Y;"),
+        ("x/y/mod.rs", "pub mod z;"),
+        ("x/y/z.rs", "use super::super::a::A;"),
+    ];
+    assert_eq!(circle(&inner), ["x/a.rs x/y/mod.rs x/y/z.rs"]);
+}
+
+#[test]
+fn unsafe_code_is_in_one_room() {
+    let mut rooms = BTreeSet::new();
+    for source in sources() {
+        let words = source.code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        if words.into_iter().any(|word| word == "unsafe") {
+            rooms.insert(source.path);
+        }
+    }
+    assert_eq!(rooms, UNSAFE_ROOMS.map(str::to_owned).into());
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|source| (source.text.lines().count(), source.path))
+        .filter(|(lines, _)| *lines > FILE_LINES_MAX)
+        .map(|(lines, path)| format!("{path} has {lines} lines, {FILE_LINES_MAX} are allowed"))
+        .collect();
+    assert!(long.is_empty(), "\n{}", long.join("\n"));
+}
+
+#[test]
+fn no_function_is_too_long_to_read() {
+    let mut long = Vec::new();
+    let mut seen = 0;
+    for source in sources() {
+        for (name, lines) in source.functions() {
+            seen += 1;
+            let is_known = LONG_FUNCTIONS.contains(&(source.path.as_str(), name.as_str()));
+            if lines > FUNCTION_LINES_MAX && !is_known {
+                long.push(format!("{}: {name} has {lines} lines", source.path));
+            }
+        }
+    }
+    assert!(seen > 1000, "where are the functions? found {seen}");
+    assert!(long.is_empty(), "\n{}\n{FUNCTION_LINES_MAX} are allowed", long.join("\n"));
+}
