@@ -34,12 +34,13 @@ pub(crate) fn record(name: &str, policy: Policy, addresses: &[&str]) -> Record {
     let attachment = Attachment::new("net", name, "eth0").expect("a valid attachment");
     let pod = Pod { namespace: "default".into(), name: name.into(), uid: String::new() };
     Record {
-        owner: Owner { attachment, pod: Some(pod), netns: None },
+        owner: Owner { holder: attachment.into(), pod: Some(pod), netns: None },
         pod_addresses: networks(addresses),
         policy,
         mappings: Vec::new(),
         created: 0,
         grants: Vec::new(),
+        dialects: [].into(),
         boot_id: String::new(),
     }
 }

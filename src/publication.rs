@@ -10,21 +10,12 @@ use std::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Attachment, ContainerPort, Family, Grant, HostPort, Mapping, Pod, PortRange, Protocol, Record,
+    Attachment, ContainerPort, Dialect, Family, Grant, HostPort, Mapping, Pod, PortRange, Protocol,
+    Record,
 };
 
 /// The version of `ports.json`, raised when an older reader would misunderstand it.
 const VERSION: u32 = 1;
-
-/// Whose variables are written besides our own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// `PORT`, `PORT0`, … of `KubeWharf`, which has them from Marathon.
-    KubeWharf,
-    /// `BCS_RANDHOSTPORT_…` of Tencent's BCS.
-    Bcs,
-}
 
 /// How a host port came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,8 +33,9 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Whose it is.
-    pub attachment: Attachment,
+    /// Whose it is; a pod on the node's own network has no attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
     /// What the pod calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -68,8 +60,8 @@ pub struct Entry {
 /// What `record` has to tell: what the node chose for it, in the order wished for, then what it named
 /// itself. `node` are the node's addresses, which stand for "every local address".
 #[must_use]
-pub fn entries_of(record: &Record, node: &[IpAddr], dialects: &BTreeSet<Dialect>) -> Vec<Entry> {
-    let chosen = record.grants.iter().map(|grant| chosen(record, grant, node, dialects));
+pub fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
+    let chosen = record.grants.iter().map(|grant| chosen(record, grant, node));
     let named = record
         .mappings
         .iter()
@@ -82,7 +74,7 @@ pub fn entries_of(record: &Record, node: &[IpAddr], dialects: &BTreeSet<Dialect>
     }
     for ((host_port, protocol, container_port), mappings) in by_port {
         entries.push(Entry {
-            attachment: record.owner.attachment.clone(),
+            attachment: record.owner.attachment().cloned(),
             name: None,
             protocols: vec![protocol],
             host_port,
@@ -90,13 +82,13 @@ pub fn entries_of(record: &Record, node: &[IpAddr], dialects: &BTreeSet<Dialect>
             count: NonZeroU16::MIN,
             host_ips: answering(&mappings, node),
             origin: Origin::Static,
-            dialects: dialects.clone(),
+            dialects: record.dialects.clone(),
         });
     }
     entries
 }
 
-fn chosen(record: &Record, grant: &Grant, node: &[IpAddr], dialects: &BTreeSet<Dialect>) -> Entry {
+fn chosen(record: &Record, grant: &Grant, node: &[IpAddr]) -> Entry {
     let mappings: Vec<&Mapping> =
         record.mappings.iter().filter(|mapping| covers(grant, &mapping.host)).collect();
     let (container_port, origin) = match grant.wish.container_port {
@@ -104,7 +96,7 @@ fn chosen(record: &Record, grant: &Grant, node: &[IpAddr], dialects: &BTreeSet<D
         ContainerPort::Same => (grant.port, Origin::Passthrough),
     };
     Entry {
-        attachment: record.owner.attachment.clone(),
+        attachment: record.owner.attachment().cloned(),
         name: grant.wish.name.clone(),
         protocols: grant.wish.protocols.clone(),
         host_port: grant.port,
@@ -112,7 +104,7 @@ fn chosen(record: &Record, grant: &Grant, node: &[IpAddr], dialects: &BTreeSet<D
         count: grant.wish.count,
         host_ips: answering(&mappings, node),
         origin,
-        dialects: dialects.clone(),
+        dialects: record.dialects.clone(),
     }
 }
 
@@ -174,8 +166,9 @@ impl Publication {
     /// pod published goes: a pod has one sandbox, so that one is no more.
     pub fn put(&mut self, attachment: &Attachment, entries: Vec<Entry>) {
         let sandbox = attachment.container_id();
-        self.entries.retain(|entry| entry.attachment.container_id() == sandbox);
-        let own = |entry: &Entry| entry.attachment == *attachment;
+        let is_of = |one: &Attachment| one.container_id() == sandbox;
+        self.entries.retain(|entry| entry.attachment.as_ref().is_some_and(is_of));
+        let own = |entry: &Entry| entry.attachment.as_ref() == Some(attachment);
         let at = self.entries.iter().position(own).unwrap_or(self.entries.len());
         self.entries.retain(|entry| !own(entry));
         self.entries.splice(at..at, entries);

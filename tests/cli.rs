@@ -27,11 +27,7 @@ fn busy() -> (TempDir, PathBuf) {
         target: Some(([10, 1, 0, 5], port).into()),
     };
     let record = Record {
-        owner: Owner {
-            attachment: Attachment::new("blue", "holder", "eth0").expect("a valid attachment"),
-            pod: None,
-            netns: None,
-        },
+        owner: Owner::bare(Attachment::new("blue", "holder", "eth0").expect("a valid attachment")),
         pod_addresses: vec!["10.1.0.5/24".parse().expect("an address")],
         policy: Policy {
             masquerade: Masquerade::Local,
@@ -42,6 +38,7 @@ fn busy() -> (TempDir, PathBuf) {
         },
         mappings: (10_000..11_000).map(mapping).collect(),
         grants: Vec::new(),
+        dialects: [].into(),
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     };

@@ -5,7 +5,6 @@
 //! (`tests/corpus.rs`).
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -171,7 +170,7 @@ impl State {
         let store = Store::at(&self.0);
         let attachment = Attachment::new("blue", "web", "eth0").expect("a valid attachment");
         let pod = Pod { namespace: "d".into(), name: "web".into(), uid: "uid-web".into() };
-        let owner = Owner { attachment: attachment.clone(), pod: Some(pod), netns: None };
+        let owner = Owner { holder: attachment.clone().into(), pod: Some(pod), netns: None };
         let locked = match store.lock(Duration::ZERO, &mut io::sink()) {
             Ok(locked) => locked,
             Err(error) => return refusal_of(&Error::Store(error), b"{}"),
@@ -186,12 +185,14 @@ impl State {
         }
         for record in &mut records {
             // Whoever is read back is who he was.
-            let again = locked.load(&record.owner.attachment).expect("it could be read");
+            let again = locked
+                .record(&autoport::store::Key::of(&record.owner.holder))
+                .expect("it could be read");
             assert_eq!(again.as_ref(), Some(&*record));
             let hosts: Vec<_> = record.mappings.iter().map(|mapping| mapping.host).collect();
             let _ = locked.holders(&hosts).expect("the index can be read");
             let _ = locked.remember(record, 5);
-            let _ = autoport::publication::entries_of(record, &[], &BTreeSet::new());
+            let _ = autoport::publication::entries_of(record, &[]);
             let _ = plan::expand(&record.grants, &record.pod_addresses);
             let _ = record.owner.to_string();
             record.mappings = locked.owned(record).expect("the index can be read");

@@ -67,7 +67,7 @@ impl Soak {
         let read = shared.records().expect("they can be listed").into_iter();
         read.map(|record| {
             let record = record.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
-            let id = record.owner.attachment.container_id();
+            let id = record.owner.container_id().expect("an attachment");
             (id[1..].parse().expect("c and a number"), record)
         })
         .collect()

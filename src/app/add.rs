@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::kernel::{self, Nft, Stale};
 use crate::model::{Mapping, Pod, Record};
 use crate::plan;
-use crate::publication::{self, Dialect, Entry};
+use crate::publication::{self, Entry};
 use crate::ruleset::{Key, Set};
 use crate::store::{self, Locked};
 
@@ -68,8 +68,8 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
 
 /// Tells the containers of the pod what was chosen for it. A pod that named all its ports knows.
 fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error> {
-    let attachment = &record.owner.attachment;
-    if let Some((pod, entries)) = entries_of(claim, record) {
+    let attachment = &claim.attachment;
+    if let Some((pod, entries)) = entries_of(record) {
         return Ok(locked.publish(pod, attachment, entries)?);
     }
     match record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty()) {
@@ -80,14 +80,12 @@ fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error>
 }
 
 /// What is published for the pod of `record`, if anything is.
-pub(super) fn entries_of<'a>(claim: &Claim, record: &'a Record) -> Option<(&'a Pod, Vec<Entry>)> {
+pub(super) fn entries_of(record: &Record) -> Option<(&Pod, Vec<Entry>)> {
     let pod = record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty())?;
     if record.grants.is_empty() {
         return None;
     }
-    let used = [(claim.dialects.kubewharf, Dialect::KubeWharf), (claim.dialects.bcs, Dialect::Bcs)];
-    let dialects = used.into_iter().filter_map(|(used, dialect)| used.then_some(dialect)).collect();
-    Some((pod, publication::entries_of(record, &kernel::outward_addresses(), &dialects)))
+    Some((pod, publication::entries_of(record, &kernel::outward_addresses())))
 }
 
 /// One attachment's host ports on their way from what it held to what it wants.
@@ -124,7 +122,7 @@ impl<'a> Transfer<'a> {
         if change.is_empty() {
             return Ok(());
         }
-        let own = [store::Key::of(&wanted.owner.attachment)];
+        let own = [store::Key::of(&wanted.owner.holder)];
         let applied =
             nft.apply(&change, || everything::ruleset(self.locked, &own, Some(wanted), log))?;
         if let Some(error) = super::report(applied, log) {

@@ -154,6 +154,7 @@ fn record_of(
         policy: treatment.map_or(nobodys, |treatment| treatment.policy(cni::DEFAULT_MARK_BIT)),
         mappings,
         grants: Vec::new(),
+        dialects: [].into(),
         created: 0,
         boot_id: String::new(),
     };
@@ -162,7 +163,7 @@ fn record_of(
 
 /// The comment is the pod's name, or what stands for a container without one.
 fn owner_of(attachment: &Attachment, text: &str) -> Owner {
-    let bare = Owner { attachment: attachment.clone(), pod: None, netns: None };
+    let bare = Owner::bare(attachment.clone());
     if text.is_empty() || text == comment(&bare) {
         return bare;
     }

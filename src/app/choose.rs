@@ -167,10 +167,10 @@ impl<'a> Chooser<'a> {
         let uid = self.owner.pod.as_ref().map_or("", |pod| &pod.uid);
         let published = (!uid.is_empty()).then(|| self.past.published(uid)).flatten();
         let entries = published.map_or(Vec::new(), |publication| publication.entries);
-        let own = &self.owner.attachment;
+        let own = &self.claim.attachment;
         let others: BTreeSet<_> = entries
             .into_iter()
-            .map(|entry| entry.attachment)
+            .filter_map(|entry| entry.attachment)
             .filter(|other| other.network() == own.network() && other.ifname() == own.ifname())
             .filter(|other| other.container_id() != own.container_id())
             .collect();

@@ -49,7 +49,7 @@ pub(super) fn del(release: &Release, now: u64, log: &mut dyn Write) -> Result<()
         Ok(None) => Ok(()),
         Err(store::Error::Unreadable(unreadable)) => {
             note(log, &unreadable.to_string());
-            discard(&locked, &Key::of(&release.attachment), log)
+            discard(&locked, &Key::of_attachment(&release.attachment), log)
         }
         Err(error) => {
             note_error(log, "nothing was removed", &error.into());
@@ -70,7 +70,7 @@ pub(super) fn remove(
     let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
-        let own = Key::of(&record.owner.attachment);
+        let own = Key::of(&record.owner.holder);
         withdraw(locked, &mut nft, &change, &own, log)?;
         forget_flows(&mut nft, &owned, Stale::Target, log);
     }
@@ -80,9 +80,9 @@ pub(super) fn remove(
     }
     locked.remove(record)?;
     // A container may have made anything of its directory, and DEL must not fail for that either.
-    let pod = record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty());
-    if let Some(pod) = pod.filter(|_| !record.grants.is_empty())
-        && let Err(error) = locked.unpublish(&pod.uid, &record.owner.attachment)
+    if let (Some(uid), Some(attachment)) = (record.owner.uid(), record.owner.attachment())
+        && !record.grants.is_empty()
+        && let Err(error) = locked.unpublish(uid, attachment)
     {
         note_error(log, "what was published is left", &error.into());
     }
@@ -144,13 +144,13 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
         }
     }
     let Some(locked) = lock(&store, log)? else { return Ok(()) };
-    let valid = sweep.valid.as_ref().map(|valid| valid.iter().map(Key::of).collect());
+    let valid = sweep.valid.as_ref().map(|valid| valid.iter().map(Key::of_attachment).collect());
     let is_invalid = |key: &Key| is_invalid(&sweep.network, valid.as_ref(), key);
     let mut first_failure = Ok(());
     for read in locked.records()? {
         let removed = match read {
             Ok(record)
-                if is_invalid(&Key::of(&record.owner.attachment)) || is_waste(sweep, &record) =>
+                if is_invalid(&Key::of(&record.owner.holder)) || is_waste(sweep, &record) =>
             {
                 note(log, &format!("removing what {} held", record.owner));
                 remove(&locked, &record, now, log)
@@ -194,6 +194,6 @@ fn is_invalid(network: &str, valid: Option<&BTreeSet<Key>>, key: &Key) -> bool {
 /// Without a list of valid attachments only evidence counts.
 fn is_waste(sweep: &Sweep, record: &Record) -> bool {
     sweep.valid.is_none()
-        && record.owner.attachment.network() == sweep.network
+        && record.owner.attachment().is_some_and(|own| own.network() == sweep.network)
         && judge(&record.owner) == Evidence::Stale
 }

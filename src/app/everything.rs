@@ -25,7 +25,7 @@ pub(super) fn ruleset(
     let mut left_alone = BTreeSet::new();
     for read in shared.owned_records()? {
         match read {
-            Ok(record) if !without.contains(&Key::of(&record.owner.attachment)) => {
+            Ok(record) if !without.contains(&Key::of(&record.owner.holder)) => {
                 records.push(record);
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {

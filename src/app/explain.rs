@@ -125,7 +125,7 @@ fn foresee(
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
     let script = script(shared, &going, &wanted, log, unseen)?;
     let opened_to_loopback = prepare::closed_to_loopback(&wanted, &claim.host_interfaces)?;
-    let published = add::entries_of(&claim, &wanted).and_then(|(pod, entries)| {
+    let published = add::entries_of(&wanted).and_then(|(pod, entries)| {
         let mut publication = Publication::default();
         publication.pod.clone_from(pod);
         publication.put(&claim.attachment, entries);
@@ -133,7 +133,7 @@ fn foresee(
     });
     Ok(Some(Foreseen {
         is_random: claim.allocation == Allocation::Random && !claim.wishes.is_empty(),
-        record: store.path_of(&claim.attachment),
+        record: store.path_of(&claim.attachment.clone().into()),
         giving_way: giving_way.into_iter().map(|(one, reason)| (one.owner, reason)).collect(),
         wanted,
         before,
@@ -179,8 +179,8 @@ fn script(
     if change.is_empty() {
         return Ok(None);
     }
-    let mut without: Vec<Key> = going.iter().map(|one| Key::of(&one.owner.attachment)).collect();
-    without.push(Key::of(&wanted.owner.attachment));
+    let mut without: Vec<Key> = going.iter().map(|one| Key::of(&one.owner.holder)).collect();
+    without.push(Key::of(&wanted.owner.holder));
     let mut everything = || match shared {
         Some(shared) => everything::ruleset(shared, &without, Some(wanted), log),
         None => Ok(Ruleset::new(Identity::current(NO_INSTANCE), [wanted])),

@@ -122,7 +122,7 @@ impl Listing {
     fn narrow_to_name(&mut self, name: &str) -> Result<(), Ambiguous> {
         let is_it = |one: &Record| {
             let pod = one.owner.pod.as_ref();
-            one.owner.attachment.container_id() == name
+            one.owner.container_id() == Some(name)
                 || pod.is_some_and(|pod| pod.name == name || pod.uid == name)
         };
         let reserved = |one: &Reservation| one.name == name;
@@ -132,9 +132,9 @@ impl Listing {
             self.unreadable.clear();
             return Ok(());
         }
-        let begins = |one: &Record| one.owner.attachment.container_id().starts_with(name);
+        let begins = |one: &Record| one.owner.container_id().is_some_and(|id| id.starts_with(name));
         self.keep(|one| !name.is_empty() && begins(one));
-        let ids = self.attachments.iter().map(|one| one.owner.attachment.container_id());
+        let ids = self.attachments.iter().filter_map(|one| one.owner.container_id());
         let ids: BTreeSet<&str> = ids.collect();
         if ids.len() > 1 {
             let found = ids.into_iter().map(str::to_owned).collect();

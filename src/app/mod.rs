@@ -196,9 +196,7 @@ fn places(
             let address = Family::of(&element.host.address).wildcard();
             let holders = shared.holders(&[HostPort { address, ..element.host }])?;
             let mut others = holders.iter().filter_map(|holder| match &holder.who {
-                Who::Attachment(other) => {
-                    (other.owner.attachment != record.owner.attachment).then_some(other)
-                }
+                Who::Record(other) => (other.owner.holder != record.owner.holder).then_some(other),
                 Who::Reservation(_) | Who::Unreadable(_) => None,
             });
             let place = element.place();

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use crate::error::Error;
 use crate::model::{Attachment, HostPort, Protocol, Record};
 use crate::publication::Publication;
-use crate::store::{self, Holder, Key, Listing, Mark, Released, Releaser, Shared, Who};
+use crate::store::{self, Held, Key, Listing, Mark, Released, Releaser, Shared, Who};
 
 /// The records: none where there is no store, or none that may be read by whoever only asks.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ impl Past<'_> {
         self.0.map_or(Ok(None), |shared| shared.load(attachment))
     }
 
-    pub(super) fn holders(self, wanted: &[HostPort]) -> Result<Vec<Holder>, Error> {
+    pub(super) fn holders(self, wanted: &[HostPort]) -> Result<Vec<Held>, Error> {
         self.0.map_or(Ok(Vec::new()), |shared| Ok(shared.holders(wanted)?))
     }
 

@@ -13,7 +13,7 @@ use crate::model::{Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Rec
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{self, Aside, Holder, Shared, Who};
+use crate::store::{self, Aside, Held, Shared, Who};
 
 /// The node as an ADD finds it.
 pub(super) struct Scene<'a> {
@@ -45,7 +45,7 @@ pub(super) struct Plan {
 /// Who asks, as the node sees it now.
 pub(super) fn owner(claim: &Claim) -> Owner {
     Owner {
-        attachment: claim.attachment.clone(),
+        holder: claim.attachment.clone().into(),
         pod: claim.pod.clone(),
         netns: netns::observe(&claim.netns),
     }
@@ -81,6 +81,7 @@ pub(super) fn wanted(
         policy: claim.config.policy.clone(),
         mappings,
         grants,
+        dialects: claim.dialects.into(),
         created: now,
         boot_id: boot_id.to_owned(),
     }
@@ -158,7 +159,7 @@ pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(
     claimant: &Owner,
-    holders: Vec<Holder>,
+    holders: Vec<Held>,
     wanted: &[Mapping],
     aside: &dyn Fn(&store::Key) -> Aside,
 ) -> Result<Vec<(Record, &'static str)>, Error> {
@@ -171,7 +172,7 @@ fn superseded(
         // What was left to a sibling is not wanted any more.
         let Some((wanted_host, held)) = overlaps.next() else { continue };
         let record = match holder.who {
-            Who::Attachment(record) => record,
+            Who::Record(record) => record,
             Who::Reservation(reservation) => {
                 let holder = reservation.to_string();
                 return Err(Error::Taken { wanted: wanted_host, held, holder });

@@ -30,7 +30,7 @@ pub fn reserve(
         let held = holder.hosts[0];
         let wanted = wanted.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
         let holder = match holder.who {
-            Who::Attachment(record) => record.owner.to_string(),
+            Who::Record(record) => record.owner.to_string(),
             Who::Reservation(other) if other.name == reservation.name => continue,
             Who::Reservation(other) => other.to_string(),
             Who::Unreadable(source) if source.key == own => continue,

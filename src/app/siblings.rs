@@ -3,7 +3,7 @@
 use crate::model::{Mapping, Owner};
 use crate::netns;
 use crate::plan::{self, Standing};
-use crate::store::{Holder, Who};
+use crate::store::{Held, Who};
 
 /// Takes out of `wanted` what another network of the same container maps to the same container port
 /// already; gives those who do. `holders` are all who hold something of it.
@@ -11,13 +11,13 @@ use crate::store::{Holder, Who};
 /// podman and nerdctl ask for a container's host ports in each of its networks. A host port leads to
 /// one address, and either network's will do: the first has it.
 pub(super) fn leave<'a>(
-    holders: &'a [Holder],
+    holders: &'a [Held],
     claimant: &Owner,
     wanted: &mut Vec<Mapping>,
 ) -> Vec<&'a Owner> {
     let mut siblings = Vec::new();
     for holder in holders {
-        let Who::Attachment(record) = &holder.who else { continue };
+        let Who::Record(record) = &holder.who else { continue };
         if plan::standing(claimant, &record.owner, netns::is_gone) != Standing::Sibling {
             continue;
         }

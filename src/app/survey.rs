@@ -81,7 +81,7 @@ impl<'a> Survey<'a> {
 /// Whether `owner` has to leave to somebody what that one holds.
 fn is_respected(owner: &Owner, who: &Who) -> bool {
     match who {
-        Who::Attachment(record) => {
+        Who::Record(record) => {
             let standing = plan::standing(owner, &record.owner, netns::is_gone);
             matches!(standing, Standing::Holds | Standing::Sibling)
         }

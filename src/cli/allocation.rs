@@ -168,14 +168,14 @@ const SHORT: usize = 12;
 impl Holder {
     pub(super) fn of(owner: &Owner) -> Self {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let (pod, attachment) = (owner.pod.as_ref(), &owner.attachment);
+        let (pod, attachment) = (owner.pod.as_ref(), owner.attachment());
         Self {
             namespace: pod.and_then(|pod| given(&pod.namespace)),
             pod: pod.map(|pod| pod.name.clone()),
-            uid: pod.and_then(|pod| given(&pod.uid)),
-            network: Some(attachment.network().to_owned()),
-            container_id: Some(attachment.container_id().to_owned()),
-            ifname: Some(attachment.ifname().to_owned()),
+            uid: owner.uid().map(str::to_owned),
+            network: attachment.map(|one| one.network().to_owned()),
+            container_id: attachment.map(|one| one.container_id().to_owned()),
+            ifname: attachment.map(|one| one.ifname().to_owned()),
             ..Self::default()
         }
     }

@@ -317,7 +317,7 @@ fn attachment(
         }),
         pod_addresses: record.pod_addresses.iter().map(ToString::to_string).collect(),
         policy: (&record.policy).into(),
-        record: node.store.path_of(&owner.attachment),
+        record: node.store.path_of(&owner.holder),
         published,
         host_ports,
         kernel: match seen {

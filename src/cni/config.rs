@@ -5,6 +5,7 @@
 //! that is not served, or a misspelt key, code 2. Everywhere else it is a warning, and the next
 //! layer or the default counts.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
 use super::text::escape;
-use crate::model::{Masquerade, Policy, PortPolicy};
+use crate::model::{Dialect, Masquerade, Policy, PortPolicy};
 
 mod ports;
 
@@ -140,6 +141,13 @@ pub struct Dialects {
     pub kubewharf: bool,
     /// `BlueKing` Container Service: `randhostport.webhook.bkbcs.tencent.com` and its kin.
     pub bcs: bool,
+}
+
+impl From<Dialects> for BTreeSet<Dialect> {
+    fn from(used: Dialects) -> Self {
+        let all = [(used.kubewharf, Dialect::KubeWharf), (used.bcs, Dialect::Bcs)];
+        all.into_iter().filter_map(|(used, dialect)| used.then_some(dialect)).collect()
+    }
 }
 
 impl Config {

@@ -3,8 +3,10 @@
 //! Nothing in here does I/O. A value of these types is valid by construction, so no string standing
 //! for a port, an address or an identifier travels past the `cni` module.
 
+mod owner;
 mod wish;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -13,6 +15,10 @@ use std::str::FromStr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+pub use owner::{
+    Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
+    check_ifname,
+};
 pub use wish::{Allocation, ContainerPort, Grant, HostListeners, PortPolicy, PortRange, Wish};
 
 /// A transport protocol that has ports.
@@ -181,168 +187,6 @@ impl Mapping {
     }
 }
 
-/// What the CNI specification identifies by network name, container ID and interface name
-/// (SPEC section 2, "CNI operations").
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Attachment {
-    network: String,
-    container_id: String,
-    ifname: String,
-}
-
-impl Attachment {
-    /// Puts a checked attachment together.
-    ///
-    /// # Errors
-    /// [`InvalidName`] when a part breaks the rules that libcni applies to it.
-    pub fn new(network: &str, container_id: &str, ifname: &str) -> Result<Self, InvalidName> {
-        check_identifier("network name", network)?;
-        check_identifier("container ID", container_id)?;
-        check_ifname(ifname)?;
-        Ok(Self {
-            network: network.to_owned(),
-            container_id: container_id.to_owned(),
-            ifname: ifname.to_owned(),
-        })
-    }
-
-    /// The `name` of the network configuration.
-    #[must_use]
-    pub fn network(&self) -> &str {
-        &self.network
-    }
-
-    /// `CNI_CONTAINERID`.
-    #[must_use]
-    pub fn container_id(&self) -> &str {
-        &self.container_id
-    }
-
-    /// `CNI_IFNAME`.
-    #[must_use]
-    pub fn ifname(&self) -> &str {
-        &self.ifname
-    }
-}
-
-impl fmt::Display for Attachment {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}/{}", self.network, self.container_id, self.ifname.escape_debug())
-    }
-}
-
-/// A part of an attachment's name that libcni would refuse.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {value:?} is not valid: {rule}")]
-pub struct InvalidName {
-    /// Which part.
-    pub what: &'static str,
-    /// What was given.
-    pub value: String,
-    /// What is allowed.
-    pub rule: &'static str,
-}
-
-/// Checks a network name or container ID against the expression of libcni's `utils`,
-/// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`. There is no limit on the length.
-///
-/// # Errors
-/// [`InvalidName`], naming `what`.
-pub fn check_identifier(what: &'static str, value: &str) -> Result<(), InvalidName> {
-    let tail_ok = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let valid = value.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && value.bytes().all(tail_ok);
-    if valid {
-        return Ok(());
-    }
-    let rule = "it must start with a letter or digit and go on with letters, digits, '_', '.', '-'";
-    Err(InvalidName { what, value: value.to_owned(), rule })
-}
-
-/// Checks an interface name the way the kernel's `dev_valid_name` does.
-///
-/// # Errors
-/// [`InvalidName`].
-pub fn check_ifname(value: &str) -> Result<(), InvalidName> {
-    let valid = (1..=15).contains(&value.len())
-        && value != "."
-        && value != ".."
-        && !value.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
-    if valid {
-        return Ok(());
-    }
-    let rule = "it must be 1 to 15 bytes, not '.' or '..', without '/', ':' and white space";
-    Err(InvalidName { what: "interface name", value: value.to_owned(), rule })
-}
-
-/// The Kubernetes Pod behind an attachment, where the runtime told us (`CNI_ARGS`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Pod {
-    /// `K8S_POD_NAMESPACE`; empty where the runtime sends none (podman).
-    pub namespace: String,
-    /// `K8S_POD_NAME`.
-    pub name: String,
-    /// `K8S_POD_UID`; empty where the runtime sends none (CRI-O before 1.24, podman).
-    pub uid: String,
-}
-
-impl fmt::Display for Pod {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.namespace.is_empty() {
-            write!(out, "{}/", self.namespace.escape_debug())?;
-        }
-        write!(out, "{}", self.name.escape_debug())
-    }
-}
-
-/// The identity of a Linux namespace: device and inode of its nsfs file (namespaces(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamespaceId {
-    /// `st_dev` of the nsfs.
-    pub device: u64,
-    /// `st_ino`, the number that `readlink /proc/self/ns/net` shows.
-    pub inode: u64,
-}
-
-/// A container's network namespace, as it was seen when its ports were recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Netns {
-    /// `CNI_NETNS`.
-    pub path: String,
-    /// What that path led to.
-    pub id: NamespaceId,
-    /// The mount namespace in which the path was looked up. In another one the same path says
-    /// nothing about this container.
-    pub seen_from: NamespaceId,
-}
-
-/// Who holds host ports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Owner {
-    /// The attachment.
-    #[serde(flatten)]
-    pub attachment: Attachment,
-    /// The Pod, on Kubernetes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<Pod>,
-    /// The network namespace, if it could be examined.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns: Option<Netns>,
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.pod {
-            Some(pod) => write!(out, "pod {pod} ({})", self.attachment),
-            None => write!(out, "container {}", self.attachment),
-        }
-    }
-}
-
 /// Whose source address is replaced by the node's when a packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -373,7 +217,17 @@ pub struct Policy {
     pub counters: bool,
 }
 
-/// Everything one attachment holds: the unit of the store.
+/// Another system whose variables are written besides our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// `PORT`, `PORT0`, … of `KubeWharf`, which has them from Marathon.
+    KubeWharf,
+    /// `BCS_RANDHOSTPORT_…` of Tencent's BCS.
+    Bcs,
+}
+
+/// Everything that one attachment or host-network pod holds: the unit of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -389,6 +243,9 @@ pub struct Record {
     /// Which of them were chosen by the node, and what for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
+    /// Which systems' variables the pod waits for besides our own.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub dialects: BTreeSet<Dialect>,
     /// Seconds since the epoch at which the first of them was recorded.
     pub created: u64,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which this was recorded.
@@ -396,49 +253,4 @@ pub struct Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(text: &str) -> HostPort {
-        let (address, port) = text.rsplit_once('@').map_or((text, "80"), |(a, p)| (a, p));
-        HostPort {
-            protocol: Protocol::Tcp,
-            address: address.parse().expect("a test address"),
-            port: port.parse().expect("a test port"),
-        }
-    }
-
-    #[test]
-    fn wildcards_overlap_within_their_family_only() {
-        assert!(host("0.0.0.0").overlaps(&host("192.0.2.1")));
-        assert!(host("192.0.2.1").overlaps(&host("0.0.0.0")));
-        assert!(!host("0.0.0.0").overlaps(&host("2001:db8::1")));
-        assert!(!host("::").overlaps(&host("0.0.0.0")));
-        assert!(!host("192.0.2.1").overlaps(&host("192.0.2.2")));
-        assert!(!host("0.0.0.0@80").overlaps(&host("0.0.0.0@81")));
-        let udp = HostPort { protocol: Protocol::Udp, ..host("0.0.0.0") };
-        assert!(!udp.overlaps(&host("0.0.0.0")));
-    }
-
-    #[test]
-    fn names_follow_the_rules_of_libcni() {
-        for good in ["a", "0", "cbr0", "A.b_c-d", &"x".repeat(4000)] {
-            assert_eq!(check_identifier("container ID", good), Ok(()), "{good}");
-        }
-        for bad in ["", "-a", ".a", "_a", "a/b", "../a", "a b", "a\n", "\u{e9}"] {
-            assert!(check_identifier("container ID", bad).is_err(), "{bad:?}");
-        }
-        for good in ["eth0", "a", "exactly15bytes!"] {
-            assert_eq!(check_ifname(good), Ok(()), "{good}");
-        }
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\u{a0}b", "sixteen-bytes-..."] {
-            assert!(check_ifname(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn host_ports_print_like_socket_addresses() {
-        assert_eq!(host("0.0.0.0").to_string(), "0.0.0.0:80/tcp");
-        assert_eq!(host("::").to_string(), "[::]:80/tcp");
-    }
-}
+mod tests;

@@ -36,18 +36,19 @@ pub fn standing(
     holder: &Owner,
     is_gone: impl FnOnce(&Netns) -> bool,
 ) -> Standing {
-    if claimant.attachment == holder.attachment {
+    if claimant.holder == holder.holder {
         return Standing::Same;
     }
-    let uid = |owner: &Owner| owner.pod.as_ref().map(|pod| pod.uid.clone());
-    let same_pod = uid(claimant).is_some_and(|own| !own.is_empty() && Some(own) == uid(holder));
-    if same_pod && claimant.attachment.container_id() != holder.attachment.container_id() {
+    let containers = claimant.container_id().zip(holder.container_id());
+    let is_same_container = containers.is_some_and(|(own, other)| own == other);
+    let is_same_pod = claimant.uid().is_some() && claimant.uid() == holder.uid();
+    if is_same_pod && containers.is_some() && !is_same_container {
         return Standing::Superseded("its pod has a new sandbox");
     }
     if holder.netns.as_ref().is_some_and(is_gone) {
         return Standing::Superseded("its network namespace is gone");
     }
-    if claimant.attachment.container_id() == holder.attachment.container_id() {
+    if is_same_container {
         return Standing::Sibling;
     }
     Standing::Holds
@@ -96,7 +97,7 @@ mod tests {
     fn owner(container: &str, uid: Option<&str>) -> Owner {
         let id = NamespaceId { device: 4, inode: 1 };
         Owner {
-            attachment: Attachment::new("net", container, "eth0").expect("a valid name"),
+            holder: Attachment::new("net", container, "eth0").expect("a valid name").into(),
             pod: uid.map(|uid| Pod {
                 namespace: "default".into(),
                 name: "web".into(),
@@ -122,7 +123,7 @@ mod tests {
         assert!(matches!(standing(&owner("new", None), &old, gone), Standing::Superseded(_)));
         // The same sandbox on a second network.
         let mut second = old.clone();
-        second.attachment = Attachment::new("other", "old", "eth1").expect("a valid name");
+        second.holder = Attachment::new("other", "old", "eth1").expect("a valid name").into();
         assert_eq!(standing(&second, &old, alive), Standing::Sibling);
         assert!(matches!(standing(&second, &old, gone), Standing::Superseded(_)));
         // Nothing is known of the namespace.

@@ -11,7 +11,7 @@ fn port(number: u16) -> NonZeroU16 {
 
 fn entry(name: Option<&str>, protocols: &[Protocol], host_port: u16, container_port: u16) -> Entry {
     Entry {
-        attachment: attachment("cbr0", "4f2a"),
+        attachment: Some(attachment("cbr0", "4f2a")),
         name: name.map(str::to_owned),
         protocols: protocols.to_vec(),
         host_port: port(host_port),
@@ -161,7 +161,7 @@ fn nothing_that_a_shell_would_interpret_gets_through() {
 #[test]
 fn attachments_of_one_sandbox_stand_side_by_side() {
     let of = |network: &str, sandbox: &str, host_port| Entry {
-        attachment: attachment(network, sandbox),
+        attachment: Some(attachment(network, sandbox)),
         ..entry(None, &TCP, host_port, host_port)
     };
     let numbers = |told: &Publication| -> Vec<u16> {
@@ -201,7 +201,7 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
             }
         };
     Record {
-        owner: Owner { attachment: attachment("cbr0", "4f2a"), pod: None, netns: None },
+        owner: Owner::bare(attachment("cbr0", "4f2a")),
         pod_addresses: Vec::new(),
         policy: Policy {
             masquerade: Masquerade::Local,
@@ -212,6 +212,7 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
         },
         mappings: mappings.iter().map(mapping).collect(),
         grants,
+        dialects: BTreeSet::new(),
         created: 0,
         boot_id: String::new(),
     }
@@ -240,7 +241,7 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
     ];
     let node: Vec<IpAddr> =
         ["2001:db8::10", "192.0.2.10"].map(|ip| ip.parse().expect("an address")).into();
-    let told = entries_of(&record(&mappings, grants.clone()), &node, &BTreeSet::new());
+    let told = entries_of(&record(&mappings, grants.clone()), &node);
     let shown: Vec<_> = told
         .iter()
         .map(|entry| (entry.host_port.get(), entry.count.get(), entry.host_ips.clone()))
@@ -254,6 +255,6 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
     assert_eq!(told[0].origin, Origin::Passthrough);
     assert_eq!(told[1].origin, Origin::Static);
     let on_host = [("0.0.0.0", 80, 80, None), ("::", 80, 80, None)];
-    let told = entries_of(&record(&on_host, Vec::new()), &node, &BTreeSet::new());
+    let told = entries_of(&record(&on_host, Vec::new()), &node);
     assert_eq!(told[0].host_ips, node, "on the node's own network, both families");
 }

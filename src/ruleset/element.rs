@@ -291,7 +291,7 @@ pub fn read_holder(name: &str) -> Option<Attachment> {
 pub fn comment(owner: &Owner) -> String {
     let name = match &owner.pod {
         Some(pod) => pod.to_string(),
-        None => owner.attachment.container_id().to_owned(),
+        None => owner.container_id().unwrap_or_default().to_owned(),
     };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_./:@".contains(c) { c } else { '_' };
     name.chars().map(plain).take(COMMENT_MAX).collect()
@@ -318,7 +318,7 @@ impl<'a> Placing<'a> {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
-            holder: holder_name(&record.owner.attachment),
+            holder: record.owner.attachment().map(holder_name).unwrap_or_default(),
             treatment,
             digest,
         }

@@ -164,8 +164,8 @@ pub enum Damage {
         known: u32,
     },
     /// The record is under a name that is not its own.
-    #[error("it names attachment {found}, whose record has another file name")]
-    OtherAttachment {
+    #[error("it names {found}, whose record has another file name")]
+    OtherHolder {
         /// Whom it names.
         found: String,
     },
@@ -212,6 +212,7 @@ impl fmt::Display for Remedy<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.kind() {
             Kind::Attachment => out.write_str("a DEL of its container, a GC or `autoport repair`"),
+            Kind::HostPod => out.write_str("`autoport repair`"),
             Kind::Reservation => write!(out, "`autoport release {}`", self.0.stem()),
         }
     }

@@ -9,20 +9,20 @@ use super::reservation::{self, Reservation};
 use super::{Shared, index, record};
 use crate::model::{HostPort, Protocol, Record};
 
-/// Somebody who holds ports, and which of those that were asked about.
+/// Ports that were asked about and are held, and what holds them.
 #[derive(Debug)]
-pub struct Holder {
-    /// Who it is.
+pub struct Held {
+    /// What holds them.
     pub who: Who,
-    /// What it holds that overlaps what was asked for, sorted.
+    /// Those of its ports that overlap what was asked for, sorted.
     pub hosts: Vec<HostPort>,
 }
 
 /// Who holds ports.
 #[derive(Debug)]
 pub enum Who {
-    /// An attachment, which may have been superseded.
-    Attachment(Box<Record>),
+    /// An attachment, which may have been superseded, or a host-network pod.
+    Record(Box<Record>),
     /// A reservation, which nothing but its release ends.
     Reservation(Reservation),
     /// Somebody whose record cannot be read: nothing is known but [`Unreadable::key`].
@@ -34,7 +34,7 @@ impl Who {
     #[must_use]
     pub fn counts_at(&self, host: &HostPort) -> bool {
         match self {
-            Self::Attachment(record) => record::lists(&record.mappings, host),
+            Self::Record(record) => record::lists(&record.mappings, host),
             Self::Reservation(reservation) => reservation.hosts.binary_search(host).is_ok(),
             Self::Unreadable(_) => true,
         }
@@ -49,7 +49,7 @@ impl Shared {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn holders(&self, wanted: &[HostPort]) -> Result<Vec<Holder>, Error> {
+    pub fn holders(&self, wanted: &[HostPort]) -> Result<Vec<Held>, Error> {
         let mut by_port: BTreeMap<_, Vec<&HostPort>> = BTreeMap::new();
         for host in wanted {
             by_port.entry((host.protocol, host.port)).or_default().push(host);
@@ -66,11 +66,11 @@ impl Shared {
     }
 
     /// Whoever an index entry leads to, if any of the entries counts.
-    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Holder> {
+    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Held> {
         let who = self.who(key)?;
         hosts.retain(|host| who.counts_at(host));
         hosts.sort_unstable();
-        (!hosts.is_empty()).then_some(Holder { who, hosts })
+        (!hosts.is_empty()).then_some(Held { who, hosts })
     }
 
     /// Everyone who is entered for a port, on whatever address. For whoever asks about many ports of
@@ -90,8 +90,8 @@ impl Shared {
     #[must_use]
     pub fn who(&self, key: &Key) -> Option<Who> {
         let read = match key.kind() {
-            Kind::Attachment => {
-                self.read(key).map(|read| read.map(|record| Who::Attachment(Box::new(record))))
+            Kind::Attachment | Kind::HostPod => {
+                self.record(key).map(|read| read.map(|record| Who::Record(Box::new(record))))
             }
             Kind::Reservation => {
                 reservation::read(&self.disk, key).map(|read| read.map(Who::Reservation))

@@ -20,8 +20,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RANDOM: &str = "/dev/urandom";
 
 /// What means nothing after a reboot. The cursors stay: they only say where to go on.
-const OF_ONE_BOOT: [&str; 6] =
-    ["attachments", "ports", "reservations", "released", "pods", "loopback"];
+const OF_ONE_BOOT: [&str; 7] =
+    ["attachments", "hostpods", "ports", "reservations", "released", "pods", "loopback"];
 
 /// Which store this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Attachment, InvalidName, check_identifier};
+use crate::model::{Attachment, Holder, HostPod, InvalidName, check_identifier};
 
 /// File names have 255 bytes; `.json` and the number of a copy put aside need some of them.
 const LONGEST: usize = 200;
@@ -17,7 +17,8 @@ const LONGEST: usize = 200;
 /// key, and no plain key looks like a hashed one. A network name starts with a letter or a digit, so
 /// a key is never a hidden file, `.` or `..`, and there is no slash in any part.
 ///
-/// A reservation has its own name, which follows the rules of a network's.
+/// A host-network pod has its UID, and a reservation its own name; both follow the rules of a
+/// network's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     kind: Kind,
@@ -28,24 +29,35 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     Attachment,
+    HostPod,
     Reservation,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::Attachment, Self::Reservation];
+    const ALL: [Self; 3] = [Self::Attachment, Self::HostPod, Self::Reservation];
 
     pub(super) const fn directory(self) -> &'static str {
         match self {
             Self::Attachment => "attachments",
+            Self::HostPod => "hostpods",
             Self::Reservation => "reservations",
         }
     }
 }
 
 impl Key {
+    /// The key of `holder`.
+    #[must_use]
+    pub fn of(holder: &Holder) -> Self {
+        match holder {
+            Holder::Attachment(attachment) => Self::of_attachment(attachment),
+            Holder::HostPod { pod } => Self { kind: Kind::HostPod, stem: pod.uid().to_owned() },
+        }
+    }
+
     /// The key of `attachment`.
     #[must_use]
-    pub fn of(attachment: &Attachment) -> Self {
+    pub fn of_attachment(attachment: &Attachment) -> Self {
         let plain =
             [attachment.network(), attachment.container_id(), attachment.ifname()].join(":");
         let stem = if plain.len() <= LONGEST {
@@ -81,7 +93,7 @@ impl Key {
         Ok(Self { kind: Kind::Reservation, stem: name.to_owned() })
     }
 
-    /// The attachment that a plain key names; a hash does not tell, a reservation has none.
+    /// The attachment that a plain key names; a hash does not tell, and the other kinds have none.
     #[must_use]
     pub fn attachment(&self) -> Option<Attachment> {
         let mut parts = self.stem.splitn(3, ':');
@@ -106,6 +118,7 @@ impl Key {
                 let own = !stem.is_empty() && !stem.starts_with('.') && !stem.contains('/');
                 own.then(|| Self { kind, stem: stem.to_owned() })
             }
+            Kind::HostPod => HostPod::new(stem).ok().map(|pod| Self::of(&pod.into())),
             Kind::Reservation => Self::of_reservation(stem).ok(),
         }
     }
@@ -123,11 +136,12 @@ impl Key {
     }
 }
 
-/// The key of an attachment has two colons or none, so the two kinds never look alike.
+/// The key of an attachment has two colons or none, so the kinds never look alike.
 impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Attachment => out.write_str(&self.stem),
+            Kind::HostPod => write!(out, "hostpod:{}", self.stem),
             Kind::Reservation => write!(out, "reservation:{}", self.stem),
         }
     }
@@ -159,23 +173,26 @@ mod tests {
 
     #[test]
     fn plain_where_it_fits_and_hashed_beyond() {
-        assert_eq!(Key::of(&attachment("cbr0", "4f2a")).to_string(), "cbr0:4f2a:eth0");
+        assert_eq!(Key::of_attachment(&attachment("cbr0", "4f2a")).to_string(), "cbr0:4f2a:eth0");
         let longest = attachment("n", &"c".repeat(LONGEST - "n::eth0".len()));
-        assert_eq!(Key::of(&longest).to_string().len(), LONGEST);
-        assert_eq!(Key::of(&longest).attachment(), Some(longest));
+        assert_eq!(Key::of_attachment(&longest).to_string().len(), LONGEST);
+        assert_eq!(Key::of_attachment(&longest).attachment(), Some(longest));
         let long = attachment("n", &"c".repeat(LONGEST - "n:eth0".len()));
-        let key = Key::of(&long).to_string();
+        let key = Key::of_attachment(&long).to_string();
         assert!(key.starts_with("sha256-") && key.len() == 136, "{key}");
-        assert_eq!(Key::of(&long).attachment(), None);
-        assert_ne!(Key::of(&attachment("n", &"c".repeat(4000))), Key::of(&long));
-        assert_ne!(Key::of(&attachment("sha256-00", "1")).to_string(), "sha256-00");
+        assert_eq!(Key::of_attachment(&long).attachment(), None);
+        assert_ne!(
+            Key::of_attachment(&attachment("n", &"c".repeat(4000))),
+            Key::of_attachment(&long)
+        );
+        assert_ne!(Key::of_attachment(&attachment("sha256-00", "1")).to_string(), "sha256-00");
     }
 
     #[test]
     fn every_key_of_an_attachment_tells_its_network() {
         for network in ["cbr0", "a-b", &"n".repeat(150)] {
             for id in ["4f2a", &"c".repeat(100), &"c".repeat(4000)] {
-                let key = Key::of(&attachment(network, id));
+                let key = Key::of_attachment(&attachment(network, id));
                 assert!(key.is_of_network(network), "{key}");
                 for other in ["cbr", "cbr0:4f2a", "a", "b", "", "sha256", &key.to_string()] {
                     assert!(!key.is_of_network(other), "{key} and {other}");
@@ -188,7 +205,7 @@ mod tests {
 
     #[test]
     fn only_names_of_records_are_keys() {
-        let key = Key::of(&attachment("cbr0", "4f2a"));
+        let key = Key::of_attachment(&attachment("cbr0", "4f2a"));
         assert_eq!(Key::of_file(Kind::Attachment, "cbr0:4f2a:eth0.json"), Some(key.clone()));
         assert_eq!(Key::of_path("attachments/cbr0:4f2a:eth0.json"), Some(key));
         for other in [".json", ".new", "..json", "a/b.json", "../x.json", "x.json~", ""] {

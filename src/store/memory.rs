@@ -31,13 +31,13 @@ impl Releaser {
     /// The releaser that `owner` is, was or will be.
     #[must_use]
     pub fn of(owner: &Owner) -> Self {
-        let attachment = &owner.attachment;
-        let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
-        let (kind, id) = match uid {
+        let attachment = owner.attachment();
+        let (kind, id) = match owner.uid() {
             Some(uid) => ("pod", uid),
-            None => ("container", attachment.container_id()),
+            None => ("container", owner.container_id().unwrap_or_default()),
         };
-        let plain = [kind, id, attachment.network(), attachment.ifname()].join(":");
+        let (network, ifname) = attachment.map_or(("", ""), |own| (own.network(), own.ifname()));
+        let plain = [kind, id, network, ifname].join(":");
         // A runtime may send any text for a UID.
         let plain_is_safe = check_identifier("pod UID", id).is_ok();
         Self(if plain_is_safe { fitting(plain) } else { hashed(&plain) })

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use aside::Aside;
 pub use error::{Damage, Error, LockHolder, Unreadable};
-pub use holder::{Holder, Who};
+pub use holder::{Held, Who};
 pub use instance::Instance;
 pub use key::Key;
 pub use listing::Listing;
@@ -46,7 +46,7 @@ pub use memory::{Mark, REMEMBERED, Released, Releaser};
 pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
 
-use crate::model::{Attachment, HostPort, Mapping, Record};
+use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
 use crate::netns;
 use disk::Disk;
 use key::Kind;
@@ -86,10 +86,10 @@ impl Store {
         &self.dir
     }
 
-    /// Where what `attachment` holds is recorded.
+    /// Where what `holder` holds is recorded.
     #[must_use]
-    pub fn path_of(&self, attachment: &Attachment) -> PathBuf {
-        self.dir.join(Key::of(attachment).path())
+    pub fn path_of(&self, holder: &Holder) -> PathBuf {
+        self.dir.join(Key::of(holder).path())
     }
 
     /// Whether anything is recorded for `attachment`, readable or not. One look-up without the lock,
@@ -98,7 +98,7 @@ impl Store {
     /// # Errors
     /// When that cannot be told.
     pub fn holds(&self, attachment: &Attachment) -> Result<bool, Error> {
-        let path = self.path_of(attachment);
+        let path = self.dir.join(Key::of_attachment(attachment).path());
         match fs::symlink_metadata(&path) {
             Ok(_) => Ok(true),
             Err(error) if is_absence(&error) => Ok(false),
@@ -186,23 +186,27 @@ impl Shared {
     /// # Errors
     /// [`Error::Unreadable`] when something is recorded, but not what.
     pub fn load(&self, attachment: &Attachment) -> Result<Option<Record>, Error> {
-        Ok(self.read(&Key::of(attachment))?)
+        Ok(self.record(&Key::of_attachment(attachment))?)
     }
 
-    /// A record of another boot is as good as none.
-    fn read(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
+    /// Everything that the attachment or host-network pod of this key holds. A record of another
+    /// boot is as good as none.
+    ///
+    /// # Errors
+    /// When something is recorded, but not what.
+    pub fn record(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
         let found = record::read(&self.disk, key)?;
         Ok(found.filter(|record| record.boot_id == self.instance.boot_id))
     }
 
-    /// Every attachment's record, sorted by key. For list, GC, repair and rebuild; other commands
+    /// Every record, sorted by kind and key. For list, GC, repair and rebuild; other commands
     /// have no business with other attachments.
     ///
     /// # Errors
     /// When the directory cannot be read; a record that cannot is an item.
     pub fn records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
-        let keys = self.keys(Kind::Attachment)?;
-        Ok(keys.iter().filter_map(|key| self.read(key).transpose()).collect())
+        let keys = self.record_keys()?;
+        Ok(keys.iter().filter_map(|key| self.record(key).transpose()).collect())
     }
 
     /// All records, each with those mappings only that are its own. On two processors where there are
@@ -211,9 +215,9 @@ impl Shared {
     /// # Errors
     /// When the directory cannot be listed, or the index cannot be read.
     pub fn owned_records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
-        let keys = self.keys(Kind::Attachment)?;
+        let keys = self.record_keys()?;
         let read = |keys: &[Key]| {
-            let found = keys.iter().filter_map(|key| self.read(key).transpose());
+            let found = keys.iter().filter_map(|key| self.record(key).transpose());
             found.map(|read| self.with_owned(read)).collect::<Result<Vec<_>, Error>>()
         };
         if keys.len() < MANY {
@@ -241,6 +245,12 @@ impl Shared {
         Ok(Ok(record))
     }
 
+    fn record_keys(&self) -> Result<Vec<Key>, Error> {
+        let mut keys = self.keys(Kind::Attachment)?;
+        keys.extend(self.keys(Kind::HostPod)?);
+        Ok(keys)
+    }
+
     fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
         let names = self.disk.names(kind.directory())?;
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
@@ -253,7 +263,7 @@ impl Shared {
     /// # Errors
     /// When the index cannot be read.
     pub fn owned(&self, record: &Record) -> Result<Vec<Mapping>, Error> {
-        let key = Key::of(&record.owner.attachment);
+        let key = Key::of(&record.owner.holder);
         let mut owned = Vec::with_capacity(record.mappings.len());
         for mapping in &record.mappings {
             if index::entered(&self.disk, &mapping.host)?.is_none_or(|holder| holder == key) {
@@ -303,8 +313,8 @@ impl Locked {
     pub fn save(&self, record: &Record) -> Result<(), Error> {
         debug_assert_eq!(record.boot_id, self.instance.boot_id, "it would be void");
         debug_assert!(record.mappings.is_sorted(), "they would not be found");
-        let (disk, key) = (&self.disk, Key::of(&record.owner.attachment));
-        let before = self.read(&key)?;
+        let (disk, key) = (&self.disk, Key::of(&record.owner.holder));
+        let before = self.record(&key)?;
         for mapping in &record.mappings {
             index::enter(disk, &mapping.host, &key)?;
         }
@@ -321,7 +331,7 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn remove(&self, record: &Record) -> Result<(), Error> {
-        let key = Key::of(&record.owner.attachment);
+        let key = Key::of(&record.owner.holder);
         self.disk.remove(&key.path())?;
         self.disk.settle()?;
         self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))
@@ -353,7 +363,7 @@ impl Locked {
         self.save(before)?;
         let lists = |mapping: &&Mapping| record::lists(&before.mappings, &mapping.host);
         let gone = attempted.mappings.iter().filter(|mapping| !lists(mapping));
-        self.withdraw(&Key::of(&before.owner.attachment), gone.map(|mapping| &mapping.host))
+        self.withdraw(&Key::of(&before.owner.holder), gone.map(|mapping| &mapping.host))
     }
 
     /// Ends the store, if nothing is recorded any more: the next writer begins another. What helps to
@@ -362,8 +372,7 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn end(self) -> Result<bool, Error> {
-        let is_empty = self.keys(Kind::Attachment)?.is_empty();
-        let is_over = is_empty && self.keys(Kind::Reservation)?.is_empty();
+        let is_over = self.record_keys()?.is_empty() && self.keys(Kind::Reservation)?.is_empty();
         if is_over {
             Instance::remove(&self.disk)?;
         }
@@ -391,8 +400,8 @@ impl Locked {
     pub fn tidy(&self) -> Result<(), Error> {
         self.disk.remove(disk::TEMPORARY)?;
         let mut listed = BTreeMap::new();
-        for key in self.keys(Kind::Attachment)? {
-            match self.read(&key) {
+        for key in self.record_keys()? {
+            match self.record(&key) {
                 Ok(Some(record)) => {
                     let hosts: Vec<_> = record.mappings.iter().map(|one| one.host).collect();
                     for host in &hosts {

@@ -80,7 +80,7 @@ impl Locked {
     /// # Errors
     /// When the file system refuses. A UID that no pod can have published nothing.
     pub fn unpublish(&self, uid: &str, attachment: &Attachment) -> Result<(), Error> {
-        self.narrow(uid, |entry| entry.attachment != *attachment)
+        self.narrow(uid, |entry| entry.attachment.as_ref() != Some(attachment))
     }
 
     /// Withdraws what anybody published who is not `recorded`. What one pod has made of its
@@ -88,7 +88,10 @@ impl Locked {
     pub(super) fn unpublish_all_but(&self, recorded: impl Fn(&Key) -> bool) -> Result<(), Error> {
         let mut all = Ok(());
         for uid in self.disk.names(DIRECTORY)? {
-            all = all.and(self.narrow(&uid, |entry| recorded(&Key::of(&entry.attachment))));
+            let stays = |entry: &Entry| {
+                entry.attachment.as_ref().is_some_and(|own| recorded(&Key::of_attachment(own)))
+            };
+            all = all.and(self.narrow(&uid, stays));
         }
         all
     }

@@ -9,7 +9,7 @@ use serde_json::ser::{Formatter, Serializer};
 use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
 use super::key::Key;
-use crate::model::{Attachment, Family, HostPort, Mapping, Record};
+use crate::model::{Family, HostPort, Mapping, Record};
 
 /// The version of everything in the state directory, raised when an older autoport would
 /// misunderstand what a newer one writes.
@@ -68,10 +68,9 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
 
 fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
     let mut record: Record = decode(bytes)?;
-    let named = &record.owner.attachment;
-    let valid = Attachment::new(named.network(), named.container_id(), named.ifname()).is_ok();
-    if !valid || Key::of(named) != *key {
-        return Err(Damage::OtherAttachment { found: named.to_string() });
+    let named = &record.owner.holder;
+    if Key::of(named) != *key {
+        return Err(Damage::OtherHolder { found: named.to_string() });
     }
     record.mappings.sort_unstable();
     let again = record.mappings.windows(2).find(|pair| pair[0].host == pair[1].host);

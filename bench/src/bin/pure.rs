@@ -129,11 +129,12 @@ fn is_even(port: NonZeroU16) -> bool {
 
 fn record(claim: Claim) -> Record {
     Record {
-        owner: Owner { attachment: claim.attachment, pod: claim.pod, netns: None },
+        owner: Owner { holder: claim.attachment.into(), pod: claim.pod, netns: None },
         pod_addresses: claim.pod_addresses,
         policy: claim.config.policy,
         mappings: claim.mappings,
         grants: Vec::new(),
+        dialects: [].into(),
         created: 0,
         boot_id: String::new(),
     }

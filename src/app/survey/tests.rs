@@ -62,7 +62,7 @@ struct Scene {
 
 fn owner(container_id: &str) -> Owner {
     let attachment = Attachment::new("net", container_id, "eth0").expect("a valid attachment");
-    Owner { attachment, pod: None, netns: None }
+    Owner::bare(attachment)
 }
 
 fn port(number: u16) -> NonZeroU16 {
@@ -263,6 +263,7 @@ fn who_is_behind_an_entry_is_known_from_one_reading() {
             },
             mappings,
             grants: Vec::new(),
+            dialects: [].into(),
             created: NOW,
             boot_id: scene.locked.instance().boot_id.clone(),
         };

@@ -426,7 +426,7 @@ fn nobody(way: &Way) -> String {
 fn holder(way: &Way) -> String {
     let holders = way.holders.known().into_iter().flatten();
     let names = holders.map(|holder| match &holder.who {
-        Who::Attachment(record) => record.owner.to_string(),
+        Who::Record(record) => record.owner.to_string(),
         Who::Reservation(reservation) => format!("reservation {} holds it", reservation.name),
         Who::Unreadable(unreadable) => unreadable.to_string(),
     });

@@ -18,7 +18,7 @@ use crate::netns;
 use crate::ruleset::{
     Data, Digest, Identity, Ruleset, Set, Treatment, hairpin_of, held_at, places_of,
 };
-use crate::store::{Holder, Store, Who};
+use crate::store::{Held, Store, Who};
 
 /// Where the table leads the packet.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub struct Way {
     /// Where it leads.
     pub led: Led,
     /// Who holds the port by the records.
-    pub holders: Seen<Vec<Holder>>,
+    pub holders: Seen<Vec<Held>>,
     /// How the table differs from the holder's record.
     pub difference: Option<String>,
     /// Who listens on the node.
@@ -183,7 +183,7 @@ impl Way {
                 && Family::of(&host.address) == Family::of(&self.query.to)
         };
         self.holders.known().into_iter().flatten().any(|holder| match &holder.who {
-            Who::Attachment(record) => record
+            Who::Record(record) => record
                 .mappings
                 .iter()
                 .any(|mapping| mapping.target.is_some() && overlaps(&mapping.host)),
@@ -198,9 +198,9 @@ impl Way {
     }
 }
 
-fn record_of(holders: &Seen<Vec<Holder>>, target: SocketAddr) -> Option<&Record> {
+fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
     holders.known()?.iter().find_map(|holder| match &holder.who {
-        Who::Attachment(record) => {
+        Who::Record(record) => {
             let leads = record.mappings.iter().any(|mapping| mapping.target == Some(target));
             leads.then_some(&**record)
         }
@@ -244,11 +244,7 @@ fn earlier(others: &Others, query: &Query, from_node: bool) -> Option<Translatio
 }
 
 /// Who holds the port, and what differs in the table from the first of them that has something there.
-fn recorded(
-    query: &Query,
-    store: &Store,
-    patience: Duration,
-) -> (Seen<Vec<Holder>>, Option<String>) {
+fn recorded(query: &Query, store: &Store, patience: Duration) -> (Seen<Vec<Held>>, Option<String>) {
     let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
     let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
     let read = || {
@@ -258,7 +254,7 @@ fn recorded(
         shared.belongs_here()?;
         let holders = shared.holders(&[host])?;
         let records = holders.iter().filter_map(|holder| match &holder.who {
-            Who::Attachment(record) => Some(&**record),
+            Who::Record(record) => Some(&**record),
             Who::Reservation(_) | Who::Unreadable(_) => None,
         });
         let mut difference = None;

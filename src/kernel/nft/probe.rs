@@ -81,11 +81,7 @@ fn samples() -> Vec<Record> {
         };
         let protocols = Protocol::ALL.into_iter();
         Some(Record {
-            owner: Owner {
-                attachment: Attachment::new("trial", name, "eth0").ok()?,
-                pod: None,
-                netns: None,
-            },
+            owner: Owner::bare(Attachment::new("trial", name, "eth0").ok()?),
             policy: Policy {
                 masquerade: Masquerade::Local,
                 mark_bit: 13,
@@ -98,6 +94,7 @@ fn samples() -> Vec<Record> {
                 .flat_map(|protocol| Family::ALL.map(|family| mapping(protocol, family)))
                 .collect(),
             grants: Vec::new(),
+            dialects: [].into(),
             created: 0,
             boot_id: String::new(),
         })

@@ -185,11 +185,12 @@ mod tests {
     fn record(policy: Policy, addresses: &[&str]) -> Record {
         let attachment = Attachment::new("net", "c", "eth0").expect("valid");
         Record {
-            owner: Owner { attachment, pod: None, netns: None },
+            owner: Owner::bare(attachment),
             pod_addresses: networks(addresses),
             policy,
             mappings: Vec::new(),
             grants: Vec::new(),
+            dialects: [].into(),
             created: 0,
             boot_id: String::new(),
         }

@@ -123,7 +123,7 @@ fn the_new_sandbox_of_a_pod_is_the_same_releaser_and_nobody_else_is() {
     assert_ne!(releaser(&nameless), releaser(&granted(&locked, "old2", "")));
     assert_ne!(releaser(&granted(&locked, "x", "old")), releaser(&podman), "a UID is no container");
     let mut other_network = old.clone();
-    other_network.owner.attachment = Attachment::new("net2", "old", "eth1").expect("valid");
+    other_network.owner.holder = Attachment::new("net2", "old", "eth1").expect("valid").into();
     assert_ne!(releaser(&old), releaser(&other_network));
     assert!(releaser(&old).is_beside(&releaser(&other_network)), "it is the same pod");
     assert!(!releaser(&old).is_beside(&releaser(&granted(&locked, "old", "u2"))));

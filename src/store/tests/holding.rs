@@ -94,7 +94,7 @@ fn records_lists_everybody_once() {
     let names: Vec<String> = found
         .iter()
         .map(|found| match found {
-            Ok(record) => record.owner.attachment.container_id().to_owned(),
+            Ok(record) => record.owner.container_id().unwrap_or("-").to_owned(),
             Err(unreadable) => unreadable.key.to_string(),
         })
         .collect();
@@ -125,4 +125,57 @@ fn another_namespace_is_told_and_can_take_over() {
     shared.belongs_here().expect("adopted for good");
     assert_eq!(shared.instance().id, id);
     assert_eq!(shared.load(&attachment("4f2a")).expect("loading"), Some(saved));
+}
+
+#[test]
+fn a_host_network_pod_holds_like_an_attachment() {
+    let node = Node::new();
+    let locked = node.lock();
+    let pod = HostPod::new("0b1c-uid").expect("a UID");
+    let mut record = record(&locked, "any", &[host("0.0.0.0", 80)]);
+    record.owner = Owner::bare(pod.clone());
+    record.mappings[0].target = None;
+    record.dialects = [Dialect::KubeWharf].into();
+    locked.save(&record).expect("saving");
+    let key = Key::of(&pod.into());
+    assert_eq!(locked.record(&key).expect("reading"), Some(record.clone()));
+    assert_eq!(
+        node.tree()[..],
+        [
+            "hostpods/",
+            "hostpods/0b1c-uid.json",
+            "ports/",
+            "ports/tcp/",
+            "ports/tcp/80/",
+            "ports/tcp/80/0.0.0.0 -> ../../../hostpods/0b1c-uid.json",
+        ]
+    );
+    let held = locked.holders(&[host("192.0.2.1", 80)]).expect("looking");
+    assert!(matches!(&held[0].who, Who::Record(found) if **found == record));
+    let all = locked.records().expect("listing");
+    assert!(matches!(&all[..], [Ok(found)] if *found == record));
+    locked.tidy().expect("tidying");
+    locked.remove(&record).expect("removing");
+    assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
+}
+
+#[test]
+fn a_holder_is_an_attachment_or_a_host_network_pod() {
+    let read = |text: &str| serde_json::from_str::<Holder>(text);
+    let attachment: Holder = attachment("4f2a").into();
+    let pod: Holder = HostPod::new("u1").expect("a UID").into();
+    for holder in [attachment, pod] {
+        let text = serde_json::to_string(&holder).expect("encoding");
+        assert_eq!(read(&text).expect(&text), holder);
+    }
+    for bad in [
+        "{}",
+        r#"{"network":"cbr0","containerId":"4f2a"}"#,
+        r#"{"network":"../cbr0","containerId":"4f2a","ifname":"eth0"}"#,
+        r#"{"network":"cbr0","containerId":"4f2a","ifname":"eth0","hostPod":"u1"}"#,
+        r#"{"hostPod":"../u1"}"#,
+        r#"{"hostPod":""}"#,
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
 }

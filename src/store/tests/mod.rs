@@ -21,7 +21,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Masquerade, Owner, Policy, Protocol};
+use crate::model::{Dialect, Holder, HostPod, Masquerade, Owner, Policy, Protocol};
 
 /// A state directory on a tmpfs, as on a node, and the store in it.
 struct Node {
@@ -128,7 +128,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
     let mut mappings: Vec<Mapping> = hosts.iter().map(mapping).collect();
     mappings.sort();
     Record {
-        owner: Owner { attachment: attachment(container_id), pod: None, netns: None },
+        owner: Owner::bare(attachment(container_id)),
         pod_addresses: vec!["10.0.0.2/24".parse().expect("an address")],
         policy: Policy {
             masquerade: Masquerade::Local,
@@ -139,6 +139,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
         },
         mappings,
         grants: Vec::new(),
+        dialects: [].into(),
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     }
@@ -153,9 +154,9 @@ fn save(node: &Node, container_id: &str, hosts: &[HostPort]) -> Record {
 
 /// Who holds what of `wanted`: the container ID, or `?` for an unreadable record.
 fn holders(shared: &Shared, wanted: &[HostPort]) -> Vec<(String, Vec<HostPort>)> {
-    let name = |holder: Holder| match holder.who {
-        Who::Attachment(record) => {
-            (record.owner.attachment.container_id().to_owned(), holder.hosts)
+    let name = |holder: Held| match holder.who {
+        Who::Record(record) => {
+            (record.owner.container_id().unwrap_or("-").to_owned(), holder.hosts)
         }
         Who::Reservation(reservation) => (reservation.to_string(), holder.hosts),
         Who::Unreadable(_) => ("?".to_owned(), holder.hosts),

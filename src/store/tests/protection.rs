@@ -44,7 +44,7 @@ fn everything_is_private_whatever_the_umask() {
         with_umask(mask, || {
             save(&node, "4f2a", &[host("0.0.0.0", 80), host("::", 80)]);
             save(&node, "4f2b", &[host("0.0.0.0", 80)]);
-            let aside = node.lock().put_aside(&Key::of(&attachment("4f2a")));
+            let aside = node.lock().put_aside(&Key::of_attachment(&attachment("4f2a")));
             assert!(matches!(aside, Aside::Kept(_)), "{aside}");
         });
         let found = modes(&node);

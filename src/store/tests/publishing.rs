@@ -27,7 +27,7 @@ fn on(network: &str, container_id: &str) -> Attachment {
 
 fn entries(attachment: &Attachment, numbers: &[u16]) -> Vec<Entry> {
     let entry = |number: &u16| Entry {
-        attachment: attachment.clone(),
+        attachment: Some(attachment.clone()),
         name: Some(format!("p{number}")),
         protocols: vec![Protocol::Tcp],
         host_port: (*number).try_into().expect("a port"),

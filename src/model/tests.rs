@@ -1,0 +1,46 @@
+//! The rules of the nouns.
+
+use super::*;
+
+fn host(text: &str) -> HostPort {
+    let (address, port) = text.rsplit_once('@').map_or((text, "80"), |(a, p)| (a, p));
+    HostPort {
+        protocol: Protocol::Tcp,
+        address: address.parse().expect("a test address"),
+        port: port.parse().expect("a test port"),
+    }
+}
+
+#[test]
+fn wildcards_overlap_within_their_family_only() {
+    assert!(host("0.0.0.0").overlaps(&host("192.0.2.1")));
+    assert!(host("192.0.2.1").overlaps(&host("0.0.0.0")));
+    assert!(!host("0.0.0.0").overlaps(&host("2001:db8::1")));
+    assert!(!host("::").overlaps(&host("0.0.0.0")));
+    assert!(!host("192.0.2.1").overlaps(&host("192.0.2.2")));
+    assert!(!host("0.0.0.0@80").overlaps(&host("0.0.0.0@81")));
+    let udp = HostPort { protocol: Protocol::Udp, ..host("0.0.0.0") };
+    assert!(!udp.overlaps(&host("0.0.0.0")));
+}
+
+#[test]
+fn names_follow_the_rules_of_libcni() {
+    for good in ["a", "0", "cbr0", "A.b_c-d", &"x".repeat(4000)] {
+        assert_eq!(check_identifier("container ID", good), Ok(()), "{good}");
+    }
+    for bad in ["", "-a", ".a", "_a", "a/b", "../a", "a b", "a\n", "\u{e9}"] {
+        assert!(check_identifier("container ID", bad).is_err(), "{bad:?}");
+    }
+    for good in ["eth0", "a", "exactly15bytes!"] {
+        assert_eq!(check_ifname(good), Ok(()), "{good}");
+    }
+    for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\u{a0}b", "sixteen-bytes-..."] {
+        assert!(check_ifname(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn host_ports_print_like_socket_addresses() {
+    assert_eq!(host("0.0.0.0").to_string(), "0.0.0.0:80/tcp");
+    assert_eq!(host("::").to_string(), "[::]:80/tcp");
+}
