@@ -114,11 +114,12 @@ fn a_listener_is_named_with_its_process() {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", server.as_raw_fd()));
     assert_eq!(link.expect("a link").to_str(), Some(&*format!("socket:[{}]", found.inode)));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
-    let process = Process::of(found).expect("the test program has it");
+    let process = Process::of(found, Duration::MAX).expect("the test program has it");
     assert_eq!(process.pid, std::process::id());
     assert!(!process.command.is_empty(), "{process}");
+    assert_eq!(Process::of(found, Duration::ZERO), None, "there is no time");
     drop(server);
-    assert_eq!(Process::of(found), None, "nobody has it any more");
+    assert_eq!(Process::of(found, Duration::MAX), None, "nobody has it any more");
     // Those of another namespace are not this node's.
     let other = Netns::add("beside");
     let _there = other.run(|| TcpListener::bind("127.0.0.1:81").expect("listening"));

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use super::past::Past;
 use super::survey::Survey;
@@ -16,6 +17,9 @@ use crate::plan::{
     permit_ports,
 };
 use crate::store::{self, Locked, Released, Releaser};
+
+/// How long an error waits for the name of the process that listens.
+const NAMING: Duration = Duration::from_millis(100);
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
@@ -112,7 +116,7 @@ impl<'a> Chooser<'a> {
                 if self.was_its_siblings(&host)? {
                     continue;
                 }
-                let process = Process::of(listener).map(|process| process.to_string());
+                let process = Process::of(listener, NAMING).map(|process| process.to_string());
                 let listener = listener.to_string();
                 return Err(Error::Listening { wanted: host, listener, process });
             }

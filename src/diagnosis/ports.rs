@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use super::{Conflist, Facts, Finding, Seen, conflist, some_of};
 use crate::cni::Config;
-use crate::kernel::{Listener, Process};
+use crate::kernel::{Listener, Named};
 use crate::model::{HostPort, PortRange};
 
 const CHECK: &str = "port range";
@@ -150,7 +150,7 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
         .iter()
         .filter_map(|listener| {
             let (host, owner) = held.iter().find(|(host, _)| listener.meets(host))?;
-            Some(format!("{} on {host}, which {owner} holds", named(listener)))
+            Some(format!("{} on {host}, which {owner} holds", Named(listener)))
         })
         .collect();
     if !on_held.is_empty() {
@@ -166,7 +166,7 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
         .filter(|listener| !held.keys().any(|host| listener.meets(host)))
         .collect();
     if !in_range.is_empty() {
-        let named: Vec<String> = in_range.iter().map(|listener| named(listener)).collect();
+        let named: Vec<Named> = in_range.into_iter().map(Named).collect();
         findings.push(Finding::warning(
             CHECK,
             format!("in the range listens {}; such ports are not chosen", some_of(&named)),
@@ -177,11 +177,6 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
         findings.push(Finding::ok(CHECK, "no socket of this node listens in the range"));
     }
     findings
-}
-
-fn named(listener: &Listener) -> String {
-    let process = Process::of(listener).map_or(String::new(), |process| format!("{process}, "));
-    format!("{process}{listener}")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use flows::Stale;
 pub use foreign::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space, intersect,
 };
-pub use listeners::{Listener, Listeners, Process};
+pub use listeners::{Listener, Listeners, Named, Process};
 pub use nft::{
     Applied, Asked, Change, Counts, Events, Extent, Look, Nft, Release, Survey, Table, Woken, read,
     trial,

@@ -147,12 +147,9 @@ impl Way {
             }
         };
         let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
-        let listener = Listeners::near(&[host]).ok().and_then(|all| {
-            let listener = all.find(&host)?;
-            let process = kernel::Process::of(listener);
-            let process = process.map_or(String::new(), |process| format!("{process}, "));
-            Some(format!("{process}{listener}"))
-        });
+        let listener = Listeners::near(&[host])
+            .ok()
+            .and_then(|all| Some(kernel::Named(all.find(&host)?).to_string()));
         Ok(Self {
             query,
             from_node,
