@@ -153,7 +153,7 @@ pub(super) fn run(
         }
     });
     let listing = listing.unwrap_or_default();
-    let named = config.ports.named_ranges.iter().map(|(name, ranges)| (name.as_str(), ranges));
+    let named = config.ports.named_ranges.iter().map(|(name, range)| (name.as_str(), &range.ports));
     let ranges = std::iter::once((Wish::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
     let status = Status {
         usable: unavailable.is_none(),

@@ -6,6 +6,7 @@
 //! layer or the default counts.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
 use super::text::escape;
-use crate::model::{Dialect, Masquerade, Policy, PortPolicy};
+use crate::model::{Dialect, Masquerade, Policy, PortPolicy, check_ifname};
 
 mod ports;
 
@@ -33,7 +34,7 @@ const LOCK_TIMEOUT_MAX_SECONDS: f64 = 600.0;
 pub const DEFAULT_MARK_BIT: u8 = 13;
 
 /// Every key of ours.
-const OURS: [&str; 17] = [
+const OURS: [&str; 21] = [
     "backend",
     "snat",
     "masqAll",
@@ -50,7 +51,11 @@ const OURS: [&str; 17] = [
     "allocation",
     "hostListeners",
     "allowedNamespaces",
+    "maxPortsPerPod",
+    "maxPortsPerNamespace",
     "aliases",
+    "advertiseAddresses",
+    "guardExcept",
 ];
 
 /// Keys of portmap whose meaning is tied to its iptables rules.
@@ -130,6 +135,11 @@ pub struct Config {
     pub ports: PortPolicy,
     /// `aliases`: whose annotations are read besides our own.
     pub aliases: Dialects,
+    /// `advertiseAddresses`: what clients call this node, at most one address per family; empty means
+    /// the node's own addresses.
+    pub advertise_addresses: Vec<IpAddr>,
+    /// `guardExcept`: interfaces that the guard against loopback addresses leaves alone, sorted.
+    pub guard_except: Vec<String>,
     /// Where the records are.
     pub store: StoreConfig,
 }
@@ -186,8 +196,16 @@ impl Config {
         };
         let ports = ports::read(layers, judge)?;
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
-        let store = StoreConfig::from_layers(layers, judge)?;
-        Ok(Self { policy, ports, aliases: aliases.unwrap_or(ports::ALL_ALIASES), store })
+        let advertised = judge.value(layers, "advertiseAddresses", advertised)?;
+        let guard_except = judge.value(layers, "guardExcept", interfaces)?;
+        Ok(Self {
+            policy,
+            ports,
+            aliases: aliases.unwrap_or(ports::ALL_ALIASES),
+            advertise_addresses: advertised.unwrap_or_default(),
+            guard_except: guard_except.unwrap_or_default(),
+            store: StoreConfig::from_layers(layers, judge)?,
+        })
     }
 }
 
@@ -330,6 +348,32 @@ fn networks(field: &Field<'_>) -> Result<Vec<IpNetwork>, Error> {
             .ok_or_else(|| item.invalid("it must be a CIDR such as \"192.0.2.0/24\" or an address"))
     };
     Ok(address::normalise(field.list()?.into_iter().map(network).collect::<Result<_, _>>()?))
+}
+
+/// One address, or a list with one of each family.
+fn advertised(field: &Field<'_>) -> Result<Vec<IpAddr>, Error> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for item in field.one_or_more()? {
+        let outward = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
+        let allowed = "it must be one address that clients can connect to, without prefix and zone";
+        let address = address::address(&item.string()?).filter(outward);
+        let address = address.ok_or_else(|| item.invalid(allowed))?;
+        if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            return Err(item.invalid("but an address of its family stands before it"));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn interfaces(field: &Field<'_>) -> Result<Vec<String>, Error> {
+    let name = |item: Field<'_>| {
+        let name = item.string()?;
+        check_ifname(&name).map_err(|wrong| item.invalid(wrong.rule))?;
+        Ok(name)
+    };
+    let names: BTreeSet<String> = field.list()?.into_iter().map(name).collect::<Result<_, _>>()?;
+    Ok(names.into_iter().collect())
 }
 
 fn state_dir(field: &Field<'_>) -> Result<PathBuf, Error> {

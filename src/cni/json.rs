@@ -68,6 +68,11 @@ impl<'a> Field<'a> {
         Ok(items.into_iter().enumerate().map(item).collect())
     }
 
+    /// The items of a list, or the value itself where it is no list.
+    pub(super) fn one_or_more(&self) -> Result<Vec<Self>, Error> {
+        if self.raw.get().starts_with('[') { self.list() } else { Ok(vec![self.clone()]) }
+    }
+
     pub(super) fn object(&self) -> Result<Object<'a>, Error> {
         let Entries(entries) = self.decode('{', "an object")?;
         Ok(Object { path: self.path.clone(), entries })

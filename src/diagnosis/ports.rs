@@ -75,8 +75,8 @@ pub(super) fn ranges(configs: &[(String, Config)]) -> Vec<PortRange> {
     let mut ranges = Vec::new();
     for (_, Config { ports, .. }) in configs {
         let below = range(1, ports.min_port.get() - 1);
-        let mut left: Vec<PortRange> =
-            ports.ranges.iter().chain(ports.named_ranges.values().flatten()).copied().collect();
+        let named = ports.named_ranges.values().flat_map(|range| &range.ports);
+        let mut left: Vec<PortRange> = named.chain(&ports.ranges).copied().collect();
         for hole in ports.excluded.iter().copied().chain(below) {
             left = left.iter().flat_map(|range| without(*range, hole)).collect();
         }

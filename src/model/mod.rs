@@ -19,7 +19,9 @@ pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
     check_ifname,
 };
-pub use wish::{Allocation, ContainerPort, Grant, HostListeners, PortPolicy, PortRange, Wish};
+pub use wish::{
+    Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Wish,
+};
 
 /// A transport protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

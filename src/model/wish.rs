@@ -125,6 +125,17 @@ pub enum Allocation {
     Sequential,
     /// Any free one, each as likely as the others.
     Random,
+    /// The first free one from a place in the range that follows from the pod's name and its port.
+    Stable,
+}
+
+/// A range that a pod may choose by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedRange {
+    /// Its parts, in the order written.
+    pub ports: Vec<PortRange>,
+    /// The namespaces whose Pods may choose from it; `None` means all.
+    pub namespaces: Option<BTreeSet<String>>,
 }
 
 /// Which numbers may be chosen, and how; and which may be claimed at all.
@@ -133,7 +144,7 @@ pub struct PortPolicy {
     /// Where numbers are chosen from; at least one range, in the order written.
     pub ranges: Vec<PortRange>,
     /// Ranges that a pod may choose by name.
-    pub named_ranges: BTreeMap<String, Vec<PortRange>>,
+    pub named_ranges: BTreeMap<String, NamedRange>,
     /// Numbers that are neither chosen nor granted.
     pub excluded: Vec<PortRange>,
     /// The lowest number that is granted.
@@ -144,6 +155,10 @@ pub struct PortPolicy {
     pub host_listeners: HostListeners,
     /// The namespaces whose Pods may ask by annotation; `None` means all.
     pub allowed_namespaces: Option<BTreeSet<String>>,
+    /// How many numbers one Pod may have that the node chose.
+    pub max_per_pod: NonZeroU16,
+    /// How many numbers all Pods of a namespace together may have on this node.
+    pub max_per_namespace: Option<NonZeroU16>,
 }
 
 impl PortPolicy {
@@ -153,7 +168,7 @@ impl PortPolicy {
         if name == Wish::DEFAULT_RANGE {
             return Some(&self.ranges);
         }
-        self.named_ranges.get(name).map(Vec::as_slice)
+        self.named_ranges.get(name).map(|range| &*range.ports)
     }
 }
 

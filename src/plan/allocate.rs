@@ -168,7 +168,7 @@ fn ranges<'a>(ask: &Ask<'a>) -> BTreeMap<&'a str, Tried> {
             let parts = ask.policy.range(name).unwrap_or_default();
             let pool = Pool::new(parts, ask.policy, ask.cursors.get(name).copied());
             let shuffled = match ask.allocation {
-                Allocation::Sequential => Vec::new(),
+                Allocation::Sequential | Allocation::Stable => Vec::new(),
                 Allocation::Random => random.shuffled(pool.len()),
             };
             Tried { pool, shuffled }
@@ -277,7 +277,7 @@ where
             let after = place + usize::from(wish.count.get());
             attempt.take(wish, pool.numbers()[place]);
             attempt.chosen.insert(at, pool.numbers()[place]);
-            if ask.allocation == Allocation::Sequential {
+            if ask.allocation != Allocation::Random {
                 let ring = (after % pool.len(), pool.numbers()[after - 1]);
                 attempt.rings.insert(wish.range_name(), ring);
             }

@@ -188,6 +188,8 @@ fn choose(
         allocation: Allocation::Sequential,
         host_listeners: HostListeners::Reject,
         allowed_namespaces: None,
+        max_per_pod: port(128),
+        max_per_namespace: None,
     };
     let cursor = port(FIRST + random.u16(..size));
     let ask = Ask {

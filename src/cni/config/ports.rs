@@ -6,7 +6,8 @@ use std::num::NonZeroU16;
 use super::super::number;
 use super::{Dialects, Error, Field, Judge, Object, escape};
 use crate::model::{
-    Allocation, HostListeners, InvalidName, PortPolicy, PortRange, Wish, check_identifier,
+    Allocation, HostListeners, InvalidName, NamedRange, PortPolicy, PortRange, Wish,
+    check_identifier,
 };
 
 /// What is read if no `aliases` are given.
@@ -15,13 +16,16 @@ pub(super) const ALL_ALIASES: Dialects = Dialects { kubewharf: true, bcs: true }
 /// Below the ports of `NodePort` services (30000) and the kernel's ephemeral ones (32768).
 const DEFAULT_RANGE: &str = "20000-29999";
 
+/// Pod Security does not look at annotations, so without a limit any Pod could take a whole range.
+const DEFAULT_PER_POD: NonZeroU16 = NonZeroU16::new(128).expect("it is not 0");
+
 pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPolicy, Error> {
     let default = || number::range(DEFAULT_RANGE).into_iter().collect();
     Ok(PortPolicy {
         ranges: judge.value(layers, "portRange", ranges)?.unwrap_or_else(default),
         named_ranges: judge.value(layers, "namedRanges", named_ranges)?.unwrap_or_default(),
         excluded: judge.value(layers, "excludePorts", excluded)?.unwrap_or_default(),
-        min_port: judge.value(layers, "minPort", min_port)?.unwrap_or(NonZeroU16::MIN),
+        min_port: judge.value(layers, "minPort", number)?.unwrap_or(NonZeroU16::MIN),
         allocation: judge
             .value(layers, "allocation", allocation)?
             .unwrap_or(Allocation::Sequential),
@@ -29,6 +33,8 @@ pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPoli
             .value(layers, "hostListeners", host_listeners)?
             .unwrap_or(HostListeners::Reject),
         allowed_namespaces: judge.value(layers, "allowedNamespaces", namespaces)?,
+        max_per_pod: judge.value(layers, "maxPortsPerPod", number)?.unwrap_or(DEFAULT_PER_POD),
+        max_per_namespace: judge.value(layers, "maxPortsPerNamespace", number)?,
     })
 }
 
@@ -37,7 +43,7 @@ pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPoli
 /// Two of a list that overlap are refused: merged, the order would be a guess.
 fn ranges(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
     let mut ranges: Vec<PortRange> = Vec::new();
-    for item in one_or_more(field)? {
+    for item in field.one_or_more()? {
         let new = range(&item)?;
         if let Some(other) = ranges.iter().find(|other| other.overlaps(&new)) {
             return Err(item.invalid(&format!("but {other} before it has numbers of it as well")));
@@ -50,7 +56,7 @@ fn ranges(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
     Ok(ranges)
 }
 
-fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, Vec<PortRange>>, Error> {
+fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, NamedRange>, Error> {
     let object = field.object()?;
     let mut named = BTreeMap::new();
     for (name, _) in object.entries() {
@@ -70,15 +76,39 @@ fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, Vec<PortRange>>, E
         if name == Wish::DEFAULT_RANGE {
             return invalid("but that is what portRange is called; give it another name");
         }
-        named.insert(name.clone(), ranges(&field)?);
+        named.insert(name.clone(), named_range(&field)?);
     }
     Ok(named)
 }
 
+/// What `portRange` takes, or an object with it and with the namespaces that may choose from it.
+fn named_range(field: &Field<'_>) -> Result<NamedRange, Error> {
+    if !field.raw().get().starts_with('{') {
+        return Ok(NamedRange { ports: ranges(field)?, namespaces: None });
+    }
+    let object = field.object()?;
+    if let Some((name, _)) = object.entries().iter().find(|(name, _)| !PARTS.contains(&&**name)) {
+        let remedy = format!("a range has {} and nothing else", PARTS.join(" and "));
+        return Err(Error::Unsupported {
+            key: format!("{}.{}", field.path(), escape(name)),
+            value: object.get(name).map_or("null".to_owned(), |field| field.shown()),
+            remedy,
+        });
+    }
+    let Some(ports) = object.get(PARTS[0]) else {
+        return Err(field.invalid("it must have its numbers in ports, as in \"7000-7999\""));
+    };
+    let allowed = object.get(PARTS[1]).map(|list| namespaces(&list)).transpose()?;
+    Ok(NamedRange { ports: ranges(&ports)?, namespaces: allowed })
+}
+
+/// The members of a range with conditions.
+const PARTS: [&str; 2] = ["ports", "namespaces"];
+
 /// Sorted, and without overlaps: it is a set.
 fn excluded(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
     let mut all: Vec<PortRange> =
-        one_or_more(field)?.iter().map(range).collect::<Result<_, _>>()?;
+        field.one_or_more()?.iter().map(range).collect::<Result<_, _>>()?;
     all.sort_unstable();
     all.dedup_by(|next, before| {
         let joined = before.overlaps(next);
@@ -88,10 +118,6 @@ fn excluded(field: &Field<'_>) -> Result<Vec<PortRange>, Error> {
         joined
     });
     Ok(all)
-}
-
-fn one_or_more<'a>(field: &Field<'a>) -> Result<Vec<Field<'a>>, Error> {
-    if field.raw().get().starts_with('[') { field.list() } else { Ok(vec![field.clone()]) }
 }
 
 fn range(field: &Field<'_>) -> Result<PortRange, Error> {
@@ -106,16 +132,18 @@ fn range(field: &Field<'_>) -> Result<PortRange, Error> {
     number::range(&text).ok_or_else(|| field.invalid(allowed))
 }
 
-fn min_port(field: &Field<'_>) -> Result<NonZeroU16, Error> {
-    let port = number::port(field.number()?);
-    port.ok_or_else(|| field.invalid("it must be an integer from 1 to 65535"))
+/// A port, or a count of ports.
+fn number(field: &Field<'_>) -> Result<NonZeroU16, Error> {
+    let number = number::port(field.number()?);
+    number.ok_or_else(|| field.invalid("it must be an integer from 1 to 65535"))
 }
 
 fn allocation(field: &Field<'_>) -> Result<Allocation, Error> {
     match &*field.string()? {
         "sequential" => Ok(Allocation::Sequential),
         "random" => Ok(Allocation::Random),
-        _ => Err(field.invalid("it must be \"sequential\" or \"random\"")),
+        "stable" => Ok(Allocation::Stable),
+        _ => Err(field.invalid("it must be \"sequential\", \"random\" or \"stable\"")),
     }
 }
 
@@ -127,7 +155,7 @@ fn host_listeners(field: &Field<'_>) -> Result<HostListeners, Error> {
     }
 }
 
-/// An empty list lets nobody ask.
+/// An empty list permits no namespace.
 fn namespaces(field: &Field<'_>) -> Result<BTreeSet<String>, Error> {
     const LONGEST: usize = 63;
     let allowed = "it must be the name of a namespace: up to 63 lower-case letters, digits and \

@@ -34,8 +34,12 @@ fn defaults() -> Config {
             allocation: Allocation::Sequential,
             host_listeners: HostListeners::Reject,
             allowed_namespaces: None,
+            max_per_pod: NonZeroU16::new(128).expect("it is not 0"),
+            max_per_namespace: None,
         },
         aliases: Dialects { kubewharf: true, bcs: true },
+        advertise_addresses: vec![],
+        guard_except: vec![],
         store: StoreConfig {
             state_dir: "/run/autoport".into(),
             lock_timeout: Duration::from_secs(10),
@@ -57,6 +61,8 @@ fn every_key_is_read() {
     let config = strict(
         r#"{"backend":"nftables","masqAll":true,"markMasqBit":31,"counters":true,
             "sourceRanges":["10.1.2.3/8","fd00::1"],"hostAddresses":["192.0.2.0/24"],
+            "advertiseAddresses":["203.0.113.1","2001:db8::1"],
+            "guardExcept":["loopback0","eth0","loopback0"],
             "stateDir":"//var/lib//autoport/","lockTimeout":0.5}"#,
     )
     .expect("all are good");
@@ -65,6 +71,11 @@ fn every_key_is_read() {
     let ranges: Vec<String> = config.policy.source_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.0.0.0/8", "fd00::1/128"]);
     assert_eq!(config.policy.host_addresses.len(), 1);
+    let told: Vec<String> = config.advertise_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["203.0.113.1", "2001:db8::1"]);
+    assert_eq!(config.guard_except, ["eth0", "loopback0"]);
+    let one = strict(r#"{"advertiseAddresses":"203.0.113.1"}"#).expect("one is enough");
+    assert_eq!(one.advertise_addresses.len(), 1);
     assert_eq!(config.store.state_dir, Path::new("/var/lib/autoport"));
     assert_eq!(config.store.lock_timeout, Duration::from_millis(500));
 }
@@ -99,6 +110,13 @@ fn bad_values_name_key_value_and_remedy() {
         ),
         (r#"{"hostAddresses":["eth0"]}"#, 7, "hostAddresses[0]"),
         (r#"{"counters":"yes"}"#, 6, "counters"),
+        (r#"{"advertiseAddresses":"node1"}"#, 7, "advertiseAddresses is \"node1\", it must be one"),
+        (r#"{"advertiseAddresses":["0.0.0.0"]}"#, 7, "advertiseAddresses[0] is \"0.0.0.0\""),
+        (r#"{"advertiseAddresses":"192.0.2.0/24"}"#, 7, "without prefix"),
+        (r#"{"advertiseAddresses":["::1","::2"]}"#, 7, "advertiseAddresses[1] is \"::2\", but an"),
+        (r#"{"advertiseAddresses":1}"#, 6, "advertiseAddresses"),
+        (r#"{"guardExcept":"loopback0"}"#, 6, "expected a list"),
+        (r#"{"guardExcept":["a/b"]}"#, 7, "guardExcept[0] is \"a/b\", it must be 1 to 15 bytes"),
         (r#"{"stateDir":"run/autoport"}"#, 7, "stateDir is \"run/autoport\""),
         (r#"{"stateDir":"/run/../etc"}"#, 7, ".."),
         (r#"{"stateDir":"/run/./x"}"#, 7, "stateDir"),

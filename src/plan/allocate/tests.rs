@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::*;
-use crate::model::{ContainerPort, HostListeners, PortRange};
+use crate::model::{ContainerPort, HostListeners, NamedRange, PortRange};
 
 mod property;
 
@@ -12,6 +12,10 @@ fn port(number: u16) -> NonZeroU16 {
 
 fn range(first: u16, last: u16) -> PortRange {
     PortRange { first: port(first), last: port(last) }
+}
+
+fn named(ports: &[PortRange]) -> NamedRange {
+    NamedRange { ports: ports.to_vec(), namespaces: None }
 }
 
 fn block(count: u16, protocols: &[Protocol]) -> Wish {
@@ -58,6 +62,8 @@ impl Scene {
             allocation: Allocation::Sequential,
             host_listeners: HostListeners::Reject,
             allowed_namespaces: None,
+            max_per_pod: port(128),
+            max_per_namespace: None,
         };
         Self {
             policy,
@@ -218,7 +224,7 @@ fn bounds_are_kept() {
     let mut scene = Scene::new(&[range(100, 109)]);
     scene.policy.excluded = vec![range(102, 104), range(106, 109)];
     scene.policy.min_port = port(101);
-    scene.policy.named_ranges.insert("game".into(), vec![range(7000, 7001)]);
+    scene.policy.named_ranges.insert("game".into(), named(&[range(7000, 7001)]));
     assert_eq!(scene.ports(&[tcp(1), tcp(1)]), Some(vec![101, 105]));
     assert_eq!(scene.ports(&[tcp(1), tcp(1), tcp(1)]), None);
     let game = Wish { range: Some("game".into()), ..tcp(1) };

@@ -27,6 +27,8 @@ fn without_keys_there_is_a_range_and_nothing_is_forbidden() {
         assert_eq!(config.ports.host_listeners, HostListeners::Reject);
         assert_eq!((config.ports.allowed_namespaces, config.aliases), (None, ALL_ALIASES));
         assert!(config.ports.named_ranges.is_empty());
+        assert_eq!(config.ports.max_per_pod.get(), 128);
+        assert_eq!(config.ports.max_per_namespace, None);
     }
 }
 
@@ -34,6 +36,7 @@ fn without_keys_there_is_a_range_and_nothing_is_forbidden() {
 fn every_key_is_read() {
     let text = r#"{"portRange":["9200-9500","8080",7000],
         "namedRanges":{"game":"1-2","rtp.v4":["40000-40999","39000-39999"],"game":"7000-7999"},
+        "maxPortsPerPod":200,"maxPortsPerNamespace":1000,
         "excludePorts":["6000-6100",80,"6050-6200",6100,"443-443"],"minPort":1024,
         "allocation":"random","hostListeners":"ignore","allowedNamespaces":["games","a-1"],
         "aliases":["bcs"]}"#;
@@ -41,8 +44,11 @@ fn every_key_is_read() {
     let config = config(&mut judge, text).expect("all are good");
     assert_eq!(judge.warnings, [""; 0]);
     assert_eq!(shown(&config.ports.ranges), ["9200-9500", "8080", "7000"]);
-    assert_eq!(shown(&config.ports.named_ranges["game"]), ["7000-7999"]);
-    assert_eq!(shown(&config.ports.named_ranges["rtp.v4"]), ["40000-40999", "39000-39999"]);
+    assert_eq!(shown(&config.ports.named_ranges["game"].ports), ["7000-7999"]);
+    assert_eq!(config.ports.named_ranges["game"].namespaces, None);
+    assert_eq!(shown(&config.ports.named_ranges["rtp.v4"].ports), ["40000-40999", "39000-39999"]);
+    assert_eq!(config.ports.max_per_pod.get(), 200);
+    assert_eq!(config.ports.max_per_namespace.map(NonZeroU16::get), Some(1000));
     assert_eq!(shown(&config.ports.excluded), ["80", "443", "6000-6200"]);
     assert_eq!(config.ports.min_port.get(), 1024);
     assert_eq!(config.ports.allocation, Allocation::Random);
@@ -53,6 +59,20 @@ fn every_key_is_read() {
     let nobody = policy(r#"{"allowedNamespaces":[],"portRange":"65535"}"#).expect("a policy");
     assert_eq!(nobody.allowed_namespaces, Some(BTreeSet::new()));
     assert_eq!(nobody.ranges[0].size(), 1);
+}
+
+#[test]
+fn a_named_range_can_be_kept_for_namespaces() {
+    let text = r#"{"namedRanges":{"game":{"ports":["7000-7999","8500"],"namespaces":["games"]},
+        "open":{"ports":80,"namespaces":null},"shut":{"ports":"81","namespaces":[]}}}"#;
+    let named = policy(text).expect("all are good").named_ranges;
+    assert_eq!(shown(&named["game"].ports), ["7000-7999", "8500"]);
+    assert_eq!(named["game"].namespaces, Some(BTreeSet::from(["games".to_owned()])));
+    assert_eq!(
+        (shown(&named["open"].ports), &named["open"].namespaces),
+        (vec!["80".into()], &None)
+    );
+    assert_eq!(named["shut"].namespaces, Some(BTreeSet::new()));
 }
 
 #[test]
@@ -74,14 +94,41 @@ fn bad_values_name_key_value_and_remedy() {
         (r#"{"namedRanges":{"default":"1-5"}}"#, 7, "what portRange is called"),
         (r#"{"namedRanges":{"game":"x"}}"#, 7, "namedRanges.game is \"x\""),
         (r#"{"namedRanges":{"game":["1-5","5"]}}"#, 7, "namedRanges.game[1] is \"5\", but 1-5"),
+        (
+            r#"{"namedRanges":{"game":{}}}"#,
+            7,
+            "namedRanges.game is {}, it must have its numbers in",
+        ),
+        (r#"{"namedRanges":{"game":{"ports":null}}}"#, 7, "namedRanges.game is"),
+        (r#"{"namedRanges":{"game":{"ports":"x"}}}"#, 7, "namedRanges.game.ports is \"x\""),
+        (
+            r#"{"namedRanges":{"game":{"ports":"7","namespace":["a"]}}}"#,
+            2,
+            "namedRanges.game.namespace is [\"a\"], which is not supported: a range has ports and",
+        ),
+        (
+            r#"{"namedRanges":{"game":{"ports":"7","namespaces":["A"]}}}"#,
+            7,
+            "namedRanges.game.namespaces[0] is \"A\"",
+        ),
+        (r#"{"maxPortsPerPod":0}"#, 7, "maxPortsPerPod is 0, it must be an integer from 1"),
+        (r#"{"maxPortsPerNamespace":"9"}"#, 6, "maxPortsPerNamespace"),
+        (r#"{"maxPortPerPod":9}"#, 2, "did you mean maxPortsPerPod?"),
         (r#"{"excludePorts":["ssh"]}"#, 7, "excludePorts[0] is \"ssh\""),
         (r#"{"excludePorts":[-1]}"#, 7, "excludePorts[0] is -1"),
         (r#"{"excludePorts":[1.5]}"#, 7, "1.5"),
         (r#"{"excludePorts":[[80]]}"#, 6, "excludePorts[0]"),
+    ];
+    check(&cases);
+}
+
+#[test]
+fn bad_values_of_what_is_permitted_too() {
+    let cases = [
         (r#"{"minPort":0}"#, 7, "minPort is 0, it must be an integer from 1"),
         (r#"{"minPort":"1024"}"#, 6, "minPort: found \"1024\", expected a number"),
         (r#"{"minPort":1e3}"#, 7, "1e3"),
-        (r#"{"allocation":"first"}"#, 7, "it must be \"sequential\" or \"random\""),
+        (r#"{"allocation":"first"}"#, 7, "it must be \"sequential\", \"random\" or \"stable\""),
         (r#"{"allocation":true}"#, 6, "a string"),
         (r#"{"hostListeners":"warn"}"#, 7, "it must be \"reject\" or \"ignore\""),
         (r#"{"allowedNamespaces":"games"}"#, 6, "expected a list"),
@@ -95,8 +142,12 @@ fn bad_values_name_key_value_and_remedy() {
         (r#"{"minport":5}"#, 2, "did you mean minPort?"),
         (r#"{"host_listeners":"ignore"}"#, 2, "did you mean hostListeners?"),
     ];
+    check(&cases);
+}
+
+fn check(cases: &[(&str, u32, &str)]) {
     let defaults = policy("{}").expect("nothing is needed");
-    for (text, code, part) in cases {
+    for &(text, code, part) in cases {
         let error = policy(text).expect_err(text);
         assert_eq!(test_code(&error), code, "{text}: {error}");
         assert!(error.to_string().contains(part), "{text}: {error}");

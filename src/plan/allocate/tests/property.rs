@@ -44,7 +44,7 @@ fn run(seed: u64, allocation: Allocation) {
     let mut scene = Scene::new(&[range(100, 129), range(140, 159)]);
     scene.policy.allocation = allocation;
     scene.policy.excluded = vec![range(110, 111)];
-    scene.policy.named_ranges.insert("game".into(), vec![range(120, 125), range(700, 709)]);
+    scene.policy.named_ranges.insert("game".into(), named(&[range(120, 125), range(700, 709)]));
     let (mut model, mut alive) = (Model::new(), Vec::new());
     let (mut given, mut refused) = (0, 0);
     for step in 0..2000 {
