@@ -151,7 +151,7 @@ fn a_deleted_state_directory() {
     assert!(adopted.starts_with("made 5 records again from the table\n"), "{adopted}");
     assert!(adopted.contains("of 5 attachments: it belonged to another store"), "{adopted}");
     for part in [
-        "made the record of pod shop/plain (blue/plain/eth0) again from the table, with 6 host ports",
+        "restored the record of pod shop/plain (blue/plain/eth0) from the table, with 6 host ports",
         "not known are the UID of its pod, its network namespace, which numbers the node chose",
         "held and not translated",
     ] {

@@ -93,7 +93,7 @@ impl Ordeal {
             scene.succeeds(command);
         }
         scene.recover(command, Follow::Delete);
-        let told = outcome.stderr.contains("old UDP flows may keep going");
+        let told = outcome.stderr.contains("could not delete stale UDP conntrack entries");
         if !told {
             Scene::no_flow_is_left();
         }
@@ -238,7 +238,7 @@ fn the_first_failure_is_the_one_that_is_told() {
     let at = (0..changes.len()).rev().find(sets_the_sysctl).expect("it is not set yet");
     let outcome = strike(Which::From(at)).outcome;
     assert!(outcome.message().contains("route_localnet"), "{outcome}");
-    assert!(outcome.stderr.contains("what was mapped is left to its DEL"), "{outcome}");
+    assert!(outcome.stderr.contains("could not undo the mapping"), "{outcome}");
 }
 
 /// The standard library panics where the machine has no random numbers: the only panic that is known,

@@ -449,7 +449,7 @@ fn a_lock_that_a_stopped_process_has() {
         let outcome = run(&other, command);
         outcome.failure(11);
         assert!(outcome.message().contains(&holder), "{command}: {outcome}");
-        assert!(outcome.stderr.contains(&format!("taken, by {holder}")), "{command}: {outcome}");
+        assert!(outcome.stderr.contains(&format!("taken by {holder}")), "{command}: {outcome}");
         // One second is its own; the rest is for a loaded machine.
         assert!(begun.elapsed() < Duration::from_secs(20), "{command}: {:?}", begun.elapsed());
     }

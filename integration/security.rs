@@ -228,7 +228,7 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     nix::mount::mount(Some("tmpfs"), &*busy, Some("tmpfs"), flags, options).expect("a mount");
     let outcome = run(&web, "DEL");
     assert!(outcome.status.success(), "{outcome}");
-    assert!(outcome.stderr.contains("what was published is left"), "{outcome}");
+    assert!(outcome.stderr.contains("could not remove the published files"), "{outcome}");
     nft("delete element inet autoport ports4 { tcp . 8081 }");
     let outcome = Call::operator(&["gc"]).run();
     assert!(!outcome.status.success() && outcome.stderr.contains("cannot delete"), "{outcome}");
@@ -237,7 +237,7 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     gc["cni.dev/valid-attachments"] = json!([]);
     let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
     assert!(outcome.status.success(), "{outcome}");
-    assert!(outcome.stderr.contains("something is left"), "{outcome}");
+    assert!(outcome.stderr.contains("could not remove everything"), "{outcome}");
     settle();
     assert_nothing_held();
     nix::mount::umount(&*busy).expect("ours");

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoport::event::Silent;
 use autoport::kernel::{Events, Extent, Nft, Woken};
 use autoport::model::{Protocol, Record};
 use autoport::store::Store;
@@ -713,7 +714,7 @@ fn time_to_restore(records: u16, each: u16) {
     // The store is of the namespace of the process that makes it, and this is only a thread.
     let begin = ["reserve", "anything", "1"];
     assert!(tool(Command::new(Plugin::Autoport.path()).args(begin).env_clear(), "").0);
-    let locked = Store::at(STATE.as_ref()).lock(PATIENCE, &mut std::io::sink()).expect("a store");
+    let locked = Store::at(STATE.as_ref()).lock(PATIENCE, &mut Silent).expect("a store");
     let instance = locked.instance().clone();
     let mut last = None;
     for number in 0..records {

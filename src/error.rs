@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use crate::event::Failure;
 use crate::model::HostPort;
 use crate::{cni, kernel, netns, plan, store};
 
@@ -90,6 +91,16 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
+}
+
+impl Failure for Error {
+    fn code(&self) -> u32 {
+        self.code()
+    }
+
+    fn in_one_line(&self) -> String {
+        self.in_one_line()
+    }
 }
 
 impl Error {

@@ -4,6 +4,7 @@
 //!
 //! - [`model`]: the nouns. No I/O.
 //! - [`plan`]: who holds what, decided. No I/O.
+//! - [`event`]: what happens beside a command's result, as facts.
 //! - [`ruleset`]: the nftables table that a set of records implies. No I/O.
 //! - [`publication`]: what a pod is told about its ports. No I/O.
 //! - [`netns`]: the identity of namespaces.
@@ -24,6 +25,7 @@ pub mod app;
 pub mod cni;
 pub mod diagnosis;
 pub mod error;
+pub mod event;
 pub mod install;
 pub mod kernel;
 pub mod model;

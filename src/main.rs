@@ -25,6 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use autoport::app::{self, World};
 use autoport::cni::{Env, NODE_FILE};
+use autoport::event::{Event, Log};
 
 /// No configuration with its mappings comes near this; 10,000 mappings take about 1 MiB.
 const STDIN_MAX: u64 = 16 << 20;
@@ -75,7 +76,7 @@ fn plugin(env: &Env) -> u8 {
         stdin: read_stdin(),
         node_file: read_node_file,
         now: SystemTime::now(),
-        log: &mut io::stderr(),
+        log: &mut Stderr,
     });
     // A runtime that has no whole reply must not take the command for a success.
     let told = print(&outcome.stdout);
@@ -96,6 +97,15 @@ fn tell_panic(message: &str) {
 fn print(reply: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(reply).and_then(|()| stdout.flush())
+}
+
+/// Each event is a line on standard error.
+struct Stderr;
+
+impl Log for Stderr {
+    fn note(&mut self, event: Event) {
+        note(event);
+    }
 }
 
 /// Tells the operator, who may have gone away.

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use autoport::app::{self, World};
+use autoport::event::Silent;
 
 use crate::measure::Call;
 use crate::node::{Node, tool};
@@ -69,7 +70,7 @@ pub(crate) fn add_many(words: &[String]) {
             stdin: Ok(Plugin::Autoport.config(&pod).to_string().into_bytes()),
             node_file: || Ok(None),
             now: SystemTime::now(),
-            log: &mut io::stderr(),
+            log: &mut Silent,
         });
         assert!(!outcome.failed, "{}", String::from_utf8_lossy(&outcome.stdout));
     }

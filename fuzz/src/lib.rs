@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use autoport::cni::{self, Claim, Env, Reply, Request};
 use autoport::error::Error;
+use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
 use autoport::model::{Attachment, ContainerPort, Family, Owner, Pod, Protocol};
 use autoport::plan;
@@ -171,7 +172,7 @@ impl State {
         let attachment = Attachment::new("blue", "web", "eth0").expect("a valid attachment");
         let pod = Pod { namespace: "d".into(), name: "web".into(), uid: "uid-web".into() };
         let owner = Owner { holder: attachment.clone().into(), pod: Some(pod), netns: None };
-        let locked = match store.lock(Duration::ZERO, &mut io::sink()) {
+        let locked = match store.lock(Duration::ZERO, &mut Silent) {
             Ok(locked) => locked,
             Err(error) => return refusal_of(&Error::Store(error), b"{}"),
         };

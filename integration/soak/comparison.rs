@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use autoport::event::Silent;
 use autoport::kernel::Nft;
 use autoport::model::{HostPort, Protocol, Record};
 use autoport::ruleset::{Identity, Ruleset};
@@ -59,9 +60,7 @@ impl Soak {
     /// The records by the number of the attachment.
     fn records(&self) -> BTreeMap<usize, Record> {
         let store = Store::at(Path::new(STATE));
-        let Some(shared) =
-            store.read(Duration::ZERO, &mut std::io::sink()).expect("nobody locks it")
-        else {
+        let Some(shared) = store.read(Duration::ZERO, &mut Silent).expect("nobody locks it") else {
             return BTreeMap::new();
         };
         let read = shared.records().expect("they can be listed").into_iter();
@@ -172,7 +171,7 @@ impl Soak {
             assert_eq!(within, 0, "seed {seed}: {folder} is not empty");
         }
         let store = Store::at(Path::new(STATE));
-        store.lock(Duration::ZERO, &mut std::io::sink()).expect("nobody holds the lock");
+        store.lock(Duration::ZERO, &mut Silent).expect("nobody holds the lock");
     }
 }
 

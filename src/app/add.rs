@@ -1,13 +1,13 @@
 //! ADD: record, then kernel, then what the kernel needs besides the table.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
-use super::{choose, del, everything, forget_flows, note, note_error};
+use super::{choose, del, everything, failed, forget_flows};
 use crate::cni::{Claim, Reply};
 use crate::error::Error;
+use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Nft, Stale};
 use crate::model::{Mapping, Pod, Record};
 use crate::plan;
@@ -15,7 +15,7 @@ use crate::publication::{self, Entry};
 use crate::ruleset::{Key, Set};
 use crate::store::{self, Locked};
 
-pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Reply, Error> {
+pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Log) -> Result<Reply, Error> {
     if claim.is_empty() {
         return Ok(Reply::Result(claim.result));
     }
@@ -38,7 +38,8 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
     };
     let Plan { owner, before, giving_way, wanted, cursors } = plan;
     for (record, reason) in giving_way {
-        note(log, &format!("{owner} takes the host ports of {} over: {reason}", record.owner));
+        let (claimant, holder) = (Box::new(owner.clone()), Box::new(record.owner.clone()));
+        log.note(Event::Superseded { claimant, holder, reason });
         del::remove(&locked, &record, now, log)?;
     }
     let transfer = Transfer::new(&locked, before, wanted)?;
@@ -59,7 +60,7 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<Rep
         if transfer.before.is_none()
             && let Err(left) = del::remove(&locked, &transfer.wanted, now, log)
         {
-            note_error(log, "what was mapped is left to its DEL", &left);
+            failed(log, Undone::MappingLeft, left);
         }
         return Err(error);
     }
@@ -116,7 +117,7 @@ impl<'a> Transfer<'a> {
         Ok(self.locked.save(&Record { mappings, ..self.wanted.clone() })?)
     }
 
-    fn apply(&self, nft: &mut Nft, log: &mut dyn Write) -> Result<(), Error> {
+    fn apply(&self, nft: &mut Nft, log: &mut dyn Log) -> Result<(), Error> {
         let wanted = &self.wanted;
         let change = prepare::change(wanted, self.released.clone());
         if change.is_empty() {
@@ -126,7 +127,7 @@ impl<'a> Transfer<'a> {
         let applied =
             nft.apply(&change, || everything::ruleset(self.locked, &own, Some(wanted), log))?;
         if let Some(error) = super::report(applied, log) {
-            note_error(log, "a host port that was given up may still be mapped", &error.into());
+            failed(log, Undone::StillMapped, error);
         }
         Ok(())
     }
@@ -141,7 +142,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Ends the UDP flows that still go where they went before.
-    fn redirect_flows(&self, nft: &mut Nft, log: &mut dyn Write) {
+    fn redirect_flows(&self, nft: &mut Nft, log: &mut dyn Log) {
         let wanted = &self.wanted.mappings;
         if let Some(before) = &self.before {
             let kept = |old: &&Mapping| wanted.binary_search(old).is_ok();
@@ -153,9 +154,9 @@ impl<'a> Transfer<'a> {
     }
 
     /// Records what was held before the change that was not made.
-    fn take_back(&self, log: &mut dyn Write) {
+    fn take_back(&self, log: &mut dyn Log) {
         if let Err(error) = self.locked.take_back(&self.wanted, self.before.as_ref()) {
-            note_error(log, "the record may name ports that are not mapped", &error.into());
+            failed(log, Undone::RecordAhead, error);
         }
     }
 }

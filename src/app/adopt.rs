@@ -2,13 +2,12 @@
 //! store is taken over: as far as the elements go, and no further.
 
 use std::collections::{BTreeMap, btree_map::Entry};
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use super::note;
 use crate::cni;
 use crate::error::Error;
+use crate::event::{Event, Log};
 use crate::kernel::Survey;
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Pod, Policy, Protocol, Record};
 use crate::ruleset::{COMMENT_MAX, Data, Element, Treatment, comment, held_at, read_holder};
@@ -25,18 +24,12 @@ struct Share<'a> {
 
 /// Records what `survey` says of attachments that have no record, and returns of how many. Ports that
 /// a record or reservation holds stay there.
-pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Write) -> Result<usize, Error> {
+pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Result<usize, Error> {
     let (shares, nameless) = shares(survey);
     for (comment, elements) in nameless {
         let (count, first) = (elements.len(), elements[0]);
-        note(
-            log,
-            &format!(
-                "{count} elements for {comment:?}, such as {} of {}, name no attachment, so no DEL \
-                 could free their ports: they are removed",
-                first.key, first.set
-            ),
-        );
+        let first = format!("{} of {}", first.key, first.set);
+        log.note(Event::Nameless { comment: comment.to_owned(), count, first });
     }
     let mut taken: BTreeMap<(Protocol, NonZeroU16), Vec<HostPort>> = BTreeMap::new();
     for host in shares.values().flat_map(|share| share.targets.keys()) {
@@ -63,18 +56,12 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Write) -> Re
         record.mappings = mappings;
         locked.save(&record)?;
         adopted += 1;
-        let (owner, count) = (&record.owner, record.mappings.len());
         unknown.insert(0, NEVER_KNOWN.to_owned());
-        let unknown = unknown.join(", ");
-        let made = format!("made the record of {owner} again from the table");
-        note(log, &format!("{made}, with {count} host ports; not known are {unknown}"));
+        let (ports, unknown) = (record.mappings.len(), unknown.join(", "));
+        log.note(Event::Adopted { owner: Box::new(record.owner), ports, unknown });
     }
     if adopted > 0 {
-        note(
-            log,
-            "ports that were held and not translated (pods on the node's network, reservations) are \
-             not in the table: they are free",
-        );
+        log.note(Event::AdoptedInPart);
     }
     Ok(adopted)
 }

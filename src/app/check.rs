@@ -1,16 +1,15 @@
 //! CHECK: the record against the request, then the kernel against the record.
 
-use std::io::Write;
-
 use super::{holds, prepare, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
+use crate::event::Log;
 use crate::kernel::Nft;
 use crate::model::Grant;
 use crate::plan::{self, Earlier};
 use crate::ruleset::{Identity, Ruleset};
 
-pub(super) fn check(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn check(mut claim: Claim, now: u64, log: &mut dyn Log) -> Result<(), Error> {
     if claim.is_empty() {
         return Ok(());
     }
@@ -22,7 +21,7 @@ pub(super) fn check(mut claim: Claim, now: u64, log: &mut dyn Write) -> Result<(
     }
 }
 
-fn difference(claim: &mut Claim, now: u64, log: &mut dyn Write) -> Result<Option<String>, Error> {
+fn difference(claim: &mut Claim, now: u64, log: &mut dyn Log) -> Result<Option<String>, Error> {
     let store = super::store(&claim.config.store);
     let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
     let Some(shared) = store.read(claim.config.store.lock_timeout, log)? else {

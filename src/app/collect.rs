@@ -2,11 +2,11 @@
 //! nor the runtime's GC comes; and saying of each holder why it goes or stays.
 
 use std::fmt;
-use std::io::Write;
 use std::time::Duration;
 
 use super::{del, everything};
 use crate::error::Error;
+use crate::event::Log;
 use crate::model::{Owner, Record};
 use crate::netns::{self, Fate};
 use crate::store::{Store, Unreadable};
@@ -76,7 +76,7 @@ pub fn collect(
     patience: Duration,
     dry_run: bool,
     now: u64,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Collected>, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
     shared.belongs_here()?;

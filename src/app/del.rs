@@ -1,17 +1,17 @@
 //! DEL and GC: kernel, then record. Neither fails because something is missing already.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::time::Duration;
 
 use super::collect::{Evidence, judge};
-use super::{everything, forget_flows, note, note_error};
+use super::{everything, failed, forget_flows};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
+use crate::event::{Event, Log, Then, Undone};
 use crate::kernel::{self, Change, Nft, Stale};
 use crate::model::Record;
 use crate::ruleset::{Data, hairpin_of, host_at, places_of};
-use crate::store::{self, Key, Locked, Store};
+use crate::store::{self, Key, Locked, Store, Unreadable};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
 /// failed DEL keeps the main plugin from giving back the pod's address.
@@ -19,25 +19,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes the lock of a store that exists and concerns this node; `None` where there is nothing to
 /// do. That something is held and cannot be reached just now is a failure: the runtime asks again.
-fn lock(store: &Store, log: &mut dyn Write) -> Result<Option<Locked>, Error> {
+fn lock(store: &Store, log: &mut dyn Log) -> Result<Option<Locked>, Error> {
     let locked = match store.lock(PATIENCE, log) {
         Ok(locked) => locked,
         Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
             return Err(error.into());
         }
         Err(error) => {
-            note_error(log, "nothing was removed, and what is held stays held", &error.into());
+            failed(log, Undone::NothingRemoved, error);
             return Ok(None);
         }
     };
     if let Err(error) = locked.belongs_here() {
-        note_error(log, "nothing was removed", &error.into());
+        failed(log, Undone::NothingRemoved, error);
         return Ok(None);
     }
     Ok(Some(locked))
 }
 
-pub(super) fn del(release: &Release, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn del(release: &Release, now: u64, log: &mut dyn Log) -> Result<(), Error> {
     let store = super::store(&release.store);
     // The DEL of a pod without ports ends here.
     if !store.holds(&release.attachment).unwrap_or(true) {
@@ -47,12 +47,9 @@ pub(super) fn del(release: &Release, now: u64, log: &mut dyn Write) -> Result<()
     match locked.load(&release.attachment) {
         Ok(Some(record)) => remove(&locked, &record, now, log),
         Ok(None) => Ok(()),
-        Err(store::Error::Unreadable(unreadable)) => {
-            note(log, &unreadable.to_string());
-            discard(&locked, &Key::of_attachment(&release.attachment), log)
-        }
+        Err(store::Error::Unreadable(unreadable)) => discard(&locked, unreadable, log),
         Err(error) => {
-            note_error(log, "nothing was removed", &error.into());
+            failed(log, Undone::NothingRemoved, error);
             Ok(())
         }
     }
@@ -64,7 +61,7 @@ pub(super) fn remove(
     locked: &Locked,
     record: &Record,
     now: u64,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<(), Error> {
     let owned = locked.owned(record)?;
     let change = Change { released: super::places(locked, record, &owned)?, ..Change::default() };
@@ -76,7 +73,7 @@ pub(super) fn remove(
     }
     // On a full disk nothing can be remembered, but everything given back.
     if let Err(error) = locked.remember(record, now) {
-        note_error(log, "what is released is not remembered", &error.into());
+        failed(log, Undone::NotRemembered, error);
     }
     locked.remove(record)?;
     // A container may have made anything of its directory, and DEL must not fail for that either.
@@ -84,13 +81,14 @@ pub(super) fn remove(
         && !record.grants.is_empty()
         && let Err(error) = locked.unpublish(uid, attachment)
     {
-        note_error(log, "what was published is left", &error.into());
+        failed(log, Undone::PublicationLeft, error);
     }
     Ok(())
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
-fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error> {
+fn discard(locked: &Locked, unreadable: Unreadable, log: &mut dyn Log) -> Result<(), Error> {
+    let key = &unreadable.key;
     let mut nft = Nft::open(&locked.instance().id)?;
     let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
@@ -102,8 +100,8 @@ fn discard(locked: &Locked, key: &Key, log: &mut dyn Write) -> Result<(), Error>
     }
     let change = Change { released, ..Change::default() };
     withdraw(locked, &mut nft, &change, key, log)?;
-    let aside = locked.discard(key)?;
-    note(log, &format!("an unreadable record was removed; {aside}"));
+    let then = Then::Removed(locked.discard(key)?.to_string());
+    log.note(Event::Unreadable { path: unreadable.path, damage: unreadable.source.into(), then });
     Ok(())
 }
 
@@ -113,13 +111,13 @@ fn withdraw(
     nft: &mut Nft,
     change: &Change,
     holder: &Key,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<(), Error> {
     let without = std::slice::from_ref(holder);
     match nft.apply(change, || everything::ruleset(locked, without, None, log)) {
         Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
         Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
-            note_error(log, "only the record was removed", &error.into());
+            failed(log, Undone::OnlyRecordRemoved, error);
             Ok(())
         }
         Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => {
@@ -130,7 +128,7 @@ fn withdraw(
     }
 }
 
-pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Log) -> Result<(), Error> {
     let store = super::store(&sweep.store);
     match store.read(PATIENCE, log) {
         Ok(None) => return Ok(()),
@@ -139,7 +137,7 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
             return Err(error.into());
         }
         Err(error) => {
-            note_error(log, "nothing was removed", &error.into());
+            failed(log, Undone::NothingRemoved, error);
             return Ok(());
         }
     }
@@ -152,33 +150,33 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Write) -> Result<(), Err
             Ok(record)
                 if is_invalid(&Key::of(&record.owner.holder)) || is_waste(sweep, &record) =>
             {
-                note(log, &format!("removing what {} held", record.owner));
+                log.note(Event::Collected(Box::new(record.owner.clone())));
                 remove(&locked, &record, now, log)
             }
-            Err(unreadable) if is_invalid(&unreadable.key) => {
-                discard(&locked, &unreadable.key, log)
-            }
+            Err(unreadable) if is_invalid(&unreadable.key) => discard(&locked, unreadable, log),
             Ok(_) | Err(_) => Ok(()),
         };
         // The others are no better off for it.
         if let Err(error) = removed {
-            note_error(log, "something is left", &error);
-            first_failure = first_failure.and(Err(error));
+            match first_failure {
+                Ok(()) => first_failure = Err(error),
+                Err(_) => failed(log, Undone::NotCollected, error),
+            }
         }
     }
     if let Err(error) = locked.tidy() {
-        note_error(log, "something is left", &error.into());
+        failed(log, Undone::NotCollected, error);
     }
     first_failure.and(reconcile(&locked, log))
 }
 
 /// Finds what was lost of the table, and what nobody recorded.
-fn reconcile(locked: &Locked, log: &mut dyn Write) -> Result<(), Error> {
+fn reconcile(locked: &Locked, log: &mut dyn Log) -> Result<(), Error> {
     match everything::reconcile(locked, log) {
         Err(Error::Kernel(
             error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),
         )) => {
-            note_error(log, "the table was left alone", &error.into());
+            failed(log, Undone::TableLeft, error);
             Ok(())
         }
         reconciled => reconciled,

@@ -1,10 +1,10 @@
 //! `autoport uninstall`: taking back what ADD did to the node besides its own pod, once no pod is left.
 
-use std::io::Write;
 use std::time::Duration;
 
 use super::collect::{Evidence, judge};
 use crate::error::Error;
+use crate::event::Log;
 use crate::kernel::{self, Nft};
 use crate::model::Owner;
 use crate::store::{Shared, Store};
@@ -52,7 +52,7 @@ pub fn dismantle(
     store: &Store,
     patience: Duration,
     dry_run: bool,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Dismantled, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(Dismantled::default()) };
     let mut found = Dismantled::of(&shared)?;

@@ -1,11 +1,11 @@
 //! The table that the whole store implies, and making the kernel have it.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::time::Duration;
 
-use super::{adopt, note, report};
+use super::{adopt, report};
 use crate::error::Error;
+use crate::event::{Event, Log, Then};
 use crate::kernel::{self, Applied, Nft};
 use crate::model::Record;
 use crate::ruleset::{Identity, Ruleset, places_of};
@@ -19,7 +19,7 @@ pub(super) fn ruleset(
     shared: &Shared,
     without: &[Key],
     instead: Option<&Record>,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Ruleset, Error> {
     let mut records = Vec::new();
     let mut left_alone = BTreeSet::new();
@@ -29,8 +29,9 @@ pub(super) fn ruleset(
                 records.push(record);
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {
-                note(log, &format!("left in the table as it is: {unreadable}"));
                 left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
+                let (path, damage) = (unreadable.path, unreadable.source.into());
+                log.note(Event::Unreadable { path, damage, then: Then::LeftInTable });
             }
             Ok(_) | Err(_) => {}
         }
@@ -46,7 +47,7 @@ pub(super) fn ruleset(
 ///
 /// # Errors
 /// When the store or the kernel refuses, or something that was released may still be there.
-pub(super) fn reconcile(shared: &Shared, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn reconcile(shared: &Shared, log: &mut dyn Log) -> Result<(), Error> {
     let everything = ruleset(shared, &[], None, log)?;
     let applied = Nft::open(&shared.instance().id)?.reconcile(&everything)?;
     report(applied, log).map_or(Ok(()), |error| Err(error.into()))
@@ -83,7 +84,7 @@ pub fn repair(
     store: &Store,
     patience: Duration,
     ownership: Ownership,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Repaired>, Error> {
     if store.read(patience, log)?.is_none() {
         let is_lost = ownership == Ownership::Adopt && Nft::open("")?.survey()?.is_some();
@@ -103,8 +104,9 @@ pub fn repair(
         Ownership::Adopt => nft.survey()?,
     };
     for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
-        let aside = locked.discard(&unreadable.key)?;
-        note(log, &format!("{unreadable}; it was removed, {aside}"));
+        let then = Then::Removed(locked.discard(&unreadable.key)?.to_string());
+        let (path, damage) = (unreadable.path, unreadable.source.into());
+        log.note(Event::Unreadable { path, damage, then });
     }
     let adopted = match &survey {
         Some(survey) => adopt::adopt(&locked, survey, log)?,

@@ -1,10 +1,10 @@
 //! The store and the kernel side by side, without a change to either: what `repair` would find.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use super::everything;
 use crate::error::Error;
+use crate::event::{Log, Silent};
 use crate::kernel::Nft;
 use crate::model::Record;
 use crate::store::{Store, Unreadable};
@@ -29,7 +29,7 @@ pub struct Examined {
 pub fn examine(
     store: &Store,
     patience: Duration,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Examined>, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
     shared.belongs_here()?;
@@ -41,7 +41,7 @@ pub fn examine(
         }
     }
     let instance = shared.instance().id.clone();
-    let everything = everything::ruleset(&shared, &[], None, &mut io::sink())?;
+    let everything = everything::ruleset(&shared, &[], None, &mut Silent)?;
     let compare = || Ok(Nft::open(&instance)?.differences(&everything)?);
     let differences = compare();
     Ok(Some(Examined { instance, records, unreadable, differences }))

@@ -10,6 +10,7 @@ use super::prepare::{self, Plan, Scene};
 use super::{add, everything};
 use crate::cni::{Claim, Env, Request};
 use crate::error::Error;
+use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
 use crate::model::{Allocation, Owner, Record};
 use crate::netns;
@@ -27,7 +28,7 @@ pub struct Explained {
     /// map them all.
     pub outcome: Result<Option<Foreseen>, Error>,
     /// What ADD would write to its log besides.
-    pub log: Vec<String>,
+    pub log: Vec<Event>,
     /// What could not be looked at, and what was assumed instead.
     pub unseen: Vec<String>,
 }
@@ -63,9 +64,8 @@ pub fn explain(
     state_dir: Option<PathBuf>,
 ) -> Explained {
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
-    let mut said = Vec::new();
     let outcome = Request::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
-        said = parsed.warnings;
+        log.extend(parsed.warnings.into_iter().map(Event::Ignored));
         match parsed.request {
             Request::Add(mut claim) => {
                 if let Some(state_dir) = state_dir {
@@ -81,15 +81,13 @@ pub fn explain(
             | Request::Version { .. } => Ok(None),
         }
     });
-    let log = String::from_utf8_lossy(&log);
-    said.extend(log.lines().map(|line| line.trim_start_matches("autoport: ").to_owned()));
-    Explained { outcome, log: said, unseen }
+    Explained { outcome, log, unseen }
 }
 
 fn foresee(
     mut claim: Claim,
     now: SystemTime,
-    log: &mut Vec<u8>,
+    log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<Foreseen>, Error> {
     if claim.is_empty() {
@@ -166,7 +164,7 @@ fn script(
     shared: Option<&Shared>,
     going: &[&Record],
     wanted: &Record,
-    log: &mut Vec<u8>,
+    log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<Script>, Error> {
     let mut released = BTreeSet::new();

@@ -2,12 +2,12 @@
 //! changes anything.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::event::Log;
 use crate::kernel::{Extent, Nft, Table};
 use crate::model::{HostPort, PortRange, Protocol, Record};
 use crate::publication::Publication;
@@ -34,7 +34,7 @@ pub struct Listing {
 pub fn list(
     store: &Store,
     patience: Duration,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Listing>, Error> {
     store.read(patience, log)?.map(|shared| listing_of(&shared)).transpose()
 }
@@ -185,7 +185,7 @@ pub fn told(
     store: &Store,
     patience: Duration,
     uid: &str,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Told>, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
     Ok(store.published_at(uid).zip(shared.published(uid)).map(|(directory, publication)| {
@@ -264,7 +264,7 @@ pub struct Overview {
 
 /// Looks at store and kernel as STATUS does, but makes no store where there is none.
 #[must_use]
-pub fn overview(store: &Store, patience: Duration, log: &mut dyn Write) -> Overview {
+pub fn overview(store: &Store, patience: Duration, log: &mut dyn Log) -> Overview {
     let table = |instance: &str| {
         let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
         look.ok().map(|look| look.table)

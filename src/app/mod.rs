@@ -19,12 +19,13 @@ mod survey;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
+use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Applied, Nft, Stale};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
@@ -53,7 +54,7 @@ pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
     /// The time.
     pub now: SystemTime,
     /// Where messages for the operator go. The reply does not.
-    pub log: &'a mut dyn Write,
+    pub log: &'a mut dyn Log,
 }
 
 /// What a command leaves behind.
@@ -73,8 +74,8 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
         Err(source) => return failure(&Error::Stdin { source }, &[]),
     };
     let answer = Request::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
-        for warning in &parsed.warnings {
-            note(log, warning);
+        for warning in parsed.warnings {
+            log.note(Event::Ignored(warning));
         }
         execute(parsed.request, now, log)
     });
@@ -107,7 +108,7 @@ pub fn panicked(message: &str) -> String {
     String::from_utf8_lossy(&reply.to_bytes()).into_owned()
 }
 
-fn execute(request: Request, now: SystemTime, log: &mut dyn Write) -> Result<Reply, Error> {
+fn execute(request: Request, now: SystemTime, log: &mut dyn Log) -> Result<Reply, Error> {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     match request {
         Request::Add(claim) => add::add(claim, now, log),
@@ -131,7 +132,7 @@ pub fn store(config: &cni::StoreConfig) -> Store {
 }
 
 /// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
-fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
+fn status(config: &cni::StoreConfig, log: &mut dyn Log) -> Result<(), Error> {
     let mut usable = || {
         match store(config).lock(config.lock_timeout, log) {
             Ok(locked) => {
@@ -146,29 +147,27 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Write) -> Result<(), Error> {
     usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
 }
 
-const STALE_FLOWS: &str = "old UDP flows may keep going where they went";
-
 /// Notes what had to be changed in the table besides what a command is about, and hands back what is
 /// unfinished.
-fn report(applied: Applied, log: &mut dyn Write) -> Option<kernel::Error> {
+fn report(applied: Applied, log: &mut dyn Log) -> Option<kernel::Error> {
     let mended = applied.summary();
     if let Some(error) = applied.stale_flows {
-        note_error(log, STALE_FLOWS, &error.into());
+        failed(log, Undone::StaleFlows, error);
     }
     if let Some(reason) = applied.rebuilt {
-        note(log, &format!("built table inet autoport, because {reason}"));
+        log.note(Event::Built { reason });
     }
-    if let Some(mended) = &mended {
-        note(log, &format!("mended table inet autoport: {mended}"));
+    if let Some(summary) = mended {
+        log.note(Event::Mended { summary });
     }
     applied.unfinished
 }
 
 /// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
 /// failure of a command whose change is in force.
-fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Write) {
+fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Log) {
     if let Err(error) = nft.forget_flows(mappings, stale) {
-        note_error(log, STALE_FLOWS, &error.into());
+        failed(log, Undone::StaleFlows, error);
     }
 }
 
@@ -209,12 +208,7 @@ fn places(
     Ok(places)
 }
 
-/// Writes a line to the log. A log that cannot be written to must not fail a command.
-fn note(log: &mut dyn Write, message: &str) {
-    let _ = writeln!(log, "autoport: {message}");
-}
-
-/// Notes an error that does not fail the command, with its causes.
-fn note_error(log: &mut dyn Write, attempted: &str, error: &Error) {
-    note(log, &format!("{attempted}: {}", error.in_one_line()));
+/// Notes an error that does not fail the command.
+fn failed(log: &mut dyn Log, what: Undone, error: impl Into<Error>) {
+    log.note(Event::Failed { what, error: Box::new(error.into()) });
 }

@@ -1,13 +1,13 @@
 //! What an ADD comes to, before anything is changed: what `add` then does, and `explain` only says.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 
 use super::choose::Chooser;
 use super::past::Past;
-use super::{note, siblings};
+use super::siblings;
 use crate::cni::Claim;
 use crate::error::Error;
+use crate::event::{Event, Log};
 use crate::kernel::{self, Change, Loopback, Portmap, Towards};
 use crate::model::{Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
 use crate::netns;
@@ -95,7 +95,7 @@ pub(super) fn wanted(
 pub(super) fn prepare(
     scene: &Scene<'_>,
     claim: &mut Claim,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Plan>, Error> {
     let Scene { past, portmap, netns, boot_id, now, aside } = *scene;
     let before = match past.load(&claim.attachment) {
@@ -108,15 +108,14 @@ pub(super) fn prepare(
     let owner = owner(claim);
     let holders = past.holders(&hosts_of(&claim.mappings))?;
     for sibling in siblings::leave(&holders, &owner, &mut claim.mappings) {
-        note(log, &format!("{sibling} maps host ports that {} asks for too", claim.attachment));
+        let (claimant, sibling) = (claim.attachment.clone(), Box::new(sibling.clone()));
+        log.note(Event::LeftToSibling { claimant, sibling });
     }
     if claim.is_empty() && before.is_none() {
         return Ok(None);
     }
     if claim.pod_addresses.is_empty() && !on_host(&owner, netns) {
-        let ifname = claim.attachment.ifname();
-        let why = format!("prevResult has no address of {ifname}, so its host ports lead nowhere");
-        note(log, &format!("{why}; autoport goes after the plugin that makes {ifname}"));
+        log.note(Event::NoAddress(claim.attachment.clone()));
     }
     let chooser = Chooser::new(past, claim, &owner, before.as_ref(), portmap, now)?;
     chooser.permit()?;
@@ -136,16 +135,11 @@ pub(super) fn prepare(
 }
 
 /// Says which host ports portmap translates too: its rules come first, so they never get here.
-fn warn_of_portmap(portmap: &Portmap, wanted: &Record, log: &mut dyn Write) {
+fn warn_of_portmap(portmap: &Portmap, wanted: &Record, log: &mut dyn Log) {
     for host in hosts_of(&wanted.mappings) {
         let Some(chain) = portmap.chain_of(&host) else { continue };
-        let text = format!(
-            "host port {host} of {} is portmap's as well, whose rule in {chain} comes first: traffic \
-             goes where that leads. If its container is gone, delete the rule; `autoport doctor` shows \
-             all of them",
-            wanted.owner
-        );
-        note(log, &text);
+        let (owner, chain) = (Box::new(wanted.owner.clone()), chain.clone());
+        log.note(Event::MappedByPortmap { host, owner, chain });
     }
 }
 

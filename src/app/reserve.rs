@@ -1,10 +1,9 @@
 //! Ports that a daemon of the node has, taken out of the pool and given back.
 
-use std::io::Write;
 use std::time::Duration;
 
-use super::note;
 use crate::error::Error;
+use crate::event::{Event, Log, Then};
 use crate::model::HostPort;
 use crate::store::{self, Key, Reservation, Store, Who};
 
@@ -20,7 +19,7 @@ pub fn reserve(
     store: &Store,
     patience: Duration,
     reservation: &Reservation,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<(), Error> {
     let own = Key::of_reservation(&reservation.name).map_err(store::Error::from)?;
     let locked = store.lock(patience, log)?;
@@ -44,7 +43,8 @@ pub fn reserve(
     }
     match locked.reserve(reservation) {
         Err(store::Error::Unreadable(unreadable)) if unreadable.key == own => {
-            note(log, &format!("{unreadable}; it is put aside and replaced"));
+            let (path, damage) = (unreadable.path, unreadable.source.into());
+            log.note(Event::Unreadable { path, damage, then: Then::Replaced });
             locked.release(&reservation.name)?;
             Ok(locked.reserve(reservation)?)
         }
@@ -60,7 +60,7 @@ pub fn release(
     store: &Store,
     patience: Duration,
     name: &str,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<Option<Vec<HostPort>>, Error> {
     Key::of_reservation(name).map_err(store::Error::from)?;
     let locked = store.lock(patience, log)?;

@@ -5,12 +5,12 @@
 //! write what differs. It never writes to the store, so the shared lock is enough; whoever holds the
 //! lock exclusively has finished its own change before the look.
 
-use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::{everything, note, note_error};
+use super::everything;
 use crate::error::Error;
+use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Events, Woken};
 use crate::store::{self, Store};
 
@@ -34,7 +34,7 @@ pub fn watch(
     store: &Store,
     patience: Duration,
     stop: BorrowedFd<'_>,
-    log: &mut dyn Write,
+    log: &mut dyn Log,
 ) -> Result<(), Error> {
     // Before the first look, so that nothing falls between.
     let mut events = Events::open()?;
@@ -45,14 +45,14 @@ pub fn watch(
         pace.looked(Instant::now());
         // What stays as it is, is said once.
         let text = failed.as_ref().map(ToString::to_string);
-        if let Some(error) = failed.as_ref().filter(|_| told.as_ref() != Some(&text)) {
-            note_error(log, "table inet autoport was not restored", error);
+        let again = failed.as_ref().is_some_and(may_pass);
+        if let Some(error) = failed.filter(|_| told.as_ref() != Some(&text)) {
+            super::failed(log, Undone::NotRestored, error);
         }
         if told.is_none() {
-            note(log, &format!("watching table inet autoport for {}", store.dir().display()));
+            log.note(Event::Watching { state_dir: store.dir().to_owned() });
         }
         told = Some(text);
-        let again = failed.is_some_and(|error| may_pass(&error));
         let woken = if again { Woken::Changed } else { events.wait(stop, None)? };
         if woken == Woken::Stopped || outlast(&mut events, stop, &pace)? == Woken::Stopped {
             return Ok(());
@@ -74,7 +74,7 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 
 /// Compares the table with the records and restores it. Nothing is restored for a store that is not
 /// there yet, or no more: its first ADD builds the table.
-fn look(store: &Store, patience: Duration, log: &mut dyn Write) -> Result<(), Error> {
+fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<(), Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(()) };
     shared.belongs_here()?;
     everything::reconcile(&shared, log)

@@ -42,7 +42,7 @@ pub(super) fn run(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let log = &mut io::stderr();
+    let log = &mut crate::Stderr;
     let nobody = || Failure::Nobody(asked.pod.clone());
     let mut listing = app::list(&node.store, node.patience, log)?.ok_or_else(nobody)?;
     listing.narrow(&subject_named(&asked.pod))?;

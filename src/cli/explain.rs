@@ -192,6 +192,7 @@ pub(super) fn run(
     let (env, assumed) = environment();
     let Explained { outcome, log, unseen } =
         app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
+    let log = log.iter().map(ToString::to_string).collect();
     let mut explanation =
         Explanation { outcome: Outcome::Nothing, error: None, assumed, unseen, log, granted: None };
     match outcome {

@@ -48,7 +48,7 @@ pub(super) fn run(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let log = &mut io::stderr();
+    let log = &mut crate::Stderr;
     let collected = app::collect(&node.store, node.patience, asked.dry_run, now(), log)?;
     let Some(Collected { judged, mut failure }) = collected else {
         let empty = Judgements { dry_run: asked.dry_run, ..Judgements::default() };

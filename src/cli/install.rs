@@ -188,7 +188,7 @@ pub(super) fn uninstall(
     let node = node()?;
     let places = Places::from(&asked.folders);
     repeatedly(asked.folders.stay, screen, || {
-        let log = &mut io::stderr();
+        let log = &mut crate::Stderr;
         let dry_run = places.dry_run;
         let mut steps = install::withdraw(&places)?;
         // A runtime that finds portmap in the list calls only that, so their DELs never come.

@@ -47,7 +47,7 @@ pub(super) fn run(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let listing = app::list(&node.store, node.patience, &mut io::stderr())?;
+    let listing = app::list(&node.store, node.patience, &mut crate::Stderr)?;
     let mut listing = listing.unwrap_or_else(|| {
         note(node.nothing_recorded());
         Listing::default()

@@ -55,7 +55,7 @@ pub(super) fn run(
         return watch(node);
     }
     let ownership = if asked.adopt { Ownership::Adopt } else { Ownership::Respect };
-    let repaired = app::repair(&node.store, node.patience, ownership, &mut io::stderr())?;
+    let repaired = app::repair(&node.store, node.patience, ownership, &mut crate::Stderr)?;
     let Some(Repaired { attachments, adopted, applied }) = repaired else {
         screen.show(&node.nothing_yet(Differences::default()))?;
         return Ok(Verdict::Well);
@@ -69,6 +69,6 @@ pub(super) fn run(
 
 fn watch(node: &Node) -> Result<Verdict, Failure> {
     let stop = asked_to_end()?;
-    app::watch(&node.store, node.patience, stop.as_fd(), &mut io::stderr())?;
+    app::watch(&node.store, node.patience, stop.as_fd(), &mut crate::Stderr)?;
     Ok(Verdict::Well)
 }

@@ -53,7 +53,7 @@ pub(super) fn reserve(
         created: now(),
         persistent: asked.persist,
     };
-    app::reserve(&node.store, node.patience, &reservation, &mut io::stderr())?;
+    app::reserve(&node.store, node.patience, &reservation, &mut crate::Stderr)?;
     screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&reservation.hosts) })?;
     Ok(Verdict::Well)
 }
@@ -63,7 +63,7 @@ pub(super) fn release(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let freed = app::release(&node.store, node.patience, &asked.name, &mut io::stderr())?;
+    let freed = app::release(&node.store, node.patience, &asked.name, &mut crate::Stderr)?;
     let freed = freed.ok_or_else(|| Failure::NoReservation(asked.name.clone()))?;
     screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&freed) })?;
     Ok(Verdict::Well)

@@ -225,7 +225,7 @@ pub(super) fn run(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let log = &mut io::stderr();
+    let log = &mut crate::Stderr;
     let (subject, name) = match &asked.what {
         arguments::Subject::Name(name) => (subject_named(name), name.clone()),
         arguments::Subject::Port(port, protocol) => {
@@ -287,7 +287,7 @@ fn attachment(
     let owner = &record.owner;
     let (state, evidence) = State::of(owner);
     let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
-    let told = |uid| app::told(&node.store, node.patience, uid, &mut io::stderr());
+    let told = |uid| app::told(&node.store, node.patience, uid, &mut crate::Stderr);
     let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
     let seen = app::in_kernel(instance, record);
     let per_mapping =

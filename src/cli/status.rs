@@ -140,7 +140,7 @@ pub(super) fn run(
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
     let Overview { unavailable, table, listing } =
-        app::overview(&node.store, node.patience, &mut io::stderr());
+        app::overview(&node.store, node.patience, &mut crate::Stderr);
     let counts = listing.as_ref().map(|listing| {
         let states = listing.attachments.iter().map(|record| State::of(&record.owner).0);
         Counts {

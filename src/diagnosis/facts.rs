@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::legacy;
 use crate::app::{self, Evidence, Examined};
+use crate::event::Silent;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
 use crate::store::Store;
@@ -194,7 +195,7 @@ impl Facts {
         node_file: io::Result<Option<Vec<u8>>>,
     ) -> Self {
         let state_dir = store.dir().to_owned();
-        let store = Seen::of(app::examine(store, patience, &mut io::sink()));
+        let store = Seen::of(app::examine(store, patience, &mut Silent));
         let records = store.known().and_then(Option::as_ref);
         let records = records.map_or(&[][..], |examined| &examined.records);
         let stale = records.iter().filter(|record| app::judge(&record.owner) == Evidence::Stale);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::key::{Key, Kind};
+use crate::event::LockHolder;
 use crate::model::{InvalidName, NamespaceId};
 use crate::netns;
 
@@ -218,30 +219,8 @@ impl fmt::Display for Remedy<'_> {
     }
 }
 
-/// A process that holds the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockHolder {
-    /// Its process ID, as seen from this PID namespace.
-    pub pid: u32,
-    /// Its `comm`; empty when it has ended since.
-    pub command: String,
-    /// Whether somebody has stopped it, so that it will not give the lock back by itself.
-    pub stopped: bool,
-}
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "process {}", self.pid)?;
-        if self.command.is_empty() {
-            return Ok(());
-        }
-        let stopped = if self.stopped { ", stopped" } else { "" };
-        write!(out, " ({}{stopped})", self.command.escape_debug())
-    }
-}
-
 /// The part of a sentence that names who has the lock, or nothing.
-pub(super) struct ByHolder<'a>(pub(super) Option<&'a LockHolder>);
+struct ByHolder<'a>(Option<&'a LockHolder>);
 
 impl fmt::Display for ByHolder<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,15 +2,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
+use crate::event::{Event, LockHolder, Log};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::{ByHolder, Error, LockHolder};
+use super::error::Error;
 
 /// Of the thread that waits: it makes one system call.
 const STACK: usize = 32 << 10;
@@ -28,11 +29,11 @@ pub(super) enum Mode {
 pub(super) struct Wait<'a> {
     begun: Instant,
     patience: Duration,
-    log: &'a mut dyn Write,
+    log: &'a mut dyn Log,
 }
 
 impl<'a> Wait<'a> {
-    pub(super) fn new(patience: Duration, log: &'a mut dyn Write) -> Self {
+    pub(super) fn new(patience: Duration, log: &'a mut dyn Log) -> Self {
         Self { begun: Instant::now(), patience, log }
     }
 
@@ -51,7 +52,8 @@ impl<'a> Wait<'a> {
         let taken = if left.is_zero() {
             None
         } else {
-            self.tell(file, path, left);
+            let (lock, holder) = (path.to_owned(), holder_of(file));
+            self.log.note(Event::Waiting { lock, patience: left, holder });
             sleep_until_taken(file, mode, left).map_err(Error::io("lock", path))?
         };
         taken.ok_or_else(|| {
@@ -61,20 +63,8 @@ impl<'a> Wait<'a> {
     }
 
     /// Where the operator is told what happens.
-    pub(super) fn log(&mut self) -> &mut dyn Write {
+    pub(super) fn log(&mut self) -> &mut dyn Log {
         self.log
-    }
-
-    /// A log that cannot be written to is no reason to fail.
-    fn tell(&mut self, file: &File, path: &Path, left: Duration) {
-        let holder = holder_of(file);
-        let _ = writeln!(
-            self.log,
-            "autoport: waiting up to {:.1} s for lock {}, taken{}",
-            left.as_secs_f64(),
-            path.display(),
-            ByHolder(holder.as_ref())
-        );
     }
 }
 

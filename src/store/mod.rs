@@ -30,14 +30,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 pub use aside::Aside;
-pub use error::{Damage, Error, LockHolder, Unreadable};
+pub use error::{Damage, Error, Unreadable};
 pub use holder::{Held, Who};
 pub use instance::Instance;
 pub use key::Key;
@@ -46,6 +46,7 @@ pub use memory::{Mark, REMEMBERED, Released, Releaser};
 pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
 
+use crate::event::Log;
 use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
 use crate::netns;
 use disk::Disk;
@@ -111,7 +112,7 @@ impl Store {
     /// # Errors
     /// [`Error::LockTaken`] when the patience is used up, or when the directory is not ours alone,
     /// was written by a later version, or cannot be used.
-    pub fn lock(&self, patience: Duration, log: &mut dyn Write) -> Result<Locked, Error> {
+    pub fn lock(&self, patience: Duration, log: &mut dyn Log) -> Result<Locked, Error> {
         let mut wait = Wait::new(patience, log);
         loop {
             let disk = Disk::create(&self.dir)?;
@@ -134,7 +135,7 @@ impl Store {
     ///
     /// # Errors
     /// As for [`Store::lock`].
-    pub fn read(&self, patience: Duration, log: &mut dyn Write) -> Result<Option<Shared>, Error> {
+    pub fn read(&self, patience: Duration, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
         let mut wait = Wait::new(patience, log);
         loop {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };

@@ -5,7 +5,6 @@
 //! boot brings it back.
 
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
 use super::key::{Key, Kind};
 use super::{Locked, Shared, index, record};
+use crate::event::{Event, Log, Then};
 use crate::model::HostPort;
 
 /// Where reservations that outlive a boot are kept, unless tests say otherwise.
@@ -63,7 +63,7 @@ fn kept_file(key: &Key) -> String {
 
 /// Brings back what is kept at `kept` and not in the store. What cannot be read is left where it is,
 /// loudly: its name is known, but not its ports.
-pub(super) fn bring_back(disk: &Disk, kept: &Path, log: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn bring_back(disk: &Disk, kept: &Path, log: &mut dyn Log) -> Result<(), Error> {
     let Some(kept) = Disk::open(kept)? else { return Ok(()) };
     for name in kept.names("")? {
         let Some(key) = Key::of_file(Kind::Reservation, &name) else { continue };
@@ -76,9 +76,11 @@ pub(super) fn bring_back(disk: &Disk, kept: &Path, log: &mut dyn Write) -> Resul
             }
             Ok(_) => {}
             Err(Unreadable { path, source, .. }) => {
-                let path = path.display();
-                // A log that cannot be written to is no reason to fail.
-                let _ = writeln!(log, "autoport: the ports of {path} are not reserved: {source}");
+                log.note(Event::Unreadable {
+                    path,
+                    damage: source.into(),
+                    then: Then::NotReserved,
+                });
             }
         }
     }

@@ -11,23 +11,38 @@ use self::source::{Source, arrows, circles, sources};
 
 /// Which module may name which. `lib` only lists them; `main` and `cli` are the executable and see
 /// the library from outside.
-const MAP: [(&str, &[&str]); 12] = [
+const MAP: [(&str, &[&str]); 13] = [
     ("model", &[]),
+    ("event", &["model"]),
     ("plan", &["model"]),
     ("ruleset", &["model"]),
     ("netns", &["model"]),
     ("cni", &["model"]),
     ("publication", &["model"]),
     ("install", &["cni"]),
-    ("store", &["model", "netns", "publication"]),
+    ("store", &["model", "event", "netns", "publication"]),
     ("kernel", &["model", "ruleset"]),
-    ("error", &["model", "plan", "cni", "store", "kernel", "netns"]),
+    ("error", &["model", "event", "plan", "cni", "store", "kernel", "netns"]),
     (
         "app",
-        &["model", "plan", "ruleset", "publication", "netns", "cni", "store", "kernel", "error"],
+        &[
+            "model",
+            "event",
+            "plan",
+            "ruleset",
+            "publication",
+            "netns",
+            "cni",
+            "store",
+            "kernel",
+            "error",
+        ],
     ),
     // Asks everybody, and nobody asks it: it judges a node and changes nothing.
-    ("diagnosis", &["model", "ruleset", "netns", "cni", "store", "kernel", "error", "app"]),
+    (
+        "diagnosis",
+        &["model", "event", "ruleset", "netns", "cni", "store", "kernel", "error", "app"],
+    ),
 ];
 
 /// The one place for what the compiler cannot check, and the name by which the C library calls us.

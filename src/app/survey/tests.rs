@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "a test makes the files of a store")]
 
 use std::fs;
-use std::io;
 use std::num::NonZeroU16;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::event::Silent;
 use crate::model::{
     Allocation, Attachment, ContainerPort, HostListeners, Mapping, Masquerade, Policy, PortPolicy,
     PortRange, Record, Wish,
@@ -79,7 +79,7 @@ impl Scene {
         let parents = ["/dev/shm", "/tmp"].into_iter();
         let parent = { parents }.find_map(|dir| tempfile::tempdir_in(dir).ok()).expect("a folder");
         let dir = parent.path().join("state");
-        let locked = Store::at(&dir).lock(Duration::from_mins(1), &mut io::sink());
+        let locked = Store::at(&dir).lock(Duration::from_mins(1), &mut Silent);
         let owner = owner("own");
         let (locked, own) = (locked.expect("locking"), Releaser::of(&owner));
         Self { _parent: parent, dir, locked, owner, own }

@@ -9,6 +9,7 @@ use super::super::network::own_priority;
 use super::super::{Seen, Sysctls, Translation, translations};
 use super::Query;
 use crate::app::{self, Evidence};
+use crate::event::Silent;
 use crate::kernel::{
     self, Extent, Hooked, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path,
     Survey,
@@ -245,7 +246,7 @@ fn recorded(query: &Query, store: &Store, patience: Duration) -> (Seen<Vec<Held>
     let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
     let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
     let read = || {
-        let Some(shared) = store.read(patience, &mut io::sink())? else {
+        let Some(shared) = store.read(patience, &mut Silent)? else {
             return Ok((nothing(), None));
         };
         shared.belongs_here()?;

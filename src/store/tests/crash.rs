@@ -1,5 +1,6 @@
 //! The states that a killed command leaves, made by hand.
 
+use crate::event::Silent;
 use std::os::unix::fs::symlink;
 
 use super::*;
@@ -119,7 +120,7 @@ fn a_newer_layout_is_left_alone() {
     let text = "{\"version\":2,\"who\":\"knows\"}";
     fs::write(node.path("instance"), text).expect("writing");
     let tree = node.tree();
-    let quiet = &mut io::sink();
+    let quiet = &mut Silent;
     let error = node.store.lock(Duration::from_mins(1), quiet).expect_err("a newer layout");
     assert!(matches!(error, Error::NewerLayout { found: 2, known: 1, .. }), "{error}");
     assert!(error.to_string().contains("/state/instance has layout version 2"), "{error}");

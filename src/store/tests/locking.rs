@@ -1,3 +1,4 @@
+use crate::event::{Event, Silent};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
@@ -21,25 +22,22 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
     assert_eq!(holder.as_ref().map(|holder| holder.pid), Some(std::process::id()));
     assert!(error.to_string().contains(&format!("by process {}", std::process::id())), "{error}");
 
-    let log = String::from_utf8(log).expect("text");
-    assert_eq!(log.lines().count(), 1, "{log}");
-    let start = format!(
-        "autoport: waiting up to 0.1 s for lock {}/lock, taken, by process",
-        node.dir.display()
-    );
-    assert!(log.starts_with(&start), "{log}");
+    let [Event::Waiting { lock, holder, patience: left }] = &log[..] else { panic!("{log:?}") };
+    assert_eq!(*lock, node.path("lock"));
+    assert!(*left <= patience, "{log:?}");
+    assert_eq!(holder.as_ref().map(|holder| holder.pid), Some(std::process::id()));
 
     // Who gave up may be handed the lock yet, and lets it go at once.
     drop(taken);
-    node.store.lock(Duration::from_mins(1), &mut io::sink()).expect("free again");
+    node.store.lock(Duration::from_mins(1), &mut Silent).expect("free again");
 }
 
 #[test]
 fn a_free_lock_is_taken_without_a_word() {
     let node = Node::new();
-    let mut log = Vec::new();
+    let mut log: Vec<Event> = Vec::new();
     node.store.lock(Duration::ZERO, &mut log).expect("free");
-    assert_eq!(log, b"");
+    assert!(log.is_empty(), "{log:?}");
 }
 
 #[test]
@@ -64,7 +62,7 @@ fn waiters_are_served_in_the_order_they_came() {
         for number in 0..8 {
             let (node, served) = (&node, &served);
             scope.spawn(move || {
-                let locked = node.store.lock(Duration::from_mins(1), &mut io::sink());
+                let locked = node.store.lock(Duration::from_mins(1), &mut Silent);
                 served.lock().expect("no panic").push(number);
                 drop(locked.expect("locking"));
             });
@@ -82,7 +80,7 @@ fn readers_share_and_shut_writers_out() {
     let node = Node::new();
     drop(node.lock());
     let readers = [node.read(), node.read()];
-    let quiet = &mut io::sink();
+    let quiet = &mut Silent;
     let error = node.store.lock(Duration::ZERO, quiet).expect_err("readers are at work");
     assert!(matches!(error, Error::LockTaken { .. }), "{error}");
     drop(readers);
@@ -97,8 +95,7 @@ fn a_waiter_gets_the_lock_when_it_is_free() {
     let node = Node::new();
     let taken = node.lock();
     thread::scope(|scope| {
-        let waiter =
-            scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut io::sink()).map(drop));
+        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent).map(drop));
         thread::sleep(Duration::from_millis(30));
         drop(taken);
         waiter.join().expect("no panic").expect("locking");
@@ -112,12 +109,12 @@ fn a_lock_on_a_deleted_file_is_not_enough() {
     let node = Node::new();
     let taken = node.lock();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut io::sink()));
+        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent));
         thread::sleep(Duration::from_millis(30));
         fs::remove_dir_all(&node.dir).expect("removing the state directory");
         drop(taken);
         let got = waiter.join().expect("no panic").expect("locking");
-        let error = node.store.lock(Duration::ZERO, &mut io::sink()).expect_err("it is taken");
+        let error = node.store.lock(Duration::ZERO, &mut Silent).expect_err("it is taken");
         assert!(matches!(error, Error::LockTaken { .. }), "{error}");
         got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
     });
@@ -132,7 +129,7 @@ fn one_writer_at_a_time_even_on_an_empty_node() {
         for number in 0..16 {
             let (node, inside, wins) = (&node, &inside, &wins);
             scope.spawn(move || {
-                let locked = node.store.lock(Duration::from_mins(1), &mut io::sink());
+                let locked = node.store.lock(Duration::from_mins(1), &mut Silent);
                 let locked = locked.expect("locking");
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
                 if locked.holders(&[host("0.0.0.0", 80)]).expect("looking").is_empty() {
@@ -163,7 +160,7 @@ fn another_process_holds_the_lock_until_it_is_killed() {
     let begun = Instant::now();
     let own = std::process::id();
     let holder = loop {
-        match node.store.lock(Duration::ZERO, &mut io::sink()) {
+        match node.store.lock(Duration::ZERO, &mut Silent) {
             Err(Error::LockTaken { holder: Some(holder), .. }) if holder.pid != own => {
                 break holder;
             }
@@ -186,7 +183,7 @@ fn another_process_holds_the_lock_until_it_is_killed() {
 #[ignore = "the other process of the test above"]
 fn hold_the_lock_until_killed() {
     let Some(dir) = std::env::var_os("AUTOPORT_TEST_STATE_DIR") else { return };
-    let locked = Store::at(Path::new(&dir)).lock(Duration::from_mins(1), &mut io::sink());
+    let locked = Store::at(Path::new(&dir)).lock(Duration::from_mins(1), &mut Silent);
     let _locked = locked.expect("locking");
     thread::sleep(Duration::from_mins(1));
 }

@@ -10,7 +10,6 @@ mod protection;
 mod publishing;
 mod reserving;
 
-use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,6 +20,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use super::*;
+use crate::event::Silent;
 use crate::model::{Dialect, Holder, HostPod, Masquerade, Owner, Policy, Protocol};
 
 /// A state directory on a tmpfs, as on a node, and the store in it.
@@ -64,11 +64,11 @@ impl Node {
     /// Waits, though the test has let every lock go: a process that another test starts has copies of
     /// this one's open files, and so of its locks, until it becomes another program.
     fn lock(&self) -> Locked {
-        self.store.lock(Duration::from_mins(1), &mut io::sink()).expect("locking")
+        self.store.lock(Duration::from_mins(1), &mut Silent).expect("locking")
     }
 
     fn read(&self) -> Option<Shared> {
-        self.store.read(Duration::from_mins(1), &mut io::sink()).expect("reading")
+        self.store.read(Duration::from_mins(1), &mut Silent).expect("reading")
     }
 
     fn path(&self, name: &str) -> PathBuf {
