@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use autoport::kernel::{Change, Error, Nft};
-use autoport::model::{Policy, Protocol, Record};
+use autoport::model::{Attachment, Policy, Protocol, Record};
 use autoport::ruleset::{Digest, Ruleset, chains_of};
 
 use crate::netns::{full_ruleset, in_one_transaction, nft, run};
@@ -127,6 +127,40 @@ fn an_element_that_nobody_released_is_not_overwritten() {
         let refused = apply(&change(&[], &[&other]), &ruleset(&[&other]));
         assert!(matches!(refused, Err(Error::Unrecorded { .. })), "{refused:?}");
         assert_eq!(full_ruleset(), before);
+    });
+}
+
+/// What names the container goes, with what serves only that, and nothing else: not another
+/// container's, not the same container's by another interface.
+#[test]
+fn the_elements_of_a_container_leave_the_table_by_its_name() {
+    elsewhere(|| {
+        let by = |network: &str, id: &str, ifname: &str, address: &str, ports: &[u16]| {
+            let mut one = pod(id, address, ports);
+            one.owner.holder = Attachment::new(network, id, ifname).expect("valid").into();
+            one
+        };
+        let long = "n".repeat(60);
+        let id = "f".repeat(64);
+        let web = by("blue", "web", "eth0", "10.1.0.5/32", &[8080, 8081]);
+        let renamed = by("green", "web", "eth0", "10.1.0.6/24", &[8082]);
+        let second = by("blue", "web", "net1", "10.1.0.7/24", &[8083]);
+        let near = by("blue", "web2", "eth0", "10.1.0.8/32", &[8084]);
+        let named = by(&long, &id, "eth0", "10.1.0.9/32", &[8085]);
+        let all = [&web, &renamed, &second, &near, &named];
+        rebuild(&ruleset(&all));
+        // The lock is nobody's, and the store may be another.
+        let mut nft = Nft::open("another").expect("netlink works");
+        let gone = nft.withdraw_container("web", Some("eth0")).expect("the kernel accepts it");
+        let ports: Vec<u16> = gone.iter().map(|mapping| mapping.host.port.get()).collect();
+        assert_eq!(ports, [8080, 8081, 8082]);
+        assert!(gone.iter().all(|mapping| mapping.target.is_some()), "{gone:?}");
+        let differences = |rest: &[&Record]| open().differences(&ruleset(rest)).expect("a look");
+        assert_eq!(differences(&[&second, &near, &named]), [""; 0]);
+        assert_eq!(nft.withdraw_container("web", None).expect("the kernel accepts it").len(), 1);
+        assert_eq!(nft.withdraw_container(&id, None).expect("the kernel accepts it").len(), 1);
+        assert_eq!(differences(&[&near]), [""; 0]);
+        assert_eq!(nft.withdraw_container("nobody", None).expect("nothing to do"), []);
     });
 }
 

@@ -267,12 +267,19 @@ pub const COMMENT_MAX: usize = 127;
 const HOLDER_MAX: usize = 124;
 
 /// The name of an attachment in the elements that lead to it: network, container ID and interface
-/// name, none of which can have a colon. Empty where that is too long.
+/// name, none of which can have a colon. Where that is too long it goes without the network, and is
+/// empty where it is too long even so.
 #[must_use]
 pub fn holder_name(attachment: &Attachment) -> String {
-    let parts = [attachment.network(), attachment.container_id(), attachment.ifname()];
-    let name = parts.join(":");
-    if name.len() <= HOLDER_MAX { name } else { String::new() }
+    let (container_id, ifname) = (attachment.container_id(), attachment.ifname());
+    let names = [attachment.network(), ""].map(|network| [network, container_id, ifname].join(":"));
+    names.into_iter().find(|name| name.len() <= HOLDER_MAX).unwrap_or_default()
+}
+
+/// The container ID and interface name in [`holder_name`].
+#[must_use]
+pub fn container_of(name: &str) -> Option<(&str, &str)> {
+    name.split_once(':')?.1.split_once(':')
 }
 
 /// Reads [`holder_name`] back.
@@ -375,7 +382,11 @@ mod tests {
         ] {
             assert_eq!(read_holder(&holder_name(&one)), Some(one));
         }
-        assert_eq!(holder_name(&attachment(&"c".repeat(room + 1), "eth0")), "");
+        let long = "c".repeat(room + 1);
+        let without_network = holder_name(&attachment(&long, "eth0"));
+        assert_eq!(container_of(&without_network), Some((long.as_str(), "eth0")));
+        assert_eq!(read_holder(&without_network), None);
+        assert_eq!(holder_name(&attachment(&"c".repeat(HOLDER_MAX), "eth0")), "");
         for nobody in ["", "shop/web", "a:b", "a:b:", "a:b:c:d", "../x:b:c", "a:b:c/d"] {
             assert_eq!(read_holder(nobody), None, "{nobody}");
         }

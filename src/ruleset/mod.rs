@@ -20,7 +20,8 @@ use std::net::SocketAddr;
 
 pub use chain::{BaseChain, Chain, ChainType, Hook, Rule, Side, Term};
 pub use element::{
-    COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, holder_name, read_holder,
+    COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, container_of, holder_name,
+    read_holder,
 };
 
 pub use script::{Difference, Script};

@@ -15,6 +15,7 @@ mod reconcile;
 mod replay;
 mod rule_decode;
 mod rule_encode;
+mod withdraw;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
