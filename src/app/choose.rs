@@ -4,22 +4,18 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use super::past::Past;
 use super::survey::Survey;
 use crate::cni::Claim;
 use crate::error::Error;
-use crate::kernel::{Listeners, Portmap, Process};
+use crate::kernel::{Listeners, Portmap};
 use crate::model::{Grant, HostListeners, HostPort, Owner, Record};
 use crate::plan::{
     Ask, Availability, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
     permit_ports,
 };
 use crate::store::{self, Locked, Released, Releaser};
-
-/// How long an error waits for the name of the process that listens.
-const NAMING: Duration = Duration::from_millis(100);
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
@@ -116,9 +112,8 @@ impl<'a> Chooser<'a> {
                 if self.was_its_siblings(&host)? {
                     continue;
                 }
-                let process = Process::of(listener, NAMING).map(|process| process.to_string());
-                let listener = listener.to_string();
-                return Err(Error::Listening { wanted: host, listener, process });
+                let listener = Box::new(listener.clone());
+                return Err(Error::Listening { wanted: host, listener, process: None });
             }
         }
         Ok(())

@@ -81,7 +81,7 @@ pub fn explain(
             | Request::Version { .. } => Ok(None),
         }
     });
-    Explained { outcome, log, unseen }
+    Explained { outcome: outcome.map_err(Error::with_process), log, unseen }
 }
 
 fn foresee(

@@ -111,7 +111,7 @@ pub fn panicked(message: &str) -> String {
 fn execute(request: Request, now: SystemTime, log: &mut dyn Log) -> Result<Reply, Error> {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     match request {
-        Request::Add(claim) => add::add(claim, now, log),
+        Request::Add(claim) => add::add(claim, now, log).map_err(Error::with_process),
         Request::Check(claim) => check::check(claim, now, log).map(|()| Reply::Nothing),
         Request::Del(release) => del::del(&release, now, log).map(|()| Reply::Nothing),
         Request::Gc(sweep) => del::gc(&sweep, now, log).map(|()| Reply::Nothing),
