@@ -19,10 +19,11 @@ const QUIET: Duration = Duration::from_millis(5);
 /// So long a burst is waited for at most.
 const BURST: Duration = Duration::from_millis(50);
 
-/// The pause after a look. It doubles with each look, so that whoever damages the table again and
-/// again cannot keep the node busy, and is short again after [`CALM`] without one.
+/// The pause after a look. It doubles with each look that restored something, so that a program which
+/// damages the table again and again cannot keep the node busy, and is short again after [`CALM`]
+/// without one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 const CALM: Duration = Duration::from_secs(10);
 
 /// Restores the table of the store at `store` until `stop` is ready.
