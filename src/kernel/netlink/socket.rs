@@ -13,8 +13,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
-use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 
 use super::message::{Answer, Attributes, Body, Kind, Messages, answers};
 use super::{ATTEMPTS, Error, INET};
@@ -58,7 +58,7 @@ pub(in crate::kernel) const fn is_own_port(port: u32) -> bool {
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
 pub(in crate::kernel) struct Socket {
-    socket: NetlinkSocket,
+    netlink: NetlinkSocket,
     buffer: Vec<u8>,
     /// The numbers of the requests sent last.
     numbers: Range<u32>,
@@ -70,7 +70,7 @@ impl Socket {
         // Another socket of this process, or a process of the same number in another PID namespace,
         // may have the first.
         let ports = (std::process::id()..).step_by(4099).map(|id| id & !OWN_PORTS_MASK | OWN_PORTS);
-        let mut bound = ports.take(64).map(|port| socket.socket.bind(&SocketAddr::new(port, 0)));
+        let mut bound = ports.take(64).map(|port| socket.netlink.bind(&SocketAddr::new(port, 0)));
         let taken = Some(nix::libc::EADDRINUSE);
         match bound.find(|bound| !matches!(bound, Err(error) if error.raw_os_error() == taken)) {
             // Without such a port it works as well, and a watch looks once more.
@@ -87,23 +87,23 @@ impl Socket {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        let socket = open().map_err(|source| Error::Socket { action: "open", source })?;
-        Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER], numbers: 0..0 })
+        let netlink = open().map_err(|source| Error::Socket { action: "open", source })?;
+        Ok(Self { netlink, buffer: vec![0; RECEIVE_BUFFER], numbers: 0..0 })
     }
 
     /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
     pub(in crate::kernel) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
-        let mut subscribe = || {
+        let subscribe = || {
             // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
-            let _ = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
-            self.socket.add_membership(group)
+            let _ = setsockopt(&self.netlink, sockopt::RcvBufForce, &room);
+            self.netlink.add_membership(group)
         };
         subscribe().map_err(|source| Error::Socket { action: "subscribe with", source })
     }
 
     /// For poll(2).
     pub(in crate::kernel) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.netlink.as_fd()
     }
 
     fn send(&mut self, messages: &Messages) -> Result<(), Error> {
@@ -112,10 +112,10 @@ impl Socket {
         self.numbers = first..next;
         if bytes.len() > DEFAULT_SEND_BUFFER {
             // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
-            let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() + 4096));
+            let _ = setsockopt(&self.netlink, sockopt::SndBufForce, &(bytes.len() + 4096));
         }
         loop {
-            match self.socket.send(&bytes, 0) {
+            match self.netlink.send(&bytes, 0) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(Error::Socket { action: "send to", source }),
@@ -126,7 +126,7 @@ impl Socket {
     /// The next datagram; `None` when there is none.
     pub(in crate::kernel) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
-            let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
+            let received = self.netlink.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {
                 Ok(len) => return Ok(Some(&self.buffer[..len.min(RECEIVE_BUFFER)])),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -256,9 +256,10 @@ fn own_answers<'a>(
     numbers: &Range<u32>,
 ) -> impl Iterator<Item = Answer<'a>> + use<'a> {
     let numbers = numbers.clone();
-    answers(datagram)
-        .filter(move |answer| numbers.contains(&answer.number))
-        .map(move |answer| Answer { number: answer.number - numbers.start, ..answer })
+    answers(datagram).filter_map(move |answer| {
+        let is_own = numbers.contains(&answer.number);
+        is_own.then(|| Answer { number: answer.number - numbers.start, ..answer })
+    })
 }
 
 /// How a listing ended.
