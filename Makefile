@@ -7,7 +7,7 @@ N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
 
-.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-load bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -98,6 +98,10 @@ bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pi
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test
 	scripts/bench.sh --quick
+
+bench-load: dist/autoport ## what attackers can do to the commands of others, beside a quiet node; as root
+	@integration/setup.sh test
+	scripts/bench-load.sh
 
 bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
 	@integration/setup.sh test

@@ -72,5 +72,6 @@ mod tracer;
 mod traffic;
 mod udp;
 mod verdict;
+mod versions;
 mod view;
 mod watch;

@@ -12,7 +12,16 @@ pub(crate) fn autoport(arguments: &[&str]) -> (ExitStatus, String, String) {
 
 /// The same, run by another program, which gets `words` before it.
 pub(crate) fn under(words: &[&str], arguments: &[&str]) -> (ExitStatus, String, String) {
-    let executable = Plugin::Autoport.path();
+    of(Plugin::Autoport, words, arguments)
+}
+
+/// The same of an executable of ours.
+pub(crate) fn of(
+    plugin: Plugin,
+    words: &[&str],
+    arguments: &[&str],
+) -> (ExitStatus, String, String) {
+    let executable = plugin.path();
     let executable = executable.to_str().expect("a path of ours");
     let mut all = words.iter().copied().chain([executable]).chain(arguments.iter().copied());
     let mut command = Command::new(all.next().expect("there is the executable"));

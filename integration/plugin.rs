@@ -34,6 +34,8 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 pub(crate) enum Plugin {
     /// Ours.
     Autoport,
+    /// Ours, as it was before the store's layout changed.
+    Previous,
     /// Debian's portmap with its default backend.
     PortmapIptables,
     /// A newer portmap with its nftables backend.
@@ -45,6 +47,7 @@ impl Plugin {
     pub(crate) fn path(self) -> PathBuf {
         match self {
             Self::Autoport => PathBuf::from(env!("CARGO_BIN_EXE_autoport")),
+            Self::Previous => tool("previous/autoport"),
             Self::PortmapIptables => Path::new(DEBIAN).join("portmap"),
             Self::PortmapNftables => tool("cni-sid/portmap"),
         }
@@ -53,7 +56,7 @@ impl Plugin {
     /// The `type` of its entry in a network configuration.
     pub(crate) const fn type_name(self) -> &'static str {
         match self {
-            Self::Autoport => "autoport",
+            Self::Autoport | Self::Previous => "autoport",
             Self::PortmapIptables | Self::PortmapNftables => "portmap",
         }
     }
@@ -61,7 +64,7 @@ impl Plugin {
     /// The `backend` its entry asks for.
     pub(crate) const fn backend(self) -> Option<&'static str> {
         match self {
-            Self::Autoport => None,
+            Self::Autoport | Self::Previous => None,
             Self::PortmapIptables => Some("iptables"),
             Self::PortmapNftables => Some("nftables"),
         }

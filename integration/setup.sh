@@ -40,6 +40,8 @@
 #   build-kubernetes/  an unfinished build: the next run goes on with it
 #   cache-cri/    the Go libraries of bin/cri                            (clients)
 #   busybox/      busybox-static, which cannot be installed beside busybox (kernels)
+#   previous/     autoport as it was at an earlier commit of this repository,
+#                 which shares a node with today's                          (test)
 #   kernels/      a folder per Debian release in $KERNELS (bookworm, trixie): its
 #                 kernel for clouds and the modules for networks         (kernels)
 #   stamps/       what each of them was made from
@@ -54,13 +56,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(dirname "$here")
 TOOLS=${AUTOPORT_TOOLS:-$repo/target/tools}
 
+# The autoport that a node may still run beside today's: the last commit whose store has layout 1.
+# Raise it when a version is released.
+previous=c1aefc420c40a1ffca23778b41e521ee3c35a0c0
+
 # Raise it when the way something is built changes: everything is then redone.
 recipe=1
 
 packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
-packages_test=(strace python3-minimal valgrind)
+packages_test=(strace python3-minimal valgrind git)
 packages_kubernetes=(openssl procps)
 packages_fuzz=(g++)
 packages_packages=(lintian skopeo systemd python3-venv)
@@ -306,6 +312,7 @@ how_kubernetes() {
 }
 how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_previous() { printf 'recipe %s %s %s' "$recipe" "$arch" "$previous"; }
 how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
@@ -334,6 +341,8 @@ have_cache_kubernetes() {
 }
 have_kubernetes() { [ -x "$TOOLS/kubernetes/usr/bin/kubelet" ] && stamped kubernetes "$(how_kubernetes)"; }
 
+have_previous() { [ -x "$TOOLS/previous/autoport" ] && stamped previous "$(how_previous)"; }
+
 have_busybox() { [ -x "$TOOLS/busybox/bin/busybox" ] && stamped busybox "$(how_busybox)"; }
 have_kernel() { [ -e "$TOOLS/kernels/$1/vmlinuz" ] && stamped "kernel-$1" "$(how_kernel)"; }
 have_kernels() {
@@ -349,6 +358,7 @@ have_tools() {
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
+    [ "$level" != test ] || have_previous || return 1
     [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes || return 1; }
     [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
     [ "$level" != kernels ] || have_kernels
@@ -419,6 +429,23 @@ unpack_cni() {
         env CNI_COMMAND=VERSION "$there/unpacked/usr/lib/cni/portmap"
     replace "$there/unpacked/usr/lib/cni" "$TOOLS/cni-$suite"
     stamp "cni-$suite" "$(how_cni)" "$version"
+}
+
+# From this repository's own history, without optimisation: what counts is what it does.
+build_previous() {
+    local source=$work/previous-source
+    git -c safe.directory="$repo" -C "$repo" cat-file -e "$previous^{commit}" 2>>"$log" ||
+        die "commit $previous, which the tests of two versions run, is not in this repository's history." \
+            "A clone with --depth lacks it: git fetch --unshallow. A source archive has no history: clone the repository."
+    say "building the previous autoport, commit ${previous:0:7} (a minute or two)"
+    mkdir -p "$source" "$work/previous"
+    git -c safe.directory="$repo" -C "$repo" archive "$previous" | tar -x -C "$source"
+    run "building the previous autoport" "Look at what cargo says above." \
+        in_dir "$source" env CARGO_TARGET_DIR="$work/previous-target" CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 \
+        cargo build --locked --package autoport --bin autoport
+    mv "$(find "$work/previous-target" -path '*/debug/autoport' -type f)" "$work/previous/autoport"
+    replace "$work/previous" "$TOOLS/previous"
+    stamp previous "$(how_previous)" "$previous"
 }
 
 build_fuzzer() {
@@ -626,6 +653,7 @@ have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
 have_cni sid || unpack_cni sid
 [ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
+[ "$level" != test ] || have_previous || build_previous
 if [ "$level" = kernels ]; then
     have_busybox || unpack_busybox
     for suite in "${kernels[@]}"; do

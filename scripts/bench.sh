@@ -10,6 +10,7 @@ target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"tar
 built=$target/$host
 if [ "${1:-}" = --quick ]; then
     cargo build --locked --workspace --bins --target "$host"
+    scripts/namespaces.sh "$built/debug/autoport-bench" load --quick
     exec scripts/namespaces.sh "$built/debug/autoport-bench" "$@"
 fi
 cargo build --locked --release --package autoport-bench --bin floor --target "$host"

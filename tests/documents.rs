@@ -86,8 +86,9 @@ mod table {
 }
 
 mod keys {
+    use std::ffi::OsString;
 
-    use autoport::cni::{Config, Error, read_config};
+    use autoport::cni::{Config, Env, Error, Request};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -141,11 +142,30 @@ mod keys {
         words.filter(|word| !word.contains(' ')).map(str::to_owned).collect()
     }
 
-    /// What an ADD has of this plugin object.
+    /// What an ADD has of this plugin object, which asks for one port.
     fn parse(object: &Map<String, Value>) -> Result<Config, Error> {
-        let (config, warnings) = read_config(&serde_json::to_vec(object).expect("JSON"), None)?;
-        assert_eq!(warnings, Vec::<String>::new());
-        Ok(config)
+        let variables = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", "/run/netns/pod"),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ];
+        let env: Env = variables
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .collect();
+        let mut whole = object.clone();
+        let fixed = json!({
+            "type": "autoport", "name": "pods", "cniVersion": "1.0.0",
+            "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] },
+            "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.200.0.2/24" }] },
+        });
+        whole.extend(fixed.as_object().expect("an object").clone());
+        let parsed = Request::parse(&env, &serde_json::to_vec(&whole).expect("JSON"), || Ok(None))?;
+        assert_eq!(parsed.warnings, Vec::<String>::new());
+        let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
+        Ok(claim.config)
     }
 
     fn with(key: &str, value: &Value) -> Result<Config, Error> {
@@ -248,7 +268,7 @@ mod annotations {
         let parsed = Request::parse(&env, stdin.to_string().as_bytes(), || Ok(None))
             .unwrap_or_else(|error| panic!("{annotation}: {error}"));
         let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
-        claim.ask.requested.len()
+        claim.wishes.len()
     }
 
     /// Every annotation that a document shows can be used as it is.

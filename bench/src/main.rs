@@ -14,6 +14,7 @@
 //! | [`raw`] | rows of figures on disk |
 //! | [`fill`] | mappings held by other pods |
 //! | [`control`], [`flat`], [`choice`], [`storm`], [`datapath`], [`budget`], [`variants`] | the measurements |
+//! | [`load`] | one node attacked, one quiet: apart from the others, and without a report |
 //! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
@@ -35,6 +36,7 @@ mod datapath;
 mod fill;
 mod flat;
 mod guard;
+mod load;
 mod machine;
 mod measure;
 mod node;
@@ -73,6 +75,8 @@ enum Part {
     Budget,
     /// Ways to build the plugin, in dist/variants.
     Variants,
+    /// What attackers can do to the commands of others; alone, and without a report.
+    Load,
     /// Tables and pictures from the raw figures.
     Report,
 }
@@ -104,7 +108,7 @@ struct Options {
     /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
-    /// What to measure, in this order, before the report is made [default: everything but variants].
+    /// What to measure, in this order, before the report is made [default: everything but variants and load].
     parts: Vec<Part>,
 }
 
@@ -143,6 +147,8 @@ fn by_word() -> bool {
         storm::HOLD => storm::hold(&words),
         budget::TURNS => budget::take_turns(&words),
         measure::PEAK => measure::tell_peak(&words),
+        load::CROWD => load::crowd(&words),
+        load::LISTEN => load::listen(&words),
         _ => return false,
     }
     true
@@ -187,6 +193,10 @@ fn main() -> ExitCode {
         let well = guard::run(&bench.executables, options.accept);
         return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if options.parts == [Part::Load] {
+        load::run(&bench.executables, bench.quick);
+        return ExitCode::SUCCESS;
+    }
     machine::describe(&bench);
     let every =
         [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
@@ -200,7 +210,7 @@ fn main() -> ExitCode {
             Part::Datapath => datapath::run,
             Part::Budget => budget::run,
             Part::Variants => variants::run,
-            Part::Report => continue,
+            Part::Load | Part::Report => continue,
         };
         let name = format!("{part:?}").to_lowercase();
         eprintln!("bench: {name}");

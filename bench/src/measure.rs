@@ -79,6 +79,13 @@ impl Call {
         }
     }
 
+    /// The same with another value of a variable.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The call as a command in which another program runs it: `words`, then the program.
     fn command(&self, words: &[&str], output: &File) -> Command {
         let mut words = words.iter().map(Path::new).chain([&*self.program]);
