@@ -1,11 +1,18 @@
 //! How much memory and time one command takes at most, however much it is asked for.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::bare::{attachment, network, run, tcp};
+use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::Attachment;
 use crate::netns::in_one_transaction;
 use crate::node::Node;
@@ -139,4 +146,81 @@ fn many_mappings_cost_in_proportion() {
     }
     crate::netns::settle();
     crate::view::assert_nothing_held();
+}
+
+/// Makes 300 processes that have 200 files open each, and says when they are there.
+const CROWD: &str = "import os, time\n\
+    files = [os.dup(0) for _ in range(200)]\n\
+    for _ in range(300):\n    \
+        if os.fork() == 0: time.sleep(60); os._exit(0)\n\
+    print(flush=True)\n\
+    time.sleep(60)";
+
+/// Listens on the kubelet's port, and says when it does.
+const LISTENER: &str = "import socket, time\n\
+    s = socket.socket(); s.bind(('0.0.0.0', 10250)); s.listen()\n\
+    print(flush=True)\n\
+    time.sleep(60)";
+
+/// A process of its own process group, which ends with all its children.
+struct Group(Child);
+
+impl Group {
+    fn start(script: &str) -> Self {
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("python3 runs");
+        let stdout = child.stdout.as_mut().expect("it was asked to be a pipe");
+        assert_eq!(stdout.read(&mut [0]).expect("reading"), 1, "the script has ended");
+        Self(child)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = Pid::from_raw(self.0.id().try_into().expect("a process ID"));
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+/// Whose port is refused because a process listens on it, is told which: that is looked for among all
+/// processes of the node, which takes longer the more there are.
+#[test]
+fn naming_a_listener_keeps_nobody_waiting() {
+    let node = Node::new();
+    let blue = network("blue");
+    add(&node, &attachment(&node, &blue, "first", 1).mapping([tcp(8000)]));
+    let _crowd = Group::start(CROWD);
+    // After them, so that the search passes all of them first.
+    let _listener = Group::start(LISTENER);
+    let refused = |number: u16| {
+        attachment(&node, &blue, &format!("refused{number}"), number).mapping([tcp(10250)])
+    };
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 10..14 {
+            let (pod, stop) = (refused(number), &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let outcome = run(&pod, "ADD");
+                    outcome.failure(103);
+                }
+            });
+        }
+        let mut slowest = Duration::ZERO;
+        for number in 20..30 {
+            let pod = attachment(&node, &blue, &format!("pod{number}"), number);
+            let begun = Instant::now();
+            let outcome = run(&pod.mapping([tcp(8000 + number)]), "ADD");
+            slowest = slowest.max(begun.elapsed());
+            node.note(format!("{:?}: {outcome}", begun.elapsed()));
+            if !outcome.status.success() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            outcome.success();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    });
 }

@@ -363,7 +363,7 @@ fn behind_loopback_alone_it_says_that_its_ports_lead_nowhere() {
     let scene = Scene::new(&list.to_string());
     let pod = scene.node.pod("web");
     let text = scene.libcni("add", "web", &pod.netns, &by_number()).expect("ports are held");
-    assert!(text.contains("prevResult has no address of eth0"), "{text}");
+    assert!(text.contains("the pod has no address in prevResult"), "{text}");
     assert_eq!(scene.node.client_asks(&Probe::tcp(FIRST[0], PORT)), Answer::Refused);
     scene.does("del", &pod, &by_number());
     view::assert_nothing_held();

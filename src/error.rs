@@ -1,6 +1,7 @@
 //! What a runtime is told when something fails: the error and its number.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use crate::event::Failure;
 use crate::model::HostPort;
@@ -9,6 +10,9 @@ use crate::{cni, kernel, netns, plan, store};
 /// What to do when the kernel answers a question or a change with EPERM.
 const NO_PRIVILEGE: &str = "autoport needs the capability CAP_NET_ADMIN over the network namespace \
                             it runs in";
+
+/// How long the process behind a listener is looked for.
+const NAMING: Duration = Duration::from_millis(100);
 
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +59,9 @@ pub enum Error {
         /// What was asked for.
         wanted: HostPort,
         /// The socket.
-        listener: String,
-        /// The process, where it can be seen.
-        process: Option<String>,
+        listener: Box<kernel::Listener>,
+        /// The process, where it was looked for and found.
+        process: Option<kernel::Process>,
     },
     /// No number was left to choose.
     #[error(transparent)]
@@ -124,6 +128,16 @@ impl Error {
             Self::Different { .. } => 120,
             Self::Unavailable { .. } => 50,
         }
+    }
+
+    /// This error with the process behind a listener. That is looked for among all processes of the
+    /// node, so this is for after the lock, and gives up in time.
+    #[must_use]
+    pub fn with_process(mut self) -> Self {
+        if let Self::Listening { listener, process, .. } = &mut self {
+            *process = kernel::Process::of(listener, NAMING);
+        }
+        self
     }
 
     /// Whether it is the kernel that refused something.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Attachment, HostPort, Owner};
+use crate::model::{Holder, HostPort, Owner};
 
 /// Takes note of what happens. It must not fail: no command fails because nobody listens.
 pub trait Log {
@@ -59,9 +59,9 @@ pub enum Event {
     /// A stale holder lost its host ports to a new claimant.
     Superseded { claimant: Box<Owner>, holder: Box<Owner>, reason: &'static str },
     /// Another network of the same container serves some of the ports that are asked for.
-    LeftToSibling { claimant: Attachment, sibling: Box<Owner> },
+    LeftToSibling { claimant: Holder, sibling: Box<Owner> },
     /// The main plugin gave the pod no address.
-    NoAddress(Attachment),
+    NoAddress(Box<Owner>),
     /// A rule of portmap translates the port before our table does.
     MappedByPortmap { host: HostPort, owner: Box<Owner>, chain: String },
     /// GC found that the runtime does not know this attachment any more.
@@ -164,14 +164,11 @@ impl fmt::Display for Event {
             Self::LeftToSibling { claimant, sibling } => {
                 write!(out, "{sibling} maps host ports that {claimant} asks for too")
             }
-            Self::NoAddress(attachment) => {
-                let ifname = attachment.ifname();
-                write!(
-                    out,
-                    "prevResult has no address of {ifname}, so the host ports of {attachment} are \
-                     held and not translated; put autoport after the plugin that makes {ifname}"
-                )
-            }
+            Self::NoAddress(owner) => write!(
+                out,
+                "the pod has no address in prevResult, so the host ports of {owner} are held and not \
+                 translated; put autoport after the plugin that makes the interface"
+            ),
             Self::MappedByPortmap { host, owner, chain } => write!(
                 out,
                 "host port {host} of {owner} is mapped by portmap too, and its rule in {chain} comes \

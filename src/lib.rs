@@ -8,6 +8,7 @@
 //! - [`ruleset`]: the nftables table that a set of records implies. No I/O.
 //! - [`publication`]: what a pod is told about its ports. No I/O.
 //! - [`netns`]: the identity of namespaces.
+//! - [`regular`]: files of others, read without waiting.
 //! - [`cni`]: bytes and variables in, a request out; a reply back to bytes. No I/O.
 //! - [`store`]: the records on disk, with their lock. The only module that opens files.
 //! - [`kernel`]: the table in the kernel. The only module that speaks netlink.
@@ -32,6 +33,7 @@ pub mod model;
 pub mod netns;
 pub mod plan;
 pub mod publication;
+pub mod regular;
 pub mod ruleset;
 pub mod store;
 

@@ -17,6 +17,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, IntoRawFd as _};
 use std::panic;
+use std::path::Path;
 use std::time::SystemTime;
 
 use nix::libc::STDERR_FILENO;
@@ -26,6 +27,7 @@ use nix::sys::signal::{SigSet, Signal};
 use autoport::app::{self, World};
 use autoport::cni::{Env, NODE_FILE};
 use autoport::event::{Event, Log};
+use autoport::regular;
 
 /// No configuration with its mappings comes near this; 10,000 mappings take about 1 MiB.
 const STDIN_MAX: u64 = 16 << 20;
@@ -128,12 +130,9 @@ fn read_stdin() -> io::Result<Vec<u8>> {
 
 /// The node's own configuration file; `None` where there is none.
 fn read_node_file() -> io::Result<Option<Vec<u8>>> {
-    match std::fs::metadata(NODE_FILE) {
-        // A FIFO would be waited for, and a device never ends.
-        Ok(found) if !found.is_file() => Err(io::Error::other("it is no regular file")),
-        Ok(_) => std::fs::read(NODE_FILE).map(Some),
+    match regular::read(Path::new(NODE_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        read => read.map(Some),
     }
 }
 

@@ -56,21 +56,21 @@ impl Lines {
 
     fn claim(&mut self, claim: &Claim) {
         self.add("attachment", &claim.attachment);
-        if let Some(pod) = &claim.pod {
+        if let Some(pod) = &claim.ask.pod {
             self.add("pod", format_args!("{}/{} {}", pod.namespace, pod.name, pod.uid));
         }
-        self.add("netns", &claim.netns);
-        self.all("address", &claim.pod_addresses);
-        self.all("interface", &claim.host_interfaces);
+        self.add("netns", claim.ask.netns.as_deref().unwrap_or_default());
+        self.all("address", &claim.ask.pod_addresses);
+        self.all("interface", &claim.ask.host_interfaces);
         self.all(
             "mapping",
-            claim.mappings.iter().map(|mapping| match mapping.target {
+            claim.ask.fixed.iter().map(|mapping| match mapping.target {
                 Some(target) => format!("{} to {target}", mapping.host),
                 None => format!("{} to nothing", mapping.host),
             }),
         );
-        self.all("wish", &claim.wishes);
-        self.all("annotation", claim.annotation);
+        self.all("wish", &claim.ask.requested);
+        self.all("annotation", claim.ask.annotation);
     }
 }
 

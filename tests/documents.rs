@@ -86,9 +86,8 @@ mod table {
 }
 
 mod keys {
-    use std::ffi::OsString;
 
-    use autoport::cni::{Config, Env, Error, Request};
+    use autoport::cni::{Config, Error, read_config};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -142,30 +141,11 @@ mod keys {
         words.filter(|word| !word.contains(' ')).map(str::to_owned).collect()
     }
 
-    /// What an ADD has of this plugin object, which asks for one port.
+    /// What an ADD has of this plugin object.
     fn parse(object: &Map<String, Value>) -> Result<Config, Error> {
-        let variables = [
-            ("CNI_COMMAND", "ADD"),
-            ("CNI_CONTAINERID", "c1"),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_NETNS", "/run/netns/pod"),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ];
-        let env: Env = variables
-            .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-            .collect();
-        let mut whole = object.clone();
-        let fixed = json!({
-            "type": "autoport", "name": "pods", "cniVersion": "1.0.0",
-            "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] },
-            "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.200.0.2/24" }] },
-        });
-        whole.extend(fixed.as_object().expect("an object").clone());
-        let parsed = Request::parse(&env, &serde_json::to_vec(&whole).expect("JSON"), || Ok(None))?;
-        assert_eq!(parsed.warnings, Vec::<String>::new());
-        let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
-        Ok(claim.config)
+        let (config, warnings) = read_config(&serde_json::to_vec(object).expect("JSON"), None)?;
+        assert_eq!(warnings, Vec::<String>::new());
+        Ok(config)
     }
 
     fn with(key: &str, value: &Value) -> Result<Config, Error> {
@@ -268,7 +248,7 @@ mod annotations {
         let parsed = Request::parse(&env, stdin.to_string().as_bytes(), || Ok(None))
             .unwrap_or_else(|error| panic!("{annotation}: {error}"));
         let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
-        claim.wishes.len()
+        claim.ask.requested.len()
     }
 
     /// Every annotation that a document shows can be used as it is.

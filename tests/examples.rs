@@ -306,11 +306,11 @@ fn each_is_accepted_without_a_warning() {
         let claim = parse(example, &list(file));
         let has = |capability| example.capabilities.contains(&capability);
         // One mapping, which is one for each family.
-        assert_eq!(claim.mappings.len(), if has(PORTS) { 2 } else { 0 }, "{file}");
-        assert_eq!(claim.wishes.len(), usize::from(has(ANNOTATIONS)), "{file}");
-        let addresses: Vec<_> = claim.pod_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(claim.ask.fixed.len(), if has(PORTS) { 2 } else { 0 }, "{file}");
+        assert_eq!(claim.ask.requested.len(), usize::from(has(ANNOTATIONS)), "{file}");
+        let addresses: Vec<_> = claim.ask.pod_addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, example.addresses, "{file}");
-        assert_eq!(claim.config.policy.masquerade, example.masquerade, "{file}");
+        assert_eq!(claim.ask.policy.masquerade, example.masquerade, "{file}");
     }
 }
 

@@ -3,10 +3,15 @@
 #![expect(clippy::disallowed_methods, reason = "a test has files and children")]
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -58,7 +63,9 @@ impl Folders {
         command.arg("--bin-dir").arg(self.path("bin"));
         command.arg("--conf-dir").arg(self.path("net.d"));
         command.arg("--state-dir").arg(self.path("state"));
+        let started = Instant::now();
         let output = command.output().expect("it is built");
+        assert!(started.elapsed() < Duration::from_secs(30), "{words:?}: {:?}", started.elapsed());
         let text = |bytes: &[u8]| {
             let text = String::from_utf8(bytes.to_vec()).expect("text");
             text.replace(self.all.path().to_str().expect("a path"), "")
@@ -259,7 +266,7 @@ fn who_stays_installs_again() {
         // It looks every ten seconds; on a busy machine it may take its time.
         let is_back = || fs::read_to_string(&list).is_ok_and(|text| text.contains("\"autoport\""));
         let found = (0..1200).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             is_back()
         });
         assert!(found && child.try_wait().expect("our child").is_none());
@@ -267,4 +274,94 @@ fn who_stays_installs_again() {
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our child");
     assert!(child.wait().expect("our child").success());
+}
+
+/// Every user can lock a folder that everyone can read.
+#[test]
+fn a_lock_on_the_folders_stops_nobody() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    let locked = ["bin", "net.d"].map(|name| {
+        let folder = fs::File::open(folders.path(name)).expect("a folder");
+        Flock::lock(folder, FlockArg::LockExclusiveNonblock).expect("nobody else has it")
+    });
+    assert_eq!(folders.run(&["install"]).status, Some(0));
+    assert_eq!(folders.run(&["uninstall"]).status, Some(0));
+    drop(locked);
+    let left = folders.state().into_iter().map(|(path, ..)| path);
+    assert!(left.eq([folders.path("bin/bridge"), folders.path("net.d/10-a.conflist")]));
+}
+
+#[test]
+fn who_installs_and_does_not_end_is_named() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    let lock = fs::File::create(folders.path("net.d/.autoport-lock")).expect("a file");
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("nobody else has it");
+    let said = folders.run(&["install"]);
+    let own = format!("within 10 s: process {} (", std::process::id());
+    assert!(said.status == Some(1) && said.stderr.contains(&own), "{}", said.stderr);
+    drop(lock);
+    assert_eq!(folders.run(&["install"]).status, Some(0));
+    assert!(
+        !folders.path("net.d/.autoport-lock").exists(),
+        "nothing is left of one who was killed"
+    );
+}
+
+type Made<'a> = &'a dyn Fn(PathBuf) -> io::Result<()>;
+
+/// What is at a path may never answer, or never end.
+#[test]
+fn nothing_in_the_folders_makes_a_command_wait() {
+    let big = |path: PathBuf| fs::File::create(path).and_then(|file| file.set_len(8 << 30));
+    let script = |path: PathBuf, text: &str| {
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+    };
+    let fifo = |path: PathBuf| mkfifo(&path, Mode::S_IRWXU).map_err(io::Error::from);
+    let cases: [(&str, Made<'_>, &str); 8] = [
+        (
+            "net.d/00.conflist",
+            &fifo,
+            "00.conflist, which runtimes take first, is not understood: it is not a regular",
+        ),
+        (
+            "net.d/00.conf",
+            &|path| symlink("/dev/zero", path),
+            "00.conf, which runtimes take first, is not understood: it is not a regular",
+        ),
+        ("net.d/20.conf", &|path| symlink("/proc/kmsg", path), "20.conf"),
+        ("net.d/20.conflist", &big, "20.conflist is not understood: it is larger than"),
+        ("bin/autoport", &fifo, "/bin/autoport: it is not a regular file"),
+        ("bin/autoport", &big, "/bin/autoport cannot be run as autoport"),
+        (
+            "bin/autoport",
+            &|path| script(path, "#!/bin/sh\nexec sleep 60"),
+            "cannot be run as autoport",
+        ),
+        (
+            "bin/autoport",
+            &|path| script(path, "#!/bin/sh\nexec cat /dev/zero"),
+            "cannot be run as autoport",
+        ),
+    ];
+    for (at, make, says) in cases {
+        let folders = Folders::new(&[("10-a.conflist", LIST)]);
+        make(folders.path(at)).expect("our folder");
+        let said = folders.run(&["doctor"]);
+        assert!(said.stdout.contains(says) || at.ends_with("20.conf"), "{at}: {}", said.stdout);
+        for words in [
+            &["install", "--dry-run"][..],
+            &["install"],
+            &["uninstall", "--dry-run"],
+            &["uninstall"],
+        ] {
+            folders.run(words);
+        }
+    }
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    for number in 0..1000 {
+        fs::write(folders.path(&format!("net.d/9{number}.conf")), "").expect("a file");
+    }
+    let said = folders.run(&["doctor"]);
+    assert!(said.stdout.contains("has 745 files more"), "{}", said.stdout);
 }

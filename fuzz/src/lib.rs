@@ -12,11 +12,11 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use autoport::cni::{self, Claim, Env, Reply, Request};
+use autoport::cni::{self, Env, Reply, Request};
 use autoport::error::Error;
 use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
-use autoport::model::{Attachment, ContainerPort, Family, Owner, Pod, Protocol};
+use autoport::model::{Ask, Attachment, ContainerPort, Family, Owner, Pod, Protocol};
 use autoport::plan;
 use autoport::ruleset::{Digest, Identity, Ruleset, Set};
 use autoport::store::{Releaser, Store};
@@ -42,10 +42,10 @@ pub fn request(bytes: &[u8]) {
             }
             match parsed.request {
                 Request::Add(claim) => {
-                    judge(&claim);
+                    judge(&claim.ask);
                     json(&Reply::Result(claim.result));
                 }
-                Request::Check(claim) => judge(&claim),
+                Request::Check(claim) => judge(&claim.ask),
                 Request::Version { cni_version } => json(&Reply::Versions { cni_version }),
                 Request::Del(_) | Request::Gc(_) | Request::Status(_) => {}
             }
@@ -104,7 +104,7 @@ pub fn annotation(bytes: &[u8]) {
     match Request::parse(&env, &stdin, || Ok(None)) {
         Ok(parsed) => {
             let Request::Add(claim) = parsed.request else { panic!("an ADD is an ADD") };
-            judge(&claim);
+            judge(&claim.ask);
         }
         Err(error) => refusal(error, &stdin),
     }
@@ -256,14 +256,14 @@ fn split<'a>(bytes: &'a [u8], separator: &[u8]) -> (&'a [u8], &'a [u8]) {
 }
 
 /// What is past the door needs no checking.
-fn judge(claim: &Claim) {
-    assert!(claim.mappings.is_sorted(), "they would not be found: {:?}", claim.mappings);
-    for mapping in &claim.mappings {
+fn judge(ask: &Ask) {
+    assert!(ask.fixed.is_sorted(), "they would not be found: {:?}", ask.fixed);
+    for mapping in &ask.fixed {
         if let Some(target) = mapping.target {
             assert_eq!(Family::of(&mapping.host.address), Family::of(&target.ip()));
         }
     }
-    for wish in &claim.wishes {
+    for wish in &ask.requested {
         assert!(!wish.protocols.is_empty() && wish.protocols.is_sorted(), "{wish}");
         if let ContainerPort::From(first) = wish.container_port {
             let last = u32::from(first.get()) + u32::from(wish.count.get()) - 1;

@@ -161,7 +161,7 @@ fn a_wrong_file_of_the_node_is_named() {
     named("failed", "minPort is 0", &holds(r#"{"minPort": 0}"#));
     named("warning", "unknown key is ignored: colour", &holds(r#"{"colour": "blue"}"#));
     let fifo = || mkfifo(NODE_FILE, Mode::from_bits_truncate(0o600)).expect("ours");
-    named("failed", "it is no regular file", &fifo);
+    named("failed", "it is not a regular file", &fifo);
 
     fs::write(NODE_FILE, r#"{"portRange": "30000-30999"}"#).expect("ours");
     let valid = report();

@@ -1,48 +1,66 @@
 //! ADD: record, then kernel, then what the kernel needs besides the table.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
 use super::{choose, del, everything, failed, forget_flows};
-use crate::cni::{Claim, Reply};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Nft, Stale};
-use crate::model::{Mapping, Pod, Record};
+use crate::model::{Ask, Mapping, Pod, Record};
 use crate::plan;
 use crate::publication::{self, Entry};
 use crate::ruleset::{Key, Set};
-use crate::store::{self, Locked};
+use crate::store::{self, Locked, Store};
 
-pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Log) -> Result<Reply, Error> {
-    if claim.is_empty() {
-        return Ok(Reply::Result(claim.result));
+/// Takes the host ports that `ask` asks for and maps them. Gives what is held then; `None` where nothing
+/// is asked for, or the container's other networks serve all of it.
+///
+/// # Errors
+/// Why the ports cannot be had; nothing is changed then. [`kernel::Error::Unanswered`]: it is not known
+/// whether they are mapped, and the record holds them until [`super::release`].
+pub fn claim(
+    store: &Store,
+    patience: Duration,
+    mut ask: Ask,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<Option<Record>, Error> {
+    if ask.is_empty() {
+        return Ok(None);
     }
-    let config = &claim.config.store;
-    let locked = super::store(config).lock(config.lock_timeout, log)?;
+    let claimed = under_lock(&store.lock(patience, log)?, &mut ask, now, log);
+    claimed.map_err(Error::with_process)
+}
+
+fn under_lock(
+    locked: &Locked,
+    ask: &mut Ask,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<Option<Record>, Error> {
     locked.belongs_here()?;
     let instance = locked.instance();
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open(&instance.id)?;
     let scene = Scene {
-        past: Past(Some(&locked)),
+        past: Past(Some(locked)),
         portmap: &nft.portmap()?,
         netns: instance.netns,
         boot_id: &instance.boot_id,
         now,
         aside: &|key| locked.put_aside(key),
     };
-    let Some(plan) = prepare::prepare(&scene, &mut claim, log)? else {
-        return Ok(Reply::Result(claim.result));
-    };
+    let Some(plan) = prepare::prepare(&scene, ask, log)? else { return Ok(None) };
     let Plan { owner, before, giving_way, wanted, cursors } = plan;
     for (record, reason) in giving_way {
         let (claimant, holder) = (Box::new(owner.clone()), Box::new(record.owner.clone()));
         log.note(Event::Superseded { claimant, holder, reason });
-        del::remove(&locked, &record, now, log)?;
+        del::remove(locked, &record, now, log)?;
     }
-    let transfer = Transfer::new(&locked, before, wanted)?;
+    let transfer = Transfer::new(locked, before, wanted)?;
     if let Err(error) = transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
         if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
             transfer.take_back(log);
@@ -52,24 +70,24 @@ pub(super) fn add(mut claim: Claim, now: u64, log: &mut dyn Log) -> Result<Reply
     // While the record still tells a DEL which flows there may be.
     transfer.redirect_flows(&mut nft, log);
     transfer.settle()?;
-    let finished = allow_loopback(&locked, &transfer.wanted, &claim.host_interfaces)
-        .and_then(|()| choose::move_cursors(&locked, &claim, &cursors))
-        .and_then(|()| publish(&locked, &claim, &transfer.wanted));
+    let finished = allow_loopback(locked, &transfer.wanted, &ask.host_interfaces)
+        .and_then(|()| choose::move_cursors(locked, ask, &cursors))
+        .and_then(|()| publish(locked, &transfer.wanted));
     if let Err(error) = finished {
         // It can only be done last: the guard must be in force before.
         if transfer.before.is_none()
-            && let Err(left) = del::remove(&locked, &transfer.wanted, now, log)
+            && let Err(left) = del::remove(locked, &transfer.wanted, now, log)
         {
             failed(log, Undone::MappingLeft, left);
         }
         return Err(error);
     }
-    Ok(Reply::Result(claim.result))
+    Ok(Some(transfer.wanted))
 }
 
 /// Tells the containers of the pod what was chosen for it. A pod that named all its ports knows.
-fn publish(locked: &Locked, claim: &Claim, record: &Record) -> Result<(), Error> {
-    let attachment = &claim.attachment;
+fn publish(locked: &Locked, record: &Record) -> Result<(), Error> {
+    let Some(attachment) = record.owner.attachment() else { return Ok(()) };
     if let Some((pod, entries)) = entries_of(record) {
         return Ok(locked.publish(pod, attachment, entries)?);
     }

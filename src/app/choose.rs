@@ -4,27 +4,22 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use super::past::Past;
 use super::survey::Survey;
-use crate::cni::Claim;
 use crate::error::Error;
-use crate::kernel::{Listeners, Portmap, Process};
-use crate::model::{Grant, HostListeners, HostPort, Owner, Record};
+use crate::kernel::{Listeners, Portmap};
+use crate::model::{Ask, Grant, Holder, HostListeners, HostPort, Owner, Record};
 use crate::plan::{
-    Ask, Availability, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
+    self, Availability, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
     permit_ports,
 };
-use crate::store::{self, Locked, Released, Releaser};
-
-/// How long an error waits for the name of the process that listens.
-const NAMING: Duration = Duration::from_millis(100);
+use crate::store::{Key, Locked, Released, Releaser};
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
     past: Past<'a>,
-    claim: &'a Claim,
+    ask: &'a Ask,
     owner: &'a Owner,
     before: Option<&'a Record>,
     releaser: Releaser,
@@ -39,7 +34,7 @@ impl<'a> Chooser<'a> {
     /// and host listeners do not matter.
     pub(super) fn new(
         past: Past<'a>,
-        claim: &'a Claim,
+        ask: &'a Ask,
         owner: &'a Owner,
         before: Option<&'a Record>,
         portmap: &'a Portmap,
@@ -48,7 +43,7 @@ impl<'a> Chooser<'a> {
         let releaser = Releaser::of(owner);
         let mut chooser = Self {
             past,
-            claim,
+            ask,
             owner,
             before,
             released: past.released_to(&releaser, now),
@@ -57,20 +52,20 @@ impl<'a> Chooser<'a> {
             portmap,
             now,
         };
-        if claim.config.ports.host_listeners == HostListeners::Reject {
+        if ask.ports.host_listeners == HostListeners::Reject {
             chooser.listeners = chooser.listeners()?;
         }
         Ok(chooser)
     }
 
     fn listeners(&self) -> Result<Listeners, Error> {
-        if self.claim.wishes.is_empty() {
-            let hosts = self.claim.mappings.iter().map(|mapping| mapping.host);
+        if self.ask.requested.is_empty() {
+            let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
             let unknown: Vec<HostPort> = hosts.filter(|host| !self.is_its_own(host)).collect();
             return Ok(Listeners::near(&unknown)?);
         }
-        let wishes = self.claim.wishes.iter().flat_map(|wish| wish.protocols.iter().copied());
-        let mappings = self.claim.mappings.iter().map(|mapping| mapping.host.protocol);
+        let wishes = self.ask.requested.iter().flat_map(|wish| wish.protocols.iter().copied());
+        let mappings = self.ask.fixed.iter().map(|mapping| mapping.host.protocol);
         let protocols: BTreeSet<_> = wishes.chain(mappings).collect();
         Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
     }
@@ -100,9 +95,9 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::Forbidden`].
     pub(super) fn permit(&self) -> Result<(), Error> {
-        let Claim { annotation, pod, mappings, config, .. } = self.claim;
-        permit_namespace(*annotation, pod.as_ref(), &config.ports)?;
-        Ok(permit_ports(mappings, &config.ports)?)
+        let Ask { annotation, pod, fixed, ports, .. } = self.ask;
+        permit_namespace(*annotation, pod.as_ref(), ports)?;
+        Ok(permit_ports(fixed, ports)?)
     }
 
     /// Refuses named ports that a process of the host listens on.
@@ -110,15 +105,14 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::Listening`].
     pub(super) fn find_listeners(&self) -> Result<(), Error> {
-        let hosts = self.claim.mappings.iter().map(|mapping| mapping.host);
+        let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
         for host in hosts.filter(|host| !self.is_its_own(host)) {
             if let Some(listener) = self.listeners.find(&host) {
                 if self.was_its_siblings(&host)? {
                     continue;
                 }
-                let process = Process::of(listener, NAMING).map(|process| process.to_string());
-                let listener = listener.to_string();
-                return Err(Error::Listening { wanted: host, listener, process });
+                let listener = Box::new(listener.clone());
+                return Err(Error::Listening { wanted: host, listener, process: None });
             }
         }
         Ok(())
@@ -129,22 +123,22 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::Exhausted`], or what the store says.
     pub(super) fn choose(&self) -> Result<Granted, Error> {
-        let wishes = &self.claim.wishes;
+        let wishes = &self.ask.requested;
         if wishes.is_empty() {
             return Ok(Granted { grants: Vec::new(), cursors: Cursors::new() });
         }
-        let former = self.former()?;
+        let former = self.former();
         let own = self.before.map_or(&[][..], |before| &before.grants);
         let kept = earlier(wishes, own, Earlier::Own);
         let had = earlier(wishes, &former, Earlier::Former);
         let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
-        let ask = Ask {
+        let question = plan::Ask {
             wishes,
-            fixed: &self.claim.mappings,
+            fixed: &self.ask.fixed,
             earlier: &earlier,
-            policy: &self.claim.config.ports,
-            allocation: self.claim.allocation,
-            cursors: &cursors(self.past, self.claim)?,
+            policy: &self.ask.ports,
+            allocation: self.ask.allocation,
+            cursors: &cursors(self.past, self.ask)?,
             // Seeded from the system's randomness for each process.
             seed: RandomState::new().build_hasher().finish(),
         };
@@ -161,17 +155,17 @@ impl<'a> Chooser<'a> {
             if is_former { self.examine(spot, survey) } else { self.look(spot, survey) }
         };
         let examine = |spot: Spot| self.examine(spot, &mut survey.borrow_mut());
-        Ok(allocate(&ask, look, examine)??)
+        Ok(allocate(&question, look, examine)??)
     }
 
     /// What the pod had been granted before: what it released a short while ago, and what an earlier
     /// sandbox holds whose DEL has not come.
-    fn former(&self) -> Result<Vec<Grant>, Error> {
+    fn former(&self) -> Vec<Grant> {
         let mut grants = self.released.as_ref().map_or(Vec::new(), |it| it.grants.clone());
         let uid = self.owner.pod.as_ref().map_or("", |pod| &pod.uid);
         let published = (!uid.is_empty()).then(|| self.past.published(uid)).flatten();
         let entries = published.map_or(Vec::new(), |publication| publication.entries);
-        let own = &self.claim.attachment;
+        let Holder::Attachment(own) = &self.ask.holder else { return grants };
         let others: BTreeSet<_> = entries
             .into_iter()
             .filter_map(|entry| entry.attachment)
@@ -179,13 +173,11 @@ impl<'a> Chooser<'a> {
             .filter(|other| other.container_id() != own.container_id())
             .collect();
         for other in others {
-            match self.past.load(&other) {
-                Ok(record) => grants.extend(record.into_iter().flat_map(|record| record.grants)),
-                Err(store::Error::Unreadable(_)) => {}
-                Err(error) => return Err(error.into()),
+            if let Ok(record) = self.past.record(&Key::of_attachment(&other)) {
+                grants.extend(record.into_iter().flat_map(|record| record.grants));
             }
         }
-        Ok(grants)
+        grants
     }
 
     fn look(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
@@ -214,9 +206,9 @@ impl<'a> Chooser<'a> {
     }
 }
 
-fn cursors(past: Past<'_>, claim: &Claim) -> Result<Cursors, Error> {
+fn cursors(past: Past<'_>, ask: &Ask) -> Result<Cursors, Error> {
     let mut cursors = Cursors::new();
-    for wish in &claim.wishes {
+    for wish in &ask.requested {
         if let Some(port) = past.cursor(wish.range.as_deref())? {
             cursors.insert(wish.range_name().to_owned(), port);
         }
@@ -225,8 +217,8 @@ fn cursors(past: Past<'_>, claim: &Claim) -> Result<Cursors, Error> {
 }
 
 /// Records where the next choice begins.
-pub(super) fn move_cursors(locked: &Locked, claim: &Claim, moved: &Cursors) -> Result<(), Error> {
-    let ranges: BTreeSet<_> = claim.wishes.iter().map(|wish| wish.range.as_deref()).collect();
+pub(super) fn move_cursors(locked: &Locked, ask: &Ask, moved: &Cursors) -> Result<(), Error> {
+    let ranges: BTreeSet<_> = ask.requested.iter().map(|wish| wish.range.as_deref()).collect();
     for range in ranges {
         let name = range.unwrap_or(crate::model::Wish::DEFAULT_RANGE);
         if let Some(port) = moved.get(name) {

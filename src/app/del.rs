@@ -179,7 +179,7 @@ fn reconcile(locked: &Locked, log: &mut dyn Log) -> Result<(), Error> {
             failed(log, Undone::TableLeft, error);
             Ok(())
         }
-        reconciled => reconciled,
+        reconciled => reconciled.map(drop),
     }
 }
 

@@ -43,14 +43,15 @@ pub(super) fn ruleset(
 }
 
 /// Makes the kernel's table the one that the store implies, and notes what that took: nothing is
-/// written where they are equal.
+/// written where they are equal. Returns whether something was.
 ///
 /// # Errors
 /// When the store or the kernel refuses, or something that was released may still be there.
-pub(super) fn reconcile(shared: &Shared, log: &mut dyn Log) -> Result<(), Error> {
+pub(super) fn reconcile(shared: &Shared, log: &mut dyn Log) -> Result<bool, Error> {
     let everything = ruleset(shared, &[], None, log)?;
     let applied = Nft::open(&shared.instance().id)?.reconcile(&everything)?;
-    report(applied, log).map_or(Ok(()), |error| Err(error.into()))
+    let restored = applied.rebuilt.is_some() || !applied.mended.is_empty();
+    report(applied, log).map_or(Ok(restored), |error| Err(error.into()))
 }
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another

@@ -69,7 +69,7 @@ pub fn explain(
         match parsed.request {
             Request::Add(mut claim) => {
                 if let Some(state_dir) = state_dir {
-                    claim.config.store.state_dir = state_dir;
+                    claim.store.state_dir = state_dir;
                 }
                 foresee(claim, now, &mut log, &mut unseen)
             }
@@ -81,7 +81,7 @@ pub fn explain(
             | Request::Version { .. } => Ok(None),
         }
     });
-    Explained { outcome, log, unseen }
+    Explained { outcome: outcome.map_err(Error::with_process), log, unseen }
 }
 
 fn foresee(
@@ -90,10 +90,10 @@ fn foresee(
     log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<Foreseen>, Error> {
-    if claim.is_empty() {
+    if claim.ask.is_empty() {
         return Ok(None);
     }
-    let config = claim.config.store.clone();
+    let config = claim.store.clone();
     let store = super::store(&config);
     let shared = match store.read(config.lock_timeout, log) {
         Err(error) if is_withheld(&error) => {
@@ -118,11 +118,11 @@ fn foresee(
         now: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         aside: &|_| Aside::Wanted,
     };
-    let Some(plan) = prepare::prepare(&scene, &mut claim, log)? else { return Ok(None) };
+    let Some(plan) = prepare::prepare(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
     let script = script(shared, &going, &wanted, log, unseen)?;
-    let opened_to_loopback = prepare::closed_to_loopback(&wanted, &claim.host_interfaces)?;
+    let opened_to_loopback = prepare::closed_to_loopback(&wanted, &claim.ask.host_interfaces)?;
     let published = add::entries_of(&wanted).and_then(|(pod, entries)| {
         let mut publication = Publication::default();
         publication.pod.clone_from(pod);
@@ -130,8 +130,8 @@ fn foresee(
         Some((store.published_at(&pod.uid)?, publication))
     });
     Ok(Some(Foreseen {
-        is_random: claim.allocation == Allocation::Random && !claim.wishes.is_empty(),
-        record: store.path_of(&claim.attachment.clone().into()),
+        is_random: claim.ask.allocation == Allocation::Random && !claim.ask.requested.is_empty(),
+        record: store.path_of(&claim.ask.holder),
         giving_way: giving_way.into_iter().map(|(one, reason)| (one.owner, reason)).collect(),
         wanted,
         before,

@@ -31,6 +31,7 @@ use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
 
+pub use add::claim;
 pub use collect::{Collected, Evidence, Judged, collect, judge};
 pub use dismantle::{Dismantled, dismantle};
 pub use everything::{Ownership, Repaired, repair};
@@ -111,7 +112,11 @@ pub fn panicked(message: &str) -> String {
 fn execute(request: Request, now: SystemTime, log: &mut dyn Log) -> Result<Reply, Error> {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     match request {
-        Request::Add(claim) => add::add(claim, now, log),
+        Request::Add(claim) => {
+            let (store, patience) = (store(&claim.store), claim.store.lock_timeout);
+            add::claim(&store, patience, claim.ask, now, log)?;
+            Ok(Reply::Result(claim.result))
+        }
         Request::Check(claim) => check::check(claim, now, log).map(|()| Reply::Nothing),
         Request::Del(release) => del::del(&release, now, log).map(|()| Reply::Nothing),
         Request::Gc(sweep) => del::gc(&sweep, now, log).map(|()| Reply::Nothing),

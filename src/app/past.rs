@@ -3,17 +3,17 @@
 use std::num::NonZeroU16;
 
 use crate::error::Error;
-use crate::model::{Attachment, HostPort, Protocol, Record};
+use crate::model::{HostPort, Protocol, Record};
 use crate::publication::Publication;
-use crate::store::{self, Held, Key, Listing, Mark, Released, Releaser, Shared, Who};
+use crate::store::{Held, Key, Listing, Mark, Released, Releaser, Shared, Unreadable, Who};
 
 /// The records: none where there is no store, or none that may be read by whoever only asks.
 #[derive(Clone, Copy)]
 pub(super) struct Past<'a>(pub(super) Option<&'a Shared>);
 
 impl Past<'_> {
-    pub(super) fn load(self, attachment: &Attachment) -> Result<Option<Record>, store::Error> {
-        self.0.map_or(Ok(None), |shared| shared.load(attachment))
+    pub(super) fn record(self, key: &Key) -> Result<Option<Record>, Unreadable> {
+        self.0.map_or(Ok(None), |shared| shared.record(key))
     }
 
     pub(super) fn holders(self, wanted: &[HostPort]) -> Result<Vec<Held>, Error> {

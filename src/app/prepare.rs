@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use super::choose::Chooser;
 use super::past::Past;
 use super::siblings;
-use crate::cni::Claim;
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{self, Change, Loopback, Portmap, Towards};
-use crate::model::{Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
+use crate::model::{Ask, Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
@@ -43,23 +42,23 @@ pub(super) struct Plan {
 }
 
 /// Who asks, as the node sees it now.
-pub(super) fn owner(claim: &Claim) -> Owner {
+pub(super) fn owner(ask: &Ask) -> Owner {
     Owner {
-        holder: claim.attachment.clone().into(),
-        pod: claim.pod.clone(),
-        netns: netns::observe(&claim.netns),
+        holder: ask.holder.clone(),
+        pod: ask.pod.clone(),
+        netns: ask.netns.as_deref().and_then(netns::observe),
     }
 }
 
 /// Whether the pod is on the node's own network, where it listens on the host port itself.
 fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
-    owner.netns.as_ref().is_some_and(|own| own.id == netns)
+    owner.attachment().is_none() || owner.netns.as_ref().is_some_and(|own| own.id == netns)
 }
 
-/// The record that `claim` of `owner` asks for, with these grants for its wishes; `netns` is the node's
+/// The record that `ask` of `owner` asks for, with these grants for its wishes; `netns` is the node's
 /// own network namespace.
 pub(super) fn wanted(
-    claim: &Claim,
+    ask: &Ask,
     owner: Owner,
     grants: Vec<Grant>,
     now: u64,
@@ -67,8 +66,8 @@ pub(super) fn wanted(
     boot_id: &str,
 ) -> Record {
     let on_host = on_host(&owner, netns);
-    let mut mappings = claim.mappings.clone();
-    mappings.extend(plan::expand(&grants, &claim.pod_addresses));
+    let mut mappings = ask.fixed.clone();
+    mappings.extend(plan::expand(&grants, &ask.pod_addresses));
     mappings.sort_unstable();
     if on_host {
         for mapping in &mut mappings {
@@ -77,52 +76,52 @@ pub(super) fn wanted(
     }
     Record {
         owner,
-        pod_addresses: claim.pod_addresses.clone(),
-        policy: claim.config.policy.clone(),
+        pod_addresses: ask.pod_addresses.clone(),
+        policy: ask.policy.clone(),
         mappings,
         grants,
-        dialects: claim.dialects.into(),
+        dialects: ask.dialects.clone(),
         created: now,
         boot_id: boot_id.to_owned(),
     }
 }
 
-/// Decides who gets what. What the container's other networks map already is taken out of `claim`;
+/// Decides who gets what. What the container's other networks map already is taken out of `ask`;
 /// `None` where nothing is left to do then.
 ///
 /// # Errors
 /// Whatever an ADD is refused for before it asks the kernel.
 pub(super) fn prepare(
     scene: &Scene<'_>,
-    claim: &mut Claim,
+    ask: &mut Ask,
     log: &mut dyn Log,
 ) -> Result<Option<Plan>, Error> {
     let Scene { past, portmap, netns, boot_id, now, aside } = *scene;
-    let before = match past.load(&claim.attachment) {
-        Err(store::Error::Unreadable(source)) => {
-            let what = format!("what {} holds", claim.attachment);
+    let before = match past.record(&store::Key::of(&ask.holder)) {
+        Err(source) => {
+            let what = format!("what {} holds", ask.holder);
             return Err(Error::Unreadable { what, aside: aside(&source.key), source });
         }
-        loaded => loaded?,
+        Ok(before) => before,
     };
-    let owner = owner(claim);
-    let holders = past.holders(&hosts_of(&claim.mappings))?;
-    for sibling in siblings::leave(&holders, &owner, &mut claim.mappings) {
-        let (claimant, sibling) = (claim.attachment.clone(), Box::new(sibling.clone()));
+    let owner = owner(ask);
+    let holders = past.holders(&hosts_of(&ask.fixed))?;
+    for sibling in siblings::leave(&holders, &owner, &mut ask.fixed) {
+        let (claimant, sibling) = (ask.holder.clone(), Box::new(sibling.clone()));
         log.note(Event::LeftToSibling { claimant, sibling });
     }
-    if claim.is_empty() && before.is_none() {
+    if ask.is_empty() && before.is_none() {
         return Ok(None);
     }
-    if claim.pod_addresses.is_empty() && !on_host(&owner, netns) {
-        log.note(Event::NoAddress(claim.attachment.clone()));
+    if ask.pod_addresses.is_empty() && !on_host(&owner, netns) {
+        log.note(Event::NoAddress(Box::new(owner.clone())));
     }
-    let chooser = Chooser::new(past, claim, &owner, before.as_ref(), portmap, now)?;
+    let chooser = Chooser::new(past, ask, &owner, before.as_ref(), portmap, now)?;
     chooser.permit()?;
-    let mut giving_way = superseded(&owner, holders, &claim.mappings, aside)?;
+    let mut giving_way = superseded(&owner, holders, &ask.fixed, aside)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
-    let mut wanted = wanted(claim, owner.clone(), granted.grants, now, netns, boot_id);
+    let mut wanted = wanted(ask, owner.clone(), granted.grants, now, netns, boot_id);
     if !wanted.grants.is_empty() {
         let holders = past.holders(&hosts_of(&wanted.mappings))?;
         giving_way = superseded(&owner, holders, &wanted.mappings, aside)?;

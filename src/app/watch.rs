@@ -19,10 +19,11 @@ const QUIET: Duration = Duration::from_millis(5);
 /// So long a burst is waited for at most.
 const BURST: Duration = Duration::from_millis(50);
 
-/// The pause after a look. It doubles with each look, so that whoever damages the table again and
-/// again cannot keep the node busy, and is short again after [`CALM`] without one.
+/// The pause after a look. It doubles with each look that restored something, so that a program which
+/// damages the table again and again cannot keep the node busy, and is short again after [`CALM`]
+/// without one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 const CALM: Duration = Duration::from_secs(10);
 
 /// Restores the table of the store at `store` until `stop` is ready.
@@ -41,8 +42,10 @@ pub fn watch(
     let mut pace = Pace::default();
     let mut told = None;
     loop {
-        let failed = look(store, patience, log).err();
-        pace.looked(Instant::now());
+        let looked = look(store, patience, log);
+        // What failed is not tried without pause either.
+        pace.looked(Instant::now(), *looked.as_ref().unwrap_or(&true));
+        let failed = looked.err();
         // What stays as it is, is said once.
         let text = failed.as_ref().map(ToString::to_string);
         let again = failed.as_ref().is_some_and(may_pass);
@@ -72,10 +75,10 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
     }
 }
 
-/// Compares the table with the records and restores it. Nothing is restored for a store that is not
-/// there yet, or no more: its first ADD builds the table.
-fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<(), Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(()) };
+/// Compares the table with the records and restores it; returns whether that was necessary. Nothing is
+/// restored for a store that does not exist: its first ADD builds the table.
+fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<bool, Error> {
+    let Some(shared) = store.read(patience, log)? else { return Ok(false) };
     shared.belongs_here()?;
     everything::reconcile(&shared, log)
 }
@@ -92,14 +95,23 @@ const fn may_pass(error: &Error) -> bool {
 #[derive(Debug, Default)]
 struct Pace {
     last: Option<Instant>,
+    /// When something was restored last.
+    restored: Option<Instant>,
     pause: Duration,
 }
 
 impl Pace {
-    /// Takes note of a look that ended at `now`.
-    fn looked(&mut self, now: Instant) {
-        let calm = self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM);
-        self.pause = if calm { SHORTEST_PAUSE } else { (self.pause * 2).min(LONGEST_PAUSE) };
+    /// Takes note of a look that ended at `now` and restored something or not.
+    fn looked(&mut self, now: Instant, restored: bool) {
+        let since = |then: Option<Instant>| then.map(|then| now.saturating_duration_since(then));
+        if since(self.restored).is_none_or(|since| since > CALM) {
+            self.pause = SHORTEST_PAUSE;
+        } else if restored {
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        if restored {
+            self.restored = Some(now);
+        }
         self.last = Some(now);
     }
 
@@ -111,25 +123,4 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_damages_without_pause_is_answered_ever_more_rarely() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        assert_eq!(pace.left(now), Duration::ZERO, "the first look is due at once");
-        let mut pauses = Vec::new();
-        for _ in 0..12 {
-            pace.looked(now);
-            pauses.push(pace.left(now));
-            now += pace.left(now);
-            assert_eq!(pace.left(now), Duration::ZERO);
-        }
-        assert_eq!(pauses[0], SHORTEST_PAUSE);
-        assert!(pauses.is_sorted() && pauses[11] == LONGEST_PAUSE, "{pauses:?}");
-        now += CALM + Duration::from_millis(1);
-        pace.looked(now);
-        assert_eq!(pace.left(now), SHORTEST_PAUSE, "calm has returned");
-    }
-}
+mod tests;

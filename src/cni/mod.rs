@@ -25,7 +25,6 @@ mod wishes;
 use std::collections::BTreeSet;
 use std::io;
 
-use ipnetwork::IpNetwork;
 use serde_json::value::RawValue;
 
 pub use self::command::{Command, Problem, Variable};
@@ -41,7 +40,7 @@ pub use self::version::Version;
 pub(crate) use self::json::Entries;
 use self::json::Object;
 use self::parse::Parser;
-use crate::model::{Allocation, Attachment, Mapping, Pod, Wish};
+use crate::model::{Ask, Attachment};
 
 /// The node's own file. Its keys win over the network configuration's.
 pub const NODE_FILE: &str = "/etc/cni/autoport.json";
@@ -66,42 +65,17 @@ pub enum Request {
     },
 }
 
-/// What one attachment asks for.
+/// An ADD or CHECK.
 #[derive(Debug)]
 pub struct Claim {
-    /// Who asks.
+    /// Which attachment.
     pub attachment: Attachment,
-    /// The Pod it is for, if `CNI_ARGS` says so.
-    pub pod: Option<Pod>,
-    /// `CNI_NETNS`, not looked at.
-    pub netns: String,
-    /// The host ports asked for by number, sorted.
-    pub mappings: Vec<Mapping>,
-    /// What the node is to choose, in the order asked: port mappings first, then annotations.
-    pub wishes: Vec<Wish>,
-    /// The annotation that asked for some of the wishes, or for their range; for
-    /// [`crate::plan::permit_namespace`].
-    pub annotation: Option<&'static str>,
-    /// How to choose: as the pod says, else as the operator does.
-    pub allocation: Allocation,
-    /// Whose annotations were used, and so whose variables the container waits for.
-    pub dialects: Dialects,
-    /// The pod's first address of each family, with its prefix, IPv4 first.
-    pub pod_addresses: Vec<IpNetwork>,
-    /// The interfaces that earlier plugins made on the node's side, in their order: a hint.
-    pub host_interfaces: Vec<String>,
+    /// What is asked for. If no port is, the node's own file has not been read.
+    pub ask: Ask,
     /// The result that ADD prints: `prevResult` in the configuration's version.
     pub result: Box<RawValue>,
-    /// What the operator decided. If no port is asked for, the node's own file has not been read.
-    pub config: Config,
-}
-
-impl Claim {
-    /// Whether no host port is asked for at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.mappings.is_empty() && self.wishes.is_empty()
-    }
+    /// Where it is recorded.
+    pub store: StoreConfig,
 }
 
 /// What DEL needs, and nothing that may be missing by then.

@@ -11,7 +11,7 @@ use super::json::Object;
 use super::text::quote;
 use super::version::Version;
 use super::{Claim, Release, Request, Sweep, gc, mappings, prev_result, wishes};
-use crate::model::{Attachment, InvalidName, check_identifier};
+use crate::model::{Ask, Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
 pub(super) struct Parser<'a> {
@@ -53,20 +53,24 @@ impl<'a> Parser<'a> {
         let config = self.layered(node_file, &mut judge, Config::from_layers)?;
         let wishes = wishes::read(&wanted, &annotations, &config, &mut judge.warnings)?;
         let prev = prev_result::read(&self.conf, self.version, &self.call.ifname)?;
-        let claim = Claim {
-            attachment: self.attachment()?,
+        let attachment = self.attachment()?;
+        let ask = Ask {
+            holder: attachment.clone().into(),
             pod: self.env.pod(&mut judge.warnings),
-            netns: self.call.netns,
-            mappings: mappings::expand(&wanted, &prev.addresses)?,
-            wishes: wishes.list,
+            netns: Some(self.call.netns),
+            fixed: mappings::expand(&wanted, &prev.addresses)?,
+            requested: wishes.list,
             annotation: wishes.annotation,
             allocation: wishes.allocation,
-            dialects: wishes.dialects,
+            dialects: wishes.dialects.into(),
             pod_addresses: prev.addresses,
             host_interfaces: prev.host_interfaces,
-            result: prev.echo,
-            config,
+            ports: config.ports,
+            policy: config.policy,
+            advertise_addresses: config.advertise_addresses,
+            guard_except: config.guard_except,
         };
+        let claim = Claim { attachment, ask, result: prev.echo, store: config.store };
         Ok((request(claim), judge.warnings))
     }
 

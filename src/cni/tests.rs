@@ -47,12 +47,12 @@ fn an_add_of_containerd_is_understood() {
             panic!("{command} became something else");
         };
         assert_eq!(claim.attachment.to_string(), "net/4f2a/eth0");
-        assert_eq!(claim.pod.map(|pod| pod.to_string()).as_deref(), Some("default/web"));
-        assert_eq!(claim.netns, "/var/run/netns/x");
-        assert_eq!(claim.host_interfaces, ["cni0", "veth1"]);
-        assert_eq!(claim.pod_addresses[0].to_string(), "10.88.0.5/16");
+        assert_eq!(claim.ask.pod.map(|pod| pod.to_string()).as_deref(), Some("default/web"));
+        assert_eq!(claim.ask.netns.as_deref(), Some("/var/run/netns/x"));
+        assert_eq!(claim.ask.host_interfaces, ["cni0", "veth1"]);
+        assert_eq!(claim.ask.pod_addresses[0].to_string(), "10.88.0.5/16");
         assert!(PREV.ends_with(claim.result.get()));
-        let hosts: Vec<String> = claim.mappings.iter().map(|one| one.host.to_string()).collect();
+        let hosts: Vec<String> = claim.ask.fixed.iter().map(|one| one.host.to_string()).collect();
         assert_eq!(hosts, ["0.0.0.0:8080/tcp", "[::]:8080/tcp"]);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Facts, Finding, Seen, node_file, some_of};
+use super::{Facts, Finding, Seen, counted, node_file, some_of};
 use crate::cni::{self, Config, Version};
 
 /// A network configuration file.
@@ -87,10 +87,16 @@ impl Conflist {
         self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
     }
 
+    fn has(&self, kind: &str) -> bool {
+        self.plugins.iter().any(|plugin| plugin.kind == kind)
+    }
+
     fn own(&self) -> impl Iterator<Item = (usize, &Plugin)> {
-        self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.kind == "autoport")
+        self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.kind == OWN)
     }
 }
+
+const OWN: &str = "autoport";
 
 /// Another plugin that maps host ports.
 const PORTMAP: &str = "portmap";
@@ -100,8 +106,12 @@ const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ov
 
 /// Every file, with the reason where it is not understood.
 pub(super) fn networks(facts: &Facts) -> Vec<(String, Result<Conflist, String>)> {
-    let files = facts.configurations.known().map_or(&[][..], Vec::as_slice);
-    files.iter().map(|(file, bytes)| (file.clone(), Conflist::read(file, bytes))).collect()
+    let files = facts.configurations.known().map_or(&[][..], |found| &found.files);
+    let list = |(file, bytes): &(String, Result<Vec<u8>, String>)| {
+        let bytes = bytes.as_deref().map_err(Clone::clone);
+        (file.clone(), bytes.and_then(|bytes| Conflist::read(file, bytes)))
+    };
+    files.iter().map(list).collect()
 }
 
 /// How each network that autoport is chained in is configured, as far as ADD would take it.
@@ -119,129 +129,152 @@ pub(super) fn configs(
 }
 
 const CHECK: &str = "network";
-const INSTALL: &str = "`autoport install` chains autoport into it";
 
 pub(super) fn findings(
     facts: &Facts,
     networks: &[(String, Result<Conflist, String>)],
 ) -> Vec<Finding> {
     let dir = facts.places.conf_dir.display();
-    match &facts.configurations {
-        Seen::Known(_) => {}
+    let omitted = match &facts.configurations {
+        Seen::Known(found) => found.omitted,
         Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{dir} may not be read"))],
         Seen::Failed(why) => {
             let remedy = "name the right directory with --conf-dir";
             return vec![Finding::failed(CHECK, format!("{dir}: {why}"), remedy)];
         }
-    }
+    };
     let Some((first, list)) = networks.first() else {
         let text = format!("{dir} has no network configuration");
         let remedy = "install the cluster's CNI plugin, or name the directory with --conf-dir";
         return vec![Finding::failed(CHECK, text, remedy)];
     };
-    let mut findings = Vec::new();
-    let with: Vec<&Conflist> = networks
-        .iter()
-        .filter_map(|(_, list)| list.as_ref().ok())
-        .filter(|list| list.own().next().is_some())
-        .collect();
-    match list {
-        Err(why) => findings.push(Finding::failed(
-            CHECK,
-            format!("{first}, which runtimes take first, is not understood: {why}"),
-            format!("correct {dir}/{first}"),
-        )),
-        Ok(list) if list.own().next().is_none() => {
-            let chain = list.kinds().join(", ");
-            findings.push(match with.first() {
-                None => Finding::failed(
-                    CHECK,
-                    format!(
-                        "{first}, which runtimes take first, does not chain autoport ({chain})"
-                    ),
-                    INSTALL,
-                ),
-                Some(other) => Finding::warning(
-                    CHECK,
-                    format!(
-                        "containerd and CRI-O take {first} ({chain}), and autoport is in {} only",
-                        other.file
-                    ),
-                    format!("chain it into {first}, or rename one of them"),
-                ),
-            });
-        }
-        Ok(_) => {}
-    }
+    let lists: Vec<&Conflist> =
+        networks.iter().filter_map(|(_, list)| list.as_ref().ok()).collect();
+    let (with, without): (Vec<&Conflist>, Vec<&Conflist>) =
+        lists.into_iter().partition(|list| list.has(OWN));
+    let mut findings = Vec::from_iter(used(facts, first, list, with.first().copied()));
     for (file, list) in networks.iter().skip(1) {
         if let Err(why) = list {
             let text = format!("{file} is not understood: {why}");
             findings.push(Finding::warning(CHECK, text, format!("correct or remove {dir}/{file}")));
         }
     }
-    for list in &with {
-        findings.extend(chain(list));
-    }
-    let portmaps = networks
-        .iter()
-        .filter_map(|(_, list)| list.as_ref().ok())
-        .filter(|list| list.own().next().is_none() && list.kinds().contains(&PORTMAP));
-    for list in portmaps.filter(|_| !with.is_empty()) {
+    findings.extend(with.iter().flat_map(|list| chain(list)));
+    for list in without.iter().filter(|list| !with.is_empty() && list.has(PORTMAP)) {
         findings.push(Finding::warning(
             CHECK,
             format!("{} maps host ports with portmap, which does not know of ours", list.file),
             "let one of the two map all host ports of the node",
         ));
     }
+    if omitted > 0 {
+        let text = format!("{dir} has {} more, which were not read", counted(omitted, "file"));
+        findings.push(Finding::warning(CHECK, text, "delete the files that no runtime uses"));
+    }
     findings
 }
 
-/// What is to say about a network that autoport is chained in.
-fn chain(list: &Conflist) -> Vec<Finding> {
-    let (file, mut findings) = (&list.file, Vec::new());
-    let mut fail = |text: String, remedy: String| {
-        findings.push(Finding::failed(CHECK, format!("{file}: {text}"), remedy));
+/// Whether the network that runtimes use, the first, has autoport in it.
+fn used(
+    facts: &Facts,
+    first: &str,
+    list: &Result<Conflist, String>,
+    with: Option<&Conflist>,
+) -> Option<Finding> {
+    let list = match list {
+        Ok(list) if list.has(OWN) => return None,
+        Ok(list) => list,
+        Err(why) => {
+            let text = format!("{first}, which runtimes take first, is not understood: {why}");
+            let remedy = format!("correct {}", facts.places.conf_dir.join(first).display());
+            return Some(Finding::failed(CHECK, text, remedy));
+        }
     };
-    let kinds = list.kinds();
-    let own: Vec<(usize, &Plugin)> = list.own().collect();
-    let Some((position, plugin)) = own.first().copied() else { return findings };
-    if own.len() > 1 {
-        fail("autoport is in the chain twice".to_owned(), "remove one of them".to_owned());
+    let chain = list.kinds().join(", ");
+    Some(match with {
+        None => Finding::failed(
+            CHECK,
+            format!("{first}, which runtimes take first, does not chain autoport ({chain})"),
+            "`autoport install` chains autoport into it",
+        ),
+        Some(other) => Finding::warning(
+            CHECK,
+            format!(
+                "containerd and CRI-O take {first} ({chain}), and autoport is in {} only",
+                other.file
+            ),
+            format!("chain it into {first}, or rename one of them"),
+        ),
+    })
+}
+
+/// The findings on a network that autoport is chained in.
+fn chain(list: &Conflist) -> Vec<Finding> {
+    let mut own = list.own();
+    let Some((position, plugin)) = own.next() else { return Vec::new() };
+    let mut findings = order(list, position, own.next().is_some());
+    findings.extend(declared(list, plugin));
+    findings.extend(settings(list, plugin));
+    if findings.is_empty() {
+        let chain = list.kinds().join(", ");
+        let text = format!("{}: {chain}; cniVersion {}", list.file, list.version);
+        findings.push(Finding::ok(CHECK, text));
+    }
+    findings
+}
+
+/// Whether autoport, which is at `position`, gets the port mappings and a pod with an address.
+fn order(list: &Conflist, position: usize, is_there_twice: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut fail = |text: &str, remedy: &str| {
+        findings.push(Finding::failed(CHECK, format!("{}: {text}", list.file), remedy));
+    };
+    if is_there_twice {
+        fail("autoport is in the chain twice", "remove one of them");
     }
     if position == 0 {
         fail(
-            "autoport is the first of the chain, and there is no pod address to map to yet".into(),
-            "put it after the plugin that makes the interface".into(),
+            "autoport is the first of the chain, and there is no pod address to map to yet",
+            "put it after the plugin that makes the interface",
         );
     }
     let later = list.plugins.iter().skip(position + 1);
-    let late = later.filter(|one| one.has_ipam || MAKERS.contains(&one.kind.as_str()));
-    for maker in late {
+    for maker in later.filter(|one| one.has_ipam || MAKERS.contains(&one.kind.as_str())) {
         fail(
-            format!("autoport comes before {}, which makes the interface", maker.kind),
-            format!("put it after {}", maker.kind),
+            &format!("autoport comes before {}, which makes the interface", maker.kind),
+            &format!("put it after {}", maker.kind),
         );
     }
-    if kinds.contains(&PORTMAP) {
+    if list.has(PORTMAP) {
         fail(
-            "portmap is in the same chain: each host port is mapped twice, and portmap's rules win"
-                .into(),
-            "remove portmap from it; autoport takes its place".into(),
+            "portmap is in the same chain: each host port is mapped twice, and portmap's rules win",
+            "remove portmap from it; autoport takes its place",
         );
     }
-    let declares = |name: &str| plugin.capabilities.iter().any(|own| own == name);
-    if !declares("portMappings") {
-        fail(
-            "autoport does not declare the capability portMappings: runtimes send it no hostPort"
-                .into(),
-            "set \"capabilities\": {\"portMappings\": true}".into(),
-        );
+    findings
+}
+
+/// What the list promises to runtimes: its version, and what autoport is sent.
+fn declared(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
+    let file = &list.file;
+    let lacks = |name: &str| !plugin.capabilities.iter().any(|own| own == name);
+    let mut findings = Vec::new();
+    if lacks("portMappings") {
+        findings.push(Finding::failed(
+            CHECK,
+            format!(
+                "{file}: autoport does not declare the capability portMappings: runtimes send it no \
+                 hostPort"
+            ),
+            "set \"capabilities\": {\"portMappings\": true}",
+        ));
     }
     match Version::named(&list.version) {
-        None => fail(
-            format!("cniVersion {:?} is not one that autoport speaks", list.version),
+        None => findings.push(Finding::failed(
+            CHECK,
+            format!("{file}: cniVersion {:?} is not one that autoport speaks", list.version),
             format!("write one of {}", some_of(&Version::ALL.map(Version::as_str))),
-        ),
+        )),
         Some(version) if version < Version::V0_4_0 => findings.push(Finding::warning(
             CHECK,
             format!("{file}: cniVersion {} has no CHECK", list.version),
@@ -249,18 +282,12 @@ fn chain(list: &Conflist) -> Vec<Finding> {
         )),
         Some(_) => {}
     }
-    if !declares("io.kubernetes.cri.pod-annotations") {
+    if lacks("io.kubernetes.cri.pod-annotations") {
         findings.push(Finding::warning(
             CHECK,
             format!("{file}: annotations of pods do not reach autoport"),
             "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",
         ));
-    }
-    findings.extend(settings(list, plugin));
-    if findings.is_empty() {
-        let chain = kinds.join(", ");
-        let text = format!("{file}: {chain}; cniVersion {}", list.version);
-        findings.push(Finding::ok(CHECK, text));
     }
     findings
 }

@@ -11,14 +11,15 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use super::legacy;
+use super::{child, legacy};
 use crate::app::{self, Evidence, Examined};
 use crate::event::Silent;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
+use crate::regular;
 use crate::store::Store;
 
 /// Where a node has what container runtimes read.
@@ -96,6 +97,20 @@ pub struct Binary {
     pub version: Option<String>,
 }
 
+/// The network configurations.
+#[derive(Debug, Default)]
+pub struct Configurations {
+    /// The name of each file, and its content or why that is not known.
+    pub files: Vec<(String, Result<Vec<u8>, String>)>,
+    /// How many files come behind these.
+    pub omitted: usize,
+}
+
+impl Configurations {
+    /// Runtimes use the first, and people do not read reports on so many.
+    const MOST: usize = 256;
+}
+
 /// Sysctls, by their path below `/proc/sys`.
 #[derive(Clone, Debug, Default)]
 pub struct Sysctls(BTreeMap<String, String>);
@@ -156,7 +171,7 @@ pub struct Facts {
     /// Whose table ours is.
     pub table: Seen<Table>,
     /// The network configurations, in the order in which runtimes take them.
-    pub configurations: Seen<Vec<(String, Vec<u8>)>>,
+    pub configurations: Seen<Configurations>,
     /// The node's own file; `None` where there is none.
     pub node_file: Seen<Option<Vec<u8>>>,
     /// The installed plugin; `None` where there is none.
@@ -249,39 +264,50 @@ fn first_line(path: &str) -> String {
 }
 
 /// The files in the order of their names, which is how containerd and CRI-O choose one.
-fn configurations(dir: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+fn configurations(dir: &Path) -> io::Result<Configurations> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Configurations::default());
+        }
         Err(error) => return Err(error),
     };
-    let mut files = Vec::new();
+    let mut paths = Vec::new();
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let known = path.extension().and_then(|extension| extension.to_str());
-        if matches!(known, Some("conf" | "conflist" | "json")) && path.is_file() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push((name, std::fs::read(&path)?));
+        if matches!(known, Some("conf" | "conflist" | "json")) && !entry.file_type()?.is_dir() {
+            paths.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    paths.sort();
+    let omitted = paths.len().saturating_sub(Configurations::MOST);
+    let mut files = Vec::new();
+    for path in paths.into_iter().take(Configurations::MOST) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.push(match regular::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            read => (name, read.map_err(|error| error.to_string())),
+        });
+    }
+    Ok(Configurations { files, omitted })
 }
 
 fn binary(path: &Path) -> io::Result<Option<Binary>> {
-    let found = match std::fs::metadata(path) {
-        Ok(found) => found,
+    let file = match regular::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let executable = found.is_file() && found.permissions().mode() & 0o111 != 0;
-    let is_this = std::fs::read(path)? == std::fs::read("/proc/self/exe")?;
-    let says = || {
-        let output = Command::new(path).arg("--version").env_clear().stdin(Stdio::null()).output();
-        let text = String::from_utf8(output.ok()?.stdout).ok()?;
+    let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
+    let is_this = regular::are_equal(&file, &regular::open(Path::new("/proc/self/exe"))?)?;
+    let version = || {
+        let output = child::output(Command::new(path).arg("--version").env_clear()).ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
         Some(text.trim().strip_prefix("autoport ")?.to_owned())
     };
-    let version = if executable { says() } else { None };
+    let version = if executable { version() } else { None };
     Ok(Some(Binary { path: path.to_owned(), executable, is_this, version }))
 }
 
@@ -328,7 +354,7 @@ pub(super) fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
             continue;
         }
         // What the tool changes is nothing: it lists tables that are there.
-        match Command::new(tool).stdin(Stdio::null()).output() {
+        match child::output(&mut Command::new(tool)) {
             Ok(output) if output.status.success() => {
                 legacy::read(family, &String::from_utf8_lossy(&output.stdout), others);
             }

@@ -3,6 +3,7 @@
 //!
 //! [`Facts`] is all that is asked of the world; everything else decides, and does no I/O.
 
+mod child;
 mod conflist;
 mod facts;
 mod legacy;

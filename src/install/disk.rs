@@ -7,10 +7,14 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::Error;
+use crate::{regular, store};
 
 /// Also where the file that was started has been replaced since.
 const OWN: &str = "/proc/self/exe";
@@ -18,8 +22,11 @@ const OWN: &str = "/proc/self/exe";
 /// What is about to be renamed into its place. No runtime reads such a name.
 const TEMPORARY: &str = ".autoport-new";
 
-/// No network configuration comes near this.
-const MOST: u64 = 16 << 20;
+/// Is there while somebody installs.
+const LOCK: &str = ".autoport-lock";
+
+/// How long others who install are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const EXECUTABLE: u32 = 0o755;
 
@@ -46,15 +53,7 @@ pub(super) fn look(path: &Path) -> Result<Found, Error> {
             () => "a special file",
         }));
     }
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MOST {
-            return Err(io::Error::other(format!("it is larger than {MOST} bytes")));
-        }
-        Ok(bytes)
-    };
-    read().map(Found::File).map_err(Error::io("read", path))
+    regular::read(path).map(Found::File).map_err(Error::io("read", path))
 }
 
 /// Lists the names in a folder; none where there is no folder.
@@ -97,18 +96,57 @@ pub(super) fn is_folder(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_dir())
 }
 
+/// A locked file that is there as long as it is locked.
+struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    fn take(path: PathBuf) -> Result<Self, Error> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW | O_NONBLOCK);
+            let file = options.open(&path).map_err(Error::io("open", &path))?;
+            if file.try_lock_exclusive().is_ok() {
+                // Who had it before has deleted it, and another file can be there.
+                if file.metadata().is_ok_and(|found| found.nlink() > 0) {
+                    return Ok(Self { path, file });
+                }
+            } else if Instant::now() > until {
+                return Err(Error::Locked { holder: store::lock_holder(&file), path });
+            } else {
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What stays behind is taken by the next.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs2::FileExt::unlock(&self.file);
+    }
+}
+
 /// A folder in which this process alone changes anything.
 pub(super) struct Folder {
     path: PathBuf,
     open: File,
+    #[expect(dead_code, reason = "it is given back with the folder")]
+    lock: Lock,
 }
 
 impl Folder {
-    /// Waits for anyone else who installs there, and clears away what one left who was killed.
+    /// Waits for others who install there, but not for ever, and removes what a killed one left.
+    ///
+    /// What is locked is a file that only its owner can open. The folder itself could be locked by
+    /// every user who can read it, for as long as that user likes.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let open = File::open(path).map_err(Error::io("open", path))?;
-        open.lock_exclusive().map_err(Error::io("lock", path))?;
-        let folder = Self { path: path.to_owned(), open };
+        let folder = Self { path: path.to_owned(), open, lock: Lock::take(path.join(LOCK))? };
         for name in names(path)? {
             if name.as_encoded_bytes().ends_with(TEMPORARY.as_bytes()) {
                 folder.remove(&path.join(name))?;
@@ -174,31 +212,11 @@ impl Folder {
 
 /// Whether the running executable, as it is, can be started at `path`.
 pub(super) fn is_own_executable(path: &Path) -> Result<bool, Error> {
-    let own = File::open(OWN).map_err(Error::io("open", Path::new(OWN)))?;
-    let same = || -> io::Result<bool> {
-        let there = File::open(path)?;
-        let (one, other) = (own.metadata()?, there.metadata()?);
-        if (one.dev(), one.ino()) == (other.dev(), other.ino()) {
-            return Ok(true);
-        }
-        Ok(one.len() == other.len() && other.mode() & 0o777 == EXECUTABLE && equal(&own, &there)?)
-    };
-    match same() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => found.map_err(Error::io("compare", path)),
+    if !fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o777 == EXECUTABLE)
+    {
+        return Ok(false);
     }
-}
-
-fn equal(mut one: &File, mut other: &File) -> io::Result<bool> {
-    let (mut first, mut second) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    loop {
-        let read = one.read(&mut first)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        other.read_exact(&mut second[..read])?;
-        if first[..read] != second[..read] {
-            return Ok(false);
-        }
-    }
+    let own = regular::open(Path::new(OWN)).map_err(Error::io("open", Path::new(OWN)))?;
+    let same = regular::open(path).and_then(|there| regular::are_equal(&own, &there));
+    same.map_err(Error::io("compare", path))
 }

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use conflist::How;
 pub use problem::Problem;
 
+use crate::event::LockHolder;
 use disk::{Folder, Found, look};
 
 /// Where libcni remembers what it attached with which configuration.
@@ -62,6 +63,15 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Another process installs, and does not end.
+    #[error("cannot lock {} within 10 s: {} has it; end it, and try again",
+        path.display(), holder.as_ref().map_or("a process of another container".to_owned(), ToString::to_string))]
+    Locked {
+        /// The file whose lock is taken.
+        path: PathBuf,
+        /// Who has it, where that can be seen.
+        holder: Option<LockHolder>,
     },
     /// There is no network yet.
     #[error(

@@ -3,6 +3,7 @@
 //! Nothing in here does I/O. A value of these types is valid by construction, so no string standing
 //! for a port, an address or an identifier travels past the `cni` module.
 
+mod ask;
 mod owner;
 mod wish;
 
@@ -15,6 +16,7 @@ use std::str::FromStr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+pub use ask::Ask;
 pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
     check_ifname,

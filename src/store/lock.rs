@@ -119,7 +119,7 @@ pub(super) fn guards(file: &File, path: &Path) -> Result<bool, Error> {
 
 /// flock(2) has no way to ask, so this reads the kernel's list of all locks, and only when the lock
 /// is taken. Nobody is named when the holder lives in another PID namespace.
-fn holder_of(file: &File) -> Option<LockHolder> {
+pub(crate) fn holder_of(file: &File) -> Option<LockHolder> {
     let found = file.metadata().ok()?;
     let (major, minor) = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()));
     let place = format!("{major:02x}:{minor:02x}:{}", found.ino());

@@ -42,6 +42,7 @@ pub use holder::{Held, Who};
 pub use instance::Instance;
 pub use key::Key;
 pub use listing::Listing;
+pub(crate) use lock::holder_of as lock_holder;
 pub use memory::{Mark, REMEMBERED, Released, Releaser};
 pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};

@@ -10,10 +10,10 @@ use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
-use autoport::cni::{Claim, Env, Request};
+use autoport::cni::{Env, Request};
 use autoport::kernel::Change;
-use autoport::model::{Mapping, Owner, Record};
-use autoport::plan::{self, Ask, Availability, Cursors};
+use autoport::model::{Ask, Mapping, Owner, Record};
+use autoport::plan::{self, Availability, Cursors};
 use autoport::ruleset::elements_of;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
         "plan" => {
             let [before, wanted] = [20_000, 20_001]
-                .map(|first| parse(&environment(), &configuration(count, first)).mappings);
+                .map(|first| parse(&environment(), &configuration(count, first)).fixed);
             counted(|| plan::union(black_box(&before), black_box(&wanted)));
         }
         "encode" => {
@@ -96,26 +96,26 @@ fn configuration(count: u16, first: u16) -> Vec<u8> {
     config.to_string().into_bytes()
 }
 
-fn parse(env: &Env, stdin: &[u8]) -> Claim {
+fn parse(env: &Env, stdin: &[u8]) -> Ask {
     match Request::parse(black_box(env), black_box(stdin), || Ok(None)).map(|it| it.request) {
-        Ok(Request::Add(claim)) => claim,
+        Ok(Request::Add(claim)) => claim.ask,
         other => panic!("not an ADD: {other:?}"),
     }
 }
 
 /// Chooses numbers on a node of which every second one is taken.
-fn choose(claim: &Claim) -> Vec<Mapping> {
-    let ask = Ask {
-        wishes: &claim.wishes,
-        fixed: &claim.mappings,
+fn choose(claim: &Ask) -> Vec<Mapping> {
+    let ask = plan::Ask {
+        wishes: &claim.requested,
+        fixed: &claim.fixed,
         earlier: &[],
-        policy: &claim.config.ports,
+        policy: &claim.ports,
         allocation: claim.allocation,
         cursors: &Cursors::new(),
         seed: 0,
     };
     let look = |spot: plan::Spot| {
-        let taken = claim.wishes.len() <= 5_000 && is_even(spot.port);
+        let taken = claim.requested.len() <= 5_000 && is_even(spot.port);
         Ok::<_, Infallible>(if taken { Availability::Held } else { Availability::Free })
     };
     let Ok(granted) = plan::allocate(black_box(&ask), look, look);
@@ -127,12 +127,12 @@ fn is_even(port: NonZeroU16) -> bool {
     port.get().is_multiple_of(2)
 }
 
-fn record(claim: Claim) -> Record {
+fn record(claim: Ask) -> Record {
     Record {
-        owner: Owner { holder: claim.attachment.into(), pod: claim.pod, netns: None },
+        owner: Owner { holder: claim.holder, pod: claim.pod, netns: None },
         pod_addresses: claim.pod_addresses,
-        policy: claim.config.policy,
-        mappings: claim.mappings,
+        policy: claim.policy,
+        mappings: claim.fixed,
         grants: Vec::new(),
         dialects: [].into(),
         created: 0,

@@ -1,6 +1,7 @@
 use serde_json::{Map, Value, json};
 
-use crate::cni::{Claim, Env, Error, Request};
+use crate::cni::{Env, Error, Request};
+use crate::model::{Ask, Dialect};
 
 const PORTS: &str = "autoport.cni/ports";
 const RANGE: &str = "autoport.cni/range";
@@ -10,7 +11,7 @@ const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
 const BCS_SAME: &str = "randcontainerport.randhostport.webhook.bkbcs.tencent.com";
 
 /// An ADD with these port mappings (host, container) and annotations, as containerd sends it.
-fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Claim, Error> {
+fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Ask, Error> {
     let pairs = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "4f2a"),
@@ -40,18 +41,18 @@ fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Claim,
     });
     let parsed = Request::parse(&env, conf.to_string().as_bytes(), || Ok(None))?;
     let Request::Add(claim) = parsed.request else { panic!("an ADD became something else") };
-    Ok(claim)
+    Ok(claim.ask)
 }
 
 fn wishes(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Vec<String> {
     let claim = claim(mappings, annotations);
     let claim = claim.unwrap_or_else(|error| panic!("{mappings:?} {annotations:?}: {error}"));
-    claim.wishes.iter().map(ToString::to_string).collect()
+    claim.requested.iter().map(ToString::to_string).collect()
 }
 
 fn refusal(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> String {
     match claim(mappings, annotations) {
-        Ok(claim) => panic!("{mappings:?} {annotations:?} was taken: {:?}", claim.wishes),
+        Ok(claim) => panic!("{mappings:?} {annotations:?} was taken: {:?}", claim.requested),
         Err(error) => error.to_string(),
     }
 }
@@ -70,7 +71,7 @@ fn host_port_zero_and_the_annotation_ask() {
     let both = wishes(&[(0, 80), (8443, 443)], &[(PORTS, "game=7777/udp")]);
     assert_eq!(both, ["80/tcp", "game=7777/udp"]);
     let named = claim(&[], &[(PORTS, "a=1,b=2"), (RANGE, "game")]).expect("a known range");
-    assert!(named.wishes.iter().all(|wish| wish.range.as_deref() == Some("game")));
+    assert!(named.requested.iter().all(|wish| wish.range.as_deref() == Some("game")));
     assert!(refusal(&[], &[(PORTS, "a=1"), (RANGE, "gmae")]).contains("game"), "names the known");
 }
 
@@ -90,9 +91,9 @@ fn kubewharfs_annotation_is_read() {
             .chain([("random", Random)])
     {
         let claim = claim(&[(0, 80)], &[(KUBEWHARF, value)]).expect(value);
-        assert_eq!(claim.wishes.len(), 1, "{value:?}");
+        assert_eq!(claim.requested.len(), 1, "{value:?}");
         assert_eq!(claim.allocation, allocation, "{value:?}");
-        assert!(claim.dialects.kubewharf, "{value:?}");
+        assert!(claim.dialects.contains(&Dialect::KubeWharf), "{value:?}");
     }
     for off in ["false", "0"] {
         assert!(claim(&[], &[(KUBEWHARF, off)]).expect(off).is_empty(), "{off:?}");
@@ -114,8 +115,8 @@ fn the_annotations_of_bcs_are_read() {
     assert_eq!(wishes(&[(30000, 8080)], &[on, (BCS_PORTS, "8080")]), [""; 0], "a webhook did it");
     assert_eq!(wishes(&[], &[(BCS, "false"), (BCS_PORTS, "8080")]), [""; 0]);
     let same = claim(&[], &[on, (BCS_PORTS, "8080"), (BCS_SAME, "")]).expect("a wish");
-    assert_eq!(same.wishes[0].container_port, crate::model::ContainerPort::Same);
-    assert!(same.dialects.bcs);
+    assert_eq!(same.requested[0].container_port, crate::model::ContainerPort::Same);
+    assert!(same.dialects.contains(&Dialect::Bcs));
     assert!(
         refusal(&[], &[on, (BCS_PORTS, "metric")]).contains("metric"),
         "a name is unknown here"

@@ -75,6 +75,18 @@ impl Messages {
         self.bytes[self.last + 8..self.last + 12].copy_from_slice(&number.to_ne_bytes());
     }
 
+    /// The same with `base` added to the number of each message, and the first number after them.
+    pub(in crate::kernel) fn numbered_from(&self, base: u32) -> (Vec<u8>, u32) {
+        let (mut bytes, mut next, mut at) = (self.bytes.clone(), base, 0);
+        while let Some(len) = u32_ne(&bytes, at).filter(|len| *len > 0) {
+            let number = u32_ne(&bytes, at + 8).unwrap_or(0).wrapping_add(base);
+            bytes[at + 8..at + 12].copy_from_slice(&number.to_ne_bytes());
+            next = next.max(number.saturating_add(1));
+            at += align(len as usize);
+        }
+        (bytes, next)
+    }
+
     /// Replaces the flags of the last message.
     pub(in crate::kernel) fn set_flags(&mut self, flags: u16) {
         self.bytes[self.last + 6..self.last + 8].copy_from_slice(&flags.to_ne_bytes());
@@ -147,6 +159,8 @@ pub(in crate::kernel) struct Answer<'a> {
     pub(in crate::kernel) kind: u16,
     /// The number of the request it answers.
     pub(in crate::kernel) number: u32,
+    /// The port of the socket whose request it answers, or tells others of.
+    pub(in crate::kernel) port: u32,
     pub(in crate::kernel) body: Body<'a>,
     /// Everything after the netlink header, for what begins with another one than `struct nfgenmsg`.
     pub(in crate::kernel) message: &'a [u8],
@@ -182,7 +196,8 @@ pub(in crate::kernel) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = An
             _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
         };
         let interrupted = flags & DUMP_INTERRUPTED != 0;
-        Some(Answer { kind, number: u32_ne(header, 8)?, body, message, interrupted })
+        let (number, port) = (u32_ne(header, 8)?, u32_ne(header, 12)?);
+        Some(Answer { kind, number, port, body, message, interrupted })
     })
 }
 

@@ -4,15 +4,17 @@
 //! The kernel answers inside sendmsg(2), so after a send a receive that would block means that no
 //! more is to come. Every answer is matched by the number of its request, because which messages
 //! of a batch are acknowledged differs between kernels (the batch's own begin and end only since
-//! 6.10): a transaction asks for exactly one acknowledgement, on its last message.
+//! 6.10): a transaction asks for exactly one acknowledgement, on its last message. No number is used
+//! twice on a socket, so what an earlier request left unread answers no later one.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
-use rtnetlink::sys::Socket as NetlinkSocket;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 
 use super::message::{Answer, Attributes, Body, Kind, Messages, answers};
 use super::{ATTEMPTS, Error, INET};
@@ -40,16 +42,41 @@ const RECEIVE_BUFFER: usize = (1 << 16) + 4096;
 /// What a netlink socket sends at most unless told otherwise (`net.core.wmem_default`).
 const DEFAULT_SEND_BUFFER: usize = 200_000;
 
+/// How many errors of a receive are passed over for the answers after them.
+const MOST_ERRORS: u32 = 8;
+
+/// The ports of this library's netfilter sockets: these bits, and 20 of the process ID. libnl takes such
+/// a port for the 490th socket of a process; the kernel, by itself, never.
+const OWN_PORTS: u32 = 0x7a70_0000;
+const OWN_PORTS_MASK: u32 = 0xfff0_0000;
+
+/// Whether a message is from a program that uses this library, whatever it is called.
+pub(in crate::kernel) const fn is_own_port(port: u32) -> bool {
+    port & OWN_PORTS_MASK == OWN_PORTS
+}
+
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
 pub(in crate::kernel) struct Socket {
-    socket: NetlinkSocket,
+    netlink: NetlinkSocket,
     buffer: Vec<u8>,
+    /// The numbers of the requests sent last.
+    numbers: Range<u32>,
 }
 
 impl Socket {
     pub(in crate::kernel) fn open() -> Result<Self, Error> {
-        Self::open_for(NETLINK_NETFILTER)
+        let mut socket = Self::open_for(NETLINK_NETFILTER)?;
+        // Another socket of this process, or a process of the same number in another PID namespace,
+        // may have the first.
+        let ports = (std::process::id()..).step_by(4099).map(|id| id & !OWN_PORTS_MASK | OWN_PORTS);
+        let mut bound = ports.take(64).map(|port| socket.netlink.bind(&SocketAddr::new(port, 0)));
+        let taken = Some(nix::libc::EADDRINUSE);
+        match bound.find(|bound| !matches!(bound, Err(error) if error.raw_os_error() == taken)) {
+            // Without such a port it works as well, and a watch looks once more.
+            Some(Ok(())) | None => Ok(socket),
+            Some(Err(source)) => Err(Error::Socket { action: "bind", source }),
+        }
     }
 
     pub(in crate::kernel) fn open_for(protocol: isize) -> Result<Self, Error> {
@@ -60,33 +87,35 @@ impl Socket {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        let socket = open().map_err(|source| Error::Socket { action: "open", source })?;
-        Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER] })
+        let netlink = open().map_err(|source| Error::Socket { action: "open", source })?;
+        Ok(Self { netlink, buffer: vec![0; RECEIVE_BUFFER], numbers: 0..0 })
     }
 
     /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
     pub(in crate::kernel) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
-        let mut subscribe = || {
-            self.socket.bind_auto()?;
+        let subscribe = || {
             // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
-            let _ = setsockopt(&self.socket, sockopt::RcvBufForce, &room);
-            self.socket.add_membership(group)
+            let _ = setsockopt(&self.netlink, sockopt::RcvBufForce, &room);
+            self.netlink.add_membership(group)
         };
         subscribe().map_err(|source| Error::Socket { action: "subscribe with", source })
     }
 
     /// For poll(2).
     pub(in crate::kernel) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.netlink.as_fd()
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+    fn send(&mut self, messages: &Messages) -> Result<(), Error> {
+        let first = if self.numbers.end > u32::MAX / 2 { 0 } else { self.numbers.end };
+        let (bytes, next) = messages.numbered_from(first);
+        self.numbers = first..next;
         if bytes.len() > DEFAULT_SEND_BUFFER {
             // Fails without CAP_NET_ADMIN in the first user namespace; the send then says EMSGSIZE.
-            let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() + 4096));
+            let _ = setsockopt(&self.netlink, sockopt::SndBufForce, &(bytes.len() + 4096));
         }
         loop {
-            match self.socket.send(bytes, 0) {
+            match self.netlink.send(&bytes, 0) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(Error::Socket { action: "send to", source }),
@@ -97,7 +126,7 @@ impl Socket {
     /// The next datagram; `None` when there is none.
     pub(in crate::kernel) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
-            let received = self.socket.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
+            let received = self.netlink.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {
                 Ok(len) => return Ok(Some(&self.buffer[..len.min(RECEIVE_BUFFER)])),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -109,9 +138,10 @@ impl Socket {
 
     /// Hands every answer that there is to `each`. An error leaves none for the next question.
     fn receive_all(&mut self, mut each: impl FnMut(Answer<'_>)) -> Result<(), Error> {
+        let numbers = self.numbers.clone();
         loop {
             match self.receive() {
-                Ok(Some(datagram)) => answers(datagram).for_each(&mut each),
+                Ok(Some(datagram)) => own_answers(datagram, &numbers).for_each(&mut each),
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     while let Ok(Some(_)) = self.receive() {}
@@ -130,7 +160,7 @@ impl Socket {
         if questions.is_empty() {
             return Ok(());
         }
-        self.send(questions.as_bytes())?;
+        self.send(questions)?;
         self.receive_all(each)
     }
 
@@ -166,7 +196,7 @@ impl Socket {
         question: &Messages,
         mut each: impl FnMut(Answer<'_>),
     ) -> Result<Listing, Error> {
-        self.send(question.as_bytes())?;
+        self.send(question)?;
         let mut listing = Listing::Interrupted;
         let mut interrupted = false;
         self.receive_all(|answer| {
@@ -191,23 +221,22 @@ impl Socket {
             Some(index) => subjects.get(index).cloned().unwrap_or_default(),
             None => "the transaction as a whole".to_owned(),
         };
-        self.send(messages.as_bytes())?;
+        self.send(&messages)?;
+        let numbers = self.numbers.clone();
         let mut outcome = Outcome::Unanswered;
-        let mut overrun = false;
+        // An error (ENOBUFS) says that answers were lost; what is left of them still counts. The kernel
+        // has none to add once the send has returned (nfnetlink_rcv_batch), so it says so once or twice.
+        let mut errors = 0;
         loop {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
-                // Some answers were lost, and what is left of them still counts. All are there when the send
-                // returns (nfnetlink_rcv_batch), so this is said once.
-                Err(Error::Socket { source, .. })
-                    if !overrun && source.raw_os_error() == Some(nix::libc::ENOBUFS) =>
-                {
-                    overrun = true;
+                Err(_) if errors < MOST_ERRORS => {
+                    errors += 1;
                     continue;
                 }
                 Ok(None) | Err(_) => return Ok(outcome),
             };
-            for answer in answers(datagram) {
+            for answer in own_answers(datagram, &numbers) {
                 outcome = match (answer.body, outcome) {
                     (_, first @ Outcome::Refused { .. }) => first,
                     (Body::Refused(errno), Outcome::Committed | Outcome::Unanswered) => {
@@ -219,6 +248,18 @@ impl Socket {
             }
         }
     }
+}
+
+/// The answers in a datagram to the requests of these numbers, which are counted from 0 again.
+fn own_answers<'a>(
+    datagram: &'a [u8],
+    numbers: &Range<u32>,
+) -> impl Iterator<Item = Answer<'a>> + use<'a> {
+    let numbers = numbers.clone();
+    answers(datagram).filter_map(move |answer| {
+        let is_own = numbers.contains(&answer.number);
+        is_own.then(|| Answer { number: answer.number - numbers.start, ..answer })
+    })
 }
 
 /// How a listing ended.

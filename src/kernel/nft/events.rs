@@ -9,7 +9,7 @@ use nix::libc::ENOBUFS;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{Answer, Body, Kind, answers};
-use super::socket::{NFTABLES, Socket};
+use super::socket::{NFTABLES, Socket, is_own_port};
 use super::{Error, INET};
 use crate::ruleset::TABLE;
 
@@ -19,13 +19,9 @@ mod uapi {
     pub(super) const NFT_MSG_NEWGEN: u8 = 15;
     /// The number of the attribute with the table's name, in every message that has one.
     pub(super) const NFTA_TABLE: u16 = 1;
-    pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 }
 
 const NEWGEN: u16 = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_NEWGEN }.number();
-
-/// The name under which runtimes find the plugin, and the kernel knows its processes.
-const OWN_NAME: &str = "autoport";
 
 /// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look.
 const ROOM: usize = 1 << 20;
@@ -123,8 +119,8 @@ fn is_overrun(error: &io::Error) -> bool {
 
 /// Whether the transaction that is being told about has changed our table.
 ///
-/// The kernel tells a transaction part by part and then, in the message about the new generation,
-/// which process it was. Transactions do not mix.
+/// The kernel tells a transaction part by part and then that there is a new generation. Transactions
+/// do not mix.
 #[derive(Debug, Default)]
 struct Concern {
     ours: bool,
@@ -136,7 +132,7 @@ impl Concern {
         let Body::Object(attributes) = event.body else { return false };
         if event.kind == NEWGEN {
             let ours = std::mem::take(&mut self.ours);
-            return ours && attributes.text(uapi::NFTA_GEN_PROC_NAME) != Some(OWN_NAME);
+            return ours && !is_own_port(event.port);
         }
         self.ours |= event.message.first() == Some(&INET)
             && attributes.text(uapi::NFTA_TABLE) == Some(TABLE);
@@ -145,46 +141,4 @@ impl Concern {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::message::Messages;
-    use super::*;
-
-    const NEWRULE: u8 = 6;
-    const NEWGEN: u8 = uapi::NFT_MSG_NEWGEN;
-    const IP: u8 = 2;
-
-    /// What the kernel tells of a transaction by the process `by`, with one part per table.
-    fn concerns(concern: &mut Concern, tables: &[(u8, &str)], by: &str) -> bool {
-        let mut messages = Messages::default();
-        for (family, table) in tables {
-            messages.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, *family, 0);
-            messages.put_text(uapi::NFTA_TABLE, table);
-        }
-        messages.begin(Kind { subsystem: NFTABLES, message: NEWGEN }, 0, 0, 0);
-        messages.put_text(uapi::NFTA_GEN_PROC_NAME, by);
-        answers(messages.as_bytes()).filter(|event| concern.hear(event)).count() > 0
-    }
-
-    #[test]
-    fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
-        let mut concern = Concern::default();
-        let ours = (INET, TABLE);
-        assert!(concerns(&mut concern, &[ours], "nft"));
-        assert!(concerns(&mut concern, &[(INET, "filter"), ours, (IP, "nat")], "nft"));
-        assert!(!concerns(&mut concern, &[ours], OWN_NAME), "our own ADD or DEL");
-        assert!(!concerns(&mut concern, &[(INET, "filter")], "nft"));
-        assert!(!concerns(&mut concern, &[(IP, TABLE)], "nft"), "of another family");
-        assert!(!concerns(&mut concern, &[], "nft"));
-    }
-
-    #[test]
-    fn what_was_told_in_several_datagrams_is_one_transaction() {
-        let mut concern = Concern::default();
-        let mut part = Messages::default();
-        part.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, INET, 0);
-        part.put_text(uapi::NFTA_TABLE, TABLE);
-        assert!(!answers(part.as_bytes()).any(|event| concern.hear(&event)));
-        assert!(concerns(&mut concern, &[], "nft"));
-        assert!(!concerns(&mut concern, &[], "nft"), "it was told once");
-    }
-}
+mod tests;

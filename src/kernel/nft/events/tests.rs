@@ -1,0 +1,50 @@
+use super::super::message::Messages;
+use super::*;
+
+const NEWRULE: u8 = 6;
+const NEWGEN: u8 = uapi::NFT_MSG_NEWGEN;
+const IP: u8 = 2;
+
+/// The port of nft(8): its process ID.
+const NFT: u32 = 4711;
+const OURS: u32 = 0x7a70_0000 + 4711;
+
+/// Has `concern` hear of each of `messages`, which the socket `port` sent.
+fn hear(concern: &mut Concern, messages: &Messages, port: u32) -> bool {
+    let told = |answer| Answer { port, ..answer };
+    answers(messages.as_bytes()).map(told).filter(|event| concern.hear(event)).count() > 0
+}
+
+/// What the kernel tells of a transaction from `port`, with one part per table.
+fn concerns(concern: &mut Concern, tables: &[(u8, &str)], port: u32) -> bool {
+    let mut messages = Messages::default();
+    for (family, table) in tables {
+        messages.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, *family, 0);
+        messages.put_text(uapi::NFTA_TABLE, table);
+    }
+    messages.begin(Kind { subsystem: NFTABLES, message: NEWGEN }, 0, 0, 0);
+    hear(concern, &messages, port)
+}
+
+#[test]
+fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
+    let mut concern = Concern::default();
+    let ours = (INET, TABLE);
+    assert!(concerns(&mut concern, &[ours], NFT));
+    assert!(concerns(&mut concern, &[(INET, "filter"), ours, (IP, "nat")], NFT));
+    assert!(!concerns(&mut concern, &[ours], OURS), "our own ADD or DEL");
+    assert!(!concerns(&mut concern, &[(INET, "filter")], NFT));
+    assert!(!concerns(&mut concern, &[(IP, TABLE)], NFT), "of another family");
+    assert!(!concerns(&mut concern, &[], NFT));
+}
+
+#[test]
+fn what_was_told_in_several_datagrams_is_one_transaction() {
+    let mut concern = Concern::default();
+    let mut part = Messages::default();
+    part.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, INET, 0);
+    part.put_text(uapi::NFTA_TABLE, TABLE);
+    assert!(!hear(&mut concern, &part, NFT));
+    assert!(concerns(&mut concern, &[], NFT));
+    assert!(!concerns(&mut concern, &[], NFT), "it was told once");
+}

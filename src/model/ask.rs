@@ -1,0 +1,52 @@
+//! What a claim asks for, whoever makes it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{Allocation, Dialect, Holder, Mapping, Pod, Policy, PortPolicy, Wish};
+
+/// What one holder asks for: a runtime by a CNI call, or a program for a pod on the node's network.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What the host ports will belong to.
+    pub holder: Holder,
+    /// The Pod it is for, where one is known.
+    pub pod: Option<Pod>,
+    /// The path of the network namespace, not looked at yet; `None` for a pod on the node's network
+    /// that has no attachment.
+    pub netns: Option<String>,
+    /// The host ports asked for by number, sorted.
+    pub fixed: Vec<Mapping>,
+    /// What the node is to choose, in the order asked.
+    pub requested: Vec<Wish>,
+    /// The annotation that asked for some of the requests, or for their range; for
+    /// [`crate::plan::permit_namespace`].
+    pub annotation: Option<&'static str>,
+    /// How to choose: as the pod says, else as the operator does.
+    pub allocation: Allocation,
+    /// Which systems' variables the containers wait for besides our own.
+    pub dialects: BTreeSet<Dialect>,
+    /// The pod's first address of each family, with its prefix, IPv4 first. Without any, the ports are
+    /// held and not translated.
+    pub pod_addresses: Vec<IpNetwork>,
+    /// The interfaces on the node's side that lead to the pod, as far as they are known: a hint.
+    pub host_interfaces: Vec<String>,
+    /// Which host ports may be given.
+    pub ports: PortPolicy,
+    /// How packets are treated.
+    pub policy: Policy,
+    /// What clients call this node, at most one address per family; empty means its own addresses.
+    pub advertise_addresses: Vec<IpAddr>,
+    /// Interfaces that the guard against loopback addresses leaves alone, sorted.
+    pub guard_except: Vec<String>,
+}
+
+impl Ask {
+    /// Whether no host port is asked for at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fixed.is_empty() && self.requested.is_empty()
+    }
+}

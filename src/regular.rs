@@ -1,0 +1,65 @@
+//! Regular files that others wrote, read without waiting for them and without end: at their path may
+//! be a FIFO, a device, a link to one, or a file of any size.
+
+#![expect(clippy::disallowed_methods, reason = "the door to files that are only read")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::libc::O_NONBLOCK;
+
+/// No configuration comes near this.
+const SIZE_MAX: u64 = 16 << 20;
+
+/// Opens the file at `path`, also where a link leads to it.
+///
+/// # Errors
+/// When there is none, when it is not a regular file, or when it may not be read.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
+/// Reads the whole file at `path`, also where a link leads to it.
+///
+/// # Errors
+/// As [`open`], and when it is larger than 16 MiB.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIZE_MAX {
+        return Err(io::Error::other(format!("it is larger than {SIZE_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Whether two files have the same content.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn are_equal(mut one: &File, mut other: &File) -> io::Result<bool> {
+    let (own, its) = (one.metadata()?, other.metadata()?);
+    if (own.dev(), own.ino()) == (its.dev(), its.ino()) {
+        return Ok(true);
+    }
+    if own.len() != its.len() {
+        return Ok(false);
+    }
+    let (mut first, mut second) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let read = one.read(&mut first)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut second[..read])?;
+        if first[..read] != second[..read] {
+            return Ok(false);
+        }
+    }
+}
