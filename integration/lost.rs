@@ -180,6 +180,45 @@ fn an_unreadable_record_and_a_lost_table() {
     assert_eq!(scene.answers(8080).by(), Some("web"));
 }
 
+/// Two versions on one node: the older one keeps its hands off what the newer one wrote.
+#[test]
+fn a_record_of_a_later_version() {
+    let scene = Scene::new();
+    let text = fs::read_to_string(record_of("web")).expect("the record is ours");
+    let later = text.replace("\"version\": 1", "\"version\": 9");
+    assert_ne!(later, text);
+    fs::write(record_of("web"), &later).expect("the record is ours");
+    scene.assert_held_and_nobody_else_blocked("a later version", Some(later.as_bytes()));
+    gc(&scene.web.network, &["other"]).success();
+    let (status, _, stderr) = autoport(&["repair"]);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the later autoport that wrote it releases them"), "{stderr}");
+    assert_eq!(fs::read_to_string(record_of("web")).expect("it is still there"), later);
+    run(&scene.claim("greedy", 8080), "ADD").failure(102);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    run(&scene.web, "DEL").success();
+    scene.assert_free("its own DEL");
+}
+
+/// A port that something is entered for which only a later version knows.
+#[test]
+fn an_index_entry_of_a_later_version() {
+    let scene = Scene::new();
+    let entry = Path::new(STATE).join("ports/tcp/9090/0.0.0.0");
+    fs::create_dir_all(entry.parent().expect("a directory")).expect("the index is ours");
+    symlink("../../../jobs/x.json", &entry).expect("the index is ours");
+    let greedy = scene.claim("greedy", 9090);
+    let refused = run(&greedy, "ADD");
+    refused.failure(102);
+    assert!(refused.message().contains("it is left as it is"), "{refused}");
+    told(&["gc"]);
+    told(&["repair"]);
+    let (status, _, stderr) = autoport(&["reserve", "mine", "9090/tcp"]);
+    assert!(!status.success() && stderr.contains("a later version"), "{stderr}");
+    run(&greedy, "ADD").failure(102);
+    assert_eq!(fs::read_link(&entry).expect("it stays"), Path::new("../../../jobs/x.json"));
+}
+
 /// As root only what has no right to read everything can meet it.
 #[test]
 fn a_record_that_may_not_be_read() {

@@ -189,11 +189,10 @@ const fn store_code(error: &store::Error) -> u32 {
         | store::Error::ForeignOwner { .. }
         | store::Error::WritableByOthers { .. }
         | store::Error::OtherNetns { .. }
-        | store::Error::NewerLayout { .. }
         | store::Error::Name(_)
         | store::Error::NotPersistent { .. } => 7,
         store::Error::LockTaken { .. } => 11,
-        store::Error::Unreadable(_) => 102,
+        store::Error::NewerLayout { .. } | store::Error::Unreadable(_) => 102,
     }
 }
 

@@ -153,7 +153,9 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Log) -> Result<(), Error
                 log.note(Event::Collected(Box::new(record.owner.clone())));
                 remove(&locked, &record, now, log)
             }
-            Err(unreadable) if is_invalid(&unreadable.key) => discard(&locked, unreadable, log),
+            Err(unreadable) if unreadable.is_discardable() && is_invalid(&unreadable.key) => {
+                discard(&locked, unreadable, log)
+            }
             Ok(_) | Err(_) => Ok(()),
         };
         // The others are no better off for it.

@@ -9,7 +9,7 @@ use crate::event::{Event, Log, Then};
 use crate::kernel::{self, Applied, Nft};
 use crate::model::Record;
 use crate::ruleset::{Identity, Ruleset, places_of};
-use crate::store::{Key, Shared, Store};
+use crate::store::{Key, Shared, Store, Unreadable};
 
 /// The table for all records but those of `without`, and with `instead`.
 ///
@@ -71,6 +71,8 @@ pub struct Repaired {
     pub attachments: usize,
     /// How many of their records were made again from the table.
     pub adopted: usize,
+    /// The records that cannot be read here and now, but perhaps by a later version or another time.
+    pub left_alone: Vec<Unreadable>,
     /// What had to be changed in the table.
     pub applied: Applied,
 }
@@ -104,7 +106,12 @@ pub fn repair(
         Ownership::Respect => nft.probe().map(|()| None)?,
         Ownership::Adopt => nft.survey()?,
     };
+    let mut left_alone = Vec::new();
     for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
+        if !unreadable.is_discardable() {
+            left_alone.push(unreadable);
+            continue;
+        }
         let then = Then::Removed(locked.discard(&unreadable.key)?.to_string());
         let (path, damage) = (unreadable.path, unreadable.source.into());
         log.note(Event::Unreadable { path, damage, then });
@@ -123,5 +130,6 @@ pub fn repair(
         reconciled => reconciled?,
     };
     locked.tidy()?;
-    Ok(Some(Repaired { attachments: locked.records()?.len(), adopted, applied }))
+    let attachments = locked.records()?.len() - left_alone.len();
+    Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
 }

@@ -32,7 +32,7 @@ pub fn reserve(
             Who::Record(record) => record.owner.to_string(),
             Who::Reservation(other) if other.name == reservation.name => continue,
             Who::Reservation(other) => other.to_string(),
-            Who::Unreadable(source) if source.key == own => continue,
+            Who::Unreadable(source) if source.key == own && source.is_discardable() => continue,
             Who::Unreadable(source) => {
                 let what = format!("host port {wanted}");
                 let aside = locked.put_aside(&source.key);
@@ -42,7 +42,9 @@ pub fn reserve(
         return Err(Error::Taken { wanted, held, holder });
     }
     match locked.reserve(reservation) {
-        Err(store::Error::Unreadable(unreadable)) if unreadable.key == own => {
+        Err(store::Error::Unreadable(unreadable))
+            if unreadable.key == own && unreadable.is_discardable() =>
+        {
             let (path, damage) = (unreadable.path, unreadable.source.into());
             log.note(Event::Unreadable { path, damage, then: Then::Replaced });
             locked.release(&reservation.name)?;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use autoport::app::{self, Ownership, Repaired};
 use autoport::error::Error;
 use autoport::kernel::{Applied, Counts};
+use autoport::store;
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
@@ -56,7 +57,7 @@ pub(super) fn run(
     }
     let ownership = if asked.adopt { Ownership::Adopt } else { Ownership::Respect };
     let repaired = app::repair(&node.store, node.patience, ownership, &mut crate::Stderr)?;
-    let Some(Repaired { attachments, adopted, applied }) = repaired else {
+    let Some(Repaired { attachments, adopted, left_alone, applied }) = repaired else {
         screen.show(&node.nothing_yet(Differences::default()))?;
         return Ok(Verdict::Well);
     };
@@ -64,6 +65,9 @@ pub(super) fn run(
     let Applied { rebuilt, counts: Counts { added, removed }, unfinished, stale_flows, .. } =
         applied;
     screen.show(&Differences { attachments, adopted, rebuilt, added, removed, differed })?;
+    if let Some(unreadable) = left_alone.into_iter().next() {
+        return Err(Error::from(store::Error::from(unreadable)).into());
+    }
     unfinished.or(stale_flows).map_or(Ok(Verdict::Well), |error| Err(Error::from(error).into()))
 }
 

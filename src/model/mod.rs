@@ -256,5 +256,17 @@ pub struct Record {
     pub boot_id: String,
 }
 
+impl Record {
+    /// The numbers that the node chose, each once, in however many protocols.
+    #[must_use]
+    pub fn chosen_numbers(&self) -> BTreeSet<u16> {
+        let run = |grant: &Grant| {
+            let first = grant.port.get();
+            first..=first.saturating_add(grant.wish.count.get() - 1)
+        };
+        self.grants.iter().flat_map(run).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,21 +3,21 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat, lstat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat, mkdirat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::unistd::{UnlinkatFlags, fsync, geteuid, linkat, symlinkat, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, symlinkat, unlinkat};
 
 use super::error::Error;
+use super::key::{Key, Kind};
+use super::place::{check_owner, make_parents, no_directory};
 use super::{lock, public};
 
 /// Everything new is made under this name and then renamed. One name is enough, because only the
@@ -26,9 +26,6 @@ pub(super) const TEMPORARY: &str = ".new";
 
 /// More than a million mappings; a larger file is none of ours and would only fill the memory.
 const LONGEST_FILE: u64 = 256 << 20;
-
-/// From how many directories on one sync of the whole file system is cheaper than one of each.
-const MANY_DIRECTORIES: usize = 64;
 
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
@@ -40,7 +37,8 @@ pub(super) struct Disk {
     dir: File,
     mode: u32,
     volatile: bool,
-    unsynced: Mutex<BTreeSet<String>>,
+    /// Whether what is written here is to survive a crash of the node.
+    durable: bool,
 }
 
 impl Disk {
@@ -56,7 +54,7 @@ impl Disk {
         let mode = check_owner(path, &dir)?;
         let kind = fstatfs(&dir).map_err(Error::io("examine the file system of", path))?;
         let volatile = kind.filesystem_type() == TMPFS_MAGIC;
-        Ok(Some(Self { path: path.to_owned(), dir, mode, volatile, unsynced: Mutex::default() }))
+        Ok(Some(Self { path: path.to_owned(), dir, mode, volatile, durable: false }))
     }
 
     /// Opens `path`, made if it is missing, and takes away whatever others may do in it.
@@ -80,6 +78,26 @@ impl Disk {
             fchmod(&opened.dir, PRIVATE_DIRECTORY).map_err(Error::io("protect", path))?;
         }
         Ok(opened)
+    }
+
+    /// The same for what outlives a boot: each change is on the disk before it is reported, and so is
+    /// the way to it, which an earlier command may have made and not synced.
+    pub(super) fn create_durable(path: &Path) -> Result<Self, Error> {
+        let disk = Self::create(path)?.durable();
+        for dir in path.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()) {
+            let opened = File::open(dir).map_err(Error::io("open", dir))?;
+            match uninterrupted(|| fsync(&opened)) {
+                // A file system that is read-only, or knows no syncing, has nothing to sync.
+                Ok(()) | Err(Errno::EINVAL | Errno::EROFS) => {}
+                Err(errno) => return Err(Error::io("sync", dir)(errno)),
+            }
+        }
+        Ok(disk)
+    }
+
+    /// Syncs each change from now on.
+    pub(super) fn durable(self) -> Self {
+        Self { durable: true, ..self }
     }
 
     /// Whether everything in here ends with this boot: a tmpfs needs neither syncing nor a boot ID.
@@ -141,7 +159,7 @@ impl Disk {
         };
         let mut bytes = Vec::with_capacity(4096);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(Errno::EISDIR.into());
         }
         file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
@@ -167,7 +185,7 @@ impl Disk {
         let written = || {
             fchmod(&file, access).map_err(self.error("protect", TEMPORARY))?;
             (&file).write_all(bytes).map_err(Error::io("write", &self.full(name)))?;
-            if !self.volatile {
+            if self.durable {
                 uninterrupted(|| fsync(&file)).map_err(self.error("sync", name))?;
             }
             Ok(())
@@ -185,17 +203,23 @@ impl Disk {
 
     /// Makes `name` a symbolic link to `target`, whatever was there.
     pub(super) fn link(&self, name: &str, target: &str) -> Result<(), Error> {
-        match self.in_directory(name, || symlinkat(target, &self.dir, name)) {
-            Ok(()) => {
-                self.changed(name);
-                return Ok(());
-            }
-            Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(self.error("create", name)(errno)),
-        }
-        if self.target(name)?.as_deref() == Some(target) {
+        if self.link_new(name, target)? || self.target(name)?.as_deref() == Some(target) {
             return Ok(());
         }
+        self.link_over(name, target)
+    }
+
+    /// Makes `name` a symbolic link unless something of that name is there; says whether it did.
+    pub(super) fn link_new(&self, name: &str, target: &str) -> Result<bool, Error> {
+        match self.in_directory(name, || symlinkat(target, &self.dir, name)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(self.error("create", name)(errno)),
+        }
+    }
+
+    /// Puts a symbolic link in the place of what `name` is.
+    pub(super) fn link_over(&self, name: &str, target: &str) -> Result<(), Error> {
         let made = self.afresh(|| symlinkat(target, &self.dir, TEMPORARY));
         made.map_err(self.error("create", TEMPORARY))?;
         self.put(name)
@@ -206,8 +230,7 @@ impl Disk {
         let rename = || renameat(&self.dir, TEMPORARY, &self.dir, name);
         let renamed = self.in_directory(name, rename).map_err(self.error("replace", name));
         self.or_clear_away(renamed)?;
-        self.changed(name);
-        Ok(())
+        self.settle()
     }
 
     /// Runs `make`, again if a killed command left its temporary file.
@@ -238,7 +261,6 @@ impl Disk {
             Err(Errno::EEXIST) => return Ok(()),
             done => done?,
         }
-        self.changed(name);
         fchmodat(&self.dir, name, PRIVATE_DIRECTORY, FchmodatFlags::FollowSymlink)
     }
 
@@ -265,12 +287,21 @@ impl Disk {
         }
     }
 
+    /// What is in the place of an index entry: where it points, or its own name where it is no link;
+    /// `None` when it is missing.
+    pub(super) fn entry(&self, name: &str) -> Result<Option<String>, Error> {
+        match readlinkat(&self.dir, name) {
+            Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+            Err(Errno::EINVAL) => Ok(Some(name.to_owned())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.error("read", name)(errno)),
+        }
+    }
+
     /// Renames a file, which must exist, over nothing.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
         let rename = || renameat(&self.dir, from, &self.dir, to);
         self.in_directory(to, rename).map_err(self.error("move", from))?;
-        self.changed(from);
-        self.changed(to);
         Ok(())
     }
 
@@ -278,7 +309,6 @@ impl Disk {
     pub(super) fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         let copy = || linkat(&self.dir, from, &self.dir, to, AtFlags::empty());
         self.in_directory(to, copy).map_err(self.error("put a copy aside of", from))?;
-        self.changed(to);
         Ok(())
     }
 
@@ -294,28 +324,26 @@ impl Disk {
     /// Deletes a file or a link; one that is missing is deleted already.
     pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => self.changed(name),
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(self.error("delete", name)(errno)),
+            Ok(()) => self.settle(),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(self.error("delete", name)(errno)),
         }
-        Ok(())
     }
 
     /// Deletes a directory unless something is in it.
     pub(super) fn remove_if_empty(&self, name: &str) -> Result<(), Error> {
         match unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir) {
-            Ok(()) => self.changed(name),
             // A link that root put there leads to a directory, and stays.
-            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
-            Err(errno) => return Err(self.error("delete", name)(errno)),
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {
+                Ok(())
+            }
+            Err(errno) => Err(self.error("delete", name)(errno)),
         }
-        Ok(())
     }
 
     /// Deletes a directory with everything in it, which nobody else writes into.
     pub(super) fn remove_all(&self, name: &str) -> Result<(), Error> {
         public::delete(&self.dir, name, None).map_err(Error::io("delete", &self.full(name)))?;
-        self.changed(name);
         Ok(())
     }
 
@@ -325,6 +353,12 @@ impl Disk {
         self.each_name(name, |name| names.push(name))?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// The keys of all that is recorded of this kind, sorted.
+    pub(super) fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
+        let names = self.names(kind.directory())?;
+        Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
     /// Tells every name in a directory, in no order. A name that is no UTF-8 is none of ours.
@@ -348,8 +382,8 @@ impl Disk {
             Err(Errno::ENOENT) => return Ok(None),
             opened => opened.map_err(self.error("open", name))?,
         };
-        let (path, unsynced) = (self.full(name), Mutex::default());
-        Ok(Some(Self { path, dir, mode: self.mode, volatile: self.volatile, unsynced }))
+        let (path, volatile, durable) = (self.full(name), self.volatile, self.durable);
+        Ok(Some(Self { path, dir, mode: self.mode, volatile, durable }))
     }
 
     /// A path that leads through the open directory, for what has no call relative to one.
@@ -357,39 +391,12 @@ impl Disk {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))
     }
 
-    pub(super) fn changed(&self, name: &str) {
-        if !self.volatile {
-            self.unsynced().insert(parent(name).to_owned());
+    /// Makes a change of a name here durable, where that is wanted.
+    fn settle(&self) -> Result<(), Error> {
+        if !self.durable {
+            return Ok(());
         }
-    }
-
-    fn unsynced(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // No change to a set can be half done.
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes every change of names so far durable; what is in a file is synced before it gets its
-    /// name. Does nothing on a tmpfs.
-    pub(super) fn settle(&self) -> Result<(), Error> {
-        let changed = std::mem::take(&mut *self.unsynced());
-        if changed.len() >= MANY_DIRECTORIES {
-            return uninterrupted(|| syncfs(&self.dir)).map_err(self.error("sync", ""));
-        }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        for name in changed {
-            let opened = match name.as_str() {
-                "" => uninterrupted(|| fsync(&self.dir)),
-                name => self
-                    .open_file(name, flags, Mode::empty())
-                    .and_then(|dir| uninterrupted(|| fsync(&dir))),
-            };
-            match opened {
-                // Deleted since: that change is in its parent.
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(self.error("sync", &name)(errno)),
-            }
-        }
-        Ok(())
+        uninterrupted(|| fsync(&self.dir)).map_err(self.error("sync", ""))
     }
 }
 
@@ -405,46 +412,4 @@ fn uninterrupted<T>(call: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
 
 pub(super) fn parent(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-/// Returns the permission bits.
-fn check_owner(path: &Path, dir: &File) -> Result<u32, Error> {
-    let found = dir.metadata().map_err(Error::io("examine", path))?;
-    let (owner, euid, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o7777);
-    if owner != euid {
-        return Err(Error::ForeignOwner { path: path.to_owned(), owner, euid });
-    }
-    if mode & 0o022 != 0 {
-        return Err(Error::WritableByOthers { path: path.to_owned(), mode });
-    }
-    Ok(mode)
-}
-
-fn no_directory(path: &Path) -> Error {
-    let kind = lstat(path).map_or(0, |found| found.st_mode) & nix::libc::S_IFMT;
-    let found = match kind {
-        nix::libc::S_IFLNK => "a symbolic link",
-        nix::libc::S_IFREG => "a file",
-        nix::libc::S_IFDIR => "below something that is a file",
-        _ => "something else",
-    };
-    Error::NotADirectory { path: path.to_owned(), found }
-}
-
-fn make_parents(path: &Path) -> Result<(), Error> {
-    let missing: Vec<&Path> = path
-        .ancestors()
-        .skip(1)
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
-        .collect();
-    for dir in missing.into_iter().rev() {
-        match fs::create_dir(dir) {
-            Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o755))
-                .map_err(Error::io("protect", dir))?,
-            // Another command was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io("create", dir)(error)),
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 
 use super::key::{Key, Kind};
 use crate::event::LockHolder;
@@ -137,7 +138,7 @@ impl Error {
 
 /// A record that exists and cannot be understood. Its ports stay held until it is discarded.
 #[derive(Debug, thiserror::Error)]
-#[error("record {} cannot be read; its ports stay held until {}", path.display(), Remedy(key))]
+#[error("record {} cannot be read; its ports stay held until {}", path.display(), Remedy(key, source))]
 pub struct Unreadable {
     /// Whose record it is.
     pub key: Key,
@@ -147,12 +148,40 @@ pub struct Unreadable {
     pub source: Damage,
 }
 
+impl Damage {
+    /// A link is not followed, a socket not opened, and a device not read.
+    pub(super) fn of(error: io::Error) -> Self {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        match errno {
+            Some(Errno::ELOOP | Errno::ENXIO | Errno::EISDIR) => Self::NoFile,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl Unreadable {
+    /// Whether the file is there and holds no record, so that nobody can read more of it than we do.
+    ///
+    /// What a later version wrote, and what the system did not give this time, is never discarded on
+    /// behalf of somebody else.
+    #[must_use]
+    pub const fn is_discardable(&self) -> bool {
+        !matches!(self.source, Damage::NewerLayout { .. } | Damage::UnknownKind | Damage::Io(_))
+    }
+}
+
 /// What is wrong with a record.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     /// The bytes cannot be had.
     #[error("the file cannot be read")]
     Io(#[source] io::Error),
+    /// Something else is in its place.
+    #[error("it is no regular file")]
+    NoFile,
+    /// Only a later version can have made the entry that leads to it.
+    #[error("it is of a kind that only a later version of autoport knows")]
+    UnknownKind,
     /// The bytes are no record.
     #[error("the file does not hold a record")]
     Json(#[source] serde_json::Error),
@@ -207,14 +236,22 @@ pub enum Damage {
 }
 
 /// What frees the ports of a record that cannot be read.
-struct Remedy<'a>(&'a Key);
+struct Remedy<'a>(&'a Key, &'a Damage);
 
 impl fmt::Display for Remedy<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.kind() {
-            Kind::Attachment => out.write_str("a DEL of its container, a GC or `autoport repair`"),
-            Kind::HostPod => out.write_str("`autoport repair`"),
-            Kind::Reservation => write!(out, "`autoport release {}`", self.0.stem()),
+        match (self.0.kind(), self.1) {
+            (Kind::Unknown, _) | (_, Damage::NewerLayout { .. }) => {
+                out.write_str("the later autoport that wrote it releases them")
+            }
+            (Kind::Attachment | Kind::HostPod, Damage::Io(_)) => {
+                out.write_str("it can be read again, or a DEL of its container")
+            }
+            (Kind::Attachment, _) => {
+                out.write_str("a DEL of its container, a GC or `autoport repair`")
+            }
+            (Kind::HostPod, _) => out.write_str("`autoport repair`"),
+            (Kind::Reservation, _) => write!(out, "`autoport release {}`", self.0.stem()),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use super::disk::Disk;
 use super::error::Error;
 use super::key::Key;
+use super::record;
 use crate::model::{HostPort, Protocol};
 
 /// From an entry up to the state directory.
@@ -19,9 +20,18 @@ fn entry(host: &HostPort) -> String {
     format!("ports/{}/{}/{}", host.protocol, host.port, host.address)
 }
 
-/// Enters `key` as the holder of `host`, in place of whoever was.
+/// Enters `key` as the holder of `host`, in place of a holder before it. An entry that a later
+/// version made is never replaced.
 pub(super) fn enter(disk: &Disk, host: &HostPort, key: &Key) -> Result<(), Error> {
-    disk.link(&entry(host), &format!("{UP}{}", key.path()))
+    let (name, target) = (entry(host), format!("{UP}{}", key.path()));
+    if disk.link_new(&name, &target)? {
+        return Ok(());
+    }
+    match entered(disk, host)? {
+        Some(holder) if holder == *key => Ok(()),
+        Some(holder) if !holder.is_known() => Err(record::of_unknown_kind(disk, &holder).into()),
+        Some(_) | None => disk.link_over(&name, &target),
+    }
 }
 
 /// Takes the entry out, and the port's directory with the last one.
@@ -42,11 +52,12 @@ pub(super) fn any_at(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Resul
 
 /// Who is entered for exactly this host port.
 pub(super) fn entered(disk: &Disk, host: &HostPort) -> Result<Option<Key>, Error> {
-    let target = disk.target(&entry(host))?;
-    Ok(target.and_then(|target| key_in(&target)))
+    let target = disk.entry(&entry(host))?;
+    Ok(target.map(|target| key_in(&target)))
 }
 
-/// Everyone who is entered for a port, on whatever address.
+/// Everyone who is entered for a port, on whatever address. An entry whose name is no address is a
+/// later version's: it counts for every address.
 pub(super) fn at(
     disk: &Disk,
     protocol: Protocol,
@@ -54,7 +65,11 @@ pub(super) fn at(
 ) -> Result<Vec<(HostPort, Key)>, Error> {
     let mut found = Vec::new();
     for name in disk.names(&directory(protocol, port))? {
-        let Some(address) = address_in(&name) else { continue };
+        let Some(address) = address_in(&name) else {
+            let key = Key::unknown(&format!("{}/{name}", directory(protocol, port)));
+            found.extend(HostPort::each(protocol, None, port).map(|host| (host, key.clone())));
+            continue;
+        };
         let host = HostPort { protocol, address, port };
         found.extend(entered(disk, &host)?.map(|key| (host, key)));
     }
@@ -70,23 +85,15 @@ pub(super) fn all(disk: &Disk) -> Result<Vec<(HostPort, Key)>, Error> {
     Ok(found)
 }
 
-/// Takes out every entry that does not count, and what is no entry at all.
-pub(super) fn prune(
-    disk: &Disk,
-    mut counts: impl FnMut(&HostPort, &Key) -> Result<bool, Error>,
-) -> Result<(), Error> {
+/// Takes out every entry that does not count. What a later version entered stays.
+pub(super) fn prune(disk: &Disk, counts: impl Fn(&HostPort, &Key) -> bool) -> Result<(), Error> {
     for (protocol, port) in ports(disk)? {
         let dir = directory(protocol, port);
         for name in disk.names(&dir)? {
-            let host = address_in(&name).map(|address| HostPort { protocol, address, port });
-            let keep = match host {
-                Some(host) => match entered(disk, &host)? {
-                    Some(key) => counts(&host, &key)?,
-                    None => false,
-                },
-                None => false,
-            };
-            if !keep {
+            let Some(address) = address_in(&name) else { continue };
+            let host = HostPort { protocol, address, port };
+            let holder = entered(disk, &host)?.filter(Key::is_known);
+            if holder.is_some_and(|key| !counts(&host, &key)) {
                 disk.remove(&format!("{dir}/{name}"))?;
             }
         }
@@ -121,6 +128,7 @@ fn address_in(name: &str) -> Option<IpAddr> {
     name.parse().ok().filter(|address: &IpAddr| address.to_string() == name)
 }
 
-fn key_in(target: &str) -> Option<Key> {
-    Key::of_path(target.strip_prefix(UP)?)
+fn key_in(target: &str) -> Key {
+    let known = target.strip_prefix(UP).and_then(Key::of_path);
+    known.unwrap_or_else(|| Key::unknown(target))
 }

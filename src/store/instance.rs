@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::error::Error;
+use super::lookup;
 use super::record::{LAYOUT, Versioned};
 use crate::model::NamespaceId;
 use crate::netns;
@@ -19,9 +20,19 @@ const FILE: &str = "instance";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RANDOM: &str = "/dev/urandom";
 
-/// What means nothing after a reboot. The cursors stay: they only say where to go on.
-const OF_ONE_BOOT: [&str; 7] =
-    ["attachments", "hostpods", "ports", "reservations", "released", "pods", "loopback"];
+/// What means nothing after a reboot. The cursors stay: they only say where to go on. What was
+/// published stays until it is published again or cleared: that takes as long as containers made it.
+const OF_ONE_BOOT: [&str; 9] = [
+    "attachments",
+    "hostpods",
+    "ports",
+    lookup::OWNERS,
+    lookup::CONTAINERS,
+    lookup::NAMESPACES,
+    "reservations",
+    "released",
+    "loopback",
+];
 
 /// Which store this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,26 +87,40 @@ impl Instance {
         disk: &Disk,
         furnish: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let found = Self::read(disk)?;
-        let boot_id = match found {
-            Some(found) if disk.is_volatile() => return Ok(found),
-            Some(found) => {
-                let boot_id = boot_id()?;
-                if found.boot_id == boot_id {
-                    return Ok(found);
-                }
+        let boot_id = match Self::read(disk)? {
+            Some(found) if disk.is_volatile() || found.boot_id == boot_id()? => {
+                return found.upgraded(disk);
+            }
+            Some(_) => {
                 for directory in OF_ONE_BOOT {
                     disk.remove_all(directory)?;
                 }
-                disk.settle()?;
-                boot_id
+                boot_id()?
             }
             None => boot_id()?,
         };
         furnish()?;
+        lookup::build(disk)?;
         let new = Self::new(boot_id)?;
         new.write(disk)?;
         Ok(new)
+    }
+
+    /// The same store in the layout of today. The new version is written last: a command killed in
+    /// between leaves a store of the version before, which knows nothing of the new entries.
+    fn upgraded(self, disk: &Disk) -> Result<Self, Error> {
+        if self.is_current() {
+            return Ok(self);
+        }
+        lookup::build(disk)?;
+        let new = Self { version: LAYOUT, ..self };
+        new.write(disk)?;
+        Ok(new)
+    }
+
+    /// Whether it has everything that the layout of today has.
+    pub(super) const fn is_current(&self) -> bool {
+        self.version == LAYOUT
     }
 
     /// The same store, in the network namespace of this process.
@@ -105,16 +130,14 @@ impl Instance {
 
     /// Takes the instance away: then nothing is recorded.
     pub(super) fn remove(disk: &Disk) -> Result<(), Error> {
-        disk.remove(FILE)?;
-        disk.settle()
+        disk.remove(FILE)
     }
 
     pub(super) fn write(&self, disk: &Disk) -> Result<(), Error> {
         let encoded = serde_json::to_vec(self).map_err(Error::io("encode", &disk.full(FILE)));
         let mut bytes = encoded?;
         bytes.push(b'\n');
-        disk.replace(FILE, &bytes)?;
-        disk.settle()
+        disk.replace(FILE, &bytes)
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Attachment,
     HostPod,
     Reservation,
+    /// One of a later version, whatever it is.
+    Unknown,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
             Self::Attachment => "attachments",
             Self::HostPod => "hostpods",
             Self::Reservation => "reservations",
+            Self::Unknown => "",
         }
     }
 }
@@ -101,6 +104,17 @@ impl Key {
         Attachment::new(network, container_id, parts.next()?).ok()
     }
 
+    /// What an index entry leads to that only a later version can have made.
+    pub(super) fn unknown(target: &str) -> Self {
+        Self { kind: Kind::Unknown, stem: target.trim_start_matches("../").to_owned() }
+    }
+
+    /// Whether this version knows what kind of holder it names.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.kind != Kind::Unknown
+    }
+
     pub(super) const fn kind(&self) -> Kind {
         self.kind
     }
@@ -120,12 +134,26 @@ impl Key {
             }
             Kind::HostPod => HostPod::new(stem).ok().map(|pod| Self::of(&pod.into())),
             Kind::Reservation => Self::of_reservation(stem).ok(),
+            Kind::Unknown => None,
         }
     }
 
     /// Where the record is, seen from the state directory.
     pub(super) fn path(&self) -> String {
+        if !self.is_known() {
+            return self.stem.clone();
+        }
         format!("{}/{}.json", self.kind.directory(), self.stem)
+    }
+
+    /// Reads the text of [`Key`]'s `Display` back, of those that have records.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        match name.split_once(':') {
+            Some(("hostpod", uid)) => HostPod::new(uid).ok().map(|pod| Self::of(&pod.into())),
+            None if !name.starts_with("sha256-") => None,
+            _ => Some(Self { kind: Kind::Attachment, stem: name.to_owned() })
+                .filter(|key| key.stem.matches(':').count() != 1),
+        }
     }
 
     /// Reads such a path back.
@@ -141,6 +169,7 @@ impl fmt::Display for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Attachment => out.write_str(&self.stem),
+            Kind::Unknown => self.stem.escape_debug().fmt(out),
             Kind::HostPod => write!(out, "hostpod:{}", self.stem),
             Kind::Reservation => write!(out, "reservation:{}", self.stem),
         }

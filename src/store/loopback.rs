@@ -30,8 +30,7 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn note_loopback(&self, interface: &str) -> Result<(), Error> {
-        self.disk.link(&path(interface), BEFORE)?;
-        self.disk.settle()
+        self.disk.link(&path(interface), BEFORE)
     }
 
     /// Forgets an interface whose sysctl is as it was before.
@@ -39,7 +38,6 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn forget_loopback(&self, interface: &str) -> Result<(), Error> {
-        self.disk.remove(&path(interface))?;
-        self.disk.settle()
+        self.disk.remove(&path(interface))
     }
 }

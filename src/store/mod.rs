@@ -8,42 +8,44 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
-mod aside;
+mod change;
 mod cursor;
 mod disk;
 mod error;
-mod holder;
+mod holders;
 mod index;
 mod instance;
 mod key;
 mod listing;
 mod lock;
+mod lookup;
 mod loopback;
 mod memory;
+mod place;
 mod public;
 mod published;
+mod quarantine;
 mod record;
 mod reservation;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
-pub use aside::Aside;
 pub use error::{Damage, Error, Unreadable};
-pub use holder::{Held, Who};
+pub use holders::{Held, Who};
 pub use instance::Instance;
 pub use key::Key;
 pub use listing::Listing;
 pub(crate) use lock::holder_of as lock_holder;
+pub use lookup::Presence;
 pub use memory::{Mark, REMEMBERED, Released, Releaser};
+pub use quarantine::Aside;
 pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
 
@@ -55,9 +57,6 @@ use key::Kind;
 use lock::{Mode, Wait};
 
 const LOCK: &str = "lock";
-
-/// So many records take longer to read than a thread to start.
-const MANY: usize = 256;
 
 /// A state directory that nobody has touched yet.
 #[derive(Clone, Debug)]
@@ -211,51 +210,22 @@ impl Shared {
         Ok(keys.iter().filter_map(|key| self.record(key).transpose()).collect())
     }
 
-    /// All records, each with those mappings only that are its own. On two processors where there are
-    /// many: after the table was lost, traffic waits for this.
+    /// All records, each with those mappings only that are its own.
     ///
     /// # Errors
     /// When the directory cannot be listed, or the index cannot be read.
     pub fn owned_records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
-        let keys = self.record_keys()?;
-        let read = |keys: &[Key]| {
-            let found = keys.iter().filter_map(|key| self.record(key).transpose());
-            found.map(|read| self.with_owned(read)).collect::<Result<Vec<_>, Error>>()
-        };
-        if keys.len() < MANY {
-            return read(&keys);
+        let mut records = self.records()?;
+        for record in records.iter_mut().flatten() {
+            record.mappings = self.owned(record)?;
         }
-        let (first, second) = keys.split_at(keys.len() / 2);
-        let (all, others) = thread::scope(|scope| {
-            let other = thread::Builder::new().spawn_scoped(scope, || read(second));
-            let all = read(first);
-            // Where no thread may be started, and one that panicked is for the panic hook.
-            let others = other.ok().and_then(|other| other.join().ok());
-            (all, others.unwrap_or_else(|| read(second)))
-        });
-        let mut all = all?;
-        all.extend(others?);
-        Ok(all)
-    }
-
-    fn with_owned(
-        &self,
-        read: Result<Record, Unreadable>,
-    ) -> Result<Result<Record, Unreadable>, Error> {
-        let Ok(mut record) = read else { return Ok(read) };
-        record.mappings = self.owned(&record)?;
-        Ok(Ok(record))
+        Ok(records)
     }
 
     fn record_keys(&self) -> Result<Vec<Key>, Error> {
-        let mut keys = self.keys(Kind::Attachment)?;
-        keys.extend(self.keys(Kind::HostPod)?);
+        let mut keys = self.disk.keys(Kind::Attachment)?;
+        keys.extend(self.disk.keys(Kind::HostPod)?);
         Ok(keys)
-    }
-
-    fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
-        let names = self.disk.names(kind.directory())?;
-        Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
     /// Those mappings of `record` that are its own: their index entry leads to it, or was lost, so that
@@ -299,136 +269,5 @@ impl Deref for Locked {
 
     fn deref(&self) -> &Shared {
         &self.shared
-    }
-}
-
-impl Locked {
-    /// Records `record` in place of whatever its attachment held before; its `boot_id` must be that
-    /// of [`Shared::instance`].
-    ///
-    /// Index entries come first, then the record, then the entries that are no longer needed go: an
-    /// entry without a record is nothing, but a record without its entry would be a port that
-    /// somebody else could take.
-    ///
-    /// # Errors
-    /// [`Error::Unreadable`] when the record before cannot be read; [`Locked::discard`] it first.
-    pub fn save(&self, record: &Record) -> Result<(), Error> {
-        debug_assert_eq!(record.boot_id, self.instance.boot_id, "it would be void");
-        debug_assert!(record.mappings.is_sorted(), "they would not be found");
-        let (disk, key) = (&self.disk, Key::of(&record.owner.holder));
-        let before = self.record(&key)?;
-        for mapping in &record.mappings {
-            index::enter(disk, &mapping.host, &key)?;
-        }
-        disk.settle()?;
-        record::write(disk, &key.path(), record)?;
-        disk.settle()?;
-        let before = before.map(|before| before.mappings).unwrap_or_default();
-        let gone = before.iter().filter(|old| !record::lists(&record.mappings, &old.host));
-        self.withdraw(&key, gone.map(|mapping| &mapping.host))
-    }
-
-    /// Forgets `record`. Index entries that lead to somebody else by now stay.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn remove(&self, record: &Record) -> Result<(), Error> {
-        let key = Key::of(&record.owner.holder);
-        self.disk.remove(&key.path())?;
-        self.disk.settle()?;
-        self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))
-    }
-
-    fn withdraw<'a>(
-        &self,
-        key: &Key,
-        hosts: impl Iterator<Item = &'a HostPort>,
-    ) -> Result<(), Error> {
-        for host in hosts {
-            match index::entered(&self.disk, host)? {
-                Some(holder) if holder == *key => index::withdraw(&self.disk, host)?,
-                Some(_) => {}
-                // A directory may have been made for it.
-                None => index::abandon(&self.disk, host)?,
-            }
-        }
-        self.disk.settle()
-    }
-
-    /// Records `before` again, or nothing, in place of `attempted`, of which any part may have been
-    /// saved.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn take_back(&self, attempted: &Record, before: Option<&Record>) -> Result<(), Error> {
-        let Some(before) = before else { return self.remove(attempted) };
-        self.save(before)?;
-        let lists = |mapping: &&Mapping| record::lists(&before.mappings, &mapping.host);
-        let gone = attempted.mappings.iter().filter(|mapping| !lists(mapping));
-        self.withdraw(&Key::of(&before.owner.holder), gone.map(|mapping| &mapping.host))
-    }
-
-    /// Ends the store, if nothing is recorded any more: the next writer begins another. What helps to
-    /// choose stays, and so does the directory.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn end(self) -> Result<bool, Error> {
-        let is_over = self.record_keys()?.is_empty() && self.keys(Kind::Reservation)?.is_empty();
-        if is_over {
-            Instance::remove(&self.disk)?;
-        }
-        Ok(is_over)
-    }
-
-    /// Makes the store that of the network namespace of this process. Whoever decides so has made
-    /// sure that the namespace before is no more.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn adopt(&mut self) -> Result<(), Error> {
-        let moved = self.instance.moved_here()?;
-        moved.write(&self.disk)?;
-        self.shared.instance = moved;
-        Ok(())
-    }
-
-    /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot,
-    /// what was published for attachments that are not recorded, a temporary file; and enters again what
-    /// the index has lost. No command needs this; it keeps the directory readable.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn tidy(&self) -> Result<(), Error> {
-        self.disk.remove(disk::TEMPORARY)?;
-        let mut listed = BTreeMap::new();
-        for key in self.record_keys()? {
-            match self.record(&key) {
-                Ok(Some(record)) => {
-                    let hosts: Vec<_> = record.mappings.iter().map(|one| one.host).collect();
-                    for host in &hosts {
-                        if index::entered(&self.disk, host)?.is_none() {
-                            index::enter(&self.disk, host, &key)?;
-                        }
-                    }
-                    listed.insert(key, Some(hosts));
-                }
-                Ok(None) => self.disk.remove(&key.path())?,
-                Err(_) => {
-                    listed.insert(key, None);
-                }
-            }
-        }
-        for key in self.keys(Kind::Reservation)? {
-            let read = reservation::read(&self.disk, &key).ok().flatten();
-            listed.insert(key, read.map(|reservation| reservation.hosts));
-        }
-        index::prune(&self.disk, |host, key| {
-            // Sorted, or a record with all ports of a node would take a minute.
-            let lists = |hosts: &Vec<HostPort>| hosts.binary_search(host).is_ok();
-            Ok(listed.get(key).is_some_and(|held| held.as_ref().is_none_or(lists)))
-        })?;
-        self.unpublish_all_but(|key| listed.contains_key(key))?;
-        self.disk.settle()
     }
 }

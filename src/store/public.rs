@@ -63,7 +63,6 @@ impl<'a> Public<'a> {
             public = enter().map_err(error)?;
         }
         let public = public.ok_or_else(|| error(Errno::ENOTDIR))?;
-        disk.changed(name);
         // By the descriptor: what has the name by now may be a link.
         fchmod(&public.dir, ACCESS).map_err(error)?;
         Ok(public)
@@ -72,7 +71,6 @@ impl<'a> Public<'a> {
     /// Deletes the directory `name` of `disk` with everything in it.
     pub(super) fn remove(disk: &Disk, name: &str) -> Result<(), Error> {
         delete(disk.dir(), name, soon()).map_err(Error::io("delete", &disk.full(name)))?;
-        disk.changed(name);
         Ok(())
     }
 
@@ -107,7 +105,6 @@ impl<'a> Public<'a> {
         };
         let done = done.map_err(|errno| Error::io("replace", &self.disk.full(&full))(errno));
         self.disk.or_clear_away(done)?;
-        self.disk.changed(&full);
         Ok(())
     }
 }

@@ -11,9 +11,12 @@ use super::error::{Damage, Error, Unreadable};
 use super::key::Key;
 use crate::model::{Family, HostPort, Mapping, Record};
 
-/// The version of everything in the state directory, raised when an older autoport would
-/// misunderstand what a newer one writes.
-pub const LAYOUT: u32 = 1;
+/// The version of the state directory, raised when an older autoport would misunderstand what a
+/// newer one writes. 2 added `owners`, `containers` and `namespaces`.
+pub const LAYOUT: u32 = 2;
+
+/// The first layout whose readers understand the files of today.
+const WRITTEN: u32 = 1;
 
 /// A packet mark has 32 bits.
 const MARK_BIT_MAX: u8 = 31;
@@ -45,10 +48,15 @@ pub(super) fn read_as<T>(
     parse: impl FnOnce(&[u8], &Key) -> Result<T, Damage>,
 ) -> Result<Option<T>, Unreadable> {
     let unreadable = |source| Unreadable { key: key.clone(), path: disk.full(path), source };
-    let Some(bytes) = disk.read(path).map_err(|error| unreadable(Damage::Io(error)))? else {
+    let Some(bytes) = disk.read(path).map_err(|error| unreadable(Damage::of(error)))? else {
         return Ok(None);
     };
     parse(&bytes, key).map(Some).map_err(unreadable)
+}
+
+/// What is known of a holder that a later version entered.
+pub(super) fn of_unknown_kind(disk: &Disk, key: &Key) -> Unreadable {
+    Unreadable { key: key.clone(), path: disk.full(&key.path()), source: Damage::UnknownKind }
 }
 
 /// Writes any content into the file `path`, with the version in front.
@@ -112,7 +120,7 @@ pub(super) fn lists(mappings: &[Mapping], host: &HostPort) -> bool {
 fn print(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(2048);
     let mut serializer = Serializer::with_formatter(&mut bytes, Lines::default());
-    Written { version: LAYOUT, content }.serialize(&mut serializer)?;
+    Written { version: WRITTEN, content }.serialize(&mut serializer)?;
     bytes.push(b'\n');
     Ok(bytes)
 }

@@ -84,15 +84,16 @@ pub(super) fn bring_back(disk: &Disk, kept: &Path, log: &mut dyn Log) -> Result<
             }
         }
     }
-    disk.settle()
+    Ok(())
 }
 
-/// Where the instance file was lost, somebody may hold the port since.
+/// Where the instance file was lost, another holder may have the port since, on any address.
 fn enter_unless_held(disk: &Disk, host: &HostPort, key: &Key) -> Result<(), Error> {
-    if let Some(holder) = index::entered(disk, host)?
-        && disk.inode(&holder.path())?.is_some()
-    {
-        return Ok(());
+    for (other, holder) in index::at(disk, host.protocol, host.port)? {
+        let is_there = !holder.is_known() || disk.inode(&holder.path())?.is_some();
+        if holder != *key && is_there && other.overlaps(host) {
+            return Ok(());
+        }
     }
     index::enter(disk, host, key)
 }
@@ -103,7 +104,7 @@ impl Shared {
     /// # Errors
     /// When the directory cannot be read; a reservation that cannot is an item.
     pub fn reservations(&self) -> Result<Vec<Result<Reservation, Unreadable>>, Error> {
-        let keys = self.keys(Kind::Reservation)?;
+        let keys = self.disk.keys(Kind::Reservation)?;
         Ok(keys.iter().filter_map(|key| read(&self.disk, key).transpose()).collect())
     }
 }
@@ -128,9 +129,7 @@ impl Locked {
         for host in &reservation.hosts {
             index::enter(disk, host, &key)?;
         }
-        disk.settle()?;
         record::write(disk, &key.path(), &reservation)?;
-        disk.settle()?;
         let before = before.map(|before| before.hosts).unwrap_or_default();
         let gone = before.iter().filter(|host| reservation.hosts.binary_search(host).is_err());
         self.withdraw(&key, gone)
@@ -147,7 +146,6 @@ impl Locked {
         match read(&self.disk, &key) {
             Ok(Some(reservation)) => {
                 self.disk.remove(&key.path())?;
-                self.disk.settle()?;
                 self.withdraw(&key, reservation.hosts.iter())?;
                 Ok(Some(reservation.hosts))
             }
@@ -168,18 +166,15 @@ impl Locked {
         let Some(kept) = &self.persistent else {
             return Err(Error::NotPersistent { name: reservation.name.clone() });
         };
-        let kept = Disk::create(kept)?;
-        record::write(&kept, &kept_file(key), reservation)?;
-        kept.settle()
+        record::write(&Disk::create_durable(kept)?, &kept_file(key), reservation)
     }
 
     /// Says whether there was anything to forget.
     fn forget_kept(&self, key: &Key) -> Result<bool, Error> {
         let Some(kept) = &self.persistent else { return Ok(false) };
-        let Some(kept) = Disk::open(kept)? else { return Ok(false) };
+        let Some(kept) = Disk::open(kept)?.map(Disk::durable) else { return Ok(false) };
         let there = kept.inode(&kept_file(key))?.is_some();
         kept.remove(&kept_file(key))?;
-        kept.settle()?;
         Ok(there)
     }
 }

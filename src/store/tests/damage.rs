@@ -18,7 +18,7 @@ fn kept(aside: Aside) -> PathBuf {
     match aside {
         Aside::Kept(path) => path,
         Aside::Lost(error) => panic!("{error}"),
-        Aside::Wanted => panic!("nobody only asked"),
+        other @ (Aside::Wanted | Aside::LeftAlone) => panic!("{other}"),
     }
 }
 
@@ -47,7 +47,7 @@ fn every_kind_of_damage_is_noticed() {
         assert_eq!(damage(&damaged(junk.as_bytes())), "the file does not hold a record", "{junk}");
     }
     assert_eq!(change("\"port\": 81", "\"port\": 0"), "the file does not hold a record");
-    assert!(change("\"version\": 1", "\"version\": 2").starts_with("it has layout version 2"));
+    assert!(change("\"version\": 1", "\"version\": 3").starts_with("it has layout version 3"));
     assert!(change("\"hers\"", "\"his\"").starts_with("it names cbr0/his/eth0"));
     assert_eq!(change("\"cbr0\"", "\"../x\""), "the file does not hold a record");
     let twice = change(
@@ -65,10 +65,10 @@ fn every_kind_of_damage_is_noticed() {
     let node = damaged(b"");
     fs::remove_file(node.path(RECORD)).expect("removing");
     symlink("cbr0:mine:eth0.json", node.path(RECORD)).expect("linking");
-    assert_eq!(damage(&node), "the file cannot be read", "a link");
+    assert_eq!(damage(&node), "it is no regular file", "a link");
     fs::remove_file(node.path(RECORD)).expect("removing");
     fs::create_dir(node.path(RECORD)).expect("making a directory");
-    assert_eq!(damage(&node), "the file cannot be read", "a directory");
+    assert_eq!(damage(&node), "it is no regular file", "a directory");
 }
 
 #[test]
@@ -160,11 +160,10 @@ fn what_cannot_be_put_aside_can_be_discarded() {
     assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
 }
 
-/// So many that two threads read them; what cannot be read, or was taken over, may be on either side.
 #[test]
 fn many_records_are_read_whole() {
     let node = Node::new();
-    let total = u16::try_from(MANY).expect("a small number") + 50;
+    let total = 20;
     for port in 1..=total {
         save(&node, &format!("{port:03}"), &[host("0.0.0.0", port), host("::", port)]);
     }

@@ -4,8 +4,10 @@ mod choosing;
 mod crash;
 mod damage;
 mod holding;
+mod later;
 mod layout;
 mod locking;
+mod looking_up;
 mod protection;
 mod publishing;
 mod reserving;
@@ -77,13 +79,32 @@ impl Node {
 
     /// Every name below the state directory but `instance` and `lock`, sorted, with the targets of
     /// links.
-    fn tree(&self) -> Vec<String> {
+    fn whole_tree(&self) -> Vec<String> {
         let mut found = Vec::new();
         walk(&self.dir, &self.dir, &mut found);
         found.retain(|name| !["instance", "lock"].contains(&name.as_str()));
         found.sort();
         found
     }
+
+    /// The same without what [`Node::lookups`] has.
+    fn tree(&self) -> Vec<String> {
+        let mut found = self.whole_tree();
+        found.retain(|name| !is_lookup(name));
+        found
+    }
+
+    /// The entries that lead from pods, containers and namespaces to records.
+    fn lookups(&self) -> Vec<String> {
+        let mut found = self.whole_tree();
+        found.retain(|name| is_lookup(name) && !name.ends_with('/'));
+        found
+    }
+}
+
+fn is_lookup(name: &str) -> bool {
+    [lookup::OWNERS, lookup::CONTAINERS, lookup::NAMESPACES]
+        .contains(&name.split('/').next().unwrap_or(name))
 }
 
 fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {

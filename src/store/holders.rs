@@ -96,6 +96,7 @@ impl Shared {
             Kind::Reservation => {
                 reservation::read(&self.disk, key).map(|read| read.map(Who::Reservation))
             }
+            Kind::Unknown => Err(record::of_unknown_kind(&self.disk, key)),
         };
         read.unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))
     }

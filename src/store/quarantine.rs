@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::Locked;
 use super::error::Error;
 use super::key::Key;
+use super::lookup;
 
 const DIRECTORY: &str = "unreadable";
 
@@ -20,6 +21,8 @@ pub enum Aside {
     Lost(Box<Error>),
     /// Nowhere: whoever asked may change nothing.
     Wanted,
+    /// Nowhere: it is a later version's, which alone knows what it is.
+    LeftAlone,
 }
 
 impl fmt::Display for Aside {
@@ -30,6 +33,7 @@ impl fmt::Display for Aside {
                 write!(out, "no copy could be kept: {error}")?;
                 error.source().map_or(Ok(()), |source| write!(out, " ({source})"))
             }
+            Self::LeftAlone => out.write_str("it is left as it is"),
             Self::Wanted => out.write_str("of which ADD would keep a copy"),
         }
     }
@@ -40,11 +44,13 @@ impl Locked {
     /// Asked again, it gives the same answer.
     #[must_use]
     pub fn put_aside(&self, key: &Key) -> Aside {
+        if !key.is_known() {
+            return Aside::LeftAlone;
+        }
         let copy = || {
             let aside = self.aside(key)?;
             if self.disk.inode(&aside)?.is_none() {
                 self.disk.copy(&key.path(), &aside)?;
-                self.disk.settle()?;
             }
             Ok(self.disk.full(&aside))
         };
@@ -74,8 +80,8 @@ impl Locked {
                 Aside::Lost(Box::new(error))
             }
         };
-        self.disk.settle()?;
         self.withdraw(key, hosts.iter())?;
+        lookup::forget(&self.disk, key)?;
         Ok(aside)
     }
 
