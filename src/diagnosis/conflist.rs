@@ -5,33 +5,25 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Facts, Finding, Seen, counted, node_file, some_of};
+use super::{Facts, Finding, counted, node_file, some_of};
 use crate::cni::{self, Config, Version};
 
-/// A network configuration file.
-#[derive(Clone, Debug)]
-pub struct Conflist {
-    /// The file's name.
-    pub file: String,
-    /// The network's name.
-    pub name: String,
+/// The name of a network configuration file, and what is in it or why that is not understood.
+pub(super) type Network = (String, Result<Conflist, String>);
+
+pub(super) struct Conflist {
+    file: String,
     /// Its `cniVersion`; empty if it says none.
-    pub version: String,
-    /// Its plugins, in order.
-    pub plugins: Vec<Plugin>,
+    version: String,
+    plugins: Vec<Plugin>,
 }
 
-/// A plugin of a network.
-#[derive(Clone, Debug)]
-pub struct Plugin {
-    /// Its `type`.
-    pub kind: String,
-    /// The capabilities that it declares.
-    pub capabilities: Vec<String>,
-    /// Whether it gives addresses.
-    pub has_ipam: bool,
+struct Plugin {
+    kind: String,
+    capabilities: Vec<String>,
+    has_ipam: bool,
     /// All of it, as it is written.
-    pub object: Box<RawValue>,
+    object: Box<RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -74,13 +66,8 @@ impl Conflist {
         if plugins.is_empty() {
             return Err("it has no plugins".to_owned());
         }
-        let version = list.cni_version.unwrap_or_default();
-        Ok(Self {
-            file: file.to_owned(),
-            name: list.name.ok_or("it has no name")?,
-            version,
-            plugins,
-        })
+        list.name.ok_or("it has no name")?;
+        Ok(Self { file: file.to_owned(), version: list.cni_version.unwrap_or_default(), plugins })
     }
 
     fn kinds(&self) -> Vec<&str> {
@@ -105,7 +92,7 @@ const PORTMAP: &str = "portmap";
 const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ovn"];
 
 /// Every file, with the reason where it is not understood.
-pub(super) fn networks(facts: &Facts) -> Vec<(String, Result<Conflist, String>)> {
+pub(super) fn networks(facts: &Facts) -> Vec<Network> {
     let files = facts.configurations.known().map_or(&[][..], |found| &found.files);
     let list = |(file, bytes): &(String, Result<Vec<u8>, String>)| {
         let bytes = bytes.as_deref().map_err(Clone::clone);
@@ -115,39 +102,31 @@ pub(super) fn networks(facts: &Facts) -> Vec<(String, Result<Conflist, String>)>
 }
 
 /// How each network that autoport is chained in is configured, as far as ADD would take it.
-pub(super) fn configs(
-    facts: &Facts,
-    networks: &[(String, Result<Conflist, String>)],
-) -> Vec<(String, Config)> {
+pub(super) fn configs(facts: &Facts, networks: &[Network]) -> Vec<Config> {
     let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
-    let own = lists.flat_map(|list| list.own().map(move |(_, plugin)| (list, plugin)));
-    own.filter_map(|(list, plugin)| {
-        let read = cni::read_config(plugin.object.get().as_bytes(), node_file::valid(facts));
-        Some((list.file.clone(), read.ok()?.0))
-    })
-    .collect()
+    let own = lists.flat_map(Conflist::own);
+    let read = |(_, plugin): (_, &Plugin)| {
+        cni::read_config(plugin.object.get().as_bytes(), node_file::valid(facts))
+    };
+    own.filter_map(|own| Some(read(own).ok()?.0)).collect()
 }
 
 const CHECK: &str = "network";
 
-pub(super) fn findings(
-    facts: &Facts,
-    networks: &[(String, Result<Conflist, String>)],
-) -> Vec<Finding> {
+pub(super) fn findings(facts: &Facts, networks: &[Network]) -> Result<Vec<Finding>, Finding> {
     let dir = facts.places.conf_dir.display();
-    let omitted = match &facts.configurations {
-        Seen::Known(found) => found.omitted,
-        Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{dir} may not be read"))],
-        Seen::Failed(why) => {
+    let found = facts.configurations.or(
+        || Finding::unseen(CHECK, format!("{dir} may not be read")),
+        |why| {
             let remedy = "name the right directory with --conf-dir";
-            return vec![Finding::failed(CHECK, format!("{dir}: {why}"), remedy)];
-        }
-    };
-    let Some((first, list)) = networks.first() else {
+            Finding::failed(CHECK, format!("{dir}: {why}"), remedy)
+        },
+    )?;
+    let (first, list) = networks.first().ok_or_else(|| {
         let text = format!("{dir} has no network configuration");
         let remedy = "install the cluster's CNI plugin, or name the directory with --conf-dir";
-        return vec![Finding::failed(CHECK, text, remedy)];
-    };
+        Finding::failed(CHECK, text, remedy)
+    })?;
     let lists: Vec<&Conflist> =
         networks.iter().filter_map(|(_, list)| list.as_ref().ok()).collect();
     let (with, without): (Vec<&Conflist>, Vec<&Conflist>) =
@@ -167,11 +146,12 @@ pub(super) fn findings(
             "let one of the two map all host ports of the node",
         ));
     }
-    if omitted > 0 {
-        let text = format!("{dir} has {} more, which were not read", counted(omitted, "file"));
+    if found.omitted > 0 {
+        let more = counted(found.omitted, "file");
+        let text = format!("{dir} has {more} more, which were not read");
         findings.push(Finding::warning(CHECK, text, "delete the files that no runtime uses"));
     }
-    findings
+    Ok(findings)
 }
 
 /// Whether the network that runtimes use, the first, has autoport in it.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{child, legacy};
+use super::{Finding, child, legacy};
 use crate::app::{self, Evidence, Examined};
 use crate::event::Silent;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
@@ -33,7 +33,7 @@ pub struct Places {
 
 /// Something that was looked at.
 #[derive(Debug)]
-pub enum Seen<T> {
+pub(super) enum Seen<T> {
     /// It was seen.
     Known(T),
     /// This user may not see it.
@@ -51,8 +51,29 @@ impl<T> Seen<T> {
         }
     }
 
+    /// What was seen, or the finding that it was not.
+    pub(super) fn or(
+        &self,
+        hidden: impl FnOnce() -> Finding,
+        failed: impl FnOnce(String) -> Finding,
+    ) -> Result<&T, Finding> {
+        match self {
+            Self::Known(seen) => Ok(seen),
+            Self::Hidden => Err(hidden()),
+            Self::Failed(why) => Err(failed(why.clone())),
+        }
+    }
+
+    pub(super) fn map<U>(&self, of: impl FnOnce(&T) -> U) -> Seen<U> {
+        match self {
+            Self::Known(seen) => Seen::Known(of(seen)),
+            Self::Hidden => Seen::Hidden,
+            Self::Failed(why) => Seen::Failed(why.clone()),
+        }
+    }
+
     /// What was seen, if it was.
-    pub fn known(&self) -> Option<&T> {
+    pub(super) fn known(&self) -> Option<&T> {
         match self {
             Self::Known(seen) => Some(seen),
             Self::Hidden | Self::Failed(_) => None,
@@ -86,24 +107,22 @@ fn in_one_line(error: &dyn StdError) -> String {
 
 /// The plugin where the runtime looks for it.
 #[derive(Clone, Debug)]
-pub struct Binary {
-    /// Where.
-    pub path: PathBuf,
+pub(super) struct Binary {
     /// Whether it may be executed.
-    pub executable: bool,
+    pub(super) executable: bool,
     /// Whether it is the program that asks.
-    pub is_this: bool,
+    pub(super) is_this: bool,
     /// What it says its version is.
-    pub version: Option<String>,
+    pub(super) version: Option<String>,
 }
 
 /// The network configurations.
 #[derive(Debug, Default)]
-pub struct Configurations {
+pub(super) struct Configurations {
     /// The name of each file, and its content or why that is not known.
-    pub files: Vec<(String, Result<Vec<u8>, String>)>,
+    pub(super) files: Vec<(String, Result<Vec<u8>, String>)>,
     /// How many files come behind these.
-    pub omitted: usize,
+    pub(super) omitted: usize,
 }
 
 impl Configurations {
@@ -113,12 +132,11 @@ impl Configurations {
 
 /// Sysctls, by their path below `/proc/sys`.
 #[derive(Clone, Debug, Default)]
-pub struct Sysctls(BTreeMap<String, String>);
+pub(super) struct Sysctls(BTreeMap<String, String>);
 
 impl Sysctls {
     /// The value of one.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
@@ -129,8 +147,7 @@ impl Sysctls {
     }
 
     /// Reads what matters to host ports, on every interface there is.
-    #[must_use]
-    pub fn gather() -> Self {
+    pub(super) fn gather() -> Self {
         let mut sysctls = Self::default();
         for name in [
             "net/ipv4/ip_forward",
@@ -163,41 +180,41 @@ impl Sysctls {
 #[derive(Debug)]
 pub struct Facts {
     /// Where runtimes look.
-    pub places: Places,
+    pub(super) places: Places,
     /// The kernel's release.
-    pub release: String,
+    pub(super) release: String,
     /// Whether a table like ours can be built.
-    pub trial: Seen<Release>,
+    pub(super) trial: Seen<Release>,
     /// Whose table ours is.
-    pub table: Seen<Table>,
+    pub(super) table: Seen<Table>,
     /// The network configurations, in the order in which runtimes take them.
-    pub configurations: Seen<Configurations>,
+    pub(super) configurations: Seen<Configurations>,
     /// The node's own file; `None` where there is none.
-    pub node_file: Seen<Option<Vec<u8>>>,
+    pub(super) node_file: Seen<Option<Vec<u8>>>,
     /// The installed plugin; `None` where there is none.
-    pub binary: Seen<Option<Binary>>,
+    pub(super) binary: Seen<Option<Binary>>,
     /// Where the records are looked for.
-    pub state_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
     /// The records and the kernel; `None` where nothing is recorded.
-    pub store: Seen<Option<Examined>>,
+    pub(super) store: Seen<Option<Examined>>,
     /// Which of the records are provably of nobody.
-    pub stale: Vec<String>,
+    pub(super) stale: Vec<String>,
     /// Sysctls.
-    pub sysctls: Sysctls,
+    pub(super) sysctls: Sysctls,
     /// How many default routes of IPv4 lead to different interfaces.
-    pub uplinks: Vec<String>,
+    pub(super) uplinks: Vec<String>,
     /// The sockets that listen.
-    pub listeners: Seen<Vec<Listener>>,
+    pub(super) listeners: Seen<Vec<Listener>>,
     /// The chains of other programs.
-    pub others: Seen<Others>,
+    pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
-    pub unseen_legacy: Option<String>,
+    pub(super) unseen_legacy: Option<String>,
     /// The interfaces.
-    pub links: Seen<Vec<Link>>,
+    pub(super) links: Seen<Vec<Link>>,
     /// By which interface some of the pods are reached; `None` where there is no route.
-    pub towards: Vec<(IpAddr, Option<String>)>,
+    pub(super) towards: Vec<(IpAddr, Option<String>)>,
     /// The node's addresses.
-    pub local: Vec<Local>,
+    pub(super) local: Vec<Local>,
 }
 
 impl Facts {
@@ -308,7 +325,7 @@ fn binary(path: &Path) -> io::Result<Option<Binary>> {
         Some(text.trim().strip_prefix("autoport ")?.to_owned())
     };
     let version = if executable { version() } else { None };
-    Ok(Some(Binary { path: path.to_owned(), executable, is_this, version }))
+    Ok(Some(Binary { executable, is_this, version }))
 }
 
 /// The interfaces of the default routes of IPv4.

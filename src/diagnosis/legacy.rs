@@ -139,7 +139,7 @@ COMMIT
 ";
         let mut others = Others::default();
         read(Family::V4, text, &mut others);
-        let found = super::super::translations(&others, Hooked::PREROUTING, -99);
+        let found = super::super::passage::translations(&others, Hooked::PREROUTING, -99);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].to, "10.1.0.5:80");
         assert_eq!(found[0].conditions.ports, Some(vec![8080..=8080]));

@@ -1,12 +1,13 @@
 //! The kernel, and the program itself.
 
-use super::{Facts, Finding, Seen};
+use super::facts::Seen;
+use super::{Facts, Finding};
 use crate::kernel::{Release, Table};
 use crate::ruleset::LAYOUT;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = kernel(facts);
-    findings.push(binary(facts));
+    findings.push(binary(facts).unwrap_or_else(|bad| bad));
     findings
 }
 
@@ -50,54 +51,43 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn binary(facts: &Facts) -> Finding {
+fn binary(facts: &Facts) -> Result<Finding, Finding> {
     const CHECK: &str = "plugin";
     let own = env!("CARGO_PKG_VERSION");
     let path = facts.places.bin_dir.join("autoport");
     let path = path.display();
-    let binary = match &facts.binary {
-        Seen::Known(Some(binary)) => binary,
-        Seen::Known(None) => {
-            return Finding::failed(
-                CHECK,
-                format!("{path} is missing: every ADD of a chain with autoport fails"),
-                "`autoport install`, or name the directory with --bin-dir",
-            );
-        }
-        Seen::Hidden => return Finding::unseen(CHECK, format!("{path} may not be read")),
-        Seen::Failed(why) => {
-            return Finding::failed(CHECK, format!("{path}: {why}"), "install it again");
-        }
+    let binary = facts.binary.or(
+        || Finding::unseen(CHECK, format!("{path} may not be read")),
+        |why| Finding::failed(CHECK, format!("{path}: {why}"), "install it again"),
+    )?;
+    let binary = binary.as_ref().ok_or_else(|| {
+        let text = format!("{path} is missing: every ADD of a chain with autoport fails");
+        Finding::failed(CHECK, text, "`autoport install`, or name the directory with --bin-dir")
+    })?;
+    let layout = match facts.table.known() {
+        Some(Table::Ours(identity)) if identity.layout != LAYOUT => Some(identity.layout),
+        _ => None,
     };
-    let newer = match &facts.table {
-        Seen::Known(Table::Ours(identity)) if identity.layout != LAYOUT => Some(identity.layout),
-        Seen::Known(_) | Seen::Hidden | Seen::Failed(_) => None,
+    let Some(version) = binary.version.as_ref().filter(|_| binary.executable) else {
+        let text = format!("{path} cannot be run as autoport");
+        return Err(Finding::failed(CHECK, text, "`autoport install`, or chmod 0755"));
     };
-    let version = binary.version.as_deref();
-    if !binary.executable || version.is_none() {
-        return Finding::failed(
-            CHECK,
-            format!("{path} cannot be run as autoport"),
-            "`autoport install`, or chmod 0755",
-        );
-    }
-    if let Some(layout) = newer.filter(|layout| *layout > LAYOUT) {
-        return Finding::failed(
+    if let Some(layout) = layout.filter(|layout| *layout > LAYOUT) {
+        return Err(Finding::failed(
             CHECK,
             format!("the table has layout {layout}, this autoport {own} knows {LAYOUT}"),
             "install the newer autoport again: an older one does not touch its table",
-        );
+        ));
     }
-    let says = version.unwrap_or_default();
     if !binary.is_this {
-        return Finding::warning(
+        return Err(Finding::warning(
             CHECK,
-            format!("{path} is another program than this one (it is {says}, this is {own})"),
+            format!("{path} is another program than this one (it is {version}, this is {own})"),
             "install this one there, or run that one",
-        );
+        ));
     }
-    let table = newer.map_or(String::new(), |layout| {
+    let table = layout.map_or(String::new(), |layout| {
         format!("; the table has the older layout {layout}, the next ADD or DEL replaces it")
     });
-    Finding::ok(CHECK, format!("{path} is this program, {own}, table layout {LAYOUT}{table}"))
+    Ok(Finding::ok(CHECK, format!("{path} is this program, {own}, table layout {LAYOUT}{table}")))
 }

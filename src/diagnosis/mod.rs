@@ -19,9 +19,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use conflist::{Conflist, Plugin};
-pub use facts::{Binary, Facts, Places, Seen, Sysctls, is_denied};
-pub use passage::{Packet, Passage, Translation, passage, translations};
+pub use facts::{Facts, Places, is_denied};
 pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
 /// What one check came to.
@@ -88,11 +86,12 @@ impl Finding {
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let networks = conflist::networks(facts);
     let mut findings = machine::findings(facts);
-    findings.extend(node_file::findings(facts));
-    findings.extend(conflist::findings(facts, &networks));
-    findings.extend(records::findings(facts));
-    findings.extend(ports::findings(facts, &networks));
-    findings.extend(network::findings(facts, &networks));
+    findings.extend(node_file::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
+    findings.extend(conflist::findings(facts, &networks).unwrap_or_else(|unseen| vec![unseen]));
+    findings.extend(records::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
+    let ranges = ports::ranges(&conflist::configs(facts, &networks));
+    findings.extend(ports::findings(facts, &ranges));
+    findings.extend(network::findings(facts, &ranges));
     findings
 }
 

@@ -1,23 +1,19 @@
 //! What the node's network does with a packet on its way to a pod.
 
-use super::{
-    Conflist, Facts, Finding, Packet, Passage, Seen, Translation, conflist, counted, passage,
-    ports, some_of, translations,
-};
-use crate::kernel::{ChainName, Hooked, OtherChain, Others};
-use crate::model::{Family, Mapping};
+use super::facts::Seen;
+use super::passage::{Packet, Passage, Translation, passage, translations};
+use super::{Facts, Finding, counted, ports, some_of};
+use crate::kernel::{ChainName, Hooked, OtherChain, Others, Space};
+use crate::model::{Family, Masquerade, PortRange};
 use crate::ruleset;
 
-pub(super) fn findings(
-    facts: &Facts,
-    networks: &[(String, Result<Conflist, String>)],
-) -> Vec<Finding> {
+pub(super) fn findings(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
     let mut findings = forwarding(facts);
     findings.push(reverse_path(facts));
     findings.push(routes(facts));
     findings.extend(bridges(facts));
-    findings.extend(forward_policy(facts));
-    findings.extend(other_tables(facts, networks));
+    findings.extend(forward_policy(facts).unwrap_or_else(|unseen| vec![unseen]));
+    findings.extend(other_tables(facts, ranges));
     findings
 }
 
@@ -145,7 +141,6 @@ fn routes(facts: &Facts) -> Finding {
 
 /// Whether packets from 127.0.0.1 are meant to reach a pod.
 fn masquerades(facts: &Facts) -> bool {
-    use crate::model::Masquerade;
     facts.records().iter().any(|record| record.policy.masquerade != Masquerade::Nobody)
 }
 
@@ -193,13 +188,12 @@ fn bridges(facts: &Facts) -> Vec<Finding> {
 const ACCEPT: &str =
     "iptables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT, likewise ip6tables";
 
-fn forward_policy(facts: &Facts) -> Vec<Finding> {
+fn forward_policy(facts: &Facts) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "FORWARD";
-    let others = match &facts.others {
-        Seen::Known(others) => others,
-        Seen::Hidden => return vec![Finding::unseen(CHECK, "the chains of other tables")],
-        Seen::Failed(why) => return vec![Finding::warning(CHECK, why.clone(), "try again")],
-    };
+    let others = facts.others.or(
+        || Finding::unseen(CHECK, "the chains of other tables"),
+        |why| Finding::warning(CHECK, why, "try again"),
+    )?;
     let mut findings = Vec::new();
     let hooked = |chain: &OtherChain| {
         chain.hooked.as_ref().is_some_and(|hooked| hooked.hook == Hooked::FORWARD)
@@ -230,7 +224,7 @@ fn forward_policy(facts: &Facts) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "no chain drops what is forwarded"));
     }
-    findings
+    Ok(findings)
 }
 
 fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
@@ -258,65 +252,19 @@ pub(super) fn own_priority() -> i32 {
     nat.filter_map(|chain| chain.base.as_ref()).map(|base| base.priority).next().unwrap_or(-99)
 }
 
-fn other_tables(facts: &Facts, networks: &[(String, Result<Conflist, String>)]) -> Vec<Finding> {
-    const CHECK: &str = "other tables";
+const OTHER_TABLES: &str = "other tables";
+
+fn other_tables(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
+    const CHECK: &str = OTHER_TABLES;
     let Some(others) = facts.others.known() else {
         return vec![Finding::unseen(CHECK, "whether other tables translate our ports")];
     };
     let hooks = [Hooked::PREROUTING, Hooked::OUTPUT];
     let earlier: Vec<Translation> =
         hooks.iter().flat_map(|hook| translations(others, *hook, own_priority())).collect();
-    let mut findings = Vec::new();
-    let records = facts.records().iter();
-    let held = records.flat_map(|record| record.mappings.iter().map(move |one| (record, one)));
-    for (record, Mapping { host, .. }) in held {
-        let first = earlier.iter().find(|it| it.meets(host, |address| facts.is_local(address)));
-        let Some(first) = first else { continue };
-        let text =
-            format!("{} takes {host}, which {} holds, to {}", at(first), record.owner, first.to);
-        findings.push(if first.conditions.unknown {
-            Finding::warning(CHECK, text, remedy_of(first))
-        } else {
-            Finding::failed(CHECK, text, remedy_of(first))
-        });
-    }
-    let ranges = ports::ranges(&conflist::configs(facts, networks));
-    let in_range: Vec<&Translation> = earlier
-        .iter()
-        .filter(|it| it.conditions.destination.is_none_or(|to| facts.is_local(to.ip())))
-        .filter(|it| {
-            let runs = it.conditions.ports.iter().flatten();
-            runs.clone().any(|run| {
-                ranges.iter().any(|range| {
-                    *run.start() <= range.last.get() && range.first.get() <= *run.end()
-                })
-            })
-        })
-        .collect();
-    if let Some(first) = in_range.first().filter(|_| findings.is_empty()) {
-        let ports: Vec<String> = first
-            .conditions
-            .ports
-            .iter()
-            .flatten()
-            .map(|run| {
-                if run.start() == run.end() {
-                    run.start().to_string()
-                } else {
-                    format!("{}-{}", run.start(), run.end())
-                }
-            })
-            .collect();
-        findings.push(Finding::warning(
-            CHECK,
-            format!(
-                "{} takes port {} of the range to {}: a pod that is given it would get nothing",
-                at(first),
-                some_of(&ports),
-                first.to
-            ),
-            remedy_of(first),
-        ));
+    let mut findings = taken_ports(facts, &earlier);
+    if findings.is_empty() {
+        findings.extend(taken_range(facts, &earlier, ranges));
     }
     findings.dedup();
     findings.truncate(5);
@@ -334,6 +282,39 @@ fn other_tables(facts: &Facts, networks: &[(String, Result<Conflist, String>)]) 
     findings
 }
 
+/// The host ports of pods that an earlier rule translates.
+fn taken_ports(facts: &Facts, earlier: &[Translation]) -> Vec<Finding> {
+    let held = facts.records().iter();
+    let held = held.flat_map(|record| record.mappings.iter().map(move |one| (record, &one.host)));
+    let taken = held.filter_map(|(record, host)| {
+        let first = earlier.iter().find(|it| it.meets(host, |address| facts.is_local(address)))?;
+        let text =
+            format!("{} takes {host}, which {} holds, to {}", at(first), record.owner, first.to);
+        let finding = if first.conditions.unknown { Finding::warning } else { Finding::failed };
+        Some(finding(OTHER_TABLES, text, remedy_of(first)))
+    });
+    taken.collect()
+}
+
+/// The first rule that translates a port which a pod could be given.
+fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> Option<Finding> {
+    let ports = |one: &Translation| -> Vec<PortRange> {
+        let runs = one.conditions.ports.iter().flatten();
+        runs.filter_map(|run| ports::range(*run.start(), *run.end())).collect()
+    };
+    let first = earlier.iter().find(|one| {
+        one.conditions.destination.is_none_or(|to| facts.is_local(to.ip()))
+            && ports(one).iter().any(|run| ranges.iter().any(|range| range.overlaps(run)))
+    })?;
+    let text = format!(
+        "{} takes port {} of the range to {}: a pod that is given it would get nothing",
+        at(first),
+        some_of(&ports(first)),
+        first.to
+    );
+    Some(Finding::warning(OTHER_TABLES, text, remedy_of(first)))
+}
+
 /// Where the rule is.
 pub(super) fn at(translation: &Translation) -> String {
     translation.via.last().map(ToString::to_string).unwrap_or_default()
@@ -344,8 +325,7 @@ pub(super) fn remedy_of(translation: &Translation) -> String {
     let called = |prefix: &str| translation.via.iter().find(|name| name.chain.starts_with(prefix));
     let of_table = |table: &str| translation.via.iter().any(|name| name.table.starts_with(table));
     if let Some(portmap) = called("CNI-DN-").or_else(|| called("CNI-HOSTPORT-DNAT")) {
-        let tool =
-            if portmap.space == crate::kernel::Space::Ip6 { "ip6tables" } else { "iptables" };
+        let tool = if portmap.space == Space::Ip6 { "ip6tables" } else { "iptables" };
         let legacy = if portmap.table.ends_with("(iptables-legacy)") { "-legacy" } else { "" };
         return format!(
             "portmap made it; if that container is gone: {tool}{legacy} -t nat -F {}",

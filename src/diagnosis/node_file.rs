@@ -1,25 +1,23 @@
 //! The node's own file, whose keys win over those of every network.
 
-use super::{Facts, Finding, Seen};
+use super::{Facts, Finding};
 use crate::cni::{self, NODE_FILE};
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "node file";
     let dir = facts.state_dir.display();
     let instead = format!("(below, defaults stand in for it; the records are those in {dir})");
-    let bytes = match &facts.node_file {
-        Seen::Known(None) => return Vec::new(),
-        Seen::Known(Some(bytes)) => bytes,
-        Seen::Hidden => return vec![Finding::unseen(CHECK, format!("{NODE_FILE} {instead}"))],
-        Seen::Failed(why) => {
-            return vec![Finding::failed(
-                CHECK,
-                format!("cannot read {NODE_FILE}: {why} {instead}"),
-                "make it a file that can be read, or remove it; every ADD with host ports fails",
-            )];
-        }
-    };
-    match cni::check_node_file(bytes) {
+    let bytes = facts.node_file.or(
+        || Finding::unseen(CHECK, format!("{NODE_FILE} {instead}")),
+        |why| {
+            let text = format!("cannot read {NODE_FILE}: {why} {instead}");
+            let remedy =
+                "make it a file that can be read, or remove it; every ADD with host ports fails";
+            Finding::failed(CHECK, text, remedy)
+        },
+    )?;
+    let Some(bytes) = bytes else { return Ok(Vec::new()) };
+    Ok(match cni::check_node_file(bytes) {
         Ok(warnings) if warnings.is_empty() => {
             let text = format!("{NODE_FILE} is understood; it wins over every network, key by key");
             vec![Finding::ok(CHECK, text)]
@@ -35,7 +33,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
             format!("{} {instead}", error.in_one_line()),
             "correct it, or remove it; every ADD with host ports fails",
         )],
-    }
+    })
 }
 
 /// The file, where ADD would take it.

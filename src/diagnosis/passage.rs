@@ -16,20 +16,19 @@ const TRANSLATIONS_MAX: usize = 200_000;
 
 /// A rule, with the chains that lead to it, that gives packets another destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Translation {
+pub(super) struct Translation {
     /// For which packets.
-    pub conditions: Conditions,
+    pub(super) conditions: Conditions,
     /// Where to.
-    pub to: String,
+    pub(super) to: String,
     /// From the base chain to the one with the rule.
-    pub via: Vec<ChainName>,
+    pub(super) via: Vec<ChainName>,
 }
 
 impl Translation {
     /// Whether it could be for a packet to `host`, one of whose addresses is a wildcard's; `local` says
     /// which addresses are this node's.
-    #[must_use]
-    pub fn meets(&self, host: &HostPort, local: impl Fn(IpAddr) -> bool) -> bool {
+    pub(super) fn meets(&self, host: &HostPort, local: impl Fn(IpAddr) -> bool) -> bool {
         let Conditions { family, protocol, ports, destination, .. } = &self.conditions;
         let own = Family::of(&host.address);
         let (Some(base), Some(ports)) = (self.via.first(), ports) else { return false };
@@ -54,8 +53,7 @@ fn is_host(network: &IpNetwork) -> bool {
 }
 
 /// The translations in the nat chains of `hook` that come before the priority `before`.
-#[must_use]
-pub fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation> {
+pub(super) fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation> {
     let earlier =
         |hooked: &Hooked| hooked.kind == "nat" && hooked.hook == hook && hooked.priority < before;
     let mut bases: Vec<_> = others
@@ -128,20 +126,20 @@ fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
 
 /// A packet whose destination has been translated, as far as it is known.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet {
+pub(super) struct Packet {
     /// The IP version.
-    pub family: Family,
+    pub(super) family: Family,
     /// The protocol's number.
-    pub protocol: Option<u8>,
+    pub(super) protocol: Option<u8>,
     /// The destination port.
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// The destination.
-    pub destination: Option<IpAddr>,
+    pub(super) destination: Option<IpAddr>,
 }
 
 /// What becomes of a packet in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passage {
+pub(super) enum Passage {
     /// It passes, unless a rule that is not understood drops it.
     Passes,
     /// It passes only if a rule accepts it that is not understood.
@@ -158,8 +156,7 @@ enum Decision {
 }
 
 /// What becomes of `packet` in the base chain `name`.
-#[must_use]
-pub fn passage(others: &Others, name: &ChainName, packet: &Packet) -> Passage {
+pub(super) fn passage(others: &Others, name: &ChainName, packet: &Packet) -> Passage {
     let Some(hooked) = others.chains.get(name).and_then(|chain| chain.hooked.as_ref()) else {
         return Passage::Passes;
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use super::{Conflist, Facts, Finding, Seen, conflist, some_of};
+use super::{Facts, Finding, some_of};
 use crate::cni::Config;
 use crate::kernel::{Listener, Named};
 use crate::model::{HostPort, PortRange};
@@ -13,67 +13,69 @@ const CHECK: &str = "port range";
 /// kube-apiserver's `--service-node-port-range`, unless told otherwise.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
 
-pub(super) fn findings(
-    facts: &Facts,
-    networks: &[(String, Result<Conflist, String>)],
-) -> Vec<Finding> {
-    let ranges = ranges(&conflist::configs(facts, networks));
-    let mut findings = Vec::new();
+pub(super) fn findings(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
     if ranges.is_empty() {
-        return findings;
+        return Vec::new();
     }
+    let mut findings = Vec::new();
+    for range in ranges.iter().copied() {
+        findings.extend(others_ranges(facts, range));
+    }
+    if findings.is_empty() {
+        let text = format!("{} meets nobody else's range", some_of(ranges));
+        findings.push(Finding::ok(CHECK, text));
+    }
+    findings.extend(listeners(facts, ranges).unwrap_or_else(|unseen| vec![unseen]));
+    findings
+}
+
+/// Who else uses numbers of `range`.
+fn others_ranges(facts: &Facts, range: PortRange) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let sysctl = |name: &str| facts.sysctls.get(name).unwrap_or_default();
     let ephemeral = ephemeral(sysctl("net/ipv4/ip_local_port_range"));
     let reserved = reserved(sysctl("net/ipv4/ip_local_reserved_ports"));
-    let node_ports = range(NODE_PORTS.0, NODE_PORTS.1);
-    for range in ranges.iter().copied() {
-        if let Some(common) = ephemeral.and_then(|ephemeral| common(range, ephemeral))
-            && !covers(&reserved, common)
-        {
-            findings.push(Finding::warning(
-                CHECK,
-                format!("{common} of {range} is also what this node's own connections go out from (net.ipv4.ip_local_port_range)"),
-                format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
-            ));
-        }
-        if let Some(common) = node_ports.and_then(|node_ports| common(range, node_ports)) {
-            findings.push(Finding::warning(
-                CHECK,
-                format!("{common} of {range} is also Kubernetes' NodePort range; a Service wins"),
-                "another portRange, unless kube-apiserver has another \
-                 --service-node-port-range",
-            ));
-        }
-        let others: Vec<PortRange> = reserved
-            .iter()
-            .filter(|reserved| reserved.overlaps(&range) && !includes(**reserved, range))
-            .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)))
-            .copied()
-            .collect();
-        if !others.is_empty() {
-            findings.push(Finding::warning(
-                CHECK,
-                format!(
-                    "{} of {range} is reserved for some program \
-                     (net.ipv4.ip_local_reserved_ports)",
-                    some_of(&others)
-                ),
-                format!("put {} into excludePorts", some_of(&others)),
-            ));
-        }
+    if let Some(common) = ephemeral.and_then(|ephemeral| common(range, ephemeral))
+        && !covers(&reserved, common)
+    {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("{common} of {range} is also what this node's own connections go out from (net.ipv4.ip_local_port_range)"),
+            format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
+        ));
     }
-    if findings.is_empty() {
-        let text = format!("{} meets nobody else's range", some_of(&ranges));
-        findings.push(Finding::ok(CHECK, text));
+    if let Some(common) = self::range(NODE_PORTS.0, NODE_PORTS.1).and_then(|it| common(range, it)) {
+        findings.push(Finding::warning(
+            CHECK,
+            format!("{common} of {range} is also Kubernetes' NodePort range; a Service wins"),
+            "another portRange, unless kube-apiserver has another \
+             --service-node-port-range",
+        ));
     }
-    findings.extend(listeners(facts, &ranges));
+    let others: Vec<PortRange> = reserved
+        .iter()
+        .filter(|reserved| reserved.overlaps(&range) && !includes(**reserved, range))
+        .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)))
+        .copied()
+        .collect();
+    if !others.is_empty() {
+        findings.push(Finding::warning(
+            CHECK,
+            format!(
+                "{} of {range} is reserved for some program \
+                 (net.ipv4.ip_local_reserved_ports)",
+                some_of(&others)
+            ),
+            format!("put {} into excludePorts", some_of(&others)),
+        ));
+    }
     findings
 }
 
 /// Every run of numbers that some network chooses from.
-pub(super) fn ranges(configs: &[(String, Config)]) -> Vec<PortRange> {
+pub(super) fn ranges(configs: &[Config]) -> Vec<PortRange> {
     let mut ranges = Vec::new();
-    for (_, Config { ports, .. }) in configs {
+    for Config { ports, .. } in configs {
         let below = range(1, ports.min_port.get() - 1);
         let named = ports.named_ranges.values().flat_map(|range| &range.ports);
         let mut left: Vec<PortRange> = named.chain(&ports.ranges).copied().collect();
@@ -95,7 +97,7 @@ fn without(whole: PortRange, hole: PortRange) -> impl Iterator<Item = PortRange>
     before.into_iter().chain(after)
 }
 
-fn range(first: u16, last: u16) -> Option<PortRange> {
+pub(super) fn range(first: u16, last: u16) -> Option<PortRange> {
     let range = PortRange { first: NonZeroU16::new(first)?, last: NonZeroU16::new(last)? };
     (range.first <= range.last).then_some(range)
 }
@@ -127,19 +129,12 @@ fn covers(runs: &[PortRange], whole: PortRange) -> bool {
     runs.iter().any(|run| includes(*run, whole))
 }
 
-fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
+fn listeners(facts: &Facts, ranges: &[PortRange]) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "listeners";
-    let listeners = match &facts.listeners {
-        Seen::Known(listeners) => listeners,
-        Seen::Hidden => return vec![Finding::unseen(CHECK, "the sockets that listen")],
-        Seen::Failed(why) => {
-            return vec![Finding::warning(
-                CHECK,
-                why.clone(),
-                "modprobe inet_diag, tcp_diag, udp_diag",
-            )];
-        }
-    };
+    let listeners = facts.listeners.or(
+        || Finding::unseen(CHECK, "the sockets that listen"),
+        |why| Finding::warning(CHECK, why, "modprobe inet_diag, tcp_diag, udp_diag"),
+    )?;
     let records = facts.records().iter();
     let held: BTreeMap<&HostPort, String> = records
         .flat_map(|record| record.mappings.iter().map(|one| (&one.host, record.owner.to_string())))
@@ -176,7 +171,7 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "no socket of this node listens in the range"));
     }
-    findings
+    Ok(findings)
 }
 
 #[cfg(test)]

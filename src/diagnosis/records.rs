@@ -1,38 +1,31 @@
 //! The records, and the kernel's table beside them.
 
 use super::facts::is_denied;
-use super::{Facts, Finding, Seen, counted, some_of};
+use super::{Facts, Finding, counted, some_of};
 use crate::app::Examined;
 use crate::kernel::Table;
 use crate::model::Record;
+use crate::ruleset::Identity;
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "records";
-    let examined = match &facts.store {
-        Seen::Known(Some(examined)) => examined,
-        Seen::Known(None) => {
-            return vec![match &facts.table {
-                Seen::Known(Table::Ours(identity)) => Finding::failed(
-                    CHECK,
-                    format!(
-                        "nothing is recorded, and table inet autoport of store {} is there",
-                        identity.instance
-                    ),
-                    "`autoport repair --adopt` makes records of it; or give the right --state-dir",
-                ),
-                Seen::Known(Table::Absent | Table::Foreign) | Seen::Hidden | Seen::Failed(_) => {
-                    Finding::ok(CHECK, "nothing has been recorded yet")
-                }
-            }];
-        }
-        Seen::Hidden => return vec![Finding::unseen(CHECK, "the records and the table")],
-        Seen::Failed(why) => {
-            return vec![Finding::failed(
-                CHECK,
-                why.clone(),
-                "do what it says (docs/errors.md has more); every ADD with host ports fails",
-            )];
-        }
+    let examined = facts.store.or(
+        || Finding::unseen(CHECK, "the records and the table"),
+        |why| {
+            let remedy =
+                "do what it says (docs/errors.md has more); every ADD with host ports fails";
+            Finding::failed(CHECK, why, remedy)
+        },
+    )?;
+    let Some(examined) = examined else {
+        let Some(Table::Ours(Identity { instance, .. })) = facts.table.known() else {
+            return Ok(vec![Finding::ok(CHECK, "nothing has been recorded yet")]);
+        };
+        return Ok(vec![Finding::failed(
+            CHECK,
+            format!("nothing is recorded, and table inet autoport of store {instance} is there"),
+            "`autoport repair --adopt` makes records of it; or give the right --state-dir",
+        )]);
     };
     let mut findings = Vec::new();
     if !examined.unreadable.is_empty() {
@@ -50,7 +43,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         ));
     }
     findings.push(table(facts, examined));
-    findings
+    Ok(findings)
 }
 
 fn table(facts: &Facts, examined: &Examined) -> Finding {

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use crate::kernel::{ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space};
 use crate::model::{Family, HostPort, Protocol};
 
-use super::{Packet, Passage, counted, passage, some_of, translations};
+use super::passage::{Packet, Passage, passage, translations};
+use super::{counted, some_of};
 
 fn name(chain: &str) -> ChainName {
     ChainName { space: Space::Ip, table: "t".to_owned(), chain: chain.to_owned() }

@@ -1,7 +1,8 @@
 //! From what was asked to where the packet goes.
 
+use super::super::facts::Seen;
 use super::super::network::{at, remedy_of};
-use super::super::{Packet, Passage, Seen, passage};
+use super::super::passage::{Packet, Passage, passage};
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
-use crate::model::Protocol;
+use crate::model::{HostPort, Protocol};
 
 pub use probe::probe;
 pub use way::Way;
@@ -28,6 +28,12 @@ pub struct Query {
     pub from: Option<IpAddr>,
     /// The address that the client asks.
     pub to: IpAddr,
+}
+
+impl Query {
+    fn host(&self) -> HostPort {
+        HostPort { protocol: self.protocol, address: self.to, port: self.port }
+    }
 }
 
 impl fmt::Display for Query {

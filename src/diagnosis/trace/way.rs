@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::super::facts::add_legacy;
+use super::super::facts::{Seen, Sysctls, add_legacy};
 use super::super::network::own_priority;
-use super::super::{Seen, Sysctls, Translation, translations};
+use super::super::passage::{Translation, translations};
 use super::Query;
 use crate::app::{self, Evidence};
 use crate::event::Silent;
@@ -23,7 +23,7 @@ use crate::store::{Held, Store, Who};
 
 /// Where the table leads the packet.
 #[derive(Debug)]
-pub enum Led {
+pub(super) enum Led {
     /// Nobody has it in the table.
     Nowhere,
     /// It is in this set, whose chains are not what they should be.
@@ -36,69 +36,69 @@ pub enum Led {
 
 /// How the table leads the packet to a pod.
 #[derive(Debug)]
-pub struct Translated {
+pub(super) struct Translated {
     /// The set that the port is in.
-    pub held: Set,
+    pub(super) held: Set,
     /// The map that says where it goes.
-    pub map: Set,
+    pub(super) map: Set,
     /// How it is treated.
-    pub treatment: Treatment,
+    pub(super) treatment: Treatment,
     /// Where it goes.
-    pub target: SocketAddr,
+    pub(super) target: SocketAddr,
     /// Whether the pod is known to the hairpins.
-    pub hairpin: bool,
+    pub(super) hairpin: bool,
 }
 
 /// What the pod has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inside {
+pub(super) struct Inside {
     /// Whether the target is an address of the pod.
-    pub has_address: bool,
+    pub(super) has_address: bool,
     /// Who listens there.
-    pub listener: Option<Listener>,
+    pub(super) listener: Option<Listener>,
     /// Who listens on the port, on whatever address.
-    pub elsewhere: Option<Listener>,
+    pub(super) elsewhere: Option<Listener>,
     /// Why the answer has no way back, if it has none.
-    pub no_way_back: Option<String>,
+    pub(super) no_way_back: Option<String>,
 }
 
 /// All that was asked about the way of one packet.
 #[derive(Debug)]
 pub struct Way {
     /// The packet.
-    pub query: Query,
+    pub(super) query: Query,
     /// Whether it begins on this node.
-    pub from_node: bool,
+    pub(super) from_node: bool,
     /// Whether it is for this node.
-    pub is_local: bool,
+    pub(super) is_local: bool,
     /// Who translates it before our table does.
-    pub before: Seen<Option<Translation>>,
+    pub(super) before: Seen<Option<Translation>>,
     /// The chains of other programs.
-    pub others: Seen<Others>,
+    pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
-    pub unseen_legacy: Option<String>,
+    pub(super) unseen_legacy: Option<String>,
     /// The table.
-    pub look: Look,
+    pub(super) look: Look,
     /// Where it leads.
-    pub led: Led,
+    pub(super) led: Led,
     /// Who holds the port by the records.
-    pub holders: Seen<Vec<Held>>,
+    pub(super) holders: Seen<Vec<Held>>,
     /// How the table differs from the holder's record.
-    pub difference: Option<String>,
+    pub(super) difference: Option<String>,
     /// Who listens on the node.
-    pub listener: Option<String>,
+    pub(super) listener: Option<String>,
     /// Sysctls.
-    pub sysctls: Sysctls,
+    pub(super) sysctls: Sysctls,
     /// The interfaces.
-    pub links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     /// By which interface the client is, if there is a certain one.
-    pub arrives_by: Option<Path>,
+    pub(super) arrives_by: Option<Path>,
     /// The way from here to the pod.
-    pub path: Result<Path, io::Error>,
+    pub(super) path: Result<Path, io::Error>,
     /// Whether the next hop answers.
-    pub neighbour: Neighbour,
+    pub(super) neighbour: Neighbour,
     /// The pod.
-    pub inside: Seen<Inside>,
+    pub(super) inside: Seen<Inside>,
 }
 
 impl Way {
@@ -122,32 +122,17 @@ impl Way {
         let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
         let mut others = Seen::of(Others::list());
         let unseen_legacy = add_legacy(&mut others);
-        let before = match &others {
-            Seen::Known(others) => Seen::Known(earlier(others, &query, from_node)),
-            Seen::Hidden => Seen::Hidden,
-            Seen::Failed(why) => Seen::Failed(why.clone()),
-        };
+        let before = others.map(|others| earlier(others, &query, from_node));
         let (holders, difference) = recorded(&query, store, patience);
-        let record = match &led {
-            Led::To(to) => record_of(&holders, to.target),
-            Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_) => None,
-        };
-        let arrives_by = match query.from {
-            Some(from) if !from_node => kernel::path(from, None).ok(),
-            Some(_) | None => None,
-        };
+        let arrives_by = query.from.filter(|_| !from_node);
+        let arrives_by = arrives_by.and_then(|from| kernel::path(from, None).ok());
         let (path, neighbour, inside) = match &led {
-            Led::To(to) => {
-                let path = way_to(&query, to.target.ip(), arrives_by.as_ref(), from_node);
-                let neighbour = path.as_ref().map_or(Neighbour::Unknown, next_hop(to.target.ip()));
-                let inside = look_inside(record, to, &query, path.as_ref().ok());
-                (path, neighbour, inside)
-            }
+            Led::To(to) => onward(&query, to, &holders, arrives_by.as_ref()),
             Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_) => {
                 (Err(io::ErrorKind::NotFound.into()), Neighbour::Unknown, Seen::Hidden)
             }
         };
-        let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
+        let host = query.host();
         let listener = Listeners::near(&[host])
             .ok()
             .and_then(|all| Some(kernel::Named(all.find(&host)?).to_string()));
@@ -209,8 +194,8 @@ fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
 /// What the rules of the table come to: sets of one address before those of every address, in either
 /// the first map that has it.
 fn look_up(survey: &Survey, query: &Query) -> Led {
-    let at = |address| HostPort { protocol: query.protocol, address, port: query.port };
-    let hosts = [at(query.to), at(Family::of(&query.to).wildcard())];
+    let host = query.host();
+    let hosts = [host, HostPort { address: Family::of(&query.to).wildcard(), ..host }];
     let digests: Vec<Digest> =
         survey.elements.keys().filter_map(|(set, _)| set.treatment()).collect();
     for host in &hosts {
@@ -236,14 +221,14 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
 
 fn earlier(others: &Others, query: &Query, from_node: bool) -> Option<Translation> {
     let hook = if from_node { Hooked::OUTPUT } else { Hooked::PREROUTING };
-    let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
+    let host = query.host();
     let mut all = translations(others, hook, own_priority()).into_iter();
     all.find(|one| one.meets(&host, |address| address == query.to))
 }
 
 /// Who holds the port, and what differs in the table from the first of them that has something there.
 fn recorded(query: &Query, store: &Store, patience: Duration) -> (Seen<Vec<Held>>, Option<String>) {
-    let host = HostPort { protocol: query.protocol, address: query.to, port: query.port };
+    let host = query.host();
     let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
     let read = || {
         let Some(shared) = store.read(patience, &mut Silent)? else {
@@ -268,24 +253,21 @@ fn recorded(query: &Query, store: &Store, patience: Duration) -> (Seen<Vec<Held>
     read().unwrap_or_else(|error| (Seen::of(Err(error)), None))
 }
 
-/// What the kernel says of the way, from where the packet comes in.
-fn way_to(
+/// The way from where the packet comes in, its next hop, and the pod.
+fn onward(
     query: &Query,
-    target: IpAddr,
+    to: &Translated,
+    holders: &Seen<Vec<Held>>,
     arrives_by: Option<&Path>,
-    from_node: bool,
-) -> io::Result<Path> {
-    match (query.from, arrives_by) {
-        (Some(from), Some(by)) if !from_node => kernel::path(target, Some((from, by.index))),
-        _ => kernel::path(target, None),
-    }
-}
-
-fn next_hop(target: IpAddr) -> impl Fn(&Path) -> Neighbour {
-    move |path| {
-        let next = path.gateway.unwrap_or(target);
-        kernel::neighbour(next, path.index).unwrap_or(Neighbour::Unknown)
-    }
+) -> (io::Result<Path>, Neighbour, Seen<Inside>) {
+    let pod = to.target.ip();
+    let path = kernel::path(pod, query.from.zip(arrives_by.map(|path| path.index)));
+    let neighbour = path.as_ref().ok().and_then(|path| {
+        let next = path.gateway.unwrap_or(pod);
+        kernel::neighbour(next, path.index).ok()
+    });
+    let inside = look_inside(record_of(holders, to.target), to, query, path.as_ref().ok());
+    (path, neighbour.unwrap_or(Neighbour::Unknown), inside)
 }
 
 /// A client whose address is not known: one for documentation (RFC 5737, RFC 3849).
