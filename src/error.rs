@@ -121,6 +121,7 @@ impl Error {
             Self::Kernel(error) => kernel_code(error),
             Self::Stdin { .. } | Self::Netns(_) => 5,
             Self::Taken { .. } => 100,
+            Self::Exhausted(exhausted) if exhausted.never => 104,
             Self::Exhausted(_) => 101,
             Self::Unreadable { .. } => 102,
             Self::Listening { .. } => 103,

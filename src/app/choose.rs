@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::num::NonZeroU16;
 
 use super::past::Past;
@@ -11,7 +10,7 @@ use crate::error::Error;
 use crate::kernel::{Listeners, Portmap};
 use crate::model::{Ask, Grant, Holder, HostListeners, HostPort, Owner, Record};
 use crate::plan::{
-    self, Availability, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
+    Availability, Choice, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
     permit_ports,
 };
 use crate::store::{Key, Locked, Released, Releaser};
@@ -132,15 +131,15 @@ impl<'a> Chooser<'a> {
         let kept = earlier(wishes, own, Earlier::Own);
         let had = earlier(wishes, &former, Earlier::Former);
         let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
-        let question = plan::Ask {
+        let choice = Choice {
             wishes,
             fixed: &self.ask.fixed,
             earlier: &earlier,
             policy: &self.ask.ports,
             allocation: self.ask.allocation,
+            pod: self.owner.pod.as_ref(),
             cursors: &cursors(self.past, self.ask)?,
-            // Seeded from the system's randomness for each process.
-            seed: RandomState::new().build_hasher().finish(),
+            seed: fastrand::u64(..),
         };
         let numbers = |grant: &Grant| {
             let first = grant.port;
@@ -155,7 +154,7 @@ impl<'a> Chooser<'a> {
             if is_former { self.examine(spot, survey) } else { self.look(spot, survey) }
         };
         let examine = |spot: Spot| self.examine(spot, &mut survey.borrow_mut());
-        Ok(allocate(&question, look, examine)??)
+        Ok(allocate(&choice, look, examine)??)
     }
 
     /// What the pod had been granted before: what it released a short while ago, and what an earlier

@@ -145,7 +145,7 @@ pub struct PortPolicy {
     pub ranges: Vec<PortRange>,
     /// Ranges that a pod may choose by name.
     pub named_ranges: BTreeMap<String, NamedRange>,
-    /// Numbers that are neither chosen nor granted.
+    /// Numbers that are neither chosen nor granted, sorted, without overlaps.
     pub excluded: Vec<PortRange>,
     /// The lowest number that is granted.
     pub min_port: NonZeroU16,
@@ -169,6 +169,19 @@ impl PortPolicy {
             return Some(&self.ranges);
         }
         self.named_ranges.get(name).map(|range| &*range.ports)
+    }
+
+    /// The excluded range that has `port`.
+    #[must_use]
+    pub fn excluded_at(&self, port: NonZeroU16) -> Option<&PortRange> {
+        let next = self.excluded.partition_point(|range| range.last < port);
+        self.excluded.get(next).filter(|range| range.contains(port))
+    }
+
+    /// Whether `port` may be chosen or granted.
+    #[must_use]
+    pub fn permits(&self, port: NonZeroU16) -> bool {
+        port >= self.min_port && self.excluded_at(port).is_none()
     }
 }
 

@@ -1,40 +1,46 @@
 //! Choosing host ports: pure but for the questions it asks about the node.
 //!
-//! A number is taken from the best tier that has one: free and not used by the claim itself; then
-//! free, though the claim uses it in another protocol; then what somebody gave back a short while
-//! ago; then what somebody holds who turns out to be no more. Each number is asked about once, and
-//! holders are examined only when nothing else is left.
+//! What a claim asks for is granted together or not at all. A free number is best; then one that
+//! another pod released a short while ago; then one whose holder turns out to be gone. The numbers of
+//! a range are tried in one order, every search goes on where the one before has ended, and what
+//! could not be found for one request is not searched for again for another like it: so the cost is
+//! that of looking a few times at each number, however many are asked for.
 
-mod attempt;
-mod node;
+mod order;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use self::attempt::{Attempt, Barren};
-use self::node::Node;
+use self::order::Order;
 use super::exhausted::Exhausted;
 use super::grant::Earlier;
-use super::pool::Pool;
-use crate::model::{Allocation, Grant, HostPort, Mapping, PortPolicy, Protocol, Wish};
+use crate::model::{Allocation, Grant, HostPort, Mapping, Pod, PortPolicy, Protocol, Wish};
 
 /// The last number chosen in each range, by [`Wish::range_name`].
 pub type Cursors = BTreeMap<String, NonZeroU16>;
 
+/// How many held numbers are examined for one claim: it takes reading the records of their holders,
+/// under the lock. Where a range is full of living pods, the next claim goes on elsewhere in it.
+const EXAMINED: usize = 256;
+
 /// What is to be chosen, and within which bounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
-    /// What is wished for.
+pub struct Choice<'a> {
+    /// What is asked for.
     pub wishes: &'a [Wish],
     /// What the claim asks for by number; nothing that overlaps it is chosen.
     pub fixed: &'a [Mapping],
-    /// What each wish had before, in the order of the wishes; may be shorter.
+    /// What each request had before, in their order; may be shorter.
     pub earlier: &'a [Option<Earlier>],
     /// Where numbers come from.
     pub policy: &'a PortPolicy,
     /// How they are chosen; counts instead of the policy's.
     pub allocation: Allocation,
+    /// The Pod that asks, from whose name [`Allocation::Stable`] follows.
+    pub pod: Option<&'a Pod>,
     /// The cursors as the last choice left them.
     pub cursors: &'a Cursors,
     /// Any number; the same one gives the same choice.
@@ -46,7 +52,7 @@ pub struct Ask<'a> {
 pub struct Spot {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host IP of the wish; none means every local address of both families.
+    /// The host IP of the request; none means every local address of both families.
     pub address: Option<IpAddr>,
     /// The number.
     pub port: NonZeroU16,
@@ -62,310 +68,357 @@ impl Spot {
 /// How a spot stands to the claimant; the worst of what is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Availability {
-    /// Nobody has it, or only those who give way without question: the claimant itself, and the
-    /// earlier sandbox of its pod.
+    /// Held by no other pod, or only by the earlier sandbox of the claimant's.
     Free,
-    /// Somebody else had it until a short while ago.
+    /// Released by another pod a short while ago.
     Recent,
-    /// Somebody is entered for it.
+    /// Another holder is entered for it.
     Held,
     /// A process of the host listens on it, or it cannot be had for another reason.
     Busy,
 }
 
 /// What was chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
-    /// One grant for each wish, in their order.
+    /// One grant for each request, in their order.
     pub grants: Vec<Grant>,
     /// The cursors that moved.
     pub cursors: Cursors,
 }
 
-/// Grants every wish, or none.
+/// Grants all requests, or none.
 ///
 /// `look` says how a spot stands; `examine` is asked about those that are [`Availability::Held`],
-/// once nothing better is left, and answers what is true without the holders who are no more.
-/// Wishes are served in their order; if they do not fit so, the longest blocks go first, and if
-/// they do not fit so either, without regard to what the pod had before.
+/// once nothing better is left, and answers without the holders that are gone.
 ///
 /// # Errors
-/// What `look` and `examine` say. [`Exhausted`] inside when some wish has no number.
+/// What `look` and `examine` say. [`Exhausted`] inside when some request has no number.
 pub fn allocate<E>(
-    ask: &Ask<'_>,
+    choice: &Choice<'_>,
     look: impl FnMut(Spot) -> Result<Availability, E>,
     examine: impl FnMut(Spot) -> Result<Availability, E>,
 ) -> Result<Result<Granted, Exhausted>, E> {
-    let node = Node::new(look, examine);
-    let mut search = Search { ranges: ranges(ask), node, ask, barren: Barren::default() };
-    let orders = orders(ask);
-    let mut failed = None;
-    for last in 1..=TIERS.len() {
-        for (order, former) in &orders {
-            match search.attempt(order, *former, &TIERS[..last])? {
-                Ok(granted) => return Ok(Ok(granted)),
-                // The one to report is the one that fails in the order asked.
-                Err(stuck) if *former && order.is_sorted() => failed = Some(stuck),
-                Err(_) => {}
-            }
-        }
-    }
-    match failed {
-        Some(stuck) => search.account_for(&stuck).map(Err),
-        None => Ok(Ok(Granted { grants: Vec::new(), cursors: Cursors::new() })),
-    }
+    let mut node = Node { look, examine, left: EXAMINED };
+    let stuck = match serve(choice, &mut node)? {
+        Ok(granted) => return Ok(Ok(granted)),
+        Err(stuck) => stuck,
+    };
+    let free = |_| Ok::<_, Infallible>(Availability::Free);
+    let mut empty = Node { look: free, examine: free, left: 0 };
+    let cursors = Cursors::new();
+    let Ok(outcome) = serve(&Choice { cursors: &cursors, ..*choice }, &mut empty);
+    let never = outcome.is_err();
+    stuck.account(choice, never, &mut node).map(Err)
 }
 
-/// What a number may be for a wish to take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tier {
-    worst: Availability,
-    /// Whether the claim may use the number in another protocol or on another address.
-    shared: bool,
+/// The node, as far as it may be asked.
+struct Node<L, X> {
+    look: L,
+    examine: X,
+    /// How many numbers may still be examined.
+    left: usize,
 }
 
-const TIERS: [Tier; 6] = [
-    Tier { worst: Availability::Free, shared: false },
-    Tier { worst: Availability::Free, shared: true },
-    Tier { worst: Availability::Recent, shared: false },
-    Tier { worst: Availability::Recent, shared: true },
-    Tier { worst: Availability::Held, shared: false },
-    Tier { worst: Availability::Held, shared: true },
-];
-
-/// The orders in which to serve the wishes, and whether what they had before counts.
-fn orders(ask: &Ask<'_>) -> Vec<(Vec<usize>, bool)> {
-    let asked: Vec<usize> = (0..ask.wishes.len()).collect();
-    let mut hardest = asked.clone();
-    hardest.sort_by_key(|at| {
-        let wish = &ask.wishes[*at];
-        std::cmp::Reverse((wish.count, wish.protocols.len()))
-    });
-    let former = ask.earlier.iter().any(|earlier| matches!(earlier, Some(Earlier::Former(_))));
-    let mut orders = vec![(asked.clone(), true)];
-    if hardest != asked {
-        orders.push((hardest.clone(), true));
-    }
-    if former {
-        orders.push((hardest, false));
-    }
-    orders
-}
-
-/// A range that some wish names: its numbers, and the order in which they are tried.
-struct Tried {
-    pool: Pool,
-    /// The places in the pool, shuffled; empty if they are tried around the ring.
-    shuffled: Vec<usize>,
-}
-
-fn ranges<'a>(ask: &Ask<'a>) -> BTreeMap<&'a str, Tried> {
-    let mut random = SplitMix(ask.seed);
-    let mut ranges = BTreeMap::new();
-    for wish in ask.wishes {
-        let name = wish.range_name();
-        ranges.entry(name).or_insert_with(|| {
-            let parts = ask.policy.range(name).unwrap_or_default();
-            let pool = Pool::new(parts, ask.policy, ask.cursors.get(name).copied());
-            let shuffled = match ask.allocation {
-                Allocation::Sequential | Allocation::Stable => Vec::new(),
-                Allocation::Random => random.shuffled(pool.len()),
-            };
-            Tried { pool, shuffled }
-        });
-    }
-    ranges
-}
-
-/// A wish that found no number, and what the claim had by then.
-struct Stuck<'a> {
-    at: usize,
-    attempt: Attempt<'a>,
-}
-
-struct Search<'a, L, X> {
-    ask: &'a Ask<'a>,
-    ranges: BTreeMap<&'a str, Tried>,
-    node: Node<L, X>,
-    barren: Barren<'a>,
-}
-
-impl<'a, E, L, X> Search<'a, L, X>
+impl<E, L, X> Node<L, X>
 where
     L: FnMut(Spot) -> Result<Availability, E>,
     X: FnMut(Spot) -> Result<Availability, E>,
 {
-    /// Serves the wishes in one order: first what they had before, then what is left.
-    fn attempt(
-        &mut self,
-        order: &[usize],
-        former: bool,
-        tiers: &[Tier],
-    ) -> Result<Result<Granted, Stuck<'a>>, E> {
-        let mut attempt = Attempt::default();
-        for mapping in self.ask.fixed {
-            attempt.taken.entry(mapping.host.port).or_default().push(mapping.host);
+    /// Whether a spot is no worse than `worst`; the holder of one that is held has to be gone.
+    fn is_within(&mut self, spot: Spot, worst: Availability) -> Result<bool, E> {
+        let seen = (self.look)(spot)?;
+        if seen != Availability::Held || worst != Availability::Held || self.left == 0 {
+            return Ok(seen <= worst && seen != Availability::Held);
         }
-        for at in order {
-            self.restore(&mut attempt, *at, former, tiers)?;
+        self.left -= 1;
+        Ok((self.examine)(spot)? < Availability::Held)
+    }
+}
+
+/// One way to serve all requests.
+struct Way {
+    /// In which order.
+    sequence: Vec<usize>,
+    /// Whether what they had before counts.
+    former: bool,
+    /// Whether ranges are filled from their start, so that blocks fit best.
+    packed: bool,
+}
+
+/// The ways to try, the one that was asked for first.
+fn ways(choice: &Choice<'_>) -> Vec<Way> {
+    let wishes = choice.wishes;
+    let asked: Vec<usize> = (0..wishes.len()).collect();
+    let mut hardest = asked.clone();
+    hardest.sort_by_key(|at| Reverse((wishes[*at].count, wishes[*at].protocols.len())));
+    let had = choice.earlier.iter().any(Option::is_some);
+    let differs = hardest != asked;
+    let mut ways = vec![Way { sequence: asked, former: true, packed: false }];
+    if differs {
+        ways.push(Way { sequence: hardest.clone(), former: true, packed: false });
+    }
+    if wishes.len() > 1 && (differs || had || wishes[0].count.get() > 1) {
+        ways.push(Way { sequence: hardest, former: false, packed: true });
+    }
+    ways
+}
+
+fn serve<'a, E, L, X>(
+    choice: &Choice<'a>,
+    node: &mut Node<L, X>,
+) -> Result<Result<Granted, Stuck<'a>>, E>
+where
+    L: FnMut(Spot) -> Result<Availability, E>,
+    X: FnMut(Spot) -> Result<Availability, E>,
+{
+    let mut outcome = Ok(Granted::default());
+    for (at, way) in ways(choice).iter().enumerate() {
+        match Attempt::new(*choice).run(way, node)? {
+            Ok(granted) => return Ok(Ok(granted)),
+            // The one to report is the one that fails in the order asked.
+            Err(stuck) if at == 0 => outcome = Err(stuck),
+            Err(_) => {}
         }
-        for at in order {
-            let placed = attempt.chosen.contains_key(at) || self.place(&mut attempt, *at, tiers)?;
-            if !placed {
-                return Ok(Err(Stuck { at: *at, attempt }));
-            }
+    }
+    Ok(outcome)
+}
+
+/// The host ports that a claim has, by number.
+type Taken = BTreeMap<NonZeroU16, Vec<HostPort>>;
+
+fn overlaps(taken: &Taken, spot: Spot) -> bool {
+    let Some(taken) = taken.get(&spot.port) else { return false };
+    spot.hosts().any(|host| taken.iter().any(|other| other.overlaps(&host)))
+}
+
+/// How far one attempt has come.
+struct Attempt<'a> {
+    choice: Choice<'a>,
+    taken: Taken,
+    chosen: BTreeMap<usize, NonZeroU16>,
+    orders: BTreeMap<&'a str, Order<'a>>,
+    /// What numbers have to be for requests of a kind, since no better ones were found before.
+    left: BTreeMap<Kind<'a>, Availability>,
+}
+
+/// What matters of a request when a number is looked for.
+type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
+
+impl<'a> Attempt<'a> {
+    fn new(choice: Choice<'a>) -> Self {
+        let mut taken = Taken::new();
+        for Mapping { host, .. } in choice.fixed {
+            taken.entry(host.port).or_default().push(*host);
         }
-        let grant = |(at, port): (&usize, &NonZeroU16)| Grant {
-            wish: self.ask.wishes[*at].clone(),
-            port: *port,
-        };
-        let cursor = |(name, (_, last)): (&&str, &(usize, NonZeroU16))| ((*name).to_owned(), *last);
-        Ok(Ok(Granted {
-            grants: attempt.chosen.iter().map(grant).collect(),
-            cursors: attempt.rings.iter().map(cursor).collect(),
-        }))
+        let (chosen, orders, left) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { choice, taken, chosen, orders, left }
     }
 
-    /// Gives a wish what it had before, if that can be had.
-    fn restore(
-        &mut self,
-        attempt: &mut Attempt<'a>,
+    /// Serves the requests in one way: first with what they had before, then with what is left.
+    fn run<E, L, X>(
+        mut self,
+        way: &Way,
+        node: &mut Node<L, X>,
+    ) -> Result<Result<Granted, Stuck<'a>>, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+        X: FnMut(Spot) -> Result<Availability, E>,
+    {
+        for at in &way.sequence {
+            if let Some(first) = self.earlier(*at, way.former, node)? {
+                self.take(*at, first);
+            }
+        }
+        for at in &way.sequence {
+            if self.chosen.contains_key(at) {
+                continue;
+            }
+            let Some(first) = self.find(*at, way.packed, node)? else {
+                return Ok(Err(Stuck { wish: &self.choice.wishes[*at], taken: self.taken }));
+            };
+            self.take(*at, first);
+        }
+        let wishes = self.choice.wishes;
+        let grants = self.chosen.iter();
+        let grants = grants.map(|(at, port)| Grant { wish: wishes[*at].clone(), port: *port });
+        let moved =
+            self.orders.iter().filter_map(|(name, order)| Some(((*name).to_owned(), order.last?)));
+        Ok(Ok(Granted { grants: grants.collect(), cursors: moved.collect() }))
+    }
+
+    fn take(&mut self, at: usize, first: NonZeroU16) {
+        for spot in spots(&self.choice.wishes[at], first) {
+            self.taken.entry(spot.port).or_default().extend(spot.hosts());
+        }
+        self.chosen.insert(at, first);
+    }
+
+    /// What a request had before, if that can be had.
+    fn earlier<E, L, X>(
+        &self,
         at: usize,
         former: bool,
-        tiers: &[Tier],
-    ) -> Result<(), E> {
-        let ask = self.ask;
-        let wish = &ask.wishes[at];
-        let first = match ask.earlier.get(at).copied().flatten() {
+        node: &mut Node<L, X>,
+    ) -> Result<Option<NonZeroU16>, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+        X: FnMut(Spot) -> Result<Availability, E>,
+    {
+        let Choice { wishes, earlier, policy, .. } = self.choice;
+        let wish = &wishes[at];
+        match earlier.get(at).copied().flatten() {
             Some(Earlier::Own(first)) => {
                 let fits = first.checked_add(wish.count.get() - 1).is_some();
-                let free = !spots(wish, first).any(|spot| attempt.is_in_the_way(spot, true));
-                (fits && free).then_some(first)
+                let free = !spots(wish, first).any(|spot| overlaps(&self.taken, spot));
+                Ok((fits && free).then_some(first))
             }
             Some(Earlier::Former(first)) if former => {
-                let pool = &self.ranges[wish.range_name()].pool;
-                let row = pool.place_of(first).and_then(|place| pool.row(place, wish.count));
-                let mut within = false;
-                for tier in tiers {
-                    within = within
-                        || (row.is_some() && self.blocked(attempt, wish, first, *tier)?.is_none());
-                }
-                within.then_some(first)
+                let fits = order::room(policy, wish, first) >= wish.count.get();
+                let free = fits && self.blocked(wish, first, Availability::Held, node)?.is_none();
+                Ok(free.then_some(first))
             }
-            Some(Earlier::Former(_)) | None => None,
+            Some(Earlier::Former(_)) | None => Ok(None),
+        }
+    }
+
+    /// The first number of a request, of the best that can be had.
+    fn find<E, L, X>(
+        &mut self,
+        at: usize,
+        packed: bool,
+        node: &mut Node<L, X>,
+    ) -> Result<Option<NonZeroU16>, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+        X: FnMut(Spot) -> Result<Availability, E>,
+    {
+        let wish = &self.choice.wishes[at];
+        let kind = (wish.range_name(), wish.count, &*wish.protocols, wish.address);
+        let mut order = match self.orders.remove(kind.0) {
+            Some(order) => order,
+            None => Order::new(&self.choice, wish, packed),
         };
-        if let Some(first) = first {
-            attempt.take(wish, first);
-            attempt.chosen.insert(at, first);
+        order.start(&self.choice, wish);
+        // The predecessor of a replica has only just released the number that is to stay.
+        let best = if order.is_stable() { Availability::Recent } else { Availability::Free };
+        let mut worst = self.left.get(&kind).copied().unwrap_or(best);
+        let mut found = self.search(&mut order, wish, worst, node)?;
+        while found.is_none() && worst < Availability::Held {
+            worst =
+                if worst == Availability::Free { Availability::Recent } else { Availability::Held };
+            self.left.insert(kind, worst);
+            if worst == Availability::Held {
+                order.turn(self.choice.seed, EXAMINED);
+            }
+            found = self.search(&mut order, wish, worst, node)?;
         }
-        Ok(())
+        self.orders.insert(kind.0, order);
+        Ok(found)
     }
 
-    /// Finds a number for a wish, in the best tier that has one.
-    fn place(&mut self, attempt: &mut Attempt<'a>, at: usize, tiers: &[Tier]) -> Result<bool, E> {
-        let ask = self.ask;
-        let wish = &ask.wishes[at];
-        for tier in tiers {
-            if self.barren.is_known(attempt, wish, *tier) {
-                continue;
-            }
-            let Some(place) = self.find(attempt, wish, *tier)? else {
-                self.barren.note(attempt, wish, *tier);
-                continue;
-            };
-            let pool = &self.ranges[wish.range_name()].pool;
-            let after = place + usize::from(wish.count.get());
-            attempt.take(wish, pool.numbers()[place]);
-            attempt.chosen.insert(at, pool.numbers()[place]);
-            if ask.allocation != Allocation::Random {
-                let ring = (after % pool.len(), pool.numbers()[after - 1]);
-                attempt.rings.insert(wish.range_name(), ring);
-            }
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// The first place, in the order of the choice, from which on a wish can be granted.
-    fn find(&mut self, attempt: &Attempt<'a>, wish: &Wish, tier: Tier) -> Result<Option<usize>, E> {
-        let count = usize::from(wish.count.get());
-        let name = wish.range_name();
-        let len = self.ranges[name].pool.len();
-        let ring = attempt.rings.get(name).map(|(next, _)| *next);
+    /// The first number, in this order, from which on a request can be granted.
+    fn search<E, L, X>(
+        &self,
+        order: &mut Order<'_>,
+        wish: &Wish,
+        worst: Availability,
+        node: &mut Node<L, X>,
+    ) -> Result<Option<NonZeroU16>, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+        X: FnMut(Spot) -> Result<Availability, E>,
+    {
+        let count = wish.count.get();
         // Where a block cannot begin, since it would have a number that is not to be had.
-        let mut dead = vec![false; if count > 1 { len } else { 0 }];
-        for step in 0..len {
-            let Tried { pool, shuffled } = &self.ranges[name];
-            let place = match shuffled.get(step) {
-                Some(place) => *place,
-                None => (ring.unwrap_or(pool.start()) + step) % len,
-            };
-            if pool.row(place, wish.count).is_none() || dead.get(place) == Some(&true) {
+        let mut dead = vec![false; if count > 1 { 1 << u16::BITS } else { 0 }];
+        for step in 0..order.len() {
+            let first = order.at(step);
+            let is_dead = dead.get(usize::from(first.get())) == Some(&true);
+            if is_dead || order::room(self.choice.policy, wish, first) < count {
                 continue;
             }
-            let first = pool.numbers()[place];
-            match self.blocked(attempt, wish, first, tier)? {
-                None => return Ok(Some(place)),
+            // The home of a stable number is worth a look behind its holder.
+            let at_home = step == 0 && order.is_stable();
+            let worst = if at_home { Availability::Held } else { worst };
+            match self.blocked(wish, first, worst, node)? {
+                None => {
+                    order.move_past(step, count);
+                    return Ok(Some(first));
+                }
                 Some(_) if count == 1 => {}
                 Some(offset) => {
-                    let blocked = place + usize::from(offset);
-                    dead[(blocked + 1).saturating_sub(count)..=blocked].fill(true);
+                    let last = usize::from(first.get() + offset);
+                    dead[(last + 1).saturating_sub(usize::from(count))..=last].fill(true);
                 }
             }
         }
         Ok(None)
     }
 
-    /// How far into the block the last number stands that a wish cannot have.
-    fn blocked(
-        &mut self,
-        attempt: &Attempt<'a>,
+    /// How far into the block the last number stands that a request cannot have.
+    fn blocked<E, L, X>(
+        &self,
         wish: &Wish,
         first: NonZeroU16,
-        tier: Tier,
-    ) -> Result<Option<u16>, E> {
+        worst: Availability,
+        node: &mut Node<L, X>,
+    ) -> Result<Option<u16>, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+        X: FnMut(Spot) -> Result<Availability, E>,
+    {
         for offset in (0..wish.count.get()).rev() {
             let port = first.saturating_add(offset);
+            if !self.choice.policy.permits(port) {
+                return Ok(Some(offset));
+            }
             for protocol in &wish.protocols {
                 let spot = Spot { protocol: *protocol, address: wish.address, port };
-                let own = attempt.is_in_the_way(spot, tier.shared);
-                if own || !self.node.is_within(spot, tier.worst)? {
+                if overlaps(&self.taken, spot) || !node.is_within(spot, worst)? {
                     return Ok(Some(offset));
                 }
             }
         }
         Ok(None)
     }
+}
 
-    /// Counts what became of the range for the wish that is stuck.
-    fn account_for(&mut self, stuck: &Stuck<'a>) -> Result<Exhausted, E> {
-        let wish = &self.ask.wishes[stuck.at];
-        let Tried { pool, .. } = &self.ranges[wish.range_name()];
-        let asked = self.ask.wishes.iter().map(|wish| usize::from(wish.count.get())).sum();
-        let ranges = self.ask.policy.range(wish.range_name()).unwrap_or_default().to_vec();
-        let (wish_of, size) = (wish.clone(), pool.len());
-        let (mut held, mut recent, mut busy, mut own) = (0, 0, 0, 0);
-        for port in pool.numbers() {
-            let mut worst = Availability::Free;
-            let mut in_the_way = false;
+/// A request that found no number, and what the claim had by then.
+struct Stuck<'a> {
+    wish: &'a Wish,
+    taken: Taken,
+}
+
+impl Stuck<'_> {
+    /// Counts what became of the range.
+    fn account<E, L, X>(
+        self,
+        choice: &Choice<'_>,
+        never: bool,
+        node: &mut Node<L, X>,
+    ) -> Result<Exhausted, E>
+    where
+        L: FnMut(Spot) -> Result<Availability, E>,
+    {
+        let Self { wish, taken } = self;
+        let ranges = choice.policy.range(wish.range_name()).unwrap_or_default().to_vec();
+        let asked = choice.wishes.iter().map(|wish| usize::from(wish.count.get())).sum();
+        let mut exhausted = Exhausted::new(wish.clone(), asked, ranges, never);
+        for port in order::numbers(choice.policy, wish) {
+            let (mut worst, mut own) = (Availability::Free, false);
             for protocol in &wish.protocols {
-                let spot = Spot { protocol: *protocol, address: wish.address, port: *port };
-                in_the_way |= stuck.attempt.is_in_the_way(spot, true);
-                worst = worst.max(self.node.look(spot)?);
+                let spot = Spot { protocol: *protocol, address: wish.address, port };
+                own |= overlaps(&taken, spot);
+                worst = worst.max((node.look)(spot)?);
             }
-            match worst {
-                _ if in_the_way => own += 1,
-                Availability::Free => {}
-                Availability::Recent => recent += 1,
-                Availability::Held => held += 1,
-                Availability::Busy => busy += 1,
-            }
+            exhausted.count(worst, own);
         }
-        Ok(Exhausted { wish: wish_of, asked, ranges, size, held, recent, busy, own })
+        Ok(exhausted)
     }
 }
 
-/// Everything that a wish would hold from `first` on.
+/// Everything that a request would hold from `first` on.
 fn spots(wish: &Wish, first: NonZeroU16) -> impl Iterator<Item = Spot> {
     (0..wish.count.get()).flat_map(move |offset| {
         let port = first.saturating_add(offset);
@@ -373,29 +426,6 @@ fn spots(wish: &Wish, first: NonZeroU16) -> impl Iterator<Item = Spot> {
             move |protocol: &Protocol| Spot { protocol: *protocol, address: wish.address, port };
         wish.protocols.iter().map(spot)
     })
-}
-
-/// The generator of Steele, Lea and Flood (2014): small, and even enough to choose ports by.
-struct SplitMix(u64);
-
-impl SplitMix {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// The numbers below `len` in an order of which each is as likely as any other.
-    fn shuffled(&mut self, len: usize) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..len).collect();
-        for at in (1..len).rev() {
-            let below = (u128::from(self.next()) * (at as u128 + 1)) >> u64::BITS;
-            places.swap(at, below as usize);
-        }
-        places
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ mod allocate;
 mod exhausted;
 mod grant;
 mod permit;
-mod pool;
 
 use crate::model::{Mapping, Netns, Owner, Record};
 
-pub use self::allocate::{Ask, Availability, Cursors, Granted, Spot, allocate};
+pub use self::allocate::{Availability, Choice, Cursors, Granted, Spot, allocate};
 pub use self::exhausted::Exhausted;
 pub use self::grant::{Earlier, earlier, expand};
 pub use self::permit::{Forbidden, permit_namespace, permit_ports};

@@ -15,7 +15,7 @@ use crate::model::{
     Allocation, Attachment, ContainerPort, HostListeners, Mapping, Masquerade, Policy, PortPolicy,
     PortRange, Record, Wish,
 };
-use crate::plan::{Ask, Cursors, Exhausted, Granted, allocate};
+use crate::plan::{Choice, Cursors, Exhausted, Granted, allocate};
 use crate::store::{Locked, REMEMBERED, Store};
 
 /// In the middle of a period.
@@ -192,17 +192,18 @@ fn choose(
         max_per_namespace: None,
     };
     let cursor = port(FIRST + random.u16(..size));
-    let ask = Ask {
+    let choice = Choice {
         wishes,
         fixed: &[],
         earlier: &[],
         policy: &policy,
         allocation: if random.bool() { Allocation::Random } else { Allocation::Sequential },
+        pod: None,
         cursors: &Cursors::from([(Wish::DEFAULT_RANGE.to_owned(), cursor)]),
         seed: random.u64(..),
     };
     let held = |_| Ok::<_, Error>(Availability::Held);
-    allocate(&ask, |spot| Ok(look(spot)), held).expect("the store can be read")
+    allocate(&choice, |spot| Ok(look(spot)), held).expect("the store can be read")
 }
 
 #[test]
