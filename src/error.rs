@@ -180,6 +180,7 @@ const fn request_code(error: &cni::Error) -> u32 {
         cni::Error::NodeFile { .. } => 5,
         cni::Error::Decode { .. } | cni::Error::WrongType { .. } => 6,
         cni::Error::Invalid { .. } => 7,
+        cni::Error::TooMany { .. } => 104,
     }
 }
 

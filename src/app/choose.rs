@@ -10,8 +10,7 @@ use crate::error::Error;
 use crate::kernel::{Listeners, Portmap};
 use crate::model::{Ask, Grant, Holder, HostListeners, HostPort, Owner, Record};
 use crate::plan::{
-    Availability, Choice, Cursors, Earlier, Granted, Spot, allocate, earlier, permit_namespace,
-    permit_ports,
+    Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, allocate, earlier, permit,
 };
 use crate::store::{Key, Locked, Released, Releaser};
 
@@ -94,9 +93,7 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::Forbidden`].
     pub(super) fn permit(&self) -> Result<(), Error> {
-        let Ask { annotation, pod, fixed, ports, .. } = self.ask;
-        permit_namespace(*annotation, pod.as_ref(), ports)?;
-        Ok(permit_ports(fixed, ports)?)
+        Ok(permit(self.ask, Chosen::default())?)
     }
 
     /// Refuses named ports that a process of the host listens on.
@@ -132,12 +129,8 @@ impl<'a> Chooser<'a> {
         let had = earlier(wishes, &former, Earlier::Former);
         let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
         let choice = Choice {
-            wishes,
-            fixed: &self.ask.fixed,
+            ask: self.ask,
             earlier: &earlier,
-            policy: &self.ask.ports,
-            allocation: self.ask.allocation,
-            pod: self.owner.pod.as_ref(),
             cursors: &cursors(self.past, self.ask)?,
             seed: fastrand::u64(..),
         };

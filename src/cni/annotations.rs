@@ -20,6 +20,9 @@ pub(super) const PORTS: &str = "autoport.cni/ports";
 /// From which of the node's named ranges.
 pub(super) const RANGE: &str = "autoport.cni/range";
 
+/// How the numbers are chosen, instead of the configuration's `allocation`.
+pub(super) const ALLOCATION: &str = "autoport.cni/allocation";
+
 /// The switch of `KubeWharf`.
 pub(super) const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
 
@@ -38,6 +41,7 @@ const BCS_CONTAINER_PORT: &str = "randcontainerport.randhostport.webhook.bkbcs.t
 pub(super) struct Annotations {
     pub(super) ports: Option<String>,
     pub(super) range: Option<String>,
+    pub(super) allocation: Option<String>,
     pub(super) kubewharf: Option<String>,
     pub(super) bcs: Option<String>,
     pub(super) bcs_ports: Option<String>,
@@ -63,6 +67,7 @@ impl Annotations {
         Ok(Self {
             ports: text(PORTS)?,
             range: text(RANGE)?,
+            allocation: text(ALLOCATION)?,
             kubewharf: text(KUBEWHARF)?,
             bcs: text(BCS)?,
             bcs_ports: text(BCS_PORTS)?,
@@ -73,7 +78,8 @@ impl Annotations {
 
     /// Whether none of them could ask for anything.
     pub(super) fn is_silent(&self) -> bool {
-        [&self.ports, &self.range, &self.kubewharf, &self.bcs].into_iter().all(Option::is_none)
+        let ours = [&self.ports, &self.range, &self.allocation];
+        ours.into_iter().chain([&self.kubewharf, &self.bcs]).all(Option::is_none)
     }
 }
 
@@ -84,7 +90,7 @@ fn refuse_near_misses(all: &Object<'_>) -> Result<(), Error> {
             continue;
         };
         let plain = rest.replace(['_', '-'], "").to_ascii_lowercase();
-        let near = [PORTS, RANGE].into_iter().find(|ours| {
+        let near = [PORTS, RANGE, ALLOCATION].into_iter().find(|ours| {
             let distance = strsim::damerau_levenshtein(&plain, &ours[OURS.len()..]);
             key != ours && distance <= 1
         });

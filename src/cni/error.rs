@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
+use std::num::NonZeroU16;
 
 use super::NODE_FILE;
 use super::command::{Command, Problem};
@@ -65,6 +66,20 @@ pub enum Error {
         value: String,
         /// What is allowed.
         allowed: String,
+    },
+    /// An annotation asks for more ports than any Pod may have. Code 104.
+    #[error(
+        "annotation {key} lists {count} items and asks for a host port with each, which is more \
+         than maxPortsPerPod of this node's configuration permits, {most}; ask for fewer ports, or \
+         have the node's operator raise maxPortsPerPod"
+    )]
+    TooMany {
+        /// The annotation.
+        key: &'static str,
+        /// How many items it has.
+        count: usize,
+        /// How many numbers are permitted.
+        most: NonZeroU16,
     },
     /// The node-local file is there and cannot be read. Code 5.
     #[error("cannot read {NODE_FILE}")]

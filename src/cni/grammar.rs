@@ -11,10 +11,6 @@ use super::number;
 use super::text::quote;
 use crate::model::{ContainerPort, PortRange, Protocol, Wish};
 
-/// How many items an annotation may have. The numbers they name are bounded by there being 65535
-/// of them and none twice, so this bounds the work.
-pub(super) const MAX_ITEMS: usize = 1000;
-
 /// As long as a label of DNS.
 const LONGEST_NAME: usize = 63;
 
@@ -49,26 +45,25 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Every item of a list. None may be empty.
-    pub(super) fn split(key: &'static str, whole: &'a str) -> Result<Vec<Self>, Error> {
-        let invalid = |value: String, allowed: String| {
-            Err(Error::Invalid { key: format!("annotation {key}"), value, allowed })
-        };
+    /// Every item of a list, of which none may be empty. More than `most` are rejected before they
+    /// are read: each asks for a number at least.
+    pub(super) fn split(
+        key: &'static str,
+        whole: &'a str,
+        most: NonZeroU16,
+    ) -> Result<Vec<Self>, Error> {
         if whole.trim().is_empty() {
-            let right = "but it must name the ports that are wanted, as in \"http=8080\"; to want \
-                         none, remove it";
-            return invalid(quote(whole), right.to_owned());
+            let allowed = "but it must name the ports that are wanted, as in \"http=8080\"; to want \
+                           none, remove it";
+            return Err(Error::Invalid {
+                key: format!("annotation {key}"),
+                value: quote(whole),
+                allowed: allowed.to_owned(),
+            });
         }
         let count = whole.split(',').count();
-        if count > MAX_ITEMS {
-            let value = format!("a list of {count} items");
-            return invalid(
-                value,
-                format!(
-                    "it must have at most {MAX_ITEMS}; use blocks such as \
-                                           \"10000-10099\""
-                ),
-            );
+        if count > most.get().into() {
+            return Err(Error::TooMany { key, count, most });
         }
         let item = |(index, piece): (usize, &'a str)| {
             let source = Self { key, whole, index, item: piece.trim() };
@@ -99,8 +94,13 @@ impl<'a> Source<'a> {
 }
 
 /// Reads the whole list.
-pub(super) fn parse<'a>(key: &'static str, whole: &'a str) -> Result<Vec<Item<'a>>, Error> {
-    let items = Source::split(key, whole)?.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+pub(super) fn parse<'a>(
+    key: &'static str,
+    whole: &'a str,
+    most: NonZeroU16,
+) -> Result<Vec<Item<'a>>, Error> {
+    let items =
+        Source::split(key, whole, most)?.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
     refuse_equal_names(&items)?;
     refuse_common_ports(&items)?;
     Ok(items)

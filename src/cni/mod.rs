@@ -179,6 +179,7 @@ fn test_code(error: &Error) -> u32 {
         Error::NodeFile { .. } => 5,
         Error::Decode { .. } | Error::WrongType { .. } => 6,
         Error::Invalid { .. } => 7,
+        Error::TooMany { .. } => 104,
     }
 }
 

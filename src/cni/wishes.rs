@@ -1,6 +1,6 @@
 //! What the node is to choose: from `hostPort: 0` and from annotations to [`Wish`]es.
 
-use super::annotations::{Annotations, BCS, KUBEWHARF, PORTS, RANGE};
+use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
 use super::config::{Config, Dialects};
 use super::error::Error;
 use super::grammar::{self, Item};
@@ -39,10 +39,11 @@ pub(super) fn read(
         _ => KubeWharf::Off,
     };
     let text = annotations.ports.as_deref();
-    let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text))?;
+    let most = config.ports.max_per_pod;
+    let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text, most))?;
     let of_bcs = match &annotations.bcs {
         Some(value) if config.aliases.bcs && bcs::is_on(value, warnings) => {
-            Some(bcs::items(annotations, mapped, &named)?)
+            Some(bcs::items(annotations, mapped, &named, most)?)
         }
         _ => None,
     };
@@ -64,12 +65,24 @@ pub(super) fn read(
     if list.is_empty() && mapped.is_empty() && of_bcs.is_none() {
         refuse_lonely(annotations, kubewharf)?;
     }
-    let strategy = if let KubeWharf::On(strategy) = kubewharf { strategy } else { None };
+    let strategy = match (&annotations.allocation, kubewharf) {
+        (Some(value), _) => Some(allocation(value)?),
+        (None, KubeWharf::On(strategy)) => strategy,
+        (None, KubeWharf::Off) => None,
+    };
     Ok(Wishes {
         list,
         annotation,
         allocation: strategy.unwrap_or(config.ports.allocation),
         dialects: Dialects { kubewharf: kubewharf != KubeWharf::Off, bcs: of_bcs.is_some() },
+    })
+}
+
+fn allocation(value: &str) -> Result<Allocation, Error> {
+    Allocation::named(value.trim()).ok_or_else(|| Error::Invalid {
+        key: format!("annotation {ALLOCATION}"),
+        value: quote(value),
+        allowed: "it must be \"sequential\", \"random\" or \"stable\"".to_owned(),
     })
 }
 
@@ -178,11 +191,11 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Wish>, 
 
 /// Refuses annotations that ask for nothing: the pod would start without the ports it waits for.
 fn refuse_lonely(annotations: &Annotations, kubewharf: KubeWharf) -> Result<(), Error> {
-    let lonely = match (&annotations.kubewharf, &annotations.range) {
-        (Some(value), _) if kubewharf != KubeWharf::Off => (KUBEWHARF, value),
-        (_, Some(value)) => (RANGE, value),
-        _ => return Ok(()),
-    };
+    let switched_on = annotations.kubewharf.as_ref().filter(|_| kubewharf != KubeWharf::Off);
+    let lonely = switched_on.map(|value| (KUBEWHARF, value));
+    let lonely = lonely.or(annotations.range.as_ref().map(|value| (RANGE, value)));
+    let lonely = lonely.or(annotations.allocation.as_ref().map(|value| (ALLOCATION, value)));
+    let Some(lonely) = lonely else { return Ok(()) };
     Err(Error::Invalid {
         key: format!("annotation {}", lonely.0),
         value: quote(lonely.1),

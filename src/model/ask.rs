@@ -22,7 +22,7 @@ pub struct Ask {
     /// What the node is to choose, in the order asked.
     pub requested: Vec<Wish>,
     /// The annotation that asked for some of the requests, or for their range; for
-    /// [`crate::plan::permit_namespace`].
+    /// [`crate::plan::permit`].
     pub annotation: Option<&'static str>,
     /// How to choose: as the pod says, else as the operator does.
     pub allocation: Allocation,
@@ -48,5 +48,33 @@ impl Ask {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.fixed.is_empty() && self.requested.is_empty()
+    }
+}
+
+/// A request for nothing, for tests to fill in.
+#[cfg(test)]
+pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
+    let attachment = super::Attachment::new("net", "c1", "eth0").expect("a valid name");
+    Ask {
+        holder: attachment.into(),
+        pod: None,
+        netns: None,
+        fixed: Vec::new(),
+        requested: Vec::new(),
+        annotation: None,
+        allocation: ports.allocation,
+        dialects: BTreeSet::new(),
+        pod_addresses: Vec::new(),
+        host_interfaces: Vec::new(),
+        ports,
+        policy: Policy {
+            masquerade: super::Masquerade::Local,
+            mark_bit: 13,
+            source_ranges: Vec::new(),
+            host_addresses: Vec::new(),
+            counters: false,
+        },
+        advertise_addresses: Vec::new(),
+        guard_except: Vec::new(),
     }
 }

@@ -17,6 +17,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Ask;
+#[cfg(test)]
+pub(crate) use ask::test_ask;
 pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
     check_ifname,

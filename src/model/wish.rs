@@ -129,6 +129,19 @@ pub enum Allocation {
     Stable,
 }
 
+impl Allocation {
+    /// The one of this name, as configuration and annotations have it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "sequential" => Some(Self::Sequential),
+            "random" => Some(Self::Random),
+            "stable" => Some(Self::Stable),
+            _ => None,
+        }
+    }
+}
+
 /// A range that a pod may choose by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedRange {

@@ -17,7 +17,7 @@ use std::num::NonZeroU16;
 use self::order::Order;
 use super::exhausted::Exhausted;
 use super::grant::Earlier;
-use crate::model::{Allocation, Grant, HostPort, Mapping, Pod, PortPolicy, Protocol, Wish};
+use crate::model::{Ask, Grant, HostPort, Mapping, Protocol, Wish};
 
 /// The last number chosen in each range, by [`Wish::range_name`].
 pub type Cursors = BTreeMap<String, NonZeroU16>;
@@ -29,18 +29,10 @@ const EXAMINED: usize = 256;
 /// What is to be chosen, and within which bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
-    /// What is asked for.
-    pub wishes: &'a [Wish],
-    /// What the claim asks for by number; nothing that overlaps it is chosen.
-    pub fixed: &'a [Mapping],
+    /// What is asked for, and by what rules.
+    pub ask: &'a Ask,
     /// What each request had before, in their order; may be shorter.
     pub earlier: &'a [Option<Earlier>],
-    /// Where numbers come from.
-    pub policy: &'a PortPolicy,
-    /// How they are chosen; counts instead of the policy's.
-    pub allocation: Allocation,
-    /// The Pod that asks, from whose name [`Allocation::Stable`] follows.
-    pub pod: Option<&'a Pod>,
     /// The cursors as the last choice left them.
     pub cursors: &'a Cursors,
     /// Any number; the same one gives the same choice.
@@ -148,7 +140,7 @@ struct Way {
 
 /// The ways to try, the one that was asked for first.
 fn ways(choice: &Choice<'_>) -> Vec<Way> {
-    let wishes = choice.wishes;
+    let wishes = &choice.ask.requested;
     let asked: Vec<usize> = (0..wishes.len()).collect();
     let mut hardest = asked.clone();
     hardest.sort_by_key(|at| Reverse((wishes[*at].count, wishes[*at].protocols.len())));
@@ -208,7 +200,7 @@ type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
 impl<'a> Attempt<'a> {
     fn new(choice: Choice<'a>) -> Self {
         let mut taken = Taken::new();
-        for Mapping { host, .. } in choice.fixed {
+        for Mapping { host, .. } in &choice.ask.fixed {
             taken.entry(host.port).or_default().push(*host);
         }
         let (chosen, orders, left) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -235,11 +227,11 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let Some(first) = self.find(*at, way.packed, node)? else {
-                return Ok(Err(Stuck { wish: &self.choice.wishes[*at], taken: self.taken }));
+                return Ok(Err(Stuck { wish: &self.choice.ask.requested[*at], taken: self.taken }));
             };
             self.take(*at, first);
         }
-        let wishes = self.choice.wishes;
+        let wishes = &self.choice.ask.requested;
         let grants = self.chosen.iter();
         let grants = grants.map(|(at, port)| Grant { wish: wishes[*at].clone(), port: *port });
         let moved =
@@ -248,7 +240,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn take(&mut self, at: usize, first: NonZeroU16) {
-        for spot in spots(&self.choice.wishes[at], first) {
+        for spot in spots(&self.choice.ask.requested[at], first) {
             self.taken.entry(spot.port).or_default().extend(spot.hosts());
         }
         self.chosen.insert(at, first);
@@ -265,8 +257,8 @@ impl<'a> Attempt<'a> {
         L: FnMut(Spot) -> Result<Availability, E>,
         X: FnMut(Spot) -> Result<Availability, E>,
     {
-        let Choice { wishes, earlier, policy, .. } = self.choice;
-        let wish = &wishes[at];
+        let Choice { ask, earlier, .. } = self.choice;
+        let wish = &ask.requested[at];
         match earlier.get(at).copied().flatten() {
             Some(Earlier::Own(first)) => {
                 let fits = first.checked_add(wish.count.get() - 1).is_some();
@@ -274,7 +266,7 @@ impl<'a> Attempt<'a> {
                 Ok((fits && free).then_some(first))
             }
             Some(Earlier::Former(first)) if former => {
-                let fits = order::room(policy, wish, first) >= wish.count.get();
+                let fits = order::room(&ask.ports, wish, first) >= wish.count.get();
                 let free = fits && self.blocked(wish, first, Availability::Held, node)?.is_none();
                 Ok(free.then_some(first))
             }
@@ -293,7 +285,7 @@ impl<'a> Attempt<'a> {
         L: FnMut(Spot) -> Result<Availability, E>,
         X: FnMut(Spot) -> Result<Availability, E>,
     {
-        let wish = &self.choice.wishes[at];
+        let wish = &self.choice.ask.requested[at];
         let kind = (wish.range_name(), wish.count, &*wish.protocols, wish.address);
         let mut order = match self.orders.remove(kind.0) {
             Some(order) => order,
@@ -335,7 +327,7 @@ impl<'a> Attempt<'a> {
         for step in 0..order.len() {
             let first = order.at(step);
             let is_dead = dead.get(usize::from(first.get())) == Some(&true);
-            if is_dead || order::room(self.choice.policy, wish, first) < count {
+            if is_dead || order::room(&self.choice.ask.ports, wish, first) < count {
                 continue;
             }
             // The home of a stable number is worth a look behind its holder.
@@ -370,7 +362,7 @@ impl<'a> Attempt<'a> {
     {
         for offset in (0..wish.count.get()).rev() {
             let port = first.saturating_add(offset);
-            if !self.choice.policy.permits(port) {
+            if !self.choice.ask.ports.permits(port) {
                 return Ok(Some(offset));
             }
             for protocol in &wish.protocols {
@@ -402,10 +394,10 @@ impl Stuck<'_> {
         L: FnMut(Spot) -> Result<Availability, E>,
     {
         let Self { wish, taken } = self;
-        let ranges = choice.policy.range(wish.range_name()).unwrap_or_default().to_vec();
-        let asked = choice.wishes.iter().map(|wish| usize::from(wish.count.get())).sum();
+        let ranges = choice.ask.ports.range(wish.range_name()).unwrap_or_default().to_vec();
+        let asked = choice.ask.requested.iter().map(|wish| usize::from(wish.count.get())).sum();
         let mut exhausted = Exhausted::new(wish.clone(), asked, ranges, never);
-        for port in order::numbers(choice.policy, wish) {
+        for port in order::numbers(&choice.ask.ports, wish) {
             let (mut worst, mut own) = (Availability::Free, false);
             for protocol in &wish.protocols {
                 let spot = Spot { protocol: *protocol, address: wish.address, port };

@@ -10,7 +10,7 @@ use crate::model::{Mapping, Netns, Owner, Record};
 pub use self::allocate::{Availability, Choice, Cursors, Granted, Spot, allocate};
 pub use self::exhausted::Exhausted;
 pub use self::grant::{Earlier, earlier, expand};
-pub use self::permit::{Forbidden, permit_namespace, permit_ports};
+pub use self::permit::{Chosen, Forbidden, permit};
 
 /// How somebody who holds a wanted port stands to the one who wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

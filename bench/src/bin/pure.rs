@@ -105,20 +105,13 @@ fn parse(env: &Env, stdin: &[u8]) -> Ask {
 
 /// Chooses numbers on a node of which every second one is taken.
 fn choose(claim: &Ask) -> Vec<Mapping> {
-    let ask = plan::Ask {
-        wishes: &claim.requested,
-        fixed: &claim.fixed,
-        earlier: &[],
-        policy: &claim.ports,
-        allocation: claim.allocation,
-        cursors: &Cursors::new(),
-        seed: 0,
-    };
+    let cursors = Cursors::new();
+    let choice = plan::Choice { ask: claim, earlier: &[], cursors: &cursors, seed: 0 };
     let look = |spot: plan::Spot| {
         let taken = claim.requested.len() <= 5_000 && is_even(spot.port);
         Ok::<_, Infallible>(if taken { Availability::Held } else { Availability::Free })
     };
-    let Ok(granted) = plan::allocate(black_box(&ask), look, look);
+    let Ok(granted) = plan::allocate(black_box(&choice), look, look);
     let grants = granted.expect("there are numbers for all").grants;
     plan::expand(&grants, &claim.pod_addresses)
 }

@@ -192,16 +192,13 @@ fn choose(
         max_per_namespace: None,
     };
     let cursor = port(FIRST + random.u16(..size));
-    let choice = Choice {
-        wishes,
-        fixed: &[],
-        earlier: &[],
-        policy: &policy,
-        allocation: if random.bool() { Allocation::Random } else { Allocation::Sequential },
-        pod: None,
-        cursors: &Cursors::from([(Wish::DEFAULT_RANGE.to_owned(), cursor)]),
-        seed: random.u64(..),
-    };
+    let mut ask = crate::model::test_ask(policy);
+    ask.requested = wishes.to_vec();
+    if random.bool() {
+        ask.allocation = Allocation::Random;
+    }
+    let cursors = Cursors::from([(Wish::DEFAULT_RANGE.to_owned(), cursor)]);
+    let choice = Choice { ask: &ask, earlier: &[], cursors: &cursors, seed: random.u64(..) };
     let held = |_| Ok::<_, Error>(Availability::Held);
     allocate(&choice, |spot| Ok(look(spot)), held).expect("the store can be read")
 }

@@ -139,12 +139,8 @@ fn number(field: &Field<'_>) -> Result<NonZeroU16, Error> {
 }
 
 fn allocation(field: &Field<'_>) -> Result<Allocation, Error> {
-    match &*field.string()? {
-        "sequential" => Ok(Allocation::Sequential),
-        "random" => Ok(Allocation::Random),
-        "stable" => Ok(Allocation::Stable),
-        _ => Err(field.invalid("it must be \"sequential\", \"random\" or \"stable\"")),
-    }
+    let allowed = "it must be \"sequential\", \"random\" or \"stable\"";
+    Allocation::named(&field.string()?).ok_or_else(|| field.invalid(allowed))
 }
 
 fn host_listeners(field: &Field<'_>) -> Result<HostListeners, Error> {

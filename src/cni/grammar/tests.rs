@@ -1,9 +1,10 @@
 use super::*;
 
 const KEY: &str = "autoport.cni/ports";
+const MOST: NonZeroU16 = NonZeroU16::new(128).expect("it is not 0");
 
 fn wishes(text: &str) -> Vec<String> {
-    let items = parse(KEY, text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    let items = parse(KEY, text, MOST).unwrap_or_else(|error| panic!("{text:?}: {error}"));
     items.iter().map(|item| item.wish.to_string()).collect()
 }
 
@@ -23,7 +24,7 @@ fn what_is_written_is_what_is_wished_for() {
     for (text, expected) in cases {
         assert_eq!(wishes(text), expected, "{text:?}");
     }
-    let blocks = parse(KEY, "rtp=10000-10099/udp").expect("a block");
+    let blocks = parse(KEY, "rtp=10000-10099/udp", MOST).expect("a block");
     assert_eq!(blocks[0].wish.count.get(), 100);
 }
 
@@ -56,7 +57,7 @@ fn what_is_malformed_is_quoted() {
         ("a=1-10,b=5", "b=5"),
     ];
     for (text, piece) in cases {
-        let error = match parse(KEY, text) {
+        let error = match parse(KEY, text, MOST) {
             Ok(_) => panic!("{text:?} was taken"),
             Err(error) => error.to_string(),
         };
@@ -67,7 +68,7 @@ fn what_is_malformed_is_quoted() {
 
 #[test]
 fn an_error_points_at_the_spot_and_shows_a_right_one() {
-    let error = parse(KEY, "http=8080, game=7777/tpc").err().map(|error| error.to_string());
+    let error = parse(KEY, "http=8080, game=7777/tpc", MOST).err().map(|error| error.to_string());
     let error = error.expect("tpc is no protocol");
     for part in ["\"tpc\"", "character 22", "item 2", "\"game=7777/tpc\"", "as in \""] {
         assert!(error.contains(part), "{part} is missing: {error}");
@@ -77,8 +78,15 @@ fn an_error_points_at_the_spot_and_shows_a_right_one() {
 #[test]
 fn the_list_is_bounded() {
     let list = |count: usize| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    assert_eq!(wishes(&list(MAX_ITEMS)).len(), MAX_ITEMS);
-    assert!(parse(KEY, &list(MAX_ITEMS + 1)).is_err());
+    assert_eq!(wishes(&list(128)).len(), 128);
+    // What comes after is not even read.
+    for many in [list(129), format!("{}!", list(50_000)), ",".repeat(128)] {
+        let error = parse(KEY, &many, MOST).expect_err("too many");
+        assert!(matches!(error, Error::TooMany { most: MOST, .. }), "{error}");
+    }
+    assert!(parse(KEY, &",".repeat(127), MOST).expect_err("empty").to_string().contains("empty"));
+    let error = parse(KEY, &list(129), MOST).expect_err("too many").to_string();
+    assert!(error.contains("lists 129 items") && error.contains("maxPortsPerPod"), "{error}");
 }
 
 #[test]
@@ -86,8 +94,8 @@ fn no_text_makes_it_panic() {
     for text in ["\u{0}", "=", "/", "-", "+", "a=/", "a=-/+", "é=8080", "a=8080/é", "a=\u{202e}1"]
     {
         for other in ["", ",", ",a=1", "=", "-", "/tcp"] {
-            let _ = parse(KEY, &format!("{text}{other}"));
-            let _ = parse(KEY, &format!("{other}{text}"));
+            let _ = parse(KEY, &format!("{text}{other}"), MOST);
+            let _ = parse(KEY, &format!("{other}{text}"), MOST);
         }
     }
 }

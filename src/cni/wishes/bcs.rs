@@ -27,6 +27,7 @@ pub(super) fn items<'a>(
     annotations: &'a Annotations,
     mapped: &[PortMapping],
     named: &[Item<'_>],
+    most: NonZeroU16,
 ) -> Result<Vec<Item<'a>>, Error> {
     let Some(list) = annotations.bcs_ports.as_deref() else {
         return Err(Error::Invalid {
@@ -35,7 +36,7 @@ pub(super) fn items<'a>(
             allowed: format!("but {BCS_PORTS} is missing: list the ports there, as in \"8080\""),
         });
     };
-    let sources = Source::split(BCS_PORTS, list)?;
+    let sources = Source::split(BCS_PORTS, list, most)?;
     if is_filled(annotations, mapped, sources.len()) {
         return Ok(Vec::new());
     }

@@ -5,6 +5,7 @@ use crate::model::{Ask, Dialect};
 
 const PORTS: &str = "autoport.cni/ports";
 const RANGE: &str = "autoport.cni/range";
+const ALLOCATION: &str = "autoport.cni/allocation";
 const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
 const BCS: &str = "randhostport.webhook.bkbcs.tencent.com";
 const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
@@ -73,6 +74,35 @@ fn host_port_zero_and_the_annotation_ask() {
     let named = claim(&[], &[(PORTS, "a=1,b=2"), (RANGE, "game")]).expect("a known range");
     assert!(named.requested.iter().all(|wish| wish.range.as_deref() == Some("game")));
     assert!(refusal(&[], &[(PORTS, "a=1"), (RANGE, "gmae")]).contains("game"), "names the known");
+}
+
+#[test]
+fn the_pod_may_say_how_numbers_are_chosen() {
+    use crate::model::Allocation::{Random, Sequential, Stable};
+    let how = |more: &[(&str, &str)]| {
+        claim(&[], &[&[(PORTS, "a=1")], more].concat()).expect("a choice").allocation
+    };
+    assert_eq!(how(&[]), Sequential);
+    for (value, allocation) in
+        [("stable", Stable), (" random ", Random), ("sequential", Sequential)]
+    {
+        assert_eq!(how(&[(ALLOCATION, value)]), allocation);
+        assert_eq!(how(&[(ALLOCATION, value), (KUBEWHARF, "random")]), allocation, "ours counts");
+    }
+    for odd in ["", "Stable", "hash", "true"] {
+        let error = refusal(&[], &[(PORTS, "a=1"), (ALLOCATION, odd)]);
+        assert!(error.contains(ALLOCATION) && error.contains("\"stable\""), "{error}");
+    }
+    assert!(refusal(&[], &[(ALLOCATION, "stable")]).contains("no port is named"));
+    assert!(
+        claim(&[(8080, 80)], &[(ALLOCATION, "stable")]).expect("harmless").requested.is_empty()
+    );
+    for near in ["autoport.cni/Allocation", "autoport.cni/alocation", "autoport.cni/allocations"] {
+        assert!(
+            refusal(&[], &[(PORTS, "a=1"), (near, "stable")]).contains("did you mean"),
+            "{near}"
+        );
+    }
 }
 
 #[test]

@@ -40,10 +40,10 @@ impl<'a> Order<'a> {
     /// The order of the choice; a packed one goes on from the start of the range, without gaps.
     pub(super) fn new(choice: &Choice<'a>, wish: &Wish, packed: bool) -> Self {
         let mut order = Self {
-            allocation: choice.allocation,
+            allocation: choice.ask.allocation,
             packed,
-            parts: parts(choice.policy, wish),
-            numbers: numbers(choice.policy, wish).collect(),
+            parts: parts(&choice.ask.ports, wish),
+            numbers: numbers(&choice.ask.ports, wish).collect(),
             next: 0,
             last: None,
         };
@@ -74,10 +74,10 @@ impl<'a> Order<'a> {
     /// Where the first number is that is not before `port`, in the part of the range that has
     /// `within`, or in a later one; the start if there is none.
     fn place_of(&self, port: NonZeroU16, within: NonZeroU16) -> usize {
-        let part = |port| self.parts.iter().position(|part| part.contains(port));
-        let (Some(own), false) = (part(within), self.numbers.is_empty()) else { return 0 };
+        let index_of = |number| self.parts.iter().position(|part| part.contains(number));
+        let (Some(own), false) = (index_of(within), self.numbers.is_empty()) else { return 0 };
         let place = self.numbers.partition_point(|number| {
-            let other = part(*number).unwrap_or_default();
+            let other = index_of(*number).unwrap_or_default();
             other < own || (other == own && *number < port)
         });
         place % self.numbers.len()
@@ -89,7 +89,8 @@ impl<'a> Order<'a> {
         if !self.is_stable() {
             return;
         }
-        let (namespace, name) = choice.pod.map_or(("", ""), |pod| (&*pod.namespace, &*pod.name));
+        let (namespace, name) =
+            choice.ask.pod.as_ref().map_or(("", ""), |pod| (&*pod.namespace, &*pod.name));
         let first = match wish.container_port {
             ContainerPort::From(first) => first.get(),
             ContainerPort::Same => 0,

@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::*;
-use crate::model::{ContainerPort, HostListeners, NamedRange, PortRange};
+use crate::model::{
+    Allocation, ContainerPort, HostListeners, NamedRange, Pod, PortPolicy, PortRange,
+};
 
 mod property;
 
@@ -97,16 +99,15 @@ impl Scene {
     }
 
     fn ask(&self, wishes: &[Wish]) -> Answer {
-        let choice = Choice {
-            wishes,
-            fixed: &self.fixed,
-            earlier: &self.earlier,
-            policy: &self.policy,
+        let ask = Ask {
+            pod: self.pod.clone(),
+            fixed: self.fixed.clone(),
+            requested: wishes.to_vec(),
             allocation: self.policy.allocation,
-            pod: self.pod.as_ref(),
-            cursors: &self.cursors,
-            seed: self.seed,
+            ..crate::model::test_ask(self.policy.clone())
         };
+        let (earlier, cursors) = (&self.earlier, &self.cursors);
+        let choice = Choice { ask: &ask, earlier, cursors, seed: self.seed };
         let (mut looked, mut examined) = (Vec::new(), Vec::new());
         let stands = |spot: &Spot| {
             let found = self.state.get(&(spot.protocol, spot.port.get()));
