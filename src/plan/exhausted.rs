@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::allocate::Availability;
+use super::choice::Availability;
 use crate::model::{PortRange, Wish};
 
 /// No number was left for a request. The text begins with the reason that `KubeWharf`'s kubelet gave

@@ -1,13 +1,15 @@
 //! Decisions about who holds what. Values in, values out.
 
 mod allocate;
+mod choice;
 mod exhausted;
 mod grant;
 mod permit;
 
 use crate::model::{Mapping, Netns, Owner, Record};
 
-pub use self::allocate::{Availability, Choice, Cursors, Granted, Spot, allocate};
+pub use self::allocate::allocate;
+pub use self::choice::{Availability, Choice, Cursors, Granted, Spot};
 pub use self::exhausted::Exhausted;
 pub use self::grant::{Earlier, earlier, expand};
 pub use self::permit::{Chosen, Forbidden, permit};

@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Choice;
 use crate::model::{Allocation, ContainerPort, PortPolicy, PortRange, Wish};
+use crate::plan::Choice;
 
 /// The numbers of the range that `wish` names which may be chosen, in the order written.
 pub(super) fn numbers(policy: &PortPolicy, wish: &Wish) -> impl Iterator<Item = NonZeroU16> {

@@ -3,7 +3,7 @@ use std::convert::Infallible;
 
 use super::*;
 use crate::model::{
-    Allocation, ContainerPort, HostListeners, NamedRange, Pod, PortPolicy, PortRange,
+    Allocation, Ask, ContainerPort, HostListeners, NamedRange, Pod, PortPolicy, PortRange,
 };
 
 mod property;
