@@ -56,6 +56,7 @@ mod race;
 mod records;
 mod recovery;
 mod reference;
+mod replaced;
 mod sctp;
 mod security;
 mod snapshots;

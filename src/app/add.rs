@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
-use super::{choose, del, everything, failed, forget_flows};
+use super::{choose, del, end_flows, everything, failed};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::kernel::{self, Nft, Stale};
+use crate::kernel::{self, Nft, Redirected};
 use crate::model::{Ask, Mapping, Pod, Record};
 use crate::plan;
 use crate::publication::{self, Entry};
-use crate::ruleset::{Key, Set};
+use crate::ruleset::{Key, Set, Traffic};
 use crate::store::{self, Locked, Store};
 
 /// Takes the host ports that `ask` asks for and maps them. Gives what is held then; `None` where nothing
@@ -61,14 +61,17 @@ fn under_lock(
         del::remove(locked, &record, now, log)?;
     }
     let transfer = Transfer::new(locked, before, wanted)?;
-    if let Err(error) = transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
-        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
-            transfer.take_back(log);
+    let new = match transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
+        Ok(new) => new,
+        Err(error) => {
+            if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+                transfer.take_back(log);
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     // While the record still tells a DEL which flows there may be.
-    transfer.redirect_flows(&mut nft, log);
+    end_flows(&mut nft, &Redirected { gone: transfer.gone(), new, pods_stay: true }, log);
     transfer.settle()?;
     let finished = allow_loopback(locked, &transfer.wanted, &ask.host_interfaces)
         .and_then(|()| choose::move_cursors(locked, ask, &cursors))
@@ -135,19 +138,24 @@ impl<'a> Transfer<'a> {
         Ok(self.locked.save(&Record { mappings, ..self.wanted.clone() })?)
     }
 
-    fn apply(&self, nft: &mut Nft, log: &mut dyn Log) -> Result<(), Error> {
+    /// Changes the table, and says what it translates only now.
+    fn apply(&self, nft: &mut Nft, log: &mut dyn Log) -> Result<Vec<Traffic>, Error> {
         let wanted = &self.wanted;
         let change = prepare::change(wanted, self.released.clone());
         if change.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let own = [store::Key::of(&wanted.owner.holder)];
-        let applied =
+        let mut applied =
             nft.apply(&change, || everything::ruleset(self.locked, &own, Some(wanted), log))?;
+        let mut new = std::mem::take(&mut applied.restored);
+        if applied.counts.added > 0 {
+            new.push(Traffic::of(wanted, wanted.mappings.clone()));
+        }
         if let Some(error) = super::report(applied, log) {
             failed(log, Undone::StillMapped, error);
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Records what is held now that the change is made.
@@ -159,16 +167,14 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Ends the UDP flows that still go where they went before.
-    fn redirect_flows(&self, nft: &mut Nft, log: &mut dyn Log) {
-        let wanted = &self.wanted.mappings;
-        if let Some(before) = &self.before {
-            let kept = |old: &&Mapping| wanted.binary_search(old).is_ok();
-            let gone: Vec<Mapping> =
-                before.mappings.iter().filter(|old| !kept(old)).copied().collect();
-            forget_flows(nft, &gone, Stale::Target, log);
-        }
-        forget_flows(nft, wanted, Stale::Elsewhere, log);
+    /// What is no longer translated.
+    fn gone(&self) -> Vec<Traffic> {
+        let gone = |old: &&Mapping| self.wanted.mappings.binary_search(old).is_err();
+        let gone = |before: &Record| {
+            let mappings = before.mappings.iter().filter(gone).copied().collect();
+            Traffic::of(before, mappings)
+        };
+        self.before.iter().map(gone).collect()
     }
 
     /// Records what was held before the change that was not made.

@@ -1,16 +1,17 @@
 //! DEL and GC: kernel, then record. Neither fails because something is missing already.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::collect::{Evidence, judge};
-use super::{everything, failed, forget_flows};
+use super::{end_flows, everything, failed};
 use crate::cni::{Release, Sweep};
 use crate::error::Error;
 use crate::event::{Event, Log, Then, Undone};
-use crate::kernel::{self, Change, Nft, Stale};
-use crate::model::Record;
-use crate::ruleset::{Data, hairpin_of, host_at, places_of};
+use crate::kernel::{self, Change, Nft, Redirected};
+use crate::model::{Mapping, Record};
+use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
 use crate::store::{self, Key, Locked, Store, Unreadable};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
@@ -68,8 +69,9 @@ pub(super) fn remove(
     if !change.is_empty() {
         let mut nft = Nft::open(&locked.instance().id)?;
         let own = Key::of(&record.owner.holder);
-        withdraw(locked, &mut nft, &change, &own, log)?;
-        forget_flows(&mut nft, &owned, Stale::Target, log);
+        let new = withdraw(locked, &mut nft, &change, &own, log)?;
+        let gone = vec![Traffic::of(record, owned)];
+        end_flows(&mut nft, &Redirected { gone, new, ..Redirected::default() }, log);
     }
     // On a full disk nothing can be remembered, but everything given back.
     if let Err(error) = locked.remember(record, now) {
@@ -92,37 +94,45 @@ fn discard(locked: &Locked, unreadable: Unreadable, log: &mut dyn Log) -> Result
     let mut nft = Nft::open(&locked.instance().id)?;
     let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
+    let mut gone = Traffic::default();
     // Where it leads only the kernel knows.
     for (place, seen) in nft.look(kernel::Extent::Places(&places))?.elements {
         if let (Some(host), Some(Data::Target(target))) = (host_at(&place), seen.data) {
             released.insert(hairpin_of(&host, target));
+            let container_port = NonZeroU16::new(target.port()).unwrap_or(host.port);
+            gone.mappings.push(Mapping { host, container_port, target: Some(target) });
         }
     }
     let change = Change { released, ..Change::default() };
-    withdraw(locked, &mut nft, &change, key, log)?;
+    let new = withdraw(locked, &mut nft, &change, key, log)?;
+    end_flows(&mut nft, &Redirected { gone: vec![gone], new, ..Redirected::default() }, log);
     let then = Then::Removed(locked.discard(key)?.to_string());
     log.note(Event::Unreadable { path: unreadable.path, damage: unreadable.source.into(), then });
     Ok(())
 }
 
-/// Makes the kernel forget what `change` releases, which `holder` had.
+/// Makes the kernel forget what `change` releases, which `holder` had; says what had to be restored.
 fn withdraw(
     locked: &Locked,
     nft: &mut Nft,
     change: &Change,
     holder: &Key,
     log: &mut dyn Log,
-) -> Result<(), Error> {
+) -> Result<Vec<Traffic>, Error> {
     let without = std::slice::from_ref(holder);
     match nft.apply(change, || everything::ruleset(locked, without, None, log)) {
-        Ok(applied) => super::report(applied, log).map_or(Ok(()), |error| Err(error.into())),
+        Ok(mut applied) => {
+            let restored = std::mem::take(&mut applied.restored);
+            super::report(applied, log).map_or(Ok(restored), |error| Err(error.into()))
+        }
         Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
             failed(log, Undone::OnlyRecordRemoved, error);
-            Ok(())
+            Ok(Vec::new())
         }
         Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => {
             let places: Vec<_> = change.released.iter().copied().collect();
-            Ok(nft.withdraw(&places)?)
+            nft.withdraw(&places)?;
+            Ok(Vec::new())
         }
         Err(error) => Err(error),
     }

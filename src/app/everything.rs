@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{adopt, report};
+use super::{adopt, end_flows, report};
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
-use crate::kernel::{self, Applied, Nft};
+use crate::kernel::{self, Applied, Nft, Redirected};
 use crate::model::Record;
 use crate::ruleset::{Identity, Ruleset, places_of};
 use crate::store::{Key, Shared, Store, Unreadable};
@@ -49,8 +49,11 @@ pub(super) fn ruleset(
 /// When the store or the kernel refuses, or something that was released may still be there.
 pub(super) fn reconcile(shared: &Shared, log: &mut dyn Log) -> Result<bool, Error> {
     let everything = ruleset(shared, &[], None, log)?;
-    let applied = Nft::open(&shared.instance().id)?.reconcile(&everything)?;
+    let mut nft = Nft::open(&shared.instance().id)?;
+    let mut applied = nft.reconcile(&everything)?;
     let restored = applied.rebuilt.is_some() || !applied.mended.is_empty();
+    let new = std::mem::take(&mut applied.restored);
+    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
     report(applied, log).map_or(Ok(restored), |error| Err(error.into()))
 }
 
@@ -121,14 +124,17 @@ pub fn repair(
         None => 0,
     };
     let everything = ruleset(&locked, &[], None, log)?;
-    let applied = match nft.reconcile(&everything) {
+    let mut applied = match nft.reconcile(&everything) {
         Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
             nft.adopt(&everything)?;
             let reason = "it belonged to another store".to_owned();
-            Applied { rebuilt: Some(reason), ..Applied::default() }
+            let restored = everything.traffic.clone();
+            Applied { rebuilt: Some(reason), restored, ..Applied::default() }
         }
         reconciled => reconciled?,
     };
+    let new = std::mem::take(&mut applied.restored);
+    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
     locked.tidy()?;
     let attachments = locked.records()?.len() - left_alone.len();
     Ok(Some(Repaired { attachments, adopted, left_alone, applied }))

@@ -11,7 +11,7 @@ use crate::event::Log;
 use crate::kernel::{Extent, Nft, Table};
 use crate::model::{HostPort, PortRange, Protocol, Record};
 use crate::publication::Publication;
-use crate::ruleset::{Data, Identity, Ruleset, elements_of};
+use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
 use crate::store::{self, Reservation, Shared, Store, Unreadable};
 
 /// Everyone who holds host ports.
@@ -228,10 +228,11 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     let mut nft = Nft::open(instance)?;
     let places: Vec<_> = expected.elements.keys().copied().collect();
     let look = nft.look(Extent::Places(&places))?;
-    let flows = nft.count_flows(&record.mappings).unwrap_or_default();
+    let flows = nft.count_flows(Traffic::of(record, record.mappings.clone()));
     let mappings = record.mappings.iter().map(|mapping| {
-        let mut found =
-            MappingInKernel { flows: flows.get(mapping).copied(), ..Default::default() };
+        let counted = flows.as_ref().ok().filter(|_| mapping.target.is_some());
+        let flows = counted.map(|flows| flows.get(&mapping.host).copied().unwrap_or_default());
+        let mut found = MappingInKernel { flows, ..Default::default() };
         for element in elements_of(record, std::slice::from_ref(mapping)) {
             found.elements += 1;
             let Some(seen) = look.elements.get(&element.place()) else { continue };

@@ -26,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::kernel::{self, Applied, Nft, Stale};
+use crate::kernel::{self, Applied, Nft, Redirected};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
 use crate::store::{PERSISTENT, Shared, Store, Who};
@@ -156,9 +156,6 @@ fn status(config: &cni::StoreConfig, log: &mut dyn Log) -> Result<(), Error> {
 /// unfinished.
 fn report(applied: Applied, log: &mut dyn Log) -> Option<kernel::Error> {
     let mended = applied.summary();
-    if let Some(error) = applied.stale_flows {
-        failed(log, Undone::StaleFlows, error);
-    }
     if let Some(reason) = applied.rebuilt {
         log.note(Event::Built { reason });
     }
@@ -168,10 +165,10 @@ fn report(applied: Applied, log: &mut dyn Log) -> Option<kernel::Error> {
     applied.unfinished
 }
 
-/// Ends the UDP flows through `mappings` that are stale. One that lives on is worth a word, not the
-/// failure of a command whose change is in force.
-fn forget_flows(nft: &mut Nft, mappings: &[Mapping], stale: Stale, log: &mut dyn Log) {
-    if let Err(error) = nft.forget_flows(mappings, stale) {
+/// Ends the flows that `change` makes stale. One that lives on is worth a word, not the failure of a command
+/// whose change is in force.
+fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) {
+    if let Err(error) = nft.end_flows(change) {
         failed(log, Undone::StaleFlows, error);
     }
 }

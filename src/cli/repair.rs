@@ -62,13 +62,12 @@ pub(super) fn run(
         return Ok(Verdict::Well);
     };
     let differed = applied.summary();
-    let Applied { rebuilt, counts: Counts { added, removed }, unfinished, stale_flows, .. } =
-        applied;
+    let Applied { rebuilt, counts: Counts { added, removed }, unfinished, .. } = applied;
     screen.show(&Differences { attachments, adopted, rebuilt, added, removed, differed })?;
     if let Some(unreadable) = left_alone.into_iter().next() {
         return Err(Error::from(store::Error::from(unreadable)).into());
     }
-    unfinished.or(stale_flows).map_or(Ok(Verdict::Well), |error| Err(Error::from(error).into()))
+    unfinished.map_or(Ok(Verdict::Well), |error| Err(Error::from(error).into()))
 }
 
 fn watch(node: &Node) -> Result<Verdict, Failure> {

@@ -15,7 +15,7 @@ mod nft;
 mod route;
 
 pub use error::Error;
-pub use flows::Stale;
+pub use flows::Redirected;
 pub use foreign::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space, intersect,
 };

@@ -32,7 +32,9 @@ pub use chain::{Dispatch, base_chains, dispatch};
 use chain::masquerade_chain;
 use element::Placing;
 
-use crate::model::{Family, HostPort, Mapping, Record};
+use ipnetwork::IpNetwork;
+
+use crate::model::{Family, HostPort, Mapping, Masquerade, Record};
 
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
@@ -87,6 +89,32 @@ impl Identity {
     }
 }
 
+/// The packets that mappings of a record translate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The mappings; those without target translate nothing.
+    pub mappings: Vec<Mapping>,
+    /// The node addresses that wildcard mappings answer on; empty means every local address.
+    pub host_addresses: Vec<IpNetwork>,
+    /// The clients besides loopback that may connect; empty means all.
+    pub source_ranges: Vec<IpNetwork>,
+    /// Whether connections from 127.0.0.0/8 are left to the node.
+    pub leaves_loopback: bool,
+}
+
+impl Traffic {
+    /// Those of `mappings`, a part of what `record` has.
+    #[must_use]
+    pub fn of(record: &Record, mappings: Vec<Mapping>) -> Self {
+        Self {
+            mappings,
+            host_addresses: record.policy.host_addresses.clone(),
+            source_ranges: record.policy.source_ranges.clone(),
+            leaves_loopback: record.policy.masquerade == Masquerade::Nobody,
+        }
+    }
+}
+
 /// A whole table.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
@@ -101,6 +129,8 @@ pub struct Ruleset {
     /// Where somebody has elements of whom nobody knows what they are, because the record cannot be
     /// read: what is there stays.
     pub spared: BTreeSet<(Set, Key)>,
+    /// The packets that they translate.
+    pub traffic: Vec<Traffic>,
     treatments: BTreeMap<Treatment, Digest>,
 }
 
@@ -111,6 +141,7 @@ impl Ruleset {
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
         let mut treatments = BTreeMap::new();
         let mut elements = BTreeMap::new();
+        let mut traffic = Vec::new();
         for record in records {
             if record.mappings.iter().all(|mapping| mapping.target.is_none()) {
                 continue;
@@ -122,8 +153,9 @@ impl Ruleset {
             for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
                 elements.insert(element.place(), element);
             }
+            traffic.push(Traffic::of(record, record.mappings.clone()));
         }
-        Self::of(identity, elements, treatments)
+        Self { traffic, ..Self::of(identity, elements, treatments) }
     }
 
     /// The same table with these elements as well, which are treated so.
@@ -141,7 +173,7 @@ impl Ruleset {
             (treatment, digest)
         }));
         let whole = Self::of(self.identity, self.elements, self.treatments);
-        Self { spared: self.spared, ..whole }
+        Self { spared: self.spared, traffic: self.traffic, ..whole }
     }
 
     fn of(
@@ -164,7 +196,15 @@ impl Ruleset {
                 _ => {}
             }
         }
-        Self { identity, base, networks, elements, spared: BTreeSet::new(), treatments }
+        Self {
+            identity,
+            base,
+            networks,
+            elements,
+            spared: BTreeSet::new(),
+            traffic: Vec::new(),
+            treatments,
+        }
     }
 
     /// All chains.

@@ -28,13 +28,13 @@ use nix::libc;
 use nftnl::MsgType;
 
 use change::Step;
+use elements::Seen;
 use encode::Encoder;
 
 use super::netlink::message;
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET};
-use crate::model::Protocol;
-use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set, Traffic};
 
 pub use change::{Change, Counts};
 pub use events::{Events, Woken};
@@ -105,34 +105,46 @@ impl Nft {
                     }
                 }))
             })?;
-        match &whole {
+        match whole {
             Some(whole) if applied.rebuilt.is_some() => {
-                applied.stale_flows = self.forget_gap(whole).err();
+                applied.restored = whole.into_owned().traffic;
             }
-            Some(_) | None => applied.unfinished = self.finish(vacated).err(),
+            Some(_) | None => applied.unfinished = self.finish(&vacated).err(),
         }
         Ok(applied)
     }
 
-    /// Sees to it that what was at `places` is on its way out, and that nothing of it that carries
-    /// UDP is there any more: a flow that began in the meantime would outlive it.
-    fn finish(&mut self, mut places: Vec<(Set, Key)>) -> Result<(), Error> {
-        for _ in 0..PATIENCE {
-            let mut left = BTreeMap::new();
-            for volley in places.chunks(look::PER_VOLLEY) {
-                self.look_at(volley, &mut left)?;
-            }
-            if left.values().any(|seen| !seen.expiring) {
-                // A kernel before 6.12.
-                break;
-            }
-            places = left.into_keys().filter(|(_, key)| key.protocol == Protocol::Udp).collect();
+    /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that.
+    fn finish(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+        if self.seen_at(places)?.values().any(|seen| !seen.expiring) {
+            return self.delete(places, |place| places.contains(place));
+        }
+        Ok(())
+    }
+
+    /// What there is at `places`.
+    pub(super) fn seen_at(
+        &mut self,
+        places: &[(Set, Key)],
+    ) -> Result<BTreeMap<(Set, Key), Seen>, Error> {
+        let mut seen = BTreeMap::new();
+        for volley in places.chunks(look::PER_VOLLEY) {
+            self.look_at(volley, &mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// Waits until nothing at `places` is about to expire; says whether there was anything.
+    pub(super) fn await_expiry(&mut self, mut places: Vec<(Set, Key)>) -> Result<bool, Error> {
+        for waits in 0..PATIENCE {
+            let seen = self.seen_at(&places)?.into_iter();
+            places = seen.filter(|(_, seen)| seen.expiring).map(|(place, _)| place).collect();
             if places.is_empty() {
-                return Ok(());
+                return Ok(waits > 0);
             }
             thread::sleep(TICK);
         }
-        self.delete(&places, |place| places.contains(place))
+        Ok(true)
     }
 
     /// Deletes what is at `places` and what they cover, whosever table it is.
@@ -161,15 +173,14 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
-    /// [`Error::Unanswered`]; those of [`Self::forget_flows`], when it is built.
+    /// [`Error::Unanswered`].
     pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let identity = self.identity.clone();
         let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
             look.permit(&identity)?;
             Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
-        })?;
-        self.forget_gap(&whole)
+        })
     }
 
     /// Whether there is a table that belongs to the store.
@@ -203,8 +214,7 @@ impl Nft {
     /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
     ///
     /// # Errors
-    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; those of
-    /// [`Self::forget_flows`], when it is built.
+    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
@@ -214,8 +224,7 @@ impl Nft {
                 }
                 Err(error) => Err(error),
             }
-        })?;
-        self.forget_gap(&whole)
+        })
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -270,8 +279,8 @@ pub struct Applied {
     pub counts: Counts,
     /// Why something that was released may still be there, if it may.
     pub unfinished: Option<Error>,
-    /// Why UDP flows may go on that began while the table was not right, if they may.
-    pub stale_flows: Option<Error>,
+    /// What was not translated, or not rightly, until now: flows may have begun meanwhile.
+    pub restored: Vec<Traffic>,
 }
 
 impl Applied {

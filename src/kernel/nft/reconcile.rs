@@ -93,10 +93,11 @@ impl Nft {
             }))
         })?;
         if applied.rebuilt.is_none() {
-            applied.unfinished = self.finish(vacated).err();
+            applied.unfinished = self.finish(&vacated).err();
         }
-        // Even if nothing was lost: whoever restored it may have been killed before it came to this.
-        applied.stale_flows = self.forget_gap(everything).err();
+        if applied.rebuilt.is_some() || applied.counts.added > 0 {
+            applied.restored.clone_from(&everything.traffic);
+        }
         Ok(applied)
     }
 

@@ -83,7 +83,7 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<Strin
             let all = elements::read_all(set, attributes);
             return all.map(described).collect();
         }
-        Asked::Flows(family) => Flow::read(Protocol::Udp, family, attributes)
+        Asked::Flows(family) => Flow::read(family, attributes)
             .map(|flow| format!("{} answered by {}", flow.to, flow.answered_by)),
         Asked::Listeners(protocol, family) => {
             let all = Listener::read(protocol, family, message);

@@ -1,0 +1,254 @@
+//! The entries of connection tracking, over netlink: listing, counting and deleting them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::libc;
+
+use super::super::Error;
+use super::super::netlink::message::{Attributes, Body, Kind, Messages};
+use super::super::netlink::socket::{ACK, DUMP, REQUEST, Socket};
+use crate::model::{Family, Protocol};
+
+/// `linux/netfilter/nfnetlink_conntrack.h`, `nf_conntrack_common.h`.
+mod uapi {
+    pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
+    pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
+    pub(super) const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+    pub(super) const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+    pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+    pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+    pub(super) const CTA_STATUS: u16 = 3;
+    pub(super) const CTA_ID: u16 = 12;
+    pub(super) const CTA_ZONE: u16 = 18;
+    pub(super) const CTA_FILTER: u16 = 25;
+    pub(super) const CTA_STATUS_MASK: u16 = 26;
+    pub(super) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+    pub(super) const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+    pub(super) const CTA_FILTER_F_IP_SRC: u32 = 1;
+    pub(super) const CTA_FILTER_F_IP_DST: u32 = 1 << 1;
+    pub(super) const CTA_FILTER_F_PROTO_NUM: u32 = 1 << 3;
+    pub(super) const CTA_FILTER_F_PROTO_SRC_PORT: u32 = 1 << 4;
+    pub(super) const CTA_FILTER_F_PROTO_DST_PORT: u32 = 1 << 5;
+    pub(super) const CTA_TUPLE_IP: u16 = 1;
+    pub(super) const CTA_TUPLE_PROTO: u16 = 2;
+    pub(super) const CTA_IP_V4_SRC: u16 = 1;
+    pub(super) const CTA_IP_V4_DST: u16 = 2;
+    pub(super) const CTA_IP_V6_SRC: u16 = 3;
+    pub(super) const CTA_IP_V6_DST: u16 = 4;
+    pub(super) const CTA_PROTO_NUM: u16 = 1;
+    pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
+    pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
+    pub(super) const AF_INET: u8 = 2;
+    pub(super) const AF_INET6: u8 = 10;
+    /// The destination was translated.
+    pub(super) const IPS_DST_NAT: u32 = 1 << 5;
+}
+
+/// An entry of connection tracking, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::kernel) struct Flow {
+    pub(in crate::kernel) protocol: Protocol,
+    /// The client's address.
+    pub(in crate::kernel) from: IpAddr,
+    /// Where the client sends to.
+    pub(in crate::kernel) to: SocketAddr,
+    /// The endpoint that answers: another one than `to` where the destination was translated.
+    pub(in crate::kernel) answered_by: SocketAddr,
+    /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
+    pub(super) handle: Vec<(u16, Vec<u8>)>,
+}
+
+const fn address_family(family: Family) -> u8 {
+    match family {
+        Family::V4 => uapi::AF_INET,
+        Family::V6 => uapi::AF_INET6,
+    }
+}
+
+/// One side of a tuple: the attributes of its address and port, and the flags that filter by them.
+struct Side {
+    address: [u16; 2],
+    port: u16,
+    flags: [u32; 2],
+}
+
+const SOURCE: Side = Side {
+    address: [uapi::CTA_IP_V4_SRC, uapi::CTA_IP_V6_SRC],
+    port: uapi::CTA_PROTO_SRC_PORT,
+    flags: [uapi::CTA_FILTER_F_IP_SRC, uapi::CTA_FILTER_F_PROTO_SRC_PORT],
+};
+
+const DESTINATION: Side = Side {
+    address: [uapi::CTA_IP_V4_DST, uapi::CTA_IP_V6_DST],
+    port: uapi::CTA_PROTO_DST_PORT,
+    flags: [uapi::CTA_FILTER_F_IP_DST, uapi::CTA_FILTER_F_PROTO_DST_PORT],
+};
+
+impl Side {
+    fn read(&self, family: Family, tuple: Attributes<'_>) -> Option<SocketAddr> {
+        let attribute = self.address[usize::from(family == Family::V6)];
+        let address = tuple.nested(uapi::CTA_TUPLE_IP)?.get(attribute)?;
+        let address = match address.len() {
+            4 => IpAddr::from(*address.first_chunk::<4>()?),
+            _ => IpAddr::from(*address.first_chunk::<16>()?),
+        };
+        let port = tuple.nested(uapi::CTA_TUPLE_PROTO)?.get(self.port)?;
+        Some(SocketAddr::new(address, u16::from_be_bytes(port.try_into().ok()?)))
+    }
+}
+
+impl Flow {
+    /// Reads an entry; `None` for one of a protocol without ports.
+    pub(in crate::kernel) fn read(family: Family, attributes: Attributes<'_>) -> Option<Self> {
+        let original = attributes.nested(uapi::CTA_TUPLE_ORIG)?;
+        let reply = attributes.nested(uapi::CTA_TUPLE_REPLY)?;
+        let number = original.nested(uapi::CTA_TUPLE_PROTO)?.get(uapi::CTA_PROTO_NUM)?;
+        let handle = [uapi::CTA_TUPLE_ORIG, uapi::CTA_ID, uapi::CTA_ZONE];
+        Some(Self {
+            protocol: Protocol::ALL.into_iter().find(|it| [it.number()] == *number)?,
+            from: SOURCE.read(family, original)?.ip(),
+            to: DESTINATION.read(family, original)?,
+            answered_by: SOURCE.read(family, reply)?,
+            handle: handle
+                .into_iter()
+                .filter_map(|kind| Some((kind, attributes.get(kind)?.to_vec())))
+                .collect(),
+        })
+    }
+}
+
+/// What the kernel narrows to: flows of `protocol` to an address and port, answered by an address and
+/// port. What is `None` may be anything.
+///
+/// There are no IPv6 addresses here: the kernel's comparison of those is inverted, it passes every other
+/// address (`ctnetlink_filter_match_tuple`, as seen on 6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Filter {
+    pub(super) family: Family,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) to: (Option<Ipv4Addr>, Option<u16>),
+    pub(super) answered_by: (Option<Ipv4Addr>, Option<u16>),
+    /// Whether their destination was translated.
+    pub(super) translated: bool,
+}
+
+impl Filter {
+    pub(super) const fn all(family: Family, translated: bool) -> Self {
+        let anything = (None, None);
+        Self { family, protocol: None, to: anything, answered_by: anything, translated }
+    }
+
+    fn begin(&self, message: u8, flags: u16) -> Messages {
+        let mut question = Messages::default();
+        let kind = Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message };
+        question.begin(kind, REQUEST | flags, address_family(self.family), 0);
+        let original = self.tuple(&mut question, uapi::CTA_TUPLE_ORIG, &DESTINATION, self.to);
+        let reply = self.tuple(&mut question, uapi::CTA_TUPLE_REPLY, &SOURCE, self.answered_by);
+        question.nest(uapi::CTA_FILTER, |filter| {
+            filter.put(uapi::CTA_FILTER_ORIG_FLAGS, &[&original.to_ne_bytes()]);
+            filter.put(uapi::CTA_FILTER_REPLY_FLAGS, &[&reply.to_ne_bytes()]);
+        });
+        let status = if self.translated { uapi::IPS_DST_NAT } else { 0 };
+        question.put(uapi::CTA_STATUS, &[&status.to_be_bytes()]);
+        question.put(uapi::CTA_STATUS_MASK, &[&uapi::IPS_DST_NAT.to_be_bytes()]);
+        question
+    }
+
+    /// Writes one of the two tuples, and returns the flags that tell the kernel what is in it.
+    fn tuple(
+        &self,
+        question: &mut Messages,
+        kind: u16,
+        side: &Side,
+        (address, port): (Option<Ipv4Addr>, Option<u16>),
+    ) -> u32 {
+        let mut flags = 0;
+        question.nest(kind, |tuple| {
+            if let Some(address) = address {
+                flags |= side.flags[0];
+                tuple.nest(uapi::CTA_TUPLE_IP, |ip| ip.put(side.address[0], &[&address.octets()]));
+            }
+            let Some(protocol) = self.protocol else { return };
+            flags |= uapi::CTA_FILTER_F_PROTO_NUM;
+            tuple.nest(uapi::CTA_TUPLE_PROTO, |ports| {
+                ports.put(uapi::CTA_PROTO_NUM, &[&[protocol.number()]]);
+                if let Some(port) = port {
+                    flags |= side.flags[1];
+                    ports.put(side.port, &[&port.to_be_bytes()]);
+                }
+            });
+        });
+        flags
+    }
+}
+
+/// How many entries this network namespace has. The kernel keeps the number: this takes a microsecond.
+pub(super) fn count(socket: &mut Socket) -> Result<u32, Error> {
+    let mut question = Messages::default();
+    let kind =
+        Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_GET_STATS };
+    question.begin(kind, REQUEST, 0, 0);
+    let mut count = Err(libc::ENODATA);
+    socket.ask(&question, |answer| {
+        count = match answer.body {
+            Body::Object(stats) => stats.u32(uapi::CTA_STATS_GLOBAL_ENTRIES).ok_or(libc::ENODATA),
+            Body::Refused(errno) => Err(errno),
+            Body::Done => Err(libc::ENODATA),
+        }
+    })?;
+    count.map_err(|errno| Error::question("how many connections it tracks", errno))
+}
+
+/// Lists the flows that pass `filter`; kernels that do not know a part of it list more.
+pub(super) fn list(socket: &mut Socket, filter: &Filter) -> Result<Vec<Flow>, Error> {
+    let question = filter.begin(uapi::IPCTNL_MSG_CT_GET, DUMP);
+    let family = filter.family;
+    let listing = socket.gather(&question, |_, attributes, flows| {
+        flows.extend(Flow::read(family, attributes));
+    })?;
+    listing.map_err(|errno| Error::question("the connections it tracks", errno))
+}
+
+/// Has the kernel delete all flows that pass `filter`; says whether it can. Kernels before 6.11 take the
+/// tuples for those of one flow, and refuse them because they are not whole.
+pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, Error> {
+    let question = filter.begin(uapi::IPCTNL_MSG_CT_DELETE, ACK);
+    match outcome(socket, &question)? {
+        Ok(()) => Ok(true),
+        Err(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT) => Ok(false),
+        Err(errno) => Err(Error::question("that connections are no longer tracked", errno)),
+    }
+}
+
+/// Deletes flows one by one; one that has ended meanwhile is as good as deleted.
+pub(super) fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<(), Error> {
+    let kind = Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_DELETE };
+    for flow in flows {
+        let mut message = Messages::default();
+        message.begin(kind, REQUEST | ACK, address_family(Family::of(&flow.from)), 0);
+        for (attribute, payload) in &flow.handle {
+            let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
+            message.put(attribute | nested, &[payload]);
+        }
+        match outcome(socket, &message)? {
+            Ok(()) | Err(libc::ENOENT) => {}
+            Err(errno) => {
+                return Err(Error::question("that a connection is no longer tracked", errno));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends a message that is acknowledged; the inner error is the kernel's errno.
+fn outcome(socket: &mut Socket, message: &Messages) -> Result<Result<(), i32>, Error> {
+    let mut outcome = Err(libc::ENODATA);
+    socket.ask(message, |answer| {
+        outcome = match answer.body {
+            Body::Done | Body::Object(_) => Ok(()),
+            Body::Refused(errno) => Err(errno),
+        };
+    })?;
+    Ok(outcome)
+}
