@@ -1,6 +1,7 @@
 //! What a runtime is told when something fails: the error and its number.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use crate::event::Failure;
@@ -158,18 +159,40 @@ impl Error {
     /// The causes, outermost first, for the reply's `details`.
     #[must_use]
     pub fn details(&self) -> String {
-        let mut causes = Vec::new();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            let refused = error.downcast_ref().map(|refusal: &std::io::Error| refusal.kind());
-            if self.is_the_kernels() && refused == Some(std::io::ErrorKind::PermissionDenied) {
-                causes.push(NO_PRIVILEGE.to_owned());
-            }
-            cause = error.source();
+        let mut told = causes(self);
+        if self.is_the_kernels() && is_denied(self) {
+            told = format!("{told}: {NO_PRIVILEGE}");
         }
-        causes.join(": ")
+        told
     }
+}
+
+/// What [`StdError::source`] gives.
+pub type Cause = dyn StdError + 'static;
+
+/// The causes of an error, outermost first.
+#[must_use]
+pub fn causes(error: &Cause) -> String {
+    chain(error).skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// An error with its causes.
+#[must_use]
+pub fn in_one_line(error: &Cause) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Whether a lack of privilege is among an error and its causes.
+#[must_use]
+pub fn is_denied(error: &Cause) -> bool {
+    let is_io =
+        |error: &(dyn StdError + 'static)| error.downcast_ref::<io::Error>().map(io::Error::kind);
+    chain(error).any(|error| is_io(error) == Some(io::ErrorKind::PermissionDenied))
+}
+
+/// An error and its causes, outermost first.
+fn chain(error: &Cause) -> impl Iterator<Item = &Cause> {
+    std::iter::successors(Some(error), |error| (**error).source())
 }
 
 const fn request_code(error: &cni::Error) -> u32 {

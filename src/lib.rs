@@ -17,24 +17,33 @@
 //! - [`install`]: the executable and the network configurations in the runtime's folders.
 //! - [`diagnosis`]: why host ports do not work on this node. Changes nothing.
 //!
+//! Where `missing_docs` is on, another program's author reads; elsewhere a comment says what a name
+//! cannot.
+//!
 //! The executable adds the edges (environment, standard streams, clock) and the operator's
 //! command line.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
+#[warn(missing_docs)]
 pub mod app;
 pub mod cni;
 pub mod diagnosis;
+#[warn(missing_docs)]
 pub mod error;
+#[warn(missing_docs)]
 pub mod event;
 pub mod install;
 pub mod kernel;
+#[warn(missing_docs)]
 pub mod model;
 pub mod netns;
 pub mod plan;
+#[warn(missing_docs)]
 pub mod publication;
 pub mod regular;
 pub mod ruleset;
+#[warn(missing_docs)]
 pub mod store;
 
 // Named so that the linker finds the functions that libnftnl calls.

@@ -103,8 +103,8 @@ fn what_is_done_is_said() {
         (
             Some(3),
             "/bin/autoport would be copied\n\
-             /net.d/10-a.conflist would be changed: autoport in the place of portmap\n\
-             \x20 what it was would be kept in /net.d/10-a.conflist.before-autoport\n\
+             /net.d/10-a.conflist would be changed: autoport replaces portmap\n\
+             \x20 original would be saved as /net.d/10-a.conflist.before-autoport\n\
              \x20 backend \"iptables\" is left out: autoport writes nftables itself and needs no program for it\n\
              --- /net.d/10-a.conflist\n\
              +++ /net.d/10-a.conflist\n\
@@ -143,7 +143,7 @@ fn what_is_done_is_said() {
     let answer: Value = serde_json::from_str(&said.stdout).expect("JSON");
     assert_eq!(answer["changed"], true);
     assert_eq!(answer["files"][0]["done"], "changed");
-    assert_eq!(answer["files"][0]["how"], "as it was before the installation");
+    assert_eq!(answer["files"][0]["how"], "restored to its content before the installation");
     assert_eq!(answer["files"][1]["done"], "removed");
     assert_eq!(answer["node"]["holders"], serde_json::json!([]));
     assert!(folders.state() == before, "everything is as it was");

@@ -11,7 +11,6 @@
 #![no_std]
 #![expect(unsafe_code, reason = "a C ABI is all this crate offers")]
 #![expect(clippy::missing_safety_doc, reason = "the contracts are those of libmnl(7)")]
-#![expect(missing_docs, reason = "the functions are those of libmnl(7)")]
 
 use core::ffi::{CStr, c_char, c_void};
 use core::mem::size_of;

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
 use autoport::app::{self, Dismantled};
 use autoport::diagnosis::counted;
@@ -14,7 +13,7 @@ use serde::Serialize;
 use super::output::{Answer, Screen, Text};
 use super::{Failure, Node, Verdict, arguments, asked_to_end, note, now};
 
-/// Milliseconds to wait before looking again whether somebody wrote a configuration anew.
+/// Milliseconds until the configurations are looked at again: a main plugin may have written its own.
 const AGAIN: u16 = 10_000;
 
 /// Process 1 of the PID namespace.
@@ -26,22 +25,9 @@ const INIT: &str = "/proc/1/ns/mnt";
 struct Outcome {
     dry_run: bool,
     changed: bool,
-    files: Vec<File>,
+    files: Vec<Step>,
     /// `null` for `install`.
     node: Option<Remains>,
-}
-
-#[derive(Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-struct File {
-    path: PathBuf,
-    /// `unchanged`, `copied`, `changed`, `removed` or `kept`.
-    done: &'static str,
-    /// In words; `null` where there is nothing to say.
-    how: Option<String>,
-    diff: Option<String>,
-    backup: Option<PathBuf>,
-    remarks: Vec<String>,
 }
 
 /// What is left of autoport on the node.
@@ -58,26 +44,6 @@ struct Remains {
     kept_loopback: Vec<String>,
 }
 
-impl From<Step> for File {
-    fn from(step: Step) -> Self {
-        let (mut how, mut diff, mut backup) = (None, None, None);
-        let done = match step.done {
-            Done::Unchanged => "unchanged",
-            Done::Copied => "copied",
-            Done::Removed => "removed",
-            Done::Kept(why) => {
-                how = Some(why);
-                "kept"
-            }
-            Done::Changed { how: words, diff: lines, backup: before } => {
-                (how, diff, backup) = (Some(words.to_string()), Some(lines), before);
-                "changed"
-            }
-        };
-        Self { path: step.path, done, how, diff, backup, remarks: step.remarks }
-    }
-}
-
 impl Answer for Outcome {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
         for file in &self.files {
@@ -85,12 +51,14 @@ impl Answer for Outcome {
             let would = if self.dry_run { "would be " } else { "" };
             let how = file.how.as_ref().map_or(String::new(), |how| format!(": {how}"));
             match file.done {
-                "unchanged" => writeln!(out, "{path}: nothing to do")?,
-                "kept" => writeln!(out, "{path} stays{how}")?,
-                done => writeln!(out, "{path} {would}{done}{how}")?,
+                Done::Unchanged => writeln!(out, "{path}: nothing to do")?,
+                Done::Kept => writeln!(out, "{path} kept{how}")?,
+                Done::Copied => writeln!(out, "{path} {would}copied")?,
+                Done::Changed => writeln!(out, "{path} {would}changed{how}")?,
+                Done::Removed => writeln!(out, "{path} {would}removed")?,
             }
             if let Some(backup) = &file.backup {
-                writeln!(out, "  what it was {would}kept in {}", backup.display())?;
+                writeln!(out, "  original {would}saved as {}", backup.display())?;
             }
             for remark in &file.remarks {
                 writeln!(out, "  {remark}")?;
@@ -115,7 +83,7 @@ impl Remains {
             for holder in &self.holders {
                 writeln!(out, "{holder} has host ports")?;
             }
-            let text = "keep working; run this again when they are gone";
+            let text = "keep working; run this again when those pods are gone";
             return writeln!(out, "the host ports of {} {text}", counted(left, "attachment"));
         }
         let would = if dry_run { "would be " } else { "" };
@@ -123,10 +91,10 @@ impl Remains {
             writeln!(out, "table inet autoport {would}deleted")?;
         }
         for interface in &self.loopback {
-            writeln!(out, "route_localnet of {interface} {would}0 again")?;
+            writeln!(out, "route_localnet of {interface} {would}set back to 0")?;
         }
         for interface in &self.kept_loopback {
-            writeln!(out, "route_localnet of {interface} stays 1: portmap maps ports here")?;
+            writeln!(out, "route_localnet of {interface} kept at 1: portmap maps ports there")?;
         }
         Ok(())
     }
@@ -144,8 +112,7 @@ impl Outcome {
         });
         let node_changes =
             node.as_ref().is_some_and(|node| node.table_removed || !node.loopback.is_empty());
-        let files = steps.into_iter().map(File::from).collect();
-        Self { dry_run, changed: steps_change || node_changes, files, node }
+        Self { dry_run, changed: steps_change || node_changes, files: steps, node }
     }
 
     /// A dry run says whether all is done: the probe of `deploy/kubernetes` asks that.

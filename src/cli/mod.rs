@@ -22,8 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ambiguous, Subject};
 use autoport::cni::{Config, StoreConfig};
-use autoport::diagnosis::is_denied;
-use autoport::error::Error;
+use autoport::error::{self, Error, is_denied};
 use autoport::store::Store;
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
@@ -85,31 +84,8 @@ impl From<Ambiguous> for Failure {
 }
 
 impl Failure {
-    /// It and what is behind it.
     fn in_one_line(&self) -> String {
-        let details = self.details();
-        let separator = if details.is_empty() { "" } else { ": " };
-        format!("{self}{separator}{details}")
-    }
-
-    /// What is behind it.
-    fn details(&self) -> String {
-        match self {
-            Self::Command(source) => source.details(),
-            Self::Install(source) => causes(source),
-            Self::Output(source)
-            | Self::Input(source)
-            | Self::Signals(source)
-            | Self::Host(source) => source.to_string(),
-            Self::NoReservation(_)
-            | Self::NobodyHolds(_)
-            | Self::Nobody(_)
-            | Self::Several { .. }
-            | Self::NoUid(_)
-            | Self::NothingPublished(_)
-            | Self::NoRequest
-            | Self::ConfigurationList => String::new(),
-        }
+        if let Self::Command(error) = self { error.in_one_line() } else { error::in_one_line(self) }
     }
 }
 
@@ -154,16 +130,6 @@ pub(crate) fn main() -> u8 {
     let hint = if is_denied(&error) && !geteuid().is_root() { "; run it as root" } else { "" };
     note(format_args!("{}{hint}", error.in_one_line()));
     1
-}
-
-/// The causes of an error, outermost first.
-fn causes(error: &dyn std::error::Error) -> String {
-    let (mut causes, mut cause) = (Vec::new(), error.source());
-    while let Some(error) = cause {
-        causes.push(error.to_string());
-        cause = error.source();
-    }
-    causes.join(": ")
 }
 
 /// The conventions of no-color.org and of terminals that cannot.

@@ -70,7 +70,7 @@ struct Traced {
     flows: Option<usize>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Kernel {
     /// `null` where it was not seen.
@@ -324,15 +324,10 @@ fn attachment(
             Ok(InKernel { difference, chains, .. }) => Kernel {
                 as_recorded: Some(difference.is_none()),
                 difference,
-                error: None,
                 chains: Some(chains),
+                ..Kernel::default()
             },
-            Err(error) => Kernel {
-                as_recorded: None,
-                difference: None,
-                error: Some(error.in_one_line()),
-                chains: None,
-            },
+            Err(error) => Kernel { error: Some(error.in_one_line()), ..Kernel::default() },
         },
     })
 }

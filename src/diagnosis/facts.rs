@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::{Finding, child, legacy};
 use crate::app::{self, Evidence, Examined};
+use crate::error;
 use crate::event::Silent;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
@@ -46,8 +47,8 @@ impl<T> Seen<T> {
     pub(super) fn of<E: StdError + 'static>(result: Result<T, E>) -> Self {
         match result {
             Ok(seen) => Self::Known(seen),
-            Err(error) if is_denied(&error) => Self::Hidden,
-            Err(error) => Self::Failed(in_one_line(&error)),
+            Err(error) if error::is_denied(&error) => Self::Hidden,
+            Err(error) => Self::Failed(error::in_one_line(&error)),
         }
     }
 
@@ -79,30 +80,6 @@ impl<T> Seen<T> {
             Self::Hidden | Self::Failed(_) => None,
         }
     }
-}
-
-/// Whether somewhere below it is a lack of privilege.
-#[must_use]
-pub fn is_denied(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-fn in_one_line(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The plugin where the runtime looks for it.

@@ -19,7 +19,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use facts::{Facts, Places, is_denied};
+pub use facts::{Facts, Places};
 pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
 /// What one check came to.

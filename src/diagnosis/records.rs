@@ -1,8 +1,8 @@
 //! The records, and the kernel's table beside them.
 
-use super::facts::is_denied;
 use super::{Facts, Finding, counted, some_of};
 use crate::app::Examined;
+use crate::error::is_denied;
 use crate::kernel::Table;
 use crate::model::Record;
 use crate::ruleset::Identity;

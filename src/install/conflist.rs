@@ -27,18 +27,15 @@ pub(super) struct Edited {
 
 /// What a change does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// Nothing has to be done.
+pub(super) enum How {
     Unchanged,
-    /// autoport stands where portmap stood.
     ReplacesPortmap,
-    /// autoport is the last plugin.
     Appended,
     /// The file is what it was before.
     Restored,
-    /// portmap's object is back where autoport's stood; what else was changed stays.
+    /// portmap's object is back in the place of autoport's; what else was changed stays.
     PortmapBack,
-    /// autoport's object is gone; portmap did not stand there.
+    /// autoport's object is gone, and there was no portmap.
     TakenOut,
 }
 
@@ -46,11 +43,11 @@ impl fmt::Display for How {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Unchanged => "nothing to do",
-            Self::ReplacesPortmap => "autoport in the place of portmap",
-            Self::Appended => "autoport behind the other plugins",
-            Self::Restored => "as it was before the installation",
-            Self::PortmapBack => "portmap again where autoport stood",
-            Self::TakenOut => "autoport taken out",
+            Self::ReplacesPortmap => "autoport replaces portmap",
+            Self::Appended => "autoport added after the other plugins",
+            Self::Restored => "restored to its content before the installation",
+            Self::PortmapBack => "portmap replaces autoport",
+            Self::TakenOut => "autoport removed",
         })
     }
 }
@@ -136,8 +133,8 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
             let asked = |key| capabilities.and_then(|all| all.get(key)).map(Value::raw);
             if asked(from_portmap::CAPABILITIES[0]) != Some("true") {
                 remarks.push(
-                    "autoport's entry lacks \"capabilities\": {\"portMappings\": true}; without it no \
-                     host port arrives"
+                    "autoport's entry lacks \"capabilities\": {\"portMappings\": true}; without it the \
+                     runtime passes no host port"
                         .to_owned(),
                 );
             }
@@ -220,7 +217,7 @@ pub(super) fn without_autoport(text: &str, before: Option<&str>) -> Result<Edite
     let mut taken = done(edited(text, removed(&spans, |one| one == index)), How::TakenOut)?;
     if before.is_none() {
         taken.remarks.push(
-            "there is no note of what stood there before: if it was portmap, put it back by hand"
+            "the original file is missing: if portmap was in the list, put it back by hand"
                 .to_owned(),
         );
     }

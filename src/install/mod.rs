@@ -18,10 +18,12 @@ mod text;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use conflist::How;
+use serde::Serialize;
+
 pub use problem::Problem;
 
 use crate::event::LockHolder;
+use conflist::{Edited, How};
 use disk::{Folder, Found, look};
 
 /// Where libcni remembers what it attached with which configuration.
@@ -94,8 +96,8 @@ pub enum Error {
     NotAList(PathBuf),
     /// A configuration is somewhere else, where a change would not be noticed.
     #[error(
-        "{} is not a regular file but {what}; runtimes would not notice a change of what it stands \
-         for: put the file itself there, or change it by hand", path.display()
+        "{} is not a regular file but {what}; runtimes do not notice when its target changes: \
+         put the file itself there, or change it by hand", path.display()
     )]
     NotRegular {
         /// Which.
@@ -104,7 +106,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A configuration is left as it is.
-    #[error("{} is left as it is", path.display())]
+    #[error("{} was not changed", path.display())]
     Conflist {
         /// Which.
         path: PathBuf,
@@ -119,47 +121,54 @@ impl Error {
     }
 }
 
-/// What became of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What became of one file, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Which file.
     pub path: PathBuf,
-    /// What was done to it.
     pub done: Done,
-    /// What whoever asked for it should know.
+    /// What was changed, or why the file was kept.
+    pub how: Option<String>,
+    /// The change as `diff -u` prints it.
+    pub diff: Option<String>,
+    /// Where the text before the change is.
+    pub backup: Option<PathBuf>,
+    /// What the operator should know.
     pub remarks: Vec<String>,
 }
 
 /// What was done to a file, or would be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Done {
-    /// It is as it has to be.
     Unchanged,
-    /// The executable was put there, or replaced.
     Copied,
-    /// A configuration was changed.
-    Changed {
-        /// What that does.
-        how: How,
-        /// The difference, as `diff -u` prints it.
-        diff: String,
-        /// Where the text before is.
-        backup: Option<PathBuf>,
-    },
-    /// It was deleted.
+    Changed,
     Removed,
-    /// It is still needed, for this reason.
-    Kept(String),
+    /// It is still needed.
+    Kept,
 }
 
 impl Step {
+    fn new(path: PathBuf, done: Done) -> Self {
+        Self { path, done, how: None, diff: None, backup: None, remarks: Vec::new() }
+    }
+
+    /// The step from `old` to the text that was `edited`.
+    fn of(path: PathBuf, old: &str, edited: Edited) -> Self {
+        let Edited { text, how, remarks } = edited;
+        if how == How::Unchanged {
+            return Self { remarks, ..Self::new(path, Done::Unchanged) };
+        }
+        let name = path.display().to_string();
+        let diff = diff::unified(&name, &name, old, &text);
+        let (how, diff) = (Some(how.to_string()), Some(diff));
+        Self { how, diff, remarks, ..Self::new(path, Done::Changed) }
+    }
+
     /// Whether it changes anything.
     #[must_use]
-    pub fn is_change(&self) -> bool {
-        match self.done {
-            Done::Copied | Done::Changed { .. } | Done::Removed => true,
-            Done::Unchanged | Done::Kept(_) => false,
-        }
+    pub const fn is_change(&self) -> bool {
+        matches!(self.done, Done::Copied | Done::Changed | Done::Removed)
     }
 }
 
@@ -179,22 +188,22 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
     for plugin in conflist::types(&edited.text) {
         if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
             edited.remarks.push(format!(
-                "{plugin} is not in {}; is that the folder where the runtime looks for plugins?",
+                "{plugin} is not in {}: check that the runtime looks for plugins there",
                 places.bin_dir.display()
             ));
         }
     }
     let mut steps = vec![copy_executable(places)?];
-    let mut done = Done::Unchanged;
+    let mut backup = None;
     if edited.how != How::Unchanged {
-        let backup = before_of(&path);
+        let before = before_of(&path);
         if let Some(folder) = &folder {
-            folder.replace(&backup, text.as_bytes(), &path)?;
+            folder.replace(&before, text.as_bytes(), &path)?;
             folder.replace(&path, edited.text.as_bytes(), &path)?;
         }
-        done = changed(&path, &text, &edited, Some(backup));
+        backup = Some(before);
     }
-    steps.push(Step { path, done, remarks: edited.remarks });
+    steps.push(Step { backup, ..Step::of(path, &text, edited) });
     Ok(steps)
 }
 
@@ -219,14 +228,10 @@ pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
         };
         let edited = conflist::without_autoport(&text, before.as_deref());
         let edited = edited.map_err(Error::left(&path))?;
-        let mut done = Done::Unchanged;
-        if edited.how != How::Unchanged {
-            if let Some(folder) = &folder {
-                folder.replace(&path, edited.text.as_bytes(), &path)?;
-            }
-            done = changed(&path, &text, &edited, None);
+        if let Some(folder) = folder.as_ref().filter(|_| edited.how != How::Unchanged) {
+            folder.replace(&path, edited.text.as_bytes(), &path)?;
         }
-        steps.push(Step { path, done, remarks: edited.remarks });
+        steps.push(Step::of(path, &text, edited));
         if let Some(folder) = &folder {
             folder.remove(&backup)?;
         }
@@ -241,13 +246,13 @@ pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
 /// When the file system refuses.
 pub fn remove_executable(places: &Places) -> Result<Step, Error> {
     let path = places.bin_dir.join(NAME);
-    let step = |done| Ok(Step { path: path.clone(), done, remarks: Vec::new() });
-    let kept = |why: String| step(Done::Kept(why));
+    let step = |done| Ok(Step::new(path.clone(), done));
+    let kept = |why: String| Ok(Step { how: Some(why), ..Step::new(path.clone(), Done::Kept) });
     if !disk::exists(&path) {
         return step(Done::Unchanged);
     }
     if path.starts_with(PACKAGED) {
-        return kept(format!("what is below {PACKAGED} is the package manager's"));
+        return kept(format!("files below {PACKAGED} belong to the package manager"));
     }
     // A dry run has taken it out of none.
     if !places.dry_run
@@ -257,7 +262,7 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
     }
     if let Some(cached) = cache::first_with_autoport(&places.cache_dir)? {
         return kept(format!(
-            "{} was attached with it, and its runtime may call it once more",
+            "the attachment {} was made with it, and its runtime may call it once more",
             cached.display()
         ));
     }
@@ -291,12 +296,6 @@ impl Places {
     }
 }
 
-fn changed(path: &Path, old: &str, edited: &conflist::Edited, backup: Option<PathBuf>) -> Done {
-    let name = path.display().to_string();
-    let diff = diff::unified(&name, &name, old, &edited.text);
-    Done::Changed { how: edited.how, diff, backup }
-}
-
 fn copy_executable(places: &Places) -> Result<Step, Error> {
     let path = places.bin_dir.join(NAME);
     let mut done = Done::Unchanged;
@@ -306,7 +305,7 @@ fn copy_executable(places: &Places) -> Result<Step, Error> {
             Folder::open(&places.bin_dir)?.replace_executable(&path)?;
         }
     }
-    Ok(Step { path, done, remarks: Vec::new() })
+    Ok(Step::new(path, done))
 }
 
 fn before_of(path: &Path) -> PathBuf {

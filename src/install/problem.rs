@@ -7,11 +7,11 @@ use crate::cni;
 pub enum Problem {
     /// No JSON.
     #[error(
-        "it is not valid JSON; no runtime can read it either: repair it, or put it out of the way"
+        "it is not valid JSON, so no runtime can read it: correct it, or move it to another folder"
     )]
     Json(#[source] serde_json::Error),
     /// JSON, but not what the specification says.
-    #[error("{what} is not {expected}; the CNI specification requires that: correct it first")]
+    #[error("{what} is not {expected}, as the CNI specification requires: correct it first")]
     Shape {
         /// Which part.
         what: &'static str,
@@ -20,14 +20,12 @@ pub enum Problem {
     },
     /// A version that is not spoken.
     #[error(
-        "its cniVersion is {0}, which autoport does not speak; it speaks 0.1.0 to 1.1.0: set one of \
-         these, if all plugins of the list speak it"
+        "its cniVersion is {0}; autoport supports 0.1.0 to 1.1.0: set one of these, if all plugins of \
+         the list support it"
     )]
     Version(String),
     /// More port mappers than one.
-    #[error(
-        "it has {count} plugins of type {what}, which map the same ports twice; leave one in the list"
-    )]
+    #[error("it has {count} plugins of type {what}, which map each port twice: keep one of them")]
     Several {
         /// How many.
         count: usize,
@@ -37,19 +35,19 @@ pub enum Problem {
     /// Nobody makes an interface before autoport's turn.
     #[error(
         "its first plugin is {0:?}, which makes no interface for the pod, so autoport would get no \
-         prevResult; put the main plugin (bridge, ptp, calico, ...) first, or name the right file \
+         prevResult: put the main plugin (bridge, ptp, calico, ...) first, or name the right file \
          with --conflist"
     )]
     NoMainPlugin(String),
     /// The pods' network is in another file.
     #[error(
-        "its first plugin is {0:?}, which keeps pod annotations to itself; name the file of the \
+        "its first plugin is {0:?}, which does not pass pod annotations on: name the file of the \
          cluster's default network, to which it delegates, with --conflist"
     )]
     Delegating(String),
     /// A restriction that cannot be taken over. It must not be dropped in silence.
     #[error(
-        "portmap's {key} is {value}, which autoport cannot take over: it knows single conditions on \
+        "portmap's {key} is {value}, which autoport cannot translate: it supports single conditions on \
          the source or destination address. Remove {key}, name the clients that may connect in \
          \"sourceRanges\" and the node's addresses in \"hostAddresses\", and install again"
     )]
@@ -60,6 +58,6 @@ pub enum Problem {
         value: String,
     },
     /// What was taken over from portmap is no configuration of autoport.
-    #[error("what it says for portmap does not work for autoport; correct it first")]
+    #[error("portmap's settings in it are not valid for autoport: correct them first")]
     Config(#[source] cni::Error),
 }

@@ -1,7 +1,5 @@
 //! What has to be so of the state directory itself before anything in it is believed.
 
-#![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
-
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
