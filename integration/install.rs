@@ -253,10 +253,10 @@ fn a_del_by_the_configuration_that_was_there_before() {
     assert_eq!(scene.reaches(8080), Answer::Refused);
     // Its host ports are gone, but the runtime remembers it.
     let told = uninstall(&[]);
-    assert!(told.contains("route_localnet of cni1 0 again"), "{told}");
+    assert!(told.contains("route_localnet of cni1 set back to 0"), "{told}");
     assert_eq!(route_localnet("cni1"), "0");
     assert!(!ruleset().contains("autoport"), "{}", ruleset());
-    assert!(told.contains("autoport stays") && told.contains("/var/lib/cni/results"), "{told}");
+    assert!(told.contains("autoport kept") && told.contains("/var/lib/cni/results"), "{told}");
     assert!(!would_uninstall().0, "nothing before the runtime forgets it");
     del(&attachment);
     fs::remove_dir_all("/var/lib/cni/results").expect("the folder is covered");

@@ -225,7 +225,7 @@ fn from_portmap_to_autoport_and_back() {
     for name in ["web", "games"] {
         api::ends(name);
     }
-    cluster.wait_for_log("uninstall", &["table inet autoport deleted", "autoport stays"]);
+    cluster.wait_for_log("uninstall", &["table inet autoport deleted", "autoport kept"]);
     assert!(!ruleset().contains("inet autoport"), "{}", ruleset());
     assert_eq!(list(), before);
     assert!(Path::new(INSTALLED).exists());

@@ -376,7 +376,10 @@ fn what_is_not_understood_is_left_alone() {
         (plugins(r#"{"type":"multus-shim"}"#), "delegates"),
         (plugins(main).replace("1.0.0", "2.0.0"), "\"2.0.0\""),
         (plugins(main).replace(r#""name":"a","#, ""), "\"name\" is not a name"),
-        (plugins(&format!(r#"{main},{{"type":"portmap","markMasqBit":32}}"#)), "does not work"),
+        (
+            plugins(&format!(r#"{main},{{"type":"portmap","markMasqBit":32}}"#)),
+            "are not valid for autoport",
+        ),
         (plugins(&format!(r#"{main},{{"type":"portmap","capabilities":[]}}"#)), "capabilities"),
     ] {
         let message = refused(&text);
