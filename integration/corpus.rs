@@ -183,10 +183,11 @@ fn what_the_plugin_writes_is_a_seed() {
     web.mappings.clear();
     crate::bare::run(&web, "DEL").success();
     let released = Path::new(STATE).join("released");
-    let period = fs::read_dir(released).expect("something was released").flatten().next();
-    let file = period.expect("a period").path().join("pod:uid-web:blue:eth0.json");
+    let period = fs::read_dir(released).expect("something was released").flatten();
+    let period = { period }.find(|entry| entry.path().is_dir());
+    let file = period.expect("a period").path().join("pod:uid-web.json");
     let memory = fs::read(file).expect("the memory of what was released");
-    let seed = [b"released/0/pod:uid-web:blue:eth0.json\n", &memory[..]].concat();
+    let seed = [b"released/0/pod:uid-web.json\n", &memory[..]].concat();
     targets::record(&seed);
     keep("record", "released", &seed);
 }

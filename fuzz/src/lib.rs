@@ -19,7 +19,7 @@ use autoport::kernel::{self, Asked};
 use autoport::model::{Ask, Attachment, ContainerPort, Family, Owner, Pod, Protocol};
 use autoport::plan;
 use autoport::ruleset::{Digest, Identity, Ruleset, Set};
-use autoport::store::{Releaser, Store};
+use autoport::store::Store;
 
 /// A call: a line `NAME=value` for each variable, an empty line, standard input; behind a line `%%`
 /// the node's own file.
@@ -124,7 +124,7 @@ const PATHS: [&str; 5] = [
     "reservations/db.json",
     "instance",
     "pods/uid-web/ports.json",
-    "released/0/pod:uid-web:blue:eth0.json",
+    "released/0/pod:uid-web.json",
 ];
 
 /// A state directory, in memory where that can be had.
@@ -208,7 +208,7 @@ impl State {
                 Err(unreadable) => assert_one_line(&unreadable.to_string()),
             }
         }
-        let _ = locked.released_to(&Releaser::of(&owner), 5);
+        let _ = locked.memory(&owner, 5).grants(&owner.holder);
         if let Some(mut published) = locked.published("uid-web") {
             published.put(&attachment, Vec::new());
             assert!(published.to_json().is_ok());

@@ -1,27 +1,30 @@
-//! Which host ports an attachment gets: those it names, if they may be had, and those it wishes for.
+//! Which host ports a claim gets: those it names, if they may be had, and those the node chooses.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
-use super::past::Past;
 use super::survey::Survey;
 use crate::error::Error;
 use crate::kernel::{Listeners, Portmap};
-use crate::model::{Ask, Grant, Holder, HostListeners, HostPort, Owner, Record};
+use crate::model::{Ask, Grant, HostListeners, HostPort, Owner, Record};
 use crate::plan::{
-    Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, allocate, earlier, permit,
+    self, Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, Standing, allocate,
+    earlier, permit,
 };
-use crate::store::{Key, Locked, Released, Releaser};
+use crate::store::{Key, Locked, Memory, Shared};
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
-    past: Past<'a>,
+    /// Where there is no store, or none that the command may read, nothing is recorded.
+    shared: Option<&'a Shared>,
     ask: &'a Ask,
     owner: &'a Owner,
     before: Option<&'a Record>,
-    releaser: Releaser,
-    released: Option<Released>,
+    /// The other records of the same pod, or of the container where no pod is known; read where
+    /// something is to be chosen.
+    kin: Vec<Record>,
+    memory: Memory,
     listeners: Listeners,
     portmap: &'a Portmap,
     now: u64,
@@ -31,25 +34,20 @@ impl<'a> Chooser<'a> {
     /// Looks at what every choice depends on. Nothing of it is read where nobody asks for a choice
     /// and host listeners do not matter.
     pub(super) fn new(
-        past: Past<'a>,
+        shared: Option<&'a Shared>,
         ask: &'a Ask,
         owner: &'a Owner,
         before: Option<&'a Record>,
         portmap: &'a Portmap,
         now: u64,
     ) -> Result<Self, Error> {
-        let releaser = Releaser::of(owner);
-        let mut chooser = Self {
-            past,
-            ask,
-            owner,
-            before,
-            released: past.released_to(&releaser, now),
-            releaser,
-            listeners: Listeners::default(),
-            portmap,
-            now,
+        let memory = shared.map_or(Memory::default(), |shared| shared.memory(owner, now));
+        let kin = match shared {
+            Some(shared) if !ask.requested.is_empty() => kin(shared, owner)?,
+            Some(_) | None => Vec::new(),
         };
+        let listeners = Listeners::default();
+        let mut chooser = Self { shared, ask, owner, before, kin, memory, listeners, portmap, now };
         if ask.ports.host_listeners == HostListeners::Reject {
             chooser.listeners = chooser.listeners()?;
         }
@@ -68,32 +66,49 @@ impl<'a> Chooser<'a> {
         Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
     }
 
-    /// Whether the attachment holds the port, or held it a short while ago: then who listens on it
-    /// is its own runtime's (podman's conmon, while the network is being reloaded).
+    /// Whether the attachment holds the port, or its container released it just now: then its own
+    /// runtime listens on it (podman's conmon, while the network is being reloaded).
     fn is_its_own(&self, host: &HostPort) -> bool {
-        self.holds(host)
-            || self.released.as_ref().is_some_and(|released| released.hosts.contains(host))
-    }
-
-    /// Whether the container held the port a short while ago in another of its networks: they are
-    /// reloaded one after the other, in any order.
-    fn was_its_siblings(&self, host: &HostPort) -> Result<bool, Error> {
-        let mark = self.past.released_at(host.protocol, host.port, self.now)?;
-        let sibling = mark.map(|mark| mark.by).filter(|by| by.is_beside(&self.releaser));
-        let released = sibling.and_then(|by| self.past.released_to(&by, self.now));
-        Ok(released.is_some_and(|released| released.hosts.contains(host)))
-    }
-
-    fn holds(&self, host: &HostPort) -> bool {
         super::holds(self.before, host)
+            || self.memory.is_reloading(&self.ask.holder, host, self.now)
     }
 
-    /// Refuses ports that the operator forbids.
+    /// Refuses what the operator forbids.
     ///
     /// # Errors
     /// [`Error::Forbidden`].
     pub(super) fn permit(&self) -> Result<(), Error> {
-        Ok(permit(self.ask, Chosen::default())?)
+        Ok(permit(self.ask, self.chosen_already()?)?)
+    }
+
+    /// Whether a record is of an earlier sandbox of the pod, whose DEL has not come.
+    fn is_earlier(&self, record: &Record) -> bool {
+        let standing = plan::standing(self.owner, &record.owner, |_| false);
+        matches!(standing, Standing::Superseded(_))
+    }
+
+    /// How many numbers are chosen besides this claim, for the limits. What it held before, and what
+    /// it takes over from an earlier sandbox, is part of it.
+    fn chosen_already(&self) -> Result<Chosen, Error> {
+        let mut chosen = Chosen::default();
+        let mut part_of_it = BTreeSet::from([Key::of(&self.ask.holder)]);
+        for record in &self.kin {
+            if self.is_earlier(record) {
+                part_of_it.insert(Key::of(&record.owner.holder));
+            } else {
+                chosen.pod += record.chosen_numbers().len();
+            }
+        }
+        let namespace = self.ask.pod.as_ref().map(|pod| &*pod.namespace);
+        let limited = namespace.filter(|_| self.ask.ports.max_per_namespace.is_some());
+        if let (Some(shared), Some(namespace), false) =
+            (self.shared, limited, self.ask.requested.is_empty())
+        {
+            let granted = shared.granted_in_namespace(namespace)?.into_iter();
+            let others = granted.filter(|(key, _)| !part_of_it.contains(key));
+            chosen.namespace = others.map(|(_, count)| count).sum();
+        }
+        Ok(chosen)
     }
 
     /// Refuses named ports that a process of the host listens on.
@@ -104,9 +119,6 @@ impl<'a> Chooser<'a> {
         let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
         for host in hosts.filter(|host| !self.is_its_own(host)) {
             if let Some(listener) = self.listeners.find(&host) {
-                if self.was_its_siblings(&host)? {
-                    continue;
-                }
                 let listener = Box::new(listener.clone());
                 return Err(Error::Listening { wanted: host, listener, process: None });
             }
@@ -114,14 +126,14 @@ impl<'a> Chooser<'a> {
         Ok(())
     }
 
-    /// Grants every wish, or none.
+    /// Grants every request, or none.
     ///
     /// # Errors
     /// [`Error::Exhausted`], or what the store says.
     pub(super) fn choose(&self) -> Result<Granted, Error> {
         let wishes = &self.ask.requested;
         if wishes.is_empty() {
-            return Ok(Granted { grants: Vec::new(), cursors: Cursors::new() });
+            return Ok(Granted::default());
         }
         let former = self.former();
         let own = self.before.map_or(&[][..], |before| &before.grants);
@@ -131,7 +143,7 @@ impl<'a> Chooser<'a> {
         let choice = Choice {
             ask: self.ask,
             earlier: &earlier,
-            cursors: &cursors(self.past, self.ask)?,
+            cursors: &cursors(self.shared, self.ask)?,
             seed: fastrand::u64(..),
         };
         let numbers = |grant: &Grant| {
@@ -139,7 +151,7 @@ impl<'a> Chooser<'a> {
             (0..grant.wish.count.get()).filter_map(move |offset| first.checked_add(offset))
         };
         let formerly: BTreeSet<NonZeroU16> = former.iter().flat_map(numbers).collect();
-        let survey = RefCell::new(Survey::new(self.past, self.owner, &self.releaser, self.now));
+        let survey = RefCell::new(Survey::new(self.shared, self.owner, &self.memory, self.now));
         let look = |spot: Spot| {
             let survey = &mut survey.borrow_mut();
             // The sandbox before this one may still be entered for them.
@@ -153,27 +165,15 @@ impl<'a> Chooser<'a> {
     /// What the pod had been granted before: what it released a short while ago, and what an earlier
     /// sandbox holds whose DEL has not come.
     fn former(&self) -> Vec<Grant> {
-        let mut grants = self.released.as_ref().map_or(Vec::new(), |it| it.grants.clone());
-        let uid = self.owner.pod.as_ref().map_or("", |pod| &pod.uid);
-        let published = (!uid.is_empty()).then(|| self.past.published(uid)).flatten();
-        let entries = published.map_or(Vec::new(), |publication| publication.entries);
-        let Holder::Attachment(own) = &self.ask.holder else { return grants };
-        let others: BTreeSet<_> = entries
-            .into_iter()
-            .filter_map(|entry| entry.attachment)
-            .filter(|other| other.network() == own.network() && other.ifname() == own.ifname())
-            .filter(|other| other.container_id() != own.container_id())
-            .collect();
-        for other in others {
-            if let Ok(record) = self.past.record(&Key::of_attachment(&other)) {
-                grants.extend(record.into_iter().flat_map(|record| record.grants));
-            }
-        }
-        grants
+        let is_former = |record: &&Record| {
+            self.is_earlier(record) && record.owner.holder.is_same_place(&self.ask.holder)
+        };
+        let held = self.kin.iter().filter(is_former).flat_map(|record| record.grants.clone());
+        self.memory.grants(&self.ask.holder).into_iter().chain(held).collect()
     }
 
     fn look(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
-        if spot.hosts().all(|host| self.holds(&host)) {
+        if spot.hosts().all(|host| super::holds(self.before, &host)) {
             return Ok(Availability::Free);
         }
         if self.is_in_use(spot) {
@@ -182,7 +182,7 @@ impl<'a> Chooser<'a> {
         survey.look(spot)
     }
 
-    /// Looks behind the entries: who is no more holds nothing.
+    /// Looks behind the entries: a holder that is gone holds nothing.
     fn examine(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
         if self.is_in_use(spot) {
             return Ok(Availability::Busy);
@@ -198,10 +198,22 @@ impl<'a> Chooser<'a> {
     }
 }
 
-fn cursors(past: Past<'_>, ask: &Ask) -> Result<Cursors, Error> {
+/// The other records of the pod, or of the container where no pod is known. One that cannot be read
+/// is none.
+fn kin(shared: &Shared, owner: &Owner) -> Result<Vec<Record>, Error> {
+    let all = match (owner.uid(), owner.container_id()) {
+        (Some(uid), _) => shared.records_of_pod(uid)?,
+        (None, Some(container_id)) => shared.records_of_container(container_id)?,
+        (None, None) => Vec::new(),
+    };
+    Ok(all.into_iter().flatten().filter(|record| record.owner.holder != owner.holder).collect())
+}
+
+fn cursors(shared: Option<&Shared>, ask: &Ask) -> Result<Cursors, Error> {
     let mut cursors = Cursors::new();
     for wish in &ask.requested {
-        if let Some(port) = past.cursor(wish.range.as_deref())? {
+        let Some(shared) = shared else { break };
+        if let Some(port) = shared.cursor(wish.range.as_deref())? {
             cursors.insert(wish.range_name().to_owned(), port);
         }
     }

@@ -116,7 +116,7 @@ pub(super) fn prepare(
     if ask.pod_addresses.is_empty() && !on_host(&owner, netns) {
         log.note(Event::NoAddress(Box::new(owner.clone())));
     }
-    let chooser = Chooser::new(past, ask, &owner, before.as_ref(), portmap, now)?;
+    let chooser = Chooser::new(past.0, ask, &owner, before.as_ref(), portmap, now)?;
     chooser.permit()?;
     let mut giving_way = superseded(&owner, holders, &ask.fixed, aside)?;
     chooser.find_listeners()?;

@@ -1,84 +1,100 @@
-//! How numbers stand in the store: looked for one by one at first, and as a whole once that has led
-//! nowhere too often.
+//! How numbers stand in the store, for one choice.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
-use super::past::Past;
 use crate::error::Error;
 use crate::model::{Owner, Protocol};
 use crate::netns;
 use crate::plan::{self, Availability, Spot, Standing};
-use crate::store::{Key, Listing, Releaser, Who};
+use crate::store::{Key, Memory, Shared, Times, Who};
 
-/// After so many numbers that were not free a listing is cheaper than more look-ups: up to three
-/// for each number, and a range has thousands.
+/// After so many numbers that were not free, one listing is cheaper than more look-ups: a range has
+/// thousands.
 const PATIENCE: usize = 64;
 
-/// What one choice has asked of the store.
+/// How many records one choice reads, under the lock, to see whether their holders are gone.
+const READ: usize = 256;
+
+/// What one choice has asked of the store. Without one, nothing is recorded.
 pub(super) struct Survey<'a> {
-    past: Past<'a>,
+    shared: Option<&'a Shared>,
     owner: &'a Owner,
-    releaser: &'a Releaser,
+    memory: &'a Memory,
     now: u64,
-    protocols: BTreeMap<Protocol, Asked<'a>>,
-    /// Whom the claimant has to respect, of those who were looked at.
+    times: Times,
+    in_vain: BTreeMap<Protocol, usize>,
+    listed: BTreeMap<Protocol, Vec<NonZeroU16>>,
+    /// The holders that were looked at, as far as they have to be respected.
     holders: BTreeMap<Key, Option<Who>>,
 }
 
-#[derive(Default)]
-struct Asked<'a> {
-    in_vain: usize,
-    listing: Option<Listing<'a>>,
-}
-
 impl<'a> Survey<'a> {
-    pub(super) fn new(past: Past<'a>, owner: &'a Owner, releaser: &'a Releaser, now: u64) -> Self {
-        let (protocols, holders) = (BTreeMap::new(), BTreeMap::new());
-        Self { past, owner, releaser, now, protocols, holders }
+    pub(super) fn new(
+        shared: Option<&'a Shared>,
+        owner: &'a Owner,
+        memory: &'a Memory,
+        now: u64,
+    ) -> Self {
+        let (times, in_vain) = (Times::default(), BTreeMap::new());
+        let (listed, holders) = (BTreeMap::new(), BTreeMap::new());
+        Self { shared, owner, memory, now, times, in_vain, listed, holders }
     }
 
-    /// How a number stands, by the names in the store; whoever is entered counts.
-    pub(super) fn look(
-        &mut self,
-        Spot { protocol, port, .. }: Spot,
-    ) -> Result<Availability, Error> {
-        let Self { past, releaser, now, .. } = *self;
-        let asked = self.protocols.entry(protocol).or_default();
-        if asked.in_vain == PATIENCE && asked.listing.is_none() {
-            asked.listing = past.listing(protocol, releaser, now)?;
+    /// How a number stands, by the names in the store; whatever is entered counts.
+    pub(super) fn look(&mut self, spot: Spot) -> Result<Availability, Error> {
+        let Some(shared) = self.shared else { return Ok(Availability::Free) };
+        let Spot { protocol, port, .. } = spot;
+        if let Some(listed) = self.listed.get(&protocol) {
+            let is_entered = listed.binary_search(&port).is_ok();
+            return Ok(if is_entered { Availability::Held } else { self.released(shared, spot) });
         }
-        let found = match &asked.listing {
-            Some(listing) if listing.is_entered(port) => Availability::Held,
-            Some(listing) if listing.is_released(port)? => Availability::Recent,
-            None if past.entered_at(protocol, port)? => Availability::Held,
-            None if past.is_released(protocol, port, releaser, now)? => Availability::Recent,
-            Some(_) | None => Availability::Free,
-        };
-        asked.in_vain += usize::from(found != Availability::Free);
+        let is_entered = shared.entered_at(protocol, port)?;
+        let found = if is_entered { Availability::Held } else { self.released(shared, spot) };
+        if found != Availability::Free {
+            let in_vain = self.in_vain.entry(protocol).or_default();
+            *in_vain += 1;
+            if *in_vain == PATIENCE {
+                self.listed.insert(protocol, shared.entered_ports(protocol)?);
+            }
+        }
         Ok(found)
     }
 
-    /// Looks behind the entries: who is no more holds nothing. Every record is read once, since one
-    /// may hold all numbers of a range.
+    /// Looks behind the entries: a holder that is gone holds nothing. Every record is read once, since
+    /// one may hold all numbers of a range.
     pub(super) fn examine(&mut self, spot: Spot) -> Result<Availability, Error> {
-        let Self { past, owner, releaser, now, .. } = *self;
-        for (host, key) in past.entries_at(spot.protocol, spot.port)? {
+        let Some(shared) = self.shared else { return Ok(Availability::Free) };
+        for (host, key) in shared.entries_at(spot.protocol, spot.port)? {
             if !spot.hosts().any(|wanted| wanted.overlaps(&host)) {
                 continue;
             }
-            let holder = self.holders.entry(key);
-            let holder = holder
-                .or_insert_with_key(|key| past.who(key).filter(|who| is_respected(owner, who)));
-            if holder.as_ref().is_some_and(|who| who.counts_at(&host)) {
+            if !self.holders.contains_key(&key) {
+                if self.holders.len() >= READ {
+                    return Ok(Availability::Held);
+                }
+                let who = shared.who(&key).filter(|who| is_respected(self.owner, who));
+                self.holders.insert(key.clone(), who);
+            }
+            let holder = self.holders.get(&key).and_then(Option::as_ref);
+            if holder.is_some_and(|who| who.counts_at(&host)) {
                 return Ok(Availability::Held);
             }
         }
-        let is_recent = past.is_released(spot.protocol, spot.port, releaser, now)?;
-        Ok(if is_recent { Availability::Recent } else { Availability::Free })
+        Ok(self.released(shared, spot))
+    }
+
+    fn released(&mut self, shared: &Shared, spot: Spot) -> Availability {
+        let Spot { protocol, port, .. } = spot;
+        let released = self.times.of(shared, protocol, port, self.now);
+        match released.filter(|at| !self.memory.has(protocol, port, *at)) {
+            Some(_) => Availability::Recent,
+            None => Availability::Free,
+        }
     }
 }
 
-/// Whether `owner` has to leave to somebody what that one holds.
+/// Whether `owner` has to leave to a holder what that one holds.
 fn is_respected(owner: &Owner, who: &Who) -> bool {
     match who {
         Who::Record(record) => {

@@ -214,6 +214,20 @@ impl TryFrom<HolderFields> for Holder {
     }
 }
 
+impl Holder {
+    /// Whether both are the same interface in the same network, of whatever container: where a pod
+    /// finds its numbers again after its sandbox was re-created.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Attachment(one), Self::Attachment(other)) => {
+                one.network == other.network && one.ifname == other.ifname
+            }
+            _ => self == other,
+        }
+    }
+}
+
 impl From<Attachment> for Holder {
     fn from(attachment: Attachment) -> Self {
         Self::Attachment(attachment)

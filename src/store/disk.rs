@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -163,6 +163,29 @@ impl Disk {
         }
         file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// Some bytes of a file from the offset `at` on, as many as there are; none when it is missing.
+    pub(super) fn read_part(&self, name: &str, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let file = match self.open_file(name, OFlag::O_RDONLY, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let mut bytes = vec![0; length];
+        let read = file.read_at(&mut bytes, at)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Writes into a file at the offset `at`, and makes it if it is missing.
+    pub(super) fn write_part(&self, name: &str, at: u64, bytes: &[u8]) -> Result<(), Error> {
+        let write = || {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+            let file = self.open_file(name, flags, PRIVATE_FILE)?;
+            let written = file.write_all_at(bytes, at);
+            written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+        };
+        self.in_directory(name, write).map_err(self.error("write", name))
     }
 
     /// Puts a file with these bytes in the place of `name`: whoever reads sees all of the old or all
@@ -350,7 +373,10 @@ impl Disk {
     /// The names in a directory, sorted; none when it is missing.
     pub(super) fn names(&self, name: &str) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
-        self.each_name(name, |name| names.push(name))?;
+        self.each_name(name, |name| {
+            names.push(name);
+            true
+        })?;
         names.sort_unstable();
         Ok(names)
     }
@@ -361,29 +387,36 @@ impl Disk {
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
     }
 
-    /// Tells every name in a directory, in no order. A name that is no UTF-8 is none of ours.
-    pub(super) fn each_name(&self, name: &str, mut tell: impl FnMut(String)) -> Result<(), Error> {
+    /// Tells the names in a directory, in no order, as long as more are wanted. A name that is no UTF-8
+    /// is none of ours.
+    pub(super) fn each_name(
+        &self,
+        name: &str,
+        mut tell: impl FnMut(String) -> bool,
+    ) -> Result<(), Error> {
         let failed = |error| Error::io("list", &self.full(name))(error);
         let entries = match fs::read_dir(self.reach(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(failed)?,
         };
         for entry in entries {
-            if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
-                tell(name);
+            if let Ok(name) = entry.map_err(failed)?.file_name().into_string()
+                && !tell(name)
+            {
+                break;
             }
         }
         Ok(())
     }
 
-    /// A directory in here as a place of its own, for many short looks; `None` when it is missing.
-    pub(super) fn below(&self, name: &str) -> Result<Option<Self>, Error> {
-        let dir = match self.open_directory(name) {
-            Err(Errno::ENOENT) => return Ok(None),
-            opened => opened.map_err(self.error("open", name))?,
-        };
-        let (path, volatile, durable) = (self.full(name), self.volatile, self.durable);
-        Ok(Some(Self { path, dir, mode: self.mode, volatile, durable }))
+    /// Some of the names in a directory, at most `most`.
+    pub(super) fn some_names(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        self.each_name(name, |name| {
+            names.push(name);
+            names.len() < most
+        })?;
+        Ok(names)
     }
 
     /// A path that leads through the open directory, for what has no call relative to one.

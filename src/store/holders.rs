@@ -101,6 +101,21 @@ impl Shared {
         read.unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))
     }
 
+    /// Every port of a protocol of which [`Shared::entered_at`] says that it may be held, sorted: for
+    /// a choice that has to look at very many of them.
+    ///
+    /// # Errors
+    /// When the index cannot be listed.
+    pub fn entered_ports(&self, protocol: Protocol) -> Result<Vec<NonZeroU16>, Error> {
+        let mut ports = Vec::new();
+        self.disk.each_name(&index::of_protocol(protocol), |name| {
+            ports.extend(index::port_in(&name));
+            true
+        })?;
+        ports.sort_unstable();
+        Ok(ports)
+    }
+
     /// Whether anybody may hold this port, on whatever address: one look-up, however many ports are
     /// held. An entry that leads nowhere counts; [`Shared::holders`] knows better.
     ///

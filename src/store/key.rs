@@ -176,11 +176,6 @@ impl fmt::Display for Key {
     }
 }
 
-/// The text itself where it fits into a file name, otherwise the hash of it. The text has a colon.
-pub(super) fn fitting(plain: String) -> String {
-    if plain.len() <= LONGEST { plain } else { hashed(&plain) }
-}
-
 pub(super) fn hashed(plain: &str) -> String {
     format!("sha256-{}", hash(plain))
 }

@@ -26,14 +26,18 @@ pub(super) const NAMESPACES: &str = "namespaces";
 /// File names have 255 bytes.
 const LONGEST: usize = 200;
 
-/// The directory for a UID, an ID or a namespace, which a runtime may have sent in any form.
-pub(super) fn directory(of: &str, value: &str) -> String {
+/// What a UID, an ID or a namespace is called here: a runtime may have sent it in any form.
+pub(super) fn name(value: &str) -> String {
     if check_identifier("name", value).is_ok() && value.len() <= LONGEST {
-        format!("{of}/{value}")
+        value.to_owned()
     } else {
         // No identifier begins with this.
-        format!("{of}/={}", hashed(value))
+        format!("={}", hashed(value))
     }
+}
+
+pub(super) fn directory(of: &str, value: &str) -> String {
+    format!("{of}/{}", name(value))
 }
 
 /// Every entry of a record, with its target.

@@ -1,159 +1,159 @@
-//! Who gave which ports back lately, so that a pod whose sandbox is made again gets the same numbers,
-//! and nobody else gets them while others are free.
+//! What was released a short while ago, so that a pod whose sandbox is made again gets the same numbers,
+//! and other pods get them only when no others are free.
 //!
-//! `released/<period>/<proto>/<port>` is a symbolic link whose target says when and by whom;
-//! `released/<period>/<releaser>.json` is all that one releaser gave back at once. A period is as long
-//! as the memory lasts, so what counts is in the present one or the one before, and the others are
-//! deleted whole: the memory never grows with the age of the node, and no command looks through it.
+//! `released/<protocol>` says when each port was released: four bytes for every number.
+//! `released/<period>/<pod or container>.json` is what one of them gave back. A period is as long as
+//! the memory lasts, so what counts is in the present one or the one before. Of older ones every
+//! release deletes more files than it makes, and no command deletes many at once.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::error::Error;
-use super::key::{fitting, hashed};
-use super::{Locked, Shared, record};
-use crate::model::{Grant, HostPort, Owner, Protocol, Record, check_identifier};
+use super::{Locked, Shared, lookup, record};
+use crate::model::{Grant, Holder, HostPort, Owner, Protocol, Record};
 
 /// For how many seconds a release is remembered.
 pub const REMEMBERED: u64 = 600;
 
+/// For how many seconds after a release a listener on the port is taken for the container's own
+/// runtime's: `podman network reload` does DEL and ADD at once, and conmon listens all the while.
+const RELOADING: u64 = 60;
+
 const DIRECTORY: &str = "released";
 
-/// To whom a released port may return: the same network and interface of the same pod, or of the
-/// same container where the runtime names no pod's UID.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Releaser(String);
+/// How many files of older periods one release deletes.
+const FORGOTTEN: usize = 8;
 
-impl Releaser {
-    /// The releaser that `owner` is, was or will be.
-    #[must_use]
-    pub fn of(owner: &Owner) -> Self {
-        let attachment = owner.attachment();
-        let (kind, id) = match owner.uid() {
-            Some(uid) => ("pod", uid),
-            None => ("container", owner.container_id().unwrap_or_default()),
-        };
-        let (network, ifname) = attachment.map_or(("", ""), |own| (own.network(), own.ifname()));
-        let plain = [kind, id, network, ifname].join(":");
-        // A runtime may send any text for a UID.
-        let plain_is_safe = check_identifier("pod UID", id).is_ok();
-        Self(if plain_is_safe { fitting(plain) } else { hashed(&plain) })
-    }
-
-    /// Whether a mark names it.
-    pub(super) fn is(&self, by: &str) -> bool {
-        self.0 == by
-    }
-
-    /// Whether both are attachments of one pod or of one container. Where a name had to be
-    /// shortened that is not known, and so they are not.
-    #[must_use]
-    pub fn is_beside(&self, other: &Self) -> bool {
-        let whose = |releaser: &Self| {
-            let mut parts = releaser.0.splitn(3, ':').map(str::to_owned);
-            Some((parts.next()?, parts.next()?, parts.next().map(drop)?))
-        };
-        whose(self).is_some_and(|own| Some(own) == whose(other))
-    }
-}
-
-impl fmt::Display for Releaser {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-/// That a port was released lately.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// By whom.
-    pub by: Releaser,
-    /// When, in seconds since the epoch.
-    pub at: u64,
-}
-
-/// What somebody released lately.
+/// What one holder released.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Released {
-    /// When, in seconds since the epoch.
-    pub at: u64,
+struct Release {
+    #[serde(flatten)]
+    holder: Holder,
+    /// Seconds since the epoch.
+    at: u64,
     /// Every host port, chosen by the node or not.
-    pub hosts: BTreeSet<HostPort>,
+    hosts: BTreeSet<HostPort>,
     /// What the node had chosen for it.
-    pub grants: Vec<Grant>,
+    grants: Vec<Grant>,
 }
 
-/// The directories in which something that counts may be, the latest first.
-pub(super) fn periods(now: u64) -> impl Iterator<Item = String> {
-    let present = now / REMEMBERED;
-    std::iter::once(present).chain(present.checked_sub(1)).map(period)
+/// What one pod, or one container without a pod's UID, released a short while ago.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    releases: Vec<Release>,
+}
+
+impl Memory {
+    /// What the node had chosen for the same interface in the same network, in whatever sandbox.
+    #[must_use]
+    pub fn grants(&self, holder: &Holder) -> Vec<Grant> {
+        let own = self.releases.iter().filter(|one| one.holder.is_same_place(holder));
+        own.max_by_key(|one| one.at).map_or(Vec::new(), |one| one.grants.clone())
+    }
+
+    /// Whether a port that was released at this time was its own.
+    #[must_use]
+    pub fn has(&self, protocol: Protocol, port: NonZeroU16, at: u64) -> bool {
+        let its = |host: &HostPort| host.protocol == protocol && host.port == port;
+        self.releases.iter().any(|one| one.at >= at && one.hosts.iter().any(its))
+    }
+
+    /// Whether the container that `holder` belongs to released this host port just now, in whatever
+    /// network of its: they are reloaded one after the other, in any order.
+    #[must_use]
+    pub fn is_reloading(&self, holder: &Holder, host: &HostPort, now: u64) -> bool {
+        let Holder::Attachment(own) = holder else { return false };
+        self.releases.iter().any(|one| {
+            let Holder::Attachment(other) = &one.holder else { return false };
+            other.container_id() == own.container_id()
+                && now.abs_diff(one.at) < RELOADING
+                && one.hosts.contains(host)
+        })
+    }
+}
+
+/// A clock that was set back makes what was released after the present count as well as what was
+/// released that long before it.
+fn counts(at: u64, now: u64) -> bool {
+    now.abs_diff(at) < REMEMBERED
 }
 
 fn period(number: u64) -> String {
     format!("{DIRECTORY}/{number}")
 }
 
-/// A clock that was set back makes what was released after the present count as well as what was
-/// released that long before it.
-pub(super) fn counts(at: u64, now: u64) -> bool {
-    now.abs_diff(at) < REMEMBERED
+/// The periods in which something that counts may be, the latest first.
+fn periods(now: u64) -> impl Iterator<Item = u64> {
+    let present = now / REMEMBERED;
+    std::iter::once(present).chain(present.checked_sub(1))
 }
 
-fn mark(protocol: Protocol, port: NonZeroU16) -> String {
-    format!("{protocol}/{port}")
+fn path(owner: &Owner, number: u64) -> String {
+    let (kind, id) = match owner.uid() {
+        Some(uid) => ("pod", uid),
+        None => ("container", owner.container_id().unwrap_or_default()),
+    };
+    format!("{}/{kind}:{}.json", period(number), lookup::name(id))
 }
 
-/// When and by whom, as the target of a mark says it.
-pub(super) fn told(target: &str) -> Option<(u64, &str)> {
-    let (at, by) = target.split_once('/')?;
-    Some((at.parse().ok()?, by))
+/// A damaged memory, or one that cannot be read, is none.
+fn read(disk: &Disk, path: &str) -> Memory {
+    let bytes = disk.read(path).ok().flatten();
+    bytes.and_then(|bytes| record::decode(&bytes).ok()).unwrap_or_default()
 }
 
-/// Where all that a releaser gave back in a period is.
-pub(super) fn memory(period: &str, releaser: &Releaser) -> String {
-    format!("{period}/{releaser}.json")
+/// How many numbers are read at once.
+const PAGE: u16 = 1024;
+
+/// When the ports of each protocol were released, as far as that was asked.
+#[derive(Debug, Default)]
+pub struct Times(BTreeMap<(Protocol, u16), Vec<u8>>);
+
+/// Where the time of a port is.
+fn offset(port: u16) -> u64 {
+    u64::from(port) * size_of::<u32>() as u64
 }
 
-impl Shared {
-    /// Who released this port lately, on whatever address: at most two look-ups.
-    ///
-    /// # Errors
-    /// When the file system refuses; a damaged mark is none.
-    pub fn released_at(
-        &self,
+fn times(protocol: Protocol) -> String {
+    format!("{DIRECTORY}/{protocol}")
+}
+
+impl Times {
+    /// When a port was released, if that still counts. A time that cannot be read is none.
+    pub fn of(
+        &mut self,
+        shared: &Shared,
         protocol: Protocol,
         port: NonZeroU16,
         now: u64,
-    ) -> Result<Option<Mark>, Error> {
-        for period in periods(now) {
-            let target = self.disk.target(&format!("{period}/{}", mark(protocol, port)))?;
-            if let Some((at, by)) = target.as_deref().and_then(told) {
-                let mark = || Mark { by: Releaser(by.to_owned()), at };
-                return Ok(counts(at, now).then(mark));
-            }
-        }
-        Ok(None)
+    ) -> Option<u64> {
+        let (page, place) = (port.get() / PAGE, usize::from(port.get() % PAGE));
+        let bytes = self.0.entry((protocol, page)).or_insert_with(|| {
+            let length = usize::from(PAGE) * size_of::<u32>();
+            shared.disk.read_part(&times(protocol), offset(page * PAGE), length).unwrap_or_default()
+        });
+        let time = bytes.as_chunks().0.get(place).map(|bytes| u32::from_le_bytes(*bytes));
+        time.map(u64::from).filter(|at| counts(*at, now))
     }
+}
 
-    /// What this releaser gave back lately; what others have taken since is still in it. A damaged
-    /// memory, or one that cannot be read, is none.
+impl Shared {
+    /// What this pod or container released a short while ago; other holders may have taken some of it
+    /// since.
     #[must_use]
-    pub fn released_to(&self, releaser: &Releaser, now: u64) -> Option<Released> {
-        let read = |period: String| {
-            let bytes = self.disk.read(&memory(&period, releaser)).ok()??;
-            record::decode(&bytes).ok()
-        };
-        let latest: Option<Released> = periods(now).find_map(read);
-        latest.filter(|released| counts(released.at, now))
+    pub fn memory(&self, owner: &Owner, now: u64) -> Memory {
+        let all = periods(now).flat_map(|number| read(&self.disk, &path(owner, number)).releases);
+        Memory { releases: all.filter(|one| counts(one.at, now)).collect() }
     }
 }
 
 impl Locked {
-    /// Remembers for ten minutes what `record` owns, before [`Locked::remove`]. What somebody else
+    /// Remembers for ten minutes what `record` owns, before [`Locked::remove`]. What another holder
     /// has taken over is not its own to be remembered, so the late DEL of a superseded sandbox
     /// changes nothing.
     ///
@@ -164,25 +164,44 @@ impl Locked {
         if owned.is_empty() {
             return Ok(());
         }
-        let recent: Vec<String> = periods(now).collect();
-        for name in self.disk.names(DIRECTORY)? {
-            let path = format!("{DIRECTORY}/{name}");
-            if !recent.contains(&path) {
-                self.disk.remove_all(&path)?;
+        self.forget(now)?;
+        let hosts: BTreeSet<HostPort> = owned.iter().map(|mapping| mapping.host).collect();
+        let numbers: BTreeSet<_> =
+            hosts.iter().map(|host| (host.protocol, host.port.get())).collect();
+        let time = u32::try_from(now).unwrap_or(u32::MAX).to_le_bytes();
+        for (protocol, port) in &numbers {
+            let name = times(*protocol);
+            if self.disk.write_part(&name, offset(*port), &time).is_err() {
+                // Damaged.
+                self.disk.remove_all(&name)?;
+                self.disk.write_part(&name, offset(*port), &time)?;
             }
         }
-        let (releaser, period) = (Releaser::of(&record.owner), period(now / REMEMBERED));
-        for mapping in &owned {
-            let name = mark(mapping.host.protocol, mapping.host.port);
-            self.disk.link(&format!("{period}/{name}"), &format!("{now}/{releaser}"))?;
-        }
-        let hosts = owned.iter().map(|mapping| mapping.host).collect();
-        let numbers =
-            owned.iter().map(|mapping| (mapping.host.protocol, mapping.host.port.get())).collect();
         let grants =
             record.grants.iter().filter(|grant| is_whole(grant, &numbers)).cloned().collect();
-        let memory = Released { at: now, hosts, grants };
-        record::write(&self.disk, &format!("{period}/{releaser}.json"), &memory)
+        let holder = record.owner.holder.clone();
+        let path = path(&record.owner, now / REMEMBERED);
+        let mut memory = read(&self.disk, &path);
+        memory.releases.retain(|one| !one.holder.is_same_place(&holder));
+        memory.releases.push(Release { holder, at: now, hosts, grants });
+        record::write(&self.disk, &path, &memory)
+    }
+
+    /// Deletes a few files of older periods.
+    fn forget(&self, now: u64) -> Result<(), Error> {
+        let recent: Vec<u64> = periods(now).collect();
+        for name in self.disk.names(DIRECTORY)? {
+            let Ok(number) = name.parse() else { continue };
+            if recent.contains(&number) {
+                continue;
+            }
+            let old = period(number);
+            for name in self.disk.some_names(&old, FORGOTTEN)? {
+                self.disk.remove_all(&format!("{old}/{name}"))?;
+            }
+            self.disk.remove_if_empty(&old)?;
+        }
+        Ok(())
     }
 }
 

@@ -80,11 +80,14 @@ fn granted(locked: &Shared, container_id: &str, uid: &str) -> Record {
     record
 }
 
-fn released(locked: &Locked, record: &Record, now: u64) -> Releaser {
+fn released(locked: &Locked, record: &Record, now: u64) {
     locked.save(record).expect("saving");
     locked.remember(record, now).expect("remembering");
     locked.remove(record).expect("removing");
-    Releaser::of(&record.owner)
+}
+
+fn time_of(shared: &Shared, protocol: Protocol, number: u16, now: u64) -> Option<u64> {
+    Times::default().of(shared, protocol, port(number), now)
 }
 
 #[test]
@@ -92,48 +95,80 @@ fn what_was_released_is_remembered_for_ten_minutes() {
     let node = Node::new();
     let locked = node.lock();
     let record = granted(&locked, "old", "u1");
-    let releaser = released(&locked, &record, NOW);
-    let at = |number, now| locked.released_at(Protocol::Tcp, port(number), now).expect("looking");
-    let mark = Mark { by: releaser.clone(), at: NOW };
+    released(&locked, &record, NOW);
+    let at = |number, now| time_of(&locked, Protocol::Tcp, number, now);
     for now in [NOW, NOW + 1, NOW + REMEMBERED - 1, NOW - 1] {
-        assert_eq!(at(20001, now), Some(mark.clone()), "{now}");
-        let told = locked.released_to(&releaser, now).expect("a memory");
-        assert_eq!((told.at, told.grants), (NOW, record.grants.clone()));
-        assert!(told.hosts.iter().eq(record.mappings.iter().map(|m| &m.host)));
+        let memory = locked.memory(&record.owner, now);
+        assert_eq!(memory.grants(&record.owner.holder), record.grants, "{now}");
+        for number in [80, 20000, 20001] {
+            assert_eq!(at(number, now), Some(NOW), "{now}");
+            assert!(memory.has(Protocol::Tcp, port(number), NOW));
+            assert!(!memory.has(Protocol::Udp, port(number), NOW));
+            assert!(!memory.has(Protocol::Tcp, port(number), NOW + 1), "another had it since");
+        }
     }
     for now in [NOW + REMEMBERED, NOW + 10 * REMEMBERED, 0] {
         assert_eq!(at(20001, now), None, "{now}");
-        assert_eq!(locked.released_to(&releaser, now), None);
+        assert_eq!(locked.memory(&record.owner, now), Memory::default());
     }
     assert_eq!(at(20002, NOW), None);
-    assert_eq!(locked.released_at(Protocol::Udp, port(20001), NOW).expect("looking"), None);
+    assert_eq!(at(65535, NOW), None);
+    assert_eq!(time_of(&locked, Protocol::Udp, 20001, NOW), None);
 }
 
 #[test]
-fn the_new_sandbox_of_a_pod_is_the_same_releaser_and_nobody_else_is() {
+fn a_pod_finds_its_numbers_at_the_same_interface_of_any_sandbox() {
     let node = Node::new();
     let locked = node.lock();
-    let releaser = |record: &Record| Releaser::of(&record.owner);
     let old = granted(&locked, "old", "u1");
-    assert_eq!(releaser(&old), releaser(&granted(&locked, "new", "u1")));
-    assert_ne!(releaser(&old), releaser(&granted(&locked, "old", "u2")));
-    let nameless = granted(&locked, "old", "");
-    let podman = Record { owner: Owner { pod: None, ..old.owner.clone() }, ..old.clone() };
-    assert_eq!(releaser(&nameless), releaser(&podman), "by the container");
-    assert_ne!(releaser(&nameless), releaser(&granted(&locked, "old2", "")));
-    assert_ne!(releaser(&granted(&locked, "x", "old")), releaser(&podman), "a UID is no container");
-    let mut other_network = old.clone();
-    other_network.owner.holder = Attachment::new("net2", "old", "eth1").expect("valid").into();
-    assert_ne!(releaser(&old), releaser(&other_network));
-    assert!(releaser(&old).is_beside(&releaser(&other_network)), "it is the same pod");
-    assert!(!releaser(&old).is_beside(&releaser(&granted(&locked, "old", "u2"))));
-    assert!(!releaser(&granted(&locked, "x", "old")).is_beside(&releaser(&podman)));
+    released(&locked, &old, NOW);
+    let finds = |record: &Record| {
+        let grants = locked.memory(&record.owner, NOW).grants(&record.owner.holder);
+        !grants.is_empty()
+    };
+    assert!(finds(&old) && finds(&granted(&locked, "new", "u1")));
+    assert!(!finds(&granted(&locked, "old", "u2")), "another pod");
+    assert!(!finds(&granted(&locked, "old", "")), "a container without pod");
+    let mut elsewhere = old.clone();
+    elsewhere.owner.holder = Attachment::new("net2", "old", "eth1").expect("valid").into();
+    assert!(!finds(&elsewhere), "another network");
+    assert!(locked.memory(&elsewhere.owner, NOW).has(Protocol::Tcp, port(20000), NOW), "same pod");
+    let nameless = granted(&locked, "alone", "");
+    released(&locked, &nameless, NOW);
+    let podman = Record { owner: Owner { pod: None, ..nameless.owner.clone() }, ..nameless };
+    assert!(finds(&podman), "by the container");
+    assert!(!finds(&granted(&locked, "x", "alone")), "a UID is no container");
     for uid in ["../../x", "a:b", "\n", &"u".repeat(4000)] {
         let odd = granted(&locked, "old", uid);
-        let releaser = released(&locked, &odd, NOW);
-        assert!(locked.released_to(&releaser, NOW).is_some(), "{uid:?}");
+        released(&locked, &odd, NOW);
+        assert!(finds(&odd), "{uid:?}");
     }
     assert!(node.tree().iter().all(|name| !name.contains("..")), "{:?}", node.tree());
+}
+
+/// `podman network reload`: the runtime listens for the container between DEL and ADD.
+#[test]
+fn a_container_is_reloading_for_a_minute() {
+    let node = Node::new();
+    let locked = node.lock();
+    let record = granted(&locked, "c1", "");
+    released(&locked, &record, NOW);
+    let memory = locked.memory(&record.owner, NOW);
+    let listens = |network: &str, container: &str, number, now| {
+        let holder = Attachment::new(network, container, "eth0").expect("valid").into();
+        memory.is_reloading(&holder, &host("0.0.0.0", number), now)
+    };
+    assert!(listens("net", "c1", 20000, NOW) && listens("net", "c1", 80, NOW + 59));
+    assert!(listens("net2", "c1", 80, NOW), "in the container's other network");
+    assert!(!listens("net", "c1", 81, NOW), "never held");
+    assert!(!listens("net", "c2", 80, NOW), "another container");
+    assert!(!listens("net", "c1", 80, NOW + 60), "a daemon has taken the port since");
+    // The new sandbox of a pod has no listener of the old one's.
+    let pod = granted(&locked, "old", "u1");
+    released(&locked, &pod, NOW);
+    let memory = locked.memory(&pod.owner, NOW);
+    let new = granted(&locked, "new", "u1").owner.holder;
+    assert!(!memory.is_reloading(&new, &host("0.0.0.0", 80), NOW));
 }
 
 /// The late DEL of a sandbox that was superseded.
@@ -146,131 +181,84 @@ fn what_was_taken_over_is_not_released() {
     locked.save(&granted(&locked, "new", "u1")).expect("saving");
     locked.remember(&old, NOW).expect("remembering");
     locked.remove(&old).expect("removing");
-    assert_eq!(locked.released_to(&Releaser::of(&old.owner), NOW), None);
+    assert_eq!(locked.memory(&old.owner, NOW), Memory::default());
 
     let part = granted(&locked, "part", "u3");
     locked.save(&part).expect("saving");
     locked.save(&record(&locked, "other", &[host("0.0.0.0", 20001)])).expect("saving");
-    let memory = released(&locked, &Record { mappings: part.mappings[..1].to_vec(), ..part }, NOW);
-    let memory = locked.released_to(&memory, NOW).expect("a memory");
-    assert_eq!(memory.grants, [], "half of a run is not what was granted");
-    assert!(memory.hosts.iter().eq([&host("0.0.0.0", 80)]), "{:?}", memory.hosts);
+    let part = Record { mappings: part.mappings[..1].to_vec(), ..part };
+    released(&locked, &part, NOW);
+    let memory = locked.memory(&part.owner, NOW);
+    assert_eq!(memory.grants(&part.owner.holder), [], "half of a run is not what was granted");
+    assert!(memory.has(Protocol::Tcp, port(80), NOW));
+    assert!(!memory.has(Protocol::Tcp, port(20001), NOW));
 }
 
+/// However many pods come and go, what is kept is bounded, and no release has much to delete.
 #[test]
 fn the_memory_does_not_grow_and_the_latest_counts() {
     let node = Node::new();
     let locked = node.lock();
-    for step in 0..20 {
-        let now = NOW + step * REMEMBERED / 2;
-        let releaser = released(&locked, &granted(&locked, "c", &format!("u{step}")), now);
-        let mark = locked.released_at(Protocol::Tcp, port(20000), now).expect("looking");
-        assert_eq!(mark, Some(Mark { by: releaser, at: now }));
-        let periods = fs::read_dir(node.path("released")).expect("listing").count();
-        assert!(periods <= 2, "{periods}");
+    let files = || {
+        let periods = fs::read_dir(node.path("released")).expect("listing");
+        let dirs =
+            periods.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir());
+        dirs.map(|dir| fs::read_dir(dir).expect("listing").count()).sum::<usize>()
+    };
+    let mut most = 0;
+    for step in 0..400 {
+        let now = NOW + step * REMEMBERED / 100;
+        released(&locked, &granted(&locked, "c", &format!("u{step}")), now);
+        assert_eq!(time_of(&locked, Protocol::Tcp, 20000, now), Some(now));
+        most = most.max(files());
     }
+    assert!((200..=220).contains(&most), "two periods and what a few releases left: {most}");
+    let before = files();
+    released(&locked, &granted(&locked, "c", "last"), NOW + 100 * REMEMBERED);
+    assert!(before - files() <= 2 * 8, "few at a time");
 }
 
 #[test]
 fn a_damaged_memory_is_none() {
     let node = Node::new();
     let locked = node.lock();
-    let releaser = released(&locked, &granted(&locked, "old", "u1"), NOW);
-    let period = node.path("released").join((NOW / REMEMBERED).to_string());
-    fs::write(period.join(format!("{releaser}.json")), "{").expect("writing");
-    fs::remove_file(period.join("tcp/20000")).expect("removing");
-    fs::create_dir(period.join("tcp/20000")).expect("making a directory");
-    assert_eq!(locked.released_to(&releaser, NOW), None);
-    assert_eq!(locked.released_at(Protocol::Tcp, port(20000), NOW).expect("looking"), None);
-    // Where it is not read it is there: the number is deferred.
-    let other = Releaser::of(&granted(&locked, "other", "u2").owner);
-    for (releaser, deferred) in [(&other, true), (&releaser, false)] {
-        let listing = locked.listing(Protocol::Tcp, releaser, NOW).expect("listing");
-        assert_eq!(listing.is_released(port(20000)).expect("looking"), deferred);
+    let record = granted(&locked, "old", "u1");
+    released(&locked, &record, NOW);
+    let (times, number) = (node.path("released/tcp"), NOW / REMEMBERED);
+    let memory = node.path("released").join(format!("{number}/pod:u1.json"));
+    for damage in ["{", "", "{\"version\": 99, \"releases\": []}"] {
+        fs::write(&memory, damage).expect("writing");
+        assert_eq!(locked.memory(&record.owner, NOW), Memory::default(), "{damage}");
     }
-}
-
-/// Insists that a listing says of every port in question what a look at it says, to each of `releasers`.
-fn assert_listed(shared: &Shared, releasers: &[Releaser], now: u64) -> usize {
-    let mut released = 0;
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for releaser in releasers {
-            let listing = shared.listing(protocol, releaser, now).expect("listing");
-            for number in (80..83).chain(20000..20060).map(port) {
-                let entered = shared.entered_at(protocol, number).expect("looking");
-                assert_eq!(listing.is_entered(number), entered, "{protocol} {number}");
-                let mark = shared.released_at(protocol, number, now).expect("looking");
-                let expected = mark.as_ref().is_some_and(|mark| mark.by != *releaser);
-                let listed = listing.is_released(number).expect("looking");
-                assert_eq!(
-                    listed, expected,
-                    "{protocol} {number} at {now}: {mark:?} for {releaser}"
-                );
-                released += usize::from(listed);
-            }
-        }
-    }
-    released
+    fs::write(&times, "x").expect("writing");
+    assert_eq!(time_of(&locked, Protocol::Tcp, 20000, NOW), None);
+    fs::remove_file(&times).expect("removing");
+    fs::create_dir_all(times.join("20000")).expect("making a directory");
+    assert_eq!(time_of(&locked, Protocol::Tcp, 20000, NOW), None);
+    released(&locked, &record, NOW);
+    assert_eq!(time_of(&locked, Protocol::Tcp, 20000, NOW), Some(NOW), "it is made again");
+    assert_eq!(locked.memory(&record.owner, NOW).grants(&record.owner.holder), record.grants);
 }
 
 #[test]
 fn a_listing_says_what_looks_say() {
-    let mut released = 0;
-    for seed in 0..30 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let node = Node::new();
-        let locked = node.lock();
-        let mut now = NOW + random.u64(..REMEMBERED);
-        let mut releasers = Vec::new();
-        for step in 0..100 {
-            now += random.u64(..30);
-            let mut hosts: Vec<HostPort> =
-                (0..4).map(|_| host("::", random.u16(20000..20060))).collect();
-            hosts.sort();
-            hosts.dedup();
-            let mut record = record(&locked, &format!("c{step}"), &hosts);
-            let uid = format!("u{}", random.u8(..8));
-            record.owner.pod = Some(Pod { namespace: "a".into(), name: "b".into(), uid });
-            releasers.push(Releaser::of(&record.owner));
-            locked.save(&record).expect("saving");
-            if random.u8(..8) > 0 {
-                locked.remember(&record, now).expect("remembering");
-                locked.remove(&record).expect("removing");
-            }
-        }
-        // Nobody of us spells a port so, and a mark that is damaged is none.
-        let before = node.path("released").join((now / REMEMBERED - 1).to_string()).join("tcp");
-        fs::create_dir_all(&before).expect("making a directory");
-        for name in ["080", "+81", "82x", "65536", "20000"] {
-            fs::create_dir_all(node.path("ports/tcp").join(name)).expect("making a directory");
-            let _ = fs::remove_file(before.join(name));
-            std::os::unix::fs::symlink("x", before.join(name)).expect("linking");
-        }
-        releasers.sort_by_key(Releaser::to_string);
-        releasers.dedup();
-        for later in [0, 1, 300, REMEMBERED - 1, REMEMBERED, 2 * REMEMBERED] {
-            released += assert_listed(&locked, &releasers, now + later);
-            assert_listed(&locked, &releasers, now - later);
-        }
-    }
-    assert!(released > 10_000, "{released}");
-}
-
-#[test]
-fn a_mark_counts_to_the_second_in_a_listing_too() {
     let node = Node::new();
     let locked = node.lock();
-    let record = granted(&locked, "old", "u1");
-    let own = released(&locked, &record, NOW);
-    let other = Releaser::of(&granted(&locked, "other", "u2").owner);
-    let is_released = |releaser: &Releaser, now| {
-        let listing = locked.listing(Protocol::Tcp, releaser, now).expect("listing");
-        listing.is_released(port(20001)).expect("looking")
-    };
-    for (later, expected) in [(0, true), (REMEMBERED - 1, true), (REMEMBERED, false)] {
-        assert_eq!(is_released(&other, NOW + later), expected, "{later}");
-        assert!(!is_released(&own, NOW + later), "its own, {later}");
+    for number in [80, 9, 20000, 65535] {
+        let container = format!("c{number}");
+        locked.save(&record(&locked, &container, &[host("::", number)])).expect("saving");
     }
+    // No port is spelt so.
+    for name in ["080", "+81", "82x", "65536", "0"] {
+        fs::create_dir_all(node.path("ports/tcp").join(name)).expect("making a directory");
+    }
+    let all = locked.entered_ports(Protocol::Tcp).expect("listing");
+    assert_eq!(all, [9, 80, 20000, 65535].map(port));
+    for number in (1..=65535).map(port) {
+        let entered = locked.entered_at(Protocol::Tcp, number).expect("looking");
+        assert_eq!(all.contains(&number), entered, "{number}");
+    }
+    assert_eq!(locked.entered_ports(Protocol::Udp).expect("listing"), []);
 }
 
 /// For the report: `cargo test --release --lib choosing::figures -- --ignored --nocapture`.
@@ -296,20 +284,17 @@ fn figures() {
         let held = (20000..30000).filter(|n| locked.entered_at(Protocol::Tcp, port(*n)).expect(""));
         assert_eq!(held.count(), 9900);
     });
-    let somebody = Releaser::of(&record(&locked, "somebody", &[]).owner);
-    timed("listing, 9900 held", &|| {
-        let listing = locked.listing(Protocol::Tcp, &somebody, NOW).expect("");
-        assert_eq!((20000..30000).filter(|n| listing.is_entered(port(*n))).count(), 9900);
+    timed("entered_ports, 9900 held", &|| {
+        assert_eq!(locked.entered_ports(Protocol::Tcp).expect("").len(), 9900);
     });
-    timed("released_at, nothing there", &|| {
-        assert_eq!(locked.released_at(Protocol::Tcp, port(1), NOW).expect(""), None);
+    timed("times, nothing there", &|| {
+        assert_eq!(time_of(&locked, Protocol::Tcp, 1, NOW), None);
     });
     timed("cursor", &|| drop(locked.cursor(None)));
     timed("set_cursor", &|| locked.set_cursor(None, port(1)).expect(""));
     let one = granted(&locked, "old", "u1");
     locked.save(&one).expect("saving");
     timed("remember, 3 ports", &|| locked.remember(&one, NOW).expect(""));
-    let releaser = Releaser::of(&one.owner);
-    timed("released_to", &|| drop(locked.released_to(&releaser, NOW)));
+    timed("memory", &|| drop(locked.memory(&one.owner, NOW)));
     timed("save, 3 ports", &|| locked.save(&one).expect(""));
 }
