@@ -12,6 +12,7 @@
 
 mod adopt;
 mod asking;
+mod attacks;
 mod bare;
 mod bounds;
 mod chain;
@@ -36,6 +37,7 @@ mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod kubernetes;
+mod later;
 mod libcni;
 mod lifecycle;
 mod listeners;

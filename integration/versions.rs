@@ -13,10 +13,10 @@ use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::choosing::{annotated, chosen};
 use crate::node::{FIRST, Node, POD_PORT, Pod};
 use crate::operator::{self, told};
-use crate::plugin::Plugin;
+use crate::plugin::{Outcome, Plugin};
 use crate::probe::{Answer, Probe, Transport};
 use crate::talk::{self, Talk};
-use crate::view::{self, STATE};
+use crate::view::{self, STATE, snapshot};
 
 const ASKED: [(&str, &str); 2] = [
     ("autoport.cni/ports", "http=80, dns=53/tcp+udp, rtp=5000-5003/udp"),
@@ -37,21 +37,21 @@ fn by(plugin: Plugin, attachment: &Attachment) -> Attachment {
 }
 
 /// A node on which one version attached pods of every kind.
-struct Scene {
-    node: Node,
+pub(crate) struct Scene {
+    pub(crate) node: Node,
     _pods: [Pod; 3],
     /// Has ports that it named.
-    web: Attachment,
+    pub(crate) web: Attachment,
     /// Has ports that the node chose.
-    game: Attachment,
+    pub(crate) game: Attachment,
     /// Was there, and has given back the number it had.
     gone: Attachment,
     had: Vec<u16>,
-    talk: Talk,
+    pub(crate) talk: Talk,
 }
 
 impl Scene {
-    fn new(plugin: Plugin) -> Self {
+    pub(crate) fn new(plugin: Plugin) -> Self {
         let node = Node::new();
         let network = network(plugin);
         let uid = |one: Attachment| {
@@ -124,7 +124,7 @@ impl Scene {
     }
 
     /// Insists that everybody is reached as before.
-    fn assert_traffic(&mut self, what: &str) {
+    pub(crate) fn assert_traffic(&mut self, what: &str) {
         let numbers = chosen(&self.game);
         let [http, dns, ..] = numbers[..] else { panic!("{numbers:?}") };
         let probes = [
@@ -143,7 +143,7 @@ impl Scene {
     }
 
     /// A container of this version that wants these ports.
-    fn claim(&self, id: &str, mapping: PortMapping) -> Attachment {
+    pub(crate) fn claim(&self, id: &str, mapping: PortMapping) -> Attachment {
         let one = attachment(&self.node, &network(Plugin::Autoport), id, 900);
         one.of_pod("shop", id, &format!("uid-{id}")).mapping([mapping])
     }
@@ -295,4 +295,64 @@ fn a_container_of_the_previous_version_is_deleted_first() {
     view::assert_nothing_held_by_attachments();
     assert!(!Path::new(STATE).join("pods/uid-game").exists());
     assert_eq!(scene.node.client_asks(&Probe::tcp(FIRST[0], 8080)), Answer::Refused);
+}
+
+/// The previous version does not know what this one keeps beside its records, so it must not write.
+#[test]
+fn the_previous_version_refuses_a_store_of_this_one() {
+    let mut scene = Scene::new(Plugin::Autoport);
+    let known = scene.allocations(Plugin::Autoport);
+    let before = snapshot();
+    let unchanged = |what: &str, outcome: &dyn std::fmt::Display| {
+        assert_eq!(snapshot(), before, "{what}: {outcome}");
+    };
+    let newer = |outcome: &Outcome| {
+        assert!(!outcome.status.success(), "{outcome}");
+        let text = outcome.message();
+        assert!(text.contains("version 2") && text.contains(STATE), "{outcome}");
+    };
+    let mut claim = scene.claim("newcomer", tcp(9090));
+    claim.network.plugin = Plugin::Previous;
+    let [web, game] = [&scene.web, &scene.game].map(|one| by(Plugin::Previous, one));
+    for (what, call) in [
+        ("ADD", claim.plugin_call("ADD")),
+        ("the same ADD again", web.plugin_call("ADD")),
+        ("ADD of what was asked for by annotation", annotated(&game, "ADD", &ASKED)),
+        ("CHECK", web.plugin_call("CHECK")),
+    ] {
+        let outcome = call.run();
+        newer(&outcome);
+        unchanged(what, &outcome);
+    }
+    let mut collected = web.config();
+    collected["cni.dev/valid-attachments"] = json!([]);
+    for (what, call) in [
+        ("DEL", web.plugin_call("DEL")),
+        ("DEL of what was asked for by annotation", game.plugin_call("DEL")),
+        ("GC", web.plugin_call("GC").stdin(collected.to_string())),
+    ] {
+        let outcome = call.run();
+        let told = format!("{}{}", outcome.message(), outcome.stderr);
+        assert!(told.contains("version 2"), "{what}: {outcome}");
+        unchanged(what, &outcome);
+    }
+    for arguments in [
+        &["repair"][..],
+        &["repair", "--adopt"],
+        &["gc"],
+        &["reserve", "more", "9091/tcp"],
+        &["release", "dns"],
+    ] {
+        let (status, stdout, stderr) = operator::of(Plugin::Previous, &[], arguments);
+        assert!(!status.success(), "{arguments:?}: {stdout}{stderr}");
+        assert!(stderr.contains("version 2"), "{arguments:?}: {stdout}{stderr}");
+        unchanged(&format!("{arguments:?}"), &stderr);
+    }
+    assert_eq!(scene.allocations(Plugin::Autoport), known);
+    scene.assert_traffic("after commands of the previous version");
+    for one in [&scene.web, &scene.game] {
+        one.check().success();
+        run(one, "DEL").success();
+    }
+    view::assert_nothing_held_by_attachments();
 }
