@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use autoport::kernel::{Listener, Listeners, Process};
 use autoport::model::{HostPort, Protocol};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
+    socket, sockopt,
 };
 
-use crate::netns::Netns;
+use crate::netns::{Netns, ip};
 
 fn host(protocol: Protocol, address: &str, port: u16) -> HostPort {
     HostPort {
@@ -29,8 +29,8 @@ fn busy(protocol: Protocol, port: u16, claims: &[&str]) -> Vec<bool> {
     let answer = |claim: &&str| {
         let host = host(protocol, claim, port);
         let near = Listeners::near(&[host]).expect("listing");
-        assert_eq!(all.find(&host), near.find(&host), "{host}");
-        all.find(&host).is_some()
+        assert_eq!(all.find(&host, &[]), near.find(&host, &[]), "{host}");
+        all.find(&host, &[]).is_some()
     };
     claims.iter().map(answer).collect()
 }
@@ -84,6 +84,29 @@ fn one_socket_may_serve_both_families() {
     assert_eq!(busy(Protocol::Udp, 80, &CLAIMS), [true; 6]);
 }
 
+/// A socket that is bound to an interface has the addresses of that.
+#[test]
+fn an_interface_narrows_a_listener() {
+    let _here = Netns::isolate();
+    ip(
+        "link add eth1 type veth peer name eth2\naddr add 198.51.100.1/24 dev eth1\nlink set eth1 up",
+    );
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, None).expect("a socket");
+    setsockopt(&fd, sockopt::BindToDevice, &"eth1".into()).expect("binding to an interface");
+    bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 67)).expect("binding");
+    assert_eq!(
+        busy(Protocol::Udp, 67, &["0.0.0.0", "198.51.100.1", "192.0.2.1"]),
+        [true, true, false]
+    );
+    let listeners = Listeners::of(&[Protocol::Udp]).expect("listing");
+    let met = ["198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32"].map(|within| {
+        let within = within.parse().expect("a network");
+        listeners.find(&host(Protocol::Udp, "0.0.0.0", 67), &[within]).is_some()
+    });
+    assert_eq!(met, [true, false, false]);
+}
+
 /// The number of an outgoing connection is free, whatever a bind would say.
 #[test]
 fn a_client_is_no_listener() {
@@ -110,7 +133,7 @@ fn a_listener_is_named_with_its_process() {
     let server = TcpListener::bind("127.0.0.1:80").expect("listening");
     let claim = host(Protocol::Tcp, "0.0.0.0", 80);
     let listeners = Listeners::near(&[claim]).expect("listing");
-    let found: &Listener = listeners.find(&claim).expect("somebody listens");
+    let found: &Listener = listeners.find(&claim, &[]).expect("somebody listens");
     let link = std::fs::read_link(format!("/proc/self/fd/{}", server.as_raw_fd()));
     assert_eq!(link.expect("a link").to_str(), Some(&*format!("socket:[{}]", found.inode)));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
@@ -131,7 +154,7 @@ fn a_listener_is_named_with_its_process() {
 fn sctp_may_be_unknown() {
     let _here = Netns::isolate();
     let listeners = Listeners::of(&[Protocol::Sctp]).expect("listing");
-    assert_eq!(listeners.find(&host(Protocol::Sctp, "0.0.0.0", 80)), None);
+    assert_eq!(listeners.find(&host(Protocol::Sctp, "0.0.0.0", 80), &[]), None);
 }
 
 /// A kernel with 2000 sockets shows them in well under the time of an ADD.
@@ -164,7 +187,7 @@ fn two_thousand_sockets_are_no_trouble() {
     timed("near one number, TCP", &|| drop(Listeners::near(&both[..1]).expect("listing")));
     let listeners = Listeners::of(&TRANSPORTS).expect("listing");
     let found = (10_000..11_000).filter(|port| {
-        TRANSPORTS.iter().all(|p| listeners.find(&host(*p, "0.0.0.0", *port)).is_some())
+        TRANSPORTS.iter().all(|p| listeners.find(&host(*p, "0.0.0.0", *port), &[]).is_some())
     });
     assert_eq!(found.count(), tcp.len().min(udp.len()));
     assert!(all < Duration::from_millis(100), "{all:?}");

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 
 use serde_json::{Value, json};
 
-use crate::bare::{add, attachment, network, tcp};
+use crate::bare::{add, attachment, network, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::echo::Echo;
 use crate::netns::{ip, nft, sysctl};
@@ -73,6 +73,34 @@ fn host_addresses_say_where_wildcards_answer() {
     assert_eq!(Probe::tcp("127.0.0.1", PORT).ask(), Answer::Refused);
     // Who names an address means it.
     assert_eq!(both(&node, SECOND[0], PORT + 1, CLIENT[0]), by(CLIENT[0]));
+}
+
+/// A daemon on an address that the claim leaves out stays reachable there, and does not count.
+#[test]
+fn a_daemon_beside_the_claims_addresses_does_not_count() {
+    let node = Node::new();
+    let own = [PORT, PORT + 1].map(|port| (address(SECOND[0]), port).into());
+    let _daemon = Echo::start("daemon", &node.here, &own);
+    let _resolver = UdpSocket::bind(("127.0.0.53", PORT)).expect("a free port");
+    let network = |addresses: Value| network("blue").with("hostAddresses", addresses);
+    let everywhere = [udp(PORT), tcp(PORT), tcp(PORT).on(SECOND[0])];
+    for (mapping, remedy) in everywhere.into_iter().zip([true, true, false]) {
+        let web = attachment(&node, &network(json!([])), "web", 200).mapping([mapping]);
+        let refused = run(&web, "ADD");
+        let message = refused.failure(103).message().to_owned();
+        assert!(message.contains("hostListeners"), "{message}");
+        let both = message.contains("hostAddresses") && message.contains("host IP");
+        assert_eq!(both, remedy, "{message}");
+    }
+    let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport)
+        .with("hostAddresses", json!([FIRST[0], FIRST[1]]))
+        .with("portRange", format!("{}", PORT + 1));
+    let mappings = [PortMapping::both(PORT, POD_PORT, ""), vec![tcp(0)]].concat();
+    let (_web, _attachment) = node.attached("web", &blue, mappings);
+    for (port, to) in [PORT, PORT + 1].into_iter().zip(FIRST) {
+        assert_eq!(node.client_asks(&Probe::tcp(to, port)).by(), Some("web"));
+        assert_eq!(node.client_asks(&Probe::tcp(SECOND[0], port)).by(), Some("daemon"));
+    }
 }
 
 #[test]

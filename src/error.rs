@@ -53,8 +53,11 @@ pub enum Error {
     /// A process of the host has the port.
     #[error(
         "host port {wanted} is in use on the host: {}{listener} listens there; stop it, ask for \
-         another port, or set hostListeners to \"ignore\"",
+         another port, {}or set hostListeners to \"ignore\"",
         process.as_ref().map_or(String::new(), |process| format!("{process}, ")),
+        if wanted.is_wildcard() && !listener.address.is_unspecified() {
+            "leave out its address (a host IP for the port, or hostAddresses for the network), "
+        } else { "" },
     )]
     Listening {
         /// What was asked for.

@@ -118,7 +118,7 @@ impl<'a> Chooser<'a> {
     pub(super) fn find_listeners(&self) -> Result<(), Error> {
         let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
         for host in hosts.filter(|host| !self.is_its_own(host)) {
-            if let Some(listener) = self.listeners.find(&host) {
+            if let Some(listener) = self.listeners.find(&host, &self.ask.policy.host_addresses) {
                 let listener = Box::new(listener.clone());
                 return Err(Error::Listening { wanted: host, listener, process: None });
             }
@@ -192,8 +192,9 @@ impl<'a> Chooser<'a> {
 
     /// Whether packets would go to a process of the host, or to a pod of portmap.
     fn is_in_use(&self, spot: Spot) -> bool {
+        let within = &self.ask.policy.host_addresses;
         let is_listened_on =
-            |host: &HostPort| self.listeners.find(host).is_some() && !self.is_its_own(host);
+            |host: &HostPort| self.listeners.find(host, within).is_some() && !self.is_its_own(host);
         spot.hosts().any(|host| is_listened_on(&host) || self.portmap.chain_of(&host).is_some())
     }
 }

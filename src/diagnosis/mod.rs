@@ -89,8 +89,9 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     findings.extend(node_file::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
     findings.extend(conflist::findings(facts, &networks).unwrap_or_else(|unseen| vec![unseen]));
     findings.extend(records::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
-    let ranges = ports::ranges(&conflist::configs(facts, &networks));
-    findings.extend(ports::findings(facts, &ranges));
+    let configs = conflist::configs(facts, &networks);
+    let ranges = ports::ranges(&configs);
+    findings.extend(ports::findings(facts, &configs, &ranges));
     findings.extend(network::findings(facts, &ranges));
     findings
 }

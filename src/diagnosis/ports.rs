@@ -1,19 +1,18 @@
 //! The numbers that the node may choose, against everybody else who uses numbers.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use super::{Facts, Finding, some_of};
 use crate::cni::Config;
 use crate::kernel::{Listener, Named};
-use crate::model::{HostPort, PortRange};
+use crate::model::{HostPort, PortRange, Record};
 
 const CHECK: &str = "port range";
 
 /// kube-apiserver's `--service-node-port-range`, unless told otherwise.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
 
-pub(super) fn findings(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
+pub(super) fn findings(facts: &Facts, configs: &[Config], ranges: &[PortRange]) -> Vec<Finding> {
     if ranges.is_empty() {
         return Vec::new();
     }
@@ -25,7 +24,7 @@ pub(super) fn findings(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
         let text = format!("{} meets nobody else's range", some_of(ranges));
         findings.push(Finding::ok(CHECK, text));
     }
-    findings.extend(listeners(facts, ranges).unwrap_or_else(|unseen| vec![unseen]));
+    findings.extend(listeners(facts, configs).unwrap_or_else(|unseen| vec![unseen]));
     findings
 }
 
@@ -129,23 +128,37 @@ fn covers(runs: &[PortRange], whole: PortRange) -> bool {
     runs.iter().any(|run| includes(*run, whole))
 }
 
-fn listeners(facts: &Facts, ranges: &[PortRange]) -> Result<Vec<Finding>, Finding> {
+/// Whether the network would choose the port, but for the listener.
+fn is_in_the_way(config: &Config, listener: &Listener) -> bool {
+    let Listener { protocol, port, .. } = *listener;
+    let mut hosts = HostPort::each(protocol, None, port);
+    ranges(std::slice::from_ref(config)).iter().any(|range| range.contains(port))
+        && hosts.any(|host| listener.meets(&host, &config.policy.host_addresses))
+}
+
+fn listeners(facts: &Facts, configs: &[Config]) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "listeners";
     let listeners = facts.listeners.or(
         || Finding::unseen(CHECK, "the sockets that listen"),
         |why| Finding::warning(CHECK, why, "modprobe inet_diag, tcp_diag, udp_diag"),
     )?;
-    let records = facts.records().iter();
-    let held: BTreeMap<&HostPort, String> = records
-        .flat_map(|record| record.mappings.iter().map(|one| (&one.host, record.owner.to_string())))
-        .filter(|(_, owner)| !owner.is_empty())
+    let held: Vec<(&Record, &HostPort)> = facts
+        .records()
+        .iter()
+        .flat_map(|record| record.mappings.iter().map(move |mapping| (record, &mapping.host)))
         .collect();
+    let holder = |listener: &Listener| {
+        let meets = |(record, host): &&(&Record, &HostPort)| {
+            listener.meets(host, &record.policy.host_addresses)
+        };
+        held.iter().find(meets)
+    };
     let mut findings = Vec::new();
     let on_held: Vec<String> = listeners
         .iter()
         .filter_map(|listener| {
-            let (host, owner) = held.iter().find(|(host, _)| listener.meets(host))?;
-            Some(format!("{} on {host}, which {owner} holds", Named(listener)))
+            let (record, host) = holder(listener)?;
+            Some(format!("{} on {host}, which {} holds", Named(listener), record.owner))
         })
         .collect();
     if !on_held.is_empty() {
@@ -157,8 +170,8 @@ fn listeners(facts: &Facts, ranges: &[PortRange]) -> Result<Vec<Finding>, Findin
     }
     let in_range: Vec<&Listener> = listeners
         .iter()
-        .filter(|listener| ranges.iter().any(|range| range.contains(listener.port)))
-        .filter(|listener| !held.keys().any(|host| listener.meets(host)))
+        .filter(|listener| configs.iter().any(|config| is_in_the_way(config, listener)))
+        .filter(|listener| holder(listener).is_none())
         .collect();
     if !in_range.is_empty() {
         let named: Vec<Named> = in_range.into_iter().map(Named).collect();

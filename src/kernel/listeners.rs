@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::libc;
+use nix::net::if_::if_indextoname;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::Error;
@@ -41,6 +44,7 @@ mod uapi {
     pub(super) const STATE: usize = 1;
     pub(super) const SOURCE_PORT: usize = 4;
     pub(super) const SOURCE: usize = 8;
+    pub(super) const INTERFACE: usize = 40;
     pub(super) const UID: usize = 64;
     pub(super) const INODE: usize = 68;
 }
@@ -61,6 +65,8 @@ pub struct Listener {
     pub uid: u32,
     /// Whether it is an IPv6 socket that takes no IPv4 packets.
     only_v6: bool,
+    /// The number of the interface that it is bound to (`SO_BINDTODEVICE`).
+    device: Option<NonZeroU32>,
 }
 
 impl fmt::Display for Listener {
@@ -75,21 +81,34 @@ impl fmt::Display for Listener {
 }
 
 impl Listener {
-    /// Whether packets for `host` could be meant for this socket.
+    /// Whether packets for `host` could be meant for this socket. A wildcard answers on the node's addresses in
+    /// `within`; empty means on every one.
     #[must_use]
-    pub fn meets(&self, host: &HostPort) -> bool {
-        let at = |address| HostPort { protocol: self.protocol, address, port: self.port };
-        let (own, mapped) = match self.address {
-            IpAddr::V4(_) => (self.address, None),
-            IpAddr::V6(address) => match address.to_ipv4_mapped() {
-                Some(v4) => (IpAddr::V4(v4), None),
-                None if address.is_unspecified() && !self.only_v6 => {
-                    (self.address, Some(Family::V4.wildcard()))
-                }
-                None => (self.address, None),
-            },
-        };
-        at(own).overlaps(host) || mapped.is_some_and(|mapped| at(mapped).overlaps(host))
+    pub fn meets(&self, host: &HostPort, within: &[IpNetwork]) -> bool {
+        let address = self.address.to_canonical();
+        let takes_both = self.address == Family::V6.wildcard() && !self.only_v6;
+        let is_of_family = address.is_ipv4() == host.address.is_ipv4() || takes_both;
+        if (self.protocol, self.port) != (host.protocol, host.port) || !is_of_family {
+            return false;
+        }
+        let is_within = |own| within.is_empty() || within.iter().any(|one| one.contains(own));
+        let answers_on =
+            |own: &IpAddr| *own == host.address || host.is_wildcard() && is_within(*own);
+        if !address.is_unspecified() {
+            return answers_on(&address);
+        }
+        let family = |one: &IpAddr| one.is_ipv4() == host.address.is_ipv4();
+        if host.is_wildcard() && within.is_empty() {
+            return true;
+        }
+        if host.is_wildcard() && !within.iter().any(|network| family(&network.ip())) {
+            return false;
+        }
+        // One that is bound to an interface has the addresses of that. An interface without any is one that
+        // leads to others, such as a VRF.
+        let own = self.device.map_or_else(Vec::new, addresses_of);
+        let mut own = own.iter().filter(|one| family(one)).peekable();
+        own.peek().is_none() || own.any(answers_on)
     }
 
     /// Reads one `struct inet_diag_msg`: a socket, once for each address that it is bound to. Nothing
@@ -130,8 +149,22 @@ impl Listener {
             inode: number(uapi::INODE)?,
             uid: number(uapi::UID)?,
             only_v6,
+            device: NonZeroU32::new(number(uapi::INTERFACE)?),
         })
     }
+}
+
+/// The addresses of an interface; none where they cannot be had.
+fn addresses_of(device: NonZeroU32) -> Vec<IpAddr> {
+    let Ok(name) = if_indextoname(device.get()) else { return Vec::new() };
+    let all = getifaddrs().into_iter().flatten();
+    let own = all.filter(|one| one.interface_name.as_bytes() == name.to_bytes());
+    let address = |one: InterfaceAddress| {
+        let address = one.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    own.filter_map(address).collect()
 }
 
 /// Reads the address of a `struct sockaddr_storage`.
@@ -215,11 +248,11 @@ impl Listeners {
         Ok(())
     }
 
-    /// The first that `host` would be in the way of.
+    /// The first that `host` would be in the way of, answering `within`.
     #[must_use]
-    pub fn find(&self, host: &HostPort) -> Option<&Listener> {
+    pub fn find(&self, host: &HostPort, within: &[IpNetwork]) -> Option<&Listener> {
         let at_port = self.by_port.get(&(host.protocol, host.port))?;
-        at_port.iter().find(|listener| listener.meets(host))
+        at_port.iter().find(|listener| listener.meets(host, within))
     }
 
     /// All of them, by protocol and port.

@@ -135,7 +135,7 @@ impl Way {
         let host = query.host();
         let listener = Listeners::near(&[host])
             .ok()
-            .and_then(|all| Some(kernel::Named(all.find(&host)?).to_string()));
+            .and_then(|all| Some(kernel::Named(all.find(&host, &[])?).to_string()));
         Ok(Self {
             query,
             from_node,
@@ -304,8 +304,8 @@ fn look_inside(
         let back = kernel::path(client, None);
         Some(Inside {
             has_address: local.contains(target.ip()),
-            listener: listeners.find(&at(target.ip())).cloned(),
-            elsewhere: listeners.find(&wildcard).cloned(),
+            listener: listeners.find(&at(target.ip()), &[]).cloned(),
+            elsewhere: listeners.find(&wildcard, &[]).cloned(),
             no_way_back: back.err().map(|error| format!("no route to {client}: {error}")),
         })
     };

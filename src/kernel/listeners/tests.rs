@@ -49,13 +49,38 @@ fn what_meets_what() {
     for (address, only_v6, met, unmet) in cases {
         let listener = listener(address, only_v6);
         for claim in met {
-            assert!(listener.meets(&host(Protocol::Tcp, claim, 53)), "{address} {claim}");
+            assert!(listener.meets(&host(Protocol::Tcp, claim, 53), &[]), "{address} {claim}");
         }
         for claim in unmet {
-            assert!(!listener.meets(&host(Protocol::Tcp, claim, 53)), "{address} {claim}");
+            assert!(!listener.meets(&host(Protocol::Tcp, claim, 53), &[]), "{address} {claim}");
         }
-        assert!(!listener.meets(&host(Protocol::Udp, met[0], 53)), "{address}: protocol");
-        assert!(!listener.meets(&host(Protocol::Tcp, met[0], 54)), "{address}: port");
+        assert!(!listener.meets(&host(Protocol::Udp, met[0], 53), &[]), "{address}: protocol");
+        assert!(!listener.meets(&host(Protocol::Tcp, met[0], 54), &[]), "{address}: port");
+    }
+}
+
+/// With `hostAddresses` a wildcard answers on few addresses.
+#[test]
+fn a_narrow_claim_meets_who_listens_where_it_answers() {
+    let within = ["192.0.2.0/24", "2001:db8::1/128"].map(|it| it.parse().expect("a network"));
+    let cases = [
+        // Listener, only IPv6, whether the claims on 0.0.0.0 and [::] meet it.
+        ("127.0.0.53", None, [false, false]),
+        ("192.0.2.1", None, [true, false]),
+        ("0.0.0.0", None, [true, false]),
+        ("::", Some(0), [true, true]),
+        ("::", Some(1), [false, true]),
+        ("2001:db8::1", Some(0), [false, true]),
+        ("2001:db8::2", Some(0), [false, false]),
+        ("::ffff:192.0.2.1", Some(0), [true, false]),
+        ("::ffff:198.51.100.1", Some(0), [false, false]),
+    ];
+    for (address, only_v6, expected) in cases {
+        let listener = listener(address, only_v6);
+        let meets =
+            |claim, within: &[IpNetwork]| listener.meets(&host(Protocol::Tcp, claim, 53), within);
+        assert_eq!(["0.0.0.0", "::"].map(|claim| meets(claim, &within)), expected, "{address}");
+        assert!(!meets("0.0.0.0", &within[1..]), "{address}: it answers in no IPv4 network");
     }
 }
 
