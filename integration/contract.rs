@@ -214,8 +214,8 @@ fn what_others_have_is_untouched() {
 #[test]
 fn a_table_that_must_not_be_touched_is_not() {
     let one = pod("one", "10.1.0.5/24", &[8001]);
-    let later = "autoport layout 2 instance 00112233445566778899aabbccddeeff";
-    for comment in [later, "autoport layout 1 instance ffffffffffffffffffffffffffffffff"] {
+    let later = "autoport layout 3 instance 00112233445566778899aabbccddeeff";
+    for comment in [later, "autoport layout 2 instance ffffffffffffffffffffffffffffffff"] {
         elsewhere(|| {
             nft(&format!("table inet autoport {{\n\tcomment \"{comment}\"\n}}\n"));
             let before = full_ruleset();
@@ -223,7 +223,7 @@ fn a_table_that_must_not_be_touched_is_not() {
             let applied = apply(&change(&[], &[&one]), &everything);
             let rebuilt = open().rebuild(&everything);
             for error in [applied.expect_err(comment), rebuilt.expect_err(comment)] {
-                let newer = matches!(error, Error::NewerLayout { found: 2 });
+                let newer = matches!(error, Error::NewerLayout { found: 3 });
                 let other = matches!(error, Error::OtherInstance { .. });
                 assert!(if comment == later { newer } else { other }, "{comment}: {error}");
             }
@@ -240,7 +240,7 @@ fn a_table_that_is_of_no_use_is_built_again() {
         rebuild(&everything);
         full_ruleset()
     });
-    let older = "comment \"autoport layout 0 instance 00112233445566778899aabbccddeeff\"";
+    let older = "comment \"autoport layout 1 instance 00112233445566778899aabbccddeeff\"";
     let tables = ["", "table inet autoport { }", &format!("table inet autoport {{ {older}; }}")];
     for table in tables {
         elsewhere(|| {

@@ -295,7 +295,7 @@ fn a_foreign_element_that_takes_its_packets_is_noticed() {
 #[test]
 fn an_intact_older_layout_passes_check() {
     let scene = Scene::new();
-    let older = scene.intact.replace("layout 1", "layout 0");
+    let older = scene.intact.replace("layout 2", "layout 1");
     let older = older.replace("chain guard {", "chain ancient {\n\t}\n\n\tchain guard {");
     nft(&format!("flush ruleset\n{older}"));
     scene.attachment.check().success();

@@ -37,7 +37,7 @@ fn loaded(before: &str, script: &str) -> String {
 /// The instance in the comment of our table.
 fn instance(listing: &str) -> String {
     let line = listing.lines().find_map(|line| line.split_once(" instance "));
-    line.map_or(String::new(), |(_, id)| id.trim_end_matches('"').to_owned())
+    line.map_or(String::new(), |(_, id)| id.split([' ', '"']).next().unwrap_or_default().to_owned())
 }
 
 /// Insists that what is explained is what the ADD then does, in the table and by number.

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::bare::{add, attachment, network, run, tcp};
+use crate::bare::{self, add, attachment, network, run, tcp};
 use crate::chain::{Attachment, Network};
 use crate::netns::{ip, nft};
 use crate::node::Node;
+use crate::operator::{autoport, told};
 use crate::plugin::{Call, Outcome, Plugin};
 use crate::view::{self, STATE, snapshot};
 
@@ -118,6 +119,51 @@ fn gc_clears_away_what_nobody_recorded() {
     fs::write(unreadable, "{").expect("the record is ours");
     gc(&json!({"cni.dev/valid-attachments": [entry("b")]})).success();
     scene.assert_left("GC", "bd");
+}
+
+/// `nerdctl compose` makes a network and a subnet for each project: what each leaves in the table goes,
+/// and what others use stays.
+#[test]
+fn gc_clears_away_the_chains_and_sets_of_networks_that_are_gone() {
+    let node = Node::new();
+    let plain = network("blue");
+    let gated = network("gated")
+        .with("sourceRanges", json!(["192.0.2.0/24", "2001:db8::/32"]))
+        .with("hostAddresses", json!(["192.0.2.0/24"]))
+        .with("markMasqBit", 9);
+    let lasting = attachment(&node, &plain, "web", 5).mapping([tcp(8080)]);
+    add(&node, &lasting);
+    let (before, works) = (view::table().len(), || run(&lasting, "CHECK").success());
+    let come_and_go = || {
+        for number in 0..5_u16 {
+            let network = if number == 4 { &gated } else { &plain };
+            let id = format!("c{number}");
+            let mut one = attachment(&node, network, &id, 50).mapping([tcp(9000 + number)]);
+            let own = [format!("10.77.{number}.2/24"), format!("fd00:77:{number}::2/64")];
+            one.result = Some(bare::result("1.1.0", &own));
+            add(&node, &one);
+            run(&one, "DEL").success();
+        }
+        assert!(view::table().len() > before + 5 * 9, "what it is about");
+    };
+    for clear in [&["gc"][..], &["repair"]] {
+        come_and_go();
+        let (_, stdout, notes) = autoport(clear);
+        let said = format!("{stdout}{notes}");
+        assert!(said.contains("without a host port"), "{said}");
+        assert_eq!(view::table().len(), before, "{clear:?}");
+        works();
+        let again = told(&["repair"]);
+        assert!(again.contains("equals the records"), "{again}");
+    }
+    // The runtime's own, and then a pod of a network whose chains are gone.
+    come_and_go();
+    gc(&json!({"cni.dev/valid-attachments": [entry("web")]})).success();
+    assert_eq!(view::table().len(), before);
+    let one = attachment(&node, &gated, "late", 60).mapping([tcp(9100)]);
+    add(&node, &one);
+    run(&one, "CHECK").success();
+    works();
 }
 
 #[test]

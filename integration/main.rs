@@ -14,6 +14,7 @@ mod adopt;
 mod asking;
 mod attacks;
 mod bare;
+mod boot;
 mod bounds;
 mod chain;
 mod choosing;
@@ -30,6 +31,7 @@ mod explain;
 #[cfg(target_arch = "x86_64")]
 mod faults;
 mod gc;
+mod guard;
 mod hostile;
 mod install;
 mod intruders;

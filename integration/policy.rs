@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::bare::{add, attachment, network, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::echo::Echo;
-use crate::netns::{ip, nft, sysctl};
+use crate::netns::{ip, nft};
 use crate::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND, address};
 use crate::plugin::Plugin;
 use crate::probe::{Answer, Probe};
@@ -228,45 +228,4 @@ fn route_localnet_is_set_towards_the_pod_only() {
             assert_eq!(route_localnet("cni1"), "1");
         }
     }
-}
-
-/// Where somebody else (kube-proxy) set `route_localnet` everywhere, the guard keeps the node's
-/// loopback from those outside: as a destination, and as a source.
-#[test]
-fn loopback_is_guarded_against_outsiders() {
-    let (node, _pod, _attachment) = scene("snat", json!(true));
-    sysctl("net/ipv4/conf/uplink/route_localnet", "1");
-    sysctl("net/ipv4/conf/uplink/accept_local", "1");
-    sysctl("net/ipv4/conf/all/rp_filter", "0");
-    sysctl("net/ipv4/conf/uplink/rp_filter", "0");
-    let _private = Echo::start("private", &node.here, &[(address("127.0.0.1"), 9999).into()]);
-    let open = UdpSocket::bind((FIRST[0], 9998)).expect("a free port");
-    open.set_read_timeout(Some(crate::probe::SILENCE)).expect("a timeout");
-    node.client.run(|| {
-        sysctl("net/ipv4/conf/all/route_localnet", "1");
-        ip(&format!(
-            "addr del 127.0.0.1/8 dev lo
-             route add 127.0.0.0/8 via {} dev eth0 src {}
-             addr add 127.0.0.77/32 dev eth0",
-            FIRST[0], CLIENT[0]
-        ));
-    });
-    let destination = || {
-        let probes = [Probe::tcp("127.0.0.1", 9999), Probe::udp("127.0.0.1", 9999)];
-        probes.map(|probe| node.client_asks(&probe.from(CLIENT[0], 0).in_vain()))
-    };
-    let source = || {
-        node.client.run(|| {
-            let client = UdpSocket::bind("127.0.0.77:0").expect("an address of its own");
-            client.send_to(b"?", (FIRST[0], 9998)).expect("it is routed");
-        });
-        open.recv_from(&mut [0; 8]).is_ok()
-    };
-    assert_eq!(destination(), [Answer::Silence, Answer::Silence]);
-    assert!(!source(), "a packet from 127.0.0.77 came in");
-    // The test would see an open door.
-    nft("flush chain inet autoport guard");
-    let reached = destination().map(|answer| answer.by().map(str::to_owned));
-    assert_eq!(reached, ["private", "private"].map(|name| Some(name.to_owned())));
-    assert!(source(), "nothing but the guard kept it out");
 }

@@ -1,5 +1,6 @@
 //! Records made of the library's own types, for what is asked of the kernel without the plugin.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
@@ -74,7 +75,10 @@ pub(crate) fn pod(name: &str, address: &str, ports: &[u16]) -> Record {
 
 /// The table of these records.
 pub(crate) fn ruleset(records: &[&Record]) -> Ruleset {
-    Ruleset::new(Identity::current(INSTANCE), records.iter().copied())
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot ID");
+    let boot = Some(boot.trim().to_owned());
+    let identity = Identity { boot, ..Identity::current(INSTANCE) };
+    Ruleset::new(identity, records.iter().copied())
 }
 
 /// The change that takes `released` away and brings `wanted` in.

@@ -114,14 +114,14 @@ fn a_table_of_a_later_layout_is_never_rebuilt() {
     add(node, &second);
     // A later version that still has our maps, and a chain that we do not know.
     let comment = |layout| format!("autoport layout {layout} instance {}", instance());
-    let later = full_ruleset().replace(&comment(1), &comment(2));
+    let later = full_ruleset().replace(&comment(2), &comment(3));
     let later = later.replace("chain hostports {", "chain novelty {\n\t}\n\n\tchain hostports {");
     nft(&format!("flush ruleset\n{later}"));
     let before = view::snapshot();
-    assert!(before.contains("layout 2"), "the later table is there: {before}");
+    assert!(before.contains("layout 3"), "the later table is there: {before}");
     let third = attachment(node, &network("other"), "third", 201).mapping([tcp(9091)]);
     let refused = run(&third, "ADD");
-    assert!(refused.failure(110).message().contains("layout 2"), "{refused}");
+    assert!(refused.failure(110).message().contains("layout 3"), "{refused}");
     assert_eq!(view::snapshot(), before, "nothing changed");
     web.check().success();
     run(&second, "DEL").success();

@@ -58,6 +58,7 @@ fn normalised_part(part: &str) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_instance =
         word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) && !digits(word);
+    let is_boot = word.len() == 36 && word.bytes().filter(|byte| *byte == b'-').count() == 4;
     let is_time = word.len() == 20 && word.ends_with('Z') && word.as_bytes()[10] == b'T';
     let is_namespace = word
         .split_once(':')
@@ -67,6 +68,7 @@ fn normalised_part(part: &str) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let name = match word {
         _ if is_instance => "INSTANCE",
+        _ if is_boot => "BOOT",
         _ if is_time => "TIME",
         _ if is_namespace => "DEVICE:INODE",
         _ if is_socket => "socket:[INODE]",

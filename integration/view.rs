@@ -51,11 +51,22 @@ pub(crate) fn flows() -> BTreeSet<String> {
     panic!("no two listings of the flows agree: {last:#?}");
 }
 
-/// Every element of every map and set, each with the name of where it is.
+/// The names of the interfaces that are guarded.
+pub(crate) fn guarded() -> Vec<String> {
+    let table = table();
+    let sets = table.iter().filter(|part| part["set"]["name"] == "guarded");
+    let elements = sets.flat_map(|part| part["set"]["elem"].as_array().into_iter().flatten());
+    let mut names: Vec<_> =
+        elements.map(|name| name.as_str().expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Every element of every map and set that serves a host port, each with the name of where it is.
 pub(crate) fn elements() -> Vec<String> {
     let mut found = Vec::new();
     for part in table() {
-        for set in [&part["map"], &part["set"]] {
+        for set in [&part["map"], &part["set"]].into_iter().filter(|set| set["name"] != "guarded") {
             for element in set["elem"].as_array().into_iter().flatten() {
                 found.push(format!("{}: {element}", set["name"].as_str().unwrap_or_default()));
             }

@@ -30,11 +30,11 @@ fn records_and_table_that_differ_are_named() {
     );
     failed(
         &|| {
-            let newer = ruleset().replace("autoport layout 1 ", "autoport layout 2 ");
+            let newer = ruleset().replace("autoport layout 2 ", "autoport layout 3 ");
             nft(&format!("flush ruleset\n{newer}"));
         },
         "plugin",
-        &["the table has layout 2"],
+        &["the table has layout 3"],
         &|_| {
             nft("delete table inet autoport");
             told(&["repair"]);

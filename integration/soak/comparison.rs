@@ -159,8 +159,16 @@ impl Soak {
         let pods: Vec<_> = flows().into_iter().filter(|flow| is_pod(flow.by)).collect();
         assert!(pods.is_empty(), "seed {seed}: flows are left: {pods:?}");
         let left: Vec<String> = view::tree(Path::new(STATE)).lines().map(str::to_owned).collect();
-        let expected =
-            ["lock", "instance", "cursors/", "released/", "ports/", "attachments/", "pods/"];
+        let expected = [
+            "lock",
+            "instance",
+            "cursors/",
+            "released/",
+            "ports/",
+            "attachments/",
+            "pods/",
+            "loopback/",
+        ];
         let stray = left.iter().find(|line| {
             let path = line.strip_prefix(&format!("{STATE}/"));
             !path.is_none_or(|path| expected.iter().any(|one| path.starts_with(one)))

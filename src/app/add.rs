@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::loopback::{self, Opening};
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
 use super::{choose, del, end_flows, everything, failed};
@@ -60,7 +61,9 @@ fn under_lock(
         log.note(Event::Superseded { claimant, holder, reason });
         del::remove(locked, &record, now, log)?;
     }
-    let transfer = Transfer::new(locked, before, wanted)?;
+    let opening =
+        loopback::towards(Some(locked), &wanted, &ask.host_interfaces, &ask.guard_except)?;
+    let transfer = Transfer::new(locked, before, wanted, opening)?;
     let new = match transfer.record().and_then(|()| transfer.apply(&mut nft, log)) {
         Ok(new) => new,
         Err(error) => {
@@ -73,11 +76,11 @@ fn under_lock(
     // While the record still tells a DEL which flows there may be.
     end_flows(&mut nft, &Redirected { gone: transfer.gone(), new, pods_stay: true }, log);
     transfer.settle()?;
-    let finished = allow_loopback(locked, &transfer.wanted, &ask.host_interfaces)
+    let opened = transfer.opening.as_ref().map_or(Ok(()), Opening::open);
+    let finished = opened
         .and_then(|()| choose::move_cursors(locked, ask, &cursors))
         .and_then(|()| publish(locked, &transfer.wanted));
     if let Err(error) = finished {
-        // It can only be done last: the guard must be in force before.
         if transfer.before.is_none()
             && let Err(left) = del::remove(locked, &transfer.wanted, now, log)
         {
@@ -117,15 +120,22 @@ struct Transfer<'a> {
     wanted: Record,
     /// Where the elements are of what it held.
     released: BTreeSet<(Set, Key)>,
+    /// The interface by which the node's own processes reach it.
+    opening: Option<Opening>,
 }
 
 impl<'a> Transfer<'a> {
-    fn new(locked: &'a Locked, before: Option<Record>, wanted: Record) -> Result<Self, Error> {
+    fn new(
+        locked: &'a Locked,
+        before: Option<Record>,
+        wanted: Record,
+        opening: Option<Opening>,
+    ) -> Result<Self, Error> {
         let mut released = BTreeSet::new();
         if let Some(before) = &before {
             released = prepare::released(locked, before)?;
         }
-        Ok(Self { locked, before, wanted, released })
+        Ok(Self { locked, before, wanted, released, opening })
     }
 
     fn before_mappings(&self) -> &[Mapping] {
@@ -141,9 +151,12 @@ impl<'a> Transfer<'a> {
     /// Changes the table, and says what it translates only now.
     fn apply(&self, nft: &mut Nft, log: &mut dyn Log) -> Result<Vec<Traffic>, Error> {
         let wanted = &self.wanted;
-        let change = prepare::change(wanted, self.released.clone());
+        let mut change = prepare::change(wanted, self.released.clone());
         if change.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(opening) = &self.opening {
+            opening.note(self.locked, &mut change)?;
         }
         let own = [store::Key::of(&wanted.owner.holder)];
         let mut applied =
@@ -183,19 +196,4 @@ impl<'a> Transfer<'a> {
             failed(log, Undone::RecordAhead, error);
         }
     }
-}
-
-/// Lets processes of this node reach the pod by 127.0.0.0/8, where the packets are masqueraded.
-fn allow_loopback(
-    locked: &Locked,
-    record: &Record,
-    host_interfaces: &[String],
-) -> Result<(), Error> {
-    let Some(interface) = prepare::closed_to_loopback(record, host_interfaces)? else {
-        return Ok(());
-    };
-    if !interface.is_the_pods {
-        locked.note_loopback(&interface.name)?;
-    }
-    Ok(kernel::allow_loopback(&interface.name)?)
 }

@@ -1,63 +1,68 @@
 //! Records made again from the table, after the state directory was lost or where a table of another
 //! store is taken over: as far as the elements go, and no further.
 
-use std::collections::{BTreeMap, btree_map::Entry};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use crate::cni;
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::Survey;
-use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Pod, Policy, Protocol, Record};
+use crate::model::{
+    Attachment, Family, HostPort, Mapping, Masquerade, Owner, Pod, Policy, Protocol, Record,
+};
 use crate::ruleset::{COMMENT_MAX, Data, Element, Treatment, comment, held_at, read_holder};
-use crate::store::Locked;
+use crate::store::{Inlet, Locked};
 
 /// What is never in the table.
 const NEVER_KNOWN: &str = "the UID of its pod, its network namespace, which numbers the node chose";
 
-/// What the table says of one attachment.
-struct Share<'a> {
-    comment: &'a str,
-    targets: BTreeMap<HostPort, SocketAddr>,
-}
-
 /// Records what `survey` says of attachments that have no record, and returns of how many. Ports that
 /// a record or reservation holds stay there.
 pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Result<usize, Error> {
-    let (shares, nameless) = shares(survey);
+    for interface in &survey.guarded {
+        let interface = interface.to_owned();
+        locked.note_loopback(&Inlet { interface, switched_on: true, guarded: true })?;
+    }
+    let leads = |element: &&Element| matches!(element.data, Data::Target(_));
+    let targets = || survey.elements.values().filter(leads);
+    let mut shares: BTreeMap<Attachment, Vec<&Element>> = BTreeMap::new();
+    let mut nameless: BTreeMap<&str, Vec<&Element>> = BTreeMap::new();
+    for element in targets() {
+        match read_holder(&element.holder) {
+            Some(attachment) => shares.entry(attachment).or_default().push(element),
+            None => nameless.entry(&element.comment).or_default().push(element),
+        }
+    }
     for (comment, elements) in nameless {
-        let (count, first) = (elements.len(), elements[0]);
-        let first = format!("{} of {}", first.key, first.set);
+        let first = format!("{} of {}", elements[0].key, elements[0].set);
+        let count = elements.len();
         log.note(Event::Nameless { comment: comment.to_owned(), count, first });
     }
     let mut taken: BTreeMap<(Protocol, NonZeroU16), Vec<HostPort>> = BTreeMap::new();
-    for host in shares.values().flat_map(|share| share.targets.keys()) {
-        taken.entry((host.protocol, host.port)).or_default().push(*host);
+    for host in targets().filter_map(|element| element.host) {
+        taken.entry((host.protocol, host.port)).or_default().push(host);
     }
     let is_taken = |host: &HostPort| {
         let others = taken.get(&(host.protocol, host.port)).into_iter().flatten();
         others.into_iter().any(|other| other.overlaps(host))
     };
     let mut adopted = 0;
-    for (attachment, share) in &shares {
+    for (attachment, elements) in &shares {
         // What cannot be read may still say more than the table does.
         if !matches!(locked.load(attachment), Ok(None)) {
             continue;
         }
-        let (mut record, mut unknown) = record_of(attachment, share, survey, is_taken);
+        let (mut record, mut unknown) = record_of(attachment, elements, survey, is_taken);
         record.boot_id.clone_from(&locked.instance().boot_id);
-        let mut mappings = Vec::new();
-        for mapping in record.mappings {
+        for mapping in std::mem::take(&mut record.mappings) {
             match locked.holders(&[mapping.host])?.first() {
-                None => mappings.push(mapping),
+                None => record.mappings.push(mapping),
                 Some(_) => unknown.push(format!("{}, which somebody else holds", mapping.host)),
             }
         }
-        record.mappings = mappings;
         locked.save(&record)?;
         adopted += 1;
-        unknown.insert(0, NEVER_KNOWN.to_owned());
         let (ports, unknown) = (record.mappings.len(), unknown.join(", "));
         log.note(Event::Adopted { owner: Box::new(record.owner), ports, unknown });
     }
@@ -67,59 +72,33 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Resu
     Ok(adopted)
 }
 
-type Nameless<'a> = BTreeMap<&'a str, Vec<&'a Element>>;
-
-/// Who has which elements that lead to a pod; and those of nobody, by their comment.
-fn shares(survey: &Survey) -> (BTreeMap<Attachment, Share<'_>>, Nameless<'_>) {
-    let mut shares: BTreeMap<Attachment, Share<'_>> = BTreeMap::new();
-    let mut nameless = Nameless::new();
-    for element in survey.elements.values() {
-        let Data::Target(target) = element.data else { continue };
-        let comment = element.comment.as_str();
-        match read_holder(&element.holder) {
-            Some(attachment) => {
-                let share = match shares.entry(attachment) {
-                    Entry::Occupied(share) => share.into_mut(),
-                    Entry::Vacant(none) => none.insert(Share { comment, targets: BTreeMap::new() }),
-                };
-                share.targets.insert(element.host, target);
-            }
-            None => nameless.entry(comment).or_default().push(element),
-        }
-    }
-    (shares, nameless)
-}
-
-/// What of `share` is known, and in words what is not.
+/// What `elements`, which lead to the pods of one attachment, say of it, and in words what they do not.
 fn record_of(
     attachment: &Attachment,
-    share: &Share<'_>,
+    elements: &[&Element],
     survey: &Survey,
     is_taken: impl Fn(&HostPort) -> bool,
 ) -> (Record, Vec<String>) {
-    let mut unknown = Vec::new();
-    let owner = owner_of(attachment, share.comment);
-    if owner.pod.is_some() && share.comment.len() == COMMENT_MAX {
+    let mut unknown = vec![NEVER_KNOWN.to_owned()];
+    let owner = owner_of(attachment, elements.first().map_or("", |element| &element.comment));
+    if owner.pod.is_some() && elements.iter().all(|one| one.comment.len() == COMMENT_MAX) {
         unknown.push("the end of its pod's name".to_owned());
     }
-    let treatments = share.targets.keys().map(|host| treatment_at(host, survey));
-    let treatments: BTreeMap<HostPort, Option<&Treatment>> =
-        share.targets.keys().copied().zip(treatments).collect();
-    let treatment = treatments.values().flatten().next().copied();
-    let mut mappings = Vec::new();
-    let mut astray = 0;
-    for (host, target) in &share.targets {
+    let treated = |host: &HostPort| treatment_at(host, survey);
+    let treatment = elements.iter().find_map(|element| treated(&element.host?));
+    let (mut mappings, mut pods, mut astray) = (Vec::new(), Vec::new(), 0);
+    for element in elements {
+        let (Some(host), Data::Target(target)) = (element.host, element.data) else { continue };
         let container_port = NonZeroU16::new(target.port()).unwrap_or(host.port);
-        let is_known = treatment.is_some() && treatments[host] == treatment;
+        let is_known = treatment.is_some() && treated(&host) == treatment;
         astray += usize::from(!is_known);
-        mappings.push(Mapping { host: *host, container_port, target: is_known.then_some(*target) });
-        // Whoever names no address holds both families, and of the one in which the pod has no
-        // address the table knows nothing.
-        let other = Family::ALL.into_iter().find(|family| *family != Family::of(&host.address));
-        let twin = other.map(|other| HostPort { address: other.wildcard(), ..*host });
-        if let Some(twin) = twin.filter(|twin| host.is_wildcard() && !is_taken(twin)) {
-            mappings.push(Mapping { host: twin, container_port, target: None });
-        }
+        pods.push(target.ip());
+        mappings.push(Mapping { host, container_port, target: is_known.then_some(target) });
+        // A claim on every address holds both families, and of the one in which the pod has no address
+        // the table knows nothing.
+        let twins = Family::ALL.map(|family| HostPort { address: family.wildcard(), ..host });
+        let free = twins.into_iter().filter(|twin| host.is_wildcard() && !is_taken(twin));
+        mappings.extend(free.map(|host| Mapping { host, container_port, target: None }));
     }
     if astray > 0 {
         unknown.push(format!(
@@ -128,9 +107,8 @@ fn record_of(
         ));
     }
     mappings.sort_unstable();
-    let pods: Vec<IpAddr> = share.targets.values().map(SocketAddr::ip).collect();
-    let nobodys = Policy {
-        masquerade: crate::model::Masquerade::Local,
+    let without_target = || Policy {
+        masquerade: Masquerade::Local,
         mark_bit: cni::DEFAULT_MARK_BIT,
         source_ranges: Vec::new(),
         host_addresses: Vec::new(),
@@ -138,8 +116,8 @@ fn record_of(
     };
     let record = Record {
         owner,
-        pod_addresses: treatment.map_or(Vec::new(), |treatment| treatment.pod_addresses(&pods)),
-        policy: treatment.map_or(nobodys, |treatment| treatment.policy(cni::DEFAULT_MARK_BIT)),
+        pod_addresses: treatment.map_or(Vec::new(), |known| known.pod_addresses(&pods)),
+        policy: treatment.map_or_else(without_target, |known| known.policy().clone()),
         mappings,
         grants: Vec::new(),
         dialects: [].into(),

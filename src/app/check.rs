@@ -1,6 +1,6 @@
 //! CHECK: the record against the request, then the kernel against the record.
 
-use super::{holds, prepare, siblings};
+use super::{holds, loopback, prepare, siblings};
 use crate::cni::Claim;
 use crate::error::Error;
 use crate::event::Log;
@@ -61,5 +61,7 @@ fn difference(claim: &mut Claim, now: u64, log: &mut dyn Log) -> Result<Option<S
     if expected.elements.is_empty() {
         return Ok(None);
     }
+    let guarded = loopback::guarded(&shared, &claim.ask.host_interfaces)?;
+    let expected = expected.guarding(guarded.iter().map(String::as_str));
     Ok(Nft::open(&shared.instance().id)?.check(&expected)?)
 }

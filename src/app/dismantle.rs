@@ -66,7 +66,7 @@ pub fn dismantle(
     if dry_run {
         shared.belongs_here()?;
         let mut nft = Nft::open(&shared.instance().id)?;
-        let (loopback, kept_loopback) = returned(&mut nft, shared.loopback()?)?;
+        let (loopback, kept_loopback) = returned(&mut nft, &shared)?;
         return Ok(Dismantled { table: nft.has_table()?, loopback, kept_loopback, ..found });
     }
     drop(shared);
@@ -77,7 +77,7 @@ pub fn dismantle(
     }
     locked.belongs_here()?;
     let mut nft = Nft::open(&locked.instance().id)?;
-    let (loopback, kept_loopback) = returned(&mut nft, locked.loopback()?)?;
+    let (loopback, kept_loopback) = returned(&mut nft, &locked)?;
     // The chain `guard` goes last: without it they would be open to everybody.
     for interface in &loopback {
         kernel::refuse_loopback(interface)?;
@@ -93,7 +93,9 @@ pub fn dismantle(
 
 /// On which of the interfaces `route_localnet` goes back, and on which it stays for portmap: whose pods
 /// would no longer be reached from 127.0.0.1, and which sets the sysctl itself.
-fn returned(nft: &mut Nft, noted: Vec<String>) -> Result<(Vec<String>, Vec<String>), Error> {
+fn returned(nft: &mut Nft, shared: &Shared) -> Result<(Vec<String>, Vec<String>), Error> {
+    let switched_on = shared.loopback()?.into_iter().filter(|inlet| inlet.switched_on);
+    let noted = switched_on.map(|inlet| inlet.interface).collect();
     let is_portmaps = !nft.portmap()?.is_empty();
     Ok(if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) })
 }

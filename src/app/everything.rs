@@ -37,7 +37,10 @@ pub(super) fn ruleset(
         }
     }
     records.extend(instead.cloned());
-    let mut whole = Ruleset::new(Identity::current(&shared.instance().id), &records);
+    let inlets = shared.loopback()?;
+    let guarded = inlets.iter().filter(|inlet| inlet.guarded).map(|inlet| inlet.interface.as_str());
+    let mut whole =
+        Ruleset::new(Identity::current(&shared.instance().id), &records).guarding(guarded);
     whole.spared = left_alone;
     Ok(whole)
 }

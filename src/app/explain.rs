@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::loopback::{self, Opening};
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
 use super::{add, everything};
@@ -121,8 +122,9 @@ fn foresee(
     let Some(plan) = prepare::prepare(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
-    let script = script(shared, &going, &wanted, log, unseen)?;
-    let opened_to_loopback = prepare::closed_to_loopback(&wanted, &claim.ask.host_interfaces)?;
+    let (hints, except) = (&claim.ask.host_interfaces, &claim.ask.guard_except);
+    let opening = loopback::towards(shared, &wanted, hints, except)?;
+    let script = script(shared, &going, &wanted, opening.as_ref(), log, unseen)?;
     let published = add::entries_of(&wanted).and_then(|(pod, entries)| {
         let mut publication = Publication::default();
         publication.pod.clone_from(pod);
@@ -136,7 +138,7 @@ fn foresee(
         wanted,
         before,
         script,
-        opened_to_loopback: opened_to_loopback.map(|interface| interface.name),
+        opened_to_loopback: opening.as_ref().and_then(Opening::switched_on).map(str::to_owned),
         published,
     }))
 }
@@ -164,6 +166,7 @@ fn script(
     shared: Option<&Shared>,
     going: &[&Record],
     wanted: &Record,
+    opening: Option<&Opening>,
     log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<Script>, Error> {
@@ -173,15 +176,21 @@ fn script(
             released.append(&mut prepare::released(shared, record)?);
         }
     }
-    let change = prepare::change(wanted, released);
+    let mut change = prepare::change(wanted, released);
     if change.is_empty() {
         return Ok(None);
     }
+    if let Some(opening) = opening {
+        opening.guard(&mut change);
+    }
     let mut without: Vec<Key> = going.iter().map(|one| Key::of(&one.owner.holder)).collect();
     without.push(Key::of(&wanted.owner.holder));
-    let mut everything = || match shared {
-        Some(shared) => everything::ruleset(shared, &without, Some(wanted), log),
-        None => Ok(Ruleset::new(Identity::current(NO_INSTANCE), [wanted])),
+    let mut everything = || {
+        let whole = match shared {
+            Some(shared) => everything::ruleset(shared, &without, Some(wanted), log)?,
+            None => Ruleset::new(Identity::current(NO_INSTANCE), [wanted]),
+        };
+        Ok(whole.guarding(opening.and_then(Opening::guarded)))
     };
     let instance = shared.map_or(NO_INSTANCE, |shared| &shared.instance().id);
     let preview = Nft::open(instance)

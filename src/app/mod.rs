@@ -11,6 +11,7 @@ mod everything;
 mod examine;
 mod explain;
 mod inspect;
+mod loopback;
 mod past;
 mod prepare;
 mod reserve;
@@ -193,9 +194,10 @@ fn places(
     let mut places: BTreeSet<_> = translated.flat_map(|mapping| places_of(&mapping.host)).collect();
     for element in elements_of(record, mappings) {
         // A wildcard is alone on its port.
-        if element.set.kind == SetKind::Hairpins && !element.host.is_wildcard() {
-            let address = Family::of(&element.host.address).wildcard();
-            let holders = shared.holders(&[HostPort { address, ..element.host }])?;
+        let specific = element.host.filter(|host| !host.is_wildcard());
+        if let Some(host) = specific.filter(|_| element.set.kind == SetKind::Hairpins) {
+            let address = Family::of(&host.address).wildcard();
+            let holders = shared.holders(&[HostPort { address, ..host }])?;
             let mut others = holders.iter().filter_map(|holder| match &holder.who {
                 Who::Record(other) => (other.owner.holder != record.owner.holder).then_some(other),
                 Who::Reservation(_) | Who::Unreadable(_) => None,

@@ -7,8 +7,8 @@ use super::past::Past;
 use super::siblings;
 use crate::error::Error;
 use crate::event::{Event, Log};
-use crate::kernel::{self, Change, Loopback, Portmap, Towards};
-use crate::model::{Ask, Grant, HostPort, Mapping, Masquerade, NamespaceId, Owner, Record};
+use crate::kernel::{Change, Portmap};
+use crate::model::{Ask, Grant, HostPort, Mapping, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
@@ -204,27 +204,4 @@ pub(super) fn change(wanted: &Record, released: BTreeSet<(Set, Key)>) -> Change 
         change.chains = chains_of(wanted);
     }
     change
-}
-
-/// The interface that 127.0.0.0/8 needs `route_localnet` on to reach the pod, if it is not set there.
-///
-/// The interface towards the pod is looked up only if none that an earlier plugin made is set
-/// already: on a bridge that is once per boot, with a cable of its own once per pod.
-pub(super) fn closed_to_loopback(
-    record: &Record,
-    host_interfaces: &[String],
-) -> Result<Option<Towards>, Error> {
-    let masquerades = match record.policy.masquerade {
-        Masquerade::Nobody => false,
-        Masquerade::Local | Masquerade::Everybody => true,
-    };
-    let mut pods = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
-    let Some(pod) = pods.find(std::net::IpAddr::is_ipv4).filter(|_| masquerades) else {
-        return Ok(None);
-    };
-    if host_interfaces.iter().any(|name| Loopback::of(name) == Loopback::Allowed) {
-        return Ok(None);
-    }
-    let interface = kernel::interface_towards(pod)?;
-    Ok(interface.filter(|interface| Loopback::of(&interface.name) == Loopback::Refused))
 }

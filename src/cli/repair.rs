@@ -35,7 +35,7 @@ impl Answer for Differences {
         if let Some(reason) = rebuilt {
             return writeln!(out, "built table inet autoport again from {whose}: {reason}");
         }
-        if added + removed == 0 {
+        if added + removed == 0 && differed.is_none() {
             return writeln!(out, "table inet autoport equals {whose}");
         }
         write!(out, "made table inet autoport equal to {whose}, ")?;

@@ -327,8 +327,7 @@ fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
         subnets.entry((address.network(), address.prefix())).or_insert(address.ip());
     }
     let pods = subnets.into_values().take(ASKED);
-    pods.map(|pod| (pod, kernel::interface_towards(pod).ok().flatten().map(|found| found.name)))
-        .collect()
+    pods.map(|pod| (pod, kernel::interface_towards(pod).ok().flatten())).collect()
 }
 
 /// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.

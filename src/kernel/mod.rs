@@ -25,8 +25,8 @@ pub use nft::{
     trial,
 };
 pub use route::{
-    Link, Local, Loopback, Neighbour, Path, Towards, allow_loopback, interface_towards, links,
-    neighbour, outward_addresses, path, refuse_loopback,
+    Link, Local, Loopback, Neighbour, Path, allow_loopback, interface_towards, links, neighbour,
+    outward_addresses, path, refuse_loopback,
 };
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.

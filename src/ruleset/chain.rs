@@ -17,9 +17,20 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
+    /// Its part of what its network's treatment consists of, from which a lost record can be made again:
+    /// user data of its rules, [`Self::MEMO_PER_RULE`] bytes each.
+    pub memo: String,
 }
 
 impl Chain {
+    /// Of the 256 bytes that the kernel keeps with a rule (`NFT_USERDATA_MAXLEN`). A network adds less to
+    /// the treatment's text than the rule that is about it has room for.
+    pub const MEMO_PER_RULE: usize = 250;
+
+    pub(super) const fn plain(name: String, rules: Vec<Rule>) -> Self {
+        Self { name, base: None, rules, memo: String::new() }
+    }
+
     /// What a listing shows beside its name: how many rules it has. So whoever counts them later
     /// needs to know nothing else of a network. The number of every other chain's is always known.
     #[must_use]
@@ -81,8 +92,6 @@ pub enum Side {
 /// A part of a rule: a condition, or what is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Term {
-    /// The packet came in by another interface than `lo`.
-    NotFromLoopback,
     /// The destination is an address of this node, by the routing table.
     ToLocalAddress,
     /// The packet is of this family.
@@ -146,34 +155,19 @@ const RAW: i32 = -300;
 pub fn base_chains() -> Vec<Chain> {
     let nat = |hook, priority| Some(BaseChain { kind: ChainType::Nat, hook, priority });
     let martian =
-        |side| Rule(vec![Term::NotFromLoopback, Term::Within(side, loopback4()), Term::Drop]);
+        |side| Rule(vec![Term::In(Set::GUARDED), Term::Within(side, loopback4()), Term::Drop]);
     let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
     // Source ::1 can never leave by another interface than lo, so a translated packet would
     // vanish; untranslated it is refused at once.
     let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6()), Term::Return]);
     let guard = BaseChain { kind: ChainType::Filter, hook: Hook::Prerouting, priority: RAW };
+    let chain = |name: &str, base, rules| Chain { base, ..Chain::plain(name.into(), rules) };
     vec![
-        Chain {
-            name: "guard".into(),
-            base: Some(guard),
-            rules: vec![martian(Side::Source), martian(Side::Destination)],
-        },
-        Chain {
-            name: "prerouting".into(),
-            base: nat(Hook::Prerouting, AFTER_DSTNAT),
-            rules: vec![translate()],
-        },
-        Chain {
-            name: "output".into(),
-            base: nat(Hook::Output, AFTER_DSTNAT),
-            rules: vec![own_loopback6, translate()],
-        },
-        Chain {
-            name: POSTROUTING.into(),
-            base: nat(Hook::Postrouting, BEFORE_SRCNAT),
-            rules: vec![],
-        },
-        Chain { name: HOSTPORTS.into(), base: None, rules: vec![] },
+        chain("guard", Some(guard), vec![martian(Side::Source), martian(Side::Destination)]),
+        chain("prerouting", nat(Hook::Prerouting, AFTER_DSTNAT), vec![translate()]),
+        chain("output", nat(Hook::Output, AFTER_DSTNAT), vec![own_loopback6, translate()]),
+        chain(POSTROUTING, nat(Hook::Postrouting, BEFORE_SRCNAT), vec![]),
+        chain(HOSTPORTS, None, vec![]),
     ]
 }
 
@@ -210,7 +204,7 @@ pub fn dispatch(
 /// Masquerades what carries mark bit `bit`, and takes the mark off.
 pub(super) fn masquerade_chain(bit: u8) -> Chain {
     let rule = Rule(vec![Term::MarkHas(bit), Term::MarkClear(bit), Term::Masquerade]);
-    Chain { name: format!("{MASQUERADE_PREFIX}{bit}"), base: None, rules: vec![rule] }
+    Chain::plain(format!("{MASQUERADE_PREFIX}{bit}"), vec![rule])
 }
 
 impl fmt::Display for Chain {
@@ -271,7 +265,6 @@ impl fmt::Display for Term {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bit = |bit: &u8| 1_u32 << bit;
         match self {
-            Self::NotFromLoopback => out.write_str("iif != \"lo\""),
             Self::ToLocalAddress => out.write_str("fib daddr type local"),
             Self::Family(Family::V4) => out.write_str("meta nfproto ipv4"),
             Self::Family(Family::V6) => out.write_str("meta nfproto ipv6"),

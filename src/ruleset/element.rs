@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
 
+use super::Key;
 use super::chain::protocol_name;
 use super::treatment::{Digest, Treatment};
-use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Protocol, Record};
+use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
 
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,8 @@ pub enum SetKind {
     HostHeld(Digest),
     /// Claims on every address whose packets are treated so.
     Held(Digest),
+    /// The interfaces towards pods by which 127.0.0.0/8 is let in, and where nothing else may use it.
+    Guarded,
 }
 
 impl SetKind {
@@ -56,8 +58,12 @@ pub enum DataKind {
 impl Set {
     /// The sets and maps that every table has.
     pub fn common() -> impl Iterator<Item = Self> {
-        Self::of_kinds(SetKind::COMMON)
+        // There is no 127.0.0.0/8 of IPv6.
+        Self::of_kinds(SetKind::COMMON).chain([Self::GUARDED])
     }
+
+    /// The set of the guarded interfaces.
+    pub const GUARDED: Self = Self { kind: SetKind::Guarded, family: Family::V4 };
 
     /// The sets of a treatment.
     pub fn of_treatment(digest: Digest) -> impl Iterator<Item = Self> {
@@ -93,7 +99,8 @@ impl Set {
             | SetKind::CountedHostPorts
             | SetKind::Ports
             | SetKind::CountedPorts
-            | SetKind::Hairpins => None,
+            | SetKind::Hairpins
+            | SetKind::Guarded => None,
         }
     }
 
@@ -105,7 +112,7 @@ impl Set {
                 Some(super::Side::Destination)
             }
             SetKind::Hairpins => Some(super::Side::Source),
-            SetKind::Ports | SetKind::CountedPorts | SetKind::Held(_) => None,
+            SetKind::Ports | SetKind::CountedPorts | SetKind::Held(_) | SetKind::Guarded => None,
         }
     }
 
@@ -117,7 +124,9 @@ impl Set {
             | SetKind::CountedHostPorts
             | SetKind::Ports
             | SetKind::CountedPorts => DataKind::Target,
-            SetKind::Hairpins | SetKind::HostHeld(_) | SetKind::Held(_) => DataKind::None,
+            SetKind::Hairpins | SetKind::HostHeld(_) | SetKind::Held(_) | SetKind::Guarded => {
+                DataKind::None
+            }
         }
     }
 
@@ -129,6 +138,9 @@ impl Set {
 
     /// How a rule reads the key from a packet.
     pub(super) fn key_expression(self) -> String {
+        if self.kind == SetKind::Guarded {
+            return "iifname".to_owned();
+        }
         let address = match self.key_address() {
             Some(super::Side::Source) => format!("{} saddr . ", protocol_name(self.family)),
             Some(super::Side::Destination) => format!("{} daddr . ", protocol_name(self.family)),
@@ -141,6 +153,7 @@ impl Set {
     pub(super) const fn family_condition(self) -> &'static str {
         match (self.key_address(), self.family) {
             (Some(_), _) => "",
+            (None, _) if matches!(self.kind, SetKind::Guarded) => "",
             (None, Family::V4) => "meta nfproto ipv4 ",
             (None, Family::V6) => "meta nfproto ipv6 ",
         }
@@ -152,8 +165,11 @@ impl Set {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        let key_address =
-            if self.key_address().is_some() { format!("{address} . ") } else { String::new() };
+        let key = match (self.kind, self.key_address()) {
+            (SetKind::Guarded, _) => "ifname".to_owned(),
+            (_, Some(_)) => format!("{address} . inet_proto . inet_service"),
+            (_, None) => "inet_proto . inet_service".to_owned(),
+        };
         let (word, data) = match self.data() {
             DataKind::None => ("set", String::new()),
             DataKind::Target => ("map", format!(" : {address} . inet_service")),
@@ -161,9 +177,7 @@ impl Set {
         // So that an element can be given a millisecond to live instead of being deleted.
         let flags = "\t\tflags timeout\n";
         let counter = if self.counts() { "\t\tcounter\n" } else { "" };
-        format!(
-            "\n\t{word} {self} {{\n\t\ttype {key_address}inet_proto . inet_service{data}\n{flags}{counter}\t}}\n"
-        )
+        format!("\n\t{word} {self} {{\n\t\ttype {key}{data}\n{flags}{counter}\t}}\n")
     }
 }
 
@@ -181,19 +195,9 @@ impl fmt::Display for Set {
             SetKind::Hairpins => write!(out, "hairpins{digit}"),
             SetKind::HostHeld(digest) => write!(out, "host_held{digit}_{digest}"),
             SetKind::Held(digest) => write!(out, "held{digit}_{digest}"),
+            SetKind::Guarded => out.write_str("guarded"),
         }
     }
-}
-
-/// The key of an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The address, where the set's keys begin with one.
-    pub address: Option<IpAddr>,
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The host port.
-    pub port: NonZeroU16,
 }
 
 /// What an element leads to.
@@ -219,8 +223,8 @@ pub struct Element {
     /// The attachment whose it is, as [`holder_name`] writes it, from which a lost record can be made
     /// again. Only elements that lead to a pod have it; empty where there is none.
     pub holder: String,
-    /// The host port it serves.
-    pub host: HostPort,
+    /// The host port it serves, if it serves one.
+    pub host: Option<HostPort>,
 }
 
 impl Element {
@@ -231,18 +235,12 @@ impl Element {
     }
 }
 
-impl fmt::Display for Key {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.address {
-            write!(out, "{address} . ")?;
-        }
-        write!(out, "{} . {}", self.protocol, self.port)
-    }
-}
-
 impl fmt::Display for Element {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} comment \"{}\"", self.key, self.comment)?;
+        write!(out, "{}", self.key)?;
+        if !self.comment.is_empty() {
+            write!(out, " comment \"{}\"", self.comment)?;
+        }
         if self.data != Data::None {
             write!(out, " : {}", self.data)?;
         }
@@ -339,14 +337,14 @@ impl<'a> Placing<'a> {
         let address = (!host.is_wildcard()).then_some(host.address);
         let element = |set: Set, address: Option<IpAddr>, data: Data| Element {
             set,
-            key: Key { address, protocol: host.protocol, port: host.port },
+            key: Key::Port { address, protocol: host.protocol, port: host.port },
             data,
             comment: self.comment.clone(),
             holder: match set.data() {
                 DataKind::Target => self.holder.clone(),
                 DataKind::None => String::new(),
             },
-            host,
+            host: Some(host),
         };
         let targets = self.treatment.target_map(family, host.is_wildcard());
         let mut elements = vec![

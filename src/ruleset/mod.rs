@@ -11,19 +11,21 @@
 
 mod chain;
 mod element;
+mod key;
 mod script;
 mod treatment;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 
 pub use chain::{BaseChain, Chain, ChainType, Hook, Rule, Side, Term};
 pub use element::{
-    COMMENT_MAX, Data, DataKind, Element, Key, Set, SetKind, comment, container_of, holder_name,
+    COMMENT_MAX, Data, DataKind, Element, Set, SetKind, comment, container_of, holder_name,
     read_holder,
 };
 
+pub use key::{Interface, Key};
 pub use script::{Difference, Script};
 pub use treatment::{Digest, Treatment};
 
@@ -56,7 +58,7 @@ pub fn is_of_network(chain: &str) -> bool {
 
 /// The version of everything in this module: names, keys, rules. A table of another layout is
 /// replaced when it is older and left alone when it is newer.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// What identifies a table as ours, carried in its comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,11 +67,15 @@ pub struct Identity {
     pub layout: u32,
     /// The random ID that the table shares with the store it was built from.
     pub instance: String,
+    /// The boot in which it was built. One of another boot was saved then and loaded since, and says
+    /// nothing; layout 1 had none.
+    pub boot: Option<String>,
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "autoport layout {} instance {}", self.layout, self.instance)
+        write!(out, "autoport layout {} instance {}", self.layout, self.instance)?;
+        self.boot.as_ref().map_or(Ok(()), |boot| write!(out, " boot {boot}"))
     }
 }
 
@@ -77,15 +83,23 @@ impl Identity {
     /// The identity of a table built by this binary from the store `instance`.
     #[must_use]
     pub fn current(instance: &str) -> Self {
-        Self { layout: LAYOUT, instance: instance.to_owned() }
+        Self { layout: LAYOUT, instance: instance.to_owned(), boot: None }
+    }
+
+    /// Whether the table `found` was built in another boot than this.
+    #[must_use]
+    pub fn is_of_another_boot(&self, found: &Self) -> bool {
+        self.boot.as_ref().zip(found.boot.as_ref()).is_some_and(|(now, then)| now != then)
     }
 
     /// Reads a table comment; `None` when it is not one of ours.
     #[must_use]
     pub fn parse(comment: &str) -> Option<Self> {
-        let (layout, instance) =
-            comment.strip_prefix("autoport layout ")?.split_once(" instance ")?;
-        Some(Self { layout: layout.parse().ok()?, instance: instance.to_owned() })
+        let (layout, rest) = comment.strip_prefix("autoport layout ")?.split_once(" instance ")?;
+        let (instance, boot) =
+            rest.split_once(" boot ").map_or((rest, None), |(id, boot)| (id, Some(boot)));
+        let (instance, boot) = (instance.to_owned(), boot.map(str::to_owned));
+        Some(Self { layout: layout.parse().ok()?, instance, boot })
     }
 }
 
@@ -131,7 +145,7 @@ pub struct Ruleset {
     pub spared: BTreeSet<(Set, Key)>,
     /// The packets that they translate.
     pub traffic: Vec<Traffic>,
-    treatments: BTreeMap<Treatment, Digest>,
+    treatments: BTreeMap<Digest, Treatment>,
 }
 
 impl Ruleset {
@@ -139,7 +153,7 @@ impl Ruleset {
     /// the iteration is taken; the caller passes only what each still owns.
     #[must_use]
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut treatments = BTreeMap::new();
+        let mut treatments: HashMap<Treatment, Digest> = HashMap::new();
         let mut elements = BTreeMap::new();
         let mut traffic = Vec::new();
         for record in records {
@@ -155,7 +169,8 @@ impl Ruleset {
             }
             traffic.push(Traffic::of(record, record.mappings.clone()));
         }
-        Self { traffic, ..Self::of(identity, elements, treatments) }
+        let treatments = treatments.into_iter().map(|(treatment, digest)| (digest, treatment));
+        Self { traffic, ..Self::of(identity, elements, treatments.collect()) }
     }
 
     /// The same table with these elements as well, which are treated so.
@@ -168,10 +183,8 @@ impl Ruleset {
         for element in elements {
             self.elements.entry(element.place()).or_insert(element);
         }
-        self.treatments.extend(treatments.into_iter().map(|treatment| {
-            let digest = treatment.digest();
-            (treatment, digest)
-        }));
+        let named = treatments.into_iter().map(|treatment| (treatment.digest(), treatment));
+        self.treatments.extend(named);
         let whole = Self::of(self.identity, self.elements, self.treatments);
         Self { spared: self.spared, traffic: self.traffic, ..whole }
     }
@@ -179,15 +192,15 @@ impl Ruleset {
     fn of(
         identity: Identity,
         elements: BTreeMap<(Set, Key), Element>,
-        treatments: BTreeMap<Treatment, Digest>,
+        treatments: BTreeMap<Digest, Treatment>,
     ) -> Self {
-        let bits: BTreeSet<u8> = treatments.keys().filter_map(Treatment::mark_bit).collect();
+        let bits: BTreeSet<u8> = treatments.values().filter_map(Treatment::mark_bit).collect();
         let mut networks: Vec<Chain> = bits.into_iter().map(masquerade_chain).collect();
         let jumps: Vec<Rule> = networks.iter().map(jump_to).collect();
-        networks.extend(treatments.keys().flat_map(Treatment::chains));
+        networks.extend(treatments.values().flat_map(Treatment::chains));
         let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
         let Dispatch { specific, wildcard } =
-            dispatch(treatments.values().copied(), |name| names.contains(name));
+            dispatch(treatments.keys().copied(), |name| names.contains(name));
         let mut base = base_chains();
         for chain in &mut base {
             match chain.name.as_str() {
@@ -207,6 +220,14 @@ impl Ruleset {
         }
     }
 
+    /// The same table, in which these interfaces are guarded as well.
+    #[must_use]
+    pub fn guarding<'a>(mut self, interfaces: impl IntoIterator<Item = &'a str>) -> Self {
+        let guarded = interfaces.into_iter().filter_map(Interface::named).map(Interface::guarded);
+        self.elements.extend(guarded.map(|element| (element.place(), element)));
+        self
+    }
+
     /// All chains.
     pub fn chains(&self) -> impl Iterator<Item = &Chain> + Clone {
         self.base.iter().chain(&self.networks)
@@ -214,7 +235,7 @@ impl Ruleset {
 
     /// All sets and maps.
     pub fn sets(&self) -> impl Iterator<Item = Set> {
-        Set::common().chain(self.treatments.values().copied().flat_map(Set::of_treatment))
+        Set::common().chain(self.treatments.keys().copied().flat_map(Set::of_treatment))
     }
 }
 
@@ -248,7 +269,7 @@ pub fn held_at(host: &HostPort, digest: Digest) -> (Set, Key) {
 
 fn key_of(host: &HostPort) -> Key {
     let address = (!host.is_wildcard()).then_some(host.address);
-    Key { address, protocol: host.protocol, port: host.port }
+    Key::Port { address, protocol: host.protocol, port: host.port }
 }
 
 /// Whether `place` is among the places that `has` knows. A place in a set of a treatment, of which
@@ -264,18 +285,20 @@ pub fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
 #[must_use]
 pub fn hairpin_of(host: &HostPort, target: SocketAddr) -> (Set, Key) {
     let set = Set { kind: SetKind::Hairpins, family: Family::of(&target.ip()) };
-    (set, Key { address: Some(target.ip()), protocol: host.protocol, port: host.port })
+    let (protocol, port) = (host.protocol, host.port);
+    (set, Key::Port { address: Some(target.ip()), protocol, port })
 }
 
-/// The host port that an element at this place serves, unless it is a hairpin.
+/// The host port that an element at this place serves, unless it is a hairpin or an interface.
 #[must_use]
 pub fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
+    let Key::Port { address, protocol, port } = *key else { return None };
     let address = match set.key_address() {
         Some(Side::Source) => return None,
-        Some(Side::Destination) => key.address?,
+        Some(Side::Destination) => address?,
         None => set.family.wildcard(),
     };
-    Some(HostPort { protocol: key.protocol, address, port: key.port })
+    Some(HostPort { protocol, address, port })
 }
 
 /// The chains that a change may need to add before `record`'s elements: those of its network, and

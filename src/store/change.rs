@@ -116,6 +116,7 @@ impl Locked {
     /// When the file system refuses.
     pub fn tidy(&self) -> Result<(), Error> {
         self.disk.remove(disk::TEMPORARY)?;
+        self.forget_gone()?;
         // What each holder lists, sorted, or a record with all ports of a node would take a minute.
         let mut listed: BTreeMap<Key, Option<Vec<HostPort>>> = BTreeMap::new();
         let mut entered = BTreeSet::new();

@@ -42,6 +42,7 @@ pub use instance::Instance;
 pub use key::Key;
 pub(crate) use lock::holder_of as lock_holder;
 pub use lookup::Presence;
+pub use loopback::Inlet;
 pub use memory::{Memory, REMEMBERED, Times};
 pub use quarantine::Aside;
 pub use record::LAYOUT;

@@ -204,7 +204,7 @@ impl Walk {
     }
 
     fn gates(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        let policy = lead.treatment.policy(0);
+        let policy = lead.treatment.policy();
         let (to, from) = (way.query.to, way.query.from);
         let hosts = &policy.host_addresses;
         if !hosts.is_empty() {
@@ -247,7 +247,7 @@ impl Walk {
             let text = "from ::1 nothing is translated: the answer could not come back";
             return self.stops(AT, text, "ask an address of the node that is not ::1");
         }
-        if loopback && lead.treatment.policy(0).masquerade == Masquerade::Nobody {
+        if loopback && lead.treatment.policy().masquerade == Masquerade::Nobody {
             let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
             return self.stops(AT, text, "ask an address of the node, or set snat");
         }

@@ -205,7 +205,7 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
             continue;
         };
         let Some(treatment) = survey.treatments.get(digest) else { return Led::Damaged(set) };
-        let counts = treatment.policy(0).counters;
+        let counts = treatment.policy().counters;
         let maps = hosts.iter().flat_map(places_of).filter(|(set, _)| set.counts() == counts);
         let mut targets = maps.filter_map(|place| match survey.elements.get(&place)?.data {
             Data::Target(target) => Some((place.0, target)),
@@ -319,7 +319,7 @@ fn look_inside(
 /// Whether the client's address is replaced, and why.
 pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
     let subnets = lead.treatment.pod_addresses(&[]);
-    match (lead.treatment.policy(0).masquerade, from) {
+    match (lead.treatment.policy().masquerade, from) {
         (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
         (Masquerade::Nobody, _) => (false, "snat is off: the pod sees the client's address"),
         (Masquerade::Local, Some(from)) if from.is_loopback() => {

@@ -148,11 +148,14 @@ impl<'a> Difference<'a> {
             match look.elements.get(place) {
                 None => added.push(wanted),
                 Some(_) if deleted.binary_search(place).is_ok() => added.push(wanted),
-                // A hairpin may serve an address that is given out again: it leads nowhere, so
-                // nothing is overwritten.
-                Some(Seen { data: Some(Data::None), .. }) if place.0.kind == SetKind::Hairpins => {}
                 Some(_) if change.releases(place) => {}
-                Some(seen) => return Err(unrecorded(wanted.host, place.0, seen)),
+                Some(seen) => match wanted.host {
+                    // A hairpin may serve an address that is given out again: it leads nowhere, so
+                    // nothing is overwritten. Nor is by an interface of several pods.
+                    Some(_) if place.0.kind == SetKind::Hairpins && seen.data.is_some() => {}
+                    Some(host) => return Err(unrecorded(host, place.0, seen)),
+                    None => {}
+                },
             }
         }
         Ok(Self { change, missing, deleted, expired, added })
@@ -191,11 +194,11 @@ fn add_missing(transaction: &mut Transaction, change: &Change, missing: &[Chain]
     let jumps: Vec<_> = masquerading.map(ruleset::jump_to).collect();
     let Dispatch { specific, wildcard } =
         ruleset::dispatch(treatments(), |name| change.chains.iter().any(|c| c.name == name));
-    add_rules(transaction, &mut encoder, POSTROUTING, &jumps, Place::Last);
+    add_rules(transaction, &mut encoder, POSTROUTING, &jumps, Place::Last, "");
     // Each goes before the one that was put first before it.
     let specific: Vec<_> = specific.into_iter().rev().collect();
-    add_rules(transaction, &mut encoder, HOSTPORTS, &specific, Place::First);
-    add_rules(transaction, &mut encoder, HOSTPORTS, &wildcard, Place::Last);
+    add_rules(transaction, &mut encoder, HOSTPORTS, &specific, Place::First, "");
+    add_rules(transaction, &mut encoder, HOSTPORTS, &wildcard, Place::Last, "");
 }
 
 fn unrecorded(host: HostPort, set: Set, seen: &Seen) -> Error {

@@ -8,9 +8,10 @@ use super::encode::Encoder;
 use super::look::{Extent, Look, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
+use crate::model::{Family, HostPort};
 use crate::ruleset::{
     self, Chain, Data, Dispatch, Element, HOSTPORTS, Key, LAYOUT, POSTROUTING, Rule, Ruleset, Set,
-    SetKind,
+    SetKind, host_at,
 };
 
 impl Nft {
@@ -57,8 +58,9 @@ impl Nft {
         let wildcards: BTreeSet<_> = expected
             .elements
             .keys()
-            .filter(|(set, _)| matches!(set.kind, SetKind::Held(_)))
-            .map(|(set, key)| (set.family, key.protocol, key.port))
+            .filter_map(host_at)
+            .filter(HostPort::is_wildcard)
+            .map(|host| (Family::of(&host.address), host.protocol, host.port))
             .collect();
         for set in Set::common().chain(look.treatments().flat_map(Set::of_treatment)) {
             let on_one_address = matches!(
@@ -70,7 +72,9 @@ impl Nft {
             }
             for listed in self.every_element(set)? {
                 let Listed::Known(key, seen) = listed else { continue };
-                let takes = wildcards.contains(&(set.family, key.protocol, key.port));
+                let takes = host_at(&(set, key)).is_some_and(|host| {
+                    wildcards.contains(&(set.family, host.protocol, host.port))
+                });
                 let ours = expected.elements.contains_key(&(set, key));
                 if takes && !ours && !seen.expiring {
                     return Ok(Some(foreign(set, &key, &seen)));
@@ -84,6 +88,9 @@ impl Nft {
         match &look.table {
             Table::Absent => Some("table inet autoport is missing".to_owned()),
             Table::Foreign => Some("table inet autoport was not made by autoport".to_owned()),
+            Table::Ours(found) if self.identity.is_of_another_boot(found) => {
+                Some("table inet autoport was built in an earlier boot".to_owned())
+            }
             Table::Ours(found) if found.instance != self.identity.instance => {
                 Some(format!("table inet autoport belongs to another store, {}", found.instance))
             }
@@ -146,6 +153,12 @@ pub(super) fn differing_elements<'a>(
         !seen.expiring && !expected.elements.contains_key(place) && !spared.contains(place)
     });
     lost.chain(found.map(|((set, key), seen)| foreign(*set, key, seen)))
+}
+
+/// Whether each of `chains` is there just so.
+pub(super) fn has_chains(look: &Look, chains: &[Chain]) -> bool {
+    let mut encoder = Encoder::new();
+    chains.iter().all(|chain| check_chain(chain, look, &mut encoder).is_none())
 }
 
 fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {

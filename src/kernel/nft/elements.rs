@@ -10,7 +10,7 @@ use super::INET;
 use super::message::{Attributes, Kind, Messages};
 use super::socket::{CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
 use crate::model::Protocol;
-use crate::ruleset::{Data, DataKind, Element, Key, Set, TABLE};
+use crate::ruleset::{Data, DataKind, Element, Interface, Key, Set, TABLE};
 
 /// `linux/netfilter/nf_tables.h`.
 mod uapi {
@@ -30,6 +30,11 @@ mod uapi {
     pub(super) const NFTA_EXPR_DATA: u16 = 2;
     pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
     pub(super) const NFTA_DATA_VALUE: u16 = 1;
+    pub(super) const NFTA_SET_USERDATA: u16 = 13;
+    pub(super) const NFTA_RULE_USERDATA: u16 = 7;
+    pub(super) const NFTNL_UDATA_SET_KEYBYTEORDER: u8 = 0;
+    /// Of nft(8), `include/datatype.h`.
+    pub(super) const BYTEORDER_HOST_ENDIAN: u32 = 1;
     /// How nft(8) marks a comment inside user data.
     pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
     /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
@@ -86,12 +91,17 @@ fn octets(address: IpAddr, into: &mut Vec<u8>) {
 
 fn key_bytes(key: &Key) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24);
-    if let Some(address) = key.address {
-        octets(address, &mut bytes);
+    match key {
+        Key::Port { address, protocol, port } => {
+            if let Some(address) = address {
+                octets(*address, &mut bytes);
+            }
+            bytes.extend_from_slice(&[protocol.number(), 0, 0, 0]);
+            bytes.extend_from_slice(&port.get().to_be_bytes());
+            bytes.extend_from_slice(&[0, 0]);
+        }
+        Key::Interface(Interface(name)) => bytes.extend_from_slice(name),
     }
-    bytes.extend_from_slice(&[key.protocol.number(), 0, 0, 0]);
-    bytes.extend_from_slice(&key.port.get().to_be_bytes());
-    bytes.extend_from_slice(&[0, 0]);
     bytes
 }
 
@@ -121,6 +131,9 @@ fn put_data(messages: &mut Messages, data: &Data) {
 fn put_element(messages: &mut Messages, element: &Element) {
     put_key(messages, &element.key);
     put_data(messages, &element.data);
+    if element.comment.is_empty() {
+        return;
+    }
     let (comment, holder) = (element.comment.as_bytes(), element.holder.as_bytes());
     let first = [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, (comment.len() + 1) as u8];
     let second = [uapi::HOLDER, holder.len() as u8];
@@ -145,6 +158,24 @@ fn for_each_run<T>(places: &[T], set: impl Fn(&T) -> Set, mut each: impl FnMut(S
             each(set(&part[0]), part);
         }
     }
+}
+
+/// Tells nft(8), by user data of the set in the last message, that its keys are in the byte order of the
+/// machine, as names are.
+pub(super) fn put_key_byte_order(messages: &mut Messages) {
+    let order = uapi::BYTEORDER_HOST_ENDIAN.to_ne_bytes();
+    messages.put(uapi::NFTA_SET_USERDATA, &[&[uapi::NFTNL_UDATA_SET_KEYBYTEORDER, 4], &order]);
+}
+
+/// Gives the rule in the last message a part of its chain's [`memo`](crate::ruleset::Chain::memo).
+pub(super) fn put_rule_memo(messages: &mut Messages, part: &[u8]) {
+    messages.put(uapi::NFTA_RULE_USERDATA, &[&[uapi::HOLDER, part.len() as u8], part]);
+}
+
+/// Reads that back.
+pub(super) fn read_rule_memo(rule: &[u8]) -> &[u8] {
+    let userdata = Attributes(rule).get(uapi::NFTA_RULE_USERDATA).unwrap_or_default();
+    read_userdata(userdata, uapi::HOLDER).unwrap_or_default()
 }
 
 /// Adds elements. Refused when one of them is there already.
@@ -225,6 +256,9 @@ pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item =
 }
 
 fn read_key(set: Set, bytes: &[u8]) -> Option<Key> {
+    if set == Set::GUARDED {
+        return Some(Key::Interface(Interface(bytes.try_into().ok()?)));
+    }
     let (address, ports) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
     let [number, 0, 0, 0, high, low, 0, 0] = ports else { return None };
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == *number)?;
@@ -233,7 +267,7 @@ fn read_key(set: Set, bytes: &[u8]) -> Option<Key> {
         None => None,
     };
     let port = NonZeroU16::new(u16::from_be_bytes([*high, *low]))?;
-    Some(Key { address, protocol, port })
+    Some(Key::Port { address, protocol, port })
 }
 
 /// Reads the element in an answer.
@@ -316,7 +350,7 @@ mod tests {
             for kind in [SetKind::Ports, SetKind::HostPorts] {
                 let set = Set { kind, family };
                 let address = address.parse().expect("a test address");
-                let key = Key {
+                let key = Key::Port {
                     address: set.key_address().map(|_| address),
                     protocol: Protocol::Sctp,
                     port: NonZeroU16::MAX,

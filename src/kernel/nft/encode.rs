@@ -17,7 +17,7 @@ use nftnl::{MsgType, NlMsg, ProtoFamily, Table};
 
 use super::rule_encode::lower;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, DataKind, Hook, Rule, Set, TABLE};
+use crate::ruleset::{Chain, ChainType, DataKind, Hook, Interface, Rule, Set, SetKind, TABLE};
 
 /// `linux/netfilter/nf_tables.h`.
 const NFT_SET_MAP: u32 = 0x8;
@@ -33,6 +33,7 @@ mod datatype {
     pub(super) const IPV6_ADDR: u32 = 8;
     pub(super) const INET_PROTO: u32 = 12;
     pub(super) const INET_SERVICE: u32 = 13;
+    pub(super) const IFNAME: u32 = 41;
     pub(super) const BITS: u32 = 6;
 }
 
@@ -104,9 +105,10 @@ impl Encoder {
             Family::V6 => (datatype::IPV6_ADDR, address_words(Family::V6)),
         };
         let ports = datatype::INET_PROTO << datatype::BITS | datatype::INET_SERVICE;
-        let (key_type, key_words) = match set.key_address() {
-            Some(_) => (address << (2 * datatype::BITS) | ports, words + 2),
-            None => (ports, 2),
+        let (key_type, key_words) = match (set.kind, set.key_address()) {
+            (SetKind::Guarded, _) => (datatype::IFNAME, Interface::LEN as u32 / 4),
+            (_, Some(_)) => (address << (2 * datatype::BITS) | ports, words + 2),
+            (_, None) => (ports, 2),
         };
         let mut numbers =
             vec![(sys::NFTNL_SET_KEY_TYPE, key_type), (sys::NFTNL_SET_KEY_LEN, 4 * key_words)];

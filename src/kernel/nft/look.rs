@@ -95,6 +95,7 @@ impl Look {
     /// Refuses a table that this binary must not touch.
     pub(super) fn permit(&self, expected: &Identity) -> Result<(), Error> {
         match &self.table {
+            Table::Ours(found) if expected.is_of_another_boot(found) => Ok(()),
             Table::Ours(found) if found.layout > LAYOUT => {
                 Err(Error::NewerLayout { found: found.layout })
             }
@@ -121,6 +122,11 @@ impl Look {
         let reason = match &self.table {
             Table::Absent => Some("it was missing".to_owned()),
             Table::Foreign => Some("it was not made by autoport".to_owned()),
+            Table::Ours(found) if expected.is_of_another_boot(found) => Some(
+                "it was built in an earlier boot, saved, and loaded again (by nftables.service or \
+                 netfilter-persistent, say)"
+                    .to_owned(),
+            ),
             Table::Ours(found) if found.layout < LAYOUT => {
                 Some(format!("it had the older layout {}", found.layout))
             }

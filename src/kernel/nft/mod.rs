@@ -13,13 +13,14 @@ mod preview;
 mod probe;
 mod reconcile;
 mod replay;
-mod rule_decode;
 mod rule_encode;
+mod unused;
 mod withdraw;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::thread;
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`].
     pub fn open(instance: &str) -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()?, identity: Identity::current(instance) })
+        let identity = Identity { boot: boot_id(), ..Identity::current(instance) };
+        Ok(Self { socket: Socket::open()?, identity })
     }
 
     /// Whether the table could be changed: what STATUS needs to know.
@@ -100,7 +102,8 @@ impl Nft {
                         if whole.is_none() {
                             whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
                         }
-                        let built = whole.as_ref().and_then(|whole| rebuild(whole, look));
+                        let whole = whole.as_ref();
+                        let built = whole.and_then(|whole| rebuild(&identity, whole, look));
                         Applied::of_rebuild(built, reason)
                     }
                 }))
@@ -179,7 +182,7 @@ impl Nft {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
             look.permit(&identity)?;
-            Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
+            Ok(Some((rebuild(&identity, &whole, look).unwrap_or_else(Transaction::begin), ())))
         })
     }
 
@@ -216,14 +219,13 @@ impl Nft {
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+        let identity = self.identity.clone();
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
-            match look.permit(&whole.identity) {
-                Err(Error::OtherInstance { .. }) | Ok(()) => {
-                    Ok(Some((rebuild(&whole, look).unwrap_or_else(Transaction::begin), ())))
-                }
-                Err(error) => Err(error),
+        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| match look.permit(&identity) {
+            Err(Error::OtherInstance { .. }) | Ok(()) => {
+                Ok(Some((rebuild(&identity, &whole, look).unwrap_or_else(Transaction::begin), ())))
             }
+            Err(error) => Err(error),
         })
     }
 
@@ -257,6 +259,14 @@ impl Nft {
             }
         }
     }
+}
+
+/// The boot this is, which a table says in which it was built.
+#[expect(clippy::disallowed_methods, reason = "the kernel says it, and this is its door")]
+fn boot_id() -> Option<String> {
+    let mut text = [0; 36];
+    File::open("/proc/sys/kernel/random/boot_id").ok()?.read_exact(&mut text).ok()?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// What has been tried already.
@@ -314,7 +324,7 @@ const fn is_passing(errno: i32) -> bool {
 }
 
 /// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
-fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
+fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
     let mut transaction = Transaction::begin();
     if look.table == Table::Absent && ruleset.elements.is_empty() {
         return None;
@@ -329,7 +339,7 @@ fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
     }
     let table = encoder.table(MsgType::Add);
     transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
-    look::put_table_comment(transaction.last(), &ruleset.identity.to_string());
+    look::put_table_comment(transaction.last(), &identity.to_string());
     add_sets(&mut transaction, &mut encoder, ruleset.sets());
     add_chains(&mut transaction, &mut encoder, ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
@@ -340,6 +350,10 @@ fn rebuild(ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
 fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
     for (set, id) in sets.zip(1..) {
         transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
+        if set == Set::GUARDED {
+            // Without it nft(8) shows the names backwards.
+            elements::put_key_byte_order(transaction.last());
+        }
     }
 }
 
@@ -356,7 +370,7 @@ fn add_chains<'a>(
         }
     }
     for chain in chains {
-        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last);
+        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last, &chain.memo);
     }
 }
 
@@ -373,13 +387,18 @@ fn add_rules(
     chain: &str,
     rules: &[Rule],
     place: Place,
+    memo: &str,
 ) {
     let flags = match place {
         Place::First => CREATE,
         Place::Last => CREATE | APPEND,
     };
+    let mut memo = memo.as_bytes().chunks(Chain::MEMO_PER_RULE);
     for rule in rules {
         let subject = format!("adding rule \"{rule}\" to chain {chain}");
         transaction.append(encoder.rule(chain, rule), flags, subject);
+        if let Some(part) = memo.next() {
+            elements::put_rule_memo(transaction.last(), part);
+        }
     }
 }

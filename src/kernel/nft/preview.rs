@@ -25,7 +25,8 @@ impl Nft {
                 Ok(Script::Difference(difference.script()))
             }
             Standing::Rebuild(_) => {
-                let table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
+                let mut table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
+                table.identity = self.identity.clone();
                 Ok(Script::Whole { table, replaces: look.table != Table::Absent })
             }
         }

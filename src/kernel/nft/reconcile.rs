@@ -5,13 +5,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Step;
-use super::elements::Seen;
+use super::elements::{self, Seen};
 use super::look::Standing;
-use super::message::Attributes;
-use super::rule_decode::raise;
-use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild};
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild, unused};
+use crate::model::HostPort;
 use crate::ruleset::{
-    Data, Digest, Element, Key, LAYOUT, Rule, Ruleset, Set, SetKind, Treatment, covers, hairpin_of,
+    Data, Digest, Element, Identity, Key, LAYOUT, Ruleset, Set, Treatment, covers, hairpin_of,
     host_at,
 };
 
@@ -23,6 +22,8 @@ pub struct Survey {
     /// How packets are treated. Treatments whose chains are not what their name stands for are left
     /// out.
     pub treatments: BTreeMap<Digest, Treatment>,
+    /// The interfaces that are guarded.
+    pub guarded: Vec<String>,
 }
 
 impl Survey {
@@ -82,13 +83,15 @@ impl Nft {
             }
             Ok(Some(match change.step(look, standing, tries)? {
                 Step::Wait => return Ok(None),
-                Step::Difference(difference, counts) => {
-                    let mended = compare::differing_elements(look, everything, &spared).collect();
+                Step::Difference(mut difference, counts) => {
+                    let unused = unused::remove(&mut difference, look, everything, &spared);
+                    let elements = compare::differing_elements(look, everything, &spared);
+                    let mended = elements.chain(unused).collect();
                     (difference, Applied { mended, counts, ..Applied::default() })
                 }
                 Step::Rebuild(reason) => {
                     let whole = nft.with_spared(Cow::Borrowed(everything))?;
-                    Applied::of_rebuild(rebuild(&whole, look), reason)
+                    Applied::of_rebuild(rebuild(&identity, &whole, look), reason)
                 }
             }))
         })?;
@@ -125,15 +128,17 @@ impl Nft {
     /// As for [`Self::look`].
     pub fn survey(&mut self) -> Result<Option<Survey>, Error> {
         let look = self.look(Extent::Everything)?;
-        if !matches!(&look.table, Table::Ours(found) if found.layout == LAYOUT) {
+        let says =
+            |found: &Identity| found.layout == LAYOUT && !self.identity.is_of_another_boot(found);
+        if !matches!(&look.table, Table::Ours(found) if says(found)) {
             return Ok(None);
         }
-        let chains = raised(&look);
-        let read = |digest| Some((digest, Treatment::read(digest, &chains)?));
+        let read = |digest| Some((digest, treatment_of(&look, digest)?));
         let treatments = look.treatments().filter_map(read).collect();
+        let guarded = look.elements.keys().filter_map(|(_, key)| key.interface()).collect();
         let elements = look.elements.into_iter();
         let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
-        Ok(Some(Survey { elements: elements.collect(), treatments }))
+        Ok(Some(Survey { elements: elements.collect(), treatments, guarded }))
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.
@@ -160,13 +165,13 @@ fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
     spared
 }
 
-/// The rules of each chain that could be a network's.
-fn raised(look: &Look) -> BTreeMap<String, Vec<Rule>> {
-    let rules = |rules: &Vec<Vec<u8>>| -> Option<Vec<Rule>> {
-        rules.iter().map(|rule| raise(Attributes(rule))).collect()
-    };
-    let chains = look.rules.iter();
-    chains.filter_map(|(name, its)| Some((name.clone(), rules(its)?))).collect()
+/// A treatment whose chains are there as they are built.
+fn treatment_of(look: &Look, digest: Digest) -> Option<Treatment> {
+    let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
+    let rules = chains.iter().filter_map(|chain| look.rules.get(chain)).flatten();
+    let memo = rules.flat_map(|rule| elements::read_rule_memo(rule)).copied().collect();
+    let treatment = Treatment::read(digest, &String::from_utf8(memo).ok()?)?;
+    compare::has_chains(look, &treatment.chains()).then_some(treatment)
 }
 
 fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {
@@ -176,8 +181,8 @@ fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {
     let (set, key) = place;
     // A hairpin serves its port on any address.
     let host = host_at(&place).or_else(|| {
-        let wildcard = Key { address: None, ..key };
-        host_at(&(Set { kind: SetKind::Ports, ..set }, wildcard))
-    })?;
+        let Key::Port { protocol, port, .. } = key else { return None };
+        Some(HostPort { protocol, port, address: set.family.wildcard() })
+    });
     Some(Element { set, key, data, comment, holder, host })
 }

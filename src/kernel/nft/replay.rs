@@ -6,7 +6,6 @@ use super::super::listeners::Listener;
 use super::elements::Listed;
 use super::encode::Encoder;
 use super::message::{Attributes, Body, answers, attributes_of};
-use super::rule_decode::raise;
 use super::{elements, look};
 use crate::model::{Family, Protocol};
 use crate::ruleset::{Set, base_chains};
@@ -74,8 +73,7 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<Strin
             let known = rules.find(|(chain, rule)| {
                 attributes.contains(attributes_of(encoder.rule(&chain.name, rule)))
             });
-            let rule = known.map(|(_, rule)| rule.clone()).or_else(|| raise(attributes));
-            let rule = rule.map_or("of its own".to_owned(), |rule| rule.to_string());
+            let rule = known.map_or("of its own".to_owned(), |(_, rule)| rule.to_string());
             format!("chain {name}: {rule}")
         }),
         Asked::Element(set) => Some(format!("{:?}", elements::read(set, attributes))),

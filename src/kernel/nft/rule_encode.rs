@@ -19,9 +19,8 @@ mod uapi {
     pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
     pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
     pub(super) const NFT_CMP_EQ: u32 = 0;
-    pub(super) const NFT_CMP_NEQ: u32 = 1;
     pub(super) const NFT_META_MARK: u32 = 3;
-    pub(super) const NFT_META_IIF: u32 = 4;
+    pub(super) const NFT_META_IIFNAME: u32 = 6;
     pub(super) const NFT_META_NFPROTO: u32 = 15;
     pub(super) const NFT_META_L4PROTO: u32 = 16;
     pub(super) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
@@ -35,8 +34,6 @@ mod uapi {
     pub(super) const NFPROTO_IPV6: u32 = 10;
     /// `RTN_LOCAL` of `linux/rtnetlink.h`.
     pub(super) const RTN_LOCAL: u32 = 2;
-    /// The interface index of `lo` in every network namespace.
-    pub(super) const LOOPBACK_IFINDEX: u32 = 1;
 }
 
 const fn nfproto(family: Family) -> u32 {
@@ -72,10 +69,6 @@ struct Lowering {
 impl Lowering {
     fn term(&mut self, term: &Term) {
         match term {
-            Term::NotFromLoopback => {
-                self.meta(uapi::NFT_META_IIF, 0);
-                self.compare(uapi::NFT_CMP_NEQ, &uapi::LOOPBACK_IFINDEX.to_ne_bytes());
-            }
             Term::ToLocalAddress => self.local_destination(),
             Term::Family(family) => self.family(*family),
             Term::Within(side, network) => self.within(*side, network),
@@ -190,6 +183,20 @@ impl Lowering {
 
     /// Loads the key of `set` and looks it up.
     fn lookup(&mut self, set: Set, result: Option<u32>) {
+        if set == Set::GUARDED {
+            self.meta(uapi::NFT_META_IIFNAME, 0);
+        } else {
+            self.port_key(set);
+        }
+        let mut lookup = Raw::new(c"lookup", [(sys::NFTNL_EXPR_LOOKUP_SREG, uapi::NFT_REG_1)]);
+        if let Some(register) = result {
+            lookup = lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, Value::Number(register));
+        }
+        self.expressions
+            .push(lookup.with(sys::NFTNL_EXPR_LOOKUP_SET, Value::Name(c_string(&set.to_string()))));
+    }
+
+    fn port_key(&mut self, set: Set) {
         self.family(set.family);
         let mut words = 0;
         if let Some(side) = set.key_address() {
@@ -199,12 +206,6 @@ impl Lowering {
         self.meta(uapi::NFT_META_L4PROTO, words);
         // Destination port: bytes 2 and 3 of the TCP, UDP and SCTP headers alike.
         self.payload(uapi::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, words + 1);
-        let mut lookup = Raw::new(c"lookup", [(sys::NFTNL_EXPR_LOOKUP_SREG, uapi::NFT_REG_1)]);
-        if let Some(register) = result {
-            lookup = lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, Value::Number(register));
-        }
-        self.expressions
-            .push(lookup.with(sys::NFTNL_EXPR_LOOKUP_SET, Value::Name(c_string(&set.to_string()))));
     }
 
     fn dnat(&mut self, set: Set) {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use super::elements::{self, Seen};
 use super::socket::Transaction;
-use super::{Error, Extent, Nft, Table};
+use super::{Error, Extent, Nft};
 use crate::model::{HostPort, Mapping};
-use crate::ruleset::{Data, Key, LAYOUT, Set, container_of, covers, hairpin_of, host_at};
+use crate::ruleset::{Data, Key, Set, container_of, covers, hairpin_of, host_at};
 
 type Places = Vec<(Set, Key)>;
 
@@ -18,7 +18,7 @@ impl Nft {
     /// It needs no lock: an element that names another container is never touched.
     ///
     /// # Errors
-    /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`]; as for [`Self::look`].
+    /// [`Error::Refused`], [`Error::Unanswered`]; as for [`Self::look`].
     pub fn withdraw_container(
         &mut self,
         container_id: &str,
@@ -30,12 +30,6 @@ impl Nft {
             })
         };
         self.attempt(Extent::Everything, |_, look, _| {
-            match look.table {
-                Table::Ours(ref found) if found.layout > LAYOUT => {
-                    return Err(Error::NewerLayout { found: found.layout });
-                }
-                Table::Ours(_) | Table::Foreign | Table::Absent => {}
-            }
             let (places, mappings) = held(&look.elements, is_meant);
             let mut transaction = Transaction::begin();
             elements::delete(&mut transaction, &places);

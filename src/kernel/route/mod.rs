@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use nix::net::if_::if_indextoname;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
@@ -150,48 +148,16 @@ fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
     IpNetwork::new(to, route.header.destination_prefix_length).ok()
 }
 
-/// The interface by which this node reaches a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Towards {
-    /// Its name.
-    pub name: String,
-    /// Whether its other end is in another namespace: it goes when the pod goes.
-    pub is_the_pods: bool,
-}
-
 /// The interface by which this node reaches `pod`; `None` when it has no route.
 ///
 /// # Errors
 /// [`Error::Route`].
-pub fn interface_towards(pod: IpAddr) -> Result<Option<Towards>, Error> {
-    let error = |source| Error::Route { pod, source };
-    let host_prefix = if pod.is_ipv4() { 32 } else { 128 };
-    let question = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(pod, host_prefix)
-        .map_err(|source| error(io::Error::other(source)))?
-        .build();
-    let found = talk(false, |handle| async move {
-        let route = Box::pin(handle.route().get(question).execute()).try_next().await?;
-        let index = route.and_then(|route| {
-            route.attributes.iter().find_map(|attribute| {
-                if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
-            })
-        });
-        let Some(index) = index else { return Ok(None) };
-        let link = Box::pin(handle.link().get().match_index(index).execute()).try_next().await?;
-        let is_the_pods = link.is_some_and(|link| {
-            link.attributes.iter().any(|one| matches!(one, LinkAttribute::LinkNetNsId(_)))
-        });
-        Ok(Some((index, is_the_pods)))
-    });
-    let (index, is_the_pods) = match found {
-        Ok(Some(found)) => found,
-        Ok(None) => return Ok(None),
-        Err(refused) if is_no_route(&refused) => return Ok(None),
-        Err(source) => return Err(error(source)),
-    };
-    let name = if_indextoname(index).map_err(|errno| error(errno.into()))?;
-    Ok(name.into_string().ok().map(|name| Towards { name, is_the_pods }))
+pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
+    match path(pod, None) {
+        Ok(path) => Ok(Some(path.interface)),
+        Err(refused) if is_no_route(&refused) => Ok(None),
+        Err(source) => Err(Error::Route { pod, source }),
+    }
 }
 
 /// The addresses that this node has towards the world, at most one per family: what it would send
@@ -240,9 +206,11 @@ impl Loopback {
 /// `guard` keeps everybody else from using that (CVE-2020-8558).
 ///
 /// # Errors
-/// [`Error::Sysctl`].
+/// [`Error::Sysctl`], unless the interface lets them in all the same: `/proc/sys` may be read-only, and
+/// `net.ipv4.conf.all.route_localnet` 1.
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
-    set_loopback(interface, "1")
+    let set = set_loopback(interface, "1");
+    if Loopback::of("all") == Loopback::Allowed { Ok(()) } else { set }
 }
 
 /// Takes back what [`allow_loopback`] did. An interface that is gone needs nothing.

@@ -107,17 +107,44 @@ fn a_store_ends_with_its_last_record_and_begins_anew() {
     let node = Node::new();
     let record = save(&node, "4f2a", &[host("0.0.0.0", 80)]);
     let first = node.lock().instance().id.clone();
-    node.lock().note_loopback("cni0").expect("noting");
-    node.lock().note_loopback("cni0").expect("noting it again");
-    assert_eq!(node.lock().loopback().expect("listing"), ["cni0"]);
+    let bridge = Inlet { interface: "cni0".into(), switched_on: true, guarded: true };
+    node.lock().note_loopback(&bridge).expect("noting");
+    node.lock().note_loopback(&bridge).expect("noting it again");
+    assert_eq!(node.lock().loopback().expect("listing"), [bridge]);
     assert!(!node.lock().end().expect("looking"), "somebody has a port");
     node.lock().remove(&record).expect("removing");
     node.lock().forget_loopback("cni0").expect("forgetting");
     node.lock().forget_loopback("cni0").expect("forgetting it again");
-    assert_eq!(node.lock().loopback().expect("listing"), [""; 0]);
+    assert_eq!(node.lock().loopback().expect("listing"), []);
     assert!(node.lock().end().expect("ending"));
     assert!(node.read().is_none(), "nothing is recorded");
     assert_ne!(node.lock().instance().id, first);
+}
+
+/// An interface of a pod goes with the pod, without a word to us.
+#[test]
+fn notes_of_interfaces_that_are_gone_do_not_pile_up() {
+    let node = Node::new();
+    let inlet = |interface: &str, switched_on, guarded| Inlet {
+        interface: interface.to_owned(),
+        switched_on,
+        guarded,
+    };
+    // The only interface that there is everywhere.
+    let lasting = inlet("lo", false, false);
+    node.lock().note_loopback(&lasting).expect("noting");
+    let mut forgotten = Vec::new();
+    for number in 0..100 {
+        let gone = inlet(&format!("cali{number}"), true, true);
+        forgotten.extend(node.lock().note_loopback(&gone).expect("noting"));
+        let noted = node.lock().loopback().expect("listing");
+        assert!(noted.len() <= 16 && noted.contains(&gone) && noted.contains(&lasting));
+    }
+    assert!(forgotten.len() > 80, "{forgotten:?}");
+    node.lock().tidy().expect("tidying");
+    assert_eq!(node.lock().loopback().expect("listing"), std::slice::from_ref(&lasting));
+    assert_eq!(node.lock().inlet("lo").expect("reading"), Some(lasting));
+    assert_eq!(node.lock().inlet("cali1").expect("reading"), None);
 }
 
 #[test]

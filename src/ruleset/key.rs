@@ -1,0 +1,80 @@
+//! The keys of maps and sets.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use super::{Data, Element, Set};
+use crate::model::{Protocol, check_ifname};
+
+/// The key of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// Of every set but one.
+    Port {
+        /// The address, where the set's keys begin with one.
+        address: Option<IpAddr>,
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The host port.
+        port: NonZeroU16,
+    },
+    /// Of [`Set::GUARDED`].
+    Interface(Interface),
+}
+
+/// The name of an interface, as the kernel keeps it: padded with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface(pub [u8; Self::LEN]);
+
+impl Interface {
+    /// `IFNAMSIZ`.
+    pub const LEN: usize = 16;
+
+    /// `None` where `name` is none that an interface can have.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        check_ifname(name).ok()?;
+        let mut bytes = [0; Self::LEN];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        Some(Self(bytes))
+    }
+
+    /// The place of the interface in [`Set::GUARDED`].
+    #[must_use]
+    pub const fn place(self) -> (Set, Key) {
+        (Set::GUARDED, Key::Interface(self))
+    }
+
+    /// The element that has it guarded.
+    #[must_use]
+    pub fn guarded(self) -> Element {
+        let (set, key) = self.place();
+        let (comment, holder) = <_>::default();
+        Element { set, key, data: Data::None, comment, holder, host: None }
+    }
+}
+
+impl Key {
+    /// The name of the interface, of a key that is one.
+    #[must_use]
+    pub fn interface(&self) -> Option<String> {
+        let Self::Interface(Interface(name)) = self else { return None };
+        let name = name.split(|byte| *byte == 0).next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { address, protocol, port } => {
+                if let Some(address) = address {
+                    write!(out, "{address} . ")?;
+                }
+                write!(out, "{protocol} . {port}")
+            }
+            Self::Interface(_) => write!(out, "{:?}", self.interface().unwrap_or_default()),
+        }
+    }
+}
