@@ -173,7 +173,7 @@ fn what_the_operator_forbids_is_refused() {
     refused(&web.clone().mapping([tcp(1026)]), &[], 104, &["1026", "excludePorts", "1025-1028"]);
     let three = [(PORTS, "one=1, two=2, three=3")];
     assert_eq!(granted(&web, &three).0, [1024, 1029, 1030]);
-    refused(&web, &[(PORTS, "block=1-3")], 101, &["OutOfHostPort: no 3 tcp ports in a row"]);
+    refused(&web, &[(PORTS, "block=1-3")], 104, &["no 3 tcp ports in a row"]);
     let closed = network("20000-20009").with("allowedNamespaces", json!(["games"]));
     let web = pod(&node, &closed, "web", 5);
     let asked = [(PORTS, "http=80")];
@@ -307,11 +307,11 @@ fn a_pod_may_choose_among_the_nodes_ranges() {
     let range = |name| [(PORTS, "http=80, rtp=10-13/udp"), ("autoport.cni/range", name)];
     assert_eq!(granted(&web, &range("games")).0, [30000, 31000]);
     assert_eq!(granted(&web, &range("default")).0, [20000, 20001]);
-    refused(&web, &range("one"), 101, &["OutOfHostPort", "range one (32000"]);
+    refused(&web, &range("one"), 104, &["range one (32000", "even when empty"]);
     refused(&web, &range("other"), 7, &["\"other\"", "\"games\"", "\"one\""]);
     // A block does not run from one part of a range into the next.
     let block = [(PORTS, "rtp=10-14/udp"), ("autoport.cni/range", "games")];
-    refused(&web, &block, 101, &["no 5 udp ports in a row", "range games"]);
+    refused(&web, &block, 104, &["no 5 udp ports in a row", "range games"]);
 }
 
 /// The earlier sandbox still holds them, and the order is another.

@@ -32,7 +32,7 @@ impl Scene {
                 "sourceRanges",
                 json!(["192.0.2.0/24", "10.0.0.0/8", "2001:db8::/32", "fd00::/8"]),
             )
-            .with("hostAddresses", json!(["192.0.2.0/24", "2001:db8::/32"]));
+            .with("hostAddresses", json!(["192.0.2.0/24", "127.0.0.0/8", "2001:db8::/32"]));
         let mut mappings = PortMapping::both(8080, POD_PORT, "");
         for host in [FIRST[0], SECOND[1], "127.0.0.1"] {
             mappings.extend(PortMapping::both(8081, POD_PORT, host));

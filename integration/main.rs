@@ -42,6 +42,7 @@ mod kubernetes;
 mod later;
 mod libcni;
 mod lifecycle;
+mod limits;
 mod listeners;
 mod lost;
 mod matrix;

@@ -19,10 +19,15 @@ const PORT: u16 = 8080;
 
 /// A node with one pod, `web`, on a network with this key.
 fn scene(key: &str, value: Value) -> (Node, Pod, Attachment) {
+    scene_on(SECOND[0], key, value)
+}
+
+/// A pod with a port on every address, and the next one on this host IP.
+fn scene_on(host_ip: &str, key: &str, value: Value) -> (Node, Pod, Attachment) {
     let node = Node::new();
     let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).with(key, value);
     let mut mappings = PortMapping::both(PORT, POD_PORT, "");
-    mappings.extend(PortMapping::both(PORT + 1, POD_PORT, SECOND[0]));
+    mappings.extend(PortMapping::both(PORT + 1, POD_PORT, host_ip));
     let (pod, attachment) = node.attached("web", &blue, mappings);
     attachment.check().success();
     (node, pod, attachment)
@@ -64,15 +69,17 @@ fn source_ranges_say_who_may_connect() {
 
 #[test]
 fn host_addresses_say_where_wildcards_answer() {
-    let (node, _pod, _attachment) = scene("hostAddresses", json!([FIRST[0], FIRST[1]]));
+    let (node, _pod, _attachment) =
+        scene_on(FIRST[0], "hostAddresses", json!([FIRST[0], FIRST[1]]));
     for family in [0, 1] {
         assert_eq!(both(&node, FIRST[family], PORT, CLIENT[family]), by(CLIENT[family]));
         assert_eq!(both(&node, SECOND[family], PORT, CLIENT[family]), Answer::Refused);
         assert_eq!(Probe::tcp(FIRST[family], PORT).ask(), by(FIRST[family]));
     }
     assert_eq!(Probe::tcp("127.0.0.1", PORT).ask(), Answer::Refused);
-    // Who names an address means it.
-    assert_eq!(both(&node, SECOND[0], PORT + 1, CLIENT[0]), by(CLIENT[0]));
+    // Another host IP would be forbidden.
+    assert_eq!(both(&node, FIRST[0], PORT + 1, CLIENT[0]), by(CLIENT[0]));
+    assert_eq!(both(&node, SECOND[0], PORT + 1, CLIENT[0]), Answer::Refused);
 }
 
 /// A daemon on an address that the claim leaves out stays reachable there, and does not count.
