@@ -297,9 +297,11 @@ fn env_shows_what_the_pod_was_told() {
     assert_fails(&["env", ""], 2, "a value is required");
     // A container that mounts the directory writable fools nobody.
     fs::write(&file, "PATH='/tmp'\n\u{1b}[2J").expect("ours");
+    let forged =
+        "{\"version\":1,\"pod\":{\"namespace\":\"\",\"name\":\"\",\"uid\":\"\"},\"ports\":[]}";
+    fs::write(format!("{STATE}/pods/uid-web/ports.json"), forged).expect("ours");
     let (status, stdout, stderr) = autoport(&["env", "shop/web"]);
-    assert!(status.success() && stdout == variables, "{stdout}");
-    assert!(stderr.contains("ports.env does not say what"), "{stderr}");
+    assert!(status.success() && stdout == variables, "{stdout}{stderr}");
     run(&scene.web, "DEL").success();
 }
 

@@ -167,10 +167,7 @@ fn what_the_plugin_writes_is_a_seed() {
         tcp(0),
     ]);
     add(&node, &web);
-    let files = [
-        ("attachment", "attachments/blue:web:eth0.json"),
-        ("published", "pods/uid-web/ports.json"),
-    ];
+    let files = [("attachment", "attachments/blue:web:eth0.json")];
     let boot: Value = serde_json::from_slice(&read("instance")).expect("the instance is JSON");
     let boot = boot["bootId"].as_str().expect("it has a boot ID").to_owned();
     for (name, path) in files {

@@ -245,12 +245,12 @@ fn a_link_in_the_place_of_a_directory_inside() {
         let moved = format!("{STATE}/{place}.moved");
         fs::rename(&path, &moved).expect("ours");
         symlink(&moved, &path).expect("ours");
-        fs::write(format!("{moved}/foreign"), "precious").expect("ours");
+        fs::write(format!("{moved}/.foreign"), "precious").expect("ours");
         web.check().success();
         run(&other, "ADD").failure(100);
         add(&node, &web);
         run(&web, "DEL").success();
-        assert_eq!(fs::read(format!("{moved}/foreign")).expect("still there"), b"precious");
+        assert_eq!(fs::read(format!("{moved}/.foreign")).expect("still there"), b"precious");
         assert!(fs::symlink_metadata(&path).expect("still there").is_symlink(), "{place}");
         add(&node, &other);
         run(&other, "DEL").success();

@@ -3,11 +3,10 @@
 //! `docs/published-files.md` is the contract with those who read the files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::model::{
     Attachment, ContainerPort, Dialect, Family, Grant, HostPort, Mapping, Pod, PortRange, Protocol,
@@ -18,7 +17,7 @@ use crate::model::{
 const VERSION: u32 = 1;
 
 /// How a host port came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The pod named the number.
@@ -30,14 +29,14 @@ pub enum Origin {
 }
 
 /// One host port, or a run of them, of one attachment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Whose it is; a pod on the node's own network has no attachment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
     /// What the pod calls it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The protocols; at least one.
     pub protocols: Vec<Protocol>,
@@ -53,14 +52,13 @@ pub struct Entry {
     /// How it came about.
     pub origin: Origin,
     /// Whose variables it gets besides our own.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub dialects: BTreeSet<Dialect>,
 }
 
 /// What `record` has to tell: what the node chose for it, in the order wished for, then what it named
 /// itself. `node` are the node's addresses, which stand for "every local address".
-#[must_use]
-pub fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
+fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
     let chosen = record.grants.iter().map(|grant| chosen(record, grant, node));
     let named = record
         .mappings
@@ -137,41 +135,35 @@ fn answering(mappings: &[&Mapping], node: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// All that one pod is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Publication {
     version: u32,
     /// The pod.
     pub pod: Pod,
-    /// Its ports, those of the attachment that published first in front.
+    /// Its ports, those of the attachment that was recorded first in front.
     #[serde(rename = "ports")]
     pub entries: Vec<Entry>,
 }
 
-impl Default for Publication {
-    fn default() -> Self {
-        let pod = Pod { namespace: String::new(), name: String::new(), uid: String::new() };
-        Self { version: VERSION, pod, entries: Vec::new() }
-    }
-}
-
 impl Publication {
-    /// Reads `ports.json` back; `None` when that is not what it is.
+    /// What the pod of `records`, which are all that it has, is told; `None` where that is nothing. A
+    /// record of which the pod named all ports itself tells nothing new. `node` gives the addresses of
+    /// the node, which stand for "every local address".
+    ///
+    /// A pod has one sandbox: where records of an earlier one are left, those of the latest count.
     #[must_use]
-    pub fn from_json(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok().filter(|read: &Self| read.version == VERSION)
-    }
-
-    /// Puts `entries` in the place of what `attachment` had published. What another sandbox of the
-    /// pod published goes: a pod has one sandbox, so that one is no more.
-    pub fn put(&mut self, attachment: &Attachment, entries: Vec<Entry>) {
-        let sandbox = attachment.container_id();
-        let is_of = |one: &Attachment| one.container_id() == sandbox;
-        self.entries.retain(|entry| entry.attachment.as_ref().is_some_and(is_of));
-        let own = |entry: &Entry| entry.attachment.as_ref() == Some(attachment);
-        let at = self.entries.iter().position(own).unwrap_or(self.entries.len());
-        self.entries.retain(|entry| !own(entry));
-        self.entries.splice(at..at, entries);
+    pub fn of(records: &[Record], node: impl FnOnce() -> Vec<IpAddr>) -> Option<Self> {
+        let latest = records.iter().max_by_key(|record| record.created)?;
+        let sandbox = latest.owner.container_id();
+        let is_told =
+            |record: &&Record| record.owner.container_id() == sandbox && !record.grants.is_empty();
+        let mut told: Vec<&Record> = records.iter().filter(is_told).collect();
+        told.sort_by_key(|record| record.created);
+        let pod = told.first()?.owner.pod.clone()?;
+        let node = node();
+        let entries = told.into_iter().flat_map(|record| entries_of(record, &node)).collect();
+        Some(Self { version: VERSION, pod, entries })
     }
 
     /// The text of `ports.json`.
@@ -184,16 +176,23 @@ impl Publication {
         Ok(text)
     }
 
-    /// The text of `ports.env`: lines `NAME='value'`, which a shell can source and which is the only
-    /// form that kubelet's `fileKeyRef` takes. No value has anything in it that either would
-    /// interpret.
+    /// The variables, in the order of `ports.env`: names are unique, and no value has anything in it
+    /// that a shell or kubelet would interpret.
     #[must_use]
-    pub fn to_env(&self) -> String {
+    pub fn variables(&self) -> Vec<(String, String)> {
         let mut variables = Variables::default();
         self.own_variables(&mut variables);
         self.kubewharf_variables(&mut variables);
         self.bcs_variables(&mut variables);
-        variables.text
+        variables.pairs
+    }
+
+    /// The text of `ports.env`: lines `NAME='value'`, which a shell can source and which is the only
+    /// form that kubelet's `fileKeyRef` takes.
+    #[must_use]
+    pub fn to_env(&self) -> String {
+        let line = |(name, value): &(String, String)| format!("{name}='{value}'\n");
+        self.variables().iter().map(line).collect()
     }
 
     fn own_variables(&self, variables: &mut Variables) {
@@ -284,10 +283,10 @@ fn upper_case(name: &str) -> String {
     name.chars().map(upper).collect()
 }
 
-/// The lines of `ports.env`. Of two variables with one name the first stays.
+/// Of two variables with one name the first stays.
 #[derive(Debug, Default)]
 struct Variables {
-    text: String,
+    pairs: Vec<(String, String)>,
     seen: BTreeSet<String>,
 }
 
@@ -299,8 +298,15 @@ impl Variables {
         if value.is_empty() || !value.chars().all(harmless) || !self.seen.insert(name.to_owned()) {
             return;
         }
-        let _ = writeln!(self.text, "{name}='{value}'");
+        self.pairs.push((name.to_owned(), value));
     }
+}
+
+/// The variables that the pod of `records`, which are all that it has, is told: see
+/// [`Publication::of`].
+#[must_use]
+pub fn variables(records: &[Record], node: impl FnOnce() -> Vec<IpAddr>) -> Vec<(String, String)> {
+    Publication::of(records, node).map(|told| told.variables()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
 use autoport::model::{Ask, Attachment, ContainerPort, Family, Owner, Pod, Protocol};
 use autoport::plan;
+use autoport::publication::Publication;
 use autoport::ruleset::{Digest, Identity, Ruleset, Set};
 use autoport::store::Store;
 
@@ -123,7 +124,7 @@ const PATHS: [&str; 5] = [
     "attachments/blue:web:eth0.json",
     "reservations/db.json",
     "instance",
-    "pods/uid-web/ports.json",
+    "hostpods/uid-web.json",
     "released/0/pod:uid-web.json",
 ];
 
@@ -171,7 +172,7 @@ impl State {
         let store = Store::at(&self.0);
         let attachment = Attachment::new("blue", "web", "eth0").expect("a valid attachment");
         let pod = Pod { namespace: "d".into(), name: "web".into(), uid: "uid-web".into() };
-        let owner = Owner { holder: attachment.clone().into(), pod: Some(pod), netns: None };
+        let owner = Owner { holder: attachment.into(), pod: Some(pod), netns: None };
         let locked = match store.lock(Duration::ZERO, &mut Silent) {
             Ok(locked) => locked,
             Err(error) => return refusal_of(&Error::Store(error), b"{}"),
@@ -193,7 +194,6 @@ impl State {
             let hosts: Vec<_> = record.mappings.iter().map(|mapping| mapping.host).collect();
             let _ = locked.holders(&hosts).expect("the index can be read");
             let _ = locked.remember(record, 5);
-            let _ = autoport::publication::entries_of(record, &[]);
             let _ = plan::expand(&record.grants, &record.pod_addresses);
             let _ = record.owner.to_string();
             record.mappings = locked.owned(record).expect("the index can be read");
@@ -209,16 +209,18 @@ impl State {
             }
         }
         let _ = locked.memory(&owner, 5).grants(&owner.holder);
-        if let Some(mut published) = locked.published("uid-web") {
-            published.put(&attachment, Vec::new());
-            assert!(published.to_json().is_ok());
-            let env = published.to_env();
+        if let Some(told) = Publication::of(&records, Vec::new) {
+            assert!(told.to_json().is_ok());
+            let env = told.to_env();
             assert!(env.lines().all(|line| line.split('\'').count() == 3), "{env}");
         }
+        let _ = locked.records_of_pod("uid-web").expect("the directory can be read");
+        let _ = locked.granted_in_namespace("d").expect("the directory can be read");
         for record in &records {
             locked.remove(record).expect("the directory is ours");
         }
         locked.tidy().expect("the directory is ours");
+        drop(locked.unlock().publish_rest(Duration::ZERO, &Vec::new, &mut Silent));
     }
 }
 

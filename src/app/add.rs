@@ -10,9 +10,8 @@ use super::{choose, del, end_flows, everything, failed};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Nft, Redirected};
-use crate::model::{Ask, Mapping, Pod, Record};
+use crate::model::{Ask, Mapping, Record};
 use crate::plan;
-use crate::publication::{self, Entry};
 use crate::ruleset::{Key, Set, Traffic};
 use crate::store::{self, Locked, Store};
 
@@ -32,8 +31,16 @@ pub fn claim(
     if ask.is_empty() {
         return Ok(None);
     }
-    let claimed = under_lock(&store.lock(patience, log)?, &mut ask, now, log);
-    claimed.map_err(Error::with_process)
+    let locked = store.lock(patience, log)?;
+    let claimed = under_lock(&locked, &mut ask, now, log);
+    let mut unlocked = locked.unlock();
+    let uid = claimed.as_ref().ok().and_then(|held| held.as_ref()?.owner.uid());
+    let published = match uid {
+        Some(uid) => unlocked.publish(uid, patience, &kernel::outward_addresses, log),
+        None => Ok(()),
+    };
+    super::publish_rest(unlocked, log);
+    claimed.and_then(|held| Ok(published.map(|()| held)?)).map_err(Error::with_process)
 }
 
 fn under_lock(
@@ -77,9 +84,7 @@ fn under_lock(
     end_flows(&mut nft, &Redirected { gone: transfer.gone(), new, pods_stay: true }, log);
     transfer.settle()?;
     let opened = transfer.opening.as_ref().map_or(Ok(()), Opening::open);
-    let finished = opened
-        .and_then(|()| choose::move_cursors(locked, ask, &cursors))
-        .and_then(|()| publish(locked, &transfer.wanted));
+    let finished = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors));
     if let Err(error) = finished {
         if transfer.before.is_none()
             && let Err(left) = del::remove(locked, &transfer.wanted, now, log)
@@ -89,28 +94,6 @@ fn under_lock(
         return Err(error);
     }
     Ok(Some(transfer.wanted))
-}
-
-/// Tells the containers of the pod what was chosen for it. A pod that named all its ports knows.
-fn publish(locked: &Locked, record: &Record) -> Result<(), Error> {
-    let Some(attachment) = record.owner.attachment() else { return Ok(()) };
-    if let Some((pod, entries)) = entries_of(record) {
-        return Ok(locked.publish(pod, attachment, entries)?);
-    }
-    match record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty()) {
-        // What it published when it had some is true no more.
-        Some(pod) => Ok(locked.unpublish(&pod.uid, attachment)?),
-        None => Ok(()),
-    }
-}
-
-/// What is published for the pod of `record`, if anything is.
-pub(super) fn entries_of(record: &Record) -> Option<(&Pod, Vec<Entry>)> {
-    let pod = record.owner.pod.as_ref().filter(|pod| !pod.uid.is_empty())?;
-    if record.grants.is_empty() {
-        return None;
-    }
-    Some((pod, publication::entries_of(record, &kernel::outward_addresses())))
 }
 
 /// One attachment's host ports on their way from what it held to what it wants.

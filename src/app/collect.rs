@@ -103,7 +103,9 @@ pub fn collect(
     }
     let tidied = locked.tidy().map_err(Error::from);
     // The table is no better off for what is left of the store.
-    let failure = tidied.and(everything::reconcile(&locked, log)).err();
+    let reconciled = everything::reconcile(&locked, log);
+    let cleared = super::clear_published(locked, log);
+    let failure = tidied.and(reconciled).and(cleared).err();
     Ok(Some(Collected { judged, failure }))
 }
 

@@ -45,7 +45,7 @@ pub(super) fn del(release: &Release, now: u64, log: &mut dyn Log) -> Result<(), 
         return Ok(());
     }
     let Some(locked) = lock(&store, log)? else { return Ok(()) };
-    match locked.load(&release.attachment) {
+    let released = match locked.load(&release.attachment) {
         Ok(Some(record)) => remove(&locked, &record, now, log),
         Ok(None) => Ok(()),
         Err(store::Error::Unreadable(unreadable)) => discard(&locked, unreadable, log),
@@ -53,11 +53,13 @@ pub(super) fn del(release: &Release, now: u64, log: &mut dyn Log) -> Result<(), 
             failed(log, Undone::NothingRemoved, error);
             Ok(())
         }
-    }
+    };
+    super::publish_rest(locked.unlock(), log);
+    released
 }
 
 /// Takes a record's elements out of the kernel, then the record out of the store.
-/// Then what was published for it, and its ports are remembered for a while.
+/// Its ports are remembered for a while.
 pub(super) fn remove(
     locked: &Locked,
     record: &Record,
@@ -77,15 +79,7 @@ pub(super) fn remove(
     if let Err(error) = locked.remember(record, now) {
         failed(log, Undone::NotRemembered, error);
     }
-    locked.remove(record)?;
-    // A container may have made anything of its directory, and DEL must not fail for that either.
-    if let (Some(uid), Some(attachment)) = (record.owner.uid(), record.owner.attachment())
-        && !record.grants.is_empty()
-        && let Err(error) = locked.unpublish(uid, attachment)
-    {
-        failed(log, Undone::PublicationLeft, error);
-    }
-    Ok(())
+    Ok(locked.remove(record)?)
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
@@ -179,7 +173,11 @@ pub(super) fn gc(sweep: &Sweep, now: u64, log: &mut dyn Log) -> Result<(), Error
     if let Err(error) = locked.tidy() {
         failed(log, Undone::NotCollected, error);
     }
-    first_failure.and(reconcile(&locked, log))
+    let reconciled = reconcile(&locked, log);
+    if let Err(error) = super::clear_published(locked, log) {
+        failed(log, Undone::NotCollected, error);
+    }
+    first_failure.and(reconciled)
 }
 
 /// Finds what was lost of the table, and what nobody recorded.

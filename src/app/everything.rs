@@ -140,5 +140,6 @@ pub fn repair(
     end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
     locked.tidy()?;
     let attachments = locked.records()?.len() - left_alone.len();
+    super::clear_published(locked, log)?;
     Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::everything;
 use super::loopback::{self, Opening};
 use super::past::Past;
 use super::prepare::{self, Plan, Scene};
-use super::{add, everything};
 use crate::cni::{Claim, Env, Request};
 use crate::error::Error;
 use crate::event::{Event, Log};
@@ -125,11 +125,13 @@ fn foresee(
     let (hints, except) = (&claim.ask.host_interfaces, &claim.ask.guard_except);
     let opening = loopback::towards(shared, &wanted, hints, except)?;
     let script = script(shared, &going, &wanted, opening.as_ref(), log, unseen)?;
-    let published = add::entries_of(&wanted).and_then(|(pod, entries)| {
-        let mut publication = Publication::default();
-        publication.pod.clone_from(pod);
-        publication.put(&claim.attachment, entries);
-        Some((store.published_at(&pod.uid)?, publication))
+    let published = wanted.owner.uid().and_then(|uid| {
+        let found = shared.and_then(|shared| shared.records_of_pod(uid).ok()).unwrap_or_default();
+        let mut records: Vec<Record> = found.into_iter().flatten().collect();
+        records.retain(|record| record.owner.holder != wanted.owner.holder);
+        records.push(wanted.clone());
+        let publication = Publication::of(&records, kernel::outward_addresses)?;
+        Some((store.published_at(uid)?, publication))
     });
     Ok(Some(Foreseen {
         is_random: claim.ask.allocation == Allocation::Random && !claim.ask.requested.is_empty(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::Log;
-use crate::kernel::{Extent, Nft, Table};
+use crate::kernel::{self, Extent, Nft, Table};
 use crate::model::{HostPort, PortRange, Protocol, Record};
 use crate::publication::Publication;
 use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
@@ -173,11 +173,9 @@ pub struct Told {
     pub directory: PathBuf,
     /// What.
     pub publication: Publication,
-    /// Whether the file of variables says the same.
-    pub is_in_step: bool,
 }
 
-/// Reads what was published for the pod with this UID; `None` where nothing was.
+/// What the records of the pod with this UID tell it; `None` where that is nothing.
 ///
 /// # Errors
 /// What the store says.
@@ -188,11 +186,11 @@ pub fn told(
     log: &mut dyn Log,
 ) -> Result<Option<Told>, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
-    Ok(store.published_at(uid).zip(shared.published(uid)).map(|(directory, publication)| {
-        let variables = shared.published_variables(uid);
-        let is_in_step = variables.is_some_and(|bytes| bytes == publication.to_env().as_bytes());
-        Told { directory, publication, is_in_step }
-    }))
+    let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
+    let records = records.map_err(store::Error::from)?;
+    let publication = Publication::of(&records, kernel::outward_addresses);
+    let told = |(directory, publication)| Told { directory, publication };
+    Ok(store.published_at(uid).zip(publication).map(told))
 }
 
 /// What the kernel has of one record.

@@ -22,7 +22,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cni::{self, Env, Reply, Request};
 use crate::error::Error;
@@ -30,7 +30,7 @@ use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Applied, Nft, Redirected};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Key, Set, SetKind, elements_of, places_of};
-use crate::store::{PERSISTENT, Shared, Store, Who};
+use crate::store::{Locked, PERSISTENT, Shared, Store, Unlocked, Who};
 
 pub use add::claim;
 pub use collect::{Collected, Evidence, Judged, collect, judge};
@@ -172,6 +172,31 @@ fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) {
     if let Err(error) = nft.end_flows(change) {
         failed(log, Undone::StaleFlows, error);
     }
+}
+
+/// How long is waited for a pod's directory, in which a command may be held up by its containers.
+const PATIENCE_WITH_POD: Duration = Duration::from_secs(5);
+
+/// Writes the published files of every pod whose records were changed. A container may have made
+/// anything of its directory, and no command fails for that of another pod.
+fn publish_rest(unlocked: Unlocked, log: &mut dyn Log) {
+    for error in unlocked.publish_rest(PATIENCE_WITH_POD, &kernel::outward_addresses, log) {
+        failed(log, Undone::PublicationLeft, error);
+    }
+}
+
+/// The same, and deletes those of pods that have no record. Gives the first failure and notes the
+/// others.
+fn clear_published(locked: Locked, log: &mut dyn Log) -> Result<(), Error> {
+    let unlocked = locked.unlock();
+    let cleared = unlocked.clear_published(PATIENCE_WITH_POD, log);
+    publish_rest(unlocked, log);
+    let mut failures = cleared?.into_iter();
+    let first = failures.next();
+    for error in failures {
+        failed(log, Undone::PublicationLeft, error);
+    }
+    first.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Whether exactly this host port is recorded.

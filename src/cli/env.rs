@@ -10,7 +10,7 @@ use autoport::publication::{Entry, Publication};
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, note, subject_named};
+use super::{Failure, Node, Verdict, arguments, subject_named};
 
 /// What the containers of a pod were told.
 #[derive(Serialize)]
@@ -29,12 +29,6 @@ impl Answer for Published<'_> {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
         out.write_all(self.text.as_bytes())
     }
-}
-
-/// The variables by name. No value has a quote in it.
-fn variables(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.lines().filter_map(|line| line.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
 }
 
 pub(super) fn run(
@@ -58,15 +52,11 @@ pub(super) fn run(
     let uid = pods.into_iter().next().map(|(_, uid)| uid).filter(|uid| !uid.is_empty());
     let Some(uid) = uid else { return Err(Failure::NoUid(asked.pod.clone())) };
     let told = app::told(&node.store, node.patience, &uid, log)?;
-    let Told { directory, publication, is_in_step } =
+    let Told { directory, publication } =
         told.ok_or_else(|| Failure::NothingPublished(asked.pod.clone()))?;
-    if !is_in_step {
-        let directory = directory.display();
-        note(format_args!("{directory}/ports.env does not say what {directory}/ports.json says"));
-    }
     let text = publication.to_env();
     let Publication { pod, entries, .. } = &publication;
-    let variables = variables(&text);
+    let variables = publication.variables().into_iter().collect();
     screen.show(&Published { pod, directory, ports: entries, variables, text })?;
     Ok(Verdict::Well)
 }

@@ -31,6 +31,9 @@ impl Locked {
         }
         lookup::enter(disk, record)?;
         record::write(disk, &key.path(), record)?;
+        if !record.grants.is_empty() {
+            self.note_change(record);
+        }
         before.map_or(Ok(()), |before| self.withdraw_all_but(record, &before))
     }
 
@@ -41,14 +44,23 @@ impl Locked {
     pub fn remove(&self, record: &Record) -> Result<(), Error> {
         let key = Key::of(&record.owner.holder);
         self.disk.remove(&key.path())?;
+        self.note_change(record);
         self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))?;
         lookup::entries(record).keys().try_for_each(|name| lookup::withdraw(&self.disk, name))
+    }
+
+    /// Remembers that the files of the pod of `record` are to be published again.
+    fn note_change(&self, record: &Record) {
+        self.changed.borrow_mut().extend(record.owner.uid().map(lookup::name));
     }
 
     /// Takes out what is entered for `before` and not for `record`, both of one holder.
     fn withdraw_all_but(&self, record: &Record, before: &Record) -> Result<(), Error> {
         let gone = before.mappings.iter().filter(|old| !record::lists(&record.mappings, &old.host));
         self.withdraw(&Key::of(&record.owner.holder), gone.map(|mapping| &mapping.host))?;
+        if !before.grants.is_empty() {
+            self.note_change(before);
+        }
         let entries = lookup::entries(record);
         let old = lookup::entries(before);
         let mut gone = old.keys().filter(|name| !entries.contains_key(*name));
@@ -110,7 +122,7 @@ impl Locked {
 
     /// Clears away what means nothing: index entries that lead nowhere, records of an earlier boot, a
     /// temporary file; and enters again what the index has lost. No command needs this; it keeps the
-    /// directory readable. [`super::Store::clear_published`] does the same for published files.
+    /// directory readable. [`super::Unlocked::clear_published`] does the same for published files.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -149,7 +161,6 @@ impl Locked {
         })?;
         lookup::prune(&self.disk, |name, key| {
             entered.contains(name) || listed.get(key).is_some_and(Option::is_none)
-        })?;
-        self.unpublish_all_but(|key| listed.contains_key(key))
+        })
     }
 }

@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, fsync, linkat, symlinkat, unlinkat};
 use super::error::Error;
 use super::key::{Key, Kind};
 use super::place::{check_owner, make_parents, no_directory};
-use super::{lock, public};
+use super::{lock, tree};
 
 /// Everything new is made under this name and then renamed. One name is enough, because only the
 /// holder of the exclusive lock writes, and the next write clears away what a killed one left.
@@ -26,6 +26,9 @@ pub(super) const TEMPORARY: &str = ".new";
 
 /// More than a million mappings; a larger file is none of ours and would only fill the memory.
 const LONGEST_FILE: u64 = 256 << 20;
+
+/// How often a directory is made that another command takes away at once.
+const ATTEMPTS: usize = 16;
 
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
@@ -122,7 +125,8 @@ impl Disk {
         move |errno| Error::io(action, &self.full(name))(errno)
     }
 
-    /// Opens the file to lock; makes it for a writer, and is `None` for a reader when it is missing.
+    /// Opens the file to lock; makes it for a writer. `None` when it is missing, for a writer when the
+    /// directory is.
     pub(super) fn lock_file(&self, name: &str, mode: lock::Mode) -> Result<Option<File>, Error> {
         let access = match mode {
             // Some network file systems want a file open for writing to lock it exclusively.
@@ -137,6 +141,8 @@ impl Disk {
             }
             match self.open_file(name, access | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE_FILE) {
                 Err(Errno::EEXIST) => {}
+                // The directory was deleted since it was opened.
+                Err(Errno::ENOENT) => return Ok(None),
                 opened => {
                     let file = opened.map_err(self.error("create", name))?;
                     fchmod(&file, PRIVATE_FILE).map_err(self.error("protect", name))?;
@@ -191,35 +197,40 @@ impl Disk {
     /// Puts a file with these bytes in the place of `name`: whoever reads sees all of the old or all
     /// of the new.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        self.write_temporary(name, bytes, PRIVATE_FILE)?;
+        self.write_temporary(TEMPORARY, &self.full(name), bytes, PRIVATE_FILE)?;
         self.put(name)
     }
 
-    /// Writes what is to be renamed to `name`.
+    /// Writes the file `temporary`, which is to be renamed to `path`.
     pub(super) fn write_temporary(
         &self,
-        name: &str,
+        temporary: &str,
+        path: &Path,
         bytes: &[u8],
         access: Mode,
     ) -> Result<(), Error> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-        let made = self.afresh(|| self.open_file(TEMPORARY, flags, PRIVATE_FILE));
-        let file = made.map_err(self.error("create", TEMPORARY))?;
+        let made = self.afresh(temporary, || self.open_file(temporary, flags, PRIVATE_FILE));
+        let file = made.map_err(self.error("create", temporary))?;
         let written = || {
-            fchmod(&file, access).map_err(self.error("protect", TEMPORARY))?;
-            (&file).write_all(bytes).map_err(Error::io("write", &self.full(name)))?;
+            fchmod(&file, access).map_err(self.error("protect", temporary))?;
+            (&file).write_all(bytes).map_err(Error::io("write", path))?;
             if self.durable {
-                uninterrupted(|| fsync(&file)).map_err(self.error("sync", name))?;
+                uninterrupted(|| fsync(&file)).map_err(Error::io("sync", path))?;
             }
             Ok(())
         };
-        self.or_clear_away(written())
+        self.or_clear_away(temporary, written())
     }
 
     /// Leaves no temporary file behind a failure, which may be that there is no more space.
-    pub(super) fn or_clear_away(&self, done: Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn or_clear_away(
+        &self,
+        temporary: &str,
+        done: Result<(), Error>,
+    ) -> Result<(), Error> {
         if done.is_err() {
-            let _ = unlinkat(&self.dir, TEMPORARY, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(&self.dir, temporary, UnlinkatFlags::NoRemoveDir);
         }
         done
     }
@@ -243,7 +254,7 @@ impl Disk {
 
     /// Puts a symbolic link in the place of what `name` is.
     pub(super) fn link_over(&self, name: &str, target: &str) -> Result<(), Error> {
-        let made = self.afresh(|| symlinkat(target, &self.dir, TEMPORARY));
+        let made = self.afresh(TEMPORARY, || symlinkat(target, &self.dir, TEMPORARY));
         made.map_err(self.error("create", TEMPORARY))?;
         self.put(name)
     }
@@ -252,30 +263,33 @@ impl Disk {
     fn put(&self, name: &str) -> Result<(), Error> {
         let rename = || renameat(&self.dir, TEMPORARY, &self.dir, name);
         let renamed = self.in_directory(name, rename).map_err(self.error("replace", name));
-        self.or_clear_away(renamed)?;
+        self.or_clear_away(TEMPORARY, renamed)?;
         self.settle()
     }
 
     /// Runs `make`, again if a killed command left its temporary file.
-    fn afresh<T>(&self, make: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
+    fn afresh<T>(&self, temporary: &str, make: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
         match make() {
             Err(Errno::EEXIST) => {
-                unlinkat(&self.dir, TEMPORARY, UnlinkatFlags::NoRemoveDir)?;
+                unlinkat(&self.dir, temporary, UnlinkatFlags::NoRemoveDir)?;
                 make()
             }
             done => done,
         }
     }
 
-    /// Runs `make`, again with the directory of `name` if it was missing.
+    /// Runs `make`, again with the directory of `name` if it was missing. Another command may take an
+    /// empty directory away in between, but not time and again.
     fn in_directory(&self, name: &str, make: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
-        match make() {
-            Err(Errno::ENOENT) if !parent(name).is_empty() => {
-                self.make_directory(parent(name))?;
-                make()
+        for _ in 0..ATTEMPTS {
+            match make() {
+                Err(Errno::ENOENT) if !parent(name).is_empty() => {
+                    self.make_directory(parent(name))?;
+                }
+                done => return done,
             }
-            done => done,
         }
+        make()
     }
 
     fn make_directory(&self, name: &str) -> nix::Result<()> {
@@ -284,7 +298,11 @@ impl Disk {
             Err(Errno::EEXIST) => return Ok(()),
             done => done?,
         }
-        fchmodat(&self.dir, name, PRIVATE_DIRECTORY, FchmodatFlags::FollowSymlink)
+        match fchmodat(&self.dir, name, PRIVATE_DIRECTORY, FchmodatFlags::FollowSymlink) {
+            // Another command has taken it away already.
+            Err(Errno::ENOENT) => Ok(()),
+            done => done,
+        }
     }
 
     /// Makes a directory unless something of that name is there.
@@ -366,57 +384,34 @@ impl Disk {
 
     /// Deletes a directory with everything in it, which nobody else writes into.
     pub(super) fn remove_all(&self, name: &str) -> Result<(), Error> {
-        public::delete(&self.dir, name, None).map_err(Error::io("delete", &self.full(name)))?;
+        tree::delete(&self.dir, name, None).map_err(Error::io("delete", &self.full(name)))?;
         Ok(())
     }
 
     /// The names in a directory, sorted; none when it is missing.
     pub(super) fn names(&self, name: &str) -> Result<Vec<String>, Error> {
-        let mut names = Vec::new();
-        self.each_name(name, |name| {
-            names.push(name);
-            true
-        })?;
+        let mut names = self.some_names(name, usize::MAX)?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// At most `most` of them, in no order. A name that is no UTF-8 is none of ours.
+    pub(super) fn some_names(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
+        let failed = |error| Error::io("list", &self.full(name))(error);
+        let entries = match fs::read_dir(self.reach(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let name = |entry: io::Result<fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().into_string().ok()).transpose()
+        };
+        entries.filter_map(name).take(most).collect::<io::Result<_>>().map_err(failed)
     }
 
     /// The keys of all that is recorded of this kind, sorted.
     pub(super) fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
         let names = self.names(kind.directory())?;
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
-    }
-
-    /// Tells the names in a directory, in no order, as long as more are wanted. A name that is no UTF-8
-    /// is none of ours.
-    pub(super) fn each_name(
-        &self,
-        name: &str,
-        mut tell: impl FnMut(String) -> bool,
-    ) -> Result<(), Error> {
-        let failed = |error| Error::io("list", &self.full(name))(error);
-        let entries = match fs::read_dir(self.reach(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed)?,
-        };
-        for entry in entries {
-            if let Ok(name) = entry.map_err(failed)?.file_name().into_string()
-                && !tell(name)
-            {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Some of the names in a directory, at most `most`.
-    pub(super) fn some_names(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
-        let mut names = Vec::new();
-        self.each_name(name, |name| {
-            names.push(name);
-            names.len() < most
-        })?;
-        Ok(names)
     }
 
     /// A path that leads through the open directory, for what has no call relative to one.

@@ -107,11 +107,8 @@ impl Shared {
     /// # Errors
     /// When the index cannot be listed.
     pub fn entered_ports(&self, protocol: Protocol) -> Result<Vec<NonZeroU16>, Error> {
-        let mut ports = Vec::new();
-        self.disk.each_name(&index::of_protocol(protocol), |name| {
-            ports.extend(index::port_in(&name));
-            true
-        })?;
+        let names = self.disk.some_names(&index::of_protocol(protocol), usize::MAX)?;
+        let mut ports: Vec<_> = names.iter().filter_map(|name| index::port_in(name)).collect();
         ports.sort_unstable();
         Ok(ports)
     }

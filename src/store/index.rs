@@ -64,7 +64,9 @@ pub(super) fn at(
     port: NonZeroU16,
 ) -> Result<Vec<(HostPort, Key)>, Error> {
     let mut found = Vec::new();
-    for name in disk.names(&directory(protocol, port))? {
+    let names = disk.names(&directory(protocol, port))?.into_iter();
+    // A hidden file is nobody's.
+    for name in names.filter(|name| !name.starts_with('.')) {
         let Some(address) = address_in(&name) else {
             let key = Key::unknown(&format!("{}/{name}", directory(protocol, port)));
             found.extend(HostPort::each(protocol, None, port).map(|host| (host, key.clone())));

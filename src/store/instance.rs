@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::error::Error;
-use super::lookup;
-use super::record::{LAYOUT, Versioned};
+use super::key::Kind;
+use super::record::{self, LAYOUT, Versioned};
+use super::{layout1, lookup};
 use crate::model::NamespaceId;
 use crate::netns;
 
@@ -100,7 +101,7 @@ impl Instance {
             None => boot_id()?,
         };
         furnish()?;
-        lookup::build(disk)?;
+        build(disk)?;
         let new = Self::new(boot_id)?;
         new.write(disk)?;
         Ok(new)
@@ -112,7 +113,7 @@ impl Instance {
         if self.is_current() {
             return Ok(self);
         }
-        lookup::build(disk)?;
+        build(disk)?;
         let new = Self { version: LAYOUT, ..self };
         new.write(disk)?;
         Ok(new)
@@ -139,6 +140,28 @@ impl Instance {
         bytes.push(b'\n');
         disk.replace(FILE, &bytes)
     }
+}
+
+/// Enters every record of a store that has none of these entries, or may have lost them.
+fn build(disk: &Disk) -> Result<(), Error> {
+    // It tells a look-up without the lock that these entries are complete.
+    disk.make(lookup::CONTAINERS)?;
+    for key in [Kind::Attachment, Kind::HostPod].map(|kind| disk.keys(kind)) {
+        for key in key? {
+            match record::read(disk, &key) {
+                Ok(Some(mut record)) => {
+                    lookup::enter(disk, &record)?;
+                    if layout1::complete(disk, &mut record) {
+                        record::write(disk, &key.path(), &record)?;
+                    }
+                }
+                Ok(None) => {}
+                // A DEL has to find it.
+                Err(_) => lookup::enter_unreadable(disk, &key)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn boot_id() -> Result<String, Error> {

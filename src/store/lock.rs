@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,27 +38,23 @@ impl<'a> Wait<'a> {
         Self { begun: Instant::now(), patience, log }
     }
 
-    /// Takes the lock on `file`, or gives up when the patience is used up.
-    ///
-    /// A thread of its own sleeps in the kernel, which wakes one waiter at a time and in the order
-    /// they came: trying again and again would leave the lock free between two tries, and the longer
-    /// the more wait. A blocked flock(2) could otherwise only be bounded by a signal, and signals
-    /// belong to the process, not to a library. The thread shares the open file, so the lock it gets
-    /// is ours; one that comes too late goes with its file.
-    pub(super) fn take(&mut self, file: &File, path: &Path, mode: Mode) -> Result<(), Error> {
-        if attempt(file, mode).map_err(Error::io("lock", path))? {
-            return Ok(());
+    /// Takes the lock on `file`, or gives up when the patience is used up. Gives the file that has the
+    /// lock: it may be another opening of the same one.
+    pub(super) fn take(&mut self, file: File, path: &Path, mode: Mode) -> Result<File, Error> {
+        if attempt(&file, mode).map_err(Error::io("lock", path))? {
+            return Ok(file);
         }
         let left = self.patience.saturating_sub(self.begun.elapsed());
         let taken = if left.is_zero() {
             None
         } else {
-            let (lock, holder) = (path.to_owned(), holder_of(file));
+            let (lock, holder) = (path.to_owned(), holder_of(&file));
             self.log.note(Event::Waiting { lock, patience: left, holder });
-            sleep_until_taken(file, mode, left).map_err(Error::io("lock", path))?
+            let waiter = Waiter::on(&file, mode).map_err(Error::io("lock", path))?;
+            waiter.wait(left).map_err(Error::io("lock", path))?
         };
         taken.ok_or_else(|| {
-            let (waited, holder) = (self.begun.elapsed(), holder_of(file));
+            let (waited, holder) = (self.begun.elapsed(), holder_of(&file));
             Error::LockTaken { path: path.to_owned(), waited, holder }
         })
     }
@@ -68,28 +65,92 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// Waits for the lock, up to `patience`; `None` when that is used up.
-fn sleep_until_taken(file: &File, mode: Mode, patience: Duration) -> io::Result<Option<()>> {
-    let (tell, told) = mpsc::channel();
-    let file = file.try_clone()?;
-    thread::Builder::new().stack_size(STACK).spawn(move || {
-        let taken = loop {
-            let taken = match mode {
-                Mode::Exclusive => fs2::FileExt::lock_exclusive(&file),
-                Mode::Shared => fs2::FileExt::lock_shared(&file),
-            };
-            if !matches!(&taken, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
-                break taken;
+/// A thread that sleeps in the kernel until it has the lock.
+///
+/// The kernel wakes one waiter at a time and in the order they came: trying again and again would leave
+/// the lock free between two tries, and the longer the more wait. A blocked flock(2) could otherwise
+/// only be bounded by a signal, and signals belong to the process, not to a library. So the thread of a
+/// waiter that gave up stays in the queue, and who waits for the same lock next takes it over: a
+/// process that tries for ever has one such thread, not one for each try.
+struct Waiter {
+    /// Device and inode of the lock.
+    place: (u64, u64),
+    mode: Mode,
+    state: Arc<Mutex<State>>,
+    told: Receiver<io::Result<File>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Wanted,
+    /// Whoever asked gave up: the lock is to be let go at once.
+    Unwanted,
+    Over,
+}
+
+/// Those that gave up. At most one for each lock and mode is not over.
+static GAVE_UP: Mutex<Vec<Waiter>> = Mutex::new(Vec::new());
+
+/// What is behind these locks is whole after each statement.
+fn sound<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waiter {
+    fn on(file: &File, mode: Mode) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let place = (found.dev(), found.ino());
+        let mut gave_up = sound(&GAVE_UP);
+        while let Some(at) = gave_up.iter().position(|it| (it.place, it.mode) == (place, mode)) {
+            let waiter = gave_up.swap_remove(at);
+            let mut state = sound(&waiter.state);
+            if *state == State::Unwanted {
+                *state = State::Wanted;
+                drop(state);
+                return Ok(waiter);
             }
+        }
+        drop(gave_up);
+        let (tell, told) = mpsc::channel();
+        let state = Arc::new(Mutex::new(State::Wanted));
+        let (file, shared) = (file.try_clone()?, Arc::clone(&state));
+        thread::Builder::new().stack_size(STACK).spawn(move || {
+            let taken = block(&file, mode);
+            let before = std::mem::replace(&mut *sound(&shared), State::Over);
+            if before == State::Wanted {
+                // Whoever asked has the receiver.
+                let _ = tell.send(taken.map(|()| file));
+            }
+        })?;
+        Ok(Self { place, mode, state, told })
+    }
+
+    /// `None` when the patience is used up.
+    fn wait(self, patience: Duration) -> io::Result<Option<File>> {
+        if let Ok(taken) = self.told.recv_timeout(patience) {
+            return taken.map(Some);
+        }
+        let mut state = sound(&self.state);
+        if *state == State::Over {
+            drop(state);
+            return self.told.recv().map_err(io::Error::other)?.map(Some);
+        }
+        *state = State::Unwanted;
+        drop(state);
+        sound(&GAVE_UP).push(self);
+        Ok(None)
+    }
+}
+
+fn block(file: &File, mode: Mode) -> io::Result<()> {
+    loop {
+        let taken = match mode {
+            Mode::Exclusive => fs2::FileExt::lock_exclusive(file),
+            Mode::Shared => fs2::FileExt::lock_shared(file),
         };
-        // First, so that the lock goes when whoever asked lets it go.
-        drop(file);
-        // Whoever asked may have given up.
-        let _ = tell.send(taken);
-    })?;
-    match told.recv_timeout(patience) {
-        Ok(taken) => taken.map(Some),
-        Err(_) => Ok(None),
+        if !matches!(&taken, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+            return taken;
+        }
     }
 }
 
@@ -110,11 +171,26 @@ fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
     }
 }
 
-/// Whether the lock is on the file that the next process will open. It is not when the state
-/// directory was deleted while we waited; a lock on a deleted file guards nothing.
+/// Whether the lock is on the file that the next process will open. It is not when the state directory
+/// was deleted or moved while we waited; a lock on such a file guards nothing.
 pub(super) fn guards(file: &File, path: &Path) -> Result<bool, Error> {
-    let found = file.metadata().map_err(Error::io("examine", path))?;
-    Ok(found.nlink() > 0)
+    let locked = file.metadata().map_err(Error::io("examine", path))?;
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (locked.dev(), locked.ino())),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(Error::io("examine", path)(error)),
+    }
+}
+
+/// Lets the lock go and keeps the file.
+pub(super) fn release(file: &File) {
+    // It cannot fail, and closing the file does the same.
+    let _ = fs2::FileExt::unlock(file);
+}
+
+/// `ENOTDIR` too: there is nothing below a file.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// flock(2) has no way to ask, so this reads the kernel's list of all locks, and only when the lock
@@ -148,25 +224,4 @@ fn holder_in(locks: &str, place: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_holder_in_the_kernels_list() {
-        let locks = "1: POSIX  ADVISORY  READ  1 fd:00:7 128 128\n\
-                     2: FLOCK  ADVISORY  WRITE 4711 fd:00:7 0 EOF\n\
-                     2: -> FLOCK  ADVISORY  WRITE 4712 fd:00:7 0 EOF\n\
-                     3: FLOCK  ADVISORY  WRITE -1 fd:00:8 0 EOF\n";
-        assert_eq!(holder_in(locks, "fd:00:7"), Some(4711));
-        assert_eq!(holder_in(locks, "fd:00:8"), None);
-        assert_eq!(holder_in(locks, "fd:00:9"), None);
-    }
-
-    #[test]
-    fn knows_a_stopped_process() {
-        assert!(is_stopped("4711 (auto) T port) T 1 4711"));
-        assert!(is_stopped("4711 (autoport) t 1 4711"));
-        assert!(!is_stopped("4711 (x) T 1) S 1 4711"));
-        assert!(!is_stopped(""));
-    }
-}
+mod tests;

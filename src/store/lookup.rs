@@ -11,12 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 
 use super::disk::{Disk, parent};
 use super::error::{Error, Unreadable};
-use super::key::{Key, Kind, hashed};
-use super::{Shared, Store, record};
+use super::key::{Key, hashed};
+use super::lock::is_absence;
+use super::{Shared, Store, layout1, record};
 use crate::model::{Record, check_identifier};
 
 pub(super) const OWNERS: &str = "owners";
@@ -24,7 +24,7 @@ pub(super) const CONTAINERS: &str = "containers";
 pub(super) const NAMESPACES: &str = "namespaces";
 
 /// File names have 255 bytes.
-const LONGEST: usize = 200;
+const LONGEST: usize = 255;
 
 /// What a UID, an ID or a namespace is called here: a runtime may have sent it in any form.
 pub(super) fn name(value: &str) -> String {
@@ -64,10 +64,12 @@ pub(super) fn enter(disk: &Disk, record: &Record) -> Result<(), Error> {
     entries(record).iter().try_for_each(|(name, target)| disk.link(name, target))
 }
 
-/// Takes an entry out, and its directory with the last one.
+/// Takes an entry out, and its directory with the last one. That of a pod goes when its published files
+/// are gone, under a lock of its own ([`super::Unlocked`]).
 pub(super) fn withdraw(disk: &Disk, name: &str) -> Result<(), Error> {
     disk.remove(name)?;
-    disk.remove_if_empty(parent(name))
+    let directory = parent(name);
+    if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory) }
 }
 
 /// Takes out every entry of a record that does not tell under what names it is entered.
@@ -80,26 +82,11 @@ pub(super) fn forget(disk: &Disk, key: &Key) -> Result<(), Error> {
     Ok(())
 }
 
-/// Enters every record of a store that has none of these entries, or may have lost them.
-pub(super) fn build(disk: &Disk) -> Result<(), Error> {
-    // It tells a look-up without the lock that these entries are complete.
-    disk.make(CONTAINERS)?;
-    for kind in [Kind::Attachment, Kind::HostPod] {
-        for key in disk.keys(kind)? {
-            match record::read(disk, &key) {
-                Ok(Some(record)) => enter(disk, &record)?,
-                Ok(None) => {}
-                // A DEL has to find it.
-                Err(_) => {
-                    if let Some(attachment) = key.attachment() {
-                        let directory = directory(CONTAINERS, attachment.container_id());
-                        disk.link(&format!("{directory}/{key}"), &format!("../../{}", key.path()))?;
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
+/// Enters what is known of a record that cannot be read: a DEL of its container has to find it.
+pub(super) fn enter_unreadable(disk: &Disk, key: &Key) -> Result<(), Error> {
+    let Some(attachment) = key.attachment() else { return Ok(()) };
+    let directory = directory(CONTAINERS, attachment.container_id());
+    disk.link(&format!("{directory}/{key}"), &format!("../../{}", key.path()))
 }
 
 /// Takes out the entries of which `counts`, told the path and the key, says that they do not. What a
@@ -114,7 +101,9 @@ pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<
                     disk.remove(&path)?;
                 }
             }
-            disk.remove_if_empty(&directory)?;
+            if of != OWNERS {
+                disk.remove_if_empty(&directory)?;
+            }
         }
     }
     Ok(())
@@ -142,15 +131,7 @@ impl Store {
             let path = self.dir().join(name);
             match fs::symlink_metadata(&path) {
                 Ok(_) => Ok(true),
-                // There is no record below a file.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) =>
-                {
-                    Ok(false)
-                }
+                Err(error) if is_absence(&error) => Ok(false),
                 Err(error) => Err(Error::io("examine", &path)(error)),
             }
         };
@@ -172,6 +153,13 @@ impl Shared {
     /// When a directory cannot be read; a record that cannot is an item.
     pub fn records_of_pod(&self, uid: &str) -> Result<Vec<Result<Record, Unreadable>>, Error> {
         self.records_at(&directory(OWNERS, uid), |record| record.owner.uid() == Some(uid))
+    }
+
+    /// The same, for a pod as `owners` names it.
+    pub(super) fn records_of_owner(&self, own: &str) -> Result<Vec<Record>, Error> {
+        let is_its = |record: &Record| record.owner.uid().map(name).as_deref() == Some(own);
+        let found = self.records_at(&format!("{OWNERS}/{own}"), is_its)?;
+        Ok(found.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// Every record of this container, in whatever network.
@@ -199,6 +187,11 @@ impl Shared {
             };
             found.extend(read.filter(|read| read.as_ref().map_or(true, &is_it)));
         }
+        if !self.instance.is_current() {
+            for record in found.iter_mut().flatten() {
+                layout1::complete(&self.disk, record);
+            }
+        }
         Ok(found)
     }
 
@@ -208,7 +201,8 @@ impl Shared {
         if !self.instance.is_current() {
             return Ok(self.record_keys()?.into_iter().map(Ok).collect());
         }
-        let names = self.disk.names(directory)?.into_iter();
+        // What is hidden is a file of a pod that is about to be published.
+        let names = self.disk.names(directory)?.into_iter().filter(|it| !it.starts_with('.'));
         let key = |name: String| {
             Key::of_name(&name).ok_or_else(|| Key::unknown(&format!("{directory}/{name}")))
         };

@@ -16,22 +16,25 @@ mod holders;
 mod index;
 mod instance;
 mod key;
+mod layout1;
 mod lock;
 mod lookup;
 mod loopback;
 mod memory;
 mod place;
-mod public;
 mod published;
 mod quarantine;
 mod record;
 mod reservation;
+mod shared_dir;
+mod tree;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +47,7 @@ pub(crate) use lock::holder_of as lock_holder;
 pub use lookup::Presence;
 pub use loopback::Inlet;
 pub use memory::{Memory, REMEMBERED, Times};
+pub use published::Unlocked;
 pub use quarantine::Aside;
 pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
@@ -101,7 +105,7 @@ impl Store {
         let path = self.dir.join(Key::of_attachment(attachment).path());
         match fs::symlink_metadata(&path) {
             Ok(_) => Ok(true),
-            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) if lock::is_absence(&error) => Ok(false),
             Err(error) => Err(Error::io("examine", &path)(error)),
         }
     }
@@ -117,14 +121,15 @@ impl Store {
             let disk = Disk::create(&self.dir)?;
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Exclusive)? else { continue };
-            wait.take(&file, &path, Mode::Exclusive)?;
+            let file = wait.take(file, &path, Mode::Exclusive)?;
             if lock::guards(&file, &path)? {
                 let instance = Instance::of_writer(&disk, || match &self.persistent {
                     Some(kept) => reservation::bring_back(&disk, kept, wait.log()),
                     None => Ok(()),
                 })?;
                 let persistent = self.persistent.clone();
-                return Ok(Locked { shared: Shared { disk, instance, _lock: file }, persistent });
+                let shared = Shared { disk, instance, lock: file };
+                return Ok(Locked { shared, persistent, changed: RefCell::default() });
             }
         }
     }
@@ -140,18 +145,13 @@ impl Store {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Shared)? else { return Ok(None) };
-            wait.take(&file, &path, Mode::Shared)?;
+            let file = wait.take(file, &path, Mode::Shared)?;
             if lock::guards(&file, &path)? {
                 let instance = Instance::of_reader(&disk)?;
-                return Ok(instance.map(|instance| Shared { disk, instance, _lock: file }));
+                return Ok(instance.map(|instance| Shared { disk, instance, lock: file }));
             }
         }
     }
-}
-
-/// `ENOTDIR` too: there is no record below a file.
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The store while nobody can change it.
@@ -159,7 +159,7 @@ fn is_absence(error: &io::Error) -> bool {
 pub struct Shared {
     disk: Disk,
     instance: Instance,
-    _lock: File,
+    lock: File,
 }
 
 impl Shared {
@@ -261,6 +261,8 @@ impl Shared {
 pub struct Locked {
     shared: Shared,
     persistent: Option<PathBuf>,
+    /// The pods whose records were changed, as `owners` names them.
+    changed: RefCell<BTreeSet<String>>,
 }
 
 impl Deref for Locked {

@@ -1,45 +1,52 @@
 //! What containers read about their own ports: `pods/<pod UID>/ports.json` and `ports.env`.
 //!
-//! The only files here that others than root may read. What is in them is [`crate::publication`]'s;
-//! `ports.json` is also where it is remembered which attachment published what. A container that
-//! mounts the directory writable may have put anything there: that fools nobody but itself.
+//! The only files here that others than root may read, and a container that mounts the directory may
+//! write there. They are a projection of the pod's records, written and never read back. Whoever
+//! changed a record writes them when the lock of the store is free, under a lock on `owners/<pod UID>`,
+//! from the records as they are then: so the last one writes what is so.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use nix::errno::Errno;
+
+use super::disk::TEMPORARY;
 use super::error::Error;
-use super::key::Key;
-use super::public::Public;
+use super::lock::{self, Mode, Wait};
+use super::lookup::{self, OWNERS};
+use super::shared_dir::SharedDir;
 use super::{Locked, Shared, Store};
-use crate::model::{Attachment, Pod, check_identifier};
-use crate::publication::{Entry, Publication};
+use crate::event::Log;
+use crate::model::check_identifier;
+use crate::publication::Publication;
 
 const DIRECTORY: &str = "pods";
 const JSON: &str = "ports.json";
 const ENV: &str = "ports.env";
-
-/// Ten thousand entries have two million bytes.
-const LONGEST: u64 = 16 << 20;
 
 fn directory(uid: &str) -> Result<String, Error> {
     check_identifier("pod UID", uid)?;
     Ok(format!("{DIRECTORY}/{uid}"))
 }
 
-impl Shared {
-    /// What is published for the pod with this UID; `None` when nothing is, or nothing that makes
-    /// sense.
-    #[must_use]
-    pub fn published(&self, uid: &str) -> Option<Publication> {
-        let dir = directory(uid).ok()?;
-        let bytes = Public::open(&self.disk, &dir).ok()??.read(LONGEST, JSON).ok()??;
-        Publication::from_json(&bytes)
-    }
+/// A store without its lock, for what may take as long as a container likes.
+#[derive(Debug)]
+pub struct Unlocked {
+    /// Others may change it meanwhile.
+    shared: Shared,
+    changed: BTreeSet<String>,
+}
 
-    /// The file of variables for the pod with this UID, whatever somebody has put there.
+impl Locked {
+    /// Lets the lock go. The files of every pod whose records were changed are still as before:
+    /// [`Unlocked::publish`].
     #[must_use]
-    pub fn published_variables(&self, uid: &str) -> Option<Vec<u8>> {
-        let dir = directory(uid).ok()?;
-        Public::open(&self.disk, &dir).ok()??.read(LONGEST, ENV).ok()?
+    pub fn unlock(self) -> Unlocked {
+        lock::release(&self.shared.lock);
+        Unlocked { shared: self.shared, changed: self.changed.into_inner() }
     }
 }
 
@@ -52,70 +59,127 @@ impl Store {
     }
 }
 
-impl Locked {
-    /// Publishes `entries` for `attachment` of `pod`, beside those of the pod's other attachments and
-    /// in place of what the attachment itself, or an earlier sandbox of the pod, had published.
+impl Unlocked {
+    /// Makes the published files of the pod with this UID say what its records say, if they were
+    /// changed. `addresses` gives the node's, best first, when there is something to say.
     ///
     /// # Errors
-    /// [`Error::Name`] when the UID cannot be a file name, or when the file system refuses.
+    /// [`Error::Name`] when the UID cannot be a file name; [`Error::LockTaken`] when another command is
+    /// held up in the pod's directory; or when the file system refuses.
     pub fn publish(
-        &self,
-        pod: &Pod,
-        attachment: &Attachment,
-        entries: Vec<Entry>,
+        &mut self,
+        uid: &str,
+        patience: Duration,
+        addresses: &impl Fn() -> Vec<IpAddr>,
+        log: &mut dyn Log,
     ) -> Result<(), Error> {
-        let dir = directory(&pod.uid)?;
-        let mut publication = self.published(&pod.uid).unwrap_or_default();
-        publication.pod = pod.clone();
-        publication.put(attachment, entries);
-        if publication.entries.is_empty() {
-            return Public::remove(&self.disk, &dir);
-        }
-        self.write(&dir, &publication)
-    }
-
-    /// Withdraws what `attachment` published for the pod with this UID, and with the last of it the
-    /// pod's directory.
-    ///
-    /// # Errors
-    /// When the file system refuses. A UID that no pod can have published nothing.
-    pub fn unpublish(&self, uid: &str, attachment: &Attachment) -> Result<(), Error> {
-        self.narrow(uid, |entry| entry.attachment.as_ref() != Some(attachment))
-    }
-
-    /// Withdraws what anybody published who is not `recorded`. What one pod has made of its
-    /// directory keeps nobody else's from being withdrawn; the first failure is reported.
-    pub(super) fn unpublish_all_but(&self, recorded: impl Fn(&Key) -> bool) -> Result<(), Error> {
-        let mut all = Ok(());
-        for uid in self.disk.names(DIRECTORY)? {
-            let stays = |entry: &Entry| {
-                entry.attachment.as_ref().is_some_and(|own| recorded(&Key::of_attachment(own)))
-            };
-            all = all.and(self.narrow(&uid, stays));
-        }
-        all
-    }
-
-    fn narrow(&self, uid: &str, stays: impl Fn(&Entry) -> bool) -> Result<(), Error> {
-        let Ok(dir) = directory(uid) else { return Ok(()) };
-        let mut publication = self.published(uid).unwrap_or_default();
-        let before = publication.entries.len();
-        publication.entries.retain(stays);
-        if publication.entries.is_empty() {
-            return Public::remove(&self.disk, &dir);
-        }
-        if publication.entries.len() == before {
+        let own = lookup::name(uid);
+        if !self.changed.remove(&own) {
             return Ok(());
         }
-        self.write(&dir, &publication)
+        self.publish_for(&own, addresses, Wait::new(patience, log))
+    }
+
+    /// The same for every pod whose records were changed and whose files were not yet written. Gives the
+    /// failures: what one pod has made of its directory keeps no other's from being written.
+    pub fn publish_rest(
+        mut self,
+        patience: Duration,
+        addresses: &impl Fn() -> Vec<IpAddr>,
+        log: &mut dyn Log,
+    ) -> Vec<Error> {
+        let changed = std::mem::take(&mut self.changed);
+        let publish =
+            |own: &String| self.publish_for(own, addresses, Wait::new(patience, log)).err();
+        changed.iter().filter_map(publish).collect()
+    }
+
+    /// Deletes what is published for pods that have no record. What is empty stays: kubelet makes the
+    /// directory of a mount itself, also for a pod that has no ports. Gives the failures.
+    ///
+    /// # Errors
+    /// When nothing can be listed.
+    pub fn clear_published(
+        &self,
+        patience: Duration,
+        log: &mut dyn Log,
+    ) -> Result<Vec<Error>, Error> {
+        let disk = &self.shared.disk;
+        let mut uids: BTreeSet<String> = disk.names(DIRECTORY)?.into_iter().collect();
+        uids.retain(|uid| {
+            SharedDir::has_content(disk, &format!("{DIRECTORY}/{uid}")).unwrap_or(true)
+        });
+        uids.extend(disk.names(OWNERS)?);
+        let mut failures = Vec::new();
+        for own in uids {
+            let is_over =
+                self.shared.records_of_owner(&own).is_ok_and(|records| records.is_empty());
+            if is_over {
+                let cleared = self.publish_for(&own, &Vec::new, Wait::new(patience, log));
+                failures.extend(cleared.err());
+            }
+        }
+        Ok(failures)
+    }
+
+    fn publish_for(
+        &self,
+        own: &str,
+        addresses: &impl Fn() -> Vec<IpAddr>,
+        mut wait: Wait<'_>,
+    ) -> Result<(), Error> {
+        let (disk, owner) = (&self.shared.disk, format!("{OWNERS}/{own}"));
+        let _lock = self.lock_pod(&owner, &mut wait)?;
+        let records = self.shared.records_of_owner(own)?;
+        match Publication::of(&records, addresses) {
+            Some(publication) => {
+                self.write(&directory(&publication.pod.uid)?, &owner, &publication)?;
+            }
+            None => {
+                if let Ok(dir) = directory(own)
+                    && (records.is_empty() || SharedDir::has_content(disk, &dir)?)
+                {
+                    SharedDir::remove(disk, &dir)?;
+                }
+            }
+        }
+        if records.is_empty() {
+            disk.remove(&temporary(&owner))?;
+            disk.remove_if_empty(&owner)?;
+        }
+        Ok(())
+    }
+
+    /// Locks the directory of a pod's entries, made if it is missing. It is taken away under this lock
+    /// only.
+    fn lock_pod(&self, owner: &str, wait: &mut Wait<'_>) -> Result<File, Error> {
+        let path = self.shared.disk.full(owner);
+        loop {
+            let dir = match self.shared.disk.open_directory(owner) {
+                Err(Errno::ENOENT) => {
+                    self.shared.disk.make(owner)?;
+                    continue;
+                }
+                opened => opened.map_err(Error::io("open", &path))?,
+            };
+            let dir = wait.take(dir, &path, Mode::Exclusive)?;
+            if lock::guards(&dir, &path)? {
+                return Ok(dir);
+            }
+        }
     }
 
     /// A reader sees each file as it was or as it will be, never half of it.
-    fn write(&self, dir: &str, publication: &Publication) -> Result<(), Error> {
-        let full = self.disk.full(&format!("{dir}/{JSON}"));
+    fn write(&self, dir: &str, owner: &str, publication: &Publication) -> Result<(), Error> {
+        let full = self.shared.disk.full(&format!("{dir}/{JSON}"));
         let text = publication.to_json().map_err(Error::io("encode", &full))?;
-        let dir = Public::make(&self.disk, dir)?;
-        dir.replace(ENV, publication.to_env().as_bytes())?;
-        dir.replace(JSON, text.as_bytes())
+        let (dir, temporary) = (SharedDir::make(&self.shared.disk, dir)?, temporary(owner));
+        dir.replace(&temporary, ENV, publication.to_env().as_bytes())?;
+        dir.replace(&temporary, JSON, text.as_bytes())
     }
+}
+
+/// Where only root can reach it, and only whoever has the pod's lock writes.
+fn temporary(owner: &str) -> String {
+    format!("{owner}/{TEMPORARY}")
 }

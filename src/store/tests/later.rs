@@ -158,3 +158,33 @@ fn only_what_is_no_record_can_be_discarded() {
         assert!(!unreadable.is_discardable(), "{errno}");
     }
 }
+
+/// Layout 1 had the dialects in `ports.json` only. Whatever a container put there instead is none.
+#[test]
+fn dialects_are_taken_over_from_what_was_published() {
+    type Put = fn(&Path);
+    let json = r#"{"version":1,"ports":[{"hostPort":1},{"hostPort":2,"dialects":["kubewharf"]}]}"#;
+    let ways: [(Option<&str>, Put, usize); 5] = [
+        (Some(json), |_| {}, 1),
+        (Some("{\"ports\":[{\"dialects\":[\"other\"]}]}"), |_| {}, 0),
+        (Some("[[[["), |_| {}, 0),
+        (None, |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("making"), 0),
+        (None, |path| symlink("/dev/zero", path).expect("linking"), 0),
+    ];
+    for (text, put, expected) in ways {
+        let node = Node::new();
+        let locked = node.lock();
+        let record = super::looking_up::of_pod(&locked, "hers", "u1", 20_000, 1);
+        locked.save(&record).expect("saving");
+        drop(locked);
+        downgrade(&node);
+        fs::create_dir_all(node.path("pods/u1")).expect("making a directory");
+        let path = node.path("pods/u1/ports.json");
+        if let Some(text) = text {
+            fs::write(&path, text).expect("writing");
+        }
+        put(&path);
+        let found = node.lock().record(&Key::of(&record.owner.holder)).expect("reading");
+        assert_eq!(found.expect("a record").dialects.len(), expected, "{text:?}");
+    }
+}

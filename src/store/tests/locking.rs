@@ -1,5 +1,6 @@
 use crate::event::{Event, Silent};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -119,6 +120,53 @@ fn a_lock_on_a_deleted_file_is_not_enough() {
         got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
     });
     assert!(node.store.holds(&attachment("4f2a")).expect("looking"));
+}
+
+/// A directory that was moved away is no store any more, whoever waited for its lock.
+#[test]
+fn a_lock_in_a_moved_directory_is_not_enough() {
+    let node = Node::new();
+    let taken = node.lock();
+    let before = taken.instance().id.clone();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent));
+        thread::sleep(Duration::from_millis(30));
+        fs::rename(&node.dir, node.dir.with_file_name("moved")).expect("moving the directory");
+        drop(taken);
+        let got = waiter.join().expect("no panic").expect("locking");
+        assert_ne!(got.instance().id, before, "a store of its own");
+        got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
+    });
+    assert!(node.path("attachments/cbr0:4f2a:eth0.json").exists());
+    assert!(!node.dir.with_file_name("moved").join("attachments").exists());
+}
+
+/// An agent tries for as long as it runs.
+#[test]
+fn waiters_that_gave_up_do_not_pile_up() {
+    let threads = || {
+        let all = fs::read_dir("/proc/self/task").expect("the threads of this process");
+        let name = |task: io::Result<fs::DirEntry>| {
+            fs::read_to_string(task.ok()?.path().join("wchan")).ok()
+        };
+        all.filter_map(name).filter(|wchan| wchan.contains("flock")).count()
+    };
+    let node = Node::new();
+    let taken = node.lock();
+    let before = threads();
+    for _ in 0..50 {
+        let error = node.store.lock(Duration::from_millis(2), &mut Silent).expect_err("taken");
+        assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+        let error = node.store.read(Duration::from_millis(2), &mut Silent).expect_err("taken");
+        assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+    }
+    // Other tests of this process wait as well.
+    assert!(threads() <= before + 12, "{} and {before}", threads());
+    drop(taken);
+    for _ in 0..3 {
+        node.lock();
+        node.read().expect("a store");
+    }
 }
 
 #[test]

@@ -4,7 +4,13 @@ use super::*;
 use crate::model::{ContainerPort, Grant, Pod, Wish};
 
 /// A record of a pod in the namespace `shop` for which the node chose `count` numbers from `first` on.
-fn of_pod(locked: &Shared, container_id: &str, uid: &str, first: u16, count: u16) -> Record {
+pub(super) fn of_pod(
+    locked: &Shared,
+    container_id: &str,
+    uid: &str,
+    first: u16,
+    count: u16,
+) -> Record {
     let hosts: Vec<HostPort> =
         (first..first + count.max(1)).map(|port| host("0.0.0.0", port)).collect();
     let mut record = record(locked, container_id, &hosts);
