@@ -263,7 +263,7 @@ fn show_and_list_say_whom_they_do_not_know() {
     for (wrong, told) in [
         (&["show", "0"][..], "port \"0\" is not a number from 1 to 65535"),
         (&["show", "80/icmp"], "protocol \"icmp\" is not one of tcp, udp, sctp"),
-        (&["show", ""], "nobody has an empty name"),
+        (&["show", ""], "a name must not be empty"),
         (&["show"], "<PORT|POD>"),
         (&["list", "--port", "x"], "port \"x\" is not a number"),
         (&["list", "--protocol", "icmp"], "[possible values: tcp, udp, sctp]"),

@@ -10,15 +10,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Host ports for containers.
 ///
-/// Installed as a CNI plugin, this program is run by the container runtime. Run by hand, it shows
-/// and repairs what the plugin recorded.
+/// The container runtime runs this program as a CNI plugin. Run by hand, it shows which host ports are
+/// assigned, finds out why one does not answer, and repairs the node's nftables table.
 #[derive(Parser)]
 #[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
     #[arg(long, global = true, value_name = "DIRECTORY", help_heading = GLOBAL)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Print for people, or for programs
+    /// Output format
     #[arg(
         long,
         short,
@@ -35,98 +35,98 @@ pub(crate) struct Cli {
 const GLOBAL: &str = "For every command";
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 the command worked; 1 it did not; 2 the arguments are wrong; 3 it worked, and what it \
-looked at is not as it should be.";
+Exit status: 0 success; 1 the command failed; 2 wrong arguments; 3 the command found a problem.";
 
-/// How the answer is printed.
+/// Output format.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Format {
-    /// Text for people. It may change with every release
+    /// Text for people; it can change with every release
     Table,
-    /// One JSON object with the fields that docs/cli.md promises
+    /// One JSON object with the fields documented in docs/cli.md
     Json,
 }
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// List the host ports that are held, and by whom
+    /// List the host ports in use, with the pod or reservation that holds each
     ///
-    /// "chosen" marks a port that the node chose. "stale" is whose network namespace is provably gone:
-    /// whoever asks for the port gets it. "unknown" counts as alive; so says a command that runs in
-    /// another mount namespace than the plugin.
+    /// CHOICE: "static" if the pod named the number, "chosen" if the node chose it. STATE: "alive"; "stale"
+    /// if the pod's network namespace no longer exists, so that the next pod that asks for the port gets it;
+    /// "unknown" if that cannot be determined, for example from another mount namespace than the plugin's.
+    /// Unknown holders keep their ports.
     List(List),
-    /// Show all that is known of a host port, a pod or a container
+    /// Show the details of a host port, a pod, a container or a reservation
     ///
-    /// Its record, and what the kernel has of it: elements, chains, connections. The exit status is 3
-    /// when the kernel differs from the record.
+    /// Its record, and its elements, chains and connections in the kernel. Exit status 3: the kernel differs
+    /// from the record.
     Show(Show),
-    /// Show what the containers of a pod were told about their host ports
+    /// Show the port variables published for a pod's containers
     ///
-    /// As lines that a shell can source: those of ports.env.
+    /// Prints the content of ports.env, which a shell can source.
     Env(Env),
-    /// Say what STATUS would say, and how full the node is
+    /// Show whether autoport can serve requests, and how much of each port range is used
     ///
-    /// The exit status is 3 when STATUS would fail.
+    /// Exit status 3: the CNI command STATUS would fail.
     Status,
-    /// Say what an ADD would do, and change nothing
+    /// Show what an ADD would do, without changing anything
     ///
-    /// Standard input is what the plugin would get: a network configuration with prevResult, and with
-    /// runtimeConfig where ports are mapped. The variables of CNI in the environment count (container
-    /// ID, network namespace, interface name, arguments); what is not set is assumed, and said. The exit
-    /// status is 3 when ADD would be refused.
+    /// Reads from standard input what the runtime would pass to the plugin: the plugin's network
+    /// configuration, with prevResult and runtimeConfig. CNI_* variables in the environment are used; for
+    /// those that are not set a default is assumed and reported. Exit status 3: ADD would be rejected.
     Explain(Explain),
-    /// Remove whoever is provably gone, and say who stays and why
+    /// Release the ports of pods that no longer exist
     ///
-    /// For containers whose DEL never came, in every network. Who cannot be judged stays; so does a
-    /// record that cannot be read.
+    /// For containers of any network that were deleted without a CNI DEL. Prints each holder that was
+    /// released or kept, with the reason. Holders whose state is unknown and records that cannot be read are
+    /// kept.
     Gc(Gc),
-    /// Take ports out of the pool for something that is no container
+    /// Reserve ports for a program that is not a container
     ///
-    /// A reservation of the same name is replaced. It ends with `autoport release`, or with a reboot.
+    /// No pod is assigned a reserved port. Replaces an existing reservation of the same name. A reservation
+    /// ends with `autoport release` or, without --persist, at a reboot.
     Reserve(Reserve),
-    /// End a reservation
+    /// Delete a reservation
     Release(Release),
-    /// Put this program into the runtime's folder of plugins, and autoport into its network
+    /// Install the plugin and add it to the runtime's network configuration
     ///
-    /// The network is the first configuration by name, as runtimes choose. autoport takes the place of
-    /// portmap there, or goes behind the other plugins. What the file was is kept beside it. Done twice,
-    /// it changes nothing. Pods that run are not touched.
+    /// Copies this program to the plugin directory. In the network configuration that runtimes use (the
+    /// first by name), autoport replaces portmap, or is added after the other plugins; the original file is
+    /// saved beside it. Running it again changes nothing. Running pods are not affected.
     Install(Install),
-    /// Take autoport out of the networks again, and of the node when no pod has host ports any more
+    /// Remove autoport from the network configurations, and from the node once no pod uses it
     ///
-    /// portmap returns to where it stood. Pods with host ports keep them; while there are any, or a
-    /// runtime may still call it, the program stays. Run it again when they are gone.
+    /// Restores portmap where it was replaced. Running pods keep their host ports. As long as there are
+    /// any, or a runtime can still call the plugin, the program is kept: run this again later.
     Uninstall(Uninstall),
-    /// Make the nftables table equal to the records, and say what differed
+    /// Restore the nftables table from the records, and report what differed
     ///
-    /// Nothing is written to the kernel where they are equal. A record that cannot be read is removed,
-    /// and a copy of it is kept beside the others.
+    /// Writes nothing to the kernel if nothing differs. Removes damaged records and saves a copy of each.
     Repair(Repair),
-    /// Look for whatever keeps host ports from working on this node, and say what to do about it
+    /// Find out why host ports do not work on this node, and what to do
     ///
-    /// Changes nothing. What this user may not see is named. Exit status 3: something failed.
+    /// Changes nothing. Reports checks that need more privileges as not seen. Exit status 3: a check failed.
     Doctor(Doctor),
-    /// Follow a packet to a host port, and say where it would stop
+    /// Follow a packet to a host port, and show where it would stop
     ///
-    /// Needs root: it reads the table, and looks into the pod. Nothing is sent, unless --probe says so.
-    /// Exit status 3: it would not arrive, or that depends on something that could not be told.
+    /// Needs root, to read the table and to look into the pod. Sends nothing without --probe. Exit status 3:
+    /// the packet would not arrive, or that could not be determined.
     Trace(Trace),
 }
 
 #[derive(Args)]
 pub(crate) struct Trace {
-    /// The host port: 8080, 53/udp. Without protocol tcp is meant
+    /// The host port: 8080, 53/udp. The default protocol is tcp
     #[arg(value_name = "PORT[/PROTO]", value_parser = port_without_address)]
     pub(crate) port: Port,
-    /// The client; 127.0.0.1, an address of the node or of a pod among others [default: somebody
-    /// outside]
+    /// The client's address; it can be 127.0.0.1, an address of the node or of a pod [default: a client
+    /// outside the node]
     #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) from: Option<IpAddr>,
-    /// The address that it asks [default: what the node is known by outside, or 127.0.0.1 where the
-    /// client is]
+    /// The destination address [default: the node's address on the network, or 127.0.0.1 if the client's
+    /// address is a loopback address]
     #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
     pub(crate) to: Option<IpAddr>,
-    /// Connect from this node as well, and say what came of it
+    /// Also connect from this node, and report the result
     #[arg(long)]
     pub(crate) probe: bool,
 }
@@ -149,7 +149,7 @@ pub(crate) struct List {
     /// Only this pod or container: NAMESPACE/NAME, a name or UID, or the beginning of a container ID
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
-    /// Only this number, on whatever address
+    /// Only this number, on any address
     #[arg(long, value_name = "PORT", value_parser = port_number)]
     pub(crate) port: Option<NonZeroU16>,
     /// Only this protocol
@@ -174,34 +174,34 @@ pub(crate) struct Env {
 
 #[derive(Args)]
 pub(crate) struct Explain {
-    /// Print nothing but the nft(8) script, as for `nft --check --file -`
+    /// Print only the nft(8) script, as for `nft --check --file -`
     #[arg(long, conflicts_with = "output")]
     pub(crate) nft: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Gc {
-    /// Only say what would be removed
+    /// Only print what would be released
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Reserve {
-    /// For whom: letters, digits, '_', '.' and '-'
+    /// The reservation's name: letters, digits, '_', '.' and '-'
     pub(crate) name: String,
-    /// Which ports: 8080, 53/udp, 443@192.0.2.1. Without protocol tcp is meant, without address
-    /// every address of the node
+    /// The ports: 8080, 53/udp, 443@192.0.2.1. The default protocol is tcp, the default address every
+    /// address of the node
     #[arg(required = true, value_name = "PORT[/PROTO][@ADDRESS]", value_parser = port)]
     pub(crate) ports: Vec<Port>,
-    /// Keep the reservation over reboots
+    /// Keep the reservation across reboots
     #[arg(long)]
     pub(crate) persist: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Release {
-    /// The name that it was made with
+    /// The reservation's name
     pub(crate) name: String,
 }
 
@@ -209,11 +209,11 @@ pub(crate) struct Release {
 pub(crate) struct Repair {
     /// Take over a store of another network namespace, or a table of another store
     ///
-    /// What the table says of attachments without record is recorded first: the way back after
-    /// the state directory was deleted.
+    /// Attachments that the table has and the store has not are recorded first. This recovers from a deleted
+    /// state directory.
     #[arg(long)]
     pub(crate) adopt: bool,
-    /// Do not end: restore the table whenever another program damages it, until SIGTERM
+    /// Keep running, and restore the table whenever another program damages it, until SIGTERM
     #[arg(long, conflicts_with = "adopt")]
     pub(crate) watch: bool,
 }
@@ -223,21 +223,20 @@ pub(crate) struct Folders {
     /// Where the runtime looks for plugins
     #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
     pub(crate) bin_dir: PathBuf,
-    /// Where the runtime looks for networks
+    /// Where the runtime reads network configurations
     #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
     pub(crate) conf_dir: PathBuf,
-    /// This network, instead of what the runtime would choose
+    /// Use this network configuration instead of the one that the runtime uses
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
     /// Only print what would be changed, as diff(1) does
     ///
-    /// Exit status 3: there is something to do.
+    /// Exit status 3: something would be changed.
     #[arg(long, conflicts_with = "stay")]
     pub(crate) dry_run: bool,
-    /// Do not end: look again every ten seconds, until SIGTERM
+    /// Keep running, and check again every ten seconds, until SIGTERM
     ///
-    /// Main plugins write their configuration anew when they are started or upgraded. For a container,
-    /// which has to stay.
+    /// Main plugins rewrite their configuration when they are started or upgraded. Meant for a container.
     #[arg(long)]
     pub(crate) stay: bool,
 }
@@ -254,8 +253,8 @@ pub(crate) struct Uninstall {
     pub(crate) folders: Folders,
     /// Work in the mount namespace of process 1
     ///
-    /// From a container in the node's PID namespace: whether a pod is gone can only be seen where the
-    /// plugin saw it come.
+    /// For a container in the node's PID namespace: whether a pod still exists can be determined only in
+    /// the mount namespace of the plugin.
     #[arg(long)]
     pub(crate) host: bool,
 }
@@ -288,7 +287,7 @@ pub(crate) enum Subject {
 /// A number is a port, unless no port is written so: then it may begin a container ID.
 fn subject(text: &str) -> Result<Subject, String> {
     if text.is_empty() {
-        return Err("nobody has an empty name".to_owned());
+        return Err("a name must not be empty".to_owned());
     }
     let (number, name) = text.split_once('/').map_or((text, None), |(n, p)| (n, Some(p)));
     let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -315,7 +314,7 @@ fn port(text: &str) -> Result<Port, String> {
 fn port_without_address(text: &str) -> Result<Port, String> {
     let port = port(text)?;
     if port.address.is_some() {
-        return Err("the address that is asked is for --to".to_owned());
+        return Err("give the destination address with --to".to_owned());
     }
     Ok(port)
 }
@@ -335,7 +334,7 @@ fn node_address(text: &str) -> Result<IpAddr, String> {
     let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
     match address {
         Ok(address) if !address.is_multicast() => Ok(address),
-        Ok(_) => Err(format!("address {text:?} is a multicast address; no node has it")),
+        Ok(_) => Err(format!("address {text:?} is a multicast address, which no node has")),
         Err(_) => Err(format!(
             "address {text:?} is not an IP address such as 192.0.2.1 or 2001:db8::1, without \
              brackets and zone"
@@ -347,7 +346,7 @@ fn node_address(text: &str) -> Result<IpAddr, String> {
 fn one_address(text: &str) -> Result<IpAddr, String> {
     let address = node_address(text)?;
     if address.is_unspecified() {
-        return Err(format!("address {text:?} stands for all of them; name one"));
+        return Err(format!("address {text:?} means every address; name one"));
     }
     Ok(address)
 }

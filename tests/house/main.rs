@@ -205,3 +205,47 @@ fn no_function_is_too_long_to_read() {
     assert!(seen > 1000, "where are the functions? found {seen}");
     assert!(long.is_empty(), "\n{}\n{FUNCTION_LINES_MAX} are allowed", long.join("\n"));
 }
+
+/// Words that a reader has to translate, or that leave out who does something.
+const BANNED: [&str; 24] = [
+    "whoever",
+    "somebody",
+    "nobody knows",
+    "is no more",
+    "are no more",
+    "anew",
+    "is said",
+    "says so by",
+    "by the name of",
+    "stands in",
+    "stands where",
+    "goes on as",
+    "leads nowhere",
+    "wish",
+    "what is wrong",
+    "who is gone",
+    "gives way",
+    "of which",
+    "for it is",
+    "is no business",
+    "makes again",
+    "let in whom",
+    "speaks of",
+    "has no say",
+];
+
+#[test]
+fn messages_are_in_plain_words() {
+    let mut found = Vec::new();
+    for source in sources().into_iter().filter(|source| !source.is_test()) {
+        let help = source.text.lines().filter(|_| source.path == "cli/arguments.rs");
+        let help = help.filter_map(|line| line.trim_start().strip_prefix("/// "));
+        for text in source.strings.lines().chain(help) {
+            let lower = format!(" {} ", text.to_lowercase());
+            for word in BANNED.iter().filter(|word| lower.contains(&format!(" {word}"))) {
+                found.push(format!("{}: {word:?} in {text:?}", source.path));
+            }
+        }
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}

@@ -14,6 +14,8 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// Without comments, without what is between quotes, and without the inline tests at its end.
     pub(crate) code: String,
+    /// What is between quotes there, one literal a line.
+    pub(crate) strings: String,
 }
 
 /// The files of the library and of the executable.
@@ -44,10 +46,9 @@ impl Source {
         if matches!(module.last().map(String::as_str), Some("mod" | "lib" | "main")) {
             module.pop();
         }
-        let code = without_comments_and_strings(
-            text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(""),
-        );
-        Self { path: path.to_owned(), module, text, code }
+        let (code, strings) =
+            code_and_strings(text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(""));
+        Self { path: path.to_owned(), module, text, code, strings }
     }
 
     /// The first segment of its module.
@@ -158,11 +159,11 @@ fn paths<'a>(text: &'a str, base: &[String], found: &mut Vec<(String, Vec<String
     rest.strip_prefix('*').unwrap_or(rest)
 }
 
-/// Good enough for code that rustfmt has seen: no block comments, no quotes in character literals
-/// but `'"'`.
-fn without_comments_and_strings(text: &str) -> String {
-    let mut code = String::new();
-    let mut inside = false;
+/// Code without comments, and its string literals. Good enough for code that rustfmt has seen: no
+/// block comments, no quotes in character literals but `'"'`.
+fn code_and_strings(text: &str) -> (String, String) {
+    let (mut code, mut strings) = (String::new(), String::new());
+    let (mut inside, mut continued) = (false, false);
     for line in text.lines() {
         let mut rest = line.replace("'\"'", "' '").replace("b'\"'", "' '");
         if !inside && let Some(start) = rest.find("//") {
@@ -171,25 +172,28 @@ fn without_comments_and_strings(text: &str) -> String {
                 rest.truncate(start);
             }
         }
+        let rest = if continued { rest.trim_start() } else { &rest };
         let mut escaped = false;
         for c in rest.chars() {
             match c {
                 '\\' if inside => escaped = !escaped,
-                '"' if !escaped => inside = !inside,
+                '"' if !escaped => {
+                    inside = !inside;
+                    strings.push('\n');
+                }
                 _ => {
                     escaped = false;
-                    if !inside {
-                        code.push(c);
-                    }
+                    if inside { strings.push(c) } else { code.push(c) }
                 }
             }
             if c == '"' {
                 escaped = false;
             }
         }
+        continued = inside && escaped;
         code.push('\n');
     }
-    code
+    (code, strings)
 }
 
 /// Which file names which, but for names of what an ancestor holds itself: that is how a module is
