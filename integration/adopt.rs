@@ -148,7 +148,7 @@ fn a_deleted_state_directory() {
     let (status, adopted, notes) = autoport(&["repair", "--adopt"]);
     scene.node.note(format!("{adopted}{notes}"));
     assert!(status.success(), "{adopted}{notes}");
-    assert!(adopted.starts_with("made 5 records again from the table\n"), "{adopted}");
+    assert!(adopted.starts_with("restored 5 records from the table\n"), "{adopted}");
     assert!(adopted.contains("of 5 attachments: it belonged to another store"), "{adopted}");
     for part in [
         "restored the record of pod shop/plain (blue/plain/eth0) from the table, with 6 host ports",
@@ -237,7 +237,7 @@ fn what_the_table_does_not_say() {
     nft(&format!("insert rule inet autoport {} accept", chain.expect("the network's gate")));
     fs::remove_dir_all(STATE).expect("the directory is ours");
     let (status, adopted, notes) = autoport(&["repair", "--adopt"]);
-    assert!(status.success() && adopted.starts_with("made 1 records again"), "{adopted}{notes}");
+    assert!(status.success() && adopted.starts_with("restored 1 records"), "{adopted}{notes}");
     for part in [
         "1 elements for \"mallory\", such as tcp . 9999 of ports4, name no attachment",
         "such as tcp . 8081 of ports4, name no attachment, so no DEL could free their ports",
@@ -283,7 +283,7 @@ fn a_damaged_record_can_be_made_again() {
         node.attached("web", &bridge("blue", 1), PortMapping::both(8080, POD_PORT, ""));
     fs::write(Path::new(STATE).join("attachments/blue:web:eth0.json"), "{").expect("ours");
     let adopted = told(&["repair", "--adopt"]);
-    assert!(adopted.contains("made 1 records again"), "{adopted}");
+    assert!(adopted.contains("restored 1 records"), "{adopted}");
     assert!(adopted.contains("table inet autoport equals the records of 1 "), "{adopted}");
     assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 8080)).by(), Some("web"));
     web.check().success();

@@ -244,7 +244,7 @@ fn show_counts_connections_and_flows() {
 #[test]
 fn show_and_list_say_whom_they_do_not_know() {
     let node = Node::new();
-    assert_fails(&["show", "8080"], 1, "nobody holds host port 8080; `autoport list`");
+    assert_fails(&["show", "8080"], 1, "host port 8080 is not in use; `autoport list`");
     assert_fails(&["env", "web"], 1, "no pod, container or reservation web holds a host port");
     let (status, listed, stderr) = autoport(&["list"]);
     assert!(status.success() && stderr.contains("nothing has been recorded in /run/autoport yet"));
@@ -256,9 +256,13 @@ fn show_and_list_say_whom_they_do_not_know() {
         let web = attachment(&node, &network("blue"), id, number);
         add(&node, &web.mapping([tcp(8000 + number)]));
     }
-    assert_fails(&["show", "ab"], 1, "ab may be any of ab1, ab2: say more of it");
-    assert_fails(&["list", "--pod", "ab"], 1, "ab may be any of ab1, ab2");
-    assert_fails(&["show", "8080/udp"], 1, "nobody holds host port 8080/udp");
+    assert_fails(
+        &["show", "ab"],
+        1,
+        "ab is ambiguous: it matches ab1, ab2; give more of the name or ID",
+    );
+    assert_fails(&["list", "--pod", "ab"], 1, "ab is ambiguous: it matches ab1, ab2");
+    assert_fails(&["show", "8080/udp"], 1, "host port 8080/udp is not in use");
     assert_fails(&["show", "shop/web"], 1, "no pod, container or reservation shop/web");
     for (wrong, told) in [
         (&["show", "0"][..], "port \"0\" is not a number from 1 to 65535"),
@@ -293,7 +297,7 @@ fn env_shows_what_the_pod_was_told() {
     assert_eq!(snapshot(), before, "env changes nothing");
 
     assert_fails(&["env", "shop/api"], 1, "nothing is published for shop/api");
-    assert_fails(&["env", "01234"], 1, "no pod that 01234 means has a UID");
+    assert_fails(&["env", "01234"], 1, "the runtime passed no UID for 01234");
     assert_fails(&["env", ""], 2, "a value is required");
     // A container that mounts the directory writable fools nobody.
     fs::write(&file, "PATH='/tmp'\n\u{1b}[2J").expect("ours");

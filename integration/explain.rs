@@ -180,7 +180,7 @@ fn a_refusal_is_foreseen() {
             (Some(3), ""),
             "{what}"
         );
-        assert!(only_script.stderr.contains("ADD would be refused"), "{what}: {only_script}");
+        assert!(only_script.stderr.contains("ADD would be rejected"), "{what}: {only_script}");
         assert_eq!(snapshot(), state, "{what}: explaining changes nothing");
         let refused = call.run();
         refused.failure(code);
@@ -228,7 +228,7 @@ fn requests_that_are_none() {
     let web = of_network(&node, &network("blue"), "web", 5);
     let outcome = explain(web.plugin_call("ADD"), &[]);
     assert!(outcome.status.success(), "{outcome}");
-    assert!(outcome.stdout.starts_with("ADD would do nothing but print prevResult"), "{outcome}");
+    assert!(outcome.stdout.starts_with("ADD would only print prevResult"), "{outcome}");
     let list = web.network.conflist().to_string();
     let outcome = explain(web.plugin_call("ADD").stdin(list), &[]);
     assert_eq!(outcome.status.code(), Some(1), "{outcome}");

@@ -530,7 +530,7 @@ fn two_state_directories_on_one_node() {
     scene.web.check().success();
     // The operator decides for the second: it takes over what the table says.
     let adopted = told(&["repair", "--adopt", "--state-dir", "/run/elsewhere"]);
-    assert!(adopted.contains("made 2 records again"), "{adopted}");
+    assert!(adopted.contains("restored 2 records"), "{adopted}");
     assert_eq!(scene.answers(8080).by(), Some("web"));
     run(&web, "DEL").success();
     assert_eq!(scene.answers(8080), Answer::Refused);

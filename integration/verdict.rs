@@ -159,11 +159,11 @@ fn on_a_healthy_node_everybody_arrives() {
         "A packet from 192.0.2.100 to 192.0.2.1:8080/tcp reaches 10.1.0.2:80 of container \
          blue/web/eth0."
     );
-    assert!(text.contains("a packet of this node was sent: it answered"), "{text}");
+    assert!(text.contains("sent from this node: it answered"), "{text}");
     let (status, text, _) = autoport(&["trace", "8099", "--to", FIRST[0], "--probe"]);
     assert_eq!(status.code(), Some(3));
     assert!(
-        text.contains("it was refused") && text.contains("nobody holds port 8099/tcp"),
+        text.contains("it was refused") && text.contains("no pod holds port 8099/tcp"),
         "{text}"
     );
 }
@@ -173,7 +173,7 @@ fn what_keeps_a_packet_from_the_table_is_named() {
     let scene = Scene::new(&[]);
     let outside = ask(Outside, 8080);
     scene.stops("a foreign address", outside.at("203.0.113.9"), "destination", "203.0.113.9");
-    scene.stops("a free port", ask(Outside, 8099), "element", "nobody holds port 8099/tcp");
+    scene.stops("a free port", ask(Outside, 8099), "element", "no pod holds port 8099/tcp");
     let listen: SocketAddr = (address(FIRST[0]), 8099).into();
     let own = Echo::start("node", &scene.node.here, &[listen]);
     scene.stops("a process", ask(Outside, 8099), "element", "192.0.2.1:8099/tcp");
@@ -203,7 +203,7 @@ fn what_keeps_a_packet_from_the_table_is_named() {
     scene.stops("a lost table", outside, "table", "missing");
     told(&["repair"]);
     nft("delete element inet autoport ports4 { tcp . 8080 : 10.1.0.2 . 80 }");
-    scene.stops("a lost element", outside, "element", "no map says where it goes");
+    scene.stops("a lost element", outside, "element", "no map contains its target");
     told(&["repair"]);
     scene.arrives("repaired", outside);
 
@@ -213,7 +213,12 @@ fn what_keeps_a_packet_from_the_table_is_named() {
         .map(|rest| format!("held4_{}", rest.trim_end_matches(" {")))
         .expect("a set");
     nft(&format!("delete element inet autoport {held} {{ tcp . 8080 }}"));
-    scene.stops("a lost element of a set", outside, "element", "no set of the table has it");
+    scene.stops(
+        "a lost element of a set",
+        outside,
+        "element",
+        "no set of the table contains the port",
+    );
     told(&["repair"]);
     nft(&format!(
         "add element inet autoport {held} {{ tcp . 8090 }}
@@ -221,7 +226,10 @@ fn what_keeps_a_packet_from_the_table_is_named() {
     ));
     let trace = scene.traced(ask(Outside, 8090));
     assert_eq!(trace["fate"], "unsure", "{trace:#}");
-    assert!(trace.to_string().contains("nobody recorded what leads to 10.1.0.2:80"), "{trace:#}");
+    assert!(
+        trace.to_string().contains("the element that leads to 10.1.0.2:80 has no record"),
+        "{trace:#}"
+    );
 }
 
 #[test]
@@ -301,11 +309,11 @@ fn what_keeps_a_packet_from_the_pod_is_named() {
 fn who_may_connect_is_known() {
     let scene = Scene::new(&[("sourceRanges", json!(["203.0.113.0/24", "10.1.0.0/24"]))]);
     scene.stops("a stranger", ask(Outside, 8080), "sourceRanges", "192.0.2.100 is not in");
-    scene.arrives("loopback always may", ask(Loopback, 8080));
+    scene.arrives("loopback", ask(Loopback, 8080));
     scene.arrives("a neighbour", ask(Neighbour, 8080));
     let (status, text, _) = autoport(&["trace", "8080", "--to", FIRST[0]]);
     assert_eq!(status.code(), Some(3), "{text}");
-    assert!(text.contains("say which client with --from"), "{text}");
+    assert!(text.contains("set the client with --from"), "{text}");
 }
 
 #[test]
@@ -350,7 +358,7 @@ fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     fs::write("/etc/cni/autoport.json", r#"{"minPort": 0}"#).expect("ours");
     let (status, stdout, stderr) = autoport(&arguments);
     assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
-    for words in ["autoport: /etc/cni/autoport.json: minPort is 0", "looked for in /run/autoport"] {
+    for words in ["autoport: /etc/cni/autoport.json: minPort is 0", "read from /run/autoport"] {
         assert!(stderr.contains(words), "{words}: {stderr}");
     }
     // Where the records are not, nobody is said to hold nothing.
@@ -363,12 +371,17 @@ fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     assert_eq!(trace["fate"], "unsure", "{trace:#}");
     assert_eq!(step("table")["text"], "table inet autoport is there");
     assert_eq!(step("record")["text"], "nothing is recorded in /run/autoport");
-    assert_eq!(step("record")["remedy"], "`autoport doctor` says what to do");
-    scene.stops("no record is seen", ask(Outside, 8099), "element", "no element has port 8099/tcp");
+    assert_eq!(step("record")["remedy"], "run `autoport doctor`");
+    scene.stops(
+        "no record is seen",
+        ask(Outside, 8099),
+        "element",
+        "no element contains port 8099/tcp",
+    );
     let (_, stdout, _) = autoport(&["trace", "8099", "--to", "127.0.0.1"]);
     assert!(stdout.contains("A packet from this node to 127.0.0.1:8099/tcp stops"), "{stdout}");
     let (_, stdout, _) = autoport(&["doctor"]);
-    assert!(stdout.contains("`autoport repair --adopt` makes records of it"), "{stdout}");
+    assert!(stdout.contains("`autoport repair --adopt` creates records from it"), "{stdout}");
     fs::write("/etc/cni/autoport.json", r#"{"minPort": 0, "stateDir": "/run/elsewhere"}"#)
         .expect("ours");
     scene.arrives("the part that is right counts", ask(Outside, 8080));
@@ -388,7 +401,7 @@ fn without_privilege_trace_says_what_it_needs() {
 fn a_question_that_makes_no_sense_is_refused() {
     let _scene = Scene::new(&[]);
     for (words, told) in [
-        (&["8080@192.0.2.1"][..], "is for --to"),
+        (&["8080@192.0.2.1"][..], "with --to"),
         (&["8080", "--from", CLIENT[0], "--to", FIRST[1]], "different IP versions"),
         (&["8080/sctp", "--probe"], "tcp and udp only"),
         (&["8080", "--from", "0.0.0.0"], "means every address"),

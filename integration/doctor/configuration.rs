@@ -71,7 +71,7 @@ fn records_and_table_that_differ_are_named() {
         },
         check: "records",
         state: "warning",
-        words: &["nobody knows", "blue/lost/eth0"],
+        words: &["no longer exist", "blue/lost/eth0"],
         cure: &obey,
     });
 }
@@ -102,7 +102,7 @@ fn a_wrong_configuration_is_named() {
     with("failed", "does not chain autoport (bridge)", &|conf| {
         conf["plugins"] = json!([plugins(conf)[0]]);
     });
-    with("failed", "autoport is the first of the chain", &|conf| {
+    with("failed", "autoport is the first plugin of the chain", &|conf| {
         let [bridge, own] = [0, 1].map(|index| plugins(conf)[index].clone());
         conf["plugins"] = json!([own, bridge]);
     });
@@ -117,7 +117,7 @@ fn a_wrong_configuration_is_named() {
     with("failed", "does not declare the capability portMappings", &|conf| {
         conf["plugins"][1]["capabilities"] = json!({"io.kubernetes.cri.pod-annotations": true});
     });
-    with("warning", "annotations of pods do not reach autoport", &|conf| {
+    with("warning", "runtimes pass no pod annotations to autoport", &|conf| {
         conf["plugins"][1]["capabilities"] = json!({"portMappings": true});
     });
     with("failed", "cniVersion \"9.9.9\"", &|conf| conf["cniVersion"] = json!("9.9.9"));
@@ -155,7 +155,7 @@ fn a_wrong_file_of_the_node_is_named() {
         scene.names(&Case { harm: &alone, check: "node file", state, words, cure: &remove });
     };
     let holds = |text: &'static str| move || fs::write(NODE_FILE, text).expect("ours");
-    named("failed", "the records are those in /run/autoport", &holds("{"));
+    named("failed", "and the records in /run/autoport", &holds("{"));
     named("failed", "cannot decode", &holds("[]"));
     named("failed", "did you mean portRange?", &holds(r#"{"portRang": "1-2"}"#));
     named("failed", "minPort is 0", &holds(r#"{"minPort": 0}"#));
@@ -177,11 +177,14 @@ fn a_wrong_file_of_the_node_is_named() {
     fs::write(NODE_FILE, r#"{"stateDir": "/run/elsewhere", "minPort": 0}"#).expect("ours");
     let report = report();
     assert_eq!(worst(&report), [1, 0, 0], "{report:#}");
-    assert!(report.to_string().contains("the records are those in /run/elsewhere"), "{report:#}");
+    assert!(report.to_string().contains("the records in /run/elsewhere"), "{report:#}");
 
     fs::set_permissions(NODE_FILE, PermissionsExt::from_mode(0o000)).expect("ours");
     let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
     let (_, stdout, stderr) = under(&bare, &ARGUMENTS[..5]);
-    assert!(stdout.contains("not seen  node file     /etc/cni/autoport.json (below"), "{stdout}");
+    assert!(
+        stdout.contains("not seen  node file     /etc/cni/autoport.json (the checks below"),
+        "{stdout}"
+    );
     assert!(stderr.is_empty(), "{stderr}");
 }

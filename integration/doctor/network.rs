@@ -106,7 +106,11 @@ fn a_dropping_forward_chain_of_any_name_is_named() {
         nft("delete table inet wall");
     };
     case(&|| table(""), "failed", "table inet wall, chain gate drops every packet");
-    case(&|| table("tcp sport 22 accept"), "warning", "all but what some of its rules accept");
+    case(
+        &|| table("tcp sport 22 accept"),
+        "warning",
+        "everything except what some of its rules accept",
+    );
     table("accept; drop");
     scene.well("a rule accepts before the policy drops");
 }

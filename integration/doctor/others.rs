@@ -89,13 +89,13 @@ fn what_portmap_left_behind_is_named() {
         state: "failed",
         words: &["chain CNI-DN-", "0.0.0.0:8080/tcp", "10.2.0.2:80"],
         cure: &|remedy| {
-            obey(remedy.split_once("gone: ").expect("a command").1);
+            obey(remedy.split_once("exists: ").expect("a command").1);
             let (_, stdout, _) = autoport(&ARGUMENTS);
             assert!(stdout.contains("[::]:8080/tcp"), "the other family is left: {stdout}");
             let report: Value = serde_json::from_str(&stdout).expect("a report");
             for finding in report["findings"].as_array().expect("findings") {
                 if let Some((_, command)) =
-                    finding["remedy"].as_str().and_then(|remedy| remedy.split_once("gone: "))
+                    finding["remedy"].as_str().and_then(|remedy| remedy.split_once("exists: "))
                 {
                     obey(command);
                 }
@@ -150,7 +150,7 @@ fn whoever_else_uses_the_range_is_named() {
     });
     defaults("");
     let open = TcpListener::bind("0.0.0.0:20005").expect("a free port");
-    warned(&|| {}, "listeners", &["in the range listens", "20005/tcp"], &|_| {
+    warned(&|| {}, "listeners", &["in use by other programs", "20005/tcp"], &|_| {
         scene.with(|conf| conf["plugins"][1]["excludePorts"] = json!(["20005"]));
     });
     drop(open);

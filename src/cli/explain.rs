@@ -113,13 +113,12 @@ impl Answer for Explanation {
         }
         match (&self.granted, &self.error) {
             (_, Some(error)) => {
-                out.paint(Tone::Bad, "ADD would be refused")?;
+                out.paint(Tone::Bad, "ADD would be rejected")?;
                 writeln!(out, ": {}", error.text())
             }
-            (None, None) => writeln!(
-                out,
-                "ADD would do nothing but print prevResult: no host port is left to map"
-            ),
+            (None, None) => {
+                writeln!(out, "ADD would only print prevResult: no host port is requested")
+            }
             (Some(granted), None) => granted.text(out),
         }
     }
@@ -137,22 +136,22 @@ impl Granted {
         table.write_after("  ", out)?;
         writeln!(out)?;
         if self.random {
-            writeln!(out, "The numbers are chosen at random: ADD would choose others.")?;
+            writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
         }
         for mapped in &self.gives_up {
             let [host, ..] = mapped.cells();
-            writeln!(out, "It would give up {}.", host.text())?;
+            writeln!(out, "{} would be released.", host.text())?;
         }
         for Superseded { holder, reason } in &self.superseded {
             let (name, attachment) = (holder.name(), holder.attachment());
-            writeln!(out, "{name} ({attachment}) would lose all it holds: {reason}.")?;
+            writeln!(out, "{name} ({attachment}) would lose all its host ports: {reason}.")?;
         }
-        writeln!(out, "It would be recorded in {}.", self.record.display())?;
+        writeln!(out, "Record: {}", self.record.display())?;
         if let Some(interface) = &self.route_localnet {
             writeln!(out, "net.ipv4.conf.{interface}.route_localnet would be set to 1.")?;
         }
         if let Some((directory, variables)) = self.published.as_ref().zip(self.variables.as_ref()) {
-            writeln!(out, "Its containers would be told, in {}:\n", directory.display())?;
+            writeln!(out, "Its containers could read in {}:\n", directory.display())?;
             for line in variables.lines() {
                 writeln!(out, "  {line}")?;
             }
@@ -160,7 +159,7 @@ impl Granted {
         }
         match self.nft.as_deref() {
             None => writeln!(out, "Nothing would be translated."),
-            Some("") => writeln!(out, "The table would stay as it is."),
+            Some("") => writeln!(out, "The table would not change."),
             Some(script) => write!(out, "In the kernel, as for nft -f -:\n\n{script}"),
         }
     }
@@ -200,9 +199,7 @@ pub(super) fn run(
         Ok(Some(foreseen)) => {
             let granted = Granted::from(foreseen);
             if granted.nft.as_ref().is_some_and(|script| script.contains(NO_INSTANCE)) {
-                explanation
-                    .assumed
-                    .push(format!("instance {NO_INSTANCE}, where ADD would draw one"));
+                explanation.assumed.push(format!("instance {NO_INSTANCE}; ADD would generate one"));
             }
             explanation.outcome = Outcome::Granted;
             explanation.granted = Some(granted);
@@ -215,7 +212,7 @@ pub(super) fn run(
     let refused = explanation.outcome == Outcome::Refused;
     if asked.nft {
         if let Some(error) = &explanation.error {
-            note(format_args!("ADD would be refused: {}", error.text()));
+            note(format_args!("ADD would be rejected: {}", error.text()));
         }
         let script = explanation.granted.and_then(|granted| granted.nft);
         screen.show(&Script(script.unwrap_or_default()))?;

@@ -43,32 +43,32 @@ enum Failure {
     Install(#[from] autoport::install::Error),
     #[error("cannot enter the mount namespace of process 1")]
     Host(#[source] io::Error),
-    #[error("there is no reservation {0}; `autoport list` shows those there are")]
+    #[error("there is no reservation {0}; `autoport list` shows the existing ones")]
     NoReservation(String),
-    #[error("nobody holds {0}; `autoport list` shows who holds what")]
+    #[error("{0} is not in use; `autoport list` shows all host ports in use")]
     NobodyHolds(String),
     #[error(
-        "no pod, container or reservation {0} holds a host port; `autoport list` shows who does"
+        "no pod, container or reservation {0} holds a host port; `autoport list` shows all holders"
     )]
     Nobody(String),
-    #[error("{asked} may be any of {}: say more of it", found.join(", "))]
+    #[error("{asked} is ambiguous: it matches {}; give more of the name or ID", found.join(", "))]
     Several { asked: String, found: Vec<String> },
-    #[error("no pod that {0} means has a UID: the runtime sent none, so nothing was published")]
+    #[error("the runtime passed no UID for {0}, so nothing was published for it")]
     NoUid(String),
     #[error(
-        "nothing is published for {0}: a pod is told about its host ports when the node chose one"
+        "nothing is published for {0}: that is done only for pods with a host port that the node chose"
     )]
     NothingPublished(String),
     #[error(
-        "there is no request on standard input: autoport explain < request.json, with the network \
-         configuration that the plugin would get"
+        "standard input is a terminal: run autoport explain < request.json, with the network \
+         configuration that the runtime would pass to the plugin"
     )]
     NoRequest,
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
     #[error(
-        "standard input is a network configuration list: a plugin gets its own object of it, with the \
-         name and cniVersion of the list, and with prevResult and runtimeConfig"
+        "standard input is a network configuration list: pass the plugin's own object, with the \
+         name and cniVersion of the list, prevResult and runtimeConfig"
     )]
     ConfigurationList,
     #[error("cannot write to standard output")]
@@ -165,7 +165,7 @@ fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
             let (node, node_file) = Node::in_part(cli.state_dir.clone());
             if let Some(why) = wrong(&node_file) {
                 let dir = node.store.dir().display();
-                note(format_args!("{why}; the records are looked for in {dir}"));
+                note(format_args!("{why}; the records are read from {dir}"));
             }
             trace::run(asked, &node, screen)
         }

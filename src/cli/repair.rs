@@ -29,16 +29,16 @@ impl Answer for Differences {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
         let Self { attachments, adopted, rebuilt, added, removed, differed } = self;
         if *adopted > 0 {
-            writeln!(out, "made {adopted} records again from the table")?;
+            writeln!(out, "restored {adopted} records from the table")?;
         }
         let whose = format!("the records of {attachments} attachments");
         if let Some(reason) = rebuilt {
-            return writeln!(out, "built table inet autoport again from {whose}: {reason}");
+            return writeln!(out, "rebuilt table inet autoport from {whose}: {reason}");
         }
         if added + removed == 0 && differed.is_none() {
             return writeln!(out, "table inet autoport equals {whose}");
         }
-        write!(out, "made table inet autoport equal to {whose}, ")?;
+        write!(out, "updated table inet autoport from {whose}: ")?;
         write!(out, "{added} elements added, {removed} removed")?;
         match differed {
             Some(text) => writeln!(out, ": {text}"),

@@ -145,7 +145,7 @@ impl Answer for Shown {
         for one in &self.reservations {
             gap(out)?;
             out.paint(Tone::Heading, &format!("reservation {}", one.name))?;
-            let kept = if one.persistent { "kept over reboots" } else { "until the next reboot" };
+            let kept = if one.persistent { "kept across reboots" } else { "until the next reboot" };
             writeln!(out, "\n  made        {}, {kept}", since(one.created, one.age_seconds))?;
             writeln!(out, "  host ports  {}", one.text)?;
         }
@@ -172,7 +172,7 @@ impl Attachment {
         out.paint(tone, word)?;
         writeln!(out, ": {}", self.evidence)?;
         let known = self.created.zip(self.age_seconds);
-        let recorded = known.map_or("nobody knows when".to_owned(), |(at, age)| since(at, age));
+        let recorded = known.map_or("time unknown".to_owned(), |(at, age)| since(at, age));
         let netns = self.netns.as_ref().map_or("not examined".to_owned(), |netns| {
             format!("{} ({}:{})", netns.path.escape_debug(), netns.device, netns.inode)
         });

@@ -27,12 +27,10 @@ pub(super) fn run(
     };
     if let Some(from) = query.from.filter(|from| from.is_ipv6() != query.to.is_ipv6()) {
         let to = query.to;
-        wrong(&format!(
-            "{from} and {to}, which it would ask, are of different IP versions: see --to"
-        ));
+        wrong(&format!("{from} and the destination {to} are of different IP versions: set --to"));
     }
     if asked.probe && query.protocol == Protocol::Sctp {
-        wrong("--probe can send over tcp and udp only");
+        wrong("--probe supports tcp and udp only");
     }
     let way = Way::ask(query, &node.store, node.patience)?;
     let trace = Trace::of(&way);
@@ -93,7 +91,7 @@ impl Answer for Told {
         if let Some(Probe { answered, said }) = &self.probe {
             let tone = if *answered { Tone::Good } else { Tone::Bad };
             out.paint(tone, &format!("{:FATE$}", if *answered { "ok" } else { "fails" }))?;
-            writeln!(out, "{:AT$}a packet of this node was sent: {said}", "probe")?;
+            writeln!(out, "{:AT$}sent from this node: {said}", "probe")?;
         }
         let mut sentence = self.trace.verdict.clone();
         if let Some(first) = sentence.get_mut(..1) {

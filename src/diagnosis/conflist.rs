@@ -142,8 +142,11 @@ pub(super) fn findings(facts: &Facts, networks: &[Network]) -> Result<Vec<Findin
     for list in without.iter().filter(|list| !with.is_empty() && list.has(PORTMAP)) {
         findings.push(Finding::warning(
             CHECK,
-            format!("{} maps host ports with portmap, which does not know of ours", list.file),
-            "let one of the two map all host ports of the node",
+            format!(
+                "{} maps host ports with portmap, which can map the same ports as autoport",
+                list.file
+            ),
+            "use one of the two for all host ports of the node",
         ));
     }
     if found.omitted > 0 {
@@ -214,7 +217,7 @@ fn order(list: &Conflist, position: usize, is_there_twice: bool) -> Vec<Finding>
     }
     if position == 0 {
         fail(
-            "autoport is the first of the chain, and there is no pod address to map to yet",
+            "autoport is the first plugin of the chain, so there is no pod address yet",
             "put it after the plugin that makes the interface",
         );
     }
@@ -243,7 +246,7 @@ fn declared(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
         findings.push(Finding::failed(
             CHECK,
             format!(
-                "{file}: autoport does not declare the capability portMappings: runtimes send it no \
+                "{file}: autoport does not declare the capability portMappings: runtimes pass it no \
                  hostPort"
             ),
             "set \"capabilities\": {\"portMappings\": true}",
@@ -252,20 +255,20 @@ fn declared(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
     match Version::named(&list.version) {
         None => findings.push(Finding::failed(
             CHECK,
-            format!("{file}: cniVersion {:?} is not one that autoport speaks", list.version),
-            format!("write one of {}", some_of(&Version::ALL.map(Version::as_str))),
+            format!("{file}: cniVersion {:?} is not supported", list.version),
+            format!("use one of {}", some_of(&Version::ALL.map(Version::as_str))),
         )),
         Some(version) if version < Version::V0_4_0 => findings.push(Finding::warning(
             CHECK,
             format!("{file}: cniVersion {} has no CHECK", list.version),
-            "raise it to 1.0.0 or 1.1.0, if all plugins of the chain speak that",
+            "raise it to 1.0.0 or 1.1.0, if all plugins of the chain support it",
         )),
         Some(_) => {}
     }
     if lacks("io.kubernetes.cri.pod-annotations") {
         findings.push(Finding::warning(
             CHECK,
-            format!("{file}: annotations of pods do not reach autoport"),
+            format!("{file}: runtimes pass no pod annotations to autoport"),
             "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",
         ));
     }
@@ -284,7 +287,7 @@ fn settings(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
         }
         Err(error) => {
             let text = format!("{}: {}", list.file, error.in_one_line());
-            findings.push(Finding::failed(CHECK, text, "correct it; every ADD is refused"));
+            findings.push(Finding::failed(CHECK, text, "correct it; every ADD is rejected"));
         }
     }
     findings

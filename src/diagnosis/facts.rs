@@ -153,6 +153,12 @@ impl Sysctls {
     }
 }
 
+/// What sysctl(8) calls the file at `path` below `/proc/sys`. It takes a dot for a slash, so the name
+/// of an interface that has dots is written with slashes around it.
+pub(super) fn sysctl_name(path: &str) -> String {
+    if path.contains('.') { path.to_owned() } else { path.replace('/', ".") }
+}
+
 /// All that is known of a node.
 #[derive(Debug)]
 pub struct Facts {

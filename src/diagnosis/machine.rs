@@ -31,14 +31,14 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
                 Release::Expiry => "released elements expire",
                 Release::Deletion => "released elements are deleted (before 6.12)",
             };
-            Finding::ok(CHECK, format!("Linux {release}; nf_tables takes our table; {how}"))
+            Finding::ok(CHECK, format!("Linux {release}; nf_tables accepts the table; {how}"))
         }
         Seen::Hidden => {
-            Finding::unseen(CHECK, format!("Linux {release}; whether nf_tables takes our table"))
+            Finding::unseen(CHECK, format!("Linux {release}; whether nf_tables accepts the table"))
         }
         Seen::Failed(why) => Finding::failed(
             CHECK,
-            format!("Linux {release}: a table like ours cannot be built: {why}"),
+            format!("Linux {release}: the table cannot be created: {why}"),
             "modprobe nf_tables, nft_chain_nat, nft_fib_inet, nft_masq, nf_conntrack_netlink; a \
              kernel without them cannot serve",
         ),
@@ -75,15 +75,15 @@ fn binary(facts: &Facts) -> Result<Finding, Finding> {
     if let Some(layout) = layout.filter(|layout| *layout > LAYOUT) {
         return Err(Finding::failed(
             CHECK,
-            format!("the table has layout {layout}, this autoport {own} knows {LAYOUT}"),
-            "install the newer autoport again: an older one does not touch its table",
+            format!("the table has layout {layout}; this autoport, {own}, supports up to {LAYOUT}"),
+            "install the newer autoport again: an older one does not change its table",
         ));
     }
     if !binary.is_this {
         return Err(Finding::warning(
             CHECK,
             format!("{path} is another program than this one (it is {version}, this is {own})"),
-            "install this one there, or run that one",
+            "run `autoport install`, or use that program",
         ));
     }
     let table = layout.map_or(String::new(), |layout| {

@@ -1,6 +1,6 @@
 //! What the node's network does with a packet on its way to a pod.
 
-use super::facts::Seen;
+use super::facts::{Seen, sysctl_name};
 use super::passage::{Packet, Passage, Translation, passage, translations};
 use super::{Facts, Finding, counted, ports, some_of};
 use crate::kernel::{ChainName, Hooked, OtherChain, Others, Space};
@@ -53,7 +53,7 @@ fn forwarding(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::warning(
             CHECK,
             format!("packets that arrive by {} are not forwarded", some_of(&off)),
-            format!("sysctl -w net.ipv4.conf.{}.forwarding=1", off[0]),
+            format!("sysctl -w {}=1", sysctl_name(&format!("net/ipv4/conf/{}/forwarding", off[0]))),
         ));
     }
     if findings.is_empty() {
@@ -84,7 +84,10 @@ fn reverse_path(facts: &Facts) -> Finding {
                 facts.uplinks.join(" and "),
                 some_of(&uplinks)
             ),
-            format!("sysctl -w net.ipv4.conf.{}.rp_filter=2 (loose)", uplinks[0]),
+            format!(
+                "sysctl -w {}=2 (loose)",
+                sysctl_name(&format!("net/ipv4/conf/{}/rp_filter", uplinks[0]))
+            ),
         );
     }
     let text = if strict.is_empty() { "no interface is strict" } else { "strict, with one uplink" };
@@ -94,7 +97,7 @@ fn reverse_path(facts: &Facts) -> Finding {
 fn routes(facts: &Facts) -> Finding {
     const CHECK: &str = "routes";
     if matches!(facts.store, Seen::Hidden) {
-        return Finding::unseen(CHECK, "which pods there are to reach");
+        return Finding::unseen(CHECK, "which pods have to be reachable");
     }
     let lost: Vec<String> = facts
         .towards
@@ -106,7 +109,7 @@ fn routes(facts: &Facts) -> Finding {
         return Finding::failed(
             CHECK,
             format!("this node has no route to {}", some_of(&lost)),
-            "see what the cluster's CNI plugin says; `autoport gc` if the pods are gone",
+            "check the log of the cluster's CNI plugin; run `autoport gc` if the pods no longer exist",
         );
     }
     let closed: Vec<&str> = facts
@@ -126,15 +129,18 @@ fn routes(facts: &Facts) -> Finding {
                 "host ports do not answer on 127.0.0.1: route_localnet of {} is 0",
                 some_of(&closed)
             ),
-            format!("sysctl -w net.ipv4.conf.{interface}.route_localnet=1; the next ADD sets it"),
+            format!(
+                "sysctl -w {}=1; the next ADD sets it",
+                sysctl_name(&format!("net/ipv4/conf/{interface}/route_localnet"))
+            ),
         );
     }
     Finding::ok(
         CHECK,
         match facts.towards.len() {
             0 => "no pod has a host port yet".to_owned(),
-            1 => "there is one to the pod subnet in use".to_owned(),
-            number => format!("there is one to each of {number} pod subnets in use"),
+            1 => "the pod subnet in use has a route".to_owned(),
+            number => format!("all {number} pod subnets in use have a route"),
         },
     )
 }
@@ -209,7 +215,7 @@ fn forward_policy(facts: &Facts) -> Result<Vec<Finding>, Finding> {
                 Passage::Passes => continue,
                 Passage::Depends => findings.push(Finding::warning(
                     CHECK,
-                    format!("{name} drops all but what some of its rules accept"),
+                    format!("{name} drops everything except what some of its rules accept"),
                     remedy,
                 )),
                 Passage::Drops => findings.push(Finding::failed(
@@ -257,7 +263,7 @@ const OTHER_TABLES: &str = "other tables";
 fn other_tables(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
     const CHECK: &str = OTHER_TABLES;
     let Some(others) = facts.others.known() else {
-        return vec![Finding::unseen(CHECK, "whether other tables translate our ports")];
+        return vec![Finding::unseen(CHECK, "whether other tables translate host ports first")];
     };
     let hooks = [Hooked::PREROUTING, Hooked::OUTPUT];
     let earlier: Vec<Translation> =
@@ -273,9 +279,12 @@ fn other_tables(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
     }
     if findings.is_empty() {
         let text = match earlier.len() {
-            0 => "none translates anything before ours".to_owned(),
-            1 => "one rule translates before ours, and none of our ports".to_owned(),
-            number => format!("{number} rules translate before ours, none of them our ports"),
+            0 => "no other table translates host ports first".to_owned(),
+            1 => "one rule of another table is applied first, to ports that autoport does not use"
+                .to_owned(),
+            number => format!(
+                "{number} rules of other tables are applied first, to ports that autoport does not use"
+            ),
         };
         findings.push(Finding::ok(CHECK, text));
     }
@@ -307,7 +316,7 @@ fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> 
             && ports(one).iter().any(|run| ranges.iter().any(|range| range.overlaps(run)))
     })?;
     let text = format!(
-        "{} takes port {} of the range to {}: a pod that is given it would get nothing",
+        "{} takes port {} of the range to {}: a pod that is assigned this port receives no traffic",
         at(first),
         some_of(&ports(first)),
         first.to
@@ -328,12 +337,12 @@ pub(super) fn remedy_of(translation: &Translation) -> String {
         let tool = if portmap.space == Space::Ip6 { "ip6tables" } else { "iptables" };
         let legacy = if portmap.table.ends_with("(iptables-legacy)") { "-legacy" } else { "" };
         return format!(
-            "portmap made it; if that container is gone: {tool}{legacy} -t nat -F {}",
+            "portmap created it; if its container no longer exists: {tool}{legacy} -t nat -F {}",
             portmap.chain
         );
     }
     if of_table("cni_hostport") {
-        return "portmap made it; if that container (the rule's comment) is gone: nft -a list \
+        return "portmap created it; if its container (in the rule's comment) no longer exists: nft -a list \
                 table, and nft delete rule by its handle"
             .to_owned();
     }
@@ -345,7 +354,7 @@ pub(super) fn remedy_of(translation: &Translation) -> String {
             .to_owned();
     }
     if called("KUBE-").is_some() || of_table("kube-proxy") {
-        return "a Service has this port, and Services win; give the pod another host port"
+        return "a Service uses this port, and Services take precedence; give the pod another host port"
             .to_owned();
     }
     if called("DOCKER").is_some() || of_table("docker-bridges") {

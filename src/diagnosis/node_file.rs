@@ -6,20 +6,19 @@ use crate::cni::{self, NODE_FILE};
 pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "node file";
     let dir = facts.state_dir.display();
-    let instead = format!("(below, defaults stand in for it; the records are those in {dir})");
+    let instead = format!("(the checks below use the defaults instead, and the records in {dir})");
     let bytes = facts.node_file.or(
         || Finding::unseen(CHECK, format!("{NODE_FILE} {instead}")),
         |why| {
             let text = format!("cannot read {NODE_FILE}: {why} {instead}");
-            let remedy =
-                "make it a file that can be read, or remove it; every ADD with host ports fails";
+            let remedy = "make it a readable file, or remove it; every ADD with host ports fails";
             Finding::failed(CHECK, text, remedy)
         },
     )?;
     let Some(bytes) = bytes else { return Ok(Vec::new()) };
     Ok(match cni::check_node_file(bytes) {
         Ok(warnings) if warnings.is_empty() => {
-            let text = format!("{NODE_FILE} is understood; it wins over every network, key by key");
+            let text = format!("{NODE_FILE} is valid; its keys override those of every network");
             vec![Finding::ok(CHECK, text)]
         }
         Ok(warnings) => {

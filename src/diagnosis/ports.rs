@@ -21,7 +21,7 @@ pub(super) fn findings(facts: &Facts, configs: &[Config], ranges: &[PortRange]) 
         findings.extend(others_ranges(facts, range));
     }
     if findings.is_empty() {
-        let text = format!("{} meets nobody else's range", some_of(ranges));
+        let text = format!("{} overlaps no other range", some_of(ranges));
         findings.push(Finding::ok(CHECK, text));
     }
     findings.extend(listeners(facts, configs).unwrap_or_else(|unseen| vec![unseen]));
@@ -39,14 +39,14 @@ fn others_ranges(facts: &Facts, range: PortRange) -> Vec<Finding> {
     {
         findings.push(Finding::warning(
             CHECK,
-            format!("{common} of {range} is also what this node's own connections go out from (net.ipv4.ip_local_port_range)"),
+            format!("{common} of {range} is also used for outgoing connections of this node (net.ipv4.ip_local_port_range)"),
             format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
         ));
     }
     if let Some(common) = self::range(NODE_PORTS.0, NODE_PORTS.1).and_then(|it| common(range, it)) {
         findings.push(Finding::warning(
             CHECK,
-            format!("{common} of {range} is also Kubernetes' NodePort range; a Service wins"),
+            format!("{common} of {range} is also Kubernetes' NodePort range, and Services take precedence"),
             "another portRange, unless kube-apiserver has another \
              --service-node-port-range",
         ));
@@ -139,7 +139,7 @@ fn is_in_the_way(config: &Config, listener: &Listener) -> bool {
 fn listeners(facts: &Facts, configs: &[Config]) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "listeners";
     let listeners = facts.listeners.or(
-        || Finding::unseen(CHECK, "the sockets that listen"),
+        || Finding::unseen(CHECK, "which programs listen"),
         |why| Finding::warning(CHECK, why, "modprobe inet_diag, tcp_diag, udp_diag"),
     )?;
     let held: Vec<(&Record, &HostPort)> = facts
@@ -177,12 +177,15 @@ fn listeners(facts: &Facts, configs: &[Config]) -> Result<Vec<Finding>, Finding>
         let named: Vec<Named> = in_range.into_iter().map(Named).collect();
         findings.push(Finding::warning(
             CHECK,
-            format!("in the range listens {}; such ports are not chosen", some_of(&named)),
+            format!(
+                "ports of the range that are in use by other programs are not chosen: {}",
+                some_of(&named)
+            ),
             "put them into excludePorts, or move the program",
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "no socket of this node listens in the range"));
+        findings.push(Finding::ok(CHECK, "no program of this node listens in the range"));
     }
     Ok(findings)
 }

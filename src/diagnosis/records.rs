@@ -13,7 +13,7 @@ pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
         || Finding::unseen(CHECK, "the records and the table"),
         |why| {
             let remedy =
-                "do what it says (docs/errors.md has more); every ADD with host ports fails";
+                "follow the message (more in docs/errors.md); every ADD with host ports fails";
             Finding::failed(CHECK, why, remedy)
         },
     )?;
@@ -23,8 +23,8 @@ pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
         };
         return Ok(vec![Finding::failed(
             CHECK,
-            format!("nothing is recorded, and table inet autoport of store {instance} is there"),
-            "`autoport repair --adopt` makes records of it; or give the right --state-dir",
+            format!("nothing is recorded, but table inet autoport of store {instance} exists"),
+            "`autoport repair --adopt` creates records from it; or set the right --state-dir",
         )]);
     };
     let mut findings = Vec::new();
@@ -32,14 +32,14 @@ pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
         findings.push(Finding::failed(
             CHECK,
             some_of(&examined.unreadable),
-            "`autoport repair` frees what it holds; `autoport repair --adopt` makes it again",
+            "`autoport repair` releases its ports; `autoport repair --adopt` restores the record from the table",
         ));
     }
     if !facts.stale.is_empty() {
         findings.push(Finding::warning(
             CHECK,
-            format!("held by whom nobody knows any more: {}", some_of(&facts.stale)),
-            "`autoport gc` frees their ports; so does whoever asks for one",
+            format!("held by pods that no longer exist: {}", some_of(&facts.stale)),
+            "`autoport gc` releases their ports; so does a pod that asks for one",
         ));
     }
     findings.push(table(facts, examined));
@@ -57,7 +57,7 @@ fn table(facts: &Facts, examined: &Examined) -> Finding {
         }
         Ok(differences) => Finding::failed(
             CHECK,
-            format!("table inet autoport is not what the records say: {}", some_of(differences)),
+            format!("table inet autoport differs from the records: {}", some_of(differences)),
             "`autoport repair`",
         ),
         Err(error) if is_denied(error) => {

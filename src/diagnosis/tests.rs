@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use crate::kernel::{ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space};
 use crate::model::{Family, HostPort, Protocol};
 
+use super::facts::sysctl_name;
 use super::passage::{Packet, Passage, passage, translations};
 use super::{counted, some_of};
 
@@ -131,4 +132,11 @@ fn a_sentence_names_three() {
     assert_eq!(some_of(&["a"]), "a");
     assert_eq!(some_of(&["a", "b", "c"]), "a, b, c");
     assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+}
+
+#[test]
+fn a_sysctl_of_an_interface_with_dots_can_be_set() {
+    assert_eq!(sysctl_name("net/ipv4/ip_forward"), "net.ipv4.ip_forward");
+    let vlan = "net/ipv4/conf/eth0.798/rp_filter";
+    assert_eq!(sysctl_name(vlan), vlan);
 }

@@ -1,6 +1,6 @@
 //! From what was asked to where the packet goes.
 
-use super::super::facts::Seen;
+use super::super::facts::{Seen, sysctl_name};
 use super::super::network::{at, remedy_of};
 use super::super::passage::{Packet, Passage, passage};
 use super::way::{self, Led, Translated, Way};
@@ -10,7 +10,7 @@ use crate::model::{Family, Masquerade};
 use crate::ruleset::LAYOUT;
 use crate::store::Who;
 
-const DOCTOR: &str = "`autoport doctor` says what to do";
+const DOCTOR: &str = "run `autoport doctor`";
 
 /// Some port that clients connect from.
 const CLIENTS_PORT: u16 = 50_000;
@@ -82,7 +82,7 @@ impl Walk {
         let to = way.query.to;
         if !way.is_local {
             let text = format!("{to} is no address of this node");
-            return self.stops("destination", text, "ask one of `ip addr`'s");
+            return self.stops("destination", text, "use an address that `ip addr` shows");
         }
         let hook = if way.from_node { "output" } else { "prerouting" };
         self.passes("destination", format!("{to} is this node's; the packet passes {hook}"));
@@ -93,7 +93,7 @@ impl Walk {
         const AT: &str = "other tables";
         match &way.before {
             Seen::Known(None) => match &way.unseen_legacy {
-                None => self.passes(AT, "none translates it before ours"),
+                None => self.passes(AT, "no other table translates it first"),
                 Some(why) => self.unsure(AT, why.clone(), "run it as root, with iptables"),
             },
             Seen::Known(Some(other)) => {
@@ -116,14 +116,14 @@ impl Walk {
             Table::Absent if way.holds() => {
                 return self.stops(AT, "table inet autoport is missing", REPAIR);
             }
-            Table::Absent => self.passes(AT, "there is no table inet autoport yet"),
+            Table::Absent => self.passes(AT, "there is no table inet autoport"),
             Table::Foreign => {
                 return self.stops(AT, "table inet autoport was not made by autoport", REPAIR);
             }
             Table::Ours(identity) if identity.layout != LAYOUT => {
                 let text =
-                    format!("it has layout {}, this autoport reads {LAYOUT}", identity.layout);
-                self.unsure(AT, text, "use the autoport that made it");
+                    format!("it has layout {}; this autoport supports {LAYOUT}", identity.layout);
+                self.unsure(AT, text, "use the autoport of that version");
                 return None;
             }
             Table::Ours(_) if way.look.dormant => {
@@ -138,7 +138,7 @@ impl Walk {
                     }
                     Some(text) => self.unsure(AT, text.clone(), REPAIR),
                     None if way.holds() => {
-                        self.passes(AT, "table inet autoport is as its record says");
+                        self.passes(AT, "table inet autoport equals the record");
                     }
                     None => self.passes(AT, "table inet autoport is there"),
                 }
@@ -151,35 +151,43 @@ impl Walk {
         const AT: &str = "element";
         match &way.led {
             Led::To(lead) => {
-                let text = format!("{} has it, {} leads to {}", lead.held, lead.map, lead.target);
+                let text = format!(
+                    "{} contains the port, {} maps it to {}",
+                    lead.held, lead.map, lead.target
+                );
                 self.passes(AT, text);
                 Some(lead)
             }
             Led::Damaged(set) => {
-                let text = format!("{set} has it, and its chains are not what they should be");
+                let text = format!("{set} contains the port, but its chains are damaged");
                 self.unsure(AT, text, "`autoport repair`");
                 None
             }
             Led::Untranslated(set) => {
-                let text = format!("{set} has it, and no map says where it goes");
+                let text = format!("{set} contains the port, but no map contains its target");
                 self.stops(AT, text, "`autoport repair`")?;
                 None
             }
             Led::Nowhere if way.holds() => {
-                let text = format!("{} is recorded, and no set of the table has it", holder(way));
+                let text = format!(
+                    "{} is recorded, but no set of the table contains the port",
+                    holder(way)
+                );
                 self.stops(AT, text, "`autoport repair`")?;
                 None
             }
             Led::Nowhere => {
                 let text = match (&way.listener, holder(way)) {
-                    (Some(listener), _) => format!("no pod has it; {listener} of this node does"),
+                    (Some(listener), _) => {
+                        format!("no pod holds it; {listener} of this node listens there")
+                    }
                     (None, holder) if !holder.is_empty() => {
-                        format!("{holder}, which nothing is translated for")
+                        format!("{holder}; its ports are not translated")
                     }
                     (None, _) => nobody(way),
                 };
                 let remedy = match &way.holders {
-                    Seen::Known(_) => "`autoport list` shows who holds which port",
+                    Seen::Known(_) => "`autoport list` shows all host ports in use",
                     Seen::Hidden | Seen::Failed(_) => DOCTOR,
                 };
                 self.stops(AT, text, remedy)?;
@@ -193,7 +201,7 @@ impl Walk {
         match (way.record(), &way.holders) {
             (Some(record), _) => self.passes(AT, format!("{} holds it", record.owner)),
             (None, Seen::Known(_)) => {
-                let text = format!("nobody recorded what leads to {}", lead.target);
+                let text = format!("the element that leads to {} has no record", lead.target);
                 self.unsure(AT, text, "`autoport repair` removes it");
             }
             (None, Seen::Hidden) => self.unsure(AT, "not seen", "run it as root"),
@@ -209,8 +217,8 @@ impl Walk {
         let hosts = &policy.host_addresses;
         if !hosts.is_empty() {
             if !hosts.iter().any(|network| network.contains(to)) {
-                let text = format!("hostAddresses does not have {to}");
-                return self.stops("hostAddresses", text, "ask another address of the node");
+                let text = format!("hostAddresses does not include {to}");
+                return self.stops("hostAddresses", text, "use another address of the node");
             }
             self.passes("hostAddresses", format!("{to} is among them"));
         }
@@ -223,10 +231,10 @@ impl Walk {
             None => self.unsure(
                 "sourceRanges",
                 format!("only {listed} may connect"),
-                "say which client with --from",
+                "set the client with --from",
             ),
             Some(from) if from.is_loopback() && from.is_ipv4() => {
-                self.passes("sourceRanges", "loopback always may");
+                self.passes("sourceRanges", "loopback clients are always allowed");
             }
             Some(from) if sources.iter().any(|network| network.contains(from)) => {
                 self.passes("sourceRanges", format!("{from} may connect"));
@@ -245,11 +253,11 @@ impl Walk {
         let loopback = from.is_some_and(|from| from.is_loopback());
         if loopback && lead.target.is_ipv6() {
             let text = "from ::1 nothing is translated: the answer could not come back";
-            return self.stops(AT, text, "ask an address of the node that is not ::1");
+            return self.stops(AT, text, "use an address of the node that is not ::1");
         }
         if loopback && lead.treatment.policy().masquerade == Masquerade::Nobody {
             let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
-            return self.stops(AT, text, "ask an address of the node, or set snat");
+            return self.stops(AT, text, "use an address of the node, or set snat");
         }
         self.passes(AT, way::masquerades(lead, from).1);
         Some(())
@@ -263,17 +271,17 @@ impl Walk {
             Ok(path) => path,
             Err(error) => {
                 let text = format!("this node has no route to {pod}: {error}");
-                let remedy = "see what the cluster's CNI plugin says";
+                let remedy = "check the log of the cluster's CNI plugin";
                 return self.stops(AT, text, remedy);
             }
         };
         if path.is_down {
             let text = format!("{} is down", path.interface);
-            return self.stops(AT, text, "see what the cluster's CNI plugin says");
+            return self.stops(AT, text, "check the log of the cluster's CNI plugin");
         }
         let loopback = way.query.from.is_some_and(|from| from.is_loopback());
         if loopback && Loopback::of(&path.interface) == Loopback::Refused && !all_loopback(way) {
-            let name = format!("net.ipv4.conf.{}.route_localnet", path.interface);
+            let name = sysctl_name(&format!("net/ipv4/conf/{}/route_localnet", path.interface));
             let text = format!("{name} is 0: nothing from 127.0.0.0/8 leaves there");
             return self.stops(AT, text, &format!("sysctl -w {name}=1"));
         }
@@ -311,7 +319,7 @@ impl Walk {
             (Family::V4, None) => "net/ipv4/ip_forward".to_owned(),
             (Family::V6, _) => "net/ipv6/conf/all/forwarding".to_owned(),
         };
-        let dotted = name.replace('/', ".");
+        let dotted = sysctl_name(&name);
         if way.sysctls.get(&name) == Some("0") {
             let text = format!("{dotted} is 0");
             return self.stops(AT, text, &format!("sysctl -w {dotted}=1"));
@@ -353,7 +361,8 @@ impl Walk {
                 Passage::Passes => {}
                 Passage::Depends => {
                     sure = false;
-                    let text = format!("{name} drops all but what some of its rules accept");
+                    let text =
+                        format!("{name} drops everything except what some of its rules accept");
                     self.unsure(at, text, accept);
                 }
                 Passage::Drops => return self.stops(at, format!("{name} drops it"), accept),
@@ -374,13 +383,17 @@ impl Walk {
                 return Some(());
             }
             Seen::Failed(why) => {
-                self.unsure(AT, why.clone(), "`autoport gc` if it is gone");
+                self.unsure(AT, why.clone(), "run `autoport gc` if it no longer exists");
                 return Some(());
             }
         };
         if !inside.has_address {
             let text = format!("it does not have {}", lead.target.ip());
-            return self.stops(AT, text, "attach it again; `autoport gc` if it is gone");
+            return self.stops(
+                AT,
+                text,
+                "attach it again; run `autoport gc` if it no longer exists",
+            );
         }
         match (&inside.listener, &inside.elsewhere) {
             (Some(listener), _) => self.passes(AT, format!("{listener} listens there")),
@@ -402,7 +415,7 @@ impl Walk {
                     "give it a default route",
                 );
             }
-            self.unsure("answer", format!("the pod has {why}"), "say which client with --from");
+            self.unsure("answer", format!("the pod has {why}"), "set the client with --from");
             return Some(());
         }
         self.passes("answer", "the pod has a route back");
@@ -417,9 +430,9 @@ fn all_loopback(way: &Way) -> bool {
 fn nobody(way: &Way) -> String {
     let port = format!("port {}/{}", way.query.port, way.query.protocol);
     match &way.holders {
-        Seen::Known(_) => format!("nobody holds {port}"),
-        Seen::Hidden => format!("no element has {port}; the records are not seen"),
-        Seen::Failed(why) => format!("no element has {port}; {why}"),
+        Seen::Known(_) => format!("no pod holds {port}"),
+        Seen::Hidden => format!("no element contains {port}; the records are not seen"),
+        Seen::Failed(why) => format!("no element contains {port}; {why}"),
     }
 }
 
