@@ -196,13 +196,6 @@ fn a_holder_that_cannot_be_judged_stays() {
     let outcome = second.plugin_call("ADD").under(&["unshare", "--mount"]).run();
     outcome.failure(100);
     run(&holder, "DEL").success();
-    // A path of a process says nothing about the namespace; and one that never was, nothing either.
-    for path in ["/proc/1234567/ns/net", "/run/netns/never"] {
-        path.clone_into(&mut holder.netns);
-        add(&node, &holder);
-        refused(&second);
-        run(&holder, "DEL").success();
-    }
 }
 
 /// The process to which a link led has ended; its namespace may live on in others.
@@ -223,13 +216,18 @@ fn a_link_to_a_process_proves_nothing_when_it_ends() {
     let mut holder = wanting(&node, "holder", 5, tcp(8080));
     LINK.clone_into(&mut holder.netns);
     add(&node, &holder);
-    let second = wanting(&node, "second", 6, tcp(8080));
+    let mut by_process = wanting(&node, "by-process", 7, tcp(8090));
+    by_process.netns = own;
+    add(&node, &by_process);
+    let second = wanting(&node, "second", 6, tcp(8080).on(FIRST[0])).mapping([tcp(8090)]);
     refused(&second);
     process.kill().expect("it is ours");
     process.wait().expect("it is ours");
     assert!(fs::metadata(LINK).is_err(), "the link leads nowhere");
     refused(&second);
     run(&holder, "DEL").success();
+    run(&second, "ADD").failure(100);
+    run(&by_process, "DEL").success();
     view::assert_nothing_held();
 }
 

@@ -117,10 +117,17 @@ fn del_needs_only_the_name_of_the_attachment() {
         assert!(outcome.status.success() && outcome.stdout.is_empty(), "{what}: {outcome}");
         view::assert_nothing_held();
     }
-    let unknown = attachment(&node, &network("unknown"), "web", 5);
+    // The network was renamed meanwhile. What the container holds by another interface stays.
+    let renamed = attachment(&node, &network("renamed"), "web", 5);
+    let mut beside = attachment(&node, &network("green"), "web", 6).mapping([tcp(8090)]);
+    beside.ifname = "net1".to_owned();
     add(&node, &web);
-    run(&unknown, "DEL").success();
-    assert_eq!(view::records().len(), 1, "of another network");
+    add(&node, &beside);
+    run(&renamed, "DEL").success();
+    assert_eq!(view::records(), ["green:web:net1.json"]);
+    beside.check().success();
+    run(&beside, "DEL").success();
+    view::assert_nothing_held();
 }
 
 /// One pod, two networks: same pod UID, same container ID.

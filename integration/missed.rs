@@ -1,6 +1,8 @@
 //! Calls that never come: the DEL of a container that is gone. And who must not be mistaken for gone.
 
 use std::fs;
+use std::process::Command;
+use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 
@@ -40,14 +42,27 @@ fn state(listed: &str, port: u16) -> &str {
     line.and_then(|line| line.split_whitespace().nth(3)).unwrap_or_default()
 }
 
+/// Whether the process has moved to a network namespace of its own.
+fn told_of(process: u32) -> bool {
+    let here = fs::read_link("/proc/thread-self/ns/net").expect("the link");
+    fs::read_link(format!("/proc/{process}/ns/net")).expect("it runs") != here
+}
+
 #[test]
 fn a_pod_whose_del_never_came_is_collected_in_every_network() {
     let node = Node::new();
     let gone = [pod(&node, "blue", "gone1", 1), pod(&node, "green", "gone2", 2)];
     let alive = pod(&node, "blue", "alive", 3);
     let mut doubtful = attachment(&node, &network("red"), "doubtful", 4).mapping([tcp(8084)]);
-    doubtful.netns = "/proc/1234567/ns/net".to_owned();
+    let mut process = Command::new("ip").args(["netns", "exec", "alive", "sleep", "60"]).spawn();
+    let process = process.as_mut().expect("ip is there");
+    while !told_of(process.id()) {
+        thread::yield_now();
+    }
+    doubtful.netns = format!("/proc/{}/ns/net", process.id());
     add(&node, &doubtful);
+    process.kill().expect("it is ours");
+    process.wait().expect("it is ours");
     let unreadable = pod(&node, "blue", "damaged", 5);
     fs::write("/run/autoport/attachments/blue:damaged:eth0.json", "{").expect("ours");
     for one in gone.iter().chain([&unreadable]) {
@@ -76,8 +91,8 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
     for line in [
         "removed container blue/gone1/eth0 (2 host ports): its network namespace is gone",
         "removed container green/gone2/eth0 (2 host ports): its network namespace is gone",
-        "kept container blue/alive/eth0 (2 host ports): its network namespace is there",
-        "kept container red/doubtful/eth0 (2 host ports): nobody knows whether it is gone: its network namespace was not recorded",
+        "kept container blue/alive/eth0 (2 host ports): its network namespace exists",
+        "kept container red/doubtful/eth0 (2 host ports): it may be in use: its path was that of a process",
         "kept blue:damaged:eth0: record /run/autoport/attachments/blue:damaged:eth0.json cannot be read",
         "2 removed, 3 kept",
     ] {
@@ -111,11 +126,12 @@ fn from_another_mount_namespace_nobody_is_gone() {
     let elsewhere = |arguments: &[&str]| under(&words, arguments);
     assert_eq!(state(&elsewhere(&["list"]).1, 8081), "unknown");
     let (status, collected, _) = elsewhere(&["gc"]);
-    let reason =
-        "nobody knows whether it is gone: its path was recorded in another mount namespace";
+    let reason = "it may be in use: its path was recorded in another mount namespace";
     assert!(status.success() && collected.contains(reason), "{collected}");
     assert!(collected.ends_with("0 removed, 1 kept\n"), "{collected}");
-    let claim = attachment(&node, &network("blue"), "claim", 9).mapping([tcp(8081)]);
+    let mut claim = attachment(&node, &network("blue"), "claim", 9).mapping([tcp(8081)]);
+    // Its own is not to be seen there either.
+    "/proc/self/ns/net".clone_into(&mut claim.netns);
     claim.plugin_call("ADD").under(&words).run().failure(100);
     let by_evidence = crate::lost::gc_without_list(&network("blue"));
     by_evidence.clone().under(&words).run().success();

@@ -235,6 +235,7 @@ fn what_cannot_be_deleted_fails_neither_del_nor_gc() {
     other.check().success();
     let mut gc = other.config();
     gc["cni.dev/valid-attachments"] = json!([]);
+    crate::view::an_hour_passes();
     let outcome = other.plugin_call("GC").stdin(gc.to_string()).run();
     assert!(outcome.status.success(), "{outcome}");
     assert!(outcome.stderr.contains("could not remove everything"), "{outcome}");

@@ -87,6 +87,18 @@ pub(crate) fn records() -> Vec<String> {
     names
 }
 
+/// Makes every record an hour old: a GC leaves alone what is young.
+pub(crate) fn an_hour_passes() {
+    for name in records() {
+        let path = Path::new(STATE).join("attachments").join(name);
+        let bytes = fs::read(&path).expect("a record");
+        let Ok(mut record) = serde_json::from_slice::<Value>(&bytes) else { continue };
+        let created = record["created"].as_u64().unwrap_or_default();
+        record["created"] = created.saturating_sub(3600).into();
+        fs::write(&path, record.to_string()).expect("the record is ours");
+    }
+}
+
 /// The entries of the index.
 pub(crate) fn index() -> Vec<String> {
     let all = lines(&tree(&Path::new(STATE).join("ports")));

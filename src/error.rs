@@ -36,6 +36,14 @@ pub enum Error {
     /// A namespace of this process could not be examined.
     #[error(transparent)]
     Netns(#[from] netns::Error),
+    /// The sandbox that asks does not exist any more.
+    #[error(
+        "CNI_NETNS {0}: its sandbox is gone, so no host port was assigned; create the sandbox again"
+    )]
+    NoNamespace(netns::Missing),
+    /// The runtime that asked is gone, and so is whoever would take the host ports back.
+    #[error("nobody reads the reply any more, so no host port was assigned; ask again")]
+    NotAwaited,
     /// Somebody else holds a host port.
     #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
         if wanted == held { String::new() } else { format!(" as {held}") })]
@@ -123,7 +131,8 @@ impl Error {
             Self::Request(error) => request_code(error),
             Self::Store(error) => store_code(error),
             Self::Kernel(error) => kernel_code(error),
-            Self::Stdin { .. } | Self::Netns(_) => 5,
+            Self::Stdin { .. } | Self::Netns(_) | Self::NotAwaited => 5,
+            Self::NoNamespace(_) => 4,
             Self::Taken { .. } => 100,
             Self::Exhausted(exhausted) if exhausted.never => 104,
             Self::Exhausted(_) => 101,

@@ -108,10 +108,12 @@ pub enum Undone {
     RecordAhead,
     /// A failed ADD could not undo its mapping.
     MappingLeft,
-    /// DEL or GC could not use the store.
+    /// The store could not be used; what the table has of the container goes all the same.
+    StoreUnusable,
+    /// Nothing could be removed, and what is held stays held.
     NothingRemoved,
-    /// The table belongs to another store, so only the record was removed.
-    OnlyRecordRemoved,
+    /// The table belongs to another store; what it has of the container goes all the same.
+    OtherTable,
     /// The table belongs to another store or a later version.
     TableLeft,
     /// What was released will not be offered to the same pod first.
@@ -221,10 +223,11 @@ impl fmt::Display for Undone {
             Self::StillMapped => "a host port that was given up may still be mapped",
             Self::RecordAhead => "the record may name ports that are not mapped",
             Self::MappingLeft => "could not undo the mapping; the container's DEL will",
+            Self::StoreUnusable => "the records cannot be used and are left as they are",
             Self::NothingRemoved => {
                 "nothing was removed; host ports of this container or network stay mapped"
             }
-            Self::OnlyRecordRemoved => "only the record was removed, not its elements",
+            Self::OtherTable => "the table was not compared with the records",
             Self::TableLeft => "the table was left as it is",
             Self::NotRemembered => "the released ports are not kept for the same pod",
             Self::PublicationLeft => "could not remove the published files",

@@ -77,6 +77,7 @@ fn plugin(env: &Env) -> u8 {
         env,
         stdin: read_stdin(),
         node_file: read_node_file,
+        is_awaited: &is_awaited,
         now: SystemTime::now(),
         log: &mut Stderr,
     });
@@ -85,7 +86,21 @@ fn plugin(env: &Env) -> u8 {
     if let Err(error) = &told {
         note(format_args!("cannot write the reply to stdout: {error}"));
     }
-    u8::from(outcome.failed || told.is_err())
+    let failed = outcome.failed || told.is_err();
+    if told.is_err() {
+        outcome.undo(SystemTime::now(), &mut Stderr);
+    }
+    u8::from(failed)
+}
+
+/// Whether anyone can still read standard output: of a pipe or socket the other end may be closed, when the
+/// runtime was killed.
+fn is_awaited() -> bool {
+    let stdout = io::stdout();
+    let mut streams = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut streams, PollTimeout::ZERO).is_err()
+        || !streams[0].revents().is_some_and(|seen| seen.intersects(gone))
 }
 
 /// Tells the operator and the runtime. The process is aborted right after, and nobody flushes for it.

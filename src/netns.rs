@@ -2,6 +2,7 @@
 //!
 //! The only module that looks at `/proc/self/ns` and at the paths of `CNI_NETNS`.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat, stat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::model::{NamespaceId, Netns};
+use crate::model::{Holder, NamespaceId, Netns, Owner};
 
 const OWN_NETNS: &str = "/proc/self/ns/net";
 const OWN_MOUNT_NAMESPACE: &str = "/proc/self/ns/mnt";
@@ -35,13 +36,31 @@ pub fn own() -> Result<NamespaceId, Error> {
     identify(OWN_NETNS)
 }
 
-/// What the container's network namespace looks like from here, or `None` when `path` cannot be
-/// examined or does not lead to a namespace: then there will be no evidence, ever, that it is gone.
-#[must_use]
-pub fn observe(path: &str) -> Option<Netns> {
-    let Ok(Found::Namespace(id)) = look(path) else { return None };
-    let seen_from = identify(OWN_MOUNT_NAMESPACE).ok()?;
-    Some(Netns { path: path.to_owned(), id, seen_from })
+/// A path that leads to no network namespace.
+#[derive(Debug, thiserror::Error)]
+#[error("{path:?} {found}")]
+pub struct Missing {
+    /// The path.
+    pub path: String,
+    /// What it is or lacks, as a verb.
+    pub found: &'static str,
+}
+
+/// What the container's network namespace looks like from here; `None` when `path` cannot be examined:
+/// then there will be no evidence, ever, that it is gone.
+///
+/// # Errors
+/// When the path provably leads to no namespace.
+pub fn observe(path: &str) -> Result<Option<Netns>, Missing> {
+    let missing = |found| Err(Missing { path: path.to_owned(), found });
+    let id = match look(path) {
+        Ok(Found::Namespace(id)) => id,
+        Ok(Found::SomethingElse) => return missing("is not a network namespace"),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return missing("does not exist"),
+        Err(_) => return Ok(None),
+    };
+    let seen_from = identify(OWN_MOUNT_NAMESPACE).ok();
+    Ok(seen_from.map(|seen_from| Netns { path: path.to_owned(), id, seen_from }))
 }
 
 /// What can be said of a recorded namespace.
@@ -49,10 +68,34 @@ pub fn observe(path: &str) -> Option<Netns> {
 pub enum Fate {
     /// Its path leads to it.
     Alive,
-    /// It is provably no more.
+    /// It provably does not exist any more: whoever asks for the ports of its pod gets them.
     Gone,
     /// It cannot be told, for this reason; that counts as alive.
     Unknown(&'static str),
+}
+
+impl Fate {
+    /// What became of the namespace of `owner`, seen from this process.
+    #[must_use]
+    pub fn of(owner: &Owner) -> Self {
+        match (&owner.holder, &owner.netns) {
+            (Holder::HostPod { .. }, _) => Self::Unknown("its pod is on the node's network"),
+            (Holder::Attachment(_), Some(netns)) => fate(netns),
+            (Holder::Attachment(_), None) => {
+                Self::Unknown("its network namespace was not recorded")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alive => out.write_str("its network namespace exists"),
+            Self::Gone => out.write_str("its network namespace is gone"),
+            Self::Unknown(reason) => write!(out, "it may be in use: {reason}"),
+        }
+    }
 }
 
 /// What became of the namespace. It is gone when this process looks from the mount namespace in which
@@ -152,7 +195,8 @@ mod tests {
         let path = dir.join("cni-1");
         let _ = std::fs::remove_file(&path);
         symlink(target, &path).expect("linking to a namespace");
-        observe(path.to_str().expect("an ASCII path")).expect("a namespace that can be examined")
+        let seen = observe(path.to_str().expect("an ASCII path"));
+        seen.expect("a namespace").expect("it can be examined")
     }
 
     #[test]
@@ -167,10 +211,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let seen = linked(dir.path(), OWN_NETNS);
         assert_eq!(seen.id, own().expect("the own namespace"));
-        assert_eq!(observe(dir.path().to_str().expect("an ASCII path")), None);
-        assert_eq!(observe("/nonexistent/netns"), None);
-        assert_eq!(observe(""), None);
-        assert_eq!(observe("a\0b"), None);
+        let found = |path: &str| observe(path).map_err(|missing| missing.found);
+        let folder = dir.path().to_str().expect("an ASCII path");
+        assert_eq!(found(folder), Err("is not a network namespace"));
+        assert_eq!(found("/nonexistent/netns"), Err("does not exist"));
+        assert_eq!(found(&format!("{}/x", file(dir.path()))), Err("does not exist"));
+        assert_eq!(found(""), Err("does not exist"));
+        assert_eq!(found("a\0b"), Ok(None), "it cannot be asked for");
     }
 
     #[test]
@@ -179,7 +226,7 @@ mod tests {
         let path = dir.path().join("fifo");
         nix::sys::stat::mknod(&path, nix::sys::stat::SFlag::S_IFIFO, Mode::S_IRUSR, 0)
             .expect("making a FIFO");
-        assert_eq!(observe(path.to_str().expect("an ASCII path")), None);
+        observe(path.to_str().expect("an ASCII path")).expect_err("a FIFO");
     }
 
     #[test]

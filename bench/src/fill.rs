@@ -69,6 +69,7 @@ pub(crate) fn add_many(words: &[String]) {
             env: &variables.into_iter().map(os).collect(),
             stdin: Ok(Plugin::Autoport.config(&pod).to_string().into_bytes()),
             node_file: || Ok(None),
+            is_awaited: &|| true,
             now: SystemTime::now(),
             log: &mut Silent,
         });

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
+use super::gather::Gathered;
 use super::survey::Survey;
 use crate::error::Error;
-use crate::kernel::{Listeners, Portmap};
-use crate::model::{Ask, Grant, HostListeners, HostPort, Owner, Record};
+use crate::kernel::Listener;
+use crate::model::{Ask, Grant, HostPort, Owner, Record};
 use crate::plan::{
     self, Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, Standing, allocate,
     earlier, permit,
@@ -25,20 +26,18 @@ pub(super) struct Chooser<'a> {
     /// something is to be chosen.
     kin: Vec<Record>,
     memory: Memory,
-    listeners: Listeners,
-    portmap: &'a Portmap,
+    gathered: &'a Gathered,
     now: u64,
 }
 
 impl<'a> Chooser<'a> {
-    /// Looks at what every choice depends on. Nothing of it is read where nobody asks for a choice
-    /// and host listeners do not matter.
+    /// Reads what the pod has, and what it released a short while ago.
     pub(super) fn new(
         shared: Option<&'a Shared>,
         ask: &'a Ask,
         owner: &'a Owner,
         before: Option<&'a Record>,
-        portmap: &'a Portmap,
+        gathered: &'a Gathered,
         now: u64,
     ) -> Result<Self, Error> {
         let memory = shared.map_or(Memory::default(), |shared| shared.memory(owner, now));
@@ -46,24 +45,7 @@ impl<'a> Chooser<'a> {
             Some(shared) if !ask.requested.is_empty() => kin(shared, owner)?,
             Some(_) | None => Vec::new(),
         };
-        let listeners = Listeners::default();
-        let mut chooser = Self { shared, ask, owner, before, kin, memory, listeners, portmap, now };
-        if ask.ports.host_listeners == HostListeners::Reject {
-            chooser.listeners = chooser.listeners()?;
-        }
-        Ok(chooser)
-    }
-
-    fn listeners(&self) -> Result<Listeners, Error> {
-        if self.ask.requested.is_empty() {
-            let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
-            let unknown: Vec<HostPort> = hosts.filter(|host| !self.is_its_own(host)).collect();
-            return Ok(Listeners::near(&unknown)?);
-        }
-        let wishes = self.ask.requested.iter().flat_map(|wish| wish.protocols.iter().copied());
-        let mappings = self.ask.fixed.iter().map(|mapping| mapping.host.protocol);
-        let protocols: BTreeSet<_> = wishes.chain(mappings).collect();
-        Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
+        Ok(Self { shared, ask, owner, before, kin, memory, gathered, now })
     }
 
     /// Whether the attachment holds the port, or its container released it just now: then its own
@@ -118,7 +100,7 @@ impl<'a> Chooser<'a> {
     pub(super) fn find_listeners(&self) -> Result<(), Error> {
         let hosts = self.ask.fixed.iter().map(|mapping| mapping.host);
         for host in hosts.filter(|host| !self.is_its_own(host)) {
-            if let Some(listener) = self.listeners.find(&host, &self.ask.policy.host_addresses) {
+            if let Some(listener) = self.listener_at(&host) {
                 let listener = Box::new(listener.clone());
                 return Err(Error::Listening { wanted: host, listener, process: None });
             }
@@ -190,12 +172,16 @@ impl<'a> Chooser<'a> {
         survey.examine(spot)
     }
 
+    fn listener_at(&self, host: &HostPort) -> Option<&Listener> {
+        self.gathered.listeners.find(host, &self.ask.policy.host_addresses)
+    }
+
     /// Whether packets would go to a process of the host, or to a pod of portmap.
     fn is_in_use(&self, spot: Spot) -> bool {
-        let within = &self.ask.policy.host_addresses;
-        let is_listened_on =
-            |host: &HostPort| self.listeners.find(host, within).is_some() && !self.is_its_own(host);
-        spot.hosts().any(|host| is_listened_on(&host) || self.portmap.chain_of(&host).is_some())
+        spot.hosts().any(|host| {
+            self.listener_at(&host).is_some() && !self.is_its_own(&host)
+                || self.gathered.portmap.chain_of(&host).is_some()
+        })
     }
 }
 

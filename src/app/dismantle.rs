@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::collect::{Evidence, judge};
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{self, Nft};
 use crate::model::Owner;
+use crate::netns::Fate;
 use crate::store::{Shared, Store};
 
 /// What is still mapped, or what was taken back.
@@ -58,7 +58,7 @@ pub fn dismantle(
     let mut found = Dismantled::of(&shared)?;
     if dry_run {
         // Whoever is provably gone would have been collected.
-        found.holders.retain(|owner| judge(owner) != Evidence::Stale);
+        found.holders.retain(|owner| Fate::of(owner) != Fate::Gone);
     }
     if !found.is_over() {
         return Ok(found);

@@ -5,10 +5,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::everything;
+use super::decide::{self, Plan, Scene};
+use super::gather::Gathered;
 use super::loopback::{self, Opening};
 use super::past::Past;
-use super::prepare::{self, Plan, Scene};
+use super::table;
 use crate::cni::{Claim, Env, Request};
 use crate::error::Error;
 use crate::event::{Event, Log};
@@ -96,6 +97,9 @@ fn foresee(
     }
     let config = claim.store.clone();
     let store = super::store(&config);
+    // Without the privilege to ask, the script says so below.
+    let mut nft = Nft::open(NO_INSTANCE).ok();
+    let gathered = Gathered::of(&claim.ask, nft.as_mut())?;
     let shared = match store.read(config.lock_timeout, log) {
         Err(error) if is_withheld(&error) => {
             let told = Error::from(error).in_one_line();
@@ -109,21 +113,19 @@ fn foresee(
     }
     let shared = shared.as_ref();
     let instance = shared.map(Shared::instance);
-    // Without the privilege to ask, the script says so below.
-    let portmap = Nft::open(NO_INSTANCE).and_then(|mut nft| nft.portmap()).unwrap_or_default();
     let scene = Scene {
         past: Past(shared),
-        portmap: &portmap,
+        gathered: &gathered,
+        is_real: false,
         netns: instance.map_or_else(netns::own, |instance| Ok(instance.netns))?,
         boot_id: instance.map_or("", |instance| &instance.boot_id),
         now: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         aside: &|_| Aside::Wanted,
     };
-    let Some(plan) = prepare::prepare(&scene, &mut claim.ask, log)? else { return Ok(None) };
+    let Some(plan) = decide::decide(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
-    let (hints, except) = (&claim.ask.host_interfaces, &claim.ask.guard_except);
-    let opening = loopback::towards(shared, &wanted, hints, except)?;
+    let opening = loopback::towards(shared, &wanted, &claim.ask, gathered.towards.as_deref())?;
     let script = script(shared, &going, &wanted, opening.as_ref(), log, unseen)?;
     let published = wanted.owner.uid().and_then(|uid| {
         let found = shared.and_then(|shared| shared.records_of_pod(uid).ok()).unwrap_or_default();
@@ -175,10 +177,10 @@ fn script(
     let mut released = BTreeSet::new();
     if let Some(shared) = shared {
         for record in going {
-            released.append(&mut prepare::released(shared, record)?);
+            released.append(&mut decide::released(shared, record)?);
         }
     }
-    let mut change = prepare::change(wanted, released);
+    let mut change = decide::change(wanted, released);
     if change.is_empty() {
         return Ok(None);
     }
@@ -189,7 +191,7 @@ fn script(
     without.push(Key::of(&wanted.owner.holder));
     let mut everything = || {
         let whole = match shared {
-            Some(shared) => everything::ruleset(shared, &without, Some(wanted), log)?,
+            Some(shared) => table::ruleset(shared, &without, Some(wanted), log)?,
             None => Ruleset::new(Identity::current(NO_INSTANCE), [wanted]),
         };
         Ok(whole.guarding(opening.and_then(Opening::guarded)))

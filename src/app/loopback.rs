@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::kernel::{self, Change, Loopback};
-use crate::model::{Masquerade, Record, check_ifname};
+use crate::model::{Ask, Masquerade, Policy, Record, check_ifname};
 use crate::ruleset::Interface;
 use crate::store::{Inlet, Locked, Shared};
 
@@ -17,22 +17,27 @@ pub(super) struct Opening {
     is_open: bool,
 }
 
+/// Whether processes of this node reach pods by 127.0.0.0/8: only where the packets are masqueraded.
+pub(super) const fn is_let_in(policy: &Policy) -> bool {
+    match policy.masquerade {
+        Masquerade::Nobody => false,
+        Masquerade::Local | Masquerade::Everybody => true,
+    }
+}
+
 /// The interface by which `record`'s pod is to be reached from 127.0.0.0/8; `None` where it is not.
 ///
-/// The interface towards the pod is looked up only if none that an earlier plugin made is noted
-/// already: on a bridge that is once per boot, with an interface of its own once per pod.
+/// `found` is the interface towards the pod. Where it was not looked up, it is only if none that an earlier
+/// plugin made is noted already.
 pub(super) fn towards(
     shared: Option<&Shared>,
     record: &Record,
-    hints: &[String],
-    except: &[String],
+    ask: &Ask,
+    found: Option<&str>,
 ) -> Result<Option<Opening>, Error> {
-    let masquerades = match record.policy.masquerade {
-        Masquerade::Nobody => false,
-        Masquerade::Local | Masquerade::Everybody => true,
-    };
+    let (hints, except) = (&ask.host_interfaces, &ask.guard_except);
     let mut pods = record.mappings.iter().filter_map(|mapping| mapping.target).map(|t| t.ip());
-    let Some(pod) = pods.find(std::net::IpAddr::is_ipv4).filter(|_| masquerades) else {
+    let Some(pod) = pods.find(std::net::IpAddr::is_ipv4).filter(|_| is_let_in(&ask.policy)) else {
         return Ok(None);
     };
     let noted = |interface: &str| shared.map_or(Ok(None), |shared| shared.inlet(interface));
@@ -44,9 +49,11 @@ pub(super) fn towards(
             return Ok(Some(Opening { inlet, is_noted: true, is_open: true }));
         }
     }
-    let Some(interface) = kernel::interface_towards(pod)? else {
-        return Ok(None);
+    let found = match found {
+        Some(found) => Some(found.to_owned()),
+        None => kernel::interface_towards(pod)?,
     };
+    let Some(interface) = found else { return Ok(None) };
     let (noted, is_open) = (noted(&interface)?, is_open(&interface));
     let switched_on = noted.as_ref().map_or(!is_open, |noted| noted.switched_on);
     let inlet = Inlet { switched_on, guarded: guarded(&interface), interface };

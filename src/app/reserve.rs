@@ -58,7 +58,7 @@ pub fn reserve(
 ///
 /// # Errors
 /// What the store says.
-pub fn release(
+pub fn unreserve(
     store: &Store,
     patience: Duration,
     name: &str,

@@ -8,10 +8,10 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::everything;
+use super::{end_flows, reconcile};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::kernel::{self, Events, Woken};
+use crate::kernel::{self, Events, Nft, Redirected, Woken};
 use crate::store::{self, Store};
 
 /// A burst of changes is over when this long nothing concerned us.
@@ -80,7 +80,11 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<bool, Error> {
     let Some(shared) = store.read(patience, log)? else { return Ok(false) };
     shared.belongs_here()?;
-    everything::reconcile(&shared, log)
+    let mut nft = Nft::open(&shared.instance().id)?;
+    let mended = reconcile::reconcile(&shared, &mut nft, log)?;
+    drop(shared);
+    end_flows(&mut nft, &Redirected { new: mended.restored, ..Redirected::default() }, log);
+    Ok(mended.anything)
 }
 
 /// Whether the same may work in a while although nobody changes the table.

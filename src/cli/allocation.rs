@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use autoport::app::{self, Evidence};
 use autoport::model::{HostPort, Mapping, Owner, Protocol, Record};
+use autoport::netns::Fate;
 use autoport::plan;
 use serde::Serialize;
 
@@ -120,12 +120,12 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn of(owner: &Owner) -> (Self, Evidence) {
-        let evidence = app::judge(owner);
+    pub(super) fn of(owner: &Owner) -> (Self, Fate) {
+        let evidence = Fate::of(owner);
         let state = match evidence {
-            Evidence::Alive => Self::Alive,
-            Evidence::Stale => Self::Stale,
-            Evidence::Unknown(_) => Self::Unknown,
+            Fate::Alive => Self::Alive,
+            Fate::Gone => Self::Stale,
+            Fate::Unknown(_) => Self::Unknown,
         };
         (state, evidence)
     }

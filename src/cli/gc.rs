@@ -2,8 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use autoport::app::{self, Collected, Evidence, Judged};
+use autoport::app::{self, Collected, Judged};
 use autoport::model::Record;
+use autoport::netns::Fate;
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
@@ -64,7 +65,7 @@ pub(super) fn run(
     let mut holders = Vec::new();
     for one in judged {
         holders.push(match one {
-            Judged::Removed(record) => of(&record, true, Evidence::Stale.to_string()),
+            Judged::Removed(record) => of(&record, true, Fate::Gone.to_string()),
             Judged::Kept(record, evidence) => of(&record, false, evidence.to_string()),
             Judged::Failed(record, error) => {
                 failure.get_or_insert(error);

@@ -63,7 +63,7 @@ pub(super) fn release(
     node: &Node,
     screen: &mut Screen<'_>,
 ) -> Result<Verdict, Failure> {
-    let freed = app::release(&node.store, node.patience, &asked.name, &mut crate::Stderr)?;
+    let freed = app::unreserve(&node.store, node.patience, &asked.name, &mut crate::Stderr)?;
     let freed = freed.ok_or_else(|| Failure::NoReservation(asked.name.clone()))?;
     screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&freed) })?;
     Ok(Verdict::Well)

@@ -15,11 +15,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{Finding, child, legacy};
-use crate::app::{self, Evidence, Examined};
+use crate::app::{self, Examined};
 use crate::error;
 use crate::event::Silent;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
+use crate::netns::Fate;
 use crate::regular;
 use crate::store::Store;
 
@@ -213,7 +214,7 @@ impl Facts {
         let store = Seen::of(app::examine(store, patience, &mut Silent));
         let records = store.known().and_then(Option::as_ref);
         let records = records.map_or(&[][..], |examined| &examined.records);
-        let stale = records.iter().filter(|record| app::judge(&record.owner) == Evidence::Stale);
+        let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
         let stale = stale.map(|record| record.owner.to_string()).collect();
         let mut others = Seen::of(Others::list());
         let unseen_legacy = add_legacy(&mut others);

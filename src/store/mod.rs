@@ -39,6 +39,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
+
 pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};
 pub use instance::Instance;
@@ -108,6 +110,18 @@ impl Store {
             Err(error) if lock::is_absence(&error) => Ok(false),
             Err(error) => Err(Error::io("examine", &path)(error)),
         }
+    }
+
+    /// Whether a writer could make or change something, as far as that can be told without doing it.
+    ///
+    /// # Errors
+    /// When the file system is read-only, or refuses this process.
+    pub fn is_writable(&self) -> Result<(), Error> {
+        let found = self.dir.ancestors().find(|dir| dir.exists()).unwrap_or(&self.dir);
+        if !found.is_dir() {
+            return Err(place::no_directory(found));
+        }
+        access(found, AccessFlags::W_OK).map_err(Error::io("write to", found))
     }
 
     /// Takes the store for writing, waiting up to `patience`; makes whatever is missing.

@@ -8,14 +8,13 @@ use super::super::facts::{Seen, Sysctls, add_legacy};
 use super::super::network::own_priority;
 use super::super::passage::{Translation, translations};
 use super::Query;
-use crate::app::{self, Evidence};
 use crate::event::Silent;
 use crate::kernel::{
     self, Extent, Hooked, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path,
     Survey,
 };
 use crate::model::{Family, HostPort, Masquerade, Record};
-use crate::netns;
+use crate::netns::{self, Fate};
 use crate::ruleset::{
     Data, Digest, Identity, Ruleset, Set, Treatment, hairpin_of, held_at, places_of,
 };
@@ -287,8 +286,8 @@ fn look_inside(
     let Some(netns) = record.and_then(|record| record.owner.netns.as_ref()) else {
         return Seen::Failed("the pod's network namespace was not recorded".to_owned());
     };
-    if record.map(|record| app::judge(&record.owner)) == Some(Evidence::Stale) {
-        return Seen::Failed(Evidence::Stale.to_string());
+    if record.map(|record| Fate::of(&record.owner)) == Some(Fate::Gone) {
+        return Seen::Failed(Fate::Gone.to_string());
     }
     let client = query.from.unwrap_or_else(|| somebody(Family::of(&to.target.ip())));
     // Who is masqueraded is seen as the node's address towards the pod.

@@ -66,6 +66,12 @@ impl Nft {
         Ok(Self { socket: Socket::open()?, identity })
     }
 
+    /// The same way, for the store with this instance ID.
+    #[must_use]
+    pub fn of(self, instance: &str) -> Self {
+        Self { identity: Identity::current(instance), ..self }
+    }
+
     /// Whether the table could be changed: what STATUS needs to know.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
-//! What an ADD comes to, before anything is changed: what `add` then does, and `explain` only says.
+//! What a claim comes to, before anything is changed: what `claim` then does, and `explain` only says.
 
 use std::collections::BTreeSet;
 
 use super::choose::Chooser;
+use super::gather::Gathered;
 use super::past::Past;
-use super::siblings;
+use super::{siblings, table};
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{Change, Portmap};
@@ -17,8 +18,9 @@ use crate::store::{self, Aside, Held, Shared, Who};
 /// The node as an ADD finds it.
 pub(super) struct Scene<'a> {
     pub(super) past: Past<'a>,
-    /// What portmap translates here.
-    pub(super) portmap: &'a Portmap,
+    pub(super) gathered: &'a Gathered,
+    /// Whether the pod's network namespace has to exist.
+    pub(super) is_real: bool,
     /// The node's own network namespace.
     pub(super) netns: NamespaceId,
     pub(super) boot_id: &'a str,
@@ -42,12 +44,17 @@ pub(super) struct Plan {
 }
 
 /// Who asks, as the node sees it now.
-pub(super) fn owner(ask: &Ask) -> Owner {
-    Owner {
-        holder: ask.holder.clone(),
-        pod: ask.pod.clone(),
-        netns: ask.netns.as_deref().and_then(netns::observe),
-    }
+///
+/// # Errors
+/// When its network namespace does not exist.
+pub(super) fn owner(ask: &Ask) -> Result<Owner, netns::Missing> {
+    let netns = ask.netns.as_deref().map(netns::observe).transpose()?.flatten();
+    Ok(Owner { netns, ..bare(ask) })
+}
+
+/// The same without a look.
+pub(super) fn bare(ask: &Ask) -> Owner {
+    Owner { holder: ask.holder.clone(), pod: ask.pod.clone(), netns: None }
 }
 
 /// Whether the pod is on the node's own network, where it listens on the host port itself.
@@ -91,12 +98,12 @@ pub(super) fn wanted(
 ///
 /// # Errors
 /// Whatever an ADD is refused for before it asks the kernel.
-pub(super) fn prepare(
+pub(super) fn decide(
     scene: &Scene<'_>,
     ask: &mut Ask,
     log: &mut dyn Log,
 ) -> Result<Option<Plan>, Error> {
-    let Scene { past, portmap, netns, boot_id, now, aside } = *scene;
+    let Scene { past, gathered, is_real, netns, boot_id, now, aside } = *scene;
     let before = match past.record(&store::Key::of(&ask.holder)) {
         Err(source) => {
             let what = format!("what {} holds", ask.holder);
@@ -104,7 +111,10 @@ pub(super) fn prepare(
         }
         Ok(before) => before,
     };
-    let owner = owner(ask);
+    let owner = match owner(ask) {
+        Err(missing) if is_real => return Err(Error::NoNamespace(missing)),
+        found => found.unwrap_or_else(|_| bare(ask)),
+    };
     let holders = past.holders(&hosts_of(&ask.fixed))?;
     for sibling in siblings::leave(&holders, &owner, &mut ask.fixed) {
         let (claimant, sibling) = (ask.holder.clone(), Box::new(sibling.clone()));
@@ -116,7 +126,7 @@ pub(super) fn prepare(
     if ask.pod_addresses.is_empty() && !on_host(&owner, netns) {
         log.note(Event::NoAddress(Box::new(owner.clone())));
     }
-    let chooser = Chooser::new(past.0, ask, &owner, before.as_ref(), portmap, now)?;
+    let chooser = Chooser::new(past.0, ask, &owner, before.as_ref(), gathered, now)?;
     chooser.permit()?;
     let mut giving_way = superseded(&owner, holders, &ask.fixed, aside)?;
     chooser.find_listeners()?;
@@ -129,7 +139,7 @@ pub(super) fn prepare(
     if let Some(before) = &before {
         wanted.created = before.created;
     }
-    warn_of_portmap(portmap, &wanted, log);
+    warn_of_portmap(&gathered.portmap, &wanted, log);
     Ok(Some(Plan { owner, before, giving_way, wanted, cursors: granted.cursors }))
 }
 
@@ -190,7 +200,7 @@ fn superseded(
 /// Where the elements are of what `record` holds. What somebody else has taken over since is not its
 /// own to give.
 pub(super) fn released(shared: &Shared, record: &Record) -> Result<BTreeSet<(Set, Key)>, Error> {
-    super::places(shared, record, &shared.owned(record)?)
+    table::places(shared, record, &shared.owned(record)?)
 }
 
 /// What brings the table to what `wanted` asks for; at `released` is what may be replaced.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::Log;
-use crate::kernel::{self, Extent, Nft, Table};
+use crate::kernel::{self, Extent, Nft};
 use crate::model::{HostPort, PortRange, Protocol, Record};
 use crate::publication::Publication;
 use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
@@ -39,7 +39,7 @@ pub fn list(
     store.read(patience, log)?.map(|shared| listing_of(&shared)).transpose()
 }
 
-fn listing_of(shared: &Shared) -> Result<Listing, Error> {
+pub(super) fn listing_of(shared: &Shared) -> Result<Listing, Error> {
     let mut listing = Listing { instance: shared.instance().id.clone(), ..Listing::default() };
     let mut broken = Vec::new();
     for read in shared.records()? {
@@ -248,46 +248,4 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
     let chains = expected.networks.iter().map(ToString::to_string).collect();
     Ok(InKernel { difference, mappings, chains })
-}
-
-/// What `autoport status` finds.
-#[derive(Debug)]
-pub struct Overview {
-    /// Why STATUS would fail.
-    pub unavailable: Option<Error>,
-    /// The table in the kernel; `None` where it could not be looked at.
-    pub table: Option<Table>,
-    /// Who holds what; `None` where nothing has been recorded, or nothing can be read.
-    pub listing: Option<Listing>,
-}
-
-/// Looks at store and kernel as STATUS does, but makes no store where there is none.
-#[must_use]
-pub fn overview(store: &Store, patience: Duration, log: &mut dyn Log) -> Overview {
-    let table = |instance: &str| {
-        let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
-        look.ok().map(|look| look.table)
-    };
-    let (instance, listing) = match store.read(patience, log) {
-        Ok(Some(shared)) => {
-            let belongs = shared.belongs_here().map_err(Error::from);
-            let listing = belongs.and_then(|()| listing_of(&shared));
-            (shared.instance().id.clone(), listing.map(Some))
-        }
-        Ok(None) => (super::explain::NO_INSTANCE.to_owned(), Ok(None)),
-        // Busy is not broken.
-        Err(store::Error::LockTaken { .. }) => {
-            let table = table(super::explain::NO_INSTANCE);
-            return Overview { unavailable: None, table, listing: None };
-        }
-        Err(error) => (super::explain::NO_INSTANCE.to_owned(), Err(error.into())),
-    };
-    let table = table(&instance);
-    let probed = || Ok(Nft::open(&instance)?.probe()?);
-    let (listing, failed) = match listing {
-        Ok(listing) => (listing, probed().err()),
-        Err(error) => (None, Some(error)),
-    };
-    let unavailable = failed.map(|source| Error::Unavailable { source: Box::new(source) });
-    Overview { unavailable, table, listing }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::everything;
+use super::table;
 use crate::error::Error;
 use crate::event::{Log, Silent};
 use crate::kernel::Nft;
@@ -41,7 +41,7 @@ pub fn examine(
         }
     }
     let instance = shared.instance().id.clone();
-    let everything = everything::ruleset(&shared, &[], None, &mut Silent)?;
+    let everything = table::ruleset(&shared, &[], None, &mut Silent)?;
     let compare = || Ok(Nft::open(&instance)?.differences(&everything)?);
     let differences = compare();
     Ok(Some(Examined { instance, records, unreadable, differences }))

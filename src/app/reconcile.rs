@@ -1,63 +1,35 @@
-//! The table that the whole store implies, and making the kernel have it.
+//! Making the kernel have the table that the records imply.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{adopt, end_flows, report};
+use super::{adopt, end_flows, phases, report, table};
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
 use crate::kernel::{self, Applied, Nft, Redirected};
-use crate::model::Record;
-use crate::ruleset::{Identity, Ruleset, places_of};
-use crate::store::{Key, Shared, Store, Unreadable};
+use crate::ruleset::Traffic;
+use crate::store::{Shared, Store, Unreadable};
 
-/// The table for all records but those of `without`, and with `instead`.
-///
-/// What a record that cannot be read has in the table is not known, and left as it is; its ports stay
-/// held.
-pub(super) fn ruleset(
-    shared: &Shared,
-    without: &[Key],
-    instead: Option<&Record>,
-    log: &mut dyn Log,
-) -> Result<Ruleset, Error> {
-    let mut records = Vec::new();
-    let mut left_alone = BTreeSet::new();
-    for read in shared.owned_records()? {
-        match read {
-            Ok(record) if !without.contains(&Key::of(&record.owner.holder)) => {
-                records.push(record);
-            }
-            Err(unreadable) if !without.contains(&unreadable.key) => {
-                left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
-                let (path, damage) = (unreadable.path, unreadable.source.into());
-                log.note(Event::Unreadable { path, damage, then: Then::LeftInTable });
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-    records.extend(instead.cloned());
-    let inlets = shared.loopback()?;
-    let guarded = inlets.iter().filter(|inlet| inlet.guarded).map(|inlet| inlet.interface.as_str());
-    let mut whole =
-        Ruleset::new(Identity::current(&shared.instance().id), &records).guarding(guarded);
-    whole.spared = left_alone;
-    Ok(whole)
+/// What was wrong with the table.
+pub(super) struct Mended {
+    /// Whether anything was.
+    pub(super) anything: bool,
+    /// What is translated only now; for [`super::end_flows`].
+    pub(super) restored: Vec<Traffic>,
 }
 
 /// Makes the kernel's table the one that the store implies, and notes what that took: nothing is
-/// written where they are equal. Returns whether something was.
+/// written where they are equal.
 ///
 /// # Errors
 /// When the store or the kernel refuses, or something that was released may still be there.
-pub(super) fn reconcile(shared: &Shared, log: &mut dyn Log) -> Result<bool, Error> {
-    let everything = ruleset(shared, &[], None, log)?;
-    let mut nft = Nft::open(&shared.instance().id)?;
-    let mut applied = nft.reconcile(&everything)?;
-    let restored = applied.rebuilt.is_some() || !applied.mended.is_empty();
-    let new = std::mem::take(&mut applied.restored);
-    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
-    report(applied, log).map_or(Ok(restored), |error| Err(error.into()))
+pub(super) fn reconcile(
+    shared: &Shared,
+    nft: &mut Nft,
+    log: &mut dyn Log,
+) -> Result<Mended, Error> {
+    let applied = nft.reconcile(&table::ruleset(shared, &[], None, log)?)?;
+    let anything = applied.rebuilt.is_some() || !applied.mended.is_empty();
+    Ok(Mended { anything, restored: report(applied, log)? })
 }
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another
@@ -126,7 +98,7 @@ pub fn repair(
         Some(survey) => adopt::adopt(&locked, survey, log)?,
         None => 0,
     };
-    let everything = ruleset(&locked, &[], None, log)?;
+    let everything = table::ruleset(&locked, &[], None, log)?;
     let mut applied = match nft.reconcile(&everything) {
         Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
             nft.adopt(&everything)?;
@@ -136,10 +108,11 @@ pub fn repair(
         }
         reconciled => reconciled?,
     };
-    let new = std::mem::take(&mut applied.restored);
-    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
     locked.tidy()?;
     let attachments = locked.records()?.len() - left_alone.len();
-    super::clear_published(locked, log)?;
+    let unlocked = locked.unlock();
+    let new = std::mem::take(&mut applied.restored);
+    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
+    phases::clear_published(unlocked, log)?;
     Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
 }

@@ -1,0 +1,231 @@
+//! A claim: gathered without the lock; decided, recorded and committed under it; finished after it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::decide::{self, Plan, Scene};
+use super::gather::Gathered;
+use super::loopback::{self, Opening};
+use super::past::Past;
+use super::phases::{self, Finished, UnderLock};
+use super::{choose, failed, release};
+use crate::error::Error;
+use crate::event::{Event, Log, Undone};
+use crate::kernel::{self, Nft};
+use crate::model::{Ask, Mapping, Record};
+use crate::plan;
+use crate::ruleset::{Key, Set, Traffic};
+use crate::store::{self, Locked, Store};
+
+/// What a claim got.
+#[derive(Debug)]
+pub struct Claimed {
+    /// What is held now.
+    pub record: Record,
+    /// What was held before.
+    before: Option<Record>,
+}
+
+/// Takes the host ports that `ask` asks for and maps them. `None` where nothing is asked for, or the
+/// container's other networks serve all of it. `is_awaited` says whether anyone still waits for them: it is
+/// asked under the lock, for which a claim may have waited long.
+///
+/// # Errors
+/// Why the ports cannot be had; nothing is changed then. [`kernel::Error::Unanswered`]: it is not known
+/// whether they are mapped, and the record holds them until [`super::release`].
+pub fn claim(
+    store: &Store,
+    patience: Duration,
+    mut ask: Ask,
+    is_awaited: &dyn Fn() -> bool,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<Option<Claimed>, Error> {
+    if ask.is_empty() {
+        return Ok(None);
+    }
+    // First, so that a kernel without netlink leaves nothing recorded.
+    let mut nft = Nft::open("")?;
+    let gathered = Gathered::of(&ask, Some(&mut nft))?;
+    let locked = store.lock(patience, log)?;
+    let Finished { done, published } = phases::with(locked, Some(nft), now, log, |command| {
+        grant(command, &mut ask, &gathered, is_awaited)
+    });
+    let Some(claimed) = done.map_err(Error::with_process)? else { return Ok(None) };
+    if let Err(error) = published {
+        if let Err(left) = undo(store, patience, &claimed, now, log) {
+            failed(log, Undone::MappingLeft, left);
+        }
+        return Err(error);
+    }
+    if let Some(before) = &claimed.before {
+        settle(store, patience, &claimed.record, before, now, log)?;
+    }
+    Ok(Some(claimed))
+}
+
+/// Records what is held now that the flows to what was given up have ended: up to here the record has told
+/// a DEL which flows there may be.
+fn settle(
+    store: &Store,
+    patience: Duration,
+    wanted: &Record,
+    before: &Record,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
+    let held = plan::union(&before.mappings, &wanted.mappings);
+    if held == wanted.mappings {
+        return Ok(());
+    }
+    let held = Record { mappings: held, ..wanted.clone() };
+    phases::under_lock(store, patience, now, log, |command| {
+        match command.locked.record(&store::Key::of(&wanted.owner.holder)) {
+            Ok(Some(record)) if record == held => Ok(command.locked.save(wanted)?),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Takes back what a claim got that nobody knows of, unless it was changed since.
+///
+/// # Errors
+/// When the store or the kernel refuses.
+pub fn undo(
+    store: &Store,
+    patience: Duration,
+    claimed: &Claimed,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
+    phases::under_lock(store, patience, now, log, |command| {
+        let key = store::Key::of(&claimed.record.owner.holder);
+        match command.locked.record(&key) {
+            Ok(Some(record)) if claimed.before.is_none() && record == claimed.record => {
+                release::remove(command, &record)
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
+fn grant(
+    command: &mut UnderLock<'_>,
+    ask: &mut Ask,
+    gathered: &Gathered,
+    is_awaited: &dyn Fn() -> bool,
+) -> Result<Option<Claimed>, Error> {
+    let locked = command.locked;
+    locked.belongs_here()?;
+    let instance = locked.instance();
+    let scene = Scene {
+        past: Past(Some(locked)),
+        gathered,
+        is_real: true,
+        netns: instance.netns,
+        boot_id: &instance.boot_id,
+        now: command.now,
+        aside: &|key| locked.put_aside(key),
+    };
+    let Some(plan) = decide::decide(&scene, ask, command.log)? else { return Ok(None) };
+    let Plan { owner, before, giving_way, wanted, cursors } = plan;
+    if !is_awaited() {
+        return Err(Error::NotAwaited);
+    }
+    for (record, reason) in giving_way {
+        let (claimant, holder) = (Box::new(owner.clone()), Box::new(record.owner.clone()));
+        command.log.note(Event::Superseded { claimant, holder, reason });
+        release::remove(command, &record)?;
+    }
+    let opening = loopback::towards(Some(locked), &wanted, ask, gathered.towards.as_deref())?;
+    let transfer = Transfer::new(locked, before, wanted, opening)?;
+    if let Err(error) = transfer.record().and_then(|()| transfer.apply(command)) {
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+            transfer.take_back(command.log);
+        }
+        return Err(error);
+    }
+    command.end_flows_of_living(transfer.gone());
+    let opened = transfer.opening.as_ref().map_or(Ok(()), Opening::open);
+    let finished = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors));
+    let Transfer { before, wanted, .. } = transfer;
+    if let Err(error) = finished {
+        if before.is_none()
+            && let Err(left) = release::remove(command, &wanted)
+        {
+            failed(command.log, Undone::MappingLeft, left);
+        }
+        return Err(error);
+    }
+    command.publish(&wanted.owner);
+    Ok(Some(Claimed { record: wanted, before }))
+}
+
+/// One attachment's host ports on their way from what it held to what it wants.
+struct Transfer<'a> {
+    locked: &'a Locked,
+    before: Option<Record>,
+    wanted: Record,
+    /// Where the elements are of what it held.
+    released: BTreeSet<(Set, Key)>,
+    /// The interface by which the node's own processes reach it.
+    opening: Option<Opening>,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(
+        locked: &'a Locked,
+        before: Option<Record>,
+        wanted: Record,
+        opening: Option<Opening>,
+    ) -> Result<Self, Error> {
+        let mut released = BTreeSet::new();
+        if let Some(before) = &before {
+            released = decide::released(locked, before)?;
+        }
+        Ok(Self { locked, before, wanted, released, opening })
+    }
+
+    fn before_mappings(&self) -> &[Mapping] {
+        self.before.as_ref().map_or(&[], |before| &before.mappings)
+    }
+
+    /// Records what is held from before this change until after it.
+    fn record(&self) -> Result<(), Error> {
+        let mappings = plan::union(self.before_mappings(), &self.wanted.mappings);
+        Ok(self.locked.save(&Record { mappings, ..self.wanted.clone() })?)
+    }
+
+    fn apply(&self, command: &mut UnderLock<'_>) -> Result<(), Error> {
+        let wanted = &self.wanted;
+        let mut change = decide::change(wanted, self.released.clone());
+        if change.is_empty() {
+            return Ok(());
+        }
+        if let Some(opening) = &self.opening {
+            opening.note(self.locked, &mut change)?;
+        }
+        let own = [store::Key::of(&wanted.owner.holder)];
+        if let Err(error) = command.apply(&change, &own, Some(wanted))? {
+            failed(command.log, Undone::StillMapped, error);
+        }
+        Ok(())
+    }
+
+    /// What is no longer translated.
+    fn gone(&self) -> Vec<Traffic> {
+        let gone = |old: &&Mapping| self.wanted.mappings.binary_search(old).is_err();
+        let gone = |before: &Record| {
+            let mappings = before.mappings.iter().filter(gone).copied().collect();
+            Traffic::of(before, mappings)
+        };
+        self.before.iter().map(gone).collect()
+    }
+
+    /// Records what was held before the change that was not made.
+    fn take_back(&self, log: &mut dyn Log) {
+        if let Err(error) = self.locked.take_back(&self.wanted, self.before.as_ref()) {
+            failed(log, Undone::RecordAhead, error);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! One CNI command: the call in, a function of this module with what it asks, the reply out.
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Claimed, check, claim, gc, release, status, store, undo};
+use crate::cni::{self, Env, Reply, Request, StoreConfig};
+use crate::error::Error;
+use crate::event::{Event, Log, Undone};
+
+/// What the world outside provides to a command.
+pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
+    /// The environment variables.
+    pub env: &'a Env,
+    /// Standard input, whole, or why it could not be read.
+    pub stdin: io::Result<Vec<u8>>,
+    /// Reads [`cni::NODE_FILE`]; called only if it is needed.
+    pub node_file: N,
+    /// Whether anyone still reads the reply.
+    pub is_awaited: &'a dyn Fn() -> bool,
+    /// The time.
+    pub now: SystemTime,
+    /// Where messages for the operator go. The reply does not.
+    pub log: &'a mut dyn Log,
+}
+
+/// What a command leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The reply, to be printed as it is.
+    pub stdout: Vec<u8>,
+    /// Whether it is an error.
+    pub failed: bool,
+    /// What was granted.
+    granted: Option<(StoreConfig, Claimed)>,
+}
+
+impl Outcome {
+    /// Takes back what was granted, because the reply did not reach anyone: a DEL for it may have come and
+    /// gone while the ADD waited for the lock.
+    pub fn undo(self, now: SystemTime, log: &mut dyn Log) {
+        let Some((config, claimed)) = self.granted else { return };
+        let patience = config.lock_timeout;
+        if let Err(error) = undo(&store(&config), patience, &claimed, seconds(now), log) {
+            super::failed(log, Undone::MappingLeft, error);
+        }
+    }
+}
+
+/// Runs one CNI command.
+pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> Outcome {
+    let World { env, stdin, node_file, is_awaited, now, log } = world;
+    let stdin = match stdin {
+        Ok(stdin) => stdin,
+        Err(source) => return failure(&Error::Stdin { source }, &[]),
+    };
+    let answer = Request::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
+        for warning in parsed.warnings {
+            log.note(Event::Ignored(warning));
+        }
+        execute(parsed.request, is_awaited, seconds(now), log)
+    });
+    match answer {
+        Ok((reply, granted)) => Outcome { stdout: reply.to_bytes(), failed: false, granted },
+        Err(error) => failure(&error, &stdin),
+    }
+}
+
+fn seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+fn failure(error: &Error, stdin: &[u8]) -> Outcome {
+    let reply = Reply::Error {
+        version: cni::reply_version(stdin),
+        code: error.code(),
+        message: error.to_string(),
+        details: error.details(),
+    };
+    Outcome { stdout: reply.to_bytes(), failed: true, granted: None }
+}
+
+/// The reply to a command that ended in a panic: a bug, but the runtime still has to be told.
+/// 999 is what the Go plugins say for an internal error.
+#[must_use]
+pub fn panicked(message: &str) -> String {
+    let reply = Reply::Error {
+        version: cni::Version::NEWEST,
+        code: 999,
+        message: format!("autoport {} panicked, please report it", env!("CARGO_PKG_VERSION")),
+        details: message.to_owned(),
+    };
+    String::from_utf8_lossy(&reply.to_bytes()).into_owned()
+}
+
+type Answer = (Reply, Option<(StoreConfig, Claimed)>);
+
+fn execute(
+    request: Request,
+    is_awaited: &dyn Fn() -> bool,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<Answer, Error> {
+    let done = match request {
+        Request::Add(cni::Claim { ask, result, store: config, .. }) => {
+            let patience = config.lock_timeout;
+            let claimed = claim(&store(&config), patience, ask, is_awaited, now, log)?;
+            return Ok((Reply::Result(result), claimed.map(|claimed| (config, claimed))));
+        }
+        Request::Check(cni::Claim { ask, store: config, .. }) => {
+            check(&store(&config), config.lock_timeout, ask, now, log)
+        }
+        Request::Del(asked) => release(&store(&asked.store), &asked.attachment.into(), now, log),
+        Request::Gc(sweep) => {
+            gc(&store(&sweep.store), &sweep.network, sweep.valid.as_ref(), now, log)
+        }
+        Request::Status(config) => status(&store(&config), config.lock_timeout, log),
+        Request::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
+    };
+    done.map(|()| (Reply::Nothing, None))
+}

@@ -1,0 +1,59 @@
+//! What a claim looks at before it takes the lock: how long that takes is up to others.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::loopback;
+use crate::error::Error;
+use crate::kernel::{self, Listeners, Loopback, Nft, Portmap};
+use crate::model::{Ask, HostListeners, HostPort};
+
+/// The node as a claim finds it.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// Who listens, where that counts.
+    pub(super) listeners: Listeners,
+    /// What portmap translates.
+    pub(super) portmap: Portmap,
+    /// The interface towards the pod, where none is known that 127.0.0.0/8 reaches it by.
+    pub(super) towards: Option<String>,
+}
+
+impl Gathered {
+    /// Looks at the node. What portmap does is unknown without `nft`.
+    pub(super) fn of(ask: &Ask, nft: Option<&mut Nft>) -> Result<Self, Error> {
+        Ok(Self {
+            listeners: listeners(ask)?,
+            portmap: nft.map_or(Ok(Portmap::default()), Nft::portmap)?,
+            towards: towards(ask)?,
+        })
+    }
+}
+
+/// All listeners where the node is to choose, else those near the ports asked for by number.
+fn listeners(ask: &Ask) -> Result<Listeners, Error> {
+    if ask.ports.host_listeners == HostListeners::Ignore {
+        return Ok(Listeners::default());
+    }
+    let fixed = ask.fixed.iter().map(|mapping| mapping.host);
+    if ask.requested.is_empty() {
+        return Ok(Listeners::near(&fixed.collect::<Vec<HostPort>>())?);
+    }
+    let requested = ask.requested.iter().flat_map(|wish| wish.protocols.iter().copied());
+    let protocols: BTreeSet<_> = requested.chain(fixed.map(|host| host.protocol)).collect();
+    Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
+}
+
+/// On a bridge that is once per boot, with an interface of its own once per pod.
+fn towards(ask: &Ask) -> Result<Option<String>, Error> {
+    let mut pods = ask.pod_addresses.iter().map(ipnetwork::IpNetwork::ip);
+    let is_open = |name: &String| Loopback::of(name) == Loopback::Allowed;
+    match pods.find(IpAddr::is_ipv4) {
+        Some(pod)
+            if loopback::is_let_in(&ask.policy) && !ask.host_interfaces.iter().any(is_open) =>
+        {
+            Ok(kernel::interface_towards(pod)?)
+        }
+        Some(_) | None => Ok(None),
+    }
+}

@@ -1,0 +1,191 @@
+//! Taking away what nobody uses any more, when its DEL does not come: what the runtime does not list (CNI's
+//! GC), and what provably is gone (`autoport gc`). Who goes is judged without the lock, and judged again
+//! under it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::phases::{self, Finished, UnderLock};
+use super::{failed, release};
+use crate::error::Error;
+use crate::event::{Event, Log, Undone};
+use crate::kernel;
+use crate::model::{Attachment, Record};
+use crate::netns::Fate;
+use crate::store::{self, Key, Store, Unreadable};
+
+/// A runtime may have attached a container after it made its list: what is so young, in seconds, and alive
+/// is left alone.
+const YOUNG: u64 = 60;
+
+/// A holder, and what `autoport gc` made of it.
+#[derive(Debug)]
+pub enum Judged {
+    /// It was removed, or would be.
+    Removed(Record),
+    /// It stays, by this evidence.
+    Kept(Record, Fate),
+    /// It stays, since nothing is known of it.
+    Unreadable(Unreadable),
+    /// It should have been removed.
+    Failed(Record, Error),
+}
+
+/// What `autoport gc` found and did.
+#[derive(Debug)]
+pub struct Collected {
+    /// Each holder.
+    pub judged: Vec<Judged>,
+    /// Why something besides them was left undone.
+    pub failure: Option<Error>,
+}
+
+/// Removes every attachment whose network namespace is provably gone, of whatever network, and then
+/// makes the table equal to what is left; with `dry_run` only says what would go. `None` where
+/// nothing is recorded.
+///
+/// # Errors
+/// When the store or the kernel refuses; a single removal that fails is an item.
+pub fn collect(
+    store: &Store,
+    patience: Duration,
+    dry_run: bool,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<Option<Collected>, Error> {
+    let Some(shared) = store.read(patience, log)? else { return Ok(None) };
+    shared.belongs_here()?;
+    let found = shared.records()?;
+    drop(shared);
+    let judge = |read: Result<Record, Unreadable>| match read {
+        Ok(record) => match Fate::of(&record.owner) {
+            Fate::Gone => Judged::Removed(record),
+            fate @ (Fate::Alive | Fate::Unknown(_)) => Judged::Kept(record, fate),
+        },
+        Err(unreadable) => Judged::Unreadable(unreadable),
+    };
+    let mut judged: Vec<Judged> = found.into_iter().map(judge).collect();
+    let failure = if dry_run {
+        None
+    } else {
+        let locked = store.lock(patience, log)?;
+        let Finished { done, published } = phases::with(locked, None, now, log, |command| {
+            command.locked.belongs_here()?;
+            command.clear_published();
+            for one in &mut judged {
+                if let Judged::Removed(record) = one
+                    && let Err(error) = remove(command, record)
+                {
+                    *one = Judged::Failed(record.clone(), error);
+                }
+            }
+            let tidied = command.locked.tidy().map_err(Error::from);
+            // The table is no better off for what is left of the store.
+            let reconciled = command.reconcile();
+            Ok(tidied.and(reconciled).err())
+        });
+        done?.or(published.err())
+    };
+    Ok(Some(Collected { judged, failure }))
+}
+
+/// Gives back what no attachment of `network` in `valid` holds, and then makes the table equal to what is
+/// left. Without a list only evidence counts.
+///
+/// # Errors
+/// When the lock stays taken, or the kernel refuses.
+pub fn gc(
+    store: &Store,
+    network: &str,
+    valid: Option<&BTreeSet<Attachment>>,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
+    let found = match store.read(release::PATIENCE, log) {
+        Ok(None) => return Ok(()),
+        Ok(Some(shared)) => shared.records()?,
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            return Err(error.into());
+        }
+        Err(error) => {
+            failed(log, Undone::NothingRemoved, error);
+            return Ok(());
+        }
+    };
+    let valid: Option<BTreeSet<Key>> =
+        valid.map(|valid| valid.iter().map(Key::of_attachment).collect());
+    let goes = |read: &Result<Record, Unreadable>| match read {
+        Ok(record) => {
+            let key = Key::of(&record.owner.holder);
+            key.is_of_network(network)
+                && goes(record, valid.as_ref().map(|it| it.contains(&key)), now)
+        }
+        Err(Unreadable { key, .. }) => {
+            key.is_of_network(network) && valid.as_ref().is_some_and(|valid| !valid.contains(key))
+        }
+    };
+    let going: Vec<_> = found.into_iter().filter(goes).collect();
+    let Some(locked) = release::lock(store, log)? else { return Ok(()) };
+    let Finished { done, published } =
+        phases::with(locked, None, now, log, |command| sweep(command, going));
+    if let Err(error) = published {
+        failed(log, Undone::NotCollected, error);
+    }
+    done
+}
+
+/// Whether a record goes that the runtime lists or not, if it has a list.
+fn goes(record: &Record, is_listed: Option<bool>, now: u64) -> bool {
+    match (is_listed, Fate::of(&record.owner)) {
+        (Some(true), _) | (None, Fate::Alive | Fate::Unknown(_)) => false,
+        (Some(false), Fate::Alive) => record.created.abs_diff(now) >= YOUNG,
+        (Some(false), Fate::Gone | Fate::Unknown(_)) | (None, Fate::Gone) => true,
+    }
+}
+
+fn sweep(command: &mut UnderLock<'_>, going: Vec<Result<Record, Unreadable>>) -> Result<(), Error> {
+    command.clear_published();
+    let mut first_failure = Ok(());
+    for read in going {
+        let removed = match read {
+            Ok(record) => {
+                command.log.note(Event::Collected(Box::new(record.owner.clone())));
+                remove(command, &record)
+            }
+            Err(Unreadable { key, .. }) => match command.locked.record(&key) {
+                Err(unreadable) if unreadable.is_discardable() => {
+                    release::discard(command, unreadable)
+                }
+                Ok(_) | Err(_) => Ok(()),
+            },
+        };
+        // The others are no better off for it.
+        match removed {
+            Err(error) if first_failure.is_ok() => first_failure = Err(error),
+            Err(error) => failed(command.log, Undone::NotCollected, error),
+            Ok(()) => {}
+        }
+    }
+    if let Err(error) = command.locked.tidy() {
+        failed(command.log, Undone::NotCollected, error);
+    }
+    let reconciled = match command.reconcile() {
+        Err(Error::Kernel(
+            error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),
+        )) => {
+            failed(command.log, Undone::TableLeft, error);
+            Ok(())
+        }
+        reconciled => reconciled,
+    };
+    first_failure.and(reconciled)
+}
+
+/// Removes what was judged to go, unless it was changed since.
+fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(), Error> {
+    let found = command.locked.record(&Key::of(&record.owner.holder));
+    if found.ok().flatten().as_ref() != Some(record) {
+        return Ok(());
+    }
+    release::remove(command, record)
+}

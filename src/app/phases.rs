@@ -1,0 +1,202 @@
+//! The phases of a command that changes something. What takes time by what others do (listeners,
+//! connection tracking, published files, processes) is gathered before the lock is taken or done after it
+//! was released; under the lock there is only what decides, records and commits.
+
+use std::time::Duration;
+
+use super::{end_flows, failed, reconcile, report, table};
+use crate::error::Error;
+use crate::event::{Log, Undone};
+use crate::kernel::{self, Change, Nft, Redirected};
+use crate::model::{Attachment, Mapping, Owner, Record};
+use crate::ruleset::Traffic;
+use crate::store::{Key, Locked, Store, Unlocked};
+
+/// A command that has the lock.
+pub(super) struct UnderLock<'a> {
+    pub(super) locked: &'a Locked,
+    /// Seconds since the epoch.
+    pub(super) now: u64,
+    pub(super) log: &'a mut dyn Log,
+    nft: &'a mut Option<Nft>,
+    after: &'a mut Afterwards,
+}
+
+/// What is left to do when the lock is free.
+#[derive(Default)]
+struct Afterwards {
+    /// Whose flows end: of pods that leave with what is translated only now, and of pods that stay.
+    redirected: [Redirected; 2],
+    /// The pod whose published files matter to the command, by UID.
+    uid: Option<String>,
+    /// Whether the published files of pods without a record go.
+    clears: bool,
+}
+
+/// What came of a command.
+pub(super) struct Finished<T> {
+    pub(super) done: Result<T, Error>,
+    /// Whether the published files that matter to it could be written, or deleted.
+    pub(super) published: Result<(), Error>,
+}
+
+/// Takes the lock, does `work` under it, and what that leaves after it.
+pub(super) fn under_lock<T>(
+    store: &Store,
+    patience: Duration,
+    now: u64,
+    log: &mut dyn Log,
+    work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let locked = store.lock(patience, log)?;
+    with(locked, None, now, log, work).done
+}
+
+/// The same with a lock and a socket that are there already.
+pub(super) fn with<T>(
+    locked: Locked,
+    nft: Option<Nft>,
+    now: u64,
+    log: &mut dyn Log,
+    work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
+) -> Finished<T> {
+    let mut nft = nft.map(|nft| nft.of(&locked.instance().id));
+    let mut after = Afterwards::default();
+    let (one, two) = (&mut nft, &mut after);
+    let done = work(&mut UnderLock { locked: &locked, now, log: &mut *log, nft: one, after: two });
+    let mut unlocked = locked.unlock();
+    if let Some(nft) = &mut nft {
+        after.redirected.iter().for_each(|change| end_flows(nft, change, log));
+    }
+    let addresses = &kernel::outward_addresses;
+    let published = match &after.uid {
+        Some(uid) => unlocked.publish(uid, PATIENCE, addresses, log).map_err(Error::from),
+        None if after.clears => {
+            return Finished { done, published: clear_published(unlocked, log) };
+        }
+        None => Ok(()),
+    };
+    publish_rest(unlocked, log);
+    Finished { done, published }
+}
+
+impl UnderLock<'_> {
+    /// The way to the kernel, opened when it is first needed.
+    pub(super) fn nft(&mut self) -> Result<&mut Nft, Error> {
+        open(self.nft, self.locked)
+    }
+
+    /// Removes the elements that carry the names of the container and its interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn withdraw_by_name(&mut self, attachment: &Attachment) -> Result<(), Error> {
+        let Self { locked, nft, log, .. } = self;
+        let mappings = withdraw_by_name(open(nft, locked)?, attachment, *log)?;
+        self.end_flows(Traffic { mappings, ..Traffic::default() });
+        Ok(())
+    }
+
+    /// Makes the table equal to the records.
+    ///
+    /// # Errors
+    /// When the store or the kernel refuses, or something that was released may still be there.
+    pub(super) fn reconcile(&mut self) -> Result<(), Error> {
+        let Self { locked, nft, log, after, .. } = self;
+        let mended = reconcile::reconcile(locked, open(nft, locked)?, *log)?;
+        after.redirected[0].new.extend(mended.restored);
+        Ok(())
+    }
+
+    /// Ends the flows of what a pod that leaves had, when the lock is free.
+    pub(super) fn end_flows(&mut self, gone: Traffic) {
+        self.after.redirected[0].gone.push(gone);
+    }
+
+    /// The same for a pod that stays.
+    pub(super) fn end_flows_of_living(&mut self, gone: Vec<Traffic>) {
+        self.after.redirected[1].gone.extend(gone);
+        self.after.redirected[1].pods_stay = true;
+    }
+
+    /// Has the published files of this owner's pod written when the lock is free, and says in
+    /// [`Finished`] what came of it.
+    pub(super) fn publish(&mut self, owner: &Owner) {
+        self.after.uid = owner.uid().map(str::to_owned);
+    }
+
+    /// Has the published files of pods without a record deleted when the lock is free, likewise.
+    pub(super) const fn clear_published(&mut self) {
+        self.after.clears = true;
+    }
+
+    /// Makes `change` true, and builds the table again where it is damaged: from the records but those of
+    /// `without`, and with `instead`. Gives why something that was released may still be there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn apply(
+        &mut self,
+        change: &Change,
+        without: &[Key],
+        instead: Option<&Record>,
+    ) -> Result<Result<(), Error>, Error> {
+        let Self { locked, nft, log, after, .. } = self;
+        let everything = || table::ruleset(locked, without, instead, *log);
+        let mut applied = open(nft, locked)?.apply(change, everything)?;
+        let new = &mut after.redirected[0].new;
+        new.append(&mut applied.restored);
+        if let Some(wanted) = instead.filter(|_| applied.counts.added > 0) {
+            new.push(Traffic::of(wanted, wanted.mappings.clone()));
+        }
+        Ok(report(applied, *log).map(drop))
+    }
+}
+
+fn open<'a>(nft: &'a mut Option<Nft>, locked: &Locked) -> Result<&'a mut Nft, Error> {
+    let open = match nft.take() {
+        Some(open) => open,
+        None => Nft::open(&locked.instance().id)?,
+    };
+    Ok(nft.insert(open))
+}
+
+/// Removes the elements that carry the names of the container and its interface, whatever the network is
+/// called and whosever the table is; gives what they mapped.
+pub(super) fn withdraw_by_name(
+    nft: &mut Nft,
+    attachment: &Attachment,
+    log: &mut dyn Log,
+) -> Result<Vec<Mapping>, Error> {
+    match nft.withdraw_container(attachment.container_id(), Some(attachment.ifname())) {
+        Err(error @ kernel::Error::NewerLayout { .. }) => {
+            failed(log, Undone::NothingRemoved, error);
+            Ok(Vec::new())
+        }
+        done => Ok(done?),
+    }
+}
+
+/// How long is waited for a pod's directory, in which a command may be held up by its containers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes the published files of every pod whose records were changed. A container may have made
+/// anything of its directory, and no command fails for that of another pod.
+fn publish_rest(unlocked: Unlocked, log: &mut dyn Log) {
+    for error in unlocked.publish_rest(PATIENCE, &kernel::outward_addresses, log) {
+        failed(log, Undone::PublicationLeft, error);
+    }
+}
+
+/// The same, and deletes those of pods that have no record. Gives the first failure and notes the
+/// others.
+pub(super) fn clear_published(unlocked: Unlocked, log: &mut dyn Log) -> Result<(), Error> {
+    let cleared = unlocked.clear_published(PATIENCE, log);
+    publish_rest(unlocked, log);
+    let mut failures = cleared?.into_iter();
+    let first = failures.next();
+    for error in failures {
+        failed(log, Undone::PublicationLeft, error);
+    }
+    first.map_or(Ok(()), |error| Err(error.into()))
+}

@@ -1,0 +1,160 @@
+//! Giving host ports back: kernel, then record. Nothing fails because something is missing already.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use super::phases::{self, UnderLock};
+use super::{end_flows, failed, table};
+use crate::error::Error;
+use crate::event::{Event, Log, Then, Undone};
+use crate::kernel::{self, Change, Extent, Nft, Redirected};
+use crate::model::{Attachment, Holder, Mapping, Record};
+use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
+use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
+
+/// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
+/// failed DEL keeps the main plugin from giving back the pod's address.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
+/// something is held and cannot be reached just now is a failure: the runtime asks again.
+pub(super) fn lock(store: &Store, log: &mut dyn Log) -> Result<Option<Locked>, Error> {
+    let usable = store.lock(PATIENCE, log).and_then(|locked| {
+        locked.belongs_here()?;
+        Ok(locked)
+    });
+    match usable {
+        Ok(locked) => Ok(Some(locked)),
+        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
+            Err(error.into())
+        }
+        Err(error) => {
+            failed(log, Undone::StoreUnusable, error);
+            Ok(None)
+        }
+    }
+}
+
+/// Gives back what `holder` holds: of an attachment, all that its container holds by that interface,
+/// whatever the network is called by now. Where the store cannot be used, or has lost the record, what the
+/// table has of it goes all the same: the pod's address is given to another pod next.
+///
+/// # Errors
+/// When the lock stays taken, or the kernel refuses.
+pub fn release(store: &Store, holder: &Holder, now: u64, log: &mut dyn Log) -> Result<(), Error> {
+    let Holder::Attachment(attachment) = holder else {
+        let Some(locked) = lock(store, log)? else { return Ok(()) };
+        let released = phases::with(locked, None, now, log, |command| {
+            let found = command.locked.record(&Key::of(holder)).transpose();
+            found.map_or(Ok(()), |found| remove_or_discard(command, found))
+        });
+        return released.done;
+    };
+    match store.look_for(attachment.container_id()) {
+        // The DEL of a pod without ports ends here.
+        Ok(Presence::Absent) => return Ok(()),
+        Ok(Presence::NoStore) => return withdraw_by_name(attachment, log),
+        Ok(Presence::Recorded) | Err(_) => {}
+    }
+    let Some(locked) = lock(store, log)? else {
+        return withdraw_by_name(attachment, log);
+    };
+    phases::with(locked, None, now, log, |command| release_attachment(command, attachment)).done
+}
+
+fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<(), Error> {
+    let own = Key::of_attachment(attachment);
+    let is_its = |read: &Result<Record, Unreadable>| match read {
+        Ok(record) => {
+            record.owner.attachment().is_some_and(|it| it.ifname() == attachment.ifname())
+        }
+        Err(unreadable) => {
+            let named = unreadable.key.attachment();
+            unreadable.key == own || named.is_some_and(|it| it.ifname() == attachment.ifname())
+        }
+    };
+    let mut found = command.locked.records_of_container(attachment.container_id())?;
+    found.retain(is_its);
+    if found.is_empty() {
+        command.withdraw_by_name(attachment)?;
+    }
+    found.into_iter().try_for_each(|found| remove_or_discard(command, found))
+}
+
+fn remove_or_discard(
+    command: &mut UnderLock<'_>,
+    found: Result<Record, Unreadable>,
+) -> Result<(), Error> {
+    match found {
+        Ok(record) => remove(command, &record),
+        Err(unreadable) => discard(command, unreadable),
+    }
+}
+
+/// Removes the elements that carry the names of the container and its interface, and ends their flows.
+fn withdraw_by_name(attachment: &Attachment, log: &mut dyn Log) -> Result<(), Error> {
+    let mut nft = Nft::open("")?;
+    let mappings = phases::withdraw_by_name(&mut nft, attachment, log)?;
+    let gone = vec![Traffic { mappings, ..Traffic::default() }];
+    end_flows(&mut nft, &Redirected { gone, ..Redirected::default() }, log);
+    Ok(())
+}
+
+/// Takes a record's elements out of the kernel, then the record out of the store.
+/// Its ports are remembered for a while.
+pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(), Error> {
+    let locked = command.locked;
+    let owned = locked.owned(record)?;
+    let change = Change { released: table::places(locked, record, &owned)?, ..Change::default() };
+    if !change.is_empty() {
+        withdraw(command, &change, &Key::of(&record.owner.holder))?;
+        command.end_flows(Traffic::of(record, owned));
+    }
+    // On a full disk nothing can be remembered, but everything given back.
+    if let Err(error) = locked.remember(record, command.now) {
+        failed(command.log, Undone::NotRemembered, error);
+    }
+    Ok(locked.remove(record)?)
+}
+
+/// Does the same for a record that cannot be read, as far as the index tells.
+pub(super) fn discard(command: &mut UnderLock<'_>, unreadable: Unreadable) -> Result<(), Error> {
+    let (locked, key) = (command.locked, &unreadable.key);
+    let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
+    let places: Vec<_> = released.iter().copied().collect();
+    let mut gone = Traffic::default();
+    // Where it leads only the kernel knows.
+    for (place, seen) in command.nft()?.look(Extent::Places(&places))?.elements {
+        if let (Some(host), Some(Data::Target(target))) = (host_at(&place), seen.data) {
+            released.insert(hairpin_of(&host, target));
+            let container_port = NonZeroU16::new(target.port()).unwrap_or(host.port);
+            gone.mappings.push(Mapping { host, container_port, target: Some(target) });
+        }
+    }
+    withdraw(command, &Change { released, ..Change::default() }, key)?;
+    command.end_flows(gone);
+    let then = Then::Removed(locked.discard(key)?.to_string());
+    let (path, damage) = (unreadable.path, unreadable.source.into());
+    command.log.note(Event::Unreadable { path, damage, then });
+    Ok(())
+}
+
+/// Makes the kernel forget what `change` releases, which `holder` had.
+fn withdraw(command: &mut UnderLock<'_>, change: &Change, holder: &Key) -> Result<(), Error> {
+    match command.apply(change, std::slice::from_ref(holder), None) {
+        Ok(finished) => finished,
+        Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
+            failed(command.log, Undone::OtherTable, error);
+            match holder.attachment() {
+                Some(attachment) => command.withdraw_by_name(&attachment),
+                None => Ok(()),
+            }
+        }
+        Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => {
+            let places: Vec<_> = change.released.iter().copied().collect();
+            Ok(command.nft()?.withdraw(&places)?)
+        }
+        Err(error) => Err(error),
+    }
+}

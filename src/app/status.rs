@@ -1,0 +1,75 @@
+//! Whether an ADD could work now: for CNI's STATUS, and with what there is to see, for the operator.
+
+use std::time::Duration;
+
+use super::explain::NO_INSTANCE;
+use super::list::{Listing, listing_of};
+use crate::error::Error;
+use crate::event::Log;
+use crate::kernel::{Extent, Nft, Table};
+use crate::store::{self, Store};
+
+/// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
+/// Nothing is made where nothing is yet.
+///
+/// # Errors
+/// [`Error::Unavailable`].
+pub fn status(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<(), Error> {
+    let mut usable = || {
+        store.is_writable()?;
+        let instance = match store.read(patience, log) {
+            Ok(None) => NO_INSTANCE.to_owned(),
+            Ok(Some(shared)) => {
+                shared.belongs_here()?;
+                shared.instance().id.clone()
+            }
+            // Busy is not broken.
+            Err(store::Error::LockTaken { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Nft::open(&instance)?.probe()?)
+    };
+    usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
+}
+
+/// What `autoport status` finds.
+#[derive(Debug)]
+pub struct Overview {
+    /// Why STATUS would fail.
+    pub unavailable: Option<Error>,
+    /// The table in the kernel; `None` where it could not be looked at.
+    pub table: Option<Table>,
+    /// Who holds what; `None` where nothing has been recorded, or nothing can be read.
+    pub listing: Option<Listing>,
+}
+
+/// Looks at store and kernel as STATUS does, but makes no store where there is none.
+#[must_use]
+pub fn overview(store: &Store, patience: Duration, log: &mut dyn Log) -> Overview {
+    let table = |instance: &str| {
+        let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
+        look.ok().map(|look| look.table)
+    };
+    let (instance, listing) = match store.read(patience, log) {
+        Ok(Some(shared)) => {
+            let belongs = shared.belongs_here().map_err(Error::from);
+            let listing = belongs.and_then(|()| listing_of(&shared));
+            (shared.instance().id.clone(), listing.map(Some))
+        }
+        Ok(None) => (NO_INSTANCE.to_owned(), Ok(None)),
+        // Busy is not broken.
+        Err(store::Error::LockTaken { .. }) => {
+            let table = table(NO_INSTANCE);
+            return Overview { unavailable: None, table, listing: None };
+        }
+        Err(error) => (NO_INSTANCE.to_owned(), Err(error.into())),
+    };
+    let table = table(&instance);
+    let probed = || Ok(Nft::open(&instance)?.probe()?);
+    let (listing, failed) = match listing {
+        Ok(listing) => (listing, probed().err()),
+        Err(error) => (None, Some(error)),
+    };
+    let unavailable = failed.map(|source| Error::Unavailable { source: Box::new(source) });
+    Overview { unavailable, table, listing }
+}
