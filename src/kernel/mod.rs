@@ -13,6 +13,7 @@ mod listeners;
 mod netlink;
 mod nft;
 mod route;
+mod uapi;
 
 pub use error::Error;
 pub use flows::Redirected;

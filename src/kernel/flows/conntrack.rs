@@ -7,43 +7,8 @@ use nix::libc;
 use super::super::Error;
 use super::super::netlink::message::{Attributes, Body, Kind, Messages};
 use super::super::netlink::socket::{ACK, DUMP, REQUEST, Socket};
+use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
-
-/// `linux/netfilter/nfnetlink_conntrack.h`, `nf_conntrack_common.h`.
-mod uapi {
-    pub(super) const NFNL_SUBSYS_CTNETLINK: u8 = 1;
-    pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
-    pub(super) const IPCTNL_MSG_CT_DELETE: u8 = 2;
-    pub(super) const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
-    pub(super) const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
-    pub(super) const CTA_TUPLE_ORIG: u16 = 1;
-    pub(super) const CTA_TUPLE_REPLY: u16 = 2;
-    pub(super) const CTA_STATUS: u16 = 3;
-    pub(super) const CTA_ID: u16 = 12;
-    pub(super) const CTA_ZONE: u16 = 18;
-    pub(super) const CTA_FILTER: u16 = 25;
-    pub(super) const CTA_STATUS_MASK: u16 = 26;
-    pub(super) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-    pub(super) const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-    pub(super) const CTA_FILTER_F_IP_SRC: u32 = 1;
-    pub(super) const CTA_FILTER_F_IP_DST: u32 = 1 << 1;
-    pub(super) const CTA_FILTER_F_PROTO_NUM: u32 = 1 << 3;
-    pub(super) const CTA_FILTER_F_PROTO_SRC_PORT: u32 = 1 << 4;
-    pub(super) const CTA_FILTER_F_PROTO_DST_PORT: u32 = 1 << 5;
-    pub(super) const CTA_TUPLE_IP: u16 = 1;
-    pub(super) const CTA_TUPLE_PROTO: u16 = 2;
-    pub(super) const CTA_IP_V4_SRC: u16 = 1;
-    pub(super) const CTA_IP_V4_DST: u16 = 2;
-    pub(super) const CTA_IP_V6_SRC: u16 = 3;
-    pub(super) const CTA_IP_V6_DST: u16 = 4;
-    pub(super) const CTA_PROTO_NUM: u16 = 1;
-    pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
-    pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
-    pub(super) const AF_INET: u8 = 2;
-    pub(super) const AF_INET6: u8 = 10;
-    /// The destination was translated.
-    pub(super) const IPS_DST_NAT: u32 = 1 << 5;
-}
 
 /// An entry of connection tracking, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]

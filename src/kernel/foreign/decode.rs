@@ -2,99 +2,20 @@
 //! over, so that a rule is rather taken to be for too many packets than for too few.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use ipnetwork::IpNetwork;
-
 use super::lookup::{Lookup, intersect};
-use super::{Conditions, Does, OtherRule, xt};
+use super::register::{Loaded, address, meet, number, target, verdict, words};
+use super::{Does, OtherRule, xt};
 use crate::kernel::netlink::message::Attributes;
+use crate::kernel::uapi;
 use crate::model::Family;
-
-/// `linux/netfilter/nf_tables.h`, `linux/netfilter/nf_tables_compat.h`, `linux/netfilter.h`.
-mod uapi {
-    pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
-    pub(super) const NFTA_EXPR_NAME: u16 = 1;
-    pub(super) const NFTA_EXPR_DATA: u16 = 2;
-    pub(super) const NFTA_DATA_VALUE: u16 = 1;
-    pub(super) const NFTA_DATA_VERDICT: u16 = 2;
-    pub(super) const NFTA_VERDICT_CODE: u16 = 1;
-    pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
-    pub(super) const NFTA_META_DREG: u16 = 1;
-    pub(super) const NFTA_META_KEY: u16 = 2;
-    pub(super) const NFTA_PAYLOAD_DREG: u16 = 1;
-    pub(super) const NFTA_PAYLOAD_BASE: u16 = 2;
-    pub(super) const NFTA_PAYLOAD_OFFSET: u16 = 3;
-    pub(super) const NFTA_PAYLOAD_LEN: u16 = 4;
-    pub(super) const NFTA_BITWISE_DREG: u16 = 2;
-    pub(super) const NFTA_BITWISE_MASK: u16 = 4;
-    pub(super) const NFTA_CMP_SREG: u16 = 1;
-    pub(super) const NFTA_CMP_OP: u16 = 2;
-    pub(super) const NFTA_CMP_DATA: u16 = 3;
-    pub(super) const NFTA_RANGE_SREG: u16 = 1;
-    pub(super) const NFTA_RANGE_OP: u16 = 2;
-    pub(super) const NFTA_RANGE_FROM: u16 = 3;
-    pub(super) const NFTA_RANGE_TO: u16 = 4;
-    pub(super) const NFTA_LOOKUP_SET: u16 = 1;
-    pub(super) const NFTA_LOOKUP_SREG: u16 = 2;
-    pub(super) const NFTA_LOOKUP_DREG: u16 = 3;
-    pub(super) const NFTA_LOOKUP_FLAGS: u16 = 5;
-    pub(super) const NFTA_IMMEDIATE_DREG: u16 = 1;
-    pub(super) const NFTA_IMMEDIATE_DATA: u16 = 2;
-    pub(super) const NFTA_FIB_DREG: u16 = 1;
-    pub(super) const NFTA_FIB_FLAGS: u16 = 3;
-    pub(super) const NFTA_FIB_F_DADDR: u32 = 1 << 1;
-    pub(super) const NFTA_CT_DREG: u16 = 1;
-    pub(super) const NFTA_CT_KEY: u16 = 2;
-    pub(super) const NFT_CT_STATUS: u32 = 2;
-    /// `IPS_DST_NAT` of `linux/netfilter/nf_conntrack_common.h`.
-    pub(super) const IPS_DST_NAT: [u8; 4] = 0x20_u32.to_ne_bytes();
-    pub(super) const NFTA_NAT_TYPE: u16 = 1;
-    pub(super) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
-    pub(super) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
-    /// Of `match` and `target` alike.
-    pub(super) const NFTA_XT_NAME: u16 = 1;
-    pub(super) const NFTA_XT_INFO: u16 = 3;
-    pub(super) const NFT_META_NFPROTO: u32 = 15;
-    pub(super) const NFT_META_L4PROTO: u32 = 16;
-    pub(super) const NFT_PAYLOAD_NETWORK: u32 = 1;
-    pub(super) const NFT_PAYLOAD_TRANSPORT: u32 = 2;
-    pub(super) const NFT_CMP_EQ: u32 = 0;
-    pub(super) const NFT_CMP_NEQ: u32 = 1;
-    pub(super) const NFT_CMP_LTE: u32 = 3;
-    pub(super) const NFT_CMP_GTE: u32 = 5;
-    pub(super) const NFT_REG32_00: u32 = 8;
-    pub(super) const NFT_NAT_DNAT: u32 = 1;
-    pub(super) const NF_DROP: i32 = 0;
-    pub(super) const NF_ACCEPT: i32 = 1;
-    pub(super) const NFT_JUMP: i32 = -3;
-    pub(super) const NFT_GOTO: i32 = -4;
-    pub(super) const NFT_RETURN: i32 = -5;
-    pub(super) const NFPROTO_IPV4: u8 = 2;
-    pub(super) const NFPROTO_IPV6: u8 = 10;
-}
 
 /// What a rule was found to be.
 pub(super) enum Found {
     Rule(OtherRule),
     /// One whose set has to be read first.
     Lookup(Lookup),
-}
-
-/// What a register holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Loaded {
-    Family,
-    Protocol,
-    Port,
-    Destination(Family, Option<Vec<u8>>),
-    /// Whether the destination is this node's, which it is where a host port is asked for.
-    Local,
-    /// The status of the connection, masked or not.
-    Status(bool),
-    Value(Vec<u8>),
-    Other,
 }
 
 /// The word of 32 bits at which a register begins.
@@ -135,29 +56,7 @@ pub(super) fn rule(rule: Attributes<'_>) -> Found {
 impl Reading {
     fn expression(&mut self, name: &str, data: Attributes<'_>) -> Option<()> {
         match name {
-            "meta" => {
-                let register = data.u32(uapi::NFTA_META_DREG)?;
-                let loaded = match data.u32(uapi::NFTA_META_KEY)? {
-                    uapi::NFT_META_NFPROTO => Loaded::Family,
-                    uapi::NFT_META_L4PROTO => Loaded::Protocol,
-                    _ => Loaded::Other,
-                };
-                self.registers.insert(word(register), loaded);
-            }
-            "ct" => {
-                let is_status = data.u32(uapi::NFTA_CT_KEY) == Some(uapi::NFT_CT_STATUS);
-                let loaded = if is_status { Loaded::Status(false) } else { Loaded::Other };
-                self.registers.insert(word(data.u32(uapi::NFTA_CT_DREG)?), loaded);
-            }
-            "fib" => {
-                let register = word(data.u32(uapi::NFTA_FIB_DREG)?);
-                let by_destination = data.u32(uapi::NFTA_FIB_FLAGS)? & uapi::NFTA_FIB_F_DADDR != 0;
-                let loaded = if by_destination { Loaded::Local } else { Loaded::Other };
-                self.registers.insert(register, loaded);
-            }
-            "payload" => {
-                self.registers.insert(word(data.u32(uapi::NFTA_PAYLOAD_DREG)?), payload(data)?);
-            }
+            "meta" | "ct" | "fib" | "payload" => self.load(name, data)?,
             "bitwise" => self.mask(data)?,
             "cmp" => {
                 let loaded = self.registers.get(&word(data.u32(uapi::NFTA_CMP_SREG)?))?.clone();
@@ -182,12 +81,9 @@ impl Reading {
                 }
             }
             "nat" if data.u32(uapi::NFTA_NAT_TYPE) == Some(uapi::NFT_NAT_DNAT) => {
-                let held = |kind| {
-                    let register = data.u32(kind).map(word)?;
-                    if let Some(Loaded::Value(value)) = self.registers.get(&register) {
-                        return Some(value.as_slice());
-                    }
-                    None
+                let held = |kind| match self.registers.get(&word(data.u32(kind)?)) {
+                    Some(Loaded::Value(value)) => Some(value.as_slice()),
+                    _ => None,
                 };
                 let address = held(uapi::NFTA_NAT_REG_ADDR_MIN).and_then(address);
                 let port = held(uapi::NFTA_NAT_REG_PROTO_MIN).and_then(number);
@@ -195,31 +91,58 @@ impl Reading {
             }
             "redir" => self.rule.does = Does::Translate("a port of this node".to_owned()),
             "reject" => self.rule.does = Does::Drop,
-            "match" => {
-                let info = data.get(uapi::NFTA_XT_INFO)?;
-                let ports = match data.text(uapi::NFTA_XT_NAME)? {
-                    "tcp" | "udp" | "sctp" => xt::single_match(info),
-                    "multiport" => xt::multiport(info),
-                    "conntrack" if xt::is_translated(info) => {
-                        self.rule.conditions.translated = true;
-                        return Some(());
-                    }
-                    "addrtype" | "comment" => return Some(()),
-                    _ => None,
-                };
-                self.ports(ports?);
-            }
-            "target" => match data.text(uapi::NFTA_XT_NAME)? {
-                "DNAT" => {
-                    let to = data.get(uapi::NFTA_XT_INFO).and_then(xt::nat_range);
-                    self.rule.does = Does::Translate(to.unwrap_or_default());
-                }
-                "REDIRECT" => self.rule.does = Does::Translate("a port of this node".to_owned()),
-                "REJECT" => self.rule.does = Does::Drop,
-                _ => {}
-            },
+            "match" | "target" => self.extension(name == "match", data)?,
             "counter" | "log" | "masq" | "nat" | "notrack" | "objref" => {}
             _ => return None,
+        }
+        Some(())
+    }
+
+    /// What is read from the packet, or of it, into a register.
+    fn load(&mut self, name: &str, data: Attributes<'_>) -> Option<()> {
+        let (register, loaded) = match name {
+            "meta" => {
+                let loaded = match data.u32(uapi::NFTA_META_KEY)? {
+                    uapi::NFT_META_NFPROTO => Loaded::Family,
+                    uapi::NFT_META_L4PROTO => Loaded::Protocol,
+                    _ => Loaded::Other,
+                };
+                (uapi::NFTA_META_DREG, loaded)
+            }
+            "ct" if data.u32(uapi::NFTA_CT_KEY) == Some(uapi::NFT_CT_STATUS) => {
+                (uapi::NFTA_CT_DREG, Loaded::Status(false))
+            }
+            "ct" => (uapi::NFTA_CT_DREG, Loaded::Other),
+            "fib" => {
+                let by_destination = data.u32(uapi::NFTA_FIB_FLAGS)? & uapi::NFTA_FIB_F_DADDR != 0;
+                let loaded = if by_destination { Loaded::Local } else { Loaded::Other };
+                (uapi::NFTA_FIB_DREG, loaded)
+            }
+            _ => (uapi::NFTA_PAYLOAD_DREG, payload(data)?),
+        };
+        self.registers.insert(word(data.u32(register)?), loaded);
+        Some(())
+    }
+
+    /// A match or a target of `x_tables`.
+    fn extension(&mut self, is_match: bool, data: Attributes<'_>) -> Option<()> {
+        let (name, info) = (data.text(uapi::NFTA_XT_NAME)?, data.get(uapi::NFTA_XT_INFO));
+        match (is_match, name) {
+            (true, "tcp" | "udp" | "sctp") => self.ports(xt::single_match(info?)?),
+            (true, "multiport") => self.ports(xt::multiport(info?)?),
+            (true, "conntrack") if xt::is_translated(info?) => {
+                self.rule.conditions.translated = true;
+            }
+            (true, "addrtype" | "comment") => {}
+            (true, _) => return None,
+            (false, "DNAT") => {
+                self.rule.does = Does::Translate(info.and_then(xt::nat_range).unwrap_or_default());
+            }
+            (false, "REDIRECT") => {
+                self.rule.does = Does::Translate("a port of this node".to_owned());
+            }
+            (false, "REJECT") => self.rule.does = Does::Drop,
+            (false, _) => {}
         }
         Some(())
     }
@@ -240,7 +163,9 @@ impl Reading {
             (Loaded::Destination(family, None), Some(mask)) => {
                 Loaded::Destination(*family, Some(mask))
             }
-            (Loaded::Status(_), Some(mask)) if mask == uapi::IPS_DST_NAT => Loaded::Status(true),
+            (Loaded::Status(_), Some(mask)) if mask == uapi::IPS_DST_NAT.to_ne_bytes() => {
+                Loaded::Status(true)
+            }
             _ => Loaded::Other,
         };
         Some(())
@@ -281,49 +206,6 @@ impl Reading {
     }
 }
 
-/// How many words of 32 bits it takes; `None` where nobody knows.
-pub(super) const fn words(loaded: &Loaded) -> Option<u32> {
-    match loaded {
-        Loaded::Family | Loaded::Protocol | Loaded::Port | Loaded::Destination(Family::V4, _) => {
-            Some(1)
-        }
-        Loaded::Destination(Family::V6, _) => Some(4),
-        Loaded::Local | Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => None,
-    }
-}
-
-/// Adds a condition.
-pub(super) fn meet(conditions: &mut Conditions, loaded: &Loaded, value: &[u8]) {
-    match loaded {
-        Loaded::Family => {
-            conditions.family = match value.first() {
-                Some(&uapi::NFPROTO_IPV4) => Some(Family::V4),
-                Some(&uapi::NFPROTO_IPV6) => Some(Family::V6),
-                _ => conditions.family,
-            };
-        }
-        Loaded::Protocol => conditions.protocol = value.first().copied(),
-        Loaded::Destination(family, mask) => {
-            conditions.destination = destination(*family, mask.as_deref(), value);
-        }
-        Loaded::Port | Loaded::Local | Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => {}
-    }
-}
-
-fn destination(family: Family, mask: Option<&[u8]>, value: &[u8]) -> Option<IpNetwork> {
-    let mut octets = [0; 16];
-    let len = if family == Family::V4 { 4 } else { 16 };
-    let value = value.get(..value.len().min(len))?;
-    octets[..value.len()].copy_from_slice(value);
-    let ones = |mask: &[u8]| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
-    let prefix = mask.map_or(8 * value.len() as u32, ones);
-    let address = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?)),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from(octets)),
-    };
-    IpNetwork::new(address, prefix.try_into().ok()?).ok()
-}
-
 fn payload(data: Attributes<'_>) -> Option<Loaded> {
     let [base, offset, len] =
         [uapi::NFTA_PAYLOAD_BASE, uapi::NFTA_PAYLOAD_OFFSET, uapi::NFTA_PAYLOAD_LEN]
@@ -340,39 +222,4 @@ fn payload(data: Attributes<'_>) -> Option<Loaded> {
 
 fn value(data: Attributes<'_>, kind: u16) -> Option<&[u8]> {
     data.nested(kind)?.get(uapi::NFTA_DATA_VALUE)
-}
-
-pub(super) fn verdict(data: Attributes<'_>) -> Option<Does> {
-    let verdict = data.nested(uapi::NFTA_DATA_VERDICT)?;
-    let chain = || verdict.text(uapi::NFTA_VERDICT_CHAIN).unwrap_or_default().to_owned();
-    Some(match verdict.u32(uapi::NFTA_VERDICT_CODE)?.cast_signed() {
-        uapi::NFT_JUMP => Does::Jump(chain()),
-        uapi::NFT_GOTO => Does::Goto(chain()),
-        uapi::NF_ACCEPT => Does::Accept,
-        uapi::NF_DROP => Does::Drop,
-        uapi::NFT_RETURN => Does::Return,
-        _ => Does::Nothing,
-    })
-}
-
-/// A port: a big-endian number in the first two bytes.
-pub(super) fn number(bytes: &[u8]) -> Option<u16> {
-    bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
-}
-
-pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
-        _ => None,
-    }
-}
-
-pub(super) fn target(address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (address, port) {
-        (Some(address), Some(port)) => std::net::SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, Some(port)) => format!("port {port}"),
-        (None, None) => "another address".to_owned(),
-    }
 }

@@ -2,20 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::decode::{Loaded, address, meet, number, target, verdict, words};
+use super::register::{Loaded, address, meet, number, target, verdict, words};
 use super::{Conditions, Does, OtherRule, Space};
 use crate::kernel::netlink::message::Attributes;
-
-/// `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFTA_DATA_VALUE: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-    pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
-    pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
-    pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
-    pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-}
+use crate::kernel::uapi;
 
 /// A set of somebody else's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,6 +5,7 @@
 mod decode;
 mod lookup;
 mod portmap;
+mod register;
 mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use ipnetwork::IpNetwork;
 use super::netlink::message::{Answer, Attributes, Kind, Messages};
 use super::netlink::socket::{DUMP, NFTABLES, REQUEST, Socket};
 use super::{Error, INET};
+use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
@@ -24,32 +26,6 @@ use lookup::SetName;
 
 pub use lookup::intersect;
 pub use portmap::Portmap;
-
-/// `linux/netfilter/nf_tables.h`, `linux/netfilter.h`.
-mod uapi {
-    pub(super) const NFT_MSG_GETTABLE: u8 = 1;
-    pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
-    pub(super) const NFT_MSG_GETRULE: u8 = 7;
-    pub(super) const NFT_MSG_GETSETELEM: u8 = 13;
-    pub(super) const NFTA_TABLE_NAME: u16 = 1;
-    pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
-    pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
-    pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
-    pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-    pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
-    pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
-    pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
-    pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
-    pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
-    pub(super) const NFTA_RULE_TABLE: u16 = 1;
-    pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-    pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-    pub(super) const NFPROTO_UNSPEC: u8 = 0;
-    pub(super) const NFPROTO_IPV4: u8 = 2;
-    pub(super) const NFPROTO_IPV6: u8 = 10;
-    pub(super) const NF_DROP: u32 = 0;
-}
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -269,7 +245,7 @@ fn hooked(chain: Attributes<'_>) -> Option<Hooked> {
         kind: chain.text(uapi::NFTA_CHAIN_TYPE).unwrap_or_default().to_owned(),
         hook: hook.u32(uapi::NFTA_HOOK_HOOKNUM)?,
         priority: hook.u32(uapi::NFTA_HOOK_PRIORITY)?.cast_signed(),
-        drops: chain.u32(uapi::NFTA_CHAIN_POLICY) == Some(uapi::NF_DROP),
+        drops: chain.u32(uapi::NFTA_CHAIN_POLICY) == Some(uapi::NF_DROP.cast_unsigned()),
     })
 }
 

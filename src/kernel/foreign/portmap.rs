@@ -8,19 +8,8 @@ use super::super::netlink::message::{Body, Kind, Messages};
 use super::super::netlink::socket::{DUMP, NFTABLES, REQUEST};
 use super::super::{Error, Nft};
 use super::{Conditions, conditions_of};
+use crate::kernel::uapi;
 use crate::model::{Family, HostPort};
-
-/// `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFPROTO_IPV4: u8 = 2;
-    pub(super) const NFPROTO_IPV6: u8 = 10;
-    pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
-    pub(super) const NFT_MSG_GETRULE: u8 = 7;
-    pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
-    pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-    pub(super) const NFTA_RULE_TABLE: u16 = 1;
-    pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-}
 
 /// A chain with a rule for each host port.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use super::decode::{number, target};
+use super::register::{number, target};
 
 /// `struct xt_tcp` and its kin: two source ports, then two destination ports.
 pub(super) fn single_match(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {

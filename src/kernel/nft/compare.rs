@@ -5,14 +5,33 @@ use std::collections::BTreeSet;
 
 use super::elements::{Listed, Seen};
 use super::encode::Encoder;
-use super::look::{Extent, Look, Table};
+use super::look::{Extent, Look, Standing, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Dispatch, Element, HOSTPORTS, Key, LAYOUT, POSTROUTING, Rule, Ruleset, Set,
-    SetKind, host_at,
+    self, Chain, Data, Dispatch, Element, HOSTPORTS, Identity, Key, LAYOUT, POSTROUTING, Rule,
+    Ruleset, Set, SetKind, host_at,
 };
+
+impl Look {
+    /// Compares all of the table but its elements with `everything`, by content.
+    pub(super) fn thorough_standing(
+        &self,
+        expected: &Identity,
+        everything: &Ruleset,
+    ) -> Result<Standing, Error> {
+        let standing = self.standing(expected, &everything.networks)?;
+        let found = match standing {
+            Standing::Rebuild(_) => None,
+            Standing::Intact { .. } => {
+                let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
+                odd.or_else(|| differing_chain(self, everything))
+            }
+        };
+        Ok(found.map_or(standing, Standing::Rebuild))
+    }
+}
 
 impl Nft {
     /// Compares the kernel with `expected`, a table that holds one record, and names the first

@@ -9,37 +9,9 @@ use std::num::NonZeroU16;
 use super::INET;
 use super::message::{Attributes, Kind, Messages};
 use super::socket::{CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
+use crate::kernel::uapi;
 use crate::model::Protocol;
 use crate::ruleset::{Data, DataKind, Element, Interface, Key, Set, TABLE};
-
-/// `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFT_MSG_NEWSETELEM: u8 = 12;
-    pub(super) const NFT_MSG_GETSETELEM: u8 = 13;
-    pub(super) const NFT_MSG_DELSETELEM: u8 = 14;
-    pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-    pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-    pub(super) const NFTA_LIST_ELEM: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
-    pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
-    pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
-    pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
-    pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
-    pub(super) const NFTA_EXPR_NAME: u16 = 1;
-    pub(super) const NFTA_EXPR_DATA: u16 = 2;
-    pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
-    pub(super) const NFTA_DATA_VALUE: u16 = 1;
-    pub(super) const NFTA_SET_USERDATA: u16 = 13;
-    pub(super) const NFTA_RULE_USERDATA: u16 = 7;
-    pub(super) const NFTNL_UDATA_SET_KEYBYTEORDER: u8 = 0;
-    /// Of nft(8), `include/datatype.h`.
-    pub(super) const BYTEORDER_HOST_ENDIAN: u32 = 1;
-    /// How nft(8) marks a comment inside user data.
-    pub(super) const NFTNL_UDATA_SET_ELEM_COMMENT: u8 = 0;
-    /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
-    pub(super) const HOLDER: u8 = 0xa0;
-}
 
 /// An element of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,9 +15,8 @@ use nftnl::nftnl_sys as sys;
 use nftnl::set::{Set as NftnlSet, SetKey};
 use nftnl::{MsgType, NlMsg, ProtoFamily, Table};
 
-use super::rule_encode::lower;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, DataKind, Hook, Interface, Rule, Set, SetKind, TABLE};
+use crate::ruleset::{Chain, ChainType, DataKind, Hook, Interface, Set, SetKind, TABLE};
 
 /// `linux/netfilter/nf_tables.h`.
 const NFT_SET_MAP: u32 = 0x8;
@@ -82,12 +81,12 @@ impl Encoder {
         write(&mut self.scratch, &object, MsgType::Add)
     }
 
-    /// A rule of `chain`.
-    pub(super) fn rule(&mut self, chain: &str, rule: &Rule) -> &[u8] {
+    /// A rule of `chain` that consists of `expressions`.
+    pub(super) fn expressions(&mut self, chain: &str, expressions: &[Raw]) -> &[u8] {
         let chain = nftnl::Chain::new(c_string(chain), &self.table);
         let mut object = nftnl::Rule::new(&chain);
-        for expression in lower(rule) {
-            object.add_expr(&expression);
+        for expression in expressions {
+            object.add_expr(expression);
         }
         write(&mut self.scratch, &object, MsgType::Add)
     }

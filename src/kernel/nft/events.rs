@@ -11,15 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::message::{Answer, Body, Kind, answers};
 use super::socket::{NFTABLES, Socket, is_own_port};
 use super::{Error, INET};
+use crate::kernel::uapi;
 use crate::ruleset::TABLE;
-
-/// `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFNLGRP_NFTABLES: u32 = 7;
-    pub(super) const NFT_MSG_NEWGEN: u8 = 15;
-    /// The number of the attribute with the table's name, in every message that has one.
-    pub(super) const NFTA_TABLE: u16 = 1;
-}
 
 const NEWGEN: u16 = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_NEWGEN }.number();
 

@@ -7,30 +7,12 @@ use nix::libc::{EINVAL, ENODATA, ENOENT};
 use super::elements::{Listed, Seen};
 use super::message::{Attributes, Body, Kind, Messages};
 use super::socket::{DUMP, NFTABLES, REQUEST, Socket};
-use super::{Error, INET, Nft, compare, elements};
+use super::{Error, INET, Nft, elements};
+use crate::kernel::uapi;
 use crate::ruleset::{
-    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Ruleset,
-    Set, TABLE,
+    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Set,
+    TABLE,
 };
-
-/// `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFT_MSG_GETTABLE: u8 = 1;
-    pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
-    pub(super) const NFT_MSG_GETRULE: u8 = 7;
-    pub(super) const NFTA_TABLE_NAME: u16 = 1;
-    pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
-    pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
-    pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
-    pub(super) const NFTA_CHAIN_TABLE: u16 = 1;
-    pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-    pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
-    pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
-    pub(super) const NFTA_RULE_TABLE: u16 = 1;
-    pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-    /// How nft(8) marks a comment inside the user data of a table or chain.
-    pub(super) const NFTNL_UDATA_COMMENT: u8 = 0;
-}
 
 /// How many elements are asked for at once. Each answer takes a few KiB of the receive buffer
 /// (`net.core.rmem_default`, 208 KiB) until it is read.
@@ -138,23 +120,6 @@ impl Look {
         }
         let missing = chains.iter().filter(|chain| self.rule_count(&chain.name) == 0);
         Ok(Standing::Intact { missing: missing.cloned().collect() })
-    }
-
-    /// Compares all of the table but its elements with `everything`, by content.
-    pub(super) fn thorough_standing(
-        &self,
-        expected: &Identity,
-        everything: &Ruleset,
-    ) -> Result<Standing, Error> {
-        let standing = self.standing(expected, &everything.networks)?;
-        let found = match standing {
-            Standing::Rebuild(_) => None,
-            Standing::Intact { .. } => {
-                let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
-                odd.or_else(|| compare::differing_chain(self, everything))
-            }
-        };
-        Ok(found.map_or(standing, Standing::Rebuild))
     }
 
     /// Names the first chain that has not as many rules as it should have. What that number is, is

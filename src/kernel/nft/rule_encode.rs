@@ -7,39 +7,15 @@
 use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys as sys;
 
-use super::encode::{Raw, Value, address_words, c_string};
+use super::encode::{Encoder, Raw, Value, address_words, c_string};
+use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::{Rule, Set, Side, Term};
 
-/// `linux/netfilter/nf_tables.h`.
-mod uapi {
-    pub(super) const NFT_REG_VERDICT: u32 = 0;
-    pub(super) const NFT_REG_1: u32 = 1;
-    pub(super) const NFT_REG32_00: u32 = 8;
-    pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-    pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
-    pub(super) const NFT_CMP_EQ: u32 = 0;
-    pub(super) const NFT_META_MARK: u32 = 3;
-    pub(super) const NFT_META_IIFNAME: u32 = 6;
-    pub(super) const NFT_META_NFPROTO: u32 = 15;
-    pub(super) const NFT_META_L4PROTO: u32 = 16;
-    pub(super) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
-    pub(super) const NFTA_FIB_F_DADDR: u32 = 1 << 1;
-    pub(super) const NFT_NAT_DNAT: u32 = 1;
-    pub(super) const NF_DROP: i32 = 0;
-    pub(super) const NFT_JUMP: i32 = -3;
-    pub(super) const NFT_GOTO: i32 = -4;
-    pub(super) const NFT_RETURN: i32 = -5;
-    pub(super) const NFPROTO_IPV4: u32 = 2;
-    pub(super) const NFPROTO_IPV6: u32 = 10;
-    /// `RTN_LOCAL` of `linux/rtnetlink.h`.
-    pub(super) const RTN_LOCAL: u32 = 2;
-}
-
 const fn nfproto(family: Family) -> u32 {
     match family {
-        Family::V4 => uapi::NFPROTO_IPV4,
-        Family::V6 => uapi::NFPROTO_IPV6,
+        Family::V4 => uapi::NFPROTO_IPV4 as u32,
+        Family::V6 => uapi::NFPROTO_IPV6 as u32,
     }
 }
 
@@ -51,22 +27,24 @@ const fn register(words: u32) -> u32 {
     }
 }
 
-/// The expressions of a rule.
-pub(super) fn lower(rule: &Rule) -> Vec<Raw> {
-    let mut lowering = Lowering { expressions: Vec::new(), family: None };
-    for term in &rule.0 {
-        lowering.term(term);
+impl Encoder {
+    /// A rule of `chain`.
+    pub(super) fn rule(&mut self, chain: &str, rule: &Rule) -> &[u8] {
+        let mut encoding = RuleEncoding { expressions: Vec::new(), family: None };
+        for term in &rule.0 {
+            encoding.term(term);
+        }
+        self.expressions(chain, &encoding.expressions)
     }
-    lowering.expressions
 }
 
-struct Lowering {
+struct RuleEncoding {
     expressions: Vec<Raw>,
     /// The family that the rule has already made sure of.
     family: Option<Family>,
 }
 
-impl Lowering {
+impl RuleEncoding {
     fn term(&mut self, term: &Term) {
         match term {
             Term::ToLocalAddress => self.local_destination(),

@@ -5,19 +5,8 @@ use std::collections::BTreeSet;
 use super::look::Look;
 use super::message::Attributes;
 use super::socket::Transaction;
+use crate::kernel::uapi;
 use crate::ruleset::{Digest, HOSTPORTS, Key, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set, TABLE};
-
-/// `linux/netfilter/nf_tables.h`. The table is attribute 1 of each object.
-mod uapi {
-    pub(super) const NFT_MSG_DELCHAIN: u8 = 5;
-    pub(super) const NFT_MSG_DELRULE: u8 = 8;
-    pub(super) const NFT_MSG_DELSET: u8 = 11;
-    pub(super) const NFTA_TABLE: u16 = 1;
-    pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-    pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-    pub(super) const NFTA_RULE_HANDLE: u16 = 3;
-    pub(super) const NFTA_SET_NAME: u16 = 2;
-}
 
 /// Deletes the chains and sets that `look` saw and neither `everything` nor an element needs; says so in
 /// words.

@@ -1,0 +1,76 @@
+//! Every constant of the kernel's interface that is used here, once: `linux/netfilter.h` and below it
+//! `nf_tables.h`, `nf_tables_compat.h`, `nfnetlink.h`, `nfnetlink_conntrack.h`, `nf_conntrack_common.h`;
+//! `linux/rtnetlink.h`. The types are those of the attributes.
+
+macro_rules! constants {
+    ($($kind:ty { $($(#[$doc:meta])* $name:ident = $value:expr,)* })*) => {
+        $($($(#[$doc])* pub(super) const $name: $kind = $value;)*)*
+    };
+}
+
+constants! {
+    u8 {
+        AF_INET = 2, AF_INET6 = 10,
+        /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
+        HOLDER = 0xa0,
+        IPCTNL_MSG_CT_GET = 1, IPCTNL_MSG_CT_DELETE = 2, IPCTNL_MSG_CT_GET_STATS = 5,
+        NFNL_SUBSYS_CTNETLINK = 1, NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10, NFPROTO_UNSPEC = 0,
+        NFTNL_UDATA_SET_KEYBYTEORDER = 0,
+        /// How nft(8) marks a comment inside user data.
+        NFTNL_UDATA_SET_ELEM_COMMENT = 0,
+        /// How nft(8) marks a comment inside the user data of a table or chain.
+        NFTNL_UDATA_COMMENT = 0,
+        NFT_MSG_GETTABLE = 1, NFT_MSG_GETCHAIN = 4, NFT_MSG_GETRULE = 7, NFT_MSG_GETSETELEM = 13,
+        NFT_MSG_NEWSETELEM = 12, NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15, NFT_MSG_DELCHAIN = 5,
+        NFT_MSG_DELRULE = 8, NFT_MSG_DELSET = 11,
+    }
+    u16 {
+        CTA_FILTER = 25, CTA_FILTER_ORIG_FLAGS = 1, CTA_FILTER_REPLY_FLAGS = 2, CTA_ID = 12,
+        CTA_IP_V4_SRC = 1, CTA_IP_V4_DST = 2, CTA_IP_V6_SRC = 3, CTA_IP_V6_DST = 4,
+        CTA_PROTO_NUM = 1, CTA_PROTO_SRC_PORT = 2, CTA_PROTO_DST_PORT = 3,
+        CTA_STATS_GLOBAL_ENTRIES = 1, CTA_STATUS = 3, CTA_STATUS_MASK = 26, CTA_TUPLE_ORIG = 1,
+        CTA_TUPLE_REPLY = 2, CTA_TUPLE_IP = 1, CTA_TUPLE_PROTO = 2, CTA_ZONE = 18,
+        NFTA_BITWISE_DREG = 2, NFTA_BITWISE_MASK = 4, NFTA_CHAIN_TABLE = 1, NFTA_CHAIN_NAME = 3,
+        NFTA_CHAIN_HOOK = 4, NFTA_CHAIN_POLICY = 5, NFTA_CHAIN_TYPE = 7, NFTA_CHAIN_USERDATA = 12,
+        NFTA_CMP_SREG = 1, NFTA_CMP_OP = 2, NFTA_CMP_DATA = 3, NFTA_COUNTER_PACKETS = 2,
+        NFTA_CT_DREG = 1, NFTA_CT_KEY = 2, NFTA_DATA_VALUE = 1, NFTA_DATA_VERDICT = 2,
+        NFTA_EXPR_NAME = 1, NFTA_EXPR_DATA = 2, NFTA_FIB_DREG = 1, NFTA_FIB_FLAGS = 3,
+        NFTA_HOOK_HOOKNUM = 1, NFTA_HOOK_PRIORITY = 2, NFTA_IMMEDIATE_DREG = 1,
+        NFTA_IMMEDIATE_DATA = 2, NFTA_LIST_ELEM = 1, NFTA_LOOKUP_SET = 1, NFTA_LOOKUP_SREG = 2,
+        NFTA_LOOKUP_DREG = 3, NFTA_LOOKUP_FLAGS = 5, NFTA_META_DREG = 1, NFTA_META_KEY = 2,
+        NFTA_NAT_TYPE = 1, NFTA_NAT_REG_ADDR_MIN = 3, NFTA_NAT_REG_PROTO_MIN = 5,
+        NFTA_PAYLOAD_DREG = 1, NFTA_PAYLOAD_BASE = 2, NFTA_PAYLOAD_OFFSET = 3, NFTA_PAYLOAD_LEN = 4,
+        NFTA_RANGE_SREG = 1, NFTA_RANGE_OP = 2, NFTA_RANGE_FROM = 3, NFTA_RANGE_TO = 4,
+        NFTA_RULE_EXPRESSIONS = 4, NFTA_RULE_TABLE = 1, NFTA_RULE_CHAIN = 2, NFTA_RULE_USERDATA = 7,
+        NFTA_RULE_HANDLE = 3, NFTA_SET_ELEM_LIST_ELEMENTS = 3, NFTA_SET_ELEM_KEY = 1,
+        NFTA_SET_ELEM_DATA = 2, NFTA_SET_ELEM_FLAGS = 3, NFTA_SET_ELEM_KEY_END = 10,
+        NFTA_SET_ELEM_LIST_TABLE = 1, NFTA_SET_ELEM_LIST_SET = 2, NFTA_SET_ELEM_TIMEOUT = 4,
+        NFTA_SET_ELEM_USERDATA = 6, NFTA_SET_ELEM_EXPR = 7, NFTA_SET_USERDATA = 13,
+        NFTA_SET_NAME = 2, NFTA_TABLE_NAME = 1, NFTA_TABLE_FLAGS = 2,
+        /// The number of the attribute with the table's name, in every message that has one.
+        NFTA_TABLE = 1,
+        NFTA_TABLE_USERDATA = 6, NFTA_VERDICT_CODE = 1, NFTA_VERDICT_CHAIN = 2,
+        /// Of `match` and `target` alike.
+        NFTA_XT_NAME = 1,
+        NFTA_XT_INFO = 3,
+    }
+    u32 {
+        /// Of nft(8), `include/datatype.h`.
+        BYTEORDER_HOST_ENDIAN = 1,
+        CTA_FILTER_F_IP_SRC = 1, CTA_FILTER_F_IP_DST = 1 << 1, CTA_FILTER_F_PROTO_NUM = 1 << 3,
+        CTA_FILTER_F_PROTO_SRC_PORT = 1 << 4, CTA_FILTER_F_PROTO_DST_PORT = 1 << 5,
+        /// The destination was translated.
+        IPS_DST_NAT = 1 << 5,
+        NFNLGRP_NFTABLES = 7, NFTA_FIB_F_DADDR = 1 << 1, NFT_CMP_EQ = 0, NFT_CMP_NEQ = 1,
+        NFT_CMP_LTE = 3, NFT_CMP_GTE = 5, NFT_CT_STATUS = 2, NFT_FIB_RESULT_ADDRTYPE = 3,
+        NFT_META_NFPROTO = 15, NFT_META_L4PROTO = 16, NFT_META_MARK = 3, NFT_META_IIFNAME = 6,
+        NFT_NAT_DNAT = 1, NFT_PAYLOAD_NETWORK = 1, NFT_PAYLOAD_TRANSPORT = 2,
+        NFT_PAYLOAD_NETWORK_HEADER = 1, NFT_PAYLOAD_TRANSPORT_HEADER = 2, NFT_REG_VERDICT = 0,
+        NFT_REG_1 = 1, NFT_REG32_00 = 8, NFT_SET_ELEM_INTERVAL_END = 1, NFT_TABLE_F_DORMANT = 1,
+        /// `RTN_LOCAL` of `linux/rtnetlink.h`.
+        RTN_LOCAL = 2,
+    }
+    i32 {
+        NFT_GOTO = -4, NFT_JUMP = -3, NFT_RETURN = -5, NF_ACCEPT = 1, NF_DROP = 0,
+    }
+}
