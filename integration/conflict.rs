@@ -120,6 +120,8 @@ fn a_holder_whose_namespace_is_gone_gives_way_as_a_whole() {
         let second = wanting(&node, "second", 6, tcp(8080).on(FIRST[0]));
         refused(&second);
         way(&holder.netns);
+        let (status, _, stderr) = crate::operator::autoport(&["reserve", "mine", "8081/tcp"]);
+        assert!(!status.success() && stderr.contains("`autoport gc` releases"), "{what}: {stderr}");
         let outcome = run(&second, "ADD");
         assert!(outcome.status.success(), "{what}: {outcome}");
         for part in ["shop/holder", "shop/second", "gone"] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
 use crate::model::HostPort;
+use crate::netns;
 use crate::store::{self, Key, Reservation, Store, Who};
 
 /// Records `reservation`, in place of the one of that name. The kernel is not told: a reserved port
@@ -29,6 +30,12 @@ pub fn reserve(
         let held = holder.hosts[0];
         let wanted = wanted.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
         let holder = match holder.who {
+            Who::Record(record) if record.owner.netns.as_ref().is_some_and(netns::is_gone) => {
+                format!(
+                    "{}, which no longer exists: `autoport gc` releases its ports",
+                    record.owner
+                )
+            }
             Who::Record(record) => record.owner.to_string(),
             Who::Reservation(other) if other.name == reservation.name => continue,
             Who::Reservation(other) => other.to_string(),
