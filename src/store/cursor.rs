@@ -7,25 +7,13 @@
 use std::num::NonZeroU16;
 
 use super::error::Error;
-use super::key::hashed;
-use super::{Locked, Shared};
+use super::{Locked, Shared, lookup};
 
 /// No named range can have this name: theirs begin with a letter or a digit.
 const DEFAULT: &str = "=default";
 
-/// File names have 255 bytes.
-const LONGEST: usize = 200;
-
 fn path(range: Option<&str>) -> String {
-    match range {
-        None => format!("cursors/{DEFAULT}"),
-        Some(name)
-            if crate::model::check_identifier("range", name).is_ok() && name.len() <= LONGEST =>
-        {
-            format!("cursors/{name}")
-        }
-        Some(name) => format!("cursors/={}", hashed(name)),
-    }
+    format!("cursors/{}", range.map_or(DEFAULT.to_owned(), lookup::name))
 }
 
 impl Shared {

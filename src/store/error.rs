@@ -199,12 +199,6 @@ pub enum Damage {
         /// Whom it names.
         found: String,
     },
-    /// The reservation is under a name that is not its own.
-    #[error("it names reservation {found:?}, which has another file name")]
-    OtherReservation {
-        /// Which one it names.
-        found: String,
-    },
     /// Two of its mappings are for one host port.
     #[error("it holds {host_port} twice")]
     Twice {

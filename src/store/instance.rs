@@ -2,9 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +16,7 @@ use crate::model::NamespaceId;
 use crate::netns;
 
 const FILE: &str = "instance";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const RANDOM: &str = "/dev/urandom";
+const RANDOM: &str = "/proc/sys/kernel/random";
 
 /// What means nothing after a reboot. The cursors stay: they only say where to go on. What was
 /// published stays until it is published again or cleared: that takes as long as containers made it.
@@ -40,7 +37,7 @@ const OF_ONE_BOOT: [&str; 9] = [
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     version: u32,
-    /// 32 random hexadecimal digits. The kernel table carries the same, so that a second state
+    /// 32 hexadecimal digits, a random UUID. The kernel table carries the same, so that a second state
     /// directory cannot take the table over by mistake.
     pub id: String,
     /// The network namespace whose ports are recorded here.
@@ -51,7 +48,12 @@ pub struct Instance {
 
 impl Instance {
     fn new(boot_id: String) -> Result<Self, Error> {
-        Ok(Self { version: LAYOUT, id: random_id()?, netns: netns::own()?, boot_id })
+        Ok(Self {
+            version: LAYOUT,
+            id: random("uuid")?.replace('-', ""),
+            netns: netns::own()?,
+            boot_id,
+        })
     }
 
     /// Reads the instance file; `None` when it is missing or damaged, because nothing in it is lost
@@ -165,17 +167,12 @@ fn build(disk: &Disk) -> Result<(), Error> {
 }
 
 fn boot_id() -> Result<String, Error> {
-    let text = fs::read_to_string(BOOT_ID).map_err(Error::io("read", Path::new(BOOT_ID)))?;
-    Ok(text.trim_end().to_owned())
+    random("boot_id")
 }
 
-fn random_id() -> Result<String, Error> {
-    let mut bytes = [0; 16];
-    let read = File::open(RANDOM).and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(Error::io("read", Path::new(RANDOM)))?;
-    let mut id = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(id, "{byte:02x}");
-    }
-    Ok(id)
+/// What the kernel says once per boot, or anew each time.
+fn random(what: &str) -> Result<String, Error> {
+    let path = Path::new(RANDOM).join(what);
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    Ok(text.trim_end().to_owned())
 }

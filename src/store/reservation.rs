@@ -47,7 +47,7 @@ pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Reservation>, Unread
 fn parse(bytes: &[u8], key: &Key) -> Result<Reservation, Damage> {
     let mut reservation: Reservation = record::decode(bytes)?;
     if Key::of_reservation(&reservation.name).ok().as_ref() != Some(key) {
-        return Err(Damage::OtherReservation { found: reservation.name });
+        return Err(Damage::OtherHolder { found: format!("reservation {:?}", reservation.name) });
     }
     reservation.hosts.sort_unstable();
     match reservation.hosts.windows(2).find(|pair| pair[0] == pair[1]) {
