@@ -266,7 +266,8 @@ fn a_record_wins_over_the_table() {
     told(&["reserve", "dns", "8080"]);
     let (status, _, notes) = autoport(&["repair", "--adopt"]);
     assert!(
-        status.success() && notes.contains("0.0.0.0:8080/tcp, which somebody else holds"),
+        status.success()
+            && notes.contains("0.0.0.0:8080/tcp, which another pod or reservation holds"),
         "{notes}"
     );
     assert!(told(&["list"]).contains("reservation dns"));

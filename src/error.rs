@@ -197,9 +197,10 @@ pub fn in_one_line(error: &Cause) -> String {
 /// Whether a lack of privilege is among an error and its causes.
 #[must_use]
 pub fn is_denied(error: &Cause) -> bool {
-    let is_io =
-        |error: &(dyn StdError + 'static)| error.downcast_ref::<io::Error>().map(io::Error::kind);
-    chain(error).any(|error| is_io(error) == Some(io::ErrorKind::PermissionDenied))
+    chain(error).any(|error| {
+        let io = error.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
+    })
 }
 
 /// An error and its causes, outermost first.

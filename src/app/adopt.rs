@@ -58,7 +58,8 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Resu
         for mapping in std::mem::take(&mut record.mappings) {
             match locked.holders(&[mapping.host])?.first() {
                 None => record.mappings.push(mapping),
-                Some(_) => unknown.push(format!("{}, which somebody else holds", mapping.host)),
+                Some(_) => unknown
+                    .push(format!("{}, which another pod or reservation holds", mapping.host)),
             }
         }
         locked.save(&record)?;

@@ -18,7 +18,6 @@ use super::{Failure, Node, Verdict, arguments, subject_named};
 struct Published<'a> {
     pod: &'a Pod,
     directory: PathBuf,
-    /// As in ports.json: docs/published-files.md.
     ports: &'a [Entry],
     variables: BTreeMap<String, String>,
     #[serde(skip)]

@@ -28,9 +28,7 @@ const ASSUMED: [(&str, &str); 4] = [
 #[serde(rename_all = "camelCase")]
 struct Explanation {
     outcome: Outcome,
-    /// Why it would be refused.
     error: Option<Refusal>,
-    /// What nobody says.
     assumed: Vec<String>,
     /// What could not be looked at.
     unseen: Vec<String>,

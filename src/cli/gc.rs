@@ -26,7 +26,6 @@ struct Holder {
     name: String,
     /// `null` of a record that cannot be read.
     host_ports: Option<usize>,
-    /// Removed, or would be.
     removed: bool,
     reason: String,
 }

@@ -34,7 +34,6 @@ struct Outcome {
 #[derive(Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 struct Remains {
-    /// Who still has host ports.
     holders: Vec<String>,
     unreadable: usize,
     table_removed: bool,

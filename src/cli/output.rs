@@ -17,7 +17,6 @@ pub(super) trait Answer: Serialize {
 pub(super) struct Screen<'a> {
     pub(super) out: &'a mut dyn Write,
     pub(super) format: Format,
-    /// Whether text may be coloured.
     pub(super) colour: bool,
 }
 

@@ -19,10 +19,8 @@ use super::{Failure, Node, Verdict};
 #[serde(rename_all = "camelCase")]
 struct Status {
     usable: bool,
-    /// What STATUS would say.
     error: Option<Refusal>,
     version: &'static str,
-    /// Which layouts this program writes.
     table_layout: u32,
     store_layout: u32,
     table: TableState,

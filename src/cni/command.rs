@@ -113,12 +113,7 @@ impl fmt::Display for Variable {
 pub enum Problem {
     /// Not set, or empty, and the command needs it.
     #[error("{variable} is not set, {command} needs it")]
-    Missing {
-        /// Which variable.
-        variable: Variable,
-        /// For what.
-        command: Command,
-    },
+    Missing { variable: Variable, command: Command },
     /// `CNI_COMMAND` is not there.
     #[error("CNI_COMMAND is not set, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
     NoCommand,
@@ -127,16 +122,10 @@ pub enum Problem {
     UnknownCommand(OsString),
     /// Bytes that are not UTF-8.
     #[error("{variable} is {value:?}, it must be UTF-8")]
-    NotUtf8 {
-        /// Which variable.
-        variable: Variable,
-        /// What it holds.
-        value: OsString,
-    },
+    NotUtf8 { variable: Variable, value: OsString },
     /// A name that libcni would refuse.
     #[error("{variable}: {rule}")]
     BadName {
-        /// Which variable.
         variable: Variable,
         /// What is wrong, with the value.
         rule: InvalidName,

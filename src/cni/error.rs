@@ -14,57 +14,28 @@ use super::text::quote;
 pub enum Error {
     /// `CNI_*` variables are missing or malformed; all of them at once. The specification's code 4.
     #[error("the CNI environment cannot be used: {}", list(problems))]
-    Environment {
-        /// Every variable that is wrong.
-        problems: Vec<Problem>,
-    },
+    Environment { problems: Vec<Problem> },
     /// The configuration's version is not spoken, or too old for the command. Code 1.
     #[error(
         "cniVersion {} of the network configuration does not work with {command}, \
          supported are {}", quote(config), list(&command.versions())
     )]
-    IncompatibleVersion {
-        /// What the configuration says.
-        config: String,
-        /// What was to be done.
-        command: Command,
-    },
+    IncompatibleVersion { config: String, command: Command },
     /// A key or value that must not be ignored and cannot be served. Code 2.
     #[error("{key} is {value}, which is not supported: {remedy}")]
-    Unsupported {
-        /// Where in the configuration.
-        key: String,
-        /// What stands there, as JSON.
-        value: String,
-        /// What to write instead.
-        remedy: String,
-    },
+    Unsupported { key: String, value: String, remedy: String },
     /// Text that is not JSON. Code 6.
     #[error("cannot decode {what}")]
-    Decode {
-        /// Which text.
-        what: String,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
+    Decode { what: String, source: serde_json::Error },
     /// A value of another JSON type than its key takes. Code 6, as Go's decoder makes it.
     #[error("cannot decode {key}: found {value}, expected {expected}")]
-    WrongType {
-        /// Where in the configuration.
-        key: String,
-        /// What stands there, as JSON.
-        value: String,
-        /// What its type must be.
-        expected: &'static str,
-    },
+    WrongType { key: String, value: String, expected: &'static str },
     /// A value of the right type that makes no sense. Code 7.
     #[error("{key} is {value}, {allowed}")]
     Invalid {
-        /// Where in the configuration.
         key: String,
         /// What stands there, as JSON, or `missing`.
         value: String,
-        /// What is allowed.
         allowed: String,
     },
     /// An annotation asks for more ports than any Pod may have. Code 104.
@@ -73,20 +44,10 @@ pub enum Error {
          than maxPortsPerPod of this node's configuration permits, {most}; ask for fewer ports, or \
          have the node's operator raise maxPortsPerPod"
     )]
-    TooMany {
-        /// The annotation.
-        key: &'static str,
-        /// How many items it has.
-        count: usize,
-        /// How many numbers are permitted.
-        most: NonZeroU16,
-    },
+    TooMany { key: &'static str, count: usize, most: NonZeroU16 },
     /// The node-local file is there and cannot be read. Code 5.
     #[error("cannot read {NODE_FILE}")]
-    NodeFile {
-        /// What reading it said.
-        source: io::Error,
-    },
+    NodeFile { source: io::Error },
 }
 
 impl Error {

@@ -68,22 +68,18 @@ pub enum Request {
 /// An ADD or CHECK.
 #[derive(Debug)]
 pub struct Claim {
-    /// Which attachment.
     pub attachment: Attachment,
     /// What is asked for. If no port is, the node's own file has not been read.
     pub ask: Ask,
     /// The result that ADD prints: `prevResult` in the configuration's version.
     pub result: Box<RawValue>,
-    /// Where it is recorded.
     pub store: StoreConfig,
 }
 
 /// What DEL needs, and nothing that may be missing by then.
 #[derive(Debug)]
 pub struct Release {
-    /// Whose host ports.
     pub attachment: Attachment,
-    /// Where they are recorded.
     pub store: StoreConfig,
 }
 
@@ -94,14 +90,12 @@ pub struct Sweep {
     pub network: String,
     /// The attachments to keep. `None` if the runtime did not say, which is not the same as none.
     pub valid: Option<BTreeSet<Attachment>>,
-    /// Where they are recorded.
     pub store: StoreConfig,
 }
 
 /// A request that was understood.
 #[derive(Debug)]
 pub struct Parsed {
-    /// What is asked.
     pub request: Request,
     /// What was passed over, for the log: one line each.
     pub warnings: Vec<String>,

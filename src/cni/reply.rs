@@ -21,7 +21,6 @@ pub enum Reply {
     Error {
         /// The version that the asker speaks: [`super::reply_version`].
         version: Version,
-        /// What kind of failure.
         code: u32,
         /// What was attempted, for a person.
         message: String,

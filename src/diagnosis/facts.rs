@@ -27,9 +27,7 @@ use crate::store::Store;
 /// Where a node has what container runtimes read.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The network configurations.
     pub conf_dir: PathBuf,
-    /// The plugins.
     pub bin_dir: PathBuf,
 }
 
@@ -86,7 +84,6 @@ impl<T> Seen<T> {
 /// The plugin where the runtime looks for it.
 #[derive(Clone, Debug)]
 pub(super) struct Binary {
-    /// Whether it may be executed.
     pub(super) executable: bool,
     /// Whether it is the program that asks.
     pub(super) is_this: bool,
@@ -163,13 +160,10 @@ pub(super) fn sysctl_name(path: &str) -> String {
 /// All that is known of a node.
 #[derive(Debug)]
 pub struct Facts {
-    /// Where runtimes look.
     pub(super) places: Places,
-    /// The kernel's release.
     pub(super) release: String,
     /// Whether a table like ours can be built.
     pub(super) trial: Seen<Release>,
-    /// Whose table ours is.
     pub(super) table: Seen<Table>,
     /// The network configurations, in the order in which runtimes take them.
     pub(super) configurations: Seen<Configurations>,
@@ -183,21 +177,16 @@ pub struct Facts {
     pub(super) store: Seen<Option<Examined>>,
     /// Which of the records are provably of nobody.
     pub(super) stale: Vec<String>,
-    /// Sysctls.
     pub(super) sysctls: Sysctls,
     /// How many default routes of IPv4 lead to different interfaces.
     pub(super) uplinks: Vec<String>,
-    /// The sockets that listen.
     pub(super) listeners: Seen<Vec<Listener>>,
-    /// The chains of other programs.
     pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
     pub(super) unseen_legacy: Option<String>,
-    /// The interfaces.
     pub(super) links: Seen<Vec<Link>>,
     /// By which interface some of the pods are reached; `None` where there is no route.
     pub(super) towards: Vec<(IpAddr, Option<String>)>,
-    /// The node's addresses.
     pub(super) local: Vec<Local>,
 }
 

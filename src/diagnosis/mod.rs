@@ -50,13 +50,9 @@ impl fmt::Display for State {
 /// A line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
     pub check: &'static str,
-    /// How it is.
     pub state: State,
-    /// What was found.
     pub text: String,
-    /// What to do about it.
     pub remedy: Option<String>,
 }
 

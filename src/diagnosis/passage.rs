@@ -17,9 +17,7 @@ const TRANSLATIONS_MAX: usize = 200_000;
 /// A rule, with the chains that lead to it, that gives packets another destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Translation {
-    /// For which packets.
     pub(super) conditions: Conditions,
-    /// Where to.
     pub(super) to: String,
     /// From the base chain to the one with the rule.
     pub(super) via: Vec<ChainName>,
@@ -127,13 +125,9 @@ fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
 /// A packet whose destination has been translated, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
-    /// The IP version.
     pub(super) family: Family,
-    /// The protocol's number.
     pub(super) protocol: Option<u8>,
-    /// The destination port.
     pub(super) port: Option<u16>,
-    /// The destination.
     pub(super) destination: Option<IpAddr>,
 }
 

@@ -19,7 +19,6 @@ const DELEGATING: [&str; 2] = ["multus", "multus-shim"];
 pub(super) struct Edited {
     /// The whole text as it has to be.
     pub(super) text: String,
-    /// What that does.
     pub(super) how: How,
     /// What whoever asked for it should know.
     pub(super) remarks: Vec<String>,

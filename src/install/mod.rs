@@ -41,13 +41,10 @@ const PACKAGED: &str = "/usr";
 /// The folders of a runtime.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// Of plugins.
     pub bin_dir: PathBuf,
-    /// Of networks.
     pub conf_dir: PathBuf,
     /// The one network that is meant, instead of what the runtime would choose.
     pub conflist: Option<PathBuf>,
-    /// Of libcni's memory.
     pub cache_dir: PathBuf,
     /// Whether to say what would be done, and not do it.
     pub dry_run: bool,
@@ -58,14 +55,7 @@ pub struct Places {
 pub enum Error {
     /// A file or folder could not be used.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     /// Another process installs, and does not end.
     #[error("cannot lock {} within 10 s: {} has it; end it, and try again",
         path.display(), holder.as_ref().map_or("a process of another container".to_owned(), ToString::to_string))]
@@ -99,20 +89,10 @@ pub enum Error {
         "{} is not a regular file but {what}; runtimes do not notice when its target changes: \
          put the file itself there, or change it by hand", path.display()
     )]
-    NotRegular {
-        /// Which.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    NotRegular { path: PathBuf, what: &'static str },
     /// A configuration is left as it is.
     #[error("{} was not changed", path.display())]
-    Conflist {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: Problem,
-    },
+    Conflist { path: PathBuf, source: Problem },
 }
 
 impl Error {
@@ -132,7 +112,6 @@ pub struct Step {
     pub diff: Option<String>,
     /// Where the text before the change is.
     pub backup: Option<PathBuf>,
-    /// What the operator should know.
     pub remarks: Vec<String>,
 }
 

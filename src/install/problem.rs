@@ -12,12 +12,7 @@ pub enum Problem {
     Json(#[source] serde_json::Error),
     /// JSON, but not what the specification says.
     #[error("{what} is not {expected}, as the CNI specification requires: correct it first")]
-    Shape {
-        /// Which part.
-        what: &'static str,
-        /// What it has to be.
-        expected: &'static str,
-    },
+    Shape { what: &'static str, expected: &'static str },
     /// A version that is not spoken.
     #[error(
         "its cniVersion is {0}; autoport supports 0.1.0 to 1.1.0: set one of these, if all plugins of \
@@ -26,12 +21,7 @@ pub enum Problem {
     Version(String),
     /// More port mappers than one.
     #[error("it has {count} plugins of type {what}, which map each port twice: keep one of them")]
-    Several {
-        /// How many.
-        count: usize,
-        /// Which.
-        what: &'static str,
-    },
+    Several { count: usize, what: &'static str },
     /// Nobody makes an interface before autoport's turn.
     #[error(
         "its first plugin is {0:?}, which makes no interface for the pod, so autoport would get no \
@@ -51,12 +41,7 @@ pub enum Problem {
          the source or destination address. Remove {key}, name the clients that may connect in \
          \"sourceRanges\" and the node's addresses in \"hostAddresses\", and install again"
     )]
-    Condition {
-        /// The option.
-        key: &'static str,
-        /// What stands there.
-        value: String,
-    },
+    Condition { key: &'static str, value: String },
     /// What was taken over from portmap is no configuration of autoport.
     #[error("portmap's settings in it are not valid for autoport: correct them first")]
     Config(#[source] cni::Error),

@@ -53,7 +53,7 @@ pub enum Error {
     #[error(
         "table inet autoport belongs to the store with instance {found}, this one is {expected}: \
          two state directories are in use on one node; give the plugin and the command line the \
-         same stateDir, or run `autoport repair --adopt` if the other is no more"
+         same stateDir, or run `autoport repair --adopt` if the other no longer exists"
     )]
     OtherInstance {
         /// In the table's comment.

@@ -83,7 +83,7 @@ pub enum Error {
     #[error(
         "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \
          (device {}); give each node its own stateDir, or run `autoport repair --adopt` if the \
-         other namespace is no more",
+         other namespace no longer exists",
         path.display(), recorded.inode, recorded.device, own.inode, own.device
     )]
     OtherNetns {

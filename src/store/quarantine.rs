@@ -34,7 +34,7 @@ impl fmt::Display for Aside {
                 error.source().map_or(Ok(()), |source| write!(out, " ({source})"))
             }
             Self::LeftAlone => out.write_str("it is left as it is"),
-            Self::Wanted => out.write_str("of which ADD would keep a copy"),
+            Self::Wanted => out.write_str("and ADD would save a copy of it"),
         }
     }
 }

@@ -75,7 +75,7 @@ fn in_time(until: Option<Instant>) -> io::Result<()> {
     if until.is_none_or(|until| Instant::now() < until) {
         return Ok(());
     }
-    Err(io::Error::other("there is very much in it, or somebody keeps putting more there"))
+    Err(io::Error::other("it has very many entries, or entries are still being added"))
 }
 
 #[derive(PartialEq, Eq)]

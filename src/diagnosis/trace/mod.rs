@@ -20,9 +20,7 @@ pub use way::Way;
 /// The packet in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// The protocol.
     pub protocol: Protocol,
-    /// The host port.
     pub port: NonZeroU16,
     /// The client, if it is a certain one.
     pub from: Option<IpAddr>,
@@ -74,24 +72,17 @@ impl fmt::Display for Fate {
 /// A stretch of the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Which.
     pub at: &'static str,
-    /// How the packet fares there.
     pub fate: Fate,
-    /// Why.
     pub text: String,
-    /// What to do about it.
     pub remedy: Option<String>,
 }
 
 /// The whole way, as far as the packet gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trace {
-    /// The way.
     pub steps: Vec<Step>,
-    /// How it ends.
     pub fate: Fate,
-    /// The same in one sentence.
     pub verdict: String,
 }
 

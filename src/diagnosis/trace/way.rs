@@ -40,9 +40,7 @@ pub(super) struct Translated {
     pub(super) held: Set,
     /// The map that says where it goes.
     pub(super) map: Set,
-    /// How it is treated.
     pub(super) treatment: Treatment,
-    /// Where it goes.
     pub(super) target: SocketAddr,
     /// Whether the pod is known to the hairpins.
     pub(super) hairpin: bool,
@@ -53,7 +51,6 @@ pub(super) struct Translated {
 pub(super) struct Inside {
     /// Whether the target is an address of the pod.
     pub(super) has_address: bool,
-    /// Who listens there.
     pub(super) listener: Option<Listener>,
     /// Who listens on the port, on whatever address.
     pub(super) elsewhere: Option<Listener>,
@@ -64,7 +61,6 @@ pub(super) struct Inside {
 /// All that was asked about the way of one packet.
 #[derive(Debug)]
 pub struct Way {
-    /// The packet.
     pub(super) query: Query,
     /// Whether it begins on this node.
     pub(super) from_node: bool,
@@ -72,31 +68,23 @@ pub struct Way {
     pub(super) is_local: bool,
     /// Who translates it before our table does.
     pub(super) before: Seen<Option<Translation>>,
-    /// The chains of other programs.
     pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
     pub(super) unseen_legacy: Option<String>,
-    /// The table.
     pub(super) look: Look,
-    /// Where it leads.
     pub(super) led: Led,
     /// Who holds the port by the records.
     pub(super) holders: Seen<Vec<Held>>,
     /// How the table differs from the holder's record.
     pub(super) difference: Option<String>,
-    /// Who listens on the node.
     pub(super) listener: Option<String>,
-    /// Sysctls.
     pub(super) sysctls: Sysctls,
-    /// The interfaces.
     pub(super) links: Vec<Link>,
     /// By which interface the client is, if there is a certain one.
     pub(super) arrives_by: Option<Path>,
     /// The way from here to the pod.
     pub(super) path: Result<Path, io::Error>,
-    /// Whether the next hop answers.
     pub(super) neighbour: Neighbour,
-    /// The pod.
     pub(super) inside: Seen<Inside>,
 }
 
