@@ -33,35 +33,34 @@ const EXAMINED: usize = 256;
 /// What `look` and `examine` say. [`Exhausted`] inside when some request has no number.
 pub fn allocate<E>(
     choice: &Choice<'_>,
-    look: impl FnMut(Spot) -> Result<Availability, E>,
-    examine: impl FnMut(Spot) -> Result<Availability, E>,
+    mut look: impl FnMut(Spot) -> Result<Availability, E>,
+    mut examine: impl FnMut(Spot) -> Result<Availability, E>,
 ) -> Result<Result<Granted, Exhausted>, E> {
-    let mut node = Node { look, examine, left: EXAMINED };
+    let mut node = Node { look: &mut look, examine: &mut examine, left: EXAMINED };
     let stuck = match serve(choice, &mut node)? {
         Ok(granted) => return Ok(Ok(granted)),
         Err(stuck) => stuck,
     };
-    let free = |_| Ok::<_, Infallible>(Availability::Free);
-    let mut empty = Node { look: free, examine: free, left: 0 };
+    let mut free = |_| Ok::<_, Infallible>(Availability::Free);
+    let mut empty = Node { look: &mut free.clone(), examine: &mut free, left: 0 };
     let cursors = Cursors::new();
     let Ok(outcome) = serve(&Choice { cursors: &cursors, ..*choice }, &mut empty);
     let never = outcome.is_err();
     stuck.account(choice, never, &mut node).map(Err)
 }
 
+/// An answer about one spot.
+type Answer<'a, E> = &'a mut dyn FnMut(Spot) -> Result<Availability, E>;
+
 /// The node, as far as it may be asked.
-struct Node<L, X> {
-    look: L,
-    examine: X,
+struct Node<'a, E> {
+    look: Answer<'a, E>,
+    examine: Answer<'a, E>,
     /// How many numbers may still be examined.
     left: usize,
 }
 
-impl<E, L, X> Node<L, X>
-where
-    L: FnMut(Spot) -> Result<Availability, E>,
-    X: FnMut(Spot) -> Result<Availability, E>,
-{
+impl<E> Node<'_, E> {
     /// Whether a spot is no worse than `worst`; the holder of one that is held has to be gone.
     fn is_within(&mut self, spot: Spot, worst: Availability) -> Result<bool, E> {
         let seen = (self.look)(spot)?;
@@ -101,17 +100,13 @@ fn ways(choice: &Choice<'_>) -> Vec<Way> {
     ways
 }
 
-fn serve<'a, E, L, X>(
+fn serve<'a, E>(
     choice: &Choice<'a>,
-    node: &mut Node<L, X>,
-) -> Result<Result<Granted, Stuck<'a>>, E>
-where
-    L: FnMut(Spot) -> Result<Availability, E>,
-    X: FnMut(Spot) -> Result<Availability, E>,
-{
+    node: &mut Node<'_, E>,
+) -> Result<Result<Granted, Stuck<'a>>, E> {
     let mut outcome = Ok(Granted::default());
     for (at, way) in ways(choice).iter().enumerate() {
-        match Attempt::new(*choice).run(way, node)? {
+        match Attempt::new(*choice, way, node).run()? {
             Ok(granted) => return Ok(Ok(granted)),
             // The one to report is the one that fails in the order asked.
             Err(stuck) if at == 0 => outcome = Err(stuck),
@@ -129,9 +124,14 @@ fn overlaps(taken: &Taken, spot: Spot) -> bool {
     spot.hosts().any(|host| taken.iter().any(|other| other.overlaps(&host)))
 }
 
+/// What matters of a request when a number is looked for.
+type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
+
 /// How far one attempt has come.
-struct Attempt<'a> {
+struct Attempt<'a, 'n, 'c, E> {
     choice: Choice<'a>,
+    way: &'n Way,
+    node: &'n mut Node<'c, E>,
     taken: Taken,
     chosen: BTreeMap<usize, NonZeroU16>,
     orders: BTreeMap<&'a str, Order<'a>>,
@@ -139,46 +139,35 @@ struct Attempt<'a> {
     left: BTreeMap<Kind<'a>, Availability>,
 }
 
-/// What matters of a request when a number is looked for.
-type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
-
-impl<'a> Attempt<'a> {
-    fn new(choice: Choice<'a>) -> Self {
+impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
+    fn new(choice: Choice<'a>, way: &'n Way, node: &'n mut Node<'c, E>) -> Self {
         let mut taken = Taken::new();
         for Mapping { host, .. } in &choice.ask.fixed {
             taken.entry(host.port).or_default().push(*host);
         }
         let (chosen, orders, left) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { choice, taken, chosen, orders, left }
+        Self { choice, way, node, taken, chosen, orders, left }
     }
 
-    /// Serves the requests in one way: first with what they had before, then with what is left.
-    fn run<E, L, X>(
-        mut self,
-        way: &Way,
-        node: &mut Node<L, X>,
-    ) -> Result<Result<Granted, Stuck<'a>>, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-        X: FnMut(Spot) -> Result<Availability, E>,
-    {
-        for at in &way.sequence {
-            if let Some(first) = self.earlier(*at, way.former, node)? {
+    /// Serves the requests: first with what they had before, then with what is left.
+    fn run(mut self) -> Result<Result<Granted, Stuck<'a>>, E> {
+        let requested = &self.choice.ask.requested;
+        for at in &self.way.sequence {
+            if let Some(first) = self.earlier(*at)? {
                 self.take(*at, first);
             }
         }
-        for at in &way.sequence {
+        for at in &self.way.sequence {
             if self.chosen.contains_key(at) {
                 continue;
             }
-            let Some(first) = self.find(*at, way.packed, node)? else {
-                return Ok(Err(Stuck { wish: &self.choice.ask.requested[*at], taken: self.taken }));
+            let Some(first) = self.find(&requested[*at])? else {
+                return Ok(Err(Stuck { wish: &requested[*at], taken: self.taken }));
             };
             self.take(*at, first);
         }
-        let wishes = &self.choice.ask.requested;
         let grants = self.chosen.iter();
-        let grants = grants.map(|(at, port)| Grant { wish: wishes[*at].clone(), port: *port });
+        let grants = grants.map(|(at, port)| Grant { wish: requested[*at].clone(), port: *port });
         let moved =
             self.orders.iter().filter_map(|(name, order)| Some(((*name).to_owned(), order.last?)));
         Ok(Ok(Granted { grants: grants.collect(), cursors: moved.collect() }))
@@ -192,16 +181,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// What a request had before, if that can be had.
-    fn earlier<E, L, X>(
-        &self,
-        at: usize,
-        former: bool,
-        node: &mut Node<L, X>,
-    ) -> Result<Option<NonZeroU16>, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-        X: FnMut(Spot) -> Result<Availability, E>,
-    {
+    fn earlier(&mut self, at: usize) -> Result<Option<NonZeroU16>, E> {
         let Choice { ask, earlier, .. } = self.choice;
         let wish = &ask.requested[at];
         match earlier.get(at).copied().flatten() {
@@ -210,9 +190,9 @@ impl<'a> Attempt<'a> {
                 let free = !spots(wish, first).any(|spot| overlaps(&self.taken, spot));
                 Ok((fits && free).then_some(first))
             }
-            Some(Earlier::Former(first)) if former => {
+            Some(Earlier::Former(first)) if self.way.former => {
                 let fits = order::room(&ask.ports, wish, first) >= wish.count.get();
-                let free = fits && self.blocked(wish, first, Availability::Held, node)?.is_none();
+                let free = fits && self.blocked(wish, first, Availability::Held)?.is_none();
                 Ok(free.then_some(first))
             }
             Some(Earlier::Former(_)) | None => Ok(None),
@@ -220,52 +200,39 @@ impl<'a> Attempt<'a> {
     }
 
     /// The first number of a request, of the best that can be had.
-    fn find<E, L, X>(
-        &mut self,
-        at: usize,
-        packed: bool,
-        node: &mut Node<L, X>,
-    ) -> Result<Option<NonZeroU16>, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-        X: FnMut(Spot) -> Result<Availability, E>,
-    {
-        let wish = &self.choice.ask.requested[at];
+    fn find(&mut self, wish: &'a Wish) -> Result<Option<NonZeroU16>, E> {
         let kind = (wish.range_name(), wish.count, &*wish.protocols, wish.address);
         let mut order = match self.orders.remove(kind.0) {
             Some(order) => order,
-            None => Order::new(&self.choice, wish, packed),
+            None => Order::new(&self.choice, wish, self.way.packed),
         };
         order.start(&self.choice, wish);
         // The predecessor of a replica has only just released the number that is to stay.
         let best = if order.is_stable() { Availability::Recent } else { Availability::Free };
         let mut worst = self.left.get(&kind).copied().unwrap_or(best);
-        let mut found = self.search(&mut order, wish, worst, node)?;
+        let mut found = self.search(&mut order, wish, worst)?;
         while found.is_none() && worst < Availability::Held {
-            worst =
-                if worst == Availability::Free { Availability::Recent } else { Availability::Held };
+            worst = match worst {
+                Availability::Free => Availability::Recent,
+                _ => Availability::Held,
+            };
             self.left.insert(kind, worst);
             if worst == Availability::Held {
                 order.turn(self.choice.seed, EXAMINED);
             }
-            found = self.search(&mut order, wish, worst, node)?;
+            found = self.search(&mut order, wish, worst)?;
         }
         self.orders.insert(kind.0, order);
         Ok(found)
     }
 
     /// The first number, in this order, from which on a request can be granted.
-    fn search<E, L, X>(
-        &self,
+    fn search(
+        &mut self,
         order: &mut Order<'_>,
         wish: &Wish,
         worst: Availability,
-        node: &mut Node<L, X>,
-    ) -> Result<Option<NonZeroU16>, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-        X: FnMut(Spot) -> Result<Availability, E>,
-    {
+    ) -> Result<Option<NonZeroU16>, E> {
         let count = wish.count.get();
         // Where a block cannot begin, since it would have a number that is not to be had.
         let mut dead = vec![false; if count > 1 { 1 << u16::BITS } else { 0 }];
@@ -278,7 +245,7 @@ impl<'a> Attempt<'a> {
             // The home of a stable number is worth a look behind its holder.
             let at_home = step == 0 && order.is_stable();
             let worst = if at_home { Availability::Held } else { worst };
-            match self.blocked(wish, first, worst, node)? {
+            match self.blocked(wish, first, worst)? {
                 None => {
                     order.move_past(step, count);
                     return Ok(Some(first));
@@ -294,17 +261,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// How far into the block the last number stands that a request cannot have.
-    fn blocked<E, L, X>(
-        &self,
+    fn blocked(
+        &mut self,
         wish: &Wish,
         first: NonZeroU16,
         worst: Availability,
-        node: &mut Node<L, X>,
-    ) -> Result<Option<u16>, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-        X: FnMut(Spot) -> Result<Availability, E>,
-    {
+    ) -> Result<Option<u16>, E> {
         for offset in (0..wish.count.get()).rev() {
             let port = first.saturating_add(offset);
             if !self.choice.ask.ports.permits(port) {
@@ -312,7 +274,7 @@ impl<'a> Attempt<'a> {
             }
             for protocol in &wish.protocols {
                 let spot = Spot { protocol: *protocol, address: wish.address, port };
-                if overlaps(&self.taken, spot) || !node.is_within(spot, worst)? {
+                if overlaps(&self.taken, spot) || !self.node.is_within(spot, worst)? {
                     return Ok(Some(offset));
                 }
             }
@@ -329,15 +291,12 @@ struct Stuck<'a> {
 
 impl Stuck<'_> {
     /// Counts what became of the range.
-    fn account<E, L, X>(
+    fn account<E>(
         self,
         choice: &Choice<'_>,
         never: bool,
-        node: &mut Node<L, X>,
-    ) -> Result<Exhausted, E>
-    where
-        L: FnMut(Spot) -> Result<Availability, E>,
-    {
+        node: &mut Node<'_, E>,
+    ) -> Result<Exhausted, E> {
         let Self { wish, taken } = self;
         let ranges = choice.ask.ports.range(wish.range_name()).unwrap_or_default().to_vec();
         let asked = choice.ask.requested.iter().map(|wish| usize::from(wish.count.get())).sum();
