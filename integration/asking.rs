@@ -72,8 +72,8 @@ fn a_pod_reads_what_was_chosen_for_it() {
     let _more = Echo::start("web", &web.netns, &listen);
     let mut attachment = web.in_network(&blue).of_pod("shop", "web", "uid-web");
     attachment.attach_main();
-    let wishes = "http=80, game=7777/tcp+udp, rtp=5000-5003/udp, media=auto/udp";
-    let asked = [(PORTS, wishes), ("shop.example/owner", "autoport")];
+    let requests = "http=80, game=7777/tcp+udp, rtp=5000-5003/udp, media=auto/udp";
+    let asked = [(PORTS, requests), ("shop.example/owner", "autoport")];
     let outcome = ask(&attachment, &asked);
     let (json, env) = published("uid-web").expect("it is there before ADD returns");
     node.note(outcome.to_string());

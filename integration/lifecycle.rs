@@ -34,23 +34,23 @@ fn add_with_other_mappings_leaves_just_those() {
     let node = Node::new();
     let mut web = attachment(&node, &network("blue"), "web", 5);
     let other = |port, container_port| PortMapping { container_port, ..tcp(port) };
-    let wishes = [
+    let requests = [
         vec![tcp(8080)],
         vec![tcp(8080), tcp(8081), udp(8080)],
         vec![other(8080, 81), tcp(8081)],
         vec![tcp(8080).on(FIRST[0]), tcp(8080).on("127.0.0.1")],
         vec![tcp(9090)],
     ];
-    for wish in wishes {
-        web.mappings.clone_from(&wish);
+    for request in requests {
+        web.mappings.clone_from(&request);
         add(&node, &web);
         web.check().success();
-        // What is there now is what a node has that never saw another wish.
+        // What is there now is what a node has that never saw another request.
         let (index, elements) = (view::index(), view::elements());
         run(&web, "DEL").success();
         view::assert_nothing_held();
         add(&node, &web);
-        assert_eq!((view::index(), view::elements()), (index, elements), "{wish:?}");
+        assert_eq!((view::index(), view::elements()), (index, elements), "{request:?}");
     }
     web.mappings.clear();
     let before = snapshot();

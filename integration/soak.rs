@@ -289,7 +289,7 @@ impl Soak {
             Some(100) if names_another(outcome.message(), number) => {
                 self.count("ADD: held by another (100)");
             }
-            Some(101) if claim.wishes() > 0 => self.count("ADD: none free (101)"),
+            Some(101) if claim.requests() > 0 => self.count("ADD: none free (101)"),
             Some(_) => self.fail(worker, order, &outcome.to_string()),
         }
     }

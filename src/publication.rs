@@ -56,7 +56,7 @@ pub struct Entry {
     pub dialects: BTreeSet<Dialect>,
 }
 
-/// What `record` has to tell: what the node chose for it, in the order wished for, then what it named
+/// What `record` has to tell: what the node chose for it, in the order asked for, then what it named
 /// itself. `node` are the node's addresses, which stand for "every local address".
 fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
     let chosen = record.grants.iter().map(|grant| chosen(record, grant, node));
@@ -89,17 +89,17 @@ fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
 fn chosen(record: &Record, grant: &Grant, node: &[IpAddr]) -> Entry {
     let mappings: Vec<&Mapping> =
         record.mappings.iter().filter(|mapping| covers(grant, &mapping.host)).collect();
-    let (container_port, origin) = match grant.wish.container_port {
+    let (container_port, origin) = match grant.request.container_port {
         ContainerPort::From(port) => (port, Origin::Chosen),
         ContainerPort::Same => (grant.port, Origin::Passthrough),
     };
     Entry {
         attachment: record.owner.attachment().cloned(),
-        name: grant.wish.name.clone(),
-        protocols: grant.wish.protocols.clone(),
+        name: grant.request.name.clone(),
+        protocols: grant.request.protocols.clone(),
         host_port: grant.port,
         container_port,
-        count: grant.wish.count,
+        count: grant.request.count,
         host_ips: answering(&mappings, node),
         origin,
         dialects: record.dialects.clone(),
@@ -108,9 +108,9 @@ fn chosen(record: &Record, grant: &Grant, node: &[IpAddr]) -> Entry {
 
 fn covers(grant: &Grant, host: &HostPort) -> bool {
     let offset = host.port.get().checked_sub(grant.port.get());
-    offset.is_some_and(|offset| offset < grant.wish.count.get())
-        && grant.wish.protocols.contains(&host.protocol)
-        && grant.wish.address.map_or(host.is_wildcard(), |address| address == host.address)
+    offset.is_some_and(|offset| offset < grant.request.count.get())
+        && grant.request.protocols.contains(&host.protocol)
+        && grant.request.address.map_or(host.is_wildcard(), |address| address == host.address)
 }
 
 /// The addresses by which a client gets through one of `mappings`. Without any translation the pod

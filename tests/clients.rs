@@ -11,13 +11,13 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Claim, Env, Request};
+use autoport::cni::{Call, Claim, Env};
 use autoport::model::Attachment;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
-struct Call {
+struct Recorded {
     environment: BTreeMap<String, String>,
     stdin: Box<RawValue>,
 }
@@ -69,36 +69,36 @@ impl Lines {
                 None => format!("{} to nothing", mapping.host),
             }),
         );
-        self.all("wish", &claim.ask.requested);
+        self.all("request", &claim.ask.requested);
         self.all("annotation", claim.ask.annotation);
     }
 }
 
 fn understood(path: &Path) -> String {
     let text = fs::read(path).expect("a recorded call");
-    let call: Call =
+    let recorded: Recorded =
         serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let env: Env = call
+    let env: Env = recorded
         .environment
         .iter()
         .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         .collect();
-    let parsed = Request::parse(&env, call.stdin.get().as_bytes(), || Ok(None))
+    let parsed = Call::parse(&env, recorded.stdin.get().as_bytes(), || Ok(None))
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut lines = Lines::default();
-    lines.add("command", &call.environment["CNI_COMMAND"]);
-    match &parsed.request {
-        Request::Add(claim) | Request::Check(claim) => lines.claim(claim),
-        Request::Del(release) => lines.add("attachment", &release.attachment),
-        Request::Gc(sweep) => {
+    lines.add("command", &recorded.environment["CNI_COMMAND"]);
+    match &parsed.call {
+        Call::Add(claim) | Call::Check(claim) => lines.claim(claim),
+        Call::Del(release) => lines.add("attachment", &release.attachment),
+        Call::Gc(sweep) => {
             lines.add("network", &sweep.network);
             match &sweep.valid {
                 Some(valid) => lines.all("valid", valid.iter().map(Attachment::to_string)),
                 None => lines.add("valid", "not said"),
             }
         }
-        Request::Status(config) => lines.add("store", config.state_dir.display()),
-        Request::Version { cni_version } => lines.add("version", cni_version),
+        Call::Status(config) => lines.add("store", config.state_dir.display()),
+        Call::Version { cni_version } => lines.add("version", cni_version),
     }
     lines.all("warning", &parsed.warnings);
     lines.0.join("\n") + "\n"

@@ -221,13 +221,13 @@ mod keys {
 mod annotations {
     use std::ffi::OsString;
 
-    use autoport::cni::{Env, Request};
+    use autoport::cni::{Call, Env};
     use serde_json::json;
 
     use super::*;
 
     /// How many ports the node would choose for a Pod with this annotation.
-    fn wishes(annotation: &str) -> usize {
+    fn requests(annotation: &str) -> usize {
         let env: Env = [
             ("CNI_COMMAND", "ADD"),
             ("CNI_CONTAINERID", "c1"),
@@ -245,9 +245,9 @@ mod annotations {
             },
             "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.200.0.2/24" }] },
         });
-        let parsed = Request::parse(&env, stdin.to_string().as_bytes(), || Ok(None))
+        let parsed = Call::parse(&env, stdin.to_string().as_bytes(), || Ok(None))
             .unwrap_or_else(|error| panic!("{annotation}: {error}"));
-        let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
+        let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };
         claim.ask.requested.len()
     }
 
@@ -261,7 +261,7 @@ mod annotations {
                     continue;
                 };
                 let value = value.strip_suffix('"').expect(line);
-                assert_eq!(wishes(value), value.split(',').count(), "{path}: {line}");
+                assert_eq!(requests(value), value.split(',').count(), "{path}: {line}");
                 seen += 1;
             }
         }
@@ -275,7 +275,7 @@ mod annotations {
             .collect();
         assert!(items.len() >= 5, "{items:?}");
         for item in items {
-            assert_eq!(wishes(item), 1, "{item}");
+            assert_eq!(requests(item), 1, "{item}");
         }
     }
 }

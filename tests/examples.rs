@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Claim, Env, Request};
+use autoport::cni::{Call, Claim, Env};
 use autoport::model::Masquerade;
 use serde_json::{Map, Value, json};
 
@@ -292,10 +292,10 @@ fn parse(example: &Example, list: &Value) -> Claim {
         .collect();
     let mut result = (example.result)();
     result["cniVersion"] = list["cniVersion"].clone();
-    let parsed = Request::parse(&env, &as_libcni_does(list, result), || Ok(None))
+    let parsed = Call::parse(&env, &as_libcni_does(list, result), || Ok(None))
         .unwrap_or_else(|error| panic!("{}: {error}", example.file));
     assert_eq!(parsed.warnings, Vec::<String>::new(), "{}", example.file);
-    let Request::Add(claim) = parsed.request else { panic!("ADD was asked for") };
+    let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };
     claim
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use autoport::cni::{self, Env, Reply, Request};
+use autoport::cni::{self, Call, Env, Reply};
 use autoport::error::Error;
 use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
@@ -36,19 +36,19 @@ pub fn request(bytes: &[u8]) {
         .map(|(name, value)| (text(name), text(value)))
         .collect();
     let _ = env.is_plugin_call();
-    match Request::parse(&env, stdin, || Ok::<_, io::Error>(node_file)) {
+    match Call::parse(&env, stdin, || Ok::<_, io::Error>(node_file)) {
         Ok(parsed) => {
             for warning in &parsed.warnings {
                 assert_one_line(warning);
             }
-            match parsed.request {
-                Request::Add(claim) => {
+            match parsed.call {
+                Call::Add(claim) => {
                     judge(&claim.ask);
                     json(&Reply::Result(claim.result));
                 }
-                Request::Check(claim) => judge(&claim.ask),
-                Request::Version { cni_version } => json(&Reply::Versions { cni_version }),
-                Request::Del(_) | Request::Gc(_) | Request::Status(_) => {}
+                Call::Check(claim) => judge(&claim.ask),
+                Call::Version { cni_version } => json(&Reply::Versions { cni_version }),
+                Call::Del(_) | Call::Gc(_) | Call::Status(_) => {}
             }
         }
         Err(error) => refusal(error, stdin),
@@ -102,9 +102,9 @@ pub fn annotation(bytes: &[u8]) {
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     let env: Env = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    match Request::parse(&env, &stdin, || Ok(None)) {
+    match Call::parse(&env, &stdin, || Ok(None)) {
         Ok(parsed) => {
-            let Request::Add(claim) = parsed.request else { panic!("an ADD is an ADD") };
+            let Call::Add(claim) = parsed.call else { panic!("an ADD is an ADD") };
             judge(&claim.ask);
         }
         Err(error) => refusal(error, &stdin),
@@ -265,11 +265,11 @@ fn judge(ask: &Ask) {
             assert_eq!(Family::of(&mapping.host.address), Family::of(&target.ip()));
         }
     }
-    for wish in &ask.requested {
-        assert!(!wish.protocols.is_empty() && wish.protocols.is_sorted(), "{wish}");
-        if let ContainerPort::From(first) = wish.container_port {
-            let last = u32::from(first.get()) + u32::from(wish.count.get()) - 1;
-            assert!(u16::try_from(last).is_ok(), "{wish}");
+    for request in &ask.requested {
+        assert!(!request.protocols.is_empty() && request.protocols.is_sorted(), "{request}");
+        if let ContainerPort::From(first) = request.container_port {
+            let last = u32::from(first.get()) + u32::from(request.count.get()) - 1;
+            assert!(u16::try_from(last).is_ok(), "{request}");
         }
     }
 }

@@ -90,11 +90,11 @@ impl Soak {
                 assert!(!Path::new(&pods).exists(), "seed {seed}: {pods} is left");
                 continue;
             };
-            let wishes = state.certain.as_ref().map_or(0, Claim::wishes);
-            assert_eq!(record.grants.len(), wishes, "seed {seed}, c{one}: {record:?}");
+            let requests = state.certain.as_ref().map_or(0, Claim::requests);
+            assert_eq!(record.grants.len(), requests, "seed {seed}, c{one}: {record:?}");
             assert_eq!(
                 record.mappings.len(),
-                named(record).len() + 2 * wishes,
+                named(record).len() + 2 * requests,
                 "seed {seed}, c{one}"
             );
             let json = fs::read(format!("{STATE}/pods/uid-c{one}/ports.json")).unwrap_or_default();

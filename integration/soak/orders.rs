@@ -55,7 +55,7 @@ impl Claim {
         named.flat_map(hosts_of).collect()
     }
 
-    pub(super) fn wishes(&self) -> usize {
+    pub(super) fn requests(&self) -> usize {
         self.mappings.iter().filter(|mapping| mapping.host_port == 0).count()
     }
 }

@@ -56,11 +56,11 @@ fn difference(
     let Some(record) = record else { return nothing_recorded() };
     let numbers = plan::earlier(&ask.requested, &record.grants, Earlier::Own);
     let mut grants = Vec::new();
-    for (wish, number) in ask.requested.iter().zip(numbers) {
+    for (request, number) in ask.requested.iter().zip(numbers) {
         let Some(Earlier::Own(port)) = number else {
-            return Ok(Some(format!("no host port was chosen for {wish}")));
+            return Ok(Some(format!("no host port was chosen for {request}")));
         };
-        grants.push(Grant { wish: wish.clone(), port });
+        grants.push(Grant { request: request.clone(), port });
     }
     let (netns, boot_id) = (shared.instance().netns, &shared.instance().boot_id);
     let wanted = decide::wanted(ask, claimant, grants, now, netns, boot_id);

@@ -113,14 +113,14 @@ impl<'a> Chooser<'a> {
     /// # Errors
     /// [`Error::Exhausted`], or what the store says.
     pub(super) fn choose(&self) -> Result<Granted, Error> {
-        let wishes = &self.ask.requested;
-        if wishes.is_empty() {
+        let requests = &self.ask.requested;
+        if requests.is_empty() {
             return Ok(Granted::default());
         }
         let former = self.former();
         let own = self.before.map_or(&[][..], |before| &before.grants);
-        let kept = earlier(wishes, own, Earlier::Own);
-        let had = earlier(wishes, &former, Earlier::Former);
+        let kept = earlier(requests, own, Earlier::Own);
+        let had = earlier(requests, &former, Earlier::Former);
         let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
         let choice = Choice {
             ask: self.ask,
@@ -130,7 +130,7 @@ impl<'a> Chooser<'a> {
         };
         let numbers = |grant: &Grant| {
             let first = grant.port;
-            (0..grant.wish.count.get()).filter_map(move |offset| first.checked_add(offset))
+            (0..grant.request.count.get()).filter_map(move |offset| first.checked_add(offset))
         };
         let formerly: BTreeSet<NonZeroU16> = former.iter().flat_map(numbers).collect();
         let survey = RefCell::new(Survey::new(self.shared, self.owner, &self.memory, self.now));
@@ -198,10 +198,10 @@ fn kin(shared: &Shared, owner: &Owner) -> Result<Vec<Record>, Error> {
 
 fn cursors(shared: Option<&Shared>, ask: &Ask) -> Result<Cursors, Error> {
     let mut cursors = Cursors::new();
-    for wish in &ask.requested {
+    for request in &ask.requested {
         let Some(shared) = shared else { break };
-        if let Some(port) = shared.cursor(wish.range.as_deref())? {
-            cursors.insert(wish.range_name().to_owned(), port);
+        if let Some(port) = shared.cursor(request.range.as_deref())? {
+            cursors.insert(request.range_name().to_owned(), port);
         }
     }
     Ok(cursors)
@@ -209,9 +209,10 @@ fn cursors(shared: Option<&Shared>, ask: &Ask) -> Result<Cursors, Error> {
 
 /// Records where the next choice begins.
 pub(super) fn move_cursors(locked: &Locked, ask: &Ask, moved: &Cursors) -> Result<(), Error> {
-    let ranges: BTreeSet<_> = ask.requested.iter().map(|wish| wish.range.as_deref()).collect();
+    let ranges: BTreeSet<_> =
+        ask.requested.iter().map(|request| request.range.as_deref()).collect();
     for range in ranges {
-        let name = range.unwrap_or(crate::model::Wish::DEFAULT_RANGE);
+        let name = range.unwrap_or(crate::model::Request::DEFAULT_RANGE);
         if let Some(port) = moved.get(name) {
             locked.set_cursor(range, *port)?;
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Claimed, check, claim, gc, release, status, store, undo};
-use crate::cni::{self, Env, Reply, Request, StoreConfig};
+use crate::cni::{self, Call, Env, Reply, StoreConfig};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 
@@ -54,11 +54,11 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
         Ok(stdin) => stdin,
         Err(source) => return failure(&Error::Stdin { source }, &[]),
     };
-    let answer = Request::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
+    let answer = Call::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
         for warning in parsed.warnings {
             log.note(Event::Ignored(warning));
         }
-        execute(parsed.request, is_awaited, seconds(now), log)
+        execute(parsed.call, is_awaited, seconds(now), log)
     });
     match answer {
         Ok((reply, granted)) => Outcome { stdout: reply.to_bytes(), failed: false, granted },
@@ -96,26 +96,24 @@ pub fn panicked(message: &str) -> String {
 type Answer = (Reply, Option<(StoreConfig, Claimed)>);
 
 fn execute(
-    request: Request,
+    call: Call,
     is_awaited: &dyn Fn() -> bool,
     now: u64,
     log: &mut dyn Log,
 ) -> Result<Answer, Error> {
-    let done = match request {
-        Request::Add(cni::Claim { ask, result, store: config, .. }) => {
+    let done = match call {
+        Call::Add(cni::Claim { ask, result, store: config, .. }) => {
             let patience = config.lock_timeout;
             let claimed = claim(&store(&config), patience, ask, is_awaited, now, log)?;
             return Ok((Reply::Result(result), claimed.map(|claimed| (config, claimed))));
         }
-        Request::Check(cni::Claim { ask, store: config, .. }) => {
+        Call::Check(cni::Claim { ask, store: config, .. }) => {
             check(&store(&config), config.lock_timeout, ask, now, log)
         }
-        Request::Del(asked) => release(&store(&asked.store), &asked.attachment.into(), now, log),
-        Request::Gc(sweep) => {
-            gc(&store(&sweep.store), &sweep.network, sweep.valid.as_ref(), now, log)
-        }
-        Request::Status(config) => status(&store(&config), config.lock_timeout, log),
-        Request::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
+        Call::Del(asked) => release(&store(&asked.store), &asked.attachment.into(), now, log),
+        Call::Gc(sweep) => gc(&store(&sweep.store), &sweep.network, sweep.valid.as_ref(), now, log),
+        Call::Status(config) => status(&store(&config), config.lock_timeout, log),
+        Call::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
     };
     done.map(|()| (Reply::Nothing, None))
 }

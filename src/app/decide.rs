@@ -62,7 +62,7 @@ fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
     owner.attachment().is_none() || owner.netns.as_ref().is_some_and(|own| own.id == netns)
 }
 
-/// The record that `ask` of `owner` asks for, with these grants for its wishes; `netns` is the node's
+/// The record that `ask` of `owner` asks for, with these grants for its requests; `netns` is the node's
 /// own network namespace.
 pub(super) fn wanted(
     ask: &Ask,

@@ -10,7 +10,7 @@ use super::gather::Gathered;
 use super::loopback::{self, Opening};
 use super::past::Past;
 use super::table;
-use crate::cni::{Claim, Env, Request};
+use crate::cni::{Call, Claim, Env};
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
@@ -66,21 +66,21 @@ pub fn explain(
     state_dir: Option<PathBuf>,
 ) -> Explained {
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
-    let outcome = Request::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
+    let outcome = Call::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
         log.extend(parsed.warnings.into_iter().map(Event::Ignored));
-        match parsed.request {
-            Request::Add(mut claim) => {
+        match parsed.call {
+            Call::Add(mut claim) => {
                 if let Some(state_dir) = state_dir {
                     claim.store.state_dir = state_dir;
                 }
                 foresee(claim, now, &mut log, &mut unseen)
             }
             // Whoever calls this has put ADD into the environment.
-            Request::Check(_)
-            | Request::Del(_)
-            | Request::Gc(_)
-            | Request::Status(_)
-            | Request::Version { .. } => Ok(None),
+            Call::Check(_)
+            | Call::Del(_)
+            | Call::Gc(_)
+            | Call::Status(_)
+            | Call::Version { .. } => Ok(None),
         }
     });
     Explained { outcome: outcome.map_err(Error::with_process), log, unseen }

@@ -39,7 +39,7 @@ fn listeners(ask: &Ask) -> Result<Listeners, Error> {
     if ask.requested.is_empty() {
         return Ok(Listeners::near(&fixed.collect::<Vec<HostPort>>())?);
     }
-    let requested = ask.requested.iter().flat_map(|wish| wish.protocols.iter().copied());
+    let requested = ask.requested.iter().flat_map(|request| request.protocols.iter().copied());
     let protocols: BTreeSet<_> = requested.chain(fixed.map(|host| host.protocol)).collect();
     Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
 }

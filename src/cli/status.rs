@@ -6,7 +6,7 @@ use autoport::app::{self, Listing, Overview};
 use autoport::cni::Config;
 use autoport::error::Error;
 use autoport::kernel::Table as KernelTable;
-use autoport::model::{PortRange, Protocol, Wish};
+use autoport::model::{PortRange, Protocol, Request};
 use autoport::{ruleset, store};
 use serde::Serialize;
 
@@ -152,7 +152,7 @@ pub(super) fn run(
     });
     let listing = listing.unwrap_or_default();
     let named = config.ports.named_ranges.iter().map(|(name, range)| (name.as_str(), &range.ports));
-    let ranges = std::iter::once((Wish::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
+    let ranges = std::iter::once((Request::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
     let status = Status {
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),

@@ -83,7 +83,7 @@ impl Annotations {
     }
 }
 
-/// A pod whose wish is misspelt would start without its ports, and nobody would know why.
+/// A pod whose request is misspelt would start without its ports, and nobody would know why.
 fn refuse_near_misses(all: &Object<'_>) -> Result<(), Error> {
     for (key, _) in all.entries() {
         let Some(rest) = key.strip_prefix(OURS).filter(|rest| rest.len() <= LONGEST) else {

@@ -45,16 +45,16 @@ impl Env {
     }
 
     /// Checks everything that `command` needs.
-    pub(super) fn call(&self, command: Command) -> Result<Call, Error> {
+    pub(super) fn parameters(&self, command: Command) -> Result<Parameters, Error> {
         let mut problems = Vec::new();
-        let mut call = Call::default();
+        let mut given = Parameters::default();
         for variable in command.needs() {
             match self.value(*variable, command) {
-                Ok(value) => call.set(*variable, value),
+                Ok(value) => given.set(*variable, value),
                 Err(problem) => problems.push(problem),
             }
         }
-        if problems.is_empty() { Ok(call) } else { Err(Error::Environment { problems }) }
+        if problems.is_empty() { Ok(given) } else { Err(Error::Environment { problems }) }
     }
 
     fn value(&self, variable: Variable, command: Command) -> Result<&str, Problem> {
@@ -101,13 +101,13 @@ impl Env {
 
 /// The checked variables of one call; empty where the command does not need them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Call {
+pub(super) struct Parameters {
     pub(super) container_id: String,
     pub(super) netns: String,
     pub(super) ifname: String,
 }
 
-impl Call {
+impl Parameters {
     fn set(&mut self, variable: Variable, value: &str) {
         match variable {
             Variable::ContainerId => value.clone_into(&mut self.container_id),
@@ -143,13 +143,16 @@ mod tests {
         ];
         let empty = env(&[("CNI_CONTAINERID", ""), ("CNI_NETNS", ""), ("CNI_ARGS", "")]);
         for (command, missing) in cases {
-            let message = empty.call(command).expect_err("nothing is set").to_string();
+            let message = empty.parameters(command).expect_err("nothing is set").to_string();
             for variable in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
                 assert_eq!(message.contains(variable), missing.contains(variable), "{message}");
             }
         }
         for command in [Command::Status, Command::Version] {
-            assert_eq!(empty.call(command).expect("nothing is needed"), Call::default());
+            assert_eq!(
+                empty.parameters(command).expect("nothing is needed"),
+                Parameters::default()
+            );
         }
     }
 
@@ -179,7 +182,8 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        let message = env.call(Command::Add).expect_err("all but CNI_PATH are bad").to_string();
+        let message =
+            env.parameters(Command::Add).expect_err("all but CNI_PATH are bad").to_string();
         for part in ["\"../../etc\"", "CNI_NETNS is \"/run/\\xFF\"", "\"eth0/1\""] {
             assert!(message.contains(part), "{message}");
         }
@@ -190,7 +194,7 @@ mod tests {
     fn long_container_ids_are_fine() {
         let id = "f".repeat(4000);
         let pairs = [("CNI_CONTAINERID", &*id), ("CNI_IFNAME", "eth0"), ("CNI_PATH", "/x")];
-        assert_eq!(env(&pairs).call(Command::Del).expect("a legal ID").container_id, id);
+        assert_eq!(env(&pairs).parameters(Command::Del).expect("a legal ID").container_id, id);
     }
 
     #[test]

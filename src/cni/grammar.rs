@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use super::error::Error;
 use super::number;
 use super::text::quote;
-use crate::model::{ContainerPort, PortRange, Protocol, Wish};
+use crate::model::{ContainerPort, PortRange, Protocol, Request};
 
 /// As long as a label of DNS.
 const LONGEST_NAME: usize = 63;
@@ -17,7 +17,7 @@ const LONGEST_NAME: usize = 63;
 /// An item of an annotation and what it asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Item<'a> {
-    pub(super) wish: Wish,
+    pub(super) request: Request,
     /// The ports on the pod that it names; none if the container takes the chosen number.
     pub(super) ports: Option<PortRange>,
     pub(super) source: Source<'a>,
@@ -27,7 +27,7 @@ impl Item<'_> {
     /// Whether it asks for this port on the pod.
     pub(super) fn covers(&self, port: NonZeroU16, protocol: Protocol) -> bool {
         self.ports.is_some_and(|ports| ports.contains(port))
-            && self.wish.protocols.contains(&protocol)
+            && self.request.protocols.contains(&protocol)
     }
 }
 
@@ -117,7 +117,7 @@ fn item(source: Source<'_>) -> Result<Item<'_>, Error> {
     };
     let ports = ports(source, written)?;
     let count = ports.map(|ports| ports.last.get() - ports.first.get()).unwrap_or_default();
-    let wish = Wish {
+    let request = Request {
         name,
         protocols,
         container_port: ports.map_or(ContainerPort::Same, |ports| ContainerPort::From(ports.first)),
@@ -125,7 +125,7 @@ fn item(source: Source<'_>) -> Result<Item<'_>, Error> {
         address: None,
         range: None,
     };
-    Ok(Item { wish, ports, source })
+    Ok(Item { request, ports, source })
 }
 
 fn name(source: Source<'_>, name: &str) -> Result<String, Error> {
@@ -208,7 +208,7 @@ fn not_a_port(written: &str) -> &'static str {
 fn refuse_equal_names(items: &[Item<'_>]) -> Result<(), Error> {
     let mut seen: BTreeMap<&str, &Item<'_>> = BTreeMap::new();
     for item in items {
-        let Some(name) = item.wish.name.as_deref() else { continue };
+        let Some(name) = item.request.name.as_deref() else { continue };
         if let Some(earlier) = seen.insert(name, item) {
             let wrong = format!(
                 "has the same name as item {}, {}: give it another one, as in {}",
@@ -227,7 +227,7 @@ fn refuse_common_ports(items: &[Item<'_>]) -> Result<(), Error> {
     let mut blocks: Vec<(Protocol, PortRange, usize)> = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Some(ports) = item.ports else { continue };
-        blocks.extend(item.wish.protocols.iter().map(|protocol| (*protocol, ports, index)));
+        blocks.extend(item.request.protocols.iter().map(|protocol| (*protocol, ports, index)));
     }
     blocks.sort_unstable();
     // No two before a pair are in common, so the one that ends last is always the neighbour.

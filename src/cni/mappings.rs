@@ -41,7 +41,7 @@ fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {
     })
 }
 
-/// Go reads an absent number as 0. Here the wish has to be written down.
+/// Go reads an absent number as 0. Here the request has to be written down.
 fn host_port(entry: &Field<'_>, object: &Object<'_>) -> Result<Option<NonZeroU16>, Error> {
     let allowed = "it must be an integer from 1 to 65535, or 0 for a port that the node chooses";
     let field = number(entry, object, "hostPort", allowed)?;

@@ -1,6 +1,6 @@
-//! The bytes and variables of a CNI call in, a typed [`Request`] out, and a [`Reply`] back to bytes.
+//! The bytes and variables of a CNI call in, a typed [`Call`] out, and a [`Reply`] back to bytes.
 //!
-//! Everything is checked here once, so that a [`Request`] needs no checking. Nothing is read or
+//! Everything is checked here once, so that a [`Call`] needs no checking. Nothing is read or
 //! written: the caller hands in the environment, stdin and the node's own file.
 
 mod address;
@@ -18,9 +18,9 @@ mod number;
 mod parse;
 mod prev_result;
 mod reply;
+mod requests;
 mod text;
 mod version;
-mod wishes;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -47,7 +47,7 @@ pub const NODE_FILE: &str = "/etc/cni/autoport.json";
 
 /// One CNI call.
 #[derive(Debug)]
-pub enum Request {
+pub enum Call {
     /// Take these host ports.
     Add(Claim),
     /// Say whether these host ports work as ADD left them.
@@ -96,12 +96,12 @@ pub struct Sweep {
 /// A request that was understood.
 #[derive(Debug)]
 pub struct Parsed {
-    pub request: Request,
+    pub call: Call,
     /// What was passed over, for the log: one line each.
     pub warnings: Vec<String>,
 }
 
-impl Request {
+impl Call {
     /// Reads a call. `node_file` reads [`NODE_FILE`], and is called only if its content matters:
     /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
     /// for ports in.
@@ -119,7 +119,7 @@ impl Request {
     ) -> Result<Parsed, Error> {
         let command = env.command()?;
         let open = || Parser::open(env, stdin, command);
-        let (request, warnings) = match command {
+        let (call, warnings) = match command {
             Command::Version => (Self::Version { cni_version: asker_version(stdin) }, Vec::new()),
             Command::Add => open()?.claim(node_file, Self::Add)?,
             Command::Check => open()?.claim(node_file, Self::Check)?,
@@ -127,7 +127,7 @@ impl Request {
             Command::Gc => open()?.sweep(node_file)?,
             Command::Status => open()?.status(node_file)?,
         };
-        Ok(Parsed { request, warnings })
+        Ok(Parsed { call, warnings })
     }
 }
 

@@ -5,45 +5,45 @@ use std::io;
 use super::annotations::Annotations;
 use super::command::Command;
 use super::config::{Config, Judge, StoreConfig, decode_node_file};
-use super::env::{Call, Env};
+use super::env::{Env, Parameters};
 use super::error::Error;
 use super::json::Object;
 use super::text::quote;
 use super::version::Version;
-use super::{Claim, Release, Request, Sweep, gc, mappings, prev_result, wishes};
+use super::{Call, Claim, Release, Sweep, gc, mappings, prev_result, requests};
 use crate::model::{Ask, Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
 pub(super) struct Parser<'a> {
     env: &'a Env,
-    call: Call,
+    given: Parameters,
     conf: Object<'a>,
     version: Version,
     network: String,
 }
 
 /// A request with its warnings.
-type Answer = Result<(Request, Vec<String>), Error>;
+type Answer = Result<(Call, Vec<String>), Error>;
 
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
 
 impl<'a> Parser<'a> {
     pub(super) fn open(env: &'a Env, stdin: &'a [u8], command: Command) -> Result<Self, Error> {
-        let call = env.call(command)?;
+        let given = env.parameters(command)?;
         let conf = Object::decode("the network configuration on stdin", "", stdin)?;
         let config = config_version(&conf)?;
         let version = Version::of_config(&config)
             .filter(|version| command.versions().contains(version))
             .ok_or(Error::IncompatibleVersion { config, command })?;
         let network = network_name(&conf)?;
-        Ok(Self { env, call, conf, version, network })
+        Ok(Self { env, given, conf, version, network })
     }
 
     pub(super) fn claim(
         self,
         node_file: impl FnOnce() -> NodeFile,
-        request: impl FnOnce(Claim) -> Request,
+        call: impl FnOnce(Claim) -> Call,
     ) -> Answer {
         let mut judge = Judge::strict();
         let wanted = mappings::read(&self.conf)?;
@@ -51,18 +51,18 @@ impl<'a> Parser<'a> {
         let silent = wanted.is_empty() && annotations.is_silent();
         let node_file = || if silent { Ok(None) } else { node_file() };
         let config = self.layered(node_file, &mut judge, Config::from_layers)?;
-        let wishes = wishes::read(&wanted, &annotations, &config, &mut judge.warnings)?;
-        let prev = prev_result::read(&self.conf, self.version, &self.call.ifname)?;
+        let requests = requests::read(&wanted, &annotations, &config, &mut judge.warnings)?;
+        let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
         let attachment = self.attachment()?;
         let ask = Ask {
             holder: attachment.clone().into(),
             pod: self.env.pod(&mut judge.warnings),
-            netns: Some(self.call.netns),
+            netns: Some(self.given.netns),
             fixed: mappings::expand(&wanted, &prev.addresses)?,
-            requested: wishes.list,
-            annotation: wishes.annotation,
-            allocation: wishes.allocation,
-            dialects: wishes.dialects.into(),
+            requested: requests.list,
+            annotation: requests.annotation,
+            allocation: requests.allocation,
+            dialects: requests.dialects.into(),
             pod_addresses: prev.addresses,
             host_interfaces: prev.host_interfaces,
             ports: config.ports,
@@ -71,27 +71,27 @@ impl<'a> Parser<'a> {
             guard_except: config.guard_except,
         };
         let claim = Claim { attachment, ask, result: prev.echo, store: config.store };
-        Ok((request(claim), judge.warnings))
+        Ok((call(claim), judge.warnings))
     }
 
     pub(super) fn release(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
         let mut judge = Judge::lenient();
         let store = self.layered(node_file, &mut judge, StoreConfig::from_layers)?;
         let release = Release { attachment: self.attachment()?, store };
-        Ok((Request::Del(release), judge.warnings))
+        Ok((Call::Del(release), judge.warnings))
     }
 
     pub(super) fn sweep(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
         let mut judge = Judge::lenient();
         let store = self.layered(node_file, &mut judge, StoreConfig::from_layers)?;
         let valid = gc::valid_attachments(&self.conf, &self.network, &mut judge)?;
-        Ok((Request::Gc(Sweep { network: self.network, valid, store }), judge.warnings))
+        Ok((Call::Gc(Sweep { network: self.network, valid, store }), judge.warnings))
     }
 
     pub(super) fn status(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
         let mut judge = Judge::lenient();
         let config = self.layered(node_file, &mut judge, Config::from_layers)?;
-        Ok((Request::Status(config.store), judge.warnings))
+        Ok((Call::Status(config.store), judge.warnings))
     }
 
     /// Reads the configuration with the node's own file laid over it.
@@ -110,7 +110,8 @@ impl<'a> Parser<'a> {
     }
 
     fn attachment(&self) -> Result<Attachment, Error> {
-        Attachment::new(&self.network, &self.call.container_id, &self.call.ifname).map_err(bad_name)
+        Attachment::new(&self.network, &self.given.container_id, &self.given.ifname)
+            .map_err(bad_name)
     }
 }
 

@@ -19,7 +19,7 @@ fn env(command: &str) -> Env {
 }
 
 fn parse(command: &str, stdin: &str) -> Result<Parsed, Error> {
-    Request::parse(&env(command), stdin.as_bytes(), || Ok(None))
+    Call::parse(&env(command), stdin.as_bytes(), || Ok(None))
 }
 
 fn conf(version: &str, rest: &str) -> String {
@@ -43,7 +43,7 @@ fn an_add_of_containerd_is_understood() {
     for command in ["ADD", "CHECK"] {
         let parsed = parse(command, &conf("1.0.0", &format!("{PREV}{PORTS}"))).expect(command);
         assert_eq!(parsed.warnings, [""; 0]);
-        let (Request::Add(claim) | Request::Check(claim)) = parsed.request else {
+        let (Call::Add(claim) | Call::Check(claim)) = parsed.call else {
             panic!("{command} became something else");
         };
         assert_eq!(claim.attachment.to_string(), "net/4f2a/eth0");
@@ -116,7 +116,7 @@ fn every_code_has_its_case() {
 fn every_version_is_spoken_and_named_when_it_is_not() {
     for version in Version::ALL {
         let result = parse("ADD", &conf(version.as_str(), PREV));
-        let Ok(Parsed { request: Request::Add(claim), .. }) = result else {
+        let Ok(Parsed { call: Call::Add(claim), .. }) = result else {
             panic!("{version}: {result:?}");
         };
         assert!(claim.result.get().contains(&format!("\"cniVersion\":\"{version}\"")));
@@ -137,12 +137,12 @@ fn configuration_never_fails_del_and_gc() {
     for node_file in broken {
         for command in ["DEL", "GC", "STATUS"] {
             let stdin = conf("1.1.0", bad);
-            let parsed = Request::parse(&env(command), stdin.as_bytes(), node_file);
-            let Parsed { request, warnings } = parsed.expect(command);
+            let parsed = Call::parse(&env(command), stdin.as_bytes(), node_file);
+            let Parsed { call, warnings } = parsed.expect(command);
             assert!(warnings.len() >= 3, "{warnings:?}");
-            let (Request::Del(Release { store, .. })
-            | Request::Gc(Sweep { store, .. })
-            | Request::Status(store)) = request
+            let (Call::Del(Release { store, .. })
+            | Call::Gc(Sweep { store, .. })
+            | Call::Status(store)) = call
             else {
                 panic!("{command} became something else");
             };
@@ -150,7 +150,7 @@ fn configuration_never_fails_del_and_gc() {
             assert_eq!(store.lock_timeout, DEFAULT_LOCK_TIMEOUT);
         }
         let stdin = conf("1.1.0", &format!("{PREV}{PORTS}"));
-        assert!(Request::parse(&env("ADD"), stdin.as_bytes(), node_file).is_err());
+        assert!(Call::parse(&env("ADD"), stdin.as_bytes(), node_file).is_err());
     }
 }
 
@@ -166,8 +166,8 @@ fn a_late_del_needs_next_to_nothing() {
     .into_iter()
     .map(|(name, value)| (OsString::from(name), OsString::from(value)))
     .collect();
-    let parsed = Request::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None));
-    let Request::Del(release) = parsed.expect("DEL").request else { panic!("not DEL") };
+    let parsed = Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None));
+    let Call::Del(release) = parsed.expect("DEL").call else { panic!("not DEL") };
     assert_eq!(release.attachment.to_string(), "net/4f2a/eth0");
 }
 
@@ -189,7 +189,7 @@ fn the_nodes_file_is_read_only_when_it_matters() {
             called.set(true);
             Ok(Some(br#"{"stateDir":"/run/x"}"#.to_vec()))
         };
-        Request::parse(&env(command), stdin.as_bytes(), node_file).expect(command);
+        Call::parse(&env(command), stdin.as_bytes(), node_file).expect(command);
         assert_eq!(called.get(), expected, "{command} {stdin}");
     }
 }
@@ -198,7 +198,7 @@ fn the_nodes_file_is_read_only_when_it_matters() {
 fn gc_knows_its_network_and_list() {
     let list = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
     for (rest, expected) in [(list, Some(1)), ("", None)] {
-        let Request::Gc(sweep) = parse("GC", &conf("1.1.0", rest)).expect("GC").request else {
+        let Call::Gc(sweep) = parse("GC", &conf("1.1.0", rest)).expect("GC").call else {
             panic!("not GC");
         };
         assert_eq!((&*sweep.network, sweep.valid.map(|valid| valid.len())), ("net", expected));
@@ -217,7 +217,7 @@ fn version_answers_whatever_it_is_asked() {
         ("\u{0}", "1.1.0"),
     ] {
         let parsed = parse("VERSION", stdin).expect("VERSION cannot fail");
-        let Request::Version { cni_version } = parsed.request else { panic!("not VERSION") };
+        let Call::Version { cni_version } = parsed.call else { panic!("not VERSION") };
         assert_eq!(cni_version, expected);
     }
 }
@@ -244,9 +244,9 @@ fn no_cut_or_flipped_byte_panics() {
             let mut bytes = stdin.clone().into_bytes();
             for replacement in [0, b'"', b'{', b'9', b'\\', 0xff] {
                 bytes[at] = replacement;
-                let _ = Request::parse(&env(command), &bytes, || Ok(Some(bytes.clone())));
+                let _ = Call::parse(&env(command), &bytes, || Ok(Some(bytes.clone())));
             }
-            let _ = Request::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None));
+            let _ = Call::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None));
         }
     }
 }

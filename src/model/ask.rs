@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Allocation, Dialect, Holder, Mapping, Pod, Policy, PortPolicy, Wish};
+use super::{Allocation, Dialect, Holder, Mapping, Pod, Policy, PortPolicy, Request};
 
 /// What one holder asks for: a runtime by a CNI call, or a program for a pod on the node's network.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Ask {
     /// The host ports asked for by number, sorted.
     pub fixed: Vec<Mapping>,
     /// What the node is to choose, in the order asked.
-    pub requested: Vec<Wish>,
+    pub requested: Vec<Request>,
     /// The annotation that asked for some of the requests, or for their range; for
     /// [`crate::plan::permit`].
     pub annotation: Option<&'static str>,

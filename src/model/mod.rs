@@ -5,7 +5,7 @@
 
 mod ask;
 mod owner;
-mod wish;
+mod request;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,8 +23,8 @@ pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
     check_ifname,
 };
-pub use wish::{
-    Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Wish,
+pub use request::{
+    Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Request,
 };
 
 /// A transport protocol that has ports.
@@ -264,7 +264,7 @@ impl Record {
     pub fn chosen_numbers(&self) -> BTreeSet<u16> {
         let run = |grant: &Grant| {
             let first = grant.port.get();
-            first..=first.saturating_add(grant.wish.count.get() - 1)
+            first..=first.saturating_add(grant.request.count.get() - 1)
         };
         self.grants.iter().flat_map(run).collect()
     }

@@ -18,7 +18,7 @@ use self::order::Order;
 use super::choice::{Availability, Choice, Cursors, Granted, Spot};
 use super::exhausted::Exhausted;
 use super::grant::Earlier;
-use crate::model::{Grant, HostPort, Mapping, Protocol, Wish};
+use crate::model::{Grant, HostPort, Mapping, Protocol, Request};
 
 /// How many held numbers are examined for one claim: it takes reading the records of their holders,
 /// under the lock. Where a range is full of living pods, the next claim goes on elsewhere in it.
@@ -84,17 +84,17 @@ struct Way {
 
 /// The ways to try, the one that was asked for first.
 fn ways(choice: &Choice<'_>) -> Vec<Way> {
-    let wishes = &choice.ask.requested;
-    let asked: Vec<usize> = (0..wishes.len()).collect();
+    let requests = &choice.ask.requested;
+    let asked: Vec<usize> = (0..requests.len()).collect();
     let mut hardest = asked.clone();
-    hardest.sort_by_key(|at| Reverse((wishes[*at].count, wishes[*at].protocols.len())));
+    hardest.sort_by_key(|at| Reverse((requests[*at].count, requests[*at].protocols.len())));
     let had = choice.earlier.iter().any(Option::is_some);
     let differs = hardest != asked;
     let mut ways = vec![Way { sequence: asked, former: true, packed: false }];
     if differs {
         ways.push(Way { sequence: hardest.clone(), former: true, packed: false });
     }
-    if wishes.len() > 1 && (differs || had || wishes[0].count.get() > 1) {
+    if requests.len() > 1 && (differs || had || requests[0].count.get() > 1) {
         ways.push(Way { sequence: hardest, former: false, packed: true });
     }
     ways
@@ -162,12 +162,13 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
                 continue;
             }
             let Some(first) = self.find(&requested[*at])? else {
-                return Ok(Err(Stuck { wish: &requested[*at], taken: self.taken }));
+                return Ok(Err(Stuck { request: &requested[*at], taken: self.taken }));
             };
             self.take(*at, first);
         }
         let grants = self.chosen.iter();
-        let grants = grants.map(|(at, port)| Grant { wish: requested[*at].clone(), port: *port });
+        let grants =
+            grants.map(|(at, port)| Grant { request: requested[*at].clone(), port: *port });
         let moved =
             self.orders.iter().filter_map(|(name, order)| Some(((*name).to_owned(), order.last?)));
         Ok(Ok(Granted { grants: grants.collect(), cursors: moved.collect() }))
@@ -183,16 +184,16 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
     /// What a request had before, if that can be had.
     fn earlier(&mut self, at: usize) -> Result<Option<NonZeroU16>, E> {
         let Choice { ask, earlier, .. } = self.choice;
-        let wish = &ask.requested[at];
+        let request = &ask.requested[at];
         match earlier.get(at).copied().flatten() {
             Some(Earlier::Own(first)) => {
-                let fits = first.checked_add(wish.count.get() - 1).is_some();
-                let free = !spots(wish, first).any(|spot| overlaps(&self.taken, spot));
+                let fits = first.checked_add(request.count.get() - 1).is_some();
+                let free = !spots(request, first).any(|spot| overlaps(&self.taken, spot));
                 Ok((fits && free).then_some(first))
             }
             Some(Earlier::Former(first)) if self.way.former => {
-                let fits = order::room(&ask.ports, wish, first) >= wish.count.get();
-                let free = fits && self.blocked(wish, first, Availability::Held)?.is_none();
+                let fits = order::room(&ask.ports, request, first) >= request.count.get();
+                let free = fits && self.blocked(request, first, Availability::Held)?.is_none();
                 Ok(free.then_some(first))
             }
             Some(Earlier::Former(_)) | None => Ok(None),
@@ -200,17 +201,17 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
     }
 
     /// The first number of a request, of the best that can be had.
-    fn find(&mut self, wish: &'a Wish) -> Result<Option<NonZeroU16>, E> {
-        let kind = (wish.range_name(), wish.count, &*wish.protocols, wish.address);
+    fn find(&mut self, request: &'a Request) -> Result<Option<NonZeroU16>, E> {
+        let kind = (request.range_name(), request.count, &*request.protocols, request.address);
         let mut order = match self.orders.remove(kind.0) {
             Some(order) => order,
-            None => Order::new(&self.choice, wish, self.way.packed),
+            None => Order::new(&self.choice, request, self.way.packed),
         };
-        order.start(&self.choice, wish);
+        order.start(&self.choice, request);
         // The predecessor of a replica has only just released the number that is to stay.
         let best = if order.is_stable() { Availability::Recent } else { Availability::Free };
         let mut worst = self.left.get(&kind).copied().unwrap_or(best);
-        let mut found = self.search(&mut order, wish, worst)?;
+        let mut found = self.search(&mut order, request, worst)?;
         while found.is_none() && worst < Availability::Held {
             worst = match worst {
                 Availability::Free => Availability::Recent,
@@ -220,7 +221,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
             if worst == Availability::Held {
                 order.turn(self.choice.seed, EXAMINED);
             }
-            found = self.search(&mut order, wish, worst)?;
+            found = self.search(&mut order, request, worst)?;
         }
         self.orders.insert(kind.0, order);
         Ok(found)
@@ -230,22 +231,22 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
     fn search(
         &mut self,
         order: &mut Order<'_>,
-        wish: &Wish,
+        request: &Request,
         worst: Availability,
     ) -> Result<Option<NonZeroU16>, E> {
-        let count = wish.count.get();
+        let count = request.count.get();
         // Where a block cannot begin, since it would have a number that is not to be had.
         let mut dead = vec![false; if count > 1 { 1 << u16::BITS } else { 0 }];
         for step in 0..order.len() {
             let first = order.at(step);
             let is_dead = dead.get(usize::from(first.get())) == Some(&true);
-            if is_dead || order::room(&self.choice.ask.ports, wish, first) < count {
+            if is_dead || order::room(&self.choice.ask.ports, request, first) < count {
                 continue;
             }
             // The home of a stable number is worth a look behind its holder.
             let at_home = step == 0 && order.is_stable();
             let worst = if at_home { Availability::Held } else { worst };
-            match self.blocked(wish, first, worst)? {
+            match self.blocked(request, first, worst)? {
                 None => {
                     order.move_past(step, count);
                     return Ok(Some(first));
@@ -263,17 +264,17 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
     /// How far into the block the last number stands that a request cannot have.
     fn blocked(
         &mut self,
-        wish: &Wish,
+        request: &Request,
         first: NonZeroU16,
         worst: Availability,
     ) -> Result<Option<u16>, E> {
-        for offset in (0..wish.count.get()).rev() {
+        for offset in (0..request.count.get()).rev() {
             let port = first.saturating_add(offset);
             if !self.choice.ask.ports.permits(port) {
                 return Ok(Some(offset));
             }
-            for protocol in &wish.protocols {
-                let spot = Spot { protocol: *protocol, address: wish.address, port };
+            for protocol in &request.protocols {
+                let spot = Spot { protocol: *protocol, address: request.address, port };
                 if overlaps(&self.taken, spot) || !self.node.is_within(spot, worst)? {
                     return Ok(Some(offset));
                 }
@@ -285,7 +286,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
 
 /// A request that found no number, and what the claim had by then.
 struct Stuck<'a> {
-    wish: &'a Wish,
+    request: &'a Request,
     taken: Taken,
 }
 
@@ -297,14 +298,15 @@ impl Stuck<'_> {
         never: bool,
         node: &mut Node<'_, E>,
     ) -> Result<Exhausted, E> {
-        let Self { wish, taken } = self;
-        let ranges = choice.ask.ports.range(wish.range_name()).unwrap_or_default().to_vec();
-        let asked = choice.ask.requested.iter().map(|wish| usize::from(wish.count.get())).sum();
-        let mut exhausted = Exhausted::new(wish.clone(), asked, ranges, never);
-        for port in order::numbers(&choice.ask.ports, wish) {
+        let Self { request, taken } = self;
+        let ranges = choice.ask.ports.range(request.range_name()).unwrap_or_default().to_vec();
+        let asked =
+            choice.ask.requested.iter().map(|request| usize::from(request.count.get())).sum();
+        let mut exhausted = Exhausted::new(request.clone(), asked, ranges, never);
+        for port in order::numbers(&choice.ask.ports, request) {
             let (mut worst, mut own) = (Availability::Free, false);
-            for protocol in &wish.protocols {
-                let spot = Spot { protocol: *protocol, address: wish.address, port };
+            for protocol in &request.protocols {
+                let spot = Spot { protocol: *protocol, address: request.address, port };
                 own |= overlaps(&taken, spot);
                 worst = worst.max((node.look)(spot)?);
             }
@@ -315,12 +317,12 @@ impl Stuck<'_> {
 }
 
 /// Everything that a request would hold from `first` on.
-fn spots(wish: &Wish, first: NonZeroU16) -> impl Iterator<Item = Spot> {
-    (0..wish.count.get()).flat_map(move |offset| {
+fn spots(request: &Request, first: NonZeroU16) -> impl Iterator<Item = Spot> {
+    (0..request.count.get()).flat_map(move |offset| {
         let port = first.saturating_add(offset);
         let spot =
-            move |protocol: &Protocol| Spot { protocol: *protocol, address: wish.address, port };
-        wish.protocols.iter().map(spot)
+            move |protocol: &Protocol| Spot { protocol: *protocol, address: request.address, port };
+        request.protocols.iter().map(spot)
     })
 }
 

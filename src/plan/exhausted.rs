@@ -3,14 +3,14 @@
 use std::fmt;
 
 use super::choice::Availability;
-use crate::model::{PortRange, Wish};
+use crate::model::{PortRange, Request};
 
 /// No number was left for a request. The text begins with the reason that `KubeWharf`'s kubelet gave
 /// (`OutOfHostPort`), which alerts look for, unless the claim would not fit into the empty range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exhausted {
     /// The request that could not be granted.
-    pub wish: Wish,
+    pub request: Request,
     /// How many numbers the claim asks for in all.
     pub asked: usize,
     /// The range in its parts.
@@ -32,8 +32,8 @@ pub struct Exhausted {
 impl std::error::Error for Exhausted {}
 
 impl Exhausted {
-    pub(super) fn new(wish: Wish, asked: usize, ranges: Vec<PortRange>, never: bool) -> Self {
-        Self { wish, asked, ranges, never, size: 0, held: 0, recent: 0, busy: 0, own: 0 }
+    pub(super) fn new(request: Request, asked: usize, ranges: Vec<PortRange>, never: bool) -> Self {
+        Self { request, asked, ranges, never, size: 0, held: 0, recent: 0, busy: 0, own: 0 }
     }
 
     /// Counts a number of the range, by how it stands and whether the claim has it itself.
@@ -51,14 +51,14 @@ impl Exhausted {
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wish, asked, size, .. } = self;
+        let Self { request, asked, size, .. } = self;
         let list = |items: Vec<String>, between: &str| items.join(between);
-        let protocols = list(wish.protocols.iter().map(ToString::to_string).collect(), "+");
+        let protocols = list(request.protocols.iter().map(ToString::to_string).collect(), "+");
         let ranges = list(self.ranges.iter().map(ToString::to_string).collect(), ", ");
-        let (name, numbers) = (wish.range_name(), if *size == 1 { "number" } else { "numbers" });
+        let (name, numbers) = (request.range_name(), if *size == 1 { "number" } else { "numbers" });
         let range = format!("range {name} ({ranges}: {size} {numbers} to choose from");
-        let of = wish.name.as_ref().map_or(String::new(), |name| format!(" for {name}"));
-        let ports = match wish.count.get() {
+        let of = request.name.as_ref().map_or(String::new(), |name| format!(" for {name}"));
+        let ports = match request.count.get() {
             1 => format!("{protocols} port"),
             count => format!("{count} {protocols} ports in a row"),
         };
@@ -69,7 +69,7 @@ impl fmt::Display for Exhausted {
                  when empty: it has no {ports}{of}; ask for fewer ports or name a larger range"
             );
         }
-        let verb = if wish.count.get() == 1 { "is" } else { "are" };
+        let verb = if request.count.get() == 1 { "is" } else { "are" };
         write!(out, "OutOfHostPort: no {ports} {verb} left{of} in {range}")?;
         let counts = [
             (self.held, "held"),

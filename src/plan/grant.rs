@@ -1,12 +1,12 @@
-//! Grants: what they stand for in the kernel, and how old ones meet new wishes.
+//! Grants: what they stand for in the kernel, and how old ones meet new requests.
 
 use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{ContainerPort, Grant, HostPort, Mapping, Wish};
+use crate::model::{ContainerPort, Grant, HostPort, Mapping, Request};
 
-/// A number that a wish had before.
+/// A number that a request had before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Earlier {
     /// The attachment holds it, and keeps it wherever the ranges are now.
@@ -15,29 +15,32 @@ pub enum Earlier {
     Former(NonZeroU16),
 }
 
-/// Matches `wishes` with the grants of an earlier time, each of which serves one of them: the same
-/// wish first, then one of the same name that is as long and in the same protocols.
+/// Matches `requests` with the grants of an earlier time, each of which serves one of them: the same
+/// request first, then one of the same name that is as long and in the same protocols.
 ///
 /// `kind` is [`Earlier::Own`] or [`Earlier::Former`].
 #[must_use]
 pub fn earlier(
-    wishes: &[Wish],
+    requests: &[Request],
     grants: &[Grant],
     kind: fn(NonZeroU16) -> Earlier,
 ) -> Vec<Option<Earlier>> {
     let mut left: Vec<Option<&Grant>> = grants.iter().map(Some).collect();
-    let mut found = vec![None; wishes.len()];
-    let same = |wish: &Wish, old: &Wish| wish == old;
-    let similar = |wish: &Wish, old: &Wish| {
-        let fits = wish.count == old.count && wish.protocols == old.protocols;
-        fits && wish.range == old.range && wish.address == old.address && wish.name == old.name
+    let mut found = vec![None; requests.len()];
+    let same = |request: &Request, old: &Request| request == old;
+    let similar = |request: &Request, old: &Request| {
+        let fits = request.count == old.count && request.protocols == old.protocols;
+        fits && request.range == old.range
+            && request.address == old.address
+            && request.name == old.name
     };
     for matches in [same, similar] {
-        for (wish, found) in wishes.iter().zip(&mut found) {
+        for (request, found) in requests.iter().zip(&mut found) {
             if found.is_some() {
                 continue;
             }
-            let old = left.iter_mut().find(|old| old.is_some_and(|old| matches(wish, &old.wish)));
+            let old =
+                left.iter_mut().find(|old| old.is_some_and(|old| matches(request, &old.request)));
             *found = old.and_then(Option::take).map(|grant| kind(grant.port));
         }
     }
@@ -48,16 +51,16 @@ pub fn earlier(
 #[must_use]
 pub fn expand(grants: &[Grant], pod: &[IpNetwork]) -> Vec<Mapping> {
     let mut mappings = Vec::new();
-    for Grant { wish, port } in grants {
-        for offset in 0..wish.count.get() {
+    for Grant { request, port } in grants {
+        for offset in 0..request.count.get() {
             // Neither runs over: a block is granted inside a range, and read from a range.
             let port = port.saturating_add(offset);
-            let container_port = match wish.container_port {
+            let container_port = match request.container_port {
                 ContainerPort::From(first) => first.saturating_add(offset),
                 ContainerPort::Same => port,
             };
-            for protocol in &wish.protocols {
-                let hosts = HostPort::each(*protocol, wish.address, port);
+            for protocol in &request.protocols {
+                let hosts = HostPort::each(*protocol, request.address, port);
                 mappings.extend(hosts.map(|host| Mapping::towards(host, container_port, pod)));
             }
         }

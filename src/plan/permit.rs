@@ -113,7 +113,7 @@ pub fn permit(ask: &Ask, held: Chosen) -> Result<(), Forbidden> {
         permit_number(*host, ports)?;
     }
     let named = fixed.iter().map(|one| one.host.address);
-    for address in named.chain(requested.iter().filter_map(|wish| wish.address)) {
+    for address in named.chain(requested.iter().filter_map(|request| request.address)) {
         let allowed = host_addresses.is_empty()
             || address.is_unspecified()
             || host_addresses.iter().any(|network| network.contains(address));
@@ -128,7 +128,7 @@ pub fn permit(ask: &Ask, held: Chosen) -> Result<(), Forbidden> {
     if let Some(annotation) = annotation.filter(|_| !may(&ports.allowed_namespaces)) {
         return Err(Forbidden::Namespace { annotation, namespace: namespace.cloned() });
     }
-    for range in requested.iter().filter_map(|wish| wish.range.as_ref()) {
+    for range in requested.iter().filter_map(|request| request.range.as_ref()) {
         if ports.named_ranges.get(range).is_some_and(|named| !may(&named.namespaces)) {
             return Err(Forbidden::Range { range: range.clone(), namespace: namespace.cloned() });
         }
@@ -149,7 +149,7 @@ fn permit_number(host: HostPort, ports: &PortPolicy) -> Result<(), Forbidden> {
 /// A request for several protocols is for one number.
 fn permit_count(ask: &Ask, namespace: Option<&String>, held: Chosen) -> Result<(), Forbidden> {
     let Ask { requested, pod, ports, .. } = ask;
-    let asked: usize = requested.iter().map(|wish| usize::from(wish.count.get())).sum();
+    let asked: usize = requested.iter().map(|request| usize::from(request.count.get())).sum();
     let judge = |key, limit: NonZeroU16, whose: String, held: usize| {
         if asked == 0 || asked + held <= limit.get().into() {
             return Ok(());

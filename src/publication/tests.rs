@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Masquerade, Owner, Policy, Wish};
+use crate::model::{Masquerade, Owner, Policy, Request};
 
 fn attachment(network: &str, sandbox: &str) -> Attachment {
     Attachment::new(network, sandbox, "eth0").expect("a valid attachment")
@@ -160,7 +160,7 @@ fn nothing_that_a_shell_would_interpret_gets_through() {
 
 /// A record of the pod u1 for which the node chose one number.
 fn chosen_record(network: &str, sandbox: &str, number: u16, created: u64) -> Record {
-    let wish = Wish {
+    let request = Request {
         name: None,
         protocols: TCP.to_vec(),
         container_port: ContainerPort::Same,
@@ -168,7 +168,7 @@ fn chosen_record(network: &str, sandbox: &str, number: u16, created: u64) -> Rec
         address: None,
         range: None,
     };
-    let grants = vec![Grant { wish, port: port(number) }];
+    let grants = vec![Grant { request, port: port(number) }];
     let mut record = record(&[("0.0.0.0", number, number, Some("10.0.0.2:80"))], grants);
     record.owner = Owner::bare(attachment(network, sandbox));
     record.owner.pod = Some(publication(Vec::new()).pod);
@@ -244,7 +244,7 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
 
 #[test]
 fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
-    let wish = Wish {
+    let request = Request {
         name: Some("media".to_owned()),
         protocols: TCP.to_vec(),
         container_port: ContainerPort::Same,
@@ -252,7 +252,7 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
         address: None,
         range: None,
     };
-    let grants = vec![Grant { wish, port: port(20000) }];
+    let grants = vec![Grant { request, port: port(20000) }];
     let v4 = Some("10.0.0.2:80");
     let mappings = [
         ("0.0.0.0", 80, 8080, v4),

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
-use autoport::cni::{Env, Request};
+use autoport::cni::{Call, Env};
 use autoport::kernel::Change;
 use autoport::model::{Ask, Mapping, Owner, Record};
 use autoport::plan::{self, Availability, Cursors};
@@ -97,8 +97,8 @@ fn configuration(count: u16, first: u16) -> Vec<u8> {
 }
 
 fn parse(env: &Env, stdin: &[u8]) -> Ask {
-    match Request::parse(black_box(env), black_box(stdin), || Ok(None)).map(|it| it.request) {
-        Ok(Request::Add(claim)) => claim.ask,
+    match Call::parse(black_box(env), black_box(stdin), || Ok(None)).map(|it| it.call) {
+        Ok(Call::Add(claim)) => claim.ask,
         other => panic!("not an ADD: {other:?}"),
     }
 }

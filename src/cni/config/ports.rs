@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use super::super::number;
 use super::{Dialects, Error, Field, Judge, Object, escape};
 use crate::model::{
-    Allocation, HostListeners, InvalidName, NamedRange, PortPolicy, PortRange, Wish,
+    Allocation, HostListeners, InvalidName, NamedRange, PortPolicy, PortRange, Request,
     check_identifier,
 };
 
@@ -73,7 +73,7 @@ fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, NamedRange>, Error
         if let Err(InvalidName { rule, .. }) = check_identifier("range name", name) {
             return invalid(rule);
         }
-        if name == Wish::DEFAULT_RANGE {
+        if name == Request::DEFAULT_RANGE {
             return invalid("but that is what portRange is called; give it another name");
         }
         named.insert(name.clone(), named_range(&field)?);

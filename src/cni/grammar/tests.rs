@@ -3,13 +3,13 @@ use super::*;
 const KEY: &str = "autoport.cni/ports";
 const MOST: NonZeroU16 = NonZeroU16::new(128).expect("it is not 0");
 
-fn wishes(text: &str) -> Vec<String> {
+fn requests(text: &str) -> Vec<String> {
     let items = parse(KEY, text, MOST).unwrap_or_else(|error| panic!("{text:?}: {error}"));
-    items.iter().map(|item| item.wish.to_string()).collect()
+    items.iter().map(|item| item.request.to_string()).collect()
 }
 
 #[test]
-fn what_is_written_is_what_is_wished_for() {
+fn what_is_written_is_what_is_requested_for() {
     let cases: [(&str, &[&str]); 9] = [
         ("8080", &["8080/tcp"]),
         ("http=8080", &["http=8080/tcp"]),
@@ -22,10 +22,10 @@ fn what_is_written_is_what_is_wished_for() {
         ("a=1/sctp,b=65535", &["a=1/sctp", "b=65535/tcp"]),
     ];
     for (text, expected) in cases {
-        assert_eq!(wishes(text), expected, "{text:?}");
+        assert_eq!(requests(text), expected, "{text:?}");
     }
     let blocks = parse(KEY, "rtp=10000-10099/udp", MOST).expect("a block");
-    assert_eq!(blocks[0].wish.count.get(), 100);
+    assert_eq!(blocks[0].request.count.get(), 100);
 }
 
 /// Each with the piece that is wrong.
@@ -78,7 +78,7 @@ fn an_error_points_at_the_spot_and_shows_a_right_one() {
 #[test]
 fn the_list_is_bounded() {
     let list = |count: usize| (1..=count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    assert_eq!(wishes(&list(128)).len(), 128);
+    assert_eq!(requests(&list(128)).len(), 128);
     // What comes after is not even read.
     for many in [list(129), format!("{}!", list(50_000)), ",".repeat(128)] {
         let error = parse(KEY, &many, MOST).expect_err("too many");

@@ -4,25 +4,25 @@ use std::num::NonZeroU16;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Allocation, ContainerPort, PortPolicy, PortRange, Wish};
+use crate::model::{Allocation, ContainerPort, PortPolicy, PortRange, Request};
 use crate::plan::Choice;
 
-/// The numbers of the range that `wish` names which may be chosen, in the order written.
-pub(super) fn numbers(policy: &PortPolicy, wish: &Wish) -> impl Iterator<Item = NonZeroU16> {
-    parts(policy, wish)
+/// The numbers of the range that `request` names which may be chosen, in the order written.
+pub(super) fn numbers(policy: &PortPolicy, request: &Request) -> impl Iterator<Item = NonZeroU16> {
+    parts(policy, request)
         .iter()
         .flat_map(|part| (part.first.get()..=part.last.get()).filter_map(NonZeroU16::new))
         .filter(|port| policy.permits(*port))
 }
 
 /// How many numbers follow in a row from `first` on, itself included, inside its part of the range.
-pub(super) fn room(policy: &PortPolicy, wish: &Wish, first: NonZeroU16) -> u16 {
-    let part = parts(policy, wish).iter().find(|part| part.contains(first));
+pub(super) fn room(policy: &PortPolicy, request: &Request, first: NonZeroU16) -> u16 {
+    let part = parts(policy, request).iter().find(|part| part.contains(first));
     part.map_or(0, |part| (part.last.get() - first.get()).saturating_add(1))
 }
 
-fn parts<'a>(policy: &'a PortPolicy, wish: &Wish) -> &'a [PortRange] {
-    policy.range(wish.range_name()).unwrap_or_default()
+fn parts<'a>(policy: &'a PortPolicy, request: &Request) -> &'a [PortRange] {
+    policy.range(request.range_name()).unwrap_or_default()
 }
 
 /// The numbers of one range around a ring, and where it goes on.
@@ -38,16 +38,16 @@ pub(super) struct Order<'a> {
 
 impl<'a> Order<'a> {
     /// The order of the choice; a packed one goes on from the start of the range, without gaps.
-    pub(super) fn new(choice: &Choice<'a>, wish: &Wish, packed: bool) -> Self {
+    pub(super) fn new(choice: &Choice<'a>, request: &Request, packed: bool) -> Self {
         let mut order = Self {
             allocation: choice.ask.allocation,
             packed,
-            parts: parts(&choice.ask.ports, wish),
-            numbers: numbers(&choice.ask.ports, wish).collect(),
+            parts: parts(&choice.ask.ports, request),
+            numbers: numbers(&choice.ask.ports, request).collect(),
             next: 0,
             last: None,
         };
-        match choice.cursors.get(wish.range_name()) {
+        match choice.cursors.get(request.range_name()) {
             _ if packed => {}
             _ if order.allocation == Allocation::Random => {
                 fastrand::Rng::with_seed(choice.seed).shuffle(&mut order.numbers);
@@ -85,18 +85,19 @@ impl<'a> Order<'a> {
 
     /// Begins where a stable number of this pod's port is at home: at a place of the whole range, be
     /// it excluded or not, so that what one node excludes moves no numbers but those.
-    pub(super) fn start(&mut self, choice: &Choice<'_>, wish: &Wish) {
+    pub(super) fn start(&mut self, choice: &Choice<'_>, request: &Request) {
         if !self.is_stable() {
             return;
         }
         let (namespace, name) =
             choice.ask.pod.as_ref().map_or(("", ""), |pod| (&*pod.namespace, &*pod.name));
-        let first = match wish.container_port {
+        let first = match request.container_port {
             ContainerPort::From(first) => first.get(),
             ContainerPort::Same => 0,
         };
-        let protocols: Vec<_> = wish.protocols.iter().map(ToString::to_string).collect();
-        let port = wish.name.clone().unwrap_or_else(|| format!("{first}/{}", protocols.join("+")));
+        let protocols: Vec<_> = request.protocols.iter().map(ToString::to_string).collect();
+        let port =
+            request.name.clone().unwrap_or_else(|| format!("{first}/{}", protocols.join("+")));
         let digest = Sha256::digest([namespace, name, &port].join("\0"));
         let hash = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let size: usize = self.parts.iter().map(PortRange::size).sum();

@@ -20,8 +20,8 @@ fn named(ports: &[PortRange]) -> NamedRange {
     NamedRange { ports: ports.to_vec(), namespaces: None }
 }
 
-fn block(count: u16, protocols: &[Protocol]) -> Wish {
-    Wish {
+fn block(count: u16, protocols: &[Protocol]) -> Request {
+    Request {
         name: None,
         protocols: protocols.to_vec(),
         container_port: ContainerPort::From(port(80)),
@@ -35,7 +35,7 @@ fn pod(name: &str) -> Pod {
     Pod { namespace: "games".into(), name: name.into(), uid: String::new() }
 }
 
-fn tcp(count: u16) -> Wish {
+fn tcp(count: u16) -> Request {
     block(count, &[Protocol::Tcp])
 }
 
@@ -94,15 +94,15 @@ impl Scene {
     }
 
     fn last(mut self, number: u16) -> Self {
-        self.cursors.insert(Wish::DEFAULT_RANGE.to_owned(), port(number));
+        self.cursors.insert(Request::DEFAULT_RANGE.to_owned(), port(number));
         self
     }
 
-    fn ask(&self, wishes: &[Wish]) -> Answer {
+    fn ask(&self, requests: &[Request]) -> Answer {
         let ask = Ask {
             pod: self.pod.clone(),
             fixed: self.fixed.clone(),
-            requested: wishes.to_vec(),
+            requested: requests.to_vec(),
             allocation: self.policy.allocation,
             ..crate::model::test_ask(self.policy.clone())
         };
@@ -127,9 +127,9 @@ impl Scene {
         Answer { outcome, looked, examined }
     }
 
-    fn ports(&self, wishes: &[Wish]) -> Option<Vec<u16>> {
-        let granted = self.ask(wishes).outcome.ok()?;
-        assert!(granted.grants.iter().map(|grant| &grant.wish).eq(wishes));
+    fn ports(&self, requests: &[Request]) -> Option<Vec<u16>> {
+        let granted = self.ask(requests).outcome.ok()?;
+        assert!(granted.grants.iter().map(|grant| &grant.request).eq(requests));
         Some(granted.grants.iter().map(|grant| grant.port.get()).collect())
     }
 }
@@ -152,7 +152,7 @@ fn the_ring_goes_on_past_the_cursor() {
     let scene = || Scene::new(&[range(100, 103)]);
     let cursor = |scene: Scene| {
         let granted = scene.ask(&[tcp(1)]).outcome.expect("there is room");
-        (granted.grants[0].port.get(), granted.cursors[Wish::DEFAULT_RANGE].get())
+        (granted.grants[0].port.get(), granted.cursors[Request::DEFAULT_RANGE].get())
     };
     assert_eq!(cursor(scene()), (100, 100));
     assert_eq!(cursor(scene().last(101)), (102, 102));
@@ -161,7 +161,7 @@ fn the_ring_goes_on_past_the_cursor() {
     assert_eq!(cursor(scene().last(5000)), (100, 100));
     // A block leaves the cursor at its end.
     let granted = scene().ask(&[tcp(3)]).outcome.expect("there is room");
-    assert_eq!(granted.cursors[Wish::DEFAULT_RANGE], port(102));
+    assert_eq!(granted.cursors[Request::DEFAULT_RANGE], port(102));
     // In the order written, and each part once.
     let parts = || Scene::new(&[range(300, 301), range(100, 101)]);
     assert_eq!(parts().ports(&[tcp(1), tcp(1), tcp(1)]), Some(vec![300, 301, 100]));
@@ -217,7 +217,7 @@ fn protocols_share_a_number_or_not() {
     assert_eq!(Scene::new(&[range(100, 101)]).ports(&[tcp(1), udp.clone()]), Some(vec![100, 101]));
     assert_eq!(Scene::new(&[range(100, 100)]).ports(&[tcp(1), udp]), Some(vec![100, 100]));
     assert_eq!(Scene::new(&[range(100, 100)]).ports(&[tcp(1), both]), None);
-    let on = |address: &str| Wish { address: address.parse().ok(), ..tcp(1) };
+    let on = |address: &str| Request { address: address.parse().ok(), ..tcp(1) };
     let one = Scene::new(&[range(100, 100)]);
     assert_eq!(one.ports(&[on("192.0.2.1"), on("192.0.2.2")]), Some(vec![100, 100]));
     assert_eq!(one.ports(&[on("192.0.2.1"), tcp(1)]), None);
@@ -231,11 +231,11 @@ fn bounds_are_kept() {
     scene.policy.named_ranges.insert("game".into(), named(&[range(7000, 7001)]));
     assert_eq!(scene.ports(&[tcp(1), tcp(1)]), Some(vec![101, 105]));
     assert_eq!(scene.ports(&[tcp(1), tcp(1), tcp(1)]), None);
-    let game = Wish { range: Some("game".into()), ..tcp(1) };
+    let game = Request { range: Some("game".into()), ..tcp(1) };
     let granted = scene.ask(&[game.clone(), tcp(1)]).outcome.expect("there is room");
     let expected = Cursors::from([("game".into(), port(7000)), ("default".into(), port(101))]);
     assert_eq!(granted.cursors, expected);
-    let unknown = Wish { range: Some("none".into()), ..tcp(1) };
+    let unknown = Request { range: Some("none".into()), ..tcp(1) };
     assert_eq!(scene.ports(&[unknown]), None);
     // What the claim asks for by number is not chosen.
     scene.fixed = HostPort::each(Protocol::Tcp, None, port(101))
@@ -254,14 +254,14 @@ fn worse_tiers_come_last() {
     assert_eq!(two.outcome.expect("there is room").grants[1].port, port(100));
     assert!(two.examined.is_empty());
     let mut four = scene();
-    let wishes = [tcp(1), tcp(1), tcp(1), tcp(1)];
-    assert_eq!(four.ports(&wishes), None);
+    let requests = [tcp(1), tcp(1), tcp(1), tcp(1)];
+    assert_eq!(four.ports(&requests), None);
     four.gone.insert(102);
-    let answer = four.ask(&wishes);
+    let answer = four.ask(&requests);
     assert_eq!(answer.outcome.expect("the holder is gone").grants[3].port, port(102));
     assert_eq!(answer.examined.len(), 1);
     // A listener is never passed over.
-    assert_eq!(four.with([102], Busy).ports(&wishes), None);
+    assert_eq!(four.with([102], Busy).ports(&requests), None);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn earlier_numbers_are_preferred() {
         assert_eq!(scene.ports(&[tcp(1)]), Some(vec![own]));
     }
     assert_eq!(scene.ports(&[tcp(1), tcp(1)]), Some(vec![7, 100]));
-    // What a wish had before gives way if all do not fit otherwise.
+    // What a request had before gives way if all do not fit otherwise.
     let mut tight = Scene::new(&[range(100, 102)]);
     tight.earlier = vec![Some(Earlier::Former(port(101)))];
     assert_eq!(tight.ports(&[tcp(1), tcp(2)]), Some(vec![102, 100]));
@@ -322,8 +322,8 @@ fn a_full_range_costs_a_few_laps() {
         assert_eq!(granted.grants.iter().map(|one| one.port.get()).collect::<BTreeSet<_>>(), free);
         assert!(answer.looked.len() <= 10_000 && answer.examined.is_empty());
         assert!(scene.ask(&[tcp(1)]).looked.len() <= 10_000);
-        for wishes in [vec![tcp(1); 128], vec![tcp(100)], vec![tcp(2); 64]] {
-            let asked = scene.ask(&wishes);
+        for requests in [vec![tcp(1); 128], vec![tcp(100)], vec![tcp(2); 64]] {
+            let asked = scene.ask(&requests);
             assert!(asked.looked.len() <= 100_000, "{}", asked.looked.len());
             assert!(asked.examined.len() <= EXAMINED);
             let exhausted = asked.outcome.expect_err("so many are not free");
@@ -364,8 +364,8 @@ fn exhaustion_says_what_is_there() {
 #[test]
 fn what_can_never_fit_is_not_called_exhausted() {
     let scene = || Scene::new(&[range(100, 103)]).last(101);
-    let never = |scene: &Scene, wishes: &[Wish]| {
-        let exhausted = scene.ask(wishes).outcome.expect_err("it does not fit");
+    let never = |scene: &Scene, requests: &[Request]| {
+        let exhausted = scene.ask(requests).outcome.expect_err("it does not fit");
         assert_eq!(exhausted.never, !exhausted.to_string().starts_with("OutOfHostPort"));
         exhausted.never
     };
@@ -394,14 +394,15 @@ fn a_stable_number_is_left_only_for_one_that_is_in_use() {
     let mut scene = Scene::new(&[range(100, 199)]);
     scene.policy.allocation = Allocation::Stable;
     scene.pod = Some(pod("web-0"));
-    let wish = |name: &str, count| Wish { name: Some(name.into()), ..tcp(count) };
-    let first =
-        |scene: &Scene, wish: &Wish| scene.ports(std::slice::from_ref(wish)).expect("room")[0];
-    let home = first(&scene, &wish("http", 1));
-    assert_ne!(home, first(&scene, &wish("admin", 1)), "each port has a number of its own");
+    let request = |name: &str, count| Request { name: Some(name.into()), ..tcp(count) };
+    let first = |scene: &Scene, request: &Request| {
+        scene.ports(std::slice::from_ref(request)).expect("room")[0]
+    };
+    let home = first(&scene, &request("http", 1));
+    assert_ne!(home, first(&scene, &request("admin", 1)), "each port has a number of its own");
     assert_eq!(
         home,
-        first(&scene, &Wish { container_port: ContainerPort::Same, ..wish("http", 1) })
+        first(&scene, &Request { container_port: ContainerPort::Same, ..request("http", 1) })
     );
     assert_ne!(
         first(&scene, &tcp(1)),
@@ -411,13 +412,13 @@ fn a_stable_number_is_left_only_for_one_that_is_in_use() {
     let next = if home == 199 { 100 } else { home + 1 };
     for (stands, expected) in [(Recent, home), (Busy, next), (Held, next)] {
         scene = scene.with([home], stands);
-        assert_eq!(first(&scene, &wish("http", 1)), expected, "{stands:?}");
+        assert_eq!(first(&scene, &request("http", 1)), expected, "{stands:?}");
     }
     scene.gone.insert(home);
-    assert_eq!(first(&scene, &wish("http", 1)), home, "its holder is gone");
+    assert_eq!(first(&scene, &request("http", 1)), home, "its holder is gone");
     // An exclusion elsewhere moves nothing; a part before it does, which is why it is documented.
     scene.policy.excluded = vec![range(100, home - 1)];
-    assert_eq!(first(&scene, &wish("http", 1)), home);
+    assert_eq!(first(&scene, &request("http", 1)), home);
     scene.pod = Some(pod("web-1"));
-    assert_ne!(first(&scene, &wish("http", 1)), home, "another replica");
+    assert_ne!(first(&scene, &request("http", 1)), home, "another replica");
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Allocation, ContainerPort, HostListeners, NamedRange, Pod, Protocol, Wish};
+use crate::model::{Allocation, ContainerPort, HostListeners, NamedRange, Pod, Protocol, Request};
 
 fn port(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).expect("a port is not 0")
@@ -28,8 +28,8 @@ fn pod(namespace: &str) -> Pod {
     Pod { namespace: namespace.into(), name: "web".into(), uid: "u1".into() }
 }
 
-fn block(count: u16) -> Wish {
-    Wish {
+fn block(count: u16) -> Request {
+    Request {
         name: None,
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         container_port: ContainerPort::From(port(80)),
@@ -49,16 +49,16 @@ fn verdict(
     ports: &PortPolicy,
     namespace: &str,
     fixed: &[Mapping],
-    wishes: &[Wish],
+    requests: &[Request],
     held: Chosen,
 ) -> String {
     let networks = ["192.0.2.0/24", "2001:db8::/64"].map(|it| it.parse().expect("a network"));
     let mut ask = crate::model::test_ask(ports.clone());
     ask.pod = Some(pod(namespace));
-    ask.annotation = (!wishes.is_empty()).then_some("autoport.cni/ports");
+    ask.annotation = (!requests.is_empty()).then_some("autoport.cni/ports");
     ask.policy.host_addresses = networks.to_vec();
     ask.fixed = fixed.to_vec();
-    ask.requested = wishes.to_vec();
+    ask.requested = requests.to_vec();
     permit(&ask, held).err().map_or(String::new(), |error| error.to_string())
 }
 
@@ -81,16 +81,16 @@ fn numbers_and_addresses_that_are_named() {
         let text = judge(address, 80);
         let start = format!("host IP {address} is in none of hostAddresses of this node's");
         assert!(text.starts_with(&start) && text.contains("192.0.2.0/24, 2001:db8::/64"), "{text}");
-        let wish = Wish { address: address.parse().ok(), ..block(1) };
-        assert_eq!(verdict(&policy(), "shop", &[], &[wish], Chosen::default()), text);
+        let request = Request { address: address.parse().ok(), ..block(1) };
+        assert_eq!(verdict(&policy(), "shop", &[], &[request], Chosen::default()), text);
     }
 }
 
 #[test]
 fn a_range_can_be_kept_for_namespaces() {
-    let wish = Wish { range: Some("game".into()), ..block(1) };
+    let request = Request { range: Some("game".into()), ..block(1) };
     let judge = |namespace| {
-        verdict(&policy(), namespace, &[], std::slice::from_ref(&wish), Chosen::default())
+        verdict(&policy(), namespace, &[], std::slice::from_ref(&request), Chosen::default())
     };
     assert_eq!(judge("games"), "");
     let expected = "pods in namespace \"shop\" may not choose from range game; namespaces of \
@@ -103,8 +103,8 @@ fn a_range_can_be_kept_for_namespaces() {
 fn limits_count_numbers_of_pod_and_namespace() {
     let mut ports = policy();
     let held = |pod, namespace| Chosen { pod, namespace };
-    let judge = |ports: &PortPolicy, wishes: &[Wish], held| {
-        verdict(ports, "shop", &fixed("", 8080), wishes, held)
+    let judge = |ports: &PortPolicy, requests: &[Request], held| {
+        verdict(ports, "shop", &fixed("", 8080), requests, held)
     };
     // A number in two protocols is one; a port that the Pod names itself is none.
     assert_eq!(judge(&ports, &[block(128)], held(0, 0)), "");

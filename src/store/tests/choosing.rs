@@ -1,7 +1,7 @@
 //! What helps to choose a number: cheap look-ups, cursors, and the memory of what was released.
 
 use super::*;
-use crate::model::{ContainerPort, Grant, Pod, Wish};
+use crate::model::{ContainerPort, Grant, Pod, Request};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -60,14 +60,14 @@ fn a_damaged_cursor_is_none_and_can_be_set() {
     }
 }
 
-/// A record that holds 80 by its own wish and two numbers in a row by the node's choice.
+/// A record that holds 80 by its own request and two numbers in a row by the node's choice.
 fn granted(locked: &Shared, container_id: &str, uid: &str) -> Record {
     let hosts = [host("0.0.0.0", 80), host("0.0.0.0", 20000), host("0.0.0.0", 20001)];
     let mut record = record(locked, container_id, &hosts);
     record.owner.pod =
         Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.to_owned() });
     record.grants = vec![Grant {
-        wish: Wish {
+        request: Request {
             name: None,
             protocols: vec![Protocol::Tcp],
             container_port: ContainerPort::Same,

@@ -1,7 +1,7 @@
 //! From pods, containers and namespaces to records.
 
 use super::*;
-use crate::model::{ContainerPort, Grant, Pod, Wish};
+use crate::model::{ContainerPort, Grant, Pod, Request};
 
 /// A record of a pod in the namespace `shop` for which the node chose `count` numbers from `first` on.
 pub(super) fn of_pod(
@@ -17,7 +17,7 @@ pub(super) fn of_pod(
     record.owner.pod =
         Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.to_owned() });
     record.grants = NonZeroU16::new(count).map_or(Vec::new(), |count| {
-        let wish = Wish {
+        let request = Request {
             name: None,
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             container_port: ContainerPort::Same,
@@ -25,7 +25,7 @@ pub(super) fn of_pod(
             address: None,
             range: None,
         };
-        vec![Grant { wish, port: first.try_into().expect("a port") }]
+        vec![Grant { request, port: first.try_into().expect("a port") }]
     });
     record
 }

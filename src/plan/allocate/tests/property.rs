@@ -8,7 +8,7 @@ fn below(random: &mut fastrand::Rng, bound: u64) -> u16 {
     random.u64(..bound) as u16
 }
 
-fn wishes(random: &mut fastrand::Rng) -> Vec<Wish> {
+fn requests(random: &mut fastrand::Rng) -> Vec<Request> {
     let (t, u, s) = (Protocol::Tcp, Protocol::Udp, Protocol::Sctp);
     let protocols: [&[Protocol]; 5] = [&[t], &[t], &[u], &[t, u], &[s]];
     (0..=below(random, 3))
@@ -16,14 +16,14 @@ fn wishes(random: &mut fastrand::Rng) -> Vec<Wish> {
             let protocols = protocols[usize::from(below(random, 5))];
             let count = 1 + below(random, 8).saturating_sub(4);
             let range = (below(random, 4) == 0).then(|| "game".to_owned());
-            Wish { range, ..block(count, protocols) }
+            Request { range, ..block(count, protocols) }
         })
         .collect()
 }
 
-fn of_range(scene: &Scene, wish: &Wish, number: u16) -> bool {
-    let parts = scene.policy.range(wish.range_name()).expect("a known range");
-    let last = number + wish.count.get() - 1;
+fn of_range(scene: &Scene, request: &Request, number: u16) -> bool {
+    let parts = scene.policy.range(request.range_name()).expect("a known range");
+    let last = number + request.count.get() - 1;
     let inside = parts.iter().any(|part| part.contains(port(number)) && part.contains(port(last)));
     let kept = |port| scene.policy.excluded.iter().any(|range| range.contains(port));
     inside && !(number..=last).any(|number| kept(port(number)))
@@ -33,7 +33,7 @@ fn of_range(scene: &Scene, wish: &Wish, number: u16) -> bool {
 fn next_free(scene: &Scene, protocol: Protocol) -> Option<u16> {
     let single = tcp(1);
     let all: Vec<u16> = (100..=159).filter(|one| of_range(scene, &single, *one)).collect();
-    let cursor = scene.cursors.get(Wish::DEFAULT_RANGE).map_or(0, |last| last.get());
+    let cursor = scene.cursors.get(Request::DEFAULT_RANGE).map_or(0, |last| last.get());
     let start = all.iter().position(|number| *number > cursor).unwrap_or_default();
     let free = |number: &&u16| !scene.state.contains_key(&(protocol, **number));
     all[start..].iter().chain(&all[..start]).find(free).copied()
@@ -55,37 +55,37 @@ fn run(seed: u64, allocation: Allocation) {
             continue;
         }
         scene.seed = random.u64(..);
-        let wishes = wishes(&mut random);
-        let answer = scene.ask(&wishes);
-        assert_eq!(answer.outcome, scene.ask(&wishes).outcome, "the same inputs, step {step}");
+        let requests = requests(&mut random);
+        let answer = scene.ask(&requests);
+        assert_eq!(answer.outcome, scene.ask(&requests).outcome, "the same inputs, step {step}");
         let granted = match answer.outcome {
             Ok(granted) => granted,
             Err(exhausted) => {
                 refused += 1;
                 assert!(exhausted.to_string().starts_with("OutOfHostPort"));
-                if let ([wish], 1) = (&*wishes, wishes[0].count.get()) {
+                if let ([request], 1) = (&*requests, requests[0].count.get()) {
                     let free = |number: u16| {
                         let taken = |one: &Protocol| model.contains_key(&(*one, number));
-                        !wish.protocols.iter().any(taken)
+                        !request.protocols.iter().any(taken)
                     };
-                    let left = (1..800).find(|one| of_range(&scene, wish, *one) && free(*one));
+                    let left = (1..800).find(|one| of_range(&scene, request, *one) && free(*one));
                     assert_eq!(left, None, "refused though one was free, step {step}");
                 }
                 continue;
             }
         };
         given += 1;
-        assert!(granted.grants.iter().map(|grant| &grant.wish).eq(&wishes), "all or nothing");
-        if let ([wish], Allocation::Sequential) = (&*wishes, allocation)
-            && *wish == block(1, &wish.protocols)
-            && wish.protocols.len() == 1
+        assert!(granted.grants.iter().map(|grant| &grant.request).eq(&requests), "all or nothing");
+        if let ([request], Allocation::Sequential) = (&*requests, allocation)
+            && *request == block(1, &request.protocols)
+            && request.protocols.len() == 1
         {
-            let next = next_free(&scene, wish.protocols[0]);
+            let next = next_free(&scene, request.protocols[0]);
             assert_eq!(Some(granted.grants[0].port.get()), next, "ring order, step {step}");
         }
-        for Grant { wish, port } in &granted.grants {
-            assert!(of_range(&scene, wish, port.get()), "{port} for {wish}, step {step}");
-            for spot in spots(wish, *port) {
+        for Grant { request, port } in &granted.grants {
+            assert!(of_range(&scene, request, port.get()), "{port} for {request}, step {step}");
+            for spot in spots(request, *port) {
                 let before = model.insert((spot.protocol, spot.port.get()), step);
                 assert_eq!(before, None, "an overlap at {spot:?}, step {step}");
                 scene.state.insert((spot.protocol, spot.port.get()), Held);
@@ -130,12 +130,12 @@ fn stable_numbers_depend_on_names_alone() {
         scene.policy.allocation = Allocation::Stable;
         scene.policy.named_ranges.insert("game".into(), named(&[range(700, 799)]));
         scene.pod = Some(pod(&format!("web-{step}")));
-        let wishes = wishes(&mut random);
-        let alone = scene.ask(&wishes).outcome.expect("an empty node");
+        let requests = requests(&mut random);
+        let alone = scene.ask(&requests).outcome.expect("an empty node");
         assert!(alone.cursors.is_empty());
         homes.insert(alone.grants[0].port);
         let own: BTreeSet<_> =
-            alone.grants.iter().flat_map(|grant| spots(&grant.wish, grant.port)).collect();
+            alone.grants.iter().flat_map(|grant| spots(&grant.request, grant.port)).collect();
         for number in (40..60).chain(100..400).chain(700..800) {
             for protocol in Protocol::ALL {
                 let is_own = own.contains(&Spot { protocol, address: None, port: port(number) });
@@ -147,8 +147,12 @@ fn stable_numbers_depend_on_names_alone() {
         }
         scene.seed = random.u64(..);
         scene = scene.last(100 + below(&mut random, 300));
-        if wishes.len() == 1 || step % 2 == 0 {
-            assert_eq!(scene.ask(&wishes).outcome.map(|it| it.grants), Ok(alone.grants), "{step}");
+        if requests.len() == 1 || step % 2 == 0 {
+            assert_eq!(
+                scene.ask(&requests).outcome.map(|it| it.grants),
+                Ok(alone.grants),
+                "{step}"
+            );
         }
     }
     assert!(homes.len() > 150, "they are spread: {}", homes.len());

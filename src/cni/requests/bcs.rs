@@ -9,7 +9,7 @@ use super::super::grammar::{Item, Source};
 use super::super::mappings::PortMapping;
 use super::super::number;
 use super::super::text::quote;
-use crate::model::{ContainerPort, PortRange, Protocol, Wish};
+use crate::model::{ContainerPort, PortRange, Protocol, Request};
 
 /// Only `true` is a yes, as in BCS; what looks like another is worth a word.
 pub(super) fn is_on(value: &str, warnings: &mut Vec<String>) -> bool {
@@ -78,7 +78,7 @@ fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: 
     if protocols.is_empty() {
         protocols.push(Protocol::Tcp);
     }
-    let wish = Wish {
+    let request = Request {
         // Whoever listens on the chosen number knows it by the one that was written.
         name: same.then(|| port.to_string()),
         protocols,
@@ -87,11 +87,11 @@ fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: 
         address: None,
         range: None,
     };
-    Item { wish, ports: Some(PortRange { first: port, last: port }), source }
+    Item { request, ports: Some(PortRange { first: port, last: port }), source }
 }
 
 fn refuse_unknown_name(source: Source<'_>, named: &[Item<'_>]) -> Result<(), Error> {
-    if named.iter().any(|item| item.wish.name.as_deref() == Some(source.item)) {
+    if named.iter().any(|item| item.request.name.as_deref() == Some(source.item)) {
         return Ok(());
     }
     let wrong = format!(

@@ -50,7 +50,7 @@ impl fmt::Display for PortRange {
 /// Host ports that the node is to choose: one number, or a run of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Wish {
+pub struct Request {
     /// What the pod calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -68,7 +68,7 @@ pub struct Wish {
     pub range: Option<String>,
 }
 
-impl Wish {
+impl Request {
     /// What a range without name is called: no named range can be called so.
     pub const DEFAULT_RANGE: &'static str = "default";
 
@@ -79,7 +79,7 @@ impl Wish {
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for Request {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.name {
             write!(out, "{name}=")?;
@@ -106,13 +106,13 @@ pub enum ContainerPort {
     Same,
 }
 
-/// A wish that was granted.
+/// A request that was granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
     /// What was asked for.
     #[serde(flatten)]
-    pub wish: Wish,
+    pub request: Request,
     /// The first of the chosen host ports.
     pub port: NonZeroU16,
 }
@@ -175,10 +175,10 @@ pub struct PortPolicy {
 }
 
 impl PortPolicy {
-    /// The range called `name`, in its parts; [`Wish::DEFAULT_RANGE`] is the one without name.
+    /// The range called `name`, in its parts; [`Request::DEFAULT_RANGE`] is the one without name.
     #[must_use]
     pub fn range(&self, name: &str) -> Option<&[PortRange]> {
-        if name == Wish::DEFAULT_RANGE {
+        if name == Request::DEFAULT_RANGE {
             return Some(&self.ranges);
         }
         self.named_ranges.get(name).map(|range| &*range.ports)

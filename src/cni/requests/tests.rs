@@ -1,6 +1,6 @@
 use serde_json::{Map, Value, json};
 
-use crate::cni::{Env, Error, Request};
+use crate::cni::{Call, Env, Error};
 use crate::model::{Ask, Dialect};
 
 const PORTS: &str = "autoport.cni/ports";
@@ -40,12 +40,12 @@ fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Ask, E
         },
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.5/16"}]},
     });
-    let parsed = Request::parse(&env, conf.to_string().as_bytes(), || Ok(None))?;
-    let Request::Add(claim) = parsed.request else { panic!("an ADD became something else") };
+    let parsed = Call::parse(&env, conf.to_string().as_bytes(), || Ok(None))?;
+    let Call::Add(claim) = parsed.call else { panic!("an ADD became something else") };
     Ok(claim.ask)
 }
 
-fn wishes(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Vec<String> {
+fn requests(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Vec<String> {
     let claim = claim(mappings, annotations);
     let claim = claim.unwrap_or_else(|error| panic!("{mappings:?} {annotations:?}: {error}"));
     claim.requested.iter().map(ToString::to_string).collect()
@@ -62,17 +62,17 @@ fn refusal(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> String {
 fn nobody_asks_by_accident() {
     assert!(claim(&[], &[]).expect("nothing").is_empty());
     assert!(claim(&[], &[("some.other/annotation", "8080")]).expect("nothing").is_empty());
-    assert_eq!(wishes(&[(8080, 80)], &[]), [""; 0]);
+    assert_eq!(requests(&[(8080, 80)], &[]), [""; 0]);
 }
 
 #[test]
 fn host_port_zero_and_the_annotation_ask() {
-    assert_eq!(wishes(&[(0, 80)], &[]), ["80/tcp"]);
-    assert_eq!(wishes(&[(0, 80), (8443, 443)], &[]), ["80/tcp"]);
-    let both = wishes(&[(0, 80), (8443, 443)], &[(PORTS, "game=7777/udp")]);
+    assert_eq!(requests(&[(0, 80)], &[]), ["80/tcp"]);
+    assert_eq!(requests(&[(0, 80), (8443, 443)], &[]), ["80/tcp"]);
+    let both = requests(&[(0, 80), (8443, 443)], &[(PORTS, "game=7777/udp")]);
     assert_eq!(both, ["80/tcp", "game=7777/udp"]);
     let named = claim(&[], &[(PORTS, "a=1,b=2"), (RANGE, "game")]).expect("a known range");
-    assert!(named.requested.iter().all(|wish| wish.range.as_deref() == Some("game")));
+    assert!(named.requested.iter().all(|request| request.range.as_deref() == Some("game")));
     assert!(refusal(&[], &[(PORTS, "a=1"), (RANGE, "gmae")]).contains("game"), "names the known");
 }
 
@@ -106,10 +106,10 @@ fn the_pod_may_say_how_numbers_are_chosen() {
 }
 
 #[test]
-fn a_port_that_is_mapped_already_is_not_wished_for() {
+fn a_port_that_is_mapped_already_is_not_requested_for() {
     let error = refusal(&[(8080, 80)], &[(PORTS, "http=80")]);
     assert!(error.contains("80") && error.contains("8080"), "{error}");
-    assert_eq!(wishes(&[(8080, 80)], &[(PORTS, "http=80/udp")]), ["http=80/udp"]);
+    assert_eq!(requests(&[(8080, 80)], &[(PORTS, "http=80/udp")]), ["http=80/udp"]);
 }
 
 #[test]
@@ -133,18 +133,18 @@ fn kubewharfs_annotation_is_read() {
     }
     // A plugin does not see the pod's ports.
     assert!(refusal(&[], &[(KUBEWHARF, "true")]).contains(PORTS), "names the remedy");
-    assert_eq!(wishes(&[], &[(KUBEWHARF, "true"), (PORTS, "8080")]), ["8080/tcp"]);
+    assert_eq!(requests(&[], &[(KUBEWHARF, "true"), (PORTS, "8080")]), ["8080/tcp"]);
     // A patched kubelet has filled the pod.
-    assert_eq!(wishes(&[(9200, 80)], &[(KUBEWHARF, "true")]), [""; 0]);
+    assert_eq!(requests(&[(9200, 80)], &[(KUBEWHARF, "true")]), [""; 0]);
 }
 
 #[test]
 fn the_annotations_of_bcs_are_read() {
     let on = (BCS, "true");
-    assert_eq!(wishes(&[], &[on, (BCS_PORTS, "8080,9090")]), ["8080/tcp", "9090/tcp"]);
-    assert_eq!(wishes(&[(30000, 8080)], &[on, (BCS_PORTS, "8080")]), [""; 0], "a webhook did it");
-    assert_eq!(wishes(&[], &[(BCS, "false"), (BCS_PORTS, "8080")]), [""; 0]);
-    let same = claim(&[], &[on, (BCS_PORTS, "8080"), (BCS_SAME, "")]).expect("a wish");
+    assert_eq!(requests(&[], &[on, (BCS_PORTS, "8080,9090")]), ["8080/tcp", "9090/tcp"]);
+    assert_eq!(requests(&[(30000, 8080)], &[on, (BCS_PORTS, "8080")]), [""; 0], "a webhook did it");
+    assert_eq!(requests(&[], &[(BCS, "false"), (BCS_PORTS, "8080")]), [""; 0]);
+    let same = claim(&[], &[on, (BCS_PORTS, "8080"), (BCS_SAME, "")]).expect("a request");
     assert_eq!(same.requested[0].container_port, crate::model::ContainerPort::Same);
     assert!(same.dialects.contains(&Dialect::Bcs));
     assert!(

@@ -1,4 +1,4 @@
-//! What the node is to choose: from `hostPort: 0` and from annotations to [`Wish`]es.
+//! What the node is to choose: from `hostPort: 0` and from annotations to [`Request`]es.
 
 use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
 use super::config::{Config, Dialects};
@@ -6,14 +6,14 @@ use super::error::Error;
 use super::grammar::{self, Item};
 use super::mappings::{PortMapping, key_of};
 use super::text::quote;
-use crate::model::{Allocation, ContainerPort, Wish};
+use crate::model::{Allocation, ContainerPort, Request};
 
 mod bcs;
 
-/// What is wished for, and in whose words.
+/// What is asked for, and in whose words.
 #[derive(Debug)]
-pub(super) struct Wishes {
-    pub(super) list: Vec<Wish>,
+pub(super) struct Requests {
+    pub(super) list: Vec<Request>,
     /// The annotation that asked for some of them.
     pub(super) annotation: Option<&'static str>,
     pub(super) allocation: Allocation,
@@ -33,7 +33,7 @@ pub(super) fn read(
     annotations: &Annotations,
     config: &Config,
     warnings: &mut Vec<String>,
-) -> Result<Wishes, Error> {
+) -> Result<Requests, Error> {
     let kubewharf = match &annotations.kubewharf {
         Some(value) if config.aliases.kubewharf => kubewharf(value)?,
         _ => KubeWharf::Off,
@@ -54,11 +54,11 @@ pub(super) fn read(
         annotation = annotation.or(Some(BCS));
     }
     let mut list = of_mappings(mapped, &items)?;
-    list.extend(items.into_iter().map(|item| item.wish));
+    list.extend(items.into_iter().map(|item| item.request));
     if let Some(name) = &annotations.range {
         let range = range(name, config)?;
-        for wish in &mut list {
-            wish.range.clone_from(&range);
+        for request in &mut list {
+            request.range.clone_from(&range);
         }
         annotation = annotation.or((!list.is_empty()).then_some(RANGE));
     }
@@ -70,7 +70,7 @@ pub(super) fn read(
         (None, KubeWharf::On(strategy)) => strategy,
         (None, KubeWharf::Off) => None,
     };
-    Ok(Wishes {
+    Ok(Requests {
         list,
         annotation,
         allocation: strategy.unwrap_or(config.ports.allocation),
@@ -102,17 +102,17 @@ fn kubewharf(value: &str) -> Result<KubeWharf, Error> {
     }
 }
 
-/// The name of the range as a wish has it.
+/// The name of the range as a request has it.
 fn range(name: &str, config: &Config) -> Result<Option<String>, Error> {
     let name = name.trim();
-    if name == Wish::DEFAULT_RANGE {
+    if name == Request::DEFAULT_RANGE {
         return Ok(None);
     }
     if config.ports.named_ranges.contains_key(name) {
         return Ok(Some(name.to_owned()));
     }
     let names = config.ports.named_ranges.keys().map(|name| quote(name));
-    let known: Vec<String> = [quote(Wish::DEFAULT_RANGE)].into_iter().chain(names).collect();
+    let known: Vec<String> = [quote(Request::DEFAULT_RANGE)].into_iter().chain(names).collect();
     Err(Error::Invalid {
         key: format!("annotation {RANGE}"),
         value: quote(name),
@@ -143,7 +143,7 @@ fn without_mapped<'a>(
             left.push(item);
             continue;
         };
-        let asked = usize::from(item.wish.count.get()) * item.wish.protocols.len();
+        let asked = usize::from(item.request.count.get()) * item.request.protocols.len();
         if kubewharf != KubeWharf::Off && asked == 1 {
             continue;
         }
@@ -158,8 +158,8 @@ fn without_mapped<'a>(
     Ok(left)
 }
 
-/// The wishes of `hostPort: 0`, but for those that an item of an annotation describes better.
-fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Wish>, Error> {
+/// The requests of `hostPort: 0`, but for those that an item of an annotation describes better.
+fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Request>, Error> {
     let mut list = Vec::new();
     for (at, one) in mapped.iter().enumerate().filter(|(_, one)| one.host_port.is_none()) {
         if let Some(item) = items.iter().find(|item| item.covers(one.container_port, one.protocol))
@@ -173,7 +173,7 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Wish>, 
             }
             continue;
         }
-        let wish = Wish {
+        let request = Request {
             name: None,
             protocols: vec![one.protocol],
             container_port: ContainerPort::From(one.container_port),
@@ -181,11 +181,11 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Wish>, 
             address: one.host_ip,
             range: None,
         };
-        list.push(wish);
+        list.push(request);
     }
     // The same mapping twice is the same mapping, as it is for static ones.
     let mut seen = std::collections::BTreeSet::new();
-    list.retain(|wish| seen.insert(wish.clone()));
+    list.retain(|request| seen.insert(request.clone()));
     Ok(list)
 }
 
