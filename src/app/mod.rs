@@ -18,6 +18,7 @@ mod past;
 mod phases;
 mod reconcile;
 mod release;
+mod repair;
 mod reserve;
 mod siblings;
 mod status;
@@ -45,8 +46,8 @@ pub use gc::{Collected, Judged, collect, gc};
 pub use list::{
     Ambiguous, InKernel, Listing, MappingInKernel, Subject, Told, in_kernel, list, told,
 };
-pub use reconcile::{Ownership, Repaired, repair};
 pub use release::release;
+pub use repair::{Ownership, Repaired, repair};
 pub use reserve::{reserve, unreserve};
 pub use status::{Overview, overview, status};
 pub use watch::watch;

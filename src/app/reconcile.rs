@@ -1,13 +1,11 @@
 //! Making the kernel have the table that the records imply.
 
-use std::time::Duration;
-
-use super::{adopt, end_flows, phases, report, table};
+use super::{report, table};
 use crate::error::Error;
-use crate::event::{Event, Log, Then};
-use crate::kernel::{self, Applied, Nft, Redirected};
+use crate::event::Log;
+use crate::kernel::Nft;
 use crate::ruleset::Traffic;
-use crate::store::{Shared, Store, Unreadable};
+use crate::store::Shared;
 
 /// What was wrong with the table.
 pub(super) struct Mended {
@@ -30,89 +28,4 @@ pub(super) fn reconcile(
     let applied = nft.reconcile(&table::ruleset(shared, &[], None, log)?)?;
     let anything = applied.rebuilt.is_some() || !applied.mended.is_empty();
     Ok(Mended { anything, restored: report(applied, log)? })
-}
-
-/// What `repair` does with a store or a table that belongs to somebody else: a store to another
-/// network namespace, a table to another store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// Leave it alone.
-    Respect,
-    /// Take it over: the operator knows that there is nobody else.
-    Adopt,
-}
-
-/// What `repair` found and did.
-#[derive(Debug)]
-pub struct Repaired {
-    /// How many attachments the table serves.
-    pub attachments: usize,
-    /// How many of their records were made again from the table.
-    pub adopted: usize,
-    /// The records that cannot be read here and now, but perhaps by a later version or another time.
-    pub left_alone: Vec<Unreadable>,
-    /// What had to be changed in the table.
-    pub applied: Applied,
-}
-
-/// Makes the kernel's table equal to the store at `store`, and clears the store of what means
-/// nothing and of what cannot be read. Adopting, it first records what the table says of attachments
-/// without record. `None` when there is neither a store nor, adopting, a table.
-///
-/// # Errors
-/// When the store or the kernel refuses.
-pub fn repair(
-    store: &Store,
-    patience: Duration,
-    ownership: Ownership,
-    log: &mut dyn Log,
-) -> Result<Option<Repaired>, Error> {
-    if store.read(patience, log)?.is_none() {
-        let is_lost = ownership == Ownership::Adopt && Nft::open("")?.survey()?.is_some();
-        if !is_lost {
-            return Ok(None);
-        }
-    }
-    let mut locked = store.lock(patience, log)?;
-    match ownership {
-        Ownership::Respect => locked.belongs_here()?,
-        Ownership::Adopt => locked.adopt()?,
-    }
-    let mut nft = Nft::open(&locked.instance().id)?;
-    // Before anything that was recorded is given up.
-    let survey = match ownership {
-        Ownership::Respect => nft.probe().map(|()| None)?,
-        Ownership::Adopt => nft.survey()?,
-    };
-    let mut left_alone = Vec::new();
-    for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
-        if !unreadable.is_discardable() {
-            left_alone.push(unreadable);
-            continue;
-        }
-        let then = Then::Removed(locked.discard(&unreadable.key)?.to_string());
-        let (path, damage) = (unreadable.path, unreadable.source.into());
-        log.note(Event::Unreadable { path, damage, then });
-    }
-    let adopted = match &survey {
-        Some(survey) => adopt::adopt(&locked, survey, log)?,
-        None => 0,
-    };
-    let everything = table::ruleset(&locked, &[], None, log)?;
-    let mut applied = match nft.reconcile(&everything) {
-        Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
-            nft.adopt(&everything)?;
-            let reason = "it belonged to another store".to_owned();
-            let restored = everything.traffic.clone();
-            Applied { rebuilt: Some(reason), restored, ..Applied::default() }
-        }
-        reconciled => reconciled?,
-    };
-    locked.tidy()?;
-    let attachments = locked.records()?.len() - left_alone.len();
-    let unlocked = locked.unlock();
-    let new = std::mem::take(&mut applied.restored);
-    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
-    phases::clear_published(unlocked, log)?;
-    Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
 }
