@@ -92,6 +92,20 @@ fn whoever_comes_first_replaces_it() {
     assert_eq!(rebooted.answer(8080), Answer::Refused);
 }
 
+/// Before the first ADD there is no store, and nobody to say what should be there.
+#[test]
+fn the_watch_and_repair_delete_it_before_there_is_a_store() {
+    for words in [&["repair"][..], &["repair", "--watch"]] {
+        let rebooted = Rebooted::new();
+        let stop = ["timeout", "1"];
+        let (_, stdout, notes) = crate::operator::under(&stop, words);
+        assert!(notes.contains("built in an earlier boot"), "{words:?}: {stdout}{notes}");
+        assert_eq!(rebooted.answer(8080), Answer::Refused, "{words:?}");
+        assert!(!std::path::Path::new(STATE).exists(), "{words:?}");
+        add(&rebooted.node, &rebooted.third(8081));
+    }
+}
+
 /// There is nothing to adopt in it: those pods are gone.
 #[test]
 fn nothing_is_adopted_from_another_boot() {

@@ -68,6 +68,8 @@ pub enum Event {
     Collected(Box<Owner>),
     /// The whole table was written.
     Built { reason: String },
+    /// The table was built in an earlier boot, and no store exists yet.
+    OldTableDeleted,
     /// Parts of the table were restored or removed.
     Mended { summary: String },
     /// Elements without a holder's name could not be adopted.
@@ -178,6 +180,10 @@ impl fmt::Display for Event {
                  rule; `autoport doctor` shows all of them"
             ),
             Self::Collected(owner) => write!(out, "removing what {owner} held"),
+            Self::OldTableDeleted => out.write_str(
+                "deleted table inet autoport, because it was built in an earlier boot, saved, and loaded \
+                 again; the first ADD builds it",
+            ),
             Self::Built { reason } => write!(out, "built table inet autoport, because {reason}"),
             Self::Mended { summary } => write!(out, "mended table inet autoport: {summary}"),
             Self::Nameless { comment, count, first } => write!(

@@ -2,7 +2,7 @@
 
 use super::{report, table};
 use crate::error::Error;
-use crate::event::Log;
+use crate::event::{Event, Log};
 use crate::kernel::Nft;
 use crate::ruleset::Traffic;
 use crate::store::Shared;
@@ -28,4 +28,13 @@ pub(super) fn reconcile(
     let applied = nft.reconcile(&table::ruleset(shared, &[], None, log)?)?;
     let anything = applied.rebuilt.is_some() || !applied.mended.is_empty();
     Ok(Mended { anything, restored: report(applied, log)? })
+}
+
+/// Deletes a table of an earlier boot where no store exists yet: its elements lead to addresses that
+/// belong to other pods by now.
+pub(super) fn delete_old_table(log: &mut dyn Log) -> Result<(), Error> {
+    if Nft::open("")?.remove_of_another_boot()? {
+        log.note(Event::OldTableDeleted);
+    }
+    Ok(())
 }

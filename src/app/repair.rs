@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{adopt, end_flows, phases, table};
+use super::{adopt, end_flows, phases, reconcile, table};
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
 use crate::kernel::{self, Applied, Nft, Redirected};
@@ -44,6 +44,7 @@ pub fn repair(
     log: &mut dyn Log,
 ) -> Result<Option<Repaired>, Error> {
     if store.read(patience, log)?.is_none() {
+        reconcile::delete_old_table(log)?;
         let is_lost = ownership == Ownership::Adopt && Nft::open("")?.survey()?.is_some();
         if !is_lost {
             return Ok(None);

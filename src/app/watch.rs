@@ -78,7 +78,9 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 /// Compares the table with the records and restores it; returns whether that was necessary. Nothing is
 /// restored for a store that does not exist: its first ADD builds the table.
 fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<bool, Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(false) };
+    let Some(shared) = store.read(patience, log)? else {
+        return reconcile::delete_old_table(log).map(|()| false);
+    };
     shared.belongs_here()?;
     let mut nft = Nft::open(&shared.instance().id)?;
     let mended = reconcile::reconcile(&shared, &mut nft, log)?;

@@ -43,6 +43,8 @@ pub enum Extent<'a> {
 pub struct Look {
     /// The table.
     pub table: Table,
+    /// The number that the kernel gave it: that of no other table, nor of one built later.
+    pub(super) handle: Vec<u8>,
     /// Whether somebody has set the flag that takes all its chains out of their hooks.
     pub dormant: bool,
     /// The elements that were asked for and are there.
@@ -66,8 +68,8 @@ pub(super) enum Standing {
 impl Look {
     /// What there is to see before anything was made.
     pub(super) fn at_nothing() -> Self {
-        let (elements, odd, chains, rules) = Default::default();
-        Self { table: Table::Absent, dormant: false, elements, odd, chains, rules }
+        let (elements, odd, chains, rules, handle) = Default::default();
+        Self { table: Table::Absent, handle, dormant: false, elements, odd, chains, rules }
     }
 
     pub(super) fn rule_count(&self, chain: &str) -> usize {
@@ -191,8 +193,8 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::NoTables`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
-        let (table, dormant) = table(&mut self.socket)?;
-        let mut look = Look { table, dormant, ..Look::at_nothing() };
+        let (table, dormant, handle) = table(&mut self.socket)?;
+        let mut look = Look { table, handle, dormant, ..Look::at_nothing() };
         if look.table == Table::Absent {
             return Ok(look);
         }
@@ -313,7 +315,7 @@ fn ask_one<T>(
     answered.unwrap_or_else(silence)
 }
 
-fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
+fn table(socket: &mut Socket) -> Result<(Table, bool, Vec<u8>), Error> {
     let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
     let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table);
     match found {
@@ -321,16 +323,17 @@ fn table(socket: &mut Socket) -> Result<(Table, bool), Error> {
         Err(Error::Question { source, .. }) if source.raw_os_error() == Some(EINVAL) => {
             Err(Error::NoTables)
         }
-        found => Ok(found?.unwrap_or((Table::Absent, false))),
+        found => Ok(found?.unwrap_or((Table::Absent, false, Vec::new()))),
     }
 }
 
-/// Whose table it is, and whether it is dormant.
-pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool) {
+/// Whose table it is, whether it is dormant, and its handle.
+pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool, Vec<u8>) {
     let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
     let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
     let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
-    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0)
+    let handle = attributes.get(uapi::NFTA_TABLE_HANDLE).unwrap_or_default().to_vec();
+    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0, handle)
 }
 
 /// The chain that a rule of our table is in.

@@ -34,7 +34,7 @@ use encode::Encoder;
 
 use super::netlink::message;
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
-use super::{ATTEMPTS, Error, INET};
+use super::{ATTEMPTS, Error, INET, uapi};
 use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set, Traffic};
 
 pub use change::{Change, Counts};
@@ -69,7 +69,8 @@ impl Nft {
     /// The same way, for the store with this instance ID.
     #[must_use]
     pub fn of(self, instance: &str) -> Self {
-        Self { identity: Identity::current(instance), ..self }
+        let boot = self.identity.boot.clone();
+        Self { identity: Identity { boot, ..Identity::current(instance) }, ..self }
     }
 
     /// Whether the table could be changed: what STATUS needs to know.
@@ -217,6 +218,26 @@ impl Nft {
                 transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
             }
             Ok(Some((transaction, is_ours)))
+        })
+    }
+
+    /// Deletes the table if it was built in another boot; says whether it was. It needs no lock: one that
+    /// is built meanwhile has another handle.
+    ///
+    /// # Errors
+    /// As for [`Self::look`]; [`Error::Refused`], [`Error::Unanswered`].
+    pub fn remove_of_another_boot(&mut self) -> Result<bool, Error> {
+        let identity = self.identity.clone();
+        self.attempt(Extent::Places(&[]), |_, look, _| {
+            let mut transaction = Transaction::begin();
+            let is_old =
+                matches!(&look.table, Table::Ours(found) if identity.is_of_another_boot(found));
+            if is_old {
+                let subject = "deleting the table of an earlier boot".to_owned();
+                let message = transaction.message(uapi::NFT_MSG_DELTABLE, 0, subject);
+                message.put(uapi::NFTA_TABLE_HANDLE, &[&look.handle]);
+            }
+            Ok(Some((transaction, is_old)))
         })
     }
 

@@ -54,7 +54,7 @@ fn described(listed: Listed) -> String {
 fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<String> {
     let told = match asked {
         Asked::Table => {
-            let (table, dormant) = look::read_table(attributes);
+            let (table, dormant, _) = look::read_table(attributes);
             Some(format!("{table:?}{}", if dormant { ", dormant" } else { "" }))
         }
         Asked::Chains => look::chain_name(attributes).map(|name| {

@@ -6,7 +6,7 @@
 mod path;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
@@ -194,10 +194,11 @@ impl Loopback {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
     pub fn of(interface: &str) -> Self {
-        let value = sysctl(interface).and_then(|path| std::fs::read(path).ok());
-        match value.as_deref().and_then(<[u8]>::first) {
-            Some(b'0') | None => Self::Refused,
-            Some(_) => Self::Allowed,
+        let mut value = [b'0'];
+        let read = |path| std::fs::File::open(path)?.read_exact(&mut value);
+        match sysctl(interface).map(read) {
+            Some(Ok(())) if value != *b"0" => Self::Allowed,
+            Some(_) | None => Self::Refused,
         }
     }
 }
