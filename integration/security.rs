@@ -1,4 +1,4 @@
-//! Surroundings that nobody would request for: descriptors, environment, limits, privileges, and more
+//! Surroundings that nobody would ask for: descriptors, environment, limits, privileges, and more
 //! on stdin than anybody needs. docs/security.md says against whom each of these stands.
 
 use std::fs;

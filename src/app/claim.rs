@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::decide::{self, Plan, Scene};
 use super::gather::Gathered;
 use super::loopback::{self, Opening};
-use super::past::Past;
 use super::phases::{self, Finished, UnderLock};
 use super::{choose, failed, release};
 use crate::error::Error;
@@ -119,7 +118,7 @@ fn grant(
     locked.belongs_here()?;
     let instance = locked.instance();
     let scene = Scene {
-        past: Past(Some(locked)),
+        shared: Some(locked),
         gathered,
         is_real: true,
         netns: instance.netns,

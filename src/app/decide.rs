@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::choose::Chooser;
 use super::gather::Gathered;
-use super::past::Past;
 use super::{siblings, table};
 use crate::error::Error;
 use crate::event::{Event, Log};
@@ -17,7 +16,8 @@ use crate::store::{self, Aside, Held, Shared, Who};
 
 /// The node as an ADD finds it.
 pub(super) struct Scene<'a> {
-    pub(super) past: Past<'a>,
+    /// The records: none where there is no store, or none that a command may read that only asks.
+    pub(super) shared: Option<&'a Shared>,
     pub(super) gathered: &'a Gathered,
     /// Whether the pod's network namespace has to exist.
     pub(super) is_real: bool,
@@ -103,8 +103,9 @@ pub(super) fn decide(
     ask: &mut Ask,
     log: &mut dyn Log,
 ) -> Result<Option<Plan>, Error> {
-    let Scene { past, gathered, is_real, netns, boot_id, now, aside } = *scene;
-    let before = match past.record(&store::Key::of(&ask.holder)) {
+    let Scene { shared, gathered, is_real, netns, boot_id, now, aside } = *scene;
+    let before = match shared.map_or(Ok(None), |shared| shared.record(&store::Key::of(&ask.holder)))
+    {
         Err(source) => {
             let what = format!("what {} holds", ask.holder);
             return Err(Error::Unreadable { what, aside: aside(&source.key), source });
@@ -115,7 +116,7 @@ pub(super) fn decide(
         Err(missing) if is_real => return Err(Error::NoNamespace(missing)),
         found => found.unwrap_or_else(|_| bare(ask)),
     };
-    let holders = past.holders(&hosts_of(&ask.fixed))?;
+    let holders = holders_of(shared, &ask.fixed)?;
     for sibling in siblings::leave(&holders, &owner, &mut ask.fixed) {
         let (claimant, sibling) = (ask.holder.clone(), Box::new(sibling.clone()));
         log.note(Event::LeftToSibling { claimant, sibling });
@@ -126,14 +127,14 @@ pub(super) fn decide(
     if ask.pod_addresses.is_empty() && !on_host(&owner, netns) {
         log.note(Event::NoAddress(Box::new(owner.clone())));
     }
-    let chooser = Chooser::new(past.0, ask, &owner, before.as_ref(), gathered, now)?;
+    let chooser = Chooser::new(shared, ask, &owner, before.as_ref(), gathered, now)?;
     chooser.permit()?;
     let mut giving_way = superseded(&owner, holders, &ask.fixed, aside)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
     let mut wanted = wanted(ask, owner.clone(), granted.grants, now, netns, boot_id);
     if !wanted.grants.is_empty() {
-        let holders = past.holders(&hosts_of(&wanted.mappings))?;
+        let holders = holders_of(shared, &wanted.mappings)?;
         giving_way = superseded(&owner, holders, &wanted.mappings, aside)?;
     }
     if let Some(before) = &before {
@@ -150,6 +151,10 @@ fn warn_of_portmap(portmap: &Portmap, wanted: &Record, log: &mut dyn Log) {
         let (owner, chain) = (Box::new(wanted.owner.clone()), chain.clone());
         log.note(Event::MappedByPortmap { host, owner, chain });
     }
+}
+
+fn holders_of(shared: Option<&Shared>, wanted: &[Mapping]) -> Result<Vec<Held>, Error> {
+    shared.map_or(Ok(Vec::new()), |shared| Ok(shared.holders(&hosts_of(wanted))?))
 }
 
 pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {

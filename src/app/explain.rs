@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::decide::{self, Plan, Scene};
 use super::gather::Gathered;
 use super::loopback::{self, Opening};
-use super::past::Past;
 use super::table;
 use crate::cni::{Call, Claim, Env};
 use crate::error::Error;
@@ -114,7 +113,7 @@ fn foresee(
     let shared = shared.as_ref();
     let instance = shared.map(Shared::instance);
     let scene = Scene {
-        past: Past(shared),
+        shared,
         gathered: &gathered,
         is_real: false,
         netns: instance.map_or_else(netns::own, |instance| Ok(instance.netns))?,

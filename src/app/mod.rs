@@ -14,7 +14,6 @@ mod gather;
 mod gc;
 mod list;
 mod loopback;
-mod past;
 mod phases;
 mod reconcile;
 mod release;
