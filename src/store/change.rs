@@ -72,15 +72,19 @@ impl Locked {
         key: &Key,
         hosts: impl Iterator<Item = &'a HostPort>,
     ) -> Result<(), Error> {
+        let mut ports = BTreeSet::new();
         for host in hosts {
             match index::entered(&self.disk, host)? {
                 Some(holder) if holder == *key => index::withdraw(&self.disk, host)?,
-                Some(_) => {}
+                Some(_) => continue,
                 // A directory may have been made for it.
-                None => index::abandon(&self.disk, host)?,
+                None => {}
             }
+            ports.insert((host.protocol, host.port));
         }
-        Ok(())
+        ports
+            .into_iter()
+            .try_for_each(|(protocol, port)| index::abandon(&self.disk, protocol, port))
     }
 
     /// Records `before` again, or nothing, in place of `attempted`, of which any part may have been

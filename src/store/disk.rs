@@ -371,13 +371,12 @@ impl Disk {
         }
     }
 
-    /// Deletes a directory unless something is in it.
-    pub(super) fn remove_if_empty(&self, name: &str) -> Result<(), Error> {
+    /// Deletes a directory unless something is in it; says whether it is gone.
+    pub(super) fn remove_if_empty(&self, name: &str) -> Result<bool, Error> {
         match unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(true),
             // A link that root put there leads to a directory, and stays.
-            Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {
-                Ok(())
-            }
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => Ok(false),
             Err(errno) => Err(self.error("delete", name)(errno)),
         }
     }

@@ -34,15 +34,14 @@ pub(super) fn enter(disk: &Disk, host: &HostPort, key: &Key) -> Result<(), Error
     }
 }
 
-/// Takes the entry out, and the port's directory with the last one.
+/// Takes the entry out.
 pub(super) fn withdraw(disk: &Disk, host: &HostPort) -> Result<(), Error> {
-    disk.remove(&entry(host))?;
-    abandon(disk, host)
+    disk.remove(&entry(host))
 }
 
 /// Takes away the directory of a port that nobody is entered for.
-pub(super) fn abandon(disk: &Disk, host: &HostPort) -> Result<(), Error> {
-    disk.remove_if_empty(&directory(host.protocol, host.port))
+pub(super) fn abandon(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Result<(), Error> {
+    disk.remove_if_empty(&directory(protocol, port)).map(drop)
 }
 
 /// Whether anything at all is entered for a port, on whatever address: one look-up.

@@ -69,7 +69,7 @@ pub(super) fn enter(disk: &Disk, record: &Record) -> Result<(), Error> {
 pub(super) fn withdraw(disk: &Disk, name: &str) -> Result<(), Error> {
     disk.remove(name)?;
     let directory = parent(name);
-    if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory) }
+    if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory).map(drop) }
 }
 
 /// Takes out every entry of a record that does not tell under what names it is entered.

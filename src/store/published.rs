@@ -130,6 +130,13 @@ impl Unlocked {
     ) -> Result<(), Error> {
         let (disk, owner) = (&self.shared.disk, format!("{OWNERS}/{own}"));
         let _lock = self.lock_pod(&owner, &mut wait)?;
+        // Most pods are told nothing, and then this is all there is to do after a DEL.
+        if let Ok(dir) = directory(own)
+            && disk.inode(&dir)?.is_none()
+            && disk.remove_if_empty(&owner)?
+        {
+            return Ok(());
+        }
         let records = self.shared.records_of_owner(own)?;
         match Publication::of(&records, addresses) {
             Some(publication) => {
