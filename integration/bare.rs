@@ -48,6 +48,13 @@ pub(crate) fn attachment(node: &Node, network: &Network, id: &str, number: u16) 
     attachment
 }
 
+/// The same by another interface.
+pub(crate) fn by_interface(mut attachment: Attachment, ifname: &str) -> Attachment {
+    let result = attachment.result.as_mut().expect("it was written by hand");
+    result["interfaces"][0]["name"] = ifname.into();
+    attachment.named(ifname)
+}
+
 /// Gives the addresses of such attachments a way out of the node, at whose end nobody is: what is sent
 /// to them is tracked, and lost.
 pub(crate) fn lead_nowhere(node: &Node) {

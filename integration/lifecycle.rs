@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bare::{self, add, attachment, network, run, tcp, udp};
+use crate::bare::{self, add, attachment, by_interface, network, run, tcp, udp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
 use crate::node::{FIRST, Node, POD_PORT};
 use crate::plugin::{Call, Plugin};
@@ -119,8 +119,8 @@ fn del_needs_only_the_name_of_the_attachment() {
     }
     // The network was renamed meanwhile. What the container holds by another interface stays.
     let renamed = attachment(&node, &network("renamed"), "web", 5);
-    let mut beside = attachment(&node, &network("green"), "web", 6).mapping([tcp(8090)]);
-    beside.ifname = "net1".to_owned();
+    let beside = attachment(&node, &network("green"), "web", 6).mapping([tcp(8090)]);
+    let beside = by_interface(beside, "net1");
     add(&node, &web);
     add(&node, &beside);
     run(&renamed, "DEL").success();

@@ -53,6 +53,7 @@ mod operator;
 mod oracle;
 #[cfg(target_arch = "x86_64")]
 mod ordeal;
+mod orphan;
 mod plugin;
 mod policy;
 mod portmap_suite;

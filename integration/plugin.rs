@@ -180,12 +180,13 @@ impl Running {
     /// Gives it its standard input.
     pub(crate) fn feed(&mut self) {
         // A plugin that fails early does not read everything.
-        let mut stdin = self.child.stdin.take().expect("stdin was asked to be a pipe");
-        let _ = stdin.write_all(&self.input);
+        if let Some(mut stdin) = self.child.stdin.take() {
+            let _ = stdin.write_all(&self.input);
+        }
     }
 
     /// Feeds it and waits until it is done, but not forever.
-    fn finish(mut self) -> Outcome {
+    pub(crate) fn finish(mut self) -> Outcome {
         self.feed();
         let Ok(stdout) = self.stdout.recv_timeout(STUCK) else {
             let _ = self.child.kill();
