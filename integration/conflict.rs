@@ -222,11 +222,11 @@ fn a_link_to_a_process_proves_nothing_when_it_ends() {
     by_process.netns = own;
     add(&node, &by_process);
     let second = wanting(&node, "second", 6, tcp(8080).on(FIRST[0])).mapping([tcp(8090)]);
-    refused(&second);
+    run(&second, "ADD").failure(100);
     process.kill().expect("it is ours");
     process.wait().expect("it is ours");
     assert!(fs::metadata(LINK).is_err(), "the link leads nowhere");
-    refused(&second);
+    run(&second, "ADD").failure(100);
     run(&holder, "DEL").success();
     run(&second, "ADD").failure(100);
     run(&by_process, "DEL").success();
