@@ -10,7 +10,7 @@ use std::time::Duration;
 use autoport::app;
 use autoport::cni::Config;
 use autoport::event::Silent;
-use autoport::model::{Allocation, Ask, ContainerPort, HostPod, Pod, Protocol, Wish};
+use autoport::model::{Allocation, Ask, ContainerPort, HostPod, Pod, Protocol, Request};
 use autoport::store::Store;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -241,7 +241,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
         pod: Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.into() }),
         netns: None,
         fixed: Vec::new(),
-        requested: vec![Wish {
+        requested: vec![Request {
             name: Some("http".to_owned()),
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             container_port: ContainerPort::Same,
