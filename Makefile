@@ -6,8 +6,9 @@ T ?= 60
 N ?= 10000
 SEED ?= 1
 KERNELS ?= bookworm trixie
+OLD ?=
 
-.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-load bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -102,6 +103,10 @@ bench-quick: ## the same a few times only, with a debug build: shows that it run
 bench-load: dist/autoport ## what attackers can do to the commands of others, beside a quiet node; as root
 	@integration/setup.sh test
 	scripts/bench-load.sh
+
+bench-pair: dist/autoport ## OLD=FILE: ADD and DEL of one port by that build and by dist/autoport, taking turns
+	@integration/setup.sh test
+	scripts/bench-pair.sh "$(OLD)"
 
 bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
 	@integration/setup.sh test

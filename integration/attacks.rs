@@ -2,43 +2,52 @@
 //! to do with it gets a port and gives it back. `make bench-load` measures the same; here the limits
 //! are generous, and what was slow took many times as long.
 
+use std::fs;
 use std::io::{IoSlice, Read as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde_json::json;
 
-use crate::bare::{attachment, network, run, tcp};
+use crate::bare::{add, attachment, network, run, tcp, udp};
+use crate::bounds::measure;
 use crate::chain::Attachment;
+use crate::choosing::annotated;
+use crate::netns::sysctl;
 use crate::node::Node;
-use crate::plugin::Outcome;
+use crate::operator::told;
+use crate::plugin::Call;
+use crate::view::{self, snapshot};
 
-/// What an ADD or DEL may take beside an attack, of a plugin that is not optimised, on a busy machine.
-const DELAY: Duration = Duration::from_secs(2);
+/// What a command may take of the processor, of a plugin that is not optimised. What a busy machine does to
+/// the time on the clock says nothing.
+const EFFORT: Duration = Duration::from_secs(1);
+
+/// How long an innocent ADD waits for the lock.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// kubelet's.
 const DAEMON: u16 = 10_250;
 
-fn pod(node: &Node, id: &str, number: u16) -> Attachment {
+pub(crate) fn pod(node: &Node, id: &str, number: u16) -> Attachment {
     attachment(node, &network("blue"), id, number).of_pod("shop", id, &format!("uid-{id}"))
 }
 
-/// Runs a command, and insists on success within [`DELAY`].
-fn timely(what: &str, command: impl FnOnce() -> Outcome) {
-    let begun = Instant::now();
-    let outcome = command();
-    let took = begun.elapsed();
-    outcome.success();
-    assert!(took < DELAY, "{what} took {took:?}");
+/// Runs a command by `words`, and insists on success within [`EFFORT`].
+pub(crate) fn cheap(what: &str, call: &Call, words: &[&str]) {
+    let (outcome, usage) = measure(call, words);
+    assert!(outcome.status.success(), "{what}: {outcome}");
+    assert!(usage.cpu < EFFORT, "{what} took {usage:?}");
 }
 
 /// Has an innocent pod get a port and give it back some times, while `attacks` go on.
-fn beside(node: &Node, attacks: &[&(dyn Fn() + Sync)]) {
+pub(crate) fn beside(node: &Node, attacks: &[&(dyn Fn() + Sync)]) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for attack in attacks {
@@ -49,12 +58,14 @@ fn beside(node: &Node, attacks: &[&(dyn Fn() + Sync)]) {
                 }
             });
         }
-        let innocent = pod(node, "innocent", 7).mapping([tcp(8080)]);
+        // It is the wait for the lock that others can make long.
+        let network = network("blue").with("lockTimeout", PATIENCE.as_secs());
+        let innocent = attachment(node, &network, "innocent", 7).mapping([tcp(8080)]);
         let loops = || {
-            for round in 0..10 {
+            for _ in 0..10 {
                 thread::sleep(Duration::from_millis(50));
-                timely(&format!("ADD {round}"), || innocent.plugin_call("ADD").run());
-                timely(&format!("DEL {round}"), || innocent.plugin_call("DEL").run());
+                innocent.plugin_call("ADD").run().success();
+                innocent.plugin_call("DEL").run().success();
             }
         };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(loops));
@@ -130,4 +141,80 @@ fn pods_that_are_refused_delay_nobody() {
         .collect();
     let attacks: Vec<&(dyn Fn() + Sync)> = attacks.iter().map(|attack| attack as _).collect();
     beside(&node, &attacks);
+}
+
+/// GC of another network, which concerns nobody here.
+pub(crate) fn collection(node: &Node) -> Call {
+    let other = attachment(node, &network("other"), "other", 99);
+    let mut config = other.config();
+    config["cni.dev/valid-attachments"] = json!([]);
+    other.plugin_call("GC").stdin(config.to_string())
+}
+/// Pods and clients fill connection tracking; flows are looked for where UDP ports come and go.
+#[test]
+fn a_full_table_of_flows_delays_nobody() {
+    let node = Node::new();
+    // With the table come the hooks that track connections.
+    add(&node, &pod(&node, "first", 30).mapping([udp(9000)]));
+    sysctl("net/netfilter/nf_conntrack_udp_timeout", "600");
+    let number = |name: &str| -> usize {
+        let path = format!("/proc/sys/net/netfilter/{name}");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        text.trim().parse().expect("a number")
+    };
+    let wanted = number("nf_conntrack_max").min(262_144) * 9 / 10;
+    'full: for last in 2..20 {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        for port in 1..=u16::MAX {
+            let _ = socket.send_to(b"x", (Ipv4Addr::new(127, 0, 0, last), port));
+            if port % 1_024 == 0 && number("nf_conntrack_count") > wanted {
+                break 'full;
+            }
+        }
+    }
+    assert!(number("nf_conntrack_count") > wanted / 2, "{}", number("nf_conntrack_count"));
+    let come_and_go = |id: &str, first: u16| {
+        let one = pod(&node, id, first).mapping((0..5).map(|port| udp(first + port)));
+        one.plugin_call("ADD").run().success();
+        one.plugin_call("DEL").run().success();
+    };
+    beside(
+        &node,
+        &[
+            &|| come_and_go("u1", 1_100),
+            &|| come_and_go("u2", 1_200),
+            &|| come_and_go("u3", 1_300),
+            &|| come_and_go("u4", 1_400),
+            &|| drop(told(&["repair"])),
+            &|| drop(collection(&node).run().success()),
+        ],
+    );
+}
+
+/// One line of annotation, and the node's whole range would be one pod's.
+#[test]
+fn nobody_gets_the_whole_range() {
+    let node = Node::new();
+    let greedy = pod(&node, "greedy", 30);
+    let asking = |text: &str| annotated(&greedy, "ADD", &[("autoport.cni/ports", text)]);
+    // The first one makes the store.
+    asking("x=1-10000").run().failure(104);
+    let before = snapshot();
+    for text in ["x=1-10000/tcp+udp+sctp", "x=1-10000", "x=1-129", "a=1-100/tcp, b=201-229/udp"] {
+        let (outcome, usage) = measure(&asking(text), &[]);
+        outcome.failure(104);
+        assert!(outcome.message().contains("maxPortsPerPod"), "{text}: {outcome}");
+        assert!(usage.cpu < EFFORT, "{text}: {usage:?}");
+        assert_eq!(snapshot(), before, "{text}");
+    }
+    // As many as are allowed, in two protocols; a number counts once.
+    asking("x=1-128/tcp+udp").run().success();
+    // Another interface of the same pod has what is left: nothing.
+    let second = greedy.clone().named("eth1");
+    let outcome = annotated(&second, "ADD", &[("autoport.cni/ports", "more=80")]).run();
+    outcome.failure(104);
+    run(&greedy, "DEL").success();
+    annotated(&second, "ADD", &[("autoport.cni/ports", "more=80")]).run().success();
+    run(&second, "DEL").success();
+    view::assert_nothing_held();
 }

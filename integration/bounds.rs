@@ -30,15 +30,15 @@ const MEASURE: &str = "import os,sys\n\
 
 /// What one command took.
 #[derive(Clone, Copy, Debug)]
-struct Usage {
+pub(crate) struct Usage {
     /// The most memory it had at once (`ru_maxrss`), in KiB; no less than Python's, which starts it.
     peak: u64,
     /// Of the processor, its own and the kernel's.
-    cpu: Duration,
+    pub(crate) cpu: Duration,
 }
 
 /// Runs a call by `words`, a program with its first arguments, or by none.
-fn measure(call: &Call, words: &[&str]) -> (Outcome, Usage) {
+pub(crate) fn measure(call: &Call, words: &[&str]) -> (Outcome, Usage) {
     let all: Vec<&str> = ["python3", "-c", MEASURE].iter().chain(words).copied().collect();
     let outcome = call.clone().under(&all).run();
     let text = fs::read_to_string("/run/usage").unwrap_or_else(|_| panic!("{outcome}"));

@@ -58,6 +58,7 @@ mod plugin;
 mod policy;
 mod portmap_suite;
 mod probe;
+mod published;
 mod race;
 mod records;
 mod recovery;

@@ -15,6 +15,7 @@
 //! | [`fill`] | mappings held by other pods |
 //! | [`control`], [`flat`], [`choice`], [`storm`], [`datapath`], [`budget`], [`variants`] | the measurements |
 //! | [`load`] | one node attacked, one quiet: apart from the others, and without a report |
+//! | [`pair`] | two builds of autoport that take turns; likewise |
 //! | [`stats`], [`report`], [`plot`] | median, p99; tables; pictures |
 //!
 //! A new measurement is a module with `pub(crate) fn run(bench: &Bench)`, a subcommand here, and a
@@ -40,6 +41,7 @@ mod load;
 mod machine;
 mod measure;
 mod node;
+mod pair;
 mod plot;
 mod plugins;
 mod raw;
@@ -77,6 +79,8 @@ enum Part {
     Variants,
     /// What attackers can do to the commands of others; alone, and without a report.
     Load,
+    /// ADD and DEL of one port by this build and by --against; alone, and without a report.
+    Pair,
     /// Tables and pictures from the raw figures.
     Report,
 }
@@ -93,6 +97,9 @@ struct Options {
     /// The plugin, as it is installed [default: beside this program].
     #[arg(long)]
     autoport: Option<PathBuf>,
+    /// Another build of the plugin, to compare with.
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// The program that does nothing [default: beside this program].
     #[arg(long)]
     floor: Option<PathBuf>,
@@ -108,7 +115,7 @@ struct Options {
     /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
-    /// What to measure, in this order, before the report is made [default: everything but variants and load].
+    /// What to measure, in this order, before the report is made [default: everything but variants, load and pair].
     parts: Vec<Part>,
 }
 
@@ -197,6 +204,11 @@ fn main() -> ExitCode {
         load::run(&bench.executables, bench.quick);
         return ExitCode::SUCCESS;
     }
+    if options.parts == [Part::Pair] {
+        let against = options.against.expect("--against names the other build");
+        pair::run(&bench, &whole(&against), &raw);
+        return ExitCode::SUCCESS;
+    }
     machine::describe(&bench);
     let every =
         [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
@@ -210,7 +222,7 @@ fn main() -> ExitCode {
             Part::Datapath => datapath::run,
             Part::Budget => budget::run,
             Part::Variants => variants::run,
-            Part::Load | Part::Report => continue,
+            Part::Load | Part::Pair | Part::Report => continue,
         };
         let name = format!("{part:?}").to_lowercase();
         eprintln!("bench: {name}");
