@@ -74,6 +74,7 @@ mod talk;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(dead_code, unreachable_pub, reason = "other crates need the rest of it")]
 mod targets;
+mod told;
 mod trace;
 #[cfg(target_arch = "x86_64")]
 mod tracer;

@@ -42,6 +42,7 @@ pub(crate) fn record(name: &str, policy: Policy, addresses: &[&str]) -> Record {
         created: 0,
         grants: Vec::new(),
         dialects: [].into(),
+        advertised: Vec::new(),
         boot_id: String::new(),
     }
 }

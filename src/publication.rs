@@ -57,9 +57,9 @@ pub struct Entry {
 }
 
 /// What `record` has to tell: what the node chose for it, in the order asked for, then what it named
-/// itself. `node` are the node's addresses, which stand for "every local address".
-fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
-    let chosen = record.grants.iter().map(|grant| chosen(record, grant, node));
+/// itself.
+fn entries_of(record: &Record) -> Vec<Entry> {
+    let chosen = record.grants.iter().map(|grant| chosen(record, grant));
     let named = record
         .mappings
         .iter()
@@ -78,7 +78,7 @@ fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
             host_port,
             container_port,
             count: NonZeroU16::MIN,
-            host_ips: answering(&mappings, node),
+            host_ips: answering(&mappings, &record.advertised),
             origin: Origin::Static,
             dialects: record.dialects.clone(),
         });
@@ -86,7 +86,7 @@ fn entries_of(record: &Record, node: &[IpAddr]) -> Vec<Entry> {
     entries
 }
 
-fn chosen(record: &Record, grant: &Grant, node: &[IpAddr]) -> Entry {
+fn chosen(record: &Record, grant: &Grant) -> Entry {
     let mappings: Vec<&Mapping> =
         record.mappings.iter().filter(|mapping| covers(grant, &mapping.host)).collect();
     let (container_port, origin) = match grant.request.container_port {
@@ -100,7 +100,7 @@ fn chosen(record: &Record, grant: &Grant, node: &[IpAddr]) -> Entry {
         host_port: grant.port,
         container_port,
         count: grant.request.count,
-        host_ips: answering(&mappings, node),
+        host_ips: answering(&mappings, &record.advertised),
         origin,
         dialects: record.dialects.clone(),
     }
@@ -113,24 +113,24 @@ fn covers(grant: &Grant, host: &HostPort) -> bool {
         && grant.request.address.map_or(host.is_wildcard(), |address| address == host.address)
 }
 
-/// The addresses by which a client gets through one of `mappings`. Without any translation the pod
-/// is on the node's own network, and every address will do.
-fn answering(mappings: &[&Mapping], node: &[IpAddr]) -> Vec<IpAddr> {
+/// The addresses by which a client gets through one of `mappings`, which are those of `advertised` for every
+/// local address. Without any translation the pod is on the node's own network, and every address will do.
+fn answering(mappings: &[&Mapping], advertised: &[IpAddr]) -> Vec<IpAddr> {
     let translated = mappings.iter().any(|mapping| mapping.target.is_some());
     let answers = |mapping: &&&Mapping| mapping.target.is_some() || !translated;
     let mut addresses = Vec::new();
     for mapping in mappings.iter().filter(answers) {
         let own = Some(mapping.host.address).filter(|_| !mapping.host.is_wildcard());
         let family = Family::of(&mapping.host.address);
-        let every = node.iter().copied().filter(|address| Family::of(address) == family);
+        let every = advertised.iter().copied().filter(|address| Family::of(address) == family);
         for address in own.map_or_else(|| every.collect(), |own| vec![own]) {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
     }
-    // The caller knows which of the node's addresses is the best.
-    addresses.sort_by_key(|address| node.iter().position(|known| known == address));
+    // The best known is the first of them.
+    addresses.sort_by_key(|address| advertised.iter().position(|known| known == address));
     addresses
 }
 
@@ -148,12 +148,11 @@ pub struct Publication {
 
 impl Publication {
     /// What the pod of `records`, which are all that it has, is told; `None` where that is nothing. A
-    /// record of which the pod named all ports itself tells nothing new. `node` gives the addresses of
-    /// the node, which stand for "every local address".
+    /// record of which the pod named all ports itself tells nothing new.
     ///
     /// A pod has one sandbox: where records of an earlier one are left, those of the latest count.
     #[must_use]
-    pub fn of(records: &[Record], node: impl FnOnce() -> Vec<IpAddr>) -> Option<Self> {
+    pub fn of(records: &[Record]) -> Option<Self> {
         let latest = records.iter().max_by_key(|record| record.created)?;
         let sandbox = latest.owner.container_id();
         let is_told =
@@ -161,8 +160,7 @@ impl Publication {
         let mut told: Vec<&Record> = records.iter().filter(is_told).collect();
         told.sort_by_key(|record| record.created);
         let pod = told.first()?.owner.pod.clone()?;
-        let node = node();
-        let entries = told.into_iter().flat_map(|record| entries_of(record, &node)).collect();
+        let entries = told.into_iter().flat_map(entries_of).collect();
         Some(Self { version: VERSION, pod, entries })
     }
 
@@ -305,8 +303,8 @@ impl Variables {
 /// The variables that the pod of `records`, which are all that it has, is told: see
 /// [`Publication::of`].
 #[must_use]
-pub fn variables(records: &[Record], node: impl FnOnce() -> Vec<IpAddr>) -> Vec<(String, String)> {
-    Publication::of(records, node).map(|told| told.variables()).unwrap_or_default()
+pub fn variables(records: &[Record]) -> Vec<(String, String)> {
+    Publication::of(records).map(|told| told.variables()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn busy() -> (TempDir, PathBuf) {
         mappings: (10_000..11_000).map(mapping).collect(),
         grants: Vec::new(),
         dialects: [].into(),
+        advertised: Vec::new(),
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     };

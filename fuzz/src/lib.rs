@@ -209,7 +209,7 @@ impl State {
             }
         }
         let _ = locked.memory(&owner, 5).grants(&owner.holder);
-        if let Some(told) = Publication::of(&records, Vec::new) {
+        if let Some(told) = Publication::of(&records) {
             assert!(told.to_json().is_ok());
             let env = told.to_env();
             assert!(env.lines().all(|line| line.split('\'').count() == 3), "{env}");
@@ -220,7 +220,7 @@ impl State {
             locked.remove(record).expect("the directory is ours");
         }
         locked.tidy().expect("the directory is ours");
-        drop(locked.unlock().publish_rest(Duration::ZERO, &Vec::new, &mut Silent));
+        drop(locked.unlock().publish_rest(Duration::ZERO, &mut Silent));
     }
 }
 

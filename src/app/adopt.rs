@@ -122,6 +122,7 @@ fn record_of(
         mappings,
         grants: Vec::new(),
         dialects: [].into(),
+        advertised: [].into(),
         created: 0,
         boot_id: String::new(),
     };

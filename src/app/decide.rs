@@ -88,6 +88,7 @@ pub(super) fn wanted(
         mappings,
         grants,
         dialects: ask.dialects.clone(),
+        advertised: Vec::new(),
         created: now,
         boot_id: boot_id.to_owned(),
     }
@@ -140,6 +141,7 @@ pub(super) fn decide(
     if let Some(before) = &before {
         wanted.created = before.created;
     }
+    wanted.advertised.clone_from(&gathered.advertised);
     warn_of_portmap(&gathered.portmap, &wanted, log);
     Ok(Some(Plan { owner, before, giving_way, wanted, cursors: granted.cursors }))
 }

@@ -131,7 +131,7 @@ fn foresee(
         let mut records: Vec<Record> = found.into_iter().flatten().collect();
         records.retain(|record| record.owner.holder != wanted.owner.holder);
         records.push(wanted.clone());
-        let publication = Publication::of(&records, kernel::outward_addresses)?;
+        let publication = Publication::of(&records)?;
         Some((store.published_at(uid)?, publication))
     });
     Ok(Some(Foreseen {

@@ -17,6 +17,8 @@ pub(super) struct Gathered {
     pub(super) portmap: Portmap,
     /// The interface towards the pod, where none is known that 127.0.0.0/8 reaches it by.
     pub(super) towards: Option<String>,
+    /// The addresses that the pod is told.
+    pub(super) advertised: Vec<IpAddr>,
 }
 
 impl Gathered {
@@ -26,6 +28,7 @@ impl Gathered {
             listeners: listeners(ask)?,
             portmap: nft.map_or(Ok(Portmap::default()), Nft::portmap)?,
             towards: towards(ask)?,
+            advertised: advertised(ask),
         })
     }
 }
@@ -42,6 +45,14 @@ fn listeners(ask: &Ask) -> Result<Listeners, Error> {
     let requested = ask.requested.iter().flat_map(|request| request.protocols.iter().copied());
     let protocols: BTreeSet<_> = requested.chain(fixed.map(|host| host.protocol)).collect();
     Ok(Listeners::of(&protocols.into_iter().collect::<Vec<_>>())?)
+}
+
+/// Looked up only where the node chooses: a pod that names all its ports is told nothing.
+fn advertised(ask: &Ask) -> Vec<IpAddr> {
+    if ask.advertise_addresses.is_empty() && !ask.requested.is_empty() {
+        return kernel::outward_addresses(&ask.policy.host_addresses);
+    }
+    ask.advertise_addresses.clone()
 }
 
 /// On a bridge that is once per boot, with an interface of its own once per pod.

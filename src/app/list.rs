@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::Log;
-use crate::kernel::{self, Extent, Nft};
+use crate::kernel::{Extent, Nft};
 use crate::model::{HostPort, PortRange, Protocol, Record};
 use crate::publication::Publication;
 use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
@@ -188,7 +188,7 @@ pub fn told(
     let Some(shared) = store.read(patience, log)? else { return Ok(None) };
     let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
     let records = records.map_err(store::Error::from)?;
-    let publication = Publication::of(&records, kernel::outward_addresses);
+    let publication = Publication::of(&records);
     let told = |(directory, publication)| Told { directory, publication };
     Ok(store.published_at(uid).zip(publication).map(told))
 }

@@ -68,9 +68,8 @@ pub(super) fn with<T>(
     if let Some(nft) = &mut nft {
         after.redirected.iter().for_each(|change| end_flows(nft, change, log));
     }
-    let addresses = &kernel::outward_addresses;
     let published = match &after.uid {
-        Some(uid) => unlocked.publish(uid, PATIENCE, addresses, log).map_err(Error::from),
+        Some(uid) => unlocked.publish(uid, PATIENCE, log).map_err(Error::from),
         None if after.clears => {
             return Finished { done, published: clear_published(unlocked, log) };
         }
@@ -183,7 +182,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Writes the published files of every pod whose records were changed. A container may have made
 /// anything of its directory, and no command fails for that of another pod.
 fn publish_rest(unlocked: Unlocked, log: &mut dyn Log) {
-    for error in unlocked.publish_rest(PATIENCE, &kernel::outward_addresses, log) {
+    for error in unlocked.publish_rest(PATIENCE, log) {
         failed(log, Undone::PublicationLeft, error);
     }
 }

@@ -37,7 +37,8 @@ pub struct Ask {
     pub ports: PortPolicy,
     /// How packets are treated.
     pub policy: Policy,
-    /// What clients call this node, at most one address per family; empty means its own addresses.
+    /// By which addresses clients reach this node, at most one per family; empty means that the node finds
+    /// out.
     pub advertise_addresses: Vec<IpAddr>,
     /// Interfaces that the guard against loopback addresses leaves alone, sorted.
     pub guard_except: Vec<String>,

@@ -252,6 +252,9 @@ pub struct Record {
     /// Which systems' variables the pod waits for besides our own.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub dialects: BTreeSet<Dialect>,
+    /// The addresses that the pod is told for the ports without a host IP, at most one per family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advertised: Vec<IpAddr>,
     /// Seconds since the epoch at which the first of them was recorded.
     pub created: u64,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which this was recorded.

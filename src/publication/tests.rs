@@ -179,7 +179,7 @@ fn chosen_record(network: &str, sandbox: &str, number: u16, created: u64) -> Rec
 #[test]
 fn attachments_of_one_sandbox_stand_side_by_side() {
     let numbers = |records: &[Record]| -> Option<Vec<u16>> {
-        let told = Publication::of(records, Vec::new)?;
+        let told = Publication::of(records)?;
         Some(told.entries.iter().map(|entry| entry.host_port.get()).collect())
     };
     let (a, b) = (chosen_record("a", "old", 4, 20), chosen_record("b", "old", 3, 10));
@@ -195,8 +195,8 @@ fn attachments_of_one_sandbox_stand_side_by_side() {
 #[test]
 fn variables_are_pairs() {
     let records = [chosen_record("a", "4f2a", 20417, 1)];
-    let told = variables(&records, || vec!["192.0.2.10".parse().expect("an address")]);
-    let env = Publication::of(&records, || vec!["192.0.2.10".parse().expect("an address")]);
+    let told = variables(&records);
+    let env = Publication::of(&records);
     let line = |(name, value): &(String, String)| format!("{name}='{value}'\n");
     let lines: String = told.iter().map(line).collect();
     assert_eq!(Some(lines), env.map(|told| told.to_env()));
@@ -237,6 +237,7 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
         mappings: mappings.iter().map(mapping).collect(),
         grants,
         dialects: BTreeSet::new(),
+        advertised: vec!["192.0.2.10".parse().expect("an address")],
         created: 0,
         boot_id: String::new(),
     }
@@ -265,7 +266,8 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
     ];
     let node: Vec<IpAddr> =
         ["2001:db8::10", "192.0.2.10"].map(|ip| ip.parse().expect("an address")).into();
-    let told = entries_of(&record(&mappings, grants.clone()), &node);
+    let advertising = |record| Record { advertised: node.clone(), ..record };
+    let told = entries_of(&advertising(record(&mappings, grants.clone())));
     let shown: Vec<_> = told
         .iter()
         .map(|entry| (entry.host_port.get(), entry.count.get(), entry.host_ips.clone()))
@@ -279,6 +281,6 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
     assert_eq!(told[0].origin, Origin::Passthrough);
     assert_eq!(told[1].origin, Origin::Static);
     let on_host = [("0.0.0.0", 80, 80, None), ("::", 80, 80, None)];
-    let told = entries_of(&record(&on_host, Vec::new()), &node);
+    let told = entries_of(&advertising(record(&on_host, Vec::new())));
     assert_eq!(told[0].host_ips, node, "on the node's own network, both families");
 }

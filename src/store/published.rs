@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ impl Store {
 
 impl Unlocked {
     /// Makes the published files of the pod with this UID say what its records say, if they were
-    /// changed. `addresses` gives the node's, best first, when there is something to say.
+    /// changed.
     ///
     /// # Errors
     /// [`Error::Name`] when the UID cannot be a file name; [`Error::LockTaken`] when another command is
@@ -70,27 +69,20 @@ impl Unlocked {
         &mut self,
         uid: &str,
         patience: Duration,
-        addresses: &impl Fn() -> Vec<IpAddr>,
         log: &mut dyn Log,
     ) -> Result<(), Error> {
         let own = lookup::name(uid);
         if !self.changed.remove(&own) {
             return Ok(());
         }
-        self.publish_for(&own, addresses, Wait::new(patience, log))
+        self.publish_for(&own, Wait::new(patience, log))
     }
 
     /// The same for every pod whose records were changed and whose files were not yet written. Gives the
     /// failures: what one pod has made of its directory keeps no other's from being written.
-    pub fn publish_rest(
-        mut self,
-        patience: Duration,
-        addresses: &impl Fn() -> Vec<IpAddr>,
-        log: &mut dyn Log,
-    ) -> Vec<Error> {
+    pub fn publish_rest(mut self, patience: Duration, log: &mut dyn Log) -> Vec<Error> {
         let changed = std::mem::take(&mut self.changed);
-        let publish =
-            |own: &String| self.publish_for(own, addresses, Wait::new(patience, log)).err();
+        let publish = |own: &String| self.publish_for(own, Wait::new(patience, log)).err();
         changed.iter().filter_map(publish).collect()
     }
 
@@ -115,19 +107,14 @@ impl Unlocked {
             let is_over =
                 self.shared.records_of_owner(&own).is_ok_and(|records| records.is_empty());
             if is_over {
-                let cleared = self.publish_for(&own, &Vec::new, Wait::new(patience, log));
+                let cleared = self.publish_for(&own, Wait::new(patience, log));
                 failures.extend(cleared.err());
             }
         }
         Ok(failures)
     }
 
-    fn publish_for(
-        &self,
-        own: &str,
-        addresses: &impl Fn() -> Vec<IpAddr>,
-        mut wait: Wait<'_>,
-    ) -> Result<(), Error> {
+    fn publish_for(&self, own: &str, mut wait: Wait<'_>) -> Result<(), Error> {
         let (disk, owner) = (&self.shared.disk, format!("{OWNERS}/{own}"));
         let _lock = self.lock_pod(&owner, &mut wait)?;
         // Most pods are told nothing, and then this is all there is to do after a DEL.
@@ -138,7 +125,7 @@ impl Unlocked {
             return Ok(());
         }
         let records = self.shared.records_of_owner(own)?;
-        match Publication::of(&records, addresses) {
+        match Publication::of(&records) {
             Some(publication) => {
                 self.write(&directory(&publication.pod.uid)?, &owner, &publication)?;
             }

@@ -128,6 +128,7 @@ fn record(claim: Ask) -> Record {
         mappings: claim.fixed,
         grants: Vec::new(),
         dialects: [].into(),
+        advertised: Vec::new(),
         created: 0,
         boot_id: String::new(),
     }

@@ -60,6 +60,7 @@ impl Scene {
             mappings,
             grants: Vec::new(),
             dialects: std::collections::BTreeSet::new(),
+            advertised: Vec::new(),
             created: NOW,
             boot_id: self.locked.instance().boot_id.clone(),
         }

@@ -95,6 +95,7 @@ fn samples() -> Vec<Record> {
                 .collect(),
             grants: Vec::new(),
             dialects: [].into(),
+            advertised: [].into(),
             created: 0,
             boot_id: String::new(),
         })

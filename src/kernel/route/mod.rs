@@ -3,11 +3,13 @@
 //! This is the only place with an asynchronous runtime: rtnetlink needs one, and it costs about
 //! 0.1 ms, so nothing here runs on an ADD that does not need it.
 
+mod outward;
 mod path;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -22,6 +24,7 @@ use super::Error;
 
 use crate::model::{Family, check_ifname};
 
+pub use outward::outward_addresses;
 pub use path::{Link, Neighbour, Path, links, neighbour, path};
 
 /// `RT_TABLE_LOCAL`: the kernel's own table of what is addressed to this node, the same that
@@ -52,8 +55,20 @@ pub(super) fn ask(question: RouteMessage, extent: Extent) -> io::Result<Vec<Rout
     })
 }
 
-/// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked.
-pub(super) fn talk<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
+/// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked. A thread that
+/// already runs tokio tasks may not wait for a runtime of its own, so another thread does it then.
+pub(super) fn talk<T: Send, F: Future<Output = Result<T, rtnetlink::Error>>>(
+    strict: bool,
+    ask: impl FnOnce(Handle) -> F + Send,
+) -> io::Result<T> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return talk_here(strict, ask);
+    }
+    let told = thread::scope(|scope| scope.spawn(|| talk_here(strict, ask)).join());
+    told.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+fn talk_here<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
     strict: bool,
     ask: impl FnOnce(Handle) -> F,
 ) -> io::Result<T> {
@@ -129,17 +144,21 @@ impl FromIterator<IpNetwork> for Local {
     }
 }
 
+/// The IP address in a route's attribute.
+fn address(of_route: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(address) = of_route {
+        return Some(IpAddr::V4(*address));
+    }
+    if let RouteAddress::Inet6(address) = of_route { Some(IpAddr::V6(*address)) } else { None }
+}
+
 /// Where a local route leads; one without destination leads everywhere.
 fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
     if route.header.kind != RouteType::Local {
         return None;
     }
     let to = route.attributes.iter().find_map(|attribute| {
-        let RouteAttribute::Destination(to) = attribute else { return None };
-        if let RouteAddress::Inet(address) = to {
-            return Some(IpAddr::V4(*address));
-        }
-        if let RouteAddress::Inet6(address) = to { Some(IpAddr::V6(*address)) } else { None }
+        if let RouteAttribute::Destination(to) = attribute { address(to) } else { None }
     });
     let to = to.unwrap_or(family.wildcard());
     if Family::of(&to) != family {
@@ -158,19 +177,6 @@ pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
         Err(refused) if is_no_route(&refused) => Ok(None),
         Err(source) => Err(Error::Route { pod, source }),
     }
-}
-
-/// The addresses that this node has towards the world, at most one per family: what it would send
-/// from. The world is an address for documentation (RFC 5737, RFC 3849); nothing is sent.
-#[must_use]
-pub fn outward_addresses() -> Vec<IpAddr> {
-    let source = |from: &str, world: &str| {
-        let socket = UdpSocket::bind((from, 0)).ok()?;
-        socket.connect((world, 9)).ok()?;
-        socket.local_addr().ok().map(|own| own.ip())
-    };
-    let sources = [source("0.0.0.0", "192.0.2.1"), source("::", "2001:db8::1")];
-    sources.into_iter().flatten().collect()
 }
 
 /// Whether an interface may carry packets from and to 127.0.0.0/8.

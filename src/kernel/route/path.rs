@@ -12,11 +12,9 @@ use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
-use super::{Extent, ask, talk};
+use super::{Extent, address, ask, talk};
 
 /// Where a packet leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +59,6 @@ pub fn path(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Path> {
 }
 
 fn read(route: &RouteMessage) -> Option<Path> {
-    let address = |attribute: &RouteAddress| {
-        if let RouteAddress::Inet(address) = attribute {
-            return Some(IpAddr::V4(*address));
-        }
-        if let RouteAddress::Inet6(address) = attribute { Some(IpAddr::V6(*address)) } else { None }
-    };
     let mut path = Path {
         interface: String::new(),
         index: 0,

@@ -37,3 +37,11 @@ fn only_local_routes_count() {
     everything.attributes.clear();
     assert_eq!(destination(Family::V4, &everything), Some("0.0.0.0/0".parse().expect("ok")));
 }
+
+/// A program of tasks may call what has a runtime of its own.
+#[test]
+fn a_question_can_be_asked_from_within_a_task() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let found = runtime.block_on(async { (links(), outward_addresses(&[])) });
+    assert!(!found.0.expect("every namespace has a loopback").is_empty());
+}

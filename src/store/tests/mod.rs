@@ -161,6 +161,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
         mappings,
         grants: Vec::new(),
         dialects: [].into(),
+        advertised: vec!["192.0.2.10".parse().expect("an address")],
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     }

@@ -17,17 +17,13 @@ const DIR: &str = "pods/u1";
 const FILES: [&str; 2] = ["pods/u1/ports.json", "pods/u1/ports.env"];
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn addresses() -> Vec<IpAddr> {
-    vec!["192.0.2.10".parse().expect("an address")]
-}
-
 /// A record of the pod u1 for which the node chose `count` numbers from `first` on.
 fn chosen(locked: &Shared, container_id: &str, first: u16, count: u16) -> Record {
     of_pod(locked, container_id, "u1", first, count)
 }
 
 fn publish(locked: Locked) -> Vec<Error> {
-    locked.unlock().publish_rest(PATIENCE, &addresses, &mut Silent)
+    locked.unlock().publish_rest(PATIENCE, &mut Silent)
 }
 
 /// Records what the node chose, and publishes it.
@@ -147,7 +143,7 @@ fn no_uid_leaves_the_directory() {
         let record = of_pod(&locked, "4f2a", uid, 1, 1);
         locked.save(&record).expect("saving");
         let mut unlocked = locked.unlock();
-        let refused = unlocked.publish(uid, PATIENCE, &addresses, &mut Silent);
+        let refused = unlocked.publish(uid, PATIENCE, &mut Silent);
         assert!(matches!(refused, Err(Error::Name(_))), "{uid}");
         assert!(detach(&node, &record).is_empty(), "there is nothing to take away");
     }
@@ -272,7 +268,7 @@ fn the_lock_is_free_while_a_pods_files_are_deleted() {
     let other = node.store.lock(Duration::ZERO, &mut Silent).expect("it is free");
     assert_eq!(published(&node), [1], "still");
     drop(other);
-    assert!(unlocked.publish_rest(PATIENCE, &addresses, &mut Silent).is_empty());
+    assert!(unlocked.publish_rest(PATIENCE, &mut Silent).is_empty());
     assert!(!node.path(DIR).exists());
 }
 
@@ -356,7 +352,7 @@ fn the_last_to_publish_writes_what_is_so() {
     locked.save(&next).expect("saving");
     let addition = locked.unlock();
     for unlocked in [addition, removal] {
-        assert!(unlocked.publish_rest(PATIENCE, &addresses, &mut Silent).is_empty());
+        assert!(unlocked.publish_rest(PATIENCE, &mut Silent).is_empty());
         assert_eq!(published(&node), [2]);
     }
 }
