@@ -158,10 +158,12 @@ impl<'a> Chooser<'a> {
         if spot.hosts().all(|host| super::holds(self.before, &host)) {
             return Ok(Availability::Free);
         }
-        if self.is_in_use(spot) {
-            return Ok(Availability::Busy);
+        match survey.look(spot)? {
+            // Of a full range, nothing else is asked.
+            Availability::Held => Ok(Availability::Held),
+            _ if self.is_in_use(spot) => Ok(Availability::Busy),
+            found => Ok(found),
         }
-        survey.look(spot)
     }
 
     /// Looks behind the entries: a holder that is gone holds nothing.
