@@ -172,7 +172,7 @@ fn a_port_that_is_treated_otherwise_is_not_taken_but_waited_for() {
     let other = map(record("two", gated, &["10.1.0.6/24"]), Protocol::Tcp, "*", 8001);
     let (take, everything) = (change(&[], &[&other]), ruleset(&[&other]));
     let chain = chains_of(&one).into_iter().find_map(|chain| Digest::of_chain(&chain.name));
-    let held = format!("held4_{}", chain.expect("it has a treatment"));
+    let held = format!("held4_{}", chain.expect("it has a network policy"));
     // Where it leads is forgotten, how it is treated is not.
     let forget = "delete element inet autoport ports4 { tcp . 8001 }";
     elsewhere(|| {

@@ -52,7 +52,7 @@ fn datagrams(trace: &str) -> Vec<Datagram> {
     all
 }
 
-/// The set that a datagram names, or that of another treatment which stands for it.
+/// The set that a datagram names, or that of another network policy which stands for it.
 fn set_of(bytes: &[u8]) -> Option<Set> {
     // NFTA_SET_ELEM_LIST_SET, and the name up to its terminator.
     let names = bytes.windows(2).zip(2..).filter(|(window, _)| *window == [2, 0]);
@@ -61,12 +61,12 @@ fn set_of(bytes: &[u8]) -> Option<Set> {
         Set::named(std::str::from_utf8(name).ok()?)
     });
     let set = sets.next()?;
-    if set.treatment().is_none() {
+    if set.network_policy().is_none() {
         return Some(set);
     }
     let is_alike =
         |other: &Set| (other.family, other.key_address()) == (set.family, set.key_address());
-    Set::of_treatment(targets::some_treatment()).find(is_alike)
+    Set::of_network_policy(targets::some_network_policy()).find(is_alike)
 }
 
 /// What a question asks, as far as seeds are kept of it.

@@ -93,7 +93,7 @@ fn add_does_what_was_explained() {
     let all = blue.clone().with("sourceRanges", ranges.clone()).with("counters", true);
     let all = all.with("hostAddresses", json!([format!("{}/32", FIRST[0]), SECOND[1]]));
     let green = of_network(&node, &all, "green", 7).mapping([tcp(8082), tcp(8083).on(SECOND[1])]);
-    assert_foreseen("another treatment", &ask(&green));
+    assert_foreseen("another network policy", &ask(&green));
     let everybody = network("red").with("masqAll", true).with("markMasqBit", 5);
     let red = of_network(&node, &everybody, "red", 8).mapping([tcp(8084)]);
     assert_foreseen("another mark bit", &ask(&red));

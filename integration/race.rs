@@ -40,7 +40,7 @@ fn assert_consistent(pods: &[Attachment]) {
     assert_eq!(view::records().len(), pods.len());
     let mappings: usize = pods.iter().map(|pod| pod.mappings.len()).sum();
     assert_eq!(view::index().len(), 2 * mappings, "each in both families");
-    assert_eq!(view::elements().len(), 4 * mappings, "each with target and treatment");
+    assert_eq!(view::elements().len(), 4 * mappings, "each with target and network policy");
 }
 
 /// 5 base chains with 2 + 1 + 2 + 1 + 4 rules, one network with 4 or 5, one mark bit with 1.

@@ -240,14 +240,14 @@ pub fn questions() -> Vec<Asked> {
     for protocol in Protocol::ALL {
         all.extend(Family::ALL.map(|family| Asked::Listeners(protocol, family)));
     }
-    let sets = Set::common().chain(Set::of_treatment(some_treatment()));
+    let sets = Set::common().chain(Set::of_network_policy(some_network_policy()));
     all.extend(sets.flat_map(|set| [Asked::Element(set), Asked::Elements(set)]));
     all
 }
 
-/// The treatment that stands for every other: what is read does not depend on its name.
+/// The network policy that stands for every other: what is read does not depend on its name.
 #[must_use]
-pub fn some_treatment() -> Digest {
+pub fn some_network_policy() -> Digest {
     Digest::of_chain("net_0000000000000000").expect("the name of a chain")
 }
 

@@ -11,7 +11,7 @@ use crate::kernel::Survey;
 use crate::model::{
     Attachment, Family, HostPort, Mapping, Masquerade, Owner, Pod, Policy, Protocol, Record,
 };
-use crate::ruleset::{COMMENT_MAX, Data, Element, Treatment, comment, held_at, read_holder};
+use crate::ruleset::{COMMENT_MAX, Data, Element, NetworkPolicy, comment, held_at, read_holder};
 use crate::store::{Inlet, Locked};
 
 /// What is never in the table.
@@ -85,13 +85,13 @@ fn record_of(
     if owner.pod.is_some() && elements.iter().all(|one| one.comment.len() == COMMENT_MAX) {
         unknown.push("the end of its pod's name".to_owned());
     }
-    let treated = |host: &HostPort| treatment_at(host, survey);
-    let treatment = elements.iter().find_map(|element| treated(&element.host?));
+    let treated = |host: &HostPort| network_policy_at(host, survey);
+    let network_policy = elements.iter().find_map(|element| treated(&element.host?));
     let (mut mappings, mut pods, mut astray) = (Vec::new(), Vec::new(), 0);
     for element in elements {
         let (Some(host), Data::Target(target)) = (element.host, element.data) else { continue };
         let container_port = NonZeroU16::new(target.port()).unwrap_or(host.port);
-        let is_known = treatment.is_some() && treated(&host) == treatment;
+        let is_known = network_policy.is_some() && treated(&host) == network_policy;
         astray += usize::from(!is_known);
         pods.push(target.ip());
         mappings.push(Mapping { host, container_port, target: is_known.then_some(target) });
@@ -117,8 +117,8 @@ fn record_of(
     };
     let record = Record {
         owner,
-        pod_addresses: treatment.map_or(Vec::new(), |known| known.pod_addresses(&pods)),
-        policy: treatment.map_or_else(without_target, |known| known.policy().clone()),
+        pod_addresses: network_policy.map_or(Vec::new(), |known| known.pod_addresses(&pods)),
+        policy: network_policy.map_or_else(without_target, |known| known.policy().clone()),
         mappings,
         grants: Vec::new(),
         dialects: [].into(),
@@ -141,10 +141,11 @@ fn owner_of(attachment: &Attachment, text: &str) -> Owner {
 }
 
 /// How packets for `host` are treated, where the table still says so.
-fn treatment_at<'a>(host: &HostPort, survey: &'a Survey) -> Option<&'a Treatment> {
+fn network_policy_at<'a>(host: &HostPort, survey: &'a Survey) -> Option<&'a NetworkPolicy> {
     let is_there = |digest| survey.elements.contains_key(&held_at(host, digest));
-    let mut treatments = survey.treatments.iter().filter(|(digest, _)| is_there(**digest));
-    let (_, treatment) = treatments.next()?;
+    let mut network_policies =
+        survey.network_policies.iter().filter(|(digest, _)| is_there(**digest));
+    let (_, network_policy) = network_policies.next()?;
     // In the sets of two, it cannot be told whose it is.
-    treatments.next().is_none().then_some(treatment)
+    network_policies.next().is_none().then_some(network_policy)
 }

@@ -31,7 +31,7 @@ struct Attachment {
     age_seconds: Option<u64>,
     netns: Option<Namespace>,
     pod_addresses: Vec<String>,
-    policy: Treatment,
+    policy: NetworkPolicy,
     record: PathBuf,
     /// Where its pod's containers read about it.
     published: Option<PathBuf>,
@@ -49,7 +49,7 @@ struct Namespace {
 /// In the words of the configuration.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Treatment {
+struct NetworkPolicy {
     snat: bool,
     masq_all: bool,
     mark_masq_bit: u8,
@@ -103,7 +103,7 @@ struct Damaged {
     text: String,
 }
 
-impl From<&Policy> for Treatment {
+impl From<&Policy> for NetworkPolicy {
     fn from(policy: &Policy) -> Self {
         let list =
             |networks: &[ipnetwork::IpNetwork]| networks.iter().map(ToString::to_string).collect();
@@ -118,7 +118,7 @@ impl From<&Policy> for Treatment {
     }
 }
 
-impl Treatment {
+impl NetworkPolicy {
     fn text(&self) -> String {
         let mut words = vec![format!("snat {}", self.snat), format!("masqAll {}", self.masq_all)];
         words.push(format!("markMasqBit {}", self.mark_masq_bit));

@@ -17,14 +17,14 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// Its part of what its network's treatment consists of, from which a lost record can be made again:
+    /// Its part of what its network's policy consists of, from which a lost record can be made again:
     /// user data of its rules, [`Self::MEMO_PER_RULE`] bytes each.
     pub memo: String,
 }
 
 impl Chain {
     /// Of the 256 bytes that the kernel keeps with a rule (`NFT_USERDATA_MAXLEN`). A network adds less to
-    /// the treatment's text than the rule that is about it has room for.
+    /// the network policy's text than the rule that is about it has room for.
     pub const MEMO_PER_RULE: usize = 250;
 
     pub(super) const fn plain(name: String, rules: Vec<Rule>) -> Self {
@@ -171,7 +171,7 @@ pub fn base_chains() -> Vec<Chain> {
     ]
 }
 
-/// The rules of `hostports`: from each set of a treatment to the first of its chains.
+/// The rules of `hostports`: from each set of a network policy to the first of its chains.
 #[derive(Debug, Default)]
 pub struct Dispatch {
     /// Those for claims on one address, which go before all others.
@@ -180,15 +180,15 @@ pub struct Dispatch {
     pub wildcard: Vec<Rule>,
 }
 
-/// What leads to these treatments; `has` says which chains there are. The gate on the node's address
+/// What leads to these network policies; `has` says which chains there are. The gate on the node's address
 /// is not for claims that name one.
 pub fn dispatch(
-    treatments: impl IntoIterator<Item = Digest>,
+    network_policies: impl IntoIterator<Item = Digest>,
     has: impl Fn(&str) -> bool,
 ) -> Dispatch {
     let mut dispatch = Dispatch::default();
-    for digest in treatments {
-        for set in Set::of_treatment(digest) {
+    for digest in network_policies {
+        for set in Set::of_network_policy(digest) {
             let (rules, gates) = match set.key_address() {
                 Some(_) => (&mut dispatch.specific, &["from"][..]),
                 None => (&mut dispatch.wildcard, &["to", "from"][..]),

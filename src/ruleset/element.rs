@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::Key;
 use super::chain::protocol_name;
-use super::treatment::{Digest, Treatment};
+use super::network_policy::{Digest, NetworkPolicy};
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
 
 /// What a set or map is for.
@@ -65,8 +65,8 @@ impl Set {
     /// The set of the guarded interfaces.
     pub const GUARDED: Self = Self { kind: SetKind::Guarded, family: Family::V4 };
 
-    /// The sets of a treatment.
-    pub fn of_treatment(digest: Digest) -> impl Iterator<Item = Self> {
+    /// The sets of a network policy.
+    pub fn of_network_policy(digest: Digest) -> impl Iterator<Item = Self> {
         Self::of_kinds([SetKind::HostHeld(digest), SetKind::Held(digest)])
     }
 
@@ -86,13 +86,13 @@ impl Set {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let digest = name.rsplit_once('_').and_then(|(_, digest)| Digest::parse(digest));
-        let own = digest.into_iter().flat_map(Self::of_treatment);
+        let own = digest.into_iter().flat_map(Self::of_network_policy);
         Self::common().chain(own).find(|set| set.to_string() == name)
     }
 
-    /// The treatment that it is for, unless every table has it.
+    /// The network policy that it is for, unless every table has it.
     #[must_use]
-    pub const fn treatment(self) -> Option<Digest> {
+    pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {
             SetKind::HostHeld(digest) | SetKind::Held(digest) => Some(digest),
             SetKind::HostPorts
@@ -304,7 +304,7 @@ pub fn comment(owner: &Owner) -> String {
 
 /// What the elements of one record have in common.
 pub(super) struct Placing<'a> {
-    treatment: Treatment,
+    network_policy: NetworkPolicy,
     digest: Digest,
     pod_addresses: &'a [IpNetwork],
     comment: String,
@@ -313,18 +313,18 @@ pub(super) struct Placing<'a> {
 
 impl<'a> Placing<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
-        let treatment = Treatment::of(record);
-        let digest = treatment.digest();
-        Self::with(record, treatment, digest)
+        let network_policy = NetworkPolicy::of(record);
+        let digest = network_policy.digest();
+        Self::with(record, network_policy, digest)
     }
 
-    /// The same where the treatment and its digest are known: most records of a node share theirs.
-    pub(super) fn with(record: &'a Record, treatment: Treatment, digest: Digest) -> Self {
+    /// The same where the network policy and its digest are known: most records of a node share theirs.
+    pub(super) fn with(record: &'a Record, network_policy: NetworkPolicy, digest: Digest) -> Self {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
             holder: record.owner.attachment().map(holder_name).unwrap_or_default(),
-            treatment,
+            network_policy,
             digest,
         }
     }
@@ -346,7 +346,7 @@ impl<'a> Placing<'a> {
             },
             host: Some(host),
         };
-        let targets = self.treatment.target_map(family, host.is_wildcard());
+        let targets = self.network_policy.target_map(family, host.is_wildcard());
         let mut elements = vec![
             element(targets, address, Data::Target(target)),
             element(Set::holding(&host, self.digest), address, Data::None),
@@ -359,7 +359,9 @@ impl<'a> Placing<'a> {
     }
 
     fn is_alone(&self, pod: IpAddr) -> bool {
-        self.pod_addresses.iter().any(|own| own.ip() == pod && self.treatment.needs_hairpin(own))
+        self.pod_addresses
+            .iter()
+            .any(|own| own.ip() == pod && self.network_policy.needs_hairpin(own))
     }
 }
 

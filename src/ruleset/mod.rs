@@ -5,15 +5,15 @@
 //! follows a packet through it.
 //!
 //! Whatever varies per pod is an [`Element`] of a map or set; whatever varies per network is a
-//! [`Treatment`], a few chains and the sets of the ports that lead to them, named after a digest of
+//! [`NetworkPolicy`], a few chains and the sets of the ports that lead to them, named after a digest of
 //! their content. So the number of rules depends on the number of networks and never on the number of
 //! pods.
 
 mod chain;
 mod element;
 mod key;
+mod network_policy;
 mod script;
-mod treatment;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -26,8 +26,8 @@ pub use element::{
 };
 
 pub use key::{Interface, Key};
+pub use network_policy::{Digest, NetworkPolicy};
 pub use script::{Difference, Script};
-pub use treatment::{Digest, Treatment};
 
 pub use chain::{Dispatch, base_chains, dispatch};
 
@@ -41,7 +41,7 @@ use crate::model::{Family, HostPort, Mapping, Masquerade, Record};
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
 
-/// The chain that every set of a treatment has a rule in.
+/// The chain that every set of a network policy has a rule in.
 pub const HOSTPORTS: &str = "hostports";
 
 /// The chain that every mark bit in use has a jump in.
@@ -145,7 +145,7 @@ pub struct Ruleset {
     pub spared: BTreeSet<(Set, Key)>,
     /// The packets that they translate.
     pub traffic: Vec<Traffic>,
-    treatments: BTreeMap<Digest, Treatment>,
+    network_policies: BTreeMap<Digest, NetworkPolicy>,
 }
 
 impl Ruleset {
@@ -153,24 +153,25 @@ impl Ruleset {
     /// the iteration is taken; the caller passes only what each still owns.
     #[must_use]
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut treatments: HashMap<Treatment, Digest> = HashMap::new();
+        let mut network_policies: HashMap<NetworkPolicy, Digest> = HashMap::new();
         let mut elements = BTreeMap::new();
         let mut traffic = Vec::new();
         for record in records {
             if record.mappings.iter().all(|mapping| mapping.target.is_none()) {
                 continue;
             }
-            let treatment = Treatment::of(record);
-            let digest = treatments.entry(treatment.clone());
-            let digest = *digest.or_insert_with_key(Treatment::digest);
-            let placing = Placing::with(record, treatment, digest);
+            let network_policy = NetworkPolicy::of(record);
+            let digest = network_policies.entry(network_policy.clone());
+            let digest = *digest.or_insert_with_key(NetworkPolicy::digest);
+            let placing = Placing::with(record, network_policy, digest);
             for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
                 elements.insert(element.place(), element);
             }
             traffic.push(Traffic::of(record, record.mappings.clone()));
         }
-        let treatments = treatments.into_iter().map(|(treatment, digest)| (digest, treatment));
-        Self { traffic, ..Self::of(identity, elements, treatments.collect()) }
+        let network_policies =
+            network_policies.into_iter().map(|(network_policy, digest)| (digest, network_policy));
+        Self { traffic, ..Self::of(identity, elements, network_policies.collect()) }
     }
 
     /// The same table with these elements as well, which are treated so.
@@ -178,29 +179,32 @@ impl Ruleset {
     pub fn with(
         mut self,
         elements: impl IntoIterator<Item = Element>,
-        treatments: impl IntoIterator<Item = Treatment>,
+        network_policies: impl IntoIterator<Item = NetworkPolicy>,
     ) -> Self {
         for element in elements {
             self.elements.entry(element.place()).or_insert(element);
         }
-        let named = treatments.into_iter().map(|treatment| (treatment.digest(), treatment));
-        self.treatments.extend(named);
-        let whole = Self::of(self.identity, self.elements, self.treatments);
+        let named = network_policies
+            .into_iter()
+            .map(|network_policy| (network_policy.digest(), network_policy));
+        self.network_policies.extend(named);
+        let whole = Self::of(self.identity, self.elements, self.network_policies);
         Self { spared: self.spared, traffic: self.traffic, ..whole }
     }
 
     fn of(
         identity: Identity,
         elements: BTreeMap<(Set, Key), Element>,
-        treatments: BTreeMap<Digest, Treatment>,
+        network_policies: BTreeMap<Digest, NetworkPolicy>,
     ) -> Self {
-        let bits: BTreeSet<u8> = treatments.values().filter_map(Treatment::mark_bit).collect();
+        let bits: BTreeSet<u8> =
+            network_policies.values().filter_map(NetworkPolicy::mark_bit).collect();
         let mut networks: Vec<Chain> = bits.into_iter().map(masquerade_chain).collect();
         let jumps: Vec<Rule> = networks.iter().map(jump_to).collect();
-        networks.extend(treatments.values().flat_map(Treatment::chains));
+        networks.extend(network_policies.values().flat_map(NetworkPolicy::chains));
         let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
         let Dispatch { specific, wildcard } =
-            dispatch(treatments.keys().copied(), |name| names.contains(name));
+            dispatch(network_policies.keys().copied(), |name| names.contains(name));
         let mut base = base_chains();
         for chain in &mut base {
             match chain.name.as_str() {
@@ -216,7 +220,7 @@ impl Ruleset {
             elements,
             spared: BTreeSet::new(),
             traffic: Vec::new(),
-            treatments,
+            network_policies,
         }
     }
 
@@ -235,7 +239,7 @@ impl Ruleset {
 
     /// All sets and maps.
     pub fn sets(&self) -> impl Iterator<Item = Set> {
-        Set::common().chain(self.treatments.keys().copied().flat_map(Set::of_treatment))
+        Set::common().chain(self.network_policies.keys().copied().flat_map(Set::of_network_policy))
     }
 }
 
@@ -272,11 +276,11 @@ fn key_of(host: &HostPort) -> Key {
     Key::Port { address, protocol: host.protocol, port: host.port }
 }
 
-/// Whether `place` is among the places that `has` knows. A place in a set of a treatment, of which
+/// Whether `place` is among the places that `has` knows. A place in a set of a network policy, of which
 /// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
 #[must_use]
 pub fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
-    let claim = || place.0.treatment().and_then(|_| host_at(place));
+    let claim = || place.0.network_policy().and_then(|_| host_at(place));
     has(place) || claim().is_some_and(|host| places_of(&host).iter().any(has))
 }
 
@@ -305,9 +309,9 @@ pub fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
 /// the one of its mark bit.
 #[must_use]
 pub fn chains_of(record: &Record) -> Vec<Chain> {
-    let treatment = Treatment::of(record);
-    let masquerade = treatment.mark_bit().map(masquerade_chain);
-    masquerade.into_iter().chain(treatment.chains()).collect()
+    let network_policy = NetworkPolicy::of(record);
+    let masquerade = network_policy.mark_bit().map(masquerade_chain);
+    masquerade.into_iter().chain(network_policy.chains()).collect()
 }
 
 /// The rule of `postrouting` that leads to a chain of [`chains_of`] named with

@@ -28,7 +28,7 @@ pub enum Script {
 /// What is added to a sound table, and taken out of it.
 #[derive(Debug, Default)]
 pub struct Difference {
-    /// The chains that are not there yet. The sets of their treatments are not there either.
+    /// The chains that are not there yet. The sets of their network policies are not there either.
     pub chains: Vec<Chain>,
     /// What has to go.
     pub deleted: Vec<(Set, Key)>,
@@ -43,7 +43,7 @@ impl Difference {
         self.chains.is_empty() && self.deleted.is_empty() && self.added.is_empty()
     }
 
-    fn treatments(&self) -> impl Iterator<Item = Digest> {
+    fn network_policies(&self) -> impl Iterator<Item = Digest> {
         self.chains.iter().filter_map(|chain| Digest::of_chain(&chain.name))
     }
 }
@@ -66,7 +66,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.chains.is_empty() {
             write!(out, "table inet {TABLE} {{")?;
-            for set in self.treatments().flat_map(Set::of_treatment) {
+            for set in self.network_policies().flat_map(Set::of_network_policy) {
                 write!(out, "{}", set.declaration())?;
             }
             for chain in &self.chains {
@@ -78,7 +78,7 @@ impl fmt::Display for Difference {
             writeln!(out, "add rule inet {TABLE} {POSTROUTING} {}", jump_to(chain))?;
         }
         let has = |name: &str| self.chains.iter().any(|chain| chain.name == name);
-        let Dispatch { specific, wildcard } = dispatch(self.treatments(), has);
+        let Dispatch { specific, wildcard } = dispatch(self.network_policies(), has);
         // Each goes before the one that was put first before it.
         for rule in specific.iter().rev() {
             writeln!(out, "insert rule inet {TABLE} {HOSTPORTS} {rule}")?;

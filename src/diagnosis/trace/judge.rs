@@ -212,7 +212,7 @@ impl Walk {
     }
 
     fn gates(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        let policy = lead.treatment.policy();
+        let policy = lead.network_policy.policy();
         let (to, from) = (way.query.to, way.query.from);
         let hosts = &policy.host_addresses;
         if !hosts.is_empty() {
@@ -255,7 +255,7 @@ impl Walk {
             let text = "from ::1 nothing is translated: the answer could not come back";
             return self.stops(AT, text, "use an address of the node that is not ::1");
         }
-        if loopback && lead.treatment.policy().masquerade == Masquerade::Nobody {
+        if loopback && lead.network_policy.policy().masquerade == Masquerade::Nobody {
             let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
             return self.stops(AT, text, "use an address of the node, or set snat");
         }

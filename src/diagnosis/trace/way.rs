@@ -16,7 +16,7 @@ use crate::kernel::{
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
 use crate::ruleset::{
-    Data, Digest, Identity, Ruleset, Set, Treatment, hairpin_of, held_at, places_of,
+    Data, Digest, Identity, NetworkPolicy, Ruleset, Set, hairpin_of, held_at, places_of,
 };
 use crate::store::{Held, Store, Who};
 
@@ -40,7 +40,7 @@ pub(super) struct Translated {
     pub(super) held: Set,
     /// The map that says where it goes.
     pub(super) map: Set,
-    pub(super) treatment: Treatment,
+    pub(super) network_policy: NetworkPolicy,
     pub(super) target: SocketAddr,
     /// Whether the pod is known to the hairpins.
     pub(super) hairpin: bool,
@@ -184,15 +184,17 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
     let host = query.host();
     let hosts = [host, HostPort { address: Family::of(&query.to).wildcard(), ..host }];
     let digests: Vec<Digest> =
-        survey.elements.keys().filter_map(|(set, _)| set.treatment()).collect();
+        survey.elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
     for host in &hosts {
         let mut held = digests.iter().map(|digest| (held_at(host, *digest), digest));
         let Some(((set, _), digest)) = held.find(|(place, _)| survey.elements.contains_key(place))
         else {
             continue;
         };
-        let Some(treatment) = survey.treatments.get(digest) else { return Led::Damaged(set) };
-        let counts = treatment.policy().counters;
+        let Some(network_policy) = survey.network_policies.get(digest) else {
+            return Led::Damaged(set);
+        };
+        let counts = network_policy.policy().counters;
         let maps = hosts.iter().flat_map(places_of).filter(|(set, _)| set.counts() == counts);
         let mut targets = maps.filter_map(|place| match survey.elements.get(&place)?.data {
             Data::Target(target) => Some((place.0, target)),
@@ -200,8 +202,8 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
         });
         let Some((map, target)) = targets.next() else { return Led::Untranslated(set) };
         let hairpin = survey.elements.contains_key(&hairpin_of(host, target));
-        let treatment = treatment.clone();
-        return Led::To(Box::new(Translated { held: set, map, treatment, target, hairpin }));
+        let network_policy = network_policy.clone();
+        return Led::To(Box::new(Translated { held: set, map, network_policy, target, hairpin }));
     }
     Led::Nowhere
 }
@@ -305,8 +307,8 @@ fn look_inside(
 
 /// Whether the client's address is replaced, and why.
 pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
-    let subnets = lead.treatment.pod_addresses(&[]);
-    match (lead.treatment.policy().masquerade, from) {
+    let subnets = lead.network_policy.pod_addresses(&[]);
+    match (lead.network_policy.policy().masquerade, from) {
         (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
         (Masquerade::Nobody, _) => (false, "snat is off: the pod sees the client's address"),
         (Masquerade::Local, Some(from)) if from.is_loopback() => {

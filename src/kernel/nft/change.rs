@@ -187,13 +187,13 @@ impl<'a> Difference<'a> {
 /// Adds chains that `change` leads to, their sets, and what leads to them.
 fn add_missing(transaction: &mut Transaction, change: &Change, missing: &[Chain]) {
     let mut encoder = Encoder::new();
-    let treatments = || missing.iter().filter_map(|chain| Digest::of_chain(&chain.name));
-    add_sets(transaction, &mut encoder, treatments().flat_map(Set::of_treatment));
+    let network_policies = || missing.iter().filter_map(|chain| Digest::of_chain(&chain.name));
+    add_sets(transaction, &mut encoder, network_policies().flat_map(Set::of_network_policy));
     add_chains(transaction, &mut encoder, missing.iter());
     let masquerading = missing.iter().filter(|c| c.name.starts_with(ruleset::MASQUERADE_PREFIX));
     let jumps: Vec<_> = masquerading.map(ruleset::jump_to).collect();
     let Dispatch { specific, wildcard } =
-        ruleset::dispatch(treatments(), |name| change.chains.iter().any(|c| c.name == name));
+        ruleset::dispatch(network_policies(), |name| change.chains.iter().any(|c| c.name == name));
     add_rules(transaction, &mut encoder, POSTROUTING, &jumps, Place::Last, "");
     // Each goes before the one that was put first before it.
     let specific: Vec<_> = specific.into_iter().rev().collect();
@@ -202,7 +202,7 @@ fn add_missing(transaction: &mut Transaction, change: &Change, missing: &[Chain]
 }
 
 fn unrecorded(host: HostPort, set: Set, seen: &Seen) -> Error {
-    let target = match (set.treatment(), &seen.data) {
+    let target = match (set.network_policy(), &seen.data) {
         (Some(digest), _) => digest.chain(),
         (None, Some(data)) => data.to_string(),
         (None, None) => "an unknown place".to_owned(),

@@ -86,7 +86,7 @@ impl Nft {
             .filter(HostPort::is_wildcard)
             .map(|host| (Family::of(&host.address), host.protocol, host.port))
             .collect();
-        for set in Set::common().chain(look.treatments().flat_map(Set::of_treatment)) {
+        for set in Set::common().chain(look.network_policies().flat_map(Set::of_network_policy)) {
             let on_one_address = matches!(
                 set.kind,
                 SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_)
@@ -203,7 +203,7 @@ fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<Stri
     }
     if name == HOSTPORTS {
         let has = |chain: &str| look.chains.contains_key(chain);
-        let Dispatch { specific, wildcard } = ruleset::dispatch(look.treatments(), has);
+        let Dispatch { specific, wildcard } = ruleset::dispatch(look.network_policies(), has);
         let expected = specific.len() + wildcard.len();
         let Some((first, last)) =
             rules.split_at_checked(specific.len()).filter(|_| rules.len() == expected)

@@ -132,7 +132,7 @@ impl Look {
             return Some(format!("chain {} was missing", absent.name));
         }
         let jumps = self.masquerades();
-        let dispatched = self.treatments().flat_map(Set::of_treatment).count();
+        let dispatched = self.network_policies().flat_map(Set::of_network_policy).count();
         let base = base.iter().map(|chain| match chain.name.as_str() {
             POSTROUTING => (POSTROUTING, jumps),
             HOSTPORTS => (HOSTPORTS, dispatched),
@@ -158,16 +158,17 @@ impl Look {
         self.chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count()
     }
 
-    /// The treatments that have their chains in the table.
-    pub(super) fn treatments(&self) -> impl Iterator<Item = Digest> + Clone {
+    /// The network policies that have their chains in the table.
+    pub(super) fn network_policies(&self) -> impl Iterator<Item = Digest> + Clone {
         self.chains.keys().filter_map(|name| Digest::of_chain(name))
     }
 
     /// Those of `places` that are there or not, and those that they cover.
     fn covered(&self, places: &[(Set, Key)]) -> Vec<(Set, Key)> {
-        let leads = |place: &&(Set, Key)| place.0.treatment().is_none();
+        let leads = |place: &&(Set, Key)| place.0.network_policy().is_none();
         let hosts = places.iter().filter(leads).filter_map(ruleset::host_at);
-        let held = |host| self.treatments().map(move |digest| ruleset::held_at(&host, digest));
+        let held =
+            |host| self.network_policies().map(move |digest| ruleset::held_at(&host, digest));
         let mut all: Vec<_> = hosts.flat_map(held).chain(places.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
@@ -209,8 +210,8 @@ impl Nft {
                 }
             }
             Extent::Everything => {
-                let own: Vec<Digest> = look.treatments().collect();
-                for set in Set::common().chain(own.into_iter().flat_map(Set::of_treatment)) {
+                let own: Vec<Digest> = look.network_policies().collect();
+                for set in Set::common().chain(own.into_iter().flat_map(Set::of_network_policy)) {
                     let listed = self.every_element(set)?;
                     if listed.contains(&Listed::Odd) {
                         look.odd = Some(set);

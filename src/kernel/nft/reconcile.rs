@@ -10,7 +10,7 @@ use super::look::Standing;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild, unused};
 use crate::model::HostPort;
 use crate::ruleset::{
-    Data, Digest, Element, Identity, Key, LAYOUT, Ruleset, Set, Treatment, covers, hairpin_of,
+    Data, Digest, Element, Identity, Key, LAYOUT, NetworkPolicy, Ruleset, Set, covers, hairpin_of,
     host_at,
 };
 
@@ -19,30 +19,31 @@ use crate::ruleset::{
 pub struct Survey {
     /// Every element but those about to go.
     pub elements: BTreeMap<(Set, Key), Element>,
-    /// How packets are treated. Treatments whose chains are not what their name stands for are left
+    /// How packets are treated. Network policies whose chains are not what their name stands for are left
     /// out.
-    pub treatments: BTreeMap<Digest, Treatment>,
+    pub network_policies: BTreeMap<Digest, NetworkPolicy>,
     /// The interfaces that are guarded.
     pub guarded: Vec<String>,
 }
 
 impl Survey {
     /// What must stay where nobody knows what belongs at the places of `spared`.
-    fn kept(self, spared: &BTreeSet<(Set, Key)>) -> (Vec<Element>, Vec<Treatment>) {
+    fn kept(self, spared: &BTreeSet<(Set, Key)>) -> (Vec<Element>, Vec<NetworkPolicy>) {
         let hairpins = hairpins_of(spared, self.elements.iter().map(|(at, it)| (at, &it.data)));
         let stays = |element: &Element| {
             let place = element.place();
-            let treatment = element.set.treatment();
+            let network_policy = element.set.network_policy();
             let leads_somewhere =
-                treatment.is_none_or(|digest| self.treatments.contains_key(&digest));
+                network_policy.is_none_or(|digest| self.network_policies.contains_key(&digest));
             let is_spared = covers(|place| spared.contains(place), &place);
             leads_somewhere && (is_spared || hairpins.contains(&place))
         };
         let elements: Vec<Element> = self.elements.into_values().filter(stays).collect();
         let used: BTreeSet<Digest> =
-            elements.iter().filter_map(|element| element.set.treatment()).collect();
-        let treatments = self.treatments.into_iter().filter(|(digest, _)| used.contains(digest));
-        (elements, treatments.map(|(_, treatment)| treatment).collect())
+            elements.iter().filter_map(|element| element.set.network_policy()).collect();
+        let network_policies =
+            self.network_policies.into_iter().filter(|(digest, _)| used.contains(digest));
+        (elements, network_policies.map(|(_, network_policy)| network_policy).collect())
     }
 }
 
@@ -133,12 +134,12 @@ impl Nft {
         if !matches!(&look.table, Table::Ours(found) if says(found)) {
             return Ok(None);
         }
-        let read = |digest| Some((digest, treatment_of(&look, digest)?));
-        let treatments = look.treatments().filter_map(read).collect();
+        let read = |digest| Some((digest, network_policy_of(&look, digest)?));
+        let network_policies = look.network_policies().filter_map(read).collect();
         let guarded = look.elements.keys().filter_map(|(_, key)| key.interface()).collect();
         let elements = look.elements.into_iter();
         let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
-        Ok(Some(Survey { elements: elements.collect(), treatments, guarded }))
+        Ok(Some(Survey { elements: elements.collect(), network_policies, guarded }))
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.
@@ -150,8 +151,8 @@ impl Nft {
             return Ok(everything);
         }
         let Some(survey) = self.survey()? else { return Ok(everything) };
-        let (elements, treatments) = survey.kept(&everything.spared);
-        Ok(Cow::Owned(everything.into_owned().with(elements, treatments)))
+        let (elements, network_policies) = survey.kept(&everything.spared);
+        Ok(Cow::Owned(everything.into_owned().with(elements, network_policies)))
     }
 }
 
@@ -165,13 +166,13 @@ fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
     spared
 }
 
-/// A treatment whose chains are there as they are built.
-fn treatment_of(look: &Look, digest: Digest) -> Option<Treatment> {
+/// A network policy whose chains are there as they are built.
+fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
     let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
     let rules = chains.iter().filter_map(|chain| look.rules.get(chain)).flatten();
     let memo = rules.flat_map(|rule| elements::read_rule_memo(rule)).copied().collect();
-    let treatment = Treatment::read(digest, &String::from_utf8(memo).ok()?)?;
-    compare::has_chains(look, &treatment.chains()).then_some(treatment)
+    let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
+    compare::has_chains(look, &network_policy.chains()).then_some(network_policy)
 }
 
 fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {

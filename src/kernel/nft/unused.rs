@@ -18,9 +18,9 @@ pub(super) fn remove(
 ) -> Option<String> {
     let is_needed = |name: &str| everything.networks.iter().any(|chain| chain.name == name);
     let used: BTreeSet<Digest> =
-        look.elements.keys().filter_map(|(set, _)| set.treatment()).collect();
+        look.elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
     let is_unused = |digest: &Digest| !is_needed(&digest.chain()) && !used.contains(digest);
-    let digests: Vec<Digest> = look.treatments().filter(is_unused).collect();
+    let digests: Vec<Digest> = look.network_policies().filter(is_unused).collect();
     let goes = |name: &&str| match name.rsplit_once('_') {
         // Which mark bits the spared need is not known.
         Some(_) if name.starts_with(MASQUERADE_PREFIX) => spared.is_empty() && !is_needed(name),
@@ -36,7 +36,7 @@ pub(super) fn remove(
     for name in &chains {
         delete(transaction, uapi::NFT_MSG_DELCHAIN, name, &[(uapi::NFTA_CHAIN_NAME, &text(name))]);
     }
-    for set in digests.into_iter().flat_map(Set::of_treatment) {
+    for set in digests.into_iter().flat_map(Set::of_network_policy) {
         let name = set.to_string();
         delete(transaction, uapi::NFT_MSG_DELSET, &name, &[(uapi::NFTA_SET_NAME, &text(&name))]);
     }

@@ -11,7 +11,7 @@ use super::chain::{Chain, Rule, Side, Term, loopback4};
 use super::{Set, SetKind};
 use crate::model::{Family, Masquerade, Policy, Record};
 
-/// What names a treatment: a digest of its rules.
+/// What names a network policy: a digest of its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(u64);
 
@@ -21,7 +21,7 @@ impl Digest {
         (digest.to_string() == text).then_some(digest)
     }
 
-    /// The chain that every treatment has, and only a treatment.
+    /// The chain that every network policy has, and only a network policy.
     #[must_use]
     pub fn chain(self) -> String {
         format!("net_{self}")
@@ -42,7 +42,7 @@ impl fmt::Display for Digest {
 
 /// How a record's packets are treated: its network's policy, and its pods' subnets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Treatment {
+pub struct NetworkPolicy {
     policy: Policy,
     /// The subnets of the pods, where clients in them are masqueraded; a family whose pods have host
     /// prefixes has none.
@@ -57,7 +57,7 @@ fn is_host_prefix(network: &IpNetwork) -> bool {
     }
 }
 
-impl Treatment {
+impl NetworkPolicy {
     /// How the packets of `record` are treated.
     #[must_use]
     pub fn of(record: &Record) -> Self {
@@ -70,7 +70,7 @@ impl Treatment {
         Self { policy: record.policy.clone(), subnets }
     }
 
-    /// Reads a treatment back from what its chains say beside their rules ([`Chain::memo`]). `None`
+    /// Reads a network policy back from what its chains say beside their rules ([`Chain::memo`]). `None`
     /// unless it is the one of this name.
     #[must_use]
     pub fn read(digest: Digest, memo: &str) -> Option<Self> {
@@ -202,7 +202,7 @@ impl Treatment {
         }
     }
 
-    /// A name for this content: equal treatments share their chains, and a chain's content never
+    /// A name for this content: equal network policies share their chains, and a chain's content never
     /// changes under its name.
     #[must_use]
     pub fn digest(&self) -> Digest {
