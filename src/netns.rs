@@ -24,7 +24,6 @@ const OWN_MOUNT_NAMESPACE: &str = "/proc/self/ns/mnt";
 pub struct Error {
     /// The file under `/proc/self/ns`.
     pub path: &'static str,
-    /// Why.
     pub source: io::Error,
 }
 
@@ -40,7 +39,6 @@ pub fn own() -> Result<NamespaceId, Error> {
 #[derive(Debug, thiserror::Error)]
 #[error("{path:?} {found}")]
 pub struct Missing {
-    /// The path.
     pub path: String,
     /// What it is or lacks, as a verb.
     pub found: &'static str,

@@ -12,20 +12,10 @@ use crate::ruleset::Set;
 pub enum Error {
     /// The socket failed.
     #[error("could not {action} the netlink socket")]
-    Socket {
-        /// What was attempted.
-        action: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
+    Socket { action: &'static str, source: io::Error },
     /// A question was answered with an error.
     #[error("the kernel would not show {what}")]
-    Question {
-        /// What was asked for.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
+    Question { what: &'static str, source: io::Error },
     /// The kernel knows no tables.
     #[error(
         "this kernel has no nf_tables, or may not load it: load the module (modprobe nf_tables), or \
@@ -37,7 +27,6 @@ pub enum Error {
     Refused {
         /// What the first refused message was about.
         subject: String,
-        /// Why.
         source: io::Error,
     },
     /// The kernel did not say whether the transaction is in force.
@@ -55,51 +44,29 @@ pub enum Error {
          two state directories are in use on one node; give the plugin and the command line the \
          same stateDir, or run `autoport repair --adopt` if the other no longer exists"
     )]
-    OtherInstance {
-        /// In the table's comment.
-        found: String,
-        /// In the store.
-        expected: String,
-    },
+    OtherInstance { found: String, expected: String },
     /// The table was built by a later version.
     #[error(
         "table inet autoport has layout {found}, this binary knows {}: install the newer \
          autoport on this node",
         ruleset::LAYOUT
     )]
-    NewerLayout {
-        /// In the table's comment.
-        found: u32,
-    },
+    NewerLayout { found: u32 },
     /// An element is there that nobody recorded.
     #[error(
         "the packets to host port {host} are led to {target} by an element of {set} that no record \
          accounts for; `autoport repair` removes it"
     )]
-    Unrecorded {
-        /// The host port.
-        host: HostPort,
-        /// Where the element leads.
-        target: String,
-        /// The map or set.
-        set: Set,
-    },
+    Unrecorded { host: HostPort, target: String, set: Set },
     /// The route towards a pod could not be looked up.
     #[error("could not find the interface towards pod {pod}")]
-    Route {
-        /// The pod's address.
-        pod: std::net::IpAddr,
-        /// Why not.
-        source: io::Error,
-    },
+    Route { pod: std::net::IpAddr, source: io::Error },
     /// A sysctl could not be written.
     #[error("could not set {path} to {value}")]
     Sysctl {
         /// The file under `/proc/sys`.
         path: String,
-        /// What it was to be.
         value: &'static str,
-        /// Why not.
         source: io::Error,
     },
 }

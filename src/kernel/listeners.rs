@@ -52,16 +52,13 @@ mod uapi {
 /// A socket that listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// The transport protocol.
     pub protocol: Protocol,
     /// The address it is bound to, as its owner wrote it.
     pub address: IpAddr,
-    /// The port.
     pub port: NonZeroU16,
     /// Its number in the links of `/proc/<pid>/fd`; 0 for a socket of the kernel's own, such as a
     /// tunnel's.
     pub inode: u32,
-    /// The user who opened it.
     pub uid: u32,
     /// Whether it is an IPv6 socket that takes no IPv4 packets.
     only_v6: bool,

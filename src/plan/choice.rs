@@ -26,11 +26,9 @@ pub struct Choice<'a> {
 /// One number in one protocol, on one address or on all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Spot {
-    /// The protocol.
     pub protocol: Protocol,
     /// The host IP of the request; none means every local address of both families.
     pub address: Option<IpAddr>,
-    /// The number.
     pub port: NonZeroU16,
 }
 
@@ -59,6 +57,5 @@ pub enum Availability {
 pub struct Granted {
     /// One grant for each request, in their order.
     pub grants: Vec<Grant>,
-    /// The cursors that moved.
     pub cursors: Cursors,
 }

@@ -13,7 +13,6 @@ pub struct Exhausted {
     pub request: Request,
     /// How many numbers the claim asks for in all.
     pub asked: usize,
-    /// The range in its parts.
     pub ranges: Vec<PortRange>,
     /// Whether the range could not serve the claim either if none of its numbers were in use.
     pub never: bool,

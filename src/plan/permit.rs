@@ -13,16 +13,10 @@ use crate::model::{Ask, HostPort, Mapping, PortPolicy, PortRange};
 pub enum Forbidden {
     /// The number is too low.
     #[error("host port {host} is below minPort, {min}; ask for another port")]
-    BelowMinPort {
-        /// What was asked for.
-        host: HostPort,
-        /// The lowest that is granted.
-        min: NonZeroU16,
-    },
+    BelowMinPort { host: HostPort, min: NonZeroU16 },
     /// The number is excluded.
     #[error("host port {host} is kept free by excludePorts ({range}); ask for another port")]
     Excluded {
-        /// What was asked for.
         host: HostPort,
         /// The entry of the list that has it.
         range: PortRange,
@@ -33,19 +27,13 @@ pub enum Forbidden {
          that is, or for none",
         list(allowed)
     )]
-    HostIp {
-        /// What was asked for.
-        address: IpAddr,
-        /// What is allowed.
-        allowed: Vec<IpNetwork>,
-    },
+    HostIp { address: IpAddr, allowed: Vec<IpNetwork> },
     /// The pod's namespace may not ask by annotation.
     #[error(
         "{} may not ask for host ports by annotation ({annotation}); allowedNamespaces of this \
          node's configuration would have to name it", pods_of(namespace.as_deref())
     )]
     Namespace {
-        /// The annotation that asked.
         annotation: &'static str,
         /// The pod's namespace, if the runtime told it.
         namespace: Option<String>,
@@ -56,7 +44,6 @@ pub enum Forbidden {
          configuration would have to name it", pods_of(namespace.as_deref())
     )]
     Range {
-        /// The range.
         range: String,
         /// The pod's namespace, if the runtime told it.
         namespace: Option<String>,
@@ -68,13 +55,10 @@ pub enum Forbidden {
          chose, once for all protocols; ask for fewer ports, or have the node's operator raise {key}"
     )]
     TooMany {
-        /// The key of the limit.
         key: &'static str,
-        /// Its value.
         limit: NonZeroU16,
         /// How many the claim asks for.
         asked: usize,
-        /// Whom the limit is about.
         whose: String,
         /// How many these have without the claim.
         held: usize,
@@ -94,7 +78,6 @@ fn pods_of(namespace: Option<&str>) -> String {
 /// How many numbers that the node chose are held besides a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// By the same pod.
     pub pod: usize,
     /// By all pods of its namespace on this node.
     pub namespace: usize,

@@ -14,9 +14,7 @@ pub enum Key {
     Port {
         /// The address, where the set's keys begin with one.
         address: Option<IpAddr>,
-        /// The transport protocol.
         protocol: Protocol,
-        /// The host port.
         port: NonZeroU16,
     },
     /// Of [`Set::GUARDED`].

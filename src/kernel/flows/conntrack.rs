@@ -14,9 +14,7 @@ use crate::model::{Family, Protocol};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::kernel) struct Flow {
     pub(in crate::kernel) protocol: Protocol,
-    /// The client's address.
     pub(in crate::kernel) from: IpAddr,
-    /// Where the client sends to.
     pub(in crate::kernel) to: SocketAddr,
     /// The endpoint that answers: another one than `to` where the destination was translated.
     pub(in crate::kernel) answered_by: SocketAddr,
@@ -94,7 +92,6 @@ pub(super) struct Filter {
     pub(super) protocol: Option<Protocol>,
     pub(super) to: (Option<Ipv4Addr>, Option<u16>),
     pub(super) answered_by: (Option<Ipv4Addr>, Option<u16>),
-    /// Whether their destination was translated.
     pub(super) translated: bool,
 }
 

@@ -76,11 +76,8 @@ impl Space {
 /// A chain of some table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainName {
-    /// The table's family.
     pub space: Space,
-    /// The table.
     pub table: String,
-    /// The chain.
     pub chain: String,
 }
 
@@ -124,13 +121,9 @@ pub struct OtherChain {
 /// Which packets a rule is for, as far as it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
-    /// The IP version.
     pub family: Option<Family>,
-    /// The protocol's number.
     pub protocol: Option<u8>,
-    /// The destination ports.
     pub ports: Option<Vec<RangeInclusive<u16>>>,
-    /// The destination.
     pub destination: Option<IpNetwork>,
     /// Whether it is for connections only whose destination was translated.
     pub translated: bool,
@@ -141,9 +134,7 @@ pub struct Conditions {
 /// A rule of somebody else's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherRule {
-    /// For which packets.
     pub conditions: Conditions,
-    /// What happens to them.
     pub does: Does,
 }
 
@@ -170,7 +161,6 @@ pub enum Does {
 /// The chains of other tables than ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others {
-    /// By name.
     pub chains: BTreeMap<ChainName, OtherChain>,
 }
 

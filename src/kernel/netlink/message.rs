@@ -39,7 +39,6 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(in crate::kernel) struct Messages {
     bytes: Vec<u8>,
-    /// Where the last message begins.
     last: usize,
 }
 

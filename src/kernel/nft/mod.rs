@@ -299,7 +299,6 @@ fn boot_id() -> Option<String> {
 /// What has been tried already.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tries {
-    /// How often the kernel refused.
     refusals: u32,
     /// How often it was too early, a [`TICK`] each.
     waits: u32,
