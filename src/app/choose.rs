@@ -158,12 +158,10 @@ impl<'a> Chooser<'a> {
         if spot.hosts().all(|host| super::holds(self.before, &host)) {
             return Ok(Availability::Free);
         }
-        match survey.look(spot)? {
-            // Of a full range, nothing else is asked.
-            Availability::Held => Ok(Availability::Held),
-            _ if self.is_in_use(spot) => Ok(Availability::Busy),
-            found => Ok(found),
-        }
+        let found = survey.look(spot)?;
+        // Of a full range, nothing else is asked.
+        let is_busy = found != Availability::Held && self.is_in_use(spot);
+        Ok(if is_busy { Availability::Busy } else { found })
     }
 
     /// Looks behind the entries: a holder that is gone holds nothing.

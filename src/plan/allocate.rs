@@ -213,10 +213,8 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
         let mut worst = self.left.get(&kind).copied().unwrap_or(best);
         let mut found = self.search(&mut order, request, worst)?;
         while found.is_none() && worst < Availability::Held {
-            worst = match worst {
-                Availability::Free => Availability::Recent,
-                _ => Availability::Held,
-            };
+            let was_free = worst == Availability::Free;
+            worst = if was_free { Availability::Recent } else { Availability::Held };
             self.left.insert(kind, worst);
             if worst == Availability::Held {
                 order.turn(self.choice.seed, EXAMINED);

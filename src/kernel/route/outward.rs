@@ -88,9 +88,10 @@ fn usable(message: &AddressMessage) -> Option<IpAddr> {
         return None;
     }
     let find = |local| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(own) if local => Some(*own),
-            AddressAttribute::Address(own) if !local => Some(*own),
+        message.attributes.iter().find_map(|attribute| match (attribute, local) {
+            (AddressAttribute::Local(own), true) | (AddressAttribute::Address(own), false) => {
+                Some(*own)
+            }
             _ => None,
         })
     };
