@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::bare;
 use crate::chain::{Main, Network, PortMapping};
 use crate::echo::Echo;
 use crate::netns::{Netns, ip, nft, run, sysctl};
 use crate::node::{CLIENT, FIRST, Node, POD_PORT, address};
 use crate::operator::told;
 use crate::plugin::Plugin;
-use crate::probe::{Answer, Probe, SILENCE};
+use crate::probe::{Answer, PATIENCE, Probe, SILENCE};
 use crate::view::guarded;
 
 const PORT: u16 = 8080;
@@ -254,4 +255,23 @@ fn nothing_is_written_where_nothing_has_to_be() {
     crate::bare::add(&node, &web);
     assert!(local());
     read_only(false);
+}
+
+/// The route to an address of the node itself is `lo`: guarded, it would cut the node off from its own services.
+#[test]
+fn a_pod_with_an_address_of_the_node_leaves_its_loopback_open() {
+    let node = Node::new();
+    let mut web =
+        bare::attachment(&node, &bare::network("blue"), "web", 5).mapping([bare::tcp(PORT)]);
+    web.result = Some(bare::result("1.1.0", &[format!("{}/24", FIRST[0])]));
+    let service = std::net::TcpListener::bind("127.0.0.1:9999").expect("a free port");
+    let address = service.local_addr().expect("a listener has an address");
+    let reached = || std::net::TcpStream::connect_timeout(&address, PATIENCE).is_ok();
+    bare::add(&node, &web);
+    assert!(reached(), "after ADD");
+    nft("delete table inet autoport");
+    told(&["repair"]);
+    assert!(reached(), "after a repair");
+    assert_eq!(guarded(), [""; 0]);
+    bare::run(&web, "DEL").success();
 }

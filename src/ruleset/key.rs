@@ -29,10 +29,11 @@ impl Interface {
     /// `IFNAMSIZ`.
     pub const LEN: usize = 16;
 
-    /// `None` where `name` is none that an interface can have.
+    /// `None` where `name` is none that an interface can have, and for `lo`: the route to an address of the
+    /// node itself leads there, and guarded it would drop the node's own connections to 127.0.0.1.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        check_ifname(name).ok()?;
+        check_ifname(name).ok().filter(|()| name != "lo")?;
         let mut bytes = [0; Self::LEN];
         bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
         Some(Self(bytes))
