@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -68,9 +68,10 @@ impl Crowd {
         children.push(node.space.run(|| start(LISTEN, TAKEN.into())));
         let last = children.last().map(Child::id).unwrap_or_default();
         // It is there when it can be connected to.
-        let there =
-            || node.space.run(|| std::net::TcpStream::connect(("127.0.0.1", TAKEN)).is_ok());
-        for _ in 0..1_000 {
+        let daemon = std::net::SocketAddr::from(([127, 0, 0, 1], TAKEN));
+        let connects = || TcpStream::connect_timeout(&daemon, Duration::from_secs(1)).is_ok();
+        let there = || node.space.run(connects);
+        for _ in 0..500 {
             if there() {
                 return Self { gate: Some(gate), children };
             }
@@ -184,7 +185,7 @@ impl Hostile {
         let json = self.directory.join("ports.json");
         let _ = match self.kind {
             0 => Self::huge(&json, "nobody"),
-            1 => Self::huge(&json, &format!("{:064x}", 1)),
+            1 => Self::huge(&json, &format!("{:064x}", 2)),
             2 => self.nest(),
             3 => Self::litter(&self.directory.join("litter")),
             4 | 5 => Ok(()),

@@ -224,7 +224,8 @@ pub(crate) fn run(executables: &Executables, quick: bool) {
 fn site(executables: &Executables) -> Site<'_> {
     let node = Node::new();
     let place = node.space.run(|| {
-        for number in 1..=RESIDENTS {
+        // The bridge has the first address.
+        for number in 2..2 + RESIDENTS {
             let pod = Pod::numbered(number, false, [30_000 + number]);
             Call::cni(executables, Plugin::Autoport, "ADD", &pod).time().success("ADD");
         }
