@@ -77,8 +77,8 @@ fn refused_within_bounds(node: &Node, call: &Call, code: u64, words: &[&str]) {
 fn more_than_anybody_needs_is_refused_within_bounds() {
     let node = Node::new();
     let web = web(&node);
-    // Who looks at what is held makes the store.
-    run(&web, "STATUS").success();
+    // A claim that gets as far as to what is held makes the store.
+    add(&node, &attachment(&node, &network("blue"), "holder", 9).mapping([tcp(9090)]));
     let known = json!(web.mappings).to_string();
     let with = |mappings: &str| {
         let config = web.config().to_string();
@@ -112,13 +112,13 @@ fn more_than_anybody_needs_is_refused_within_bounds() {
     };
     annotate(&mut config, "http=80,".repeat(60_000));
     let call = web.plugin_call("ADD").stdin(config.to_string());
-    refused_within_bounds(&node, &call, 7, &["at most 1000"]);
+    refused_within_bounds(&node, &call, 104, &["maxPortsPerPod"]);
     annotate(&mut config, "p".repeat(15 << 20));
     let call = web.plugin_call("ADD").stdin(config.to_string());
     refused_within_bounds(&node, &call, 7, &["autoport.cni/ports"]);
     annotate(&mut config, "all=1-65535/tcp+udp+sctp".to_owned());
     let call = web.plugin_call("ADD").stdin(config.to_string());
-    refused_within_bounds(&node, &call, 101, &["OutOfHostPort"]);
+    refused_within_bounds(&node, &call, 104, &["maxPortsPerPod"]);
 }
 
 /// As many as are taken, and no command that takes more than in proportion: with a look through all

@@ -102,14 +102,18 @@ fn what_the_kernel_answers_is_understood() {
     let _listener = std::net::TcpListener::bind("0.0.0.0:9999").expect("a free port");
     for to in FIRST {
         let _ = node.client_asks(&Probe::udp(to, 8082).in_vain());
+        // It meets the node itself, until another pod has the port.
+        let _ = node.client_asks(&Probe::udp(to, 9000).in_vain());
         assert_eq!(flows(to, 8082).len(), 1, "{to}: the flow is tracked");
     }
     let second = attachment(&node, &network("blue"), "second", 6).mapping([udp(9000), tcp(9999)]);
+    let third = attachment(&node, &network("blue"), "third", 7).mapping([udp(9000)]);
     let mut gc = web.config();
     gc["cni.dev/valid-attachments"] = json!([{"containerID": "web", "ifname": "eth0"}]);
     let calls = [
         web.plugin_call("CHECK"),
         second.plugin_call("ADD"),
+        third.plugin_call("ADD"),
         web.plugin_call("ADD"),
         web.plugin_call("GC").stdin(gc.to_string()),
     ];

@@ -136,7 +136,7 @@ fn the_ports_of_the_nodes_daemons_are_not_given_away() {
         for closed in [excluded, low] {
             let range = closed.with("portRange", format!("{port}"));
             for choice in [&annotated, &zero] {
-                asked(range.clone(), choice.clone()).failure(101);
+                asked(range.clone(), choice.clone()).failure(104);
             }
         }
     }

@@ -204,6 +204,7 @@ fn gc(words: &[&str]) -> Vec<String> {
         node.attached("two", &blue, at(8082)),
         node.attached("three", &green, at(8083)),
     ];
+    view::an_hour_passes();
     let command = [&["gc", "-net", "blue", "-cache-dir", "/run/empty"], words].concat();
     libcni("bin/libcni", &blue, &[], &command).success();
     settle();

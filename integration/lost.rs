@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::bare::{self, add, attachment, network, run, tcp};
 use crate::chain::{Attachment, Main, Network, PortMapping};
-use crate::netns::{nft, ruleset};
+use crate::netns::{nft, ruleset, settle};
 use crate::node::{FIRST, Node, POD_PORT, Pod};
 use crate::operator::{autoport, told};
 use crate::plugin::{Call, Outcome, Plugin};
@@ -96,6 +96,7 @@ impl Scene {
 
     /// Insists that the ports are free for anybody.
     fn assert_free(&self, what: &str) {
+        settle();
         assert_eq!(self.answers(8080), Answer::Refused, "{what}");
         let next = self.claim("next", 8080);
         add(&self.node, &next);
@@ -104,6 +105,8 @@ impl Scene {
         assert_eq!(self.answers(8090).by(), Some("other"), "{what}");
         self.other.check().success();
         assert_eq!(view::elements().len(), 8, "{what}: only the other's are left");
+        // The first clears away the network of those who came and went.
+        told(&["repair"]);
         assert!(told(&["repair"]).starts_with("table inet autoport equals the records of 1 "));
         add(&self.node, &self.web);
     }

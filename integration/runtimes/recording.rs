@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Call, Env};
+use autoport::cni::{self, Env};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -53,7 +53,7 @@ impl Call {
         let pairs = self.environment.iter();
         let env: Env =
             pairs.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let parsed = Call::parse(&env, self.stdin.get().as_bytes(), || Ok(None));
+        let parsed = cni::Call::parse(&env, self.stdin.get().as_bytes(), || Ok(None));
         let parsed = parsed.unwrap_or_else(|error| panic!("{error} is said to {self:?}"));
         assert_eq!(parsed.warnings, Vec::<String>::new(), "{self:?}");
     }
