@@ -11,7 +11,7 @@ use crate::plan::{self, Earlier};
 use crate::ruleset::{Identity, Ruleset};
 use crate::store::{self, Key, Store};
 
-/// Succeeds when everything is as [`super::claim`] left it.
+/// Succeeds when everything is as [`super::claim()`] left it.
 ///
 /// # Errors
 /// [`Error::Different`]; or what the store or the kernel says.

@@ -31,7 +31,7 @@ pub struct Claimed {
 ///
 /// # Errors
 /// Why the ports cannot be had; nothing is changed then. [`kernel::Error::Unanswered`]: it is not known
-/// whether they are mapped, and the record holds them until [`super::release`].
+/// whether they are mapped, and the record holds them until [`super::release()`].
 pub fn claim(
     store: &Store,
     patience: Duration,

@@ -1,5 +1,5 @@
-//! A file for each thing that can be done: [`claim`], [`release`], [`check`], [`gc`], [`repair`], [`list`] and so
-//! on are functions over the store and the kernel; [`run`] makes calls of them out of CNI's.
+//! A file for each thing that can be done: `claim`, `release`, `check`, `gc`, `repair`, `list` and so on
+//! are functions over the store and the kernel; [`run`] makes calls of them out of CNI's.
 
 mod adopt;
 mod check;

@@ -65,6 +65,9 @@ pub fn release(store: &Store, holder: &Holder, now: u64, log: &mut dyn Log) -> R
 
 fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<(), Error> {
     let own = Key::of_attachment(attachment);
+    if let Some(found) = command.locked.record(&own).transpose() {
+        return remove_or_discard(command, found);
+    }
     let is_its = |read: &Result<Record, Unreadable>| match read {
         Ok(record) => {
             record.owner.attachment().is_some_and(|it| it.ifname() == attachment.ifname())

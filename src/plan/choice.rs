@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::grant::Earlier;
 use crate::model::{Ask, Grant, HostPort, Protocol};
 
-/// The last number chosen in each range, by [`Request::range_name`].
+/// The last number chosen in each range, by [`crate::model::Request::range_name`].
 pub type Cursors = BTreeMap<String, NonZeroU16>;
 
 /// What is to be chosen, and within which bounds.

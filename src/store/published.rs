@@ -116,14 +116,15 @@ impl Unlocked {
 
     fn publish_for(&self, own: &str, mut wait: Wait<'_>) -> Result<(), Error> {
         let (disk, owner) = (&self.shared.disk, format!("{OWNERS}/{own}"));
-        let _lock = self.lock_pod(&owner, &mut wait)?;
-        // Most pods are told nothing, and then this is all there is to do after a DEL.
+        // Most pods are told nothing, and then this is all there is to do after a DEL. It needs no lock:
+        // a directory without entries is that of a pod without records.
         if let Ok(dir) = directory(own)
             && disk.inode(&dir)?.is_none()
             && disk.remove_if_empty(&owner)?
         {
             return Ok(());
         }
+        let _lock = self.lock_pod(&owner, &mut wait)?;
         let records = self.shared.records_of_owner(own)?;
         match Publication::of(&records) {
             Some(publication) => {
@@ -144,8 +145,8 @@ impl Unlocked {
         Ok(())
     }
 
-    /// Locks the directory of a pod's entries, made if it is missing. It is taken away under this lock
-    /// only.
+    /// Locks the directory of a pod's entries, made if it is missing. Unless it is empty, it is taken away
+    /// under this lock only.
     fn lock_pod(&self, owner: &str, wait: &mut Wait<'_>) -> Result<File, Error> {
         let path = self.shared.disk.full(owner);
         loop {
