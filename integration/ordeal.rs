@@ -272,6 +272,9 @@ impl Scene {
                 self.run(&self.before[which], "ADD").success();
             }
         }
+        if command == Command::Gc {
+            self.pod_is_old();
+        }
         if command == Command::Repair {
             let stray = self.state.join("ports/tcp/9999");
             fs::create_dir_all(&stray).expect("the directory is ours");
@@ -337,6 +340,7 @@ impl Scene {
                 self.run(pod, "CHECK").success();
             }
             Follow::Sweep => {
+                self.pod_is_old();
                 let outcome = self.gc().run();
                 self.node.note(format!("GC: {outcome}"));
                 outcome.success();
@@ -366,8 +370,17 @@ impl Scene {
         self.is_in_force(command);
     }
 
+    /// GC leaves alone what was recorded just now.
+    fn pod_is_old(&self) {
+        view::an_hour_passes_for(&["pod", "old"].map(|id| self.record(id)));
+    }
+
+    fn record(&self, id: &str) -> PathBuf {
+        self.state.join(format!("attachments/blue:{id}:eth0.json"))
+    }
+
     fn is_recorded(&self, id: &str) -> bool {
-        self.state.join(format!("attachments/blue:{id}:eth0.json")).exists()
+        self.record(id).exists()
     }
 
     /// Insists that no UDP flow leads to the pod.

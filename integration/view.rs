@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -89,13 +89,21 @@ pub(crate) fn records() -> Vec<String> {
 
 /// Makes every record an hour old: a GC leaves alone what is young.
 pub(crate) fn an_hour_passes() {
-    for name in records() {
-        let path = Path::new(STATE).join("attachments").join(name);
-        let bytes = fs::read(&path).expect("a record");
-        let Ok(mut record) = serde_json::from_slice::<Value>(&bytes) else { continue };
+    an_hour_passes_for(&records().iter().map(|name| record(name)).collect::<Vec<_>>());
+}
+
+fn record(name: &str) -> PathBuf {
+    Path::new(STATE).join("attachments").join(name)
+}
+
+/// The same for some records, wherever they are.
+pub(crate) fn an_hour_passes_for(paths: &[PathBuf]) {
+    for path in paths {
+        let read = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).ok();
+        let Some(mut record) = fs::read(path).ok().and_then(read) else { continue };
         let created = record["created"].as_u64().unwrap_or_default();
         record["created"] = created.saturating_sub(3600).into();
-        fs::write(&path, record.to_string()).expect("the record is ours");
+        fs::write(path, record.to_string()).expect("the record is ours");
     }
 }
 

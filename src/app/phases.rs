@@ -27,6 +27,8 @@ pub(super) struct UnderLock<'a> {
 struct Afterwards {
     /// Whose flows end: of pods that leave with what is translated only now, and of pods that stay.
     redirected: [Redirected; 2],
+    /// Whose flows these are, where the record is only kept for them.
+    leaving: Vec<Record>,
     /// The pod whose published files matter to the command, by UID.
     uid: Option<String>,
     /// Whether the published files of pods without a record go.
@@ -68,6 +70,7 @@ pub(super) fn with<T>(
     if let Some(nft) = &mut nft {
         after.redirected.iter().for_each(|change| end_flows(nft, change, log));
     }
+    forget(&unlocked, &after.leaving, log);
     let published = match &after.uid {
         Some(uid) => unlocked.publish(uid, PATIENCE, log).map_err(Error::from),
         None if after.clears => {
@@ -112,6 +115,28 @@ impl UnderLock<'_> {
         self.after.redirected[0].gone.push(gone);
     }
 
+    /// Forgets a record whose flows end thus, when they have.
+    pub(super) fn retire(&mut self, record: &Record) -> Result<(), Error> {
+        self.locked.retire(record)?;
+        self.after.leaving.push(record.clone());
+        Ok(())
+    }
+
+    /// Ends what a command that was killed has left of these records.
+    ///
+    /// # Errors
+    /// When there is no way to the kernel.
+    pub(super) fn finish(&mut self, leaving: Vec<Record>) -> Result<(), Error> {
+        if !leaving.is_empty() {
+            self.nft()?;
+        }
+        for record in leaving {
+            self.end_flows(Traffic::of(&record, record.mappings.clone()));
+            self.after.leaving.push(record);
+        }
+        Ok(())
+    }
+
     /// The same for a pod that stays.
     pub(super) fn end_flows_of_living(&mut self, gone: Vec<Traffic>) {
         self.after.redirected[1].gone.extend(gone);
@@ -149,6 +174,13 @@ impl UnderLock<'_> {
             new.push(Traffic::of(wanted, wanted.mappings.clone()));
         }
         Ok(report(applied, *log).map(drop))
+    }
+}
+
+/// Forgets records whose flows have ended.
+pub(super) fn forget(unlocked: &Unlocked, leaving: &[Record], log: &mut dyn Log) {
+    for error in leaving.iter().filter_map(|record| unlocked.forget(record).err()) {
+        failed(log, Undone::NotCollected, error);
     }
 }
 

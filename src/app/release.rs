@@ -80,6 +80,8 @@ fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> R
     let mut found = command.locked.records_of_container(attachment.container_id())?;
     found.retain(is_its);
     if found.is_empty() {
+        let leaving = command.locked.leaving(attachment.container_id())?;
+        command.finish(leaving)?;
         command.withdraw_by_name(attachment)?;
     }
     found.into_iter().try_for_each(|found| remove_or_discard(command, found))
@@ -110,7 +112,8 @@ pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(),
     let locked = command.locked;
     let owned = locked.owned(record)?;
     let change = Change { released: table::places(locked, record, &owned)?, ..Change::default() };
-    if !change.is_empty() {
+    let is_mapped = !change.is_empty();
+    if is_mapped {
         withdraw(command, &change, &Key::of(&record.owner.holder))?;
         command.end_flows(Traffic::of(record, owned));
     }
@@ -118,7 +121,7 @@ pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(),
     if let Err(error) = locked.remember(record, command.now) {
         failed(command.log, Undone::NotRemembered, error);
     }
-    Ok(locked.remove(record)?)
+    if is_mapped { command.retire(record) } else { Ok(locked.remove(record)?) }
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.

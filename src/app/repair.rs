@@ -6,6 +6,7 @@ use super::{adopt, end_flows, phases, reconcile, table};
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
 use crate::kernel::{self, Applied, Nft, Redirected};
+use crate::ruleset::Traffic;
 use crate::store::{Store, Unreadable};
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another
@@ -61,6 +62,7 @@ pub fn repair(
         Ownership::Respect => nft.probe().map(|()| None)?,
         Ownership::Adopt => nft.survey()?,
     };
+    let leaving = locked.all_leaving()?;
     let mut left_alone = Vec::new();
     for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
         if !unreadable.is_discardable() {
@@ -89,7 +91,9 @@ pub fn repair(
     let attachments = locked.records()?.len() - left_alone.len();
     let unlocked = locked.unlock();
     let new = std::mem::take(&mut applied.restored);
-    end_flows(&mut nft, &Redirected { new, ..Redirected::default() }, log);
+    let gone = leaving.iter().map(|it| Traffic::of(it, it.mappings.clone())).collect();
+    end_flows(&mut nft, &Redirected { gone, new, ..Redirected::default() }, log);
+    phases::forget(&unlocked, &leaving, log);
     phases::clear_published(unlocked, log)?;
     Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
 }

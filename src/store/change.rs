@@ -7,7 +7,7 @@ use super::disk;
 use super::error::Error;
 use super::instance::Instance;
 use super::key::{Key, Kind};
-use super::{Locked, index, lookup, record, reservation};
+use super::{Locked, index, leaving, lookup, record, reservation};
 use crate::model::{HostPort, Record};
 
 impl Locked {
@@ -42,11 +42,33 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn remove(&self, record: &Record) -> Result<(), Error> {
-        let key = Key::of(&record.owner.holder);
-        self.disk.remove(&key.path())?;
+        self.disk.remove(&Key::of(&record.owner.holder).path())?;
+        self.withdraw_entries(record, None)
+    }
+
+    /// The same for a record whose connections are still to be ended: [`super::Unlocked::forget`] says
+    /// that they are. Until then a DEL of its container finds it.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn retire(&self, record: &Record) -> Result<(), Error> {
+        let path = Key::of(&record.owner.holder).path();
+        match leaving::place(record) {
+            Some(place) if self.disk.rename(&path, &place).is_ok() => {
+                self.withdraw_entries(record, Some(&place))
+            }
+            Some(_) | None => self.remove(record),
+        }
+    }
+
+    /// Takes out what is entered for a record that is no longer there, but for one place.
+    fn withdraw_entries(&self, record: &Record, but: Option<&str>) -> Result<(), Error> {
         self.note_change(record);
+        let key = Key::of(&record.owner.holder);
         self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))?;
-        lookup::entries(record).keys().try_for_each(|name| lookup::withdraw(&self.disk, name))
+        let entries = lookup::entries(record);
+        let mut gone = entries.keys().filter(|name| but != Some(name.as_str()));
+        gone.try_for_each(|name| lookup::withdraw(&self.disk, name))
     }
 
     /// Remembers that the files of the pod of `record` are to be published again.

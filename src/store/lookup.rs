@@ -4,7 +4,7 @@
 //! | entry | leads to |
 //! | --- | --- |
 //! | `owners/<pod UID>/<key>` | the record |
-//! | `containers/<container ID>/<key>` | the record |
+//! | `containers/<container ID>/<key>` | the record, unless it is here itself because it is [`leaving`] |
 //! | `namespaces/<namespace>/<key>` | how many numbers the node chose for it |
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
@@ -16,7 +16,7 @@ use super::disk::{Disk, parent};
 use super::error::{Error, Unreadable};
 use super::key::{Key, hashed};
 use super::lock::is_absence;
-use super::{Shared, Store, layout1, record};
+use super::{Shared, Store, layout1, leaving, record};
 use crate::model::{Record, check_identifier};
 
 pub(super) const OWNERS: &str = "owners";
@@ -97,7 +97,9 @@ pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<
             let directory = format!("{of}/{value}");
             for name in disk.names(&directory)? {
                 let path = format!("{directory}/{name}");
-                if Key::of_name(&name).is_some_and(|key| !counts(&path, &key)) {
+                if Key::of_name(&name).is_some_and(|key| !counts(&path, &key))
+                    && !leaving::is_at(disk, &path)?
+                {
                     disk.remove(&path)?;
                 }
             }

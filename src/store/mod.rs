@@ -17,6 +17,7 @@ mod index;
 mod instance;
 mod key;
 mod layout1;
+mod leaving;
 mod lock;
 mod lookup;
 mod loopback;

@@ -35,7 +35,7 @@ fn directory(uid: &str) -> Result<String, Error> {
 #[derive(Debug)]
 pub struct Unlocked {
     /// Others may change it meanwhile.
-    shared: Shared,
+    pub(super) shared: Shared,
     changed: BTreeSet<String>,
 }
 
