@@ -14,6 +14,7 @@ use std::env;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ use crate::netns::{PATH, sysctl};
 use crate::node::{CLIENT, FIRST, Node, address};
 use crate::plugin::{Outcome, Plugin};
 use crate::udp::keep_tracking;
+use crate::view::{self, STATE};
 
 const WORKERS: usize = 16;
 const ATTACHMENTS: usize = 100;
@@ -352,6 +354,10 @@ impl Soak {
         }
         for one in without.into_iter().flatten() {
             self.disown(*one);
+            // GC leaves alone what was recorded just now. Nobody else changes this record.
+            let Attachment { network, container_id, ifname, .. } = &self.attachments[*one];
+            let name = format!("attachments/{}:{container_id}:{ifname}.json", network.name);
+            view::an_hour_passes_for(&[Path::new(STATE).join(name)]);
         }
         let damage = self.damage.load(Ordering::SeqCst);
         let attachment = &self.attachments[first];

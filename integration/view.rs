@@ -103,7 +103,11 @@ pub(crate) fn an_hour_passes_for(paths: &[PathBuf]) {
         let Some(mut record) = fs::read(path).ok().and_then(read) else { continue };
         let created = record["created"].as_u64().unwrap_or_default();
         record["created"] = created.saturating_sub(3600).into();
-        fs::write(path, record.to_string()).expect("the record is ours");
+        // At once, and not in the directory, for the sake of commands that look there meanwhile.
+        let name = path.file_name().expect("a record");
+        let new = path.ancestors().nth(2).expect("a state directory").join(name);
+        fs::write(&new, record.to_string()).expect("the state directory is ours");
+        fs::rename(&new, path).expect("the record is ours");
     }
 }
 

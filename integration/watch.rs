@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::bare::{add, attachment, network, run, tcp};
 use crate::chain::{Attachment, PortMapping};
 use crate::damage::{Scene, command, elements, nft_json};
-use crate::netns::{PATH, full_ruleset, in_one_transaction, nft, ruleset, run as tool};
+use crate::netns::{PATH, full_ruleset, in_one_transaction, nft, ruleset, run as tool, settle};
 use crate::node::{CLIENT, FIRST, Node, Pod, address};
 use crate::oracle::elsewhere;
 use crate::plugin::Plugin;
@@ -237,6 +237,8 @@ impl Talking {
 
     /// Insists that all is as it was: for new connections, for the one that is there, for CHECK.
     fn assert_works(&mut self, what: &str) {
+        // What was removed goes on translating until the kernel's next timer tick.
+        settle();
         for address in FIRST {
             let answer = self.scene.node.client_asks(&Probe::tcp(address, 8080));
             assert_eq!(answer.by(), Some("web"), "{what}: {address}");

@@ -79,8 +79,16 @@ fn settle(
     }
     let held = Record { mappings: held, ..wanted.clone() };
     phases::under_lock(store, patience, now, log, |command| {
-        match command.locked.record(&store::Key::of(&wanted.owner.holder)) {
-            Ok(Some(record)) if record == held => Ok(command.locked.save(wanted)?),
+        let own = store::Key::of(&wanted.owner.holder);
+        match command.locked.record(&own) {
+            Ok(Some(record)) if record == held => {
+                // What the record still lists may have been mapped again, by GC or a rebuilt table.
+                let change = decide::change(wanted, decide::released(command.locked, &record)?);
+                if let Err(error) = command.apply(&change, &[own], Some(wanted))? {
+                    failed(command.log, Undone::StillMapped, error);
+                }
+                Ok(command.locked.save(wanted)?)
+            }
             _ => Ok(()),
         }
     })

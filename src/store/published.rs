@@ -97,15 +97,17 @@ impl Unlocked {
         log: &mut dyn Log,
     ) -> Result<Vec<Error>, Error> {
         let disk = &self.shared.disk;
-        let mut uids: BTreeSet<String> = disk.names(DIRECTORY)?.into_iter().collect();
-        uids.retain(|uid| {
+        let mut told: BTreeSet<String> = disk.names(DIRECTORY)?.into_iter().collect();
+        told.retain(|uid| {
             SharedDir::has_content(disk, &format!("{DIRECTORY}/{uid}")).unwrap_or(true)
         });
-        uids.extend(disk.names(OWNERS)?);
+        let uids: BTreeSet<String> = told.iter().cloned().chain(disk.names(OWNERS)?).collect();
         let mut failures = Vec::new();
         for own in uids {
-            let is_over =
-                self.shared.records_of_owner(&own).is_ok_and(|records| records.is_empty());
+            // A command that was killed may have left what a pod is no longer to be told.
+            let is_over = self.shared.records_of_owner(&own).is_ok_and(|records| {
+                records.is_empty() || told.contains(&own) && Publication::of(&records).is_none()
+            });
             if is_over {
                 let cleared = self.publish_for(&own, Wait::new(patience, log));
                 failures.extend(cleared.err());
