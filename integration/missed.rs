@@ -176,7 +176,7 @@ fn a_collection_that_fails_says_so() {
     let node = Node::new();
     let gone = pod(&node, "blue", "gone", 1);
     destroy(&gone);
-    let words = ["strace", "-o", "/dev/null", "-e", "inject=unlinkat:error=EIO"];
+    let words = ["strace", "-o", "/dev/null", "-e", "inject=unlinkat,renameat,renameat2:error=EIO"];
     let (status, stdout, stderr) = under(&words, &["gc"]);
     assert!(!status.success(), "{stdout}{stderr}");
     assert!(

@@ -4,7 +4,6 @@
 //! connections have ended, which happens without the lock. A command that is killed before leaves it to
 //! the next DEL of the container, GC or repair.
 
-use super::disk::Disk;
 use super::error::Error;
 use super::key::Key;
 use super::lookup::{self, CONTAINERS};
@@ -16,11 +15,6 @@ pub(super) fn place(record: &Record) -> Option<String> {
     let key = Key::of(&record.owner.holder);
     let container = record.owner.container_id()?;
     Some(format!("{}/{key}", lookup::directory(CONTAINERS, container)))
-}
-
-/// Whether this is no entry, but a record.
-pub(super) fn is_at(disk: &Disk, place: &str) -> Result<bool, Error> {
-    Ok(disk.inode(place)?.is_some() && disk.target(place)?.is_none())
 }
 
 impl Shared {
@@ -61,7 +55,7 @@ impl Unlocked {
     pub fn forget(&self, record: &Record) -> Result<(), Error> {
         let disk = &self.shared.disk;
         match place(record) {
-            Some(place) if is_at(disk, &place)? => lookup::withdraw(disk, &place),
+            Some(place) if lookup::is_no_entry(disk, &place)? => lookup::withdraw(disk, &place),
             Some(_) | None => Ok(()),
         }
     }

@@ -4,7 +4,7 @@
 //! | entry | leads to |
 //! | --- | --- |
 //! | `owners/<pod UID>/<key>` | the record |
-//! | `containers/<container ID>/<key>` | the record, unless it is here itself because it is [`leaving`] |
+//! | `containers/<container ID>/<key>` | the record, unless it is here itself because it is leaving |
 //! | `namespaces/<namespace>/<key>` | how many numbers the node chose for it |
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
@@ -16,7 +16,7 @@ use super::disk::{Disk, parent};
 use super::error::{Error, Unreadable};
 use super::key::{Key, hashed};
 use super::lock::is_absence;
-use super::{Shared, Store, layout1, leaving, record};
+use super::{Shared, Store, layout1, record};
 use crate::model::{Record, check_identifier};
 
 pub(super) const OWNERS: &str = "owners";
@@ -72,6 +72,11 @@ pub(super) fn withdraw(disk: &Disk, name: &str) -> Result<(), Error> {
     if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory).map(drop) }
 }
 
+/// Whether something else is in the place of an entry: a record that is leaving.
+pub(super) fn is_no_entry(disk: &Disk, name: &str) -> Result<bool, Error> {
+    Ok(disk.inode(name)?.is_some() && disk.target(name)?.is_none())
+}
+
 /// Takes out every entry of a record that does not tell under what names it is entered.
 pub(super) fn forget(disk: &Disk, key: &Key) -> Result<(), Error> {
     for of in [OWNERS, CONTAINERS, NAMESPACES] {
@@ -98,7 +103,7 @@ pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<
             for name in disk.names(&directory)? {
                 let path = format!("{directory}/{name}");
                 if Key::of_name(&name).is_some_and(|key| !counts(&path, &key))
-                    && !leaving::is_at(disk, &path)?
+                    && !is_no_entry(disk, &path)?
                 {
                     disk.remove(&path)?;
                 }

@@ -11,7 +11,6 @@
 
 mod conntrack;
 
-use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -247,9 +246,14 @@ impl Nft {
             by_port.entry((turn.host.protocol, turn.host.port.get())).or_default().push(turn);
         }
         for filter in listings(turns) {
-            // Where the node's addresses cannot be had the flow is left alone: it expires by itself.
-            let own = LazyCell::new(|| Local::of(filter.family).unwrap_or_default());
-            for flow in conntrack::list(&mut self.socket, &filter)? {
+            let flows = conntrack::list(&mut self.socket, &filter)?;
+            if flows.is_empty() {
+                continue;
+            }
+            let action = "ask for the addresses of this node with";
+            let own =
+                Local::of(filter.family).map_err(|source| Error::Socket { action, source })?;
+            for flow in flows {
                 let concerned = by_port.get(&(flow.protocol, flow.to.port())).into_iter().flatten();
                 let ends = |turn: &&&Turn<'_>| turn.ends(&flow, &|address| own.contains(address));
                 if let Some(turn) = concerned.into_iter().find(ends) {
