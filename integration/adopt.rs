@@ -166,7 +166,7 @@ fn a_deleted_state_directory() {
     for part in ["0.0.0.0:8080/tcp", "unknown  -    shop/guarded"] {
         assert!(listed.contains(part), "{part}: {listed}");
     }
-    // CHECK passes for whoever named all ports; which number stands for which request is not known.
+    // CHECK passes for pods that named all ports; which number serves which request is not known.
     for one in [&scene.plain, &scene.specific, &scene.guarded, &scene.alone] {
         one.check().success();
     }

@@ -1,4 +1,4 @@
-//! What one pod can do to the commands of the others: each attack goes on while somebody who has nothing
+//! What one pod can do to the commands of the others: each attack goes on while a pod that has nothing
 //! to do with it gets a port and gives it back. `make bench-load` measures the same; here the limits
 //! are generous, and what was slow took many times as long.
 

@@ -56,7 +56,7 @@ impl Crowd {
     /// processes comes to it last, one that listens on the port that refused pods ask for.
     pub(crate) fn gather(node: &Node, size: usize, files: usize) -> Self {
         let own = std::env::current_exe().expect("the path of this program");
-        // Without inheritance: whoever has the other end would keep it open.
+        // Without inheritance: a child with the other end would keep it open.
         let (read, gate) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let start = |word: &str, number: usize| {
             let stdin = Stdio::from(read.try_clone().expect("a descriptor can be duplicated"));

@@ -7,7 +7,7 @@
 //!   daemon listens on the host port they ask for: to name that daemon all files are searched;
 //! - ten pods that write into their published directory: files of 16 MiB with 100,000 entries, directories
 //!   with as many files or 10,000 deep, files that change all the time, a FIFO, a device, links; their
-//!   sandboxes are made anew in a loop, with garbage collections in between;
+//!   sandboxes are created again in a loop, with garbage collections in between;
 //! - a namespace whose pods of 128 ports come and go in a loop;
 //! - at last, connection tracking filled to 262,144 entries.
 //!
@@ -105,7 +105,7 @@ fn code_in(output: &str) -> Option<u64> {
 #[derive(Default)]
 pub(crate) struct Tally(Mutex<BTreeMap<Kind, (u64, String)>>);
 
-/// A command with its result, of which are kept the number and the first one's output.
+/// A command and its result: how often it came, and the output of the first.
 type Kind = (String, Option<u64>);
 
 impl Tally {
