@@ -18,7 +18,7 @@
 # the folder AUTOPORT_TOOLS names (default: target/tools in this repository):
 #
 #   bin/cnitool   the CNI project's own tool                          (demo, test)
-#   bin/libcni    integration/libcni/main.go on the same library      (demo, test)
+#   bin/libcni    integration/programs/libcni/main.go on the same library      (demo, test)
 #   cni-sid/      sid's reference plugins, beside this release's in
 #                 /usr/lib/cni                                              (test)
 #   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
@@ -28,9 +28,9 @@
 #   bookworm-kubectl/     kubectl 1.20, for its kustomize               (packages)
 #   kubernetes-validate/  a Python environment: a validator of manifests and the
 #                 schemas of every Kubernetes, from PyPI                (packages)
-#   bin/cri       integration/cri/main.go, a client of containerd
+#   bin/cri       integration/programs/cri/main.go, a client of containerd
 #                                                            (clients, kubernetes)
-#   rootfs/echo   integration/echo/main.go, what runs in a container (the same)
+#   rootfs/echo   integration/programs/echo/main.go, what runs in a container (the same)
 #   image.tar     the same as an image                               (the same)
 #   kubernetes/   etcd, conntrack, and Kubernetes' own programs, built by
 #                 integration/cluster/build.sh                        (kubernetes)
@@ -301,7 +301,7 @@ replace() {
 }
 
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
-how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/libcni/main.go")"; }
+how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/programs/libcni/main.go")"; }
 how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
 how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
@@ -313,7 +313,7 @@ how_kubernetes() {
 how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_previous() { printf 'recipe %s %s %s' "$recipe" "$arch" "$previous"; }
-how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/{cri,echo}/main.go | sha256sum)"; }
+how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/programs/{cri,echo}/main.go | sha256sum)"; }
 
 have_go_tools() {
     [ -x "$TOOLS/bin/cnitool" ] && stamped cnitool "$(how_cnitool)" &&
@@ -398,8 +398,8 @@ build_go_tools() {
     rm -f "$src/go.sum"
     printf 'module github.com/containernetworking/cni\n\ngo 1.21\n' >"$src/go.mod"
     mkdir "$src/autoport"
-    cp -R "$here/libcni" "$src/autoport/libcni"
-    run "building cnitool and libcni" "If $here/libcni/main.go is not at fault, remove $TOOLS/cache and run this script again." \
+    cp -R "$here/programs/libcni" "$src/autoport/libcni"
+    run "building cnitool and libcni" "If $here/programs/libcni/main.go is not at fault, remove $TOOLS/cache and run this script again." \
         in_dir "$src" env -i PATH="$PATH" HOME="$work/home" \
         GOROOT="$goroot" GOPATH="$work/gopath" GOCACHE="$work/gocache" GOTMPDIR="$work" \
         GOENV=off GOTOOLCHAIN=local GOPROXY=off GOFLAGS= CGO_ENABLED=0 \
@@ -409,7 +409,7 @@ build_go_tools() {
     [[ $("$out/cnitool" 2>&1) == *" gc "* ]] ||
         die "the cnitool of libcni $version has no gc." "1.3 or later is needed; does the mirror carry today's Debian sid?"
     [[ $("$out/libcni" 2>&1) == *"add|check|del|gc|status"* ]] ||
-        die "the libcni just built does not run." "Look at $here/libcni/main.go."
+        die "the libcni just built does not run." "Look at $here/programs/libcni/main.go."
     mkdir -p "$TOOLS/bin"
     mv "$out/cnitool" "$TOOLS/bin/cnitool"
     stamp cnitool "$(how_cnitool)" "$version"
@@ -506,9 +506,9 @@ build_cri() {
     unpack "$work/libraries" "$TOOLS"/cache-cri/*.deb
     goroot=$(echo "$work"/go/usr/lib/go-*)
     mkdir -p "$work/own/src/autoport" "$out" "$work/home"
-    cp -R "$here/cri" "$here/echo" "$work/own/src/autoport/"
+    cp -R "$here/programs/cri" "$here/programs/echo" "$work/own/src/autoport/"
     for name in cri echo; do
-        run "building $name" "If $here/$name/main.go is not at fault, remove $TOOLS/cache-cri and run this script again." \
+        run "building $name" "If $here/programs/$name/main.go is not at fault, remove $TOOLS/cache-cri and run this script again." \
             env -i PATH="$PATH" HOME="$work/home" \
             GOROOT="$goroot" GOPATH="$work/own:$work/libraries/usr/share/gocode" GOCACHE="$work/gocache" GOTMPDIR="$work" \
             GOENV=off GOTOOLCHAIN=local GO111MODULE=off GOFLAGS= CGO_ENABLED=0 \

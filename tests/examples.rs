@@ -1,6 +1,6 @@
 //! Every file in conflist-examples/ is a configuration that ADD accepts without a warning, in a chain
 //! that keeps the rules, with a result such as that network's own plugin gives; and README.md there
-//! has each of them. Those whose plugins Debian has are run in `integration/examples.rs`.
+//! has each of them. Those whose plugins Debian has are run in `integration/compatibility/examples.rs`.
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 

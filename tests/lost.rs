@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 
+mod suites;
+
 use std::fs;
 use std::path::Path;
 
@@ -14,8 +16,11 @@ fn read(path: &str) -> String {
 /// in integration.
 fn exists(path: &str) -> bool {
     let (module, name) = path.rsplit_once("::").expect("a path");
-    let folder = if module.contains("::") { "src" } else { "integration" };
-    let source = read(&format!("{folder}/{}.rs", module.replace("::", "/")));
+    let source = if module.contains("::") {
+        read(&format!("src/{}.rs", module.replace("::", "/")))
+    } else {
+        suites::source_of(module)
+    };
     source.contains(&format!("#[test]\nfn {name}() {{"))
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 
+mod suites;
+
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +15,7 @@ fn read(file: &str) -> String {
 #[test]
 fn every_test_that_is_named_exists() {
     let document = read("docs/security.md");
-    let mut file = String::new();
+    let (mut file, mut source) = (String::new(), String::new());
     let mut found = 0;
     for line in document.lines().filter(|line| line.contains('`')) {
         for code in line.split('`').skip(1).step_by(2) {
@@ -21,18 +23,19 @@ fn every_test_that_is_named_exists() {
                 // An address of IPv6.
                 Some(("", _)) => continue,
                 Some((suite, test)) => {
-                    file = format!("integration/{suite}.rs");
+                    file = suite.to_owned();
+                    source = suites::source_of(suite);
                     test
                 }
                 None if code.starts_with("src/") => {
                     file = code.to_owned();
+                    source = read(&file);
                     ""
                 }
                 // A name alone is a test of the file before it in the same cell.
                 None if code.matches('_').count() >= 4 && !code.contains(['/', ' ']) => code,
                 None => continue,
             };
-            let source = read(&file);
             assert!(test.is_empty() || source.contains(&format!("fn {test}(")), "{file}: {test}");
             found += 1;
         }

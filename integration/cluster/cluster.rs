@@ -8,13 +8,13 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
-use crate::chain::{Main, Network};
 use crate::configuration::{arguments, private_folders, write_configurations};
 use crate::machine::{CONFIGURATIONS, CONTAINERD, IMAGE, Machine, PLUGINS, configure, wait_for};
-use crate::netns::{Netns, ip};
-use crate::node::CLIENT;
-use crate::plugin::{Plugin, tool};
 use crate::recording::{Call, calls};
+use crate::stage::chain::{Main, Network};
+use crate::stage::netns::{Netns, ip};
+use crate::stage::node::CLIENT;
+use crate::stage::plugin::{Plugin, tool};
 
 /// The daemons, in the order in which they are started.
 const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::machine::{Machine, containerd_configuration};
-use crate::node::FIRST;
+use crate::stage::node::FIRST;
 
 /// A file below `/proc/sys` that kubelet wants to set, and to what. There it is the machine's, not
 /// the namespace's, so kubelet gets to see a file of ours in its place.

@@ -9,14 +9,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
-use crate::chain::{Main, Network};
 use crate::cluster::{Cluster, pod};
 use crate::machine::{published, wait_for};
-use crate::netns::{ruleset, run};
-use crate::plugin::{DEBIAN, Plugin};
 use crate::pods::port;
-use crate::probe::Transport;
-use crate::view::states;
+use crate::stage::chain::{Main, Network};
+use crate::stage::netns::{ruleset, run};
+use crate::stage::plugin::{DEBIAN, Plugin};
+use crate::stage::probe::Transport;
+use crate::stage::view::states;
 
 /// Where every node has its plugins and networks.
 const PLUGINS: &str = "/opt/cni/bin";

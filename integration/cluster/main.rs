@@ -9,33 +9,13 @@
 #![expect(clippy::disallowed_methods, reason = "a cluster has files and children")]
 
 mod api;
-#[path = "../chain.rs"]
-#[expect(dead_code, reason = "shared with the integration tests, as is all from above")]
-mod chain;
 mod cluster;
 mod configuration;
-#[path = "../echo.rs"]
-mod echo;
 #[path = "../runtimes/machine.rs"]
 mod machine;
-#[path = "../netns.rs"]
-#[expect(dead_code, reason = "shared")]
-mod netns;
-#[path = "../node.rs"]
-#[expect(dead_code, reason = "shared")]
-mod node;
-#[path = "../plugin.rs"]
-#[expect(dead_code, reason = "shared")]
-mod plugin;
-#[path = "../probe.rs"]
-#[expect(dead_code, reason = "shared")]
-mod probe;
 #[path = "../runtimes/recording.rs"]
 #[expect(dead_code, reason = "shared")]
 mod recording;
-#[path = "../view.rs"]
-#[expect(dead_code, reason = "shared")]
-mod view;
 
 mod daemonset;
 mod manifests;
@@ -43,4 +23,7 @@ mod pods;
 mod remains;
 mod restarts;
 mod services;
+#[path = "../stage/mod.rs"]
+#[expect(dead_code, reason = "shared with the integration tests")]
+mod stage;
 mod workloads;

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
-use crate::node::{CLIENT, FIRST, SECOND};
-use crate::plugin::{self, Plugin};
-use crate::probe::{Answer, Probe, Transport};
 use crate::recording::{Call, assert_recorded};
+use crate::stage::node::{CLIENT, FIRST, SECOND};
+use crate::stage::plugin::{self, Plugin};
+use crate::stage::probe::{Answer, Probe, Transport};
 
 /// A container's port with a host port.
 pub(crate) fn port(container: u16, host: u16, protocol: &str, address: &str) -> Value {

@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::api::{self, PATIENCE};
 use crate::cluster::Cluster;
 use crate::machine::wait_for;
-use crate::netns::run;
-use crate::plugin::tool;
-use crate::view::assert_nothing_held;
+use crate::stage::netns::run;
+use crate::stage::plugin::tool;
+use crate::stage::view::assert_nothing_held;
 
 impl Cluster {
     /// Deletes pods, waits until containerd and kubelet have nothing of any, and insists that

@@ -6,8 +6,8 @@ use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
 use crate::pods::port;
-use crate::probe::Transport;
-use crate::view::{elements, records};
+use crate::stage::probe::Transport;
+use crate::stage::view::{elements, records};
 
 #[test]
 fn kubelet_and_containerd_are_restarted() {

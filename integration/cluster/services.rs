@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, pod};
 use crate::machine::wait_for;
-use crate::netns::{nft, ruleset};
-use crate::node::{CLIENT, FIRST};
 use crate::pods::port;
-use crate::probe::{Answer, Probe, Transport};
+use crate::stage::netns::{nft, ruleset};
+use crate::stage::node::{CLIENT, FIRST};
+use crate::stage::probe::{Answer, Probe, Transport};
 
 /// A Service of the pods of that name, TCP and UDP, on a port of the node as well.
 fn service(name: &str, app: &str, port: u16, policy: &str) -> Value {
@@ -50,8 +50,9 @@ fn assert_services(cluster: &mut Cluster, asker: &str, addresses: &[String; 2]) 
         assert_eq!(answer, Answer::reached("web", gateway), "{name}");
         let answer = node.client_asks(&ask(FIRST[0], LOCAL));
         assert_eq!(answer, Answer::reached("web", CLIENT[0]), "{name}");
-        let own =
-            asker.run(|| crate::probe::source_towards((crate::node::address(FIRST[0]), 80).into()));
+        let own = asker.run(|| {
+            crate::stage::probe::source_towards((crate::stage::node::address(FIRST[0]), 80).into())
+        });
         for address in addresses {
             // From a pod: as it is.
             let answer = asker.run(|| ask(address, 8000).ask());

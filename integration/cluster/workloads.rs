@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::api::{self, PATIENCE, is_true};
 use crate::cluster::{Cluster, spec};
 use crate::machine::{published, wait_for};
-use crate::node::{FIRST, SECOND, address};
-use crate::probe::{Probe, Transport};
+use crate::stage::node::{FIRST, SECOND, address};
+use crate::stage::probe::{Probe, Transport};
 
 /// A Deployment whose pods want two ports, `game` over TCP and UDP, and `tell`, on which each says
 /// what was published for it: the container has it mounted, as docs/published-files.md recommends.
@@ -145,7 +145,7 @@ fn a_drain() {
         let pods = api::items("pods");
         pods.len() == 3 && pods.iter().all(|pod| !is_true(pod, "PodScheduled"))
     });
-    crate::view::assert_nothing_held();
+    crate::stage::view::assert_nothing_held();
     for port in ports {
         cluster.machine.assert_refused(u16::try_from(port).expect("a port"));
     }

@@ -7,16 +7,16 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::chain::{Main, Network};
 use crate::machine::{
     CONFIGURATIONS, CONTAINERD, Machine, PLUGINS, configure, containerd_configuration, install,
     published, wait_until,
 };
-use crate::node::FIRST;
-use crate::plugin::{Plugin, tool};
-use crate::probe::Transport;
 use crate::recording::{assert_recorded, calls, commands};
-use crate::view::assert_nothing_held;
+use crate::stage::chain::{Main, Network};
+use crate::stage::node::FIRST;
+use crate::stage::plugin::{Plugin, tool};
+use crate::stage::probe::Transport;
+use crate::stage::view::assert_nothing_held;
 
 const LOG: &str = "/run/containerd.log";
 const PID: &str = "/run/containerd.pid";

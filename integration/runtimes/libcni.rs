@@ -1,16 +1,16 @@
 //! libcni 1.3 as its own tools drive it: what it sends. What comes of it is in
-//! `integration/libcni.rs`.
+//! `integration/calls/libcni.rs`.
 
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::chain::{Main, Network, PortMapping};
 use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure};
-use crate::plugin::{Plugin, tool};
 use crate::recording::{assert_recorded, calls};
-use crate::view::assert_nothing_held;
+use crate::stage::chain::{Main, Network, PortMapping};
+use crate::stage::plugin::{Plugin, tool};
+use crate::stage::view::assert_nothing_held;
 
 /// The version that `integration/setup.sh` noted when it built the tools.
 fn version() -> String {

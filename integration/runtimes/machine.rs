@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::chain::Network;
-use crate::netns::{self, Netns, settle};
-use crate::node::{FIRST, Node};
-use crate::plugin::{Plugin, tool};
-use crate::probe::{Answer, Probe, Transport};
 use crate::recording::CALLS;
+use crate::stage::chain::Network;
+use crate::stage::netns::{self, Netns, settle};
+use crate::stage::node::{FIRST, Node};
+use crate::stage::plugin::{Plugin, tool};
+use crate::stage::probe::{Answer, Probe, Transport};
 
 /// Where the plugins are: ours behind the recorder, and the reference plugins.
 pub(crate) const PLUGINS: &str = "/run/plugins";
@@ -228,7 +228,7 @@ pub(crate) fn configure(network: &Network) {
 
 /// What a pod is told of its ports.
 pub(crate) fn published(uid: &str) -> Value {
-    let path = format!("{}/pods/{uid}/ports.json", crate::view::STATE);
+    let path = format!("{}/pods/{uid}/ports.json", crate::stage::view::STATE);
     let text = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     serde_json::from_slice(&text).expect("the file is JSON")
 }

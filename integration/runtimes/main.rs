@@ -9,30 +9,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
-#[path = "../chain.rs"]
-#[expect(dead_code, reason = "shared with the integration tests, as are all files above")]
-mod chain;
 mod containerd;
-#[path = "../echo.rs"]
-mod echo;
 mod libcni;
 #[expect(dead_code, reason = "shared with the cluster's tests")]
 mod machine;
-#[path = "../netns.rs"]
-#[expect(dead_code, reason = "shared")]
-mod netns;
-#[path = "../node.rs"]
-#[expect(dead_code, reason = "shared")]
-mod node;
-#[path = "../plugin.rs"]
-#[expect(dead_code, reason = "shared")]
-mod plugin;
 mod podman;
-#[path = "../probe.rs"]
-#[expect(dead_code, reason = "shared")]
-mod probe;
 #[expect(dead_code, reason = "shared with the cluster's tests")]
 mod recording;
-#[path = "../view.rs"]
-#[expect(dead_code, reason = "shared")]
-mod view;
+#[path = "../stage/mod.rs"]
+#[expect(dead_code, reason = "shared with the integration tests")]
+mod stage;

@@ -5,16 +5,16 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::chain::{Main, Network};
 use crate::machine::{CONFIGURATIONS, Machine, PLUGINS, configure, wait_until};
-use crate::netns::{nft, run};
-use crate::node::SECOND;
-use crate::plugin::{DEBIAN, Plugin, tool};
-use crate::probe::{Answer, Probe, Transport};
 use crate::recording::{assert_recorded, calls, commands};
-use crate::view::assert_nothing_held;
+use crate::stage::chain::{Main, Network};
+use crate::stage::netns::{nft, run};
+use crate::stage::node::SECOND;
+use crate::stage::plugin::{DEBIAN, Plugin, tool};
+use crate::stage::probe::{Answer, Probe, Transport};
+use crate::stage::view::assert_nothing_held;
 
-/// What the containers run: `integration/echo/main.go`.
+/// What the containers run: `integration/programs/echo/main.go`.
 const IMAGE: &str = "autoport.test/echo:1";
 
 /// A machine with podman, its image loaded, and the networks blue and green.

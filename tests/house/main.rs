@@ -6,6 +6,8 @@
 mod source;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use self::source::{Source, arrows, circles, sources};
 
@@ -188,6 +190,22 @@ fn no_function_is_too_long_to_read() {
     }
     assert!(seen > 1000, "where are the functions? found {seen}");
     assert!(long.is_empty(), "\n{}\n{FUNCTION_LINES_MAX} are allowed", long.join("\n"));
+}
+
+/// The integration tests are in rooms, which docs/testing.md tells apart.
+#[test]
+fn integration_tests_are_in_rooms() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/testing.md")).expect("docs/testing.md");
+    for entry in fs::read_dir(root.join("integration")).expect("integration").flatten() {
+        let name = entry.file_name().into_string().expect("a name of ours");
+        if entry.path().is_dir() {
+            assert!(document.contains(&format!("`{name}/`")), "docs/testing.md lacks {name}/");
+        } else {
+            let is_known = name == "main.rs" || Path::new(&name).extension() != Some("rs".as_ref());
+            assert!(is_known, "{name} is in no room");
+        }
+    }
 }
 
 /// Words that a reader has to translate, or that leave out who does something.

@@ -1,0 +1,8 @@
+//! Attackers: what the author of a pod, a container, or a machine on the network may try.
+
+mod attacks;
+mod bounds;
+mod hostile;
+mod intruders;
+mod published;
+mod security;

@@ -1,0 +1,422 @@
+//! Every command of the operator's, on a node that has somebody of each kind: what it prints for
+//! people (`snapshots/`), what for programs, its exit status, and that those which only look change
+//! nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::snapshots::assert_snapshot;
+use crate::stage::bare::{add, annotated, attachment, lead_nowhere, network, run, tcp, udp};
+use crate::stage::chain::{Attachment, Main, Network};
+use crate::stage::netns::{ip, nft};
+use crate::stage::node::{FIRST, Node};
+use crate::stage::operator::{autoport, told, under};
+use crate::stage::plugin::{Call, Plugin};
+use crate::stage::probe::Probe;
+use crate::stage::view::{self, STATE, snapshot};
+
+/// What a command prints for programs, and its exit status.
+pub(crate) fn json_of(arguments: &[&str]) -> (Option<i32>, Value) {
+    let all: Vec<&str> = arguments.iter().copied().chain(["--output", "json"]).collect();
+    let (status, stdout, stderr) = autoport(&all);
+    let parsed = serde_json::from_str(&stdout);
+    (status.code(), parsed.unwrap_or_else(|error| panic!("{all:?}: {error}: {stdout}{stderr}")))
+}
+
+/// Insists that a command fails, prints nothing, and says `told`.
+fn assert_fails(arguments: &[&str], code: i32, told: &str) {
+    let (status, stdout, stderr) = autoport(arguments);
+    assert_eq!(status.code(), Some(code), "{arguments:?}: {stdout}{stderr}");
+    assert!(stdout.is_empty() && stderr.contains(told), "{arguments:?}: {stdout}{stderr}");
+}
+
+/// Makes everything three days old, so that no age changes while a test runs.
+fn three_days_pass() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    for folder in ["attachments", "reservations"] {
+        for entry in fs::read_dir(Path::new(STATE).join(folder)).into_iter().flatten().flatten() {
+            let bytes = fs::read(entry.path()).expect("a record");
+            let Ok(mut record) = serde_json::from_slice::<Value>(&bytes) else { continue };
+            record["created"] = json!(now - 3 * 86_400 - 60);
+            fs::write(entry.path(), record.to_string()).expect("the record is ours");
+        }
+    }
+}
+
+/// A node with two pods, a container, somebody who is gone, a damaged record and a reservation.
+struct Scene {
+    node: Node,
+    web: Attachment,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let node = Node::new();
+        let blue = network("blue");
+        let web = attachment(&node, &blue, "4f2a", 5).of_pod("shop", "web", "uid-web");
+        let web = web.mapping([tcp(8080), udp(8053).on(FIRST[0])]);
+        let ports = [("autoport.cni/ports", "http=8000, game=7777/tcp+udp")];
+        annotated(&web, "ADD", &ports).run().success();
+        let api = attachment(&node, &blue, "9c01", 6).of_pod("shop", "api", "uid-api");
+        add(&node, &api.mapping([tcp(8081)]));
+        let id = "0123456789abcdef".repeat(4);
+        add(&node, &attachment(&node, &blue, &id, 7).mapping([tcp(8082)]));
+        ip("netns add gone");
+        let mut gone = attachment(&node, &network("green"), "gone", 8).mapping([tcp(8083)]);
+        "/run/netns/gone".clone_into(&mut gone.netns);
+        add(&node, &gone);
+        ip("netns del gone");
+        add(&node, &attachment(&node, &blue, "damaged", 9).mapping([tcp(8084)]));
+        fs::write(format!("{STATE}/attachments/blue:damaged:eth0.json"), "{").expect("ours");
+        told(&["reserve", "dns", "53/udp", "53@192.0.2.1"]);
+        three_days_pass();
+        Self { node, web }
+    }
+}
+
+/// The host ports in an answer, as they are written.
+fn ports(list: &Value) -> Vec<String> {
+    let one = |it: &Value| {
+        let text = |key: &str| it[key].as_str().unwrap_or_default().to_owned();
+        format!("{}:{}/{}", text("hostAddress"), it["hostPort"], text("protocol"))
+    };
+    list.as_array().expect("a list").iter().map(one).collect()
+}
+
+#[test]
+fn list_shows_who_holds_what() {
+    let _scene = Scene::new();
+    let before = snapshot();
+    let (status, listed, stderr) = autoport(&["list"]);
+    assert!(
+        status.success() && stderr.contains("blue:damaged:eth0.json cannot be read"),
+        "{stderr}"
+    );
+    assert_snapshot("list.txt", &listed);
+
+    let (code, all) = json_of(&["list"]);
+    let all = all["allocations"].as_array().expect("a list").clone();
+    assert_eq!((code, all.len()), (Some(0), listed.lines().count() - 1));
+    let find = |port: u16| {
+        let found = all.iter().find(|one| one["hostPort"] == port && one["hostAddress"] != "::");
+        found.unwrap_or_else(|| panic!("{port}: {all:?}")).clone()
+    };
+    let mut web = find(8080);
+    assert!(web["ageSeconds"].as_u64().is_some_and(|age| age > 3 * 86_400), "{web}");
+    assert!(web["created"].is_u64(), "{web}");
+    web["ageSeconds"].take();
+    web["created"].take();
+    assert_eq!(
+        web,
+        json!({
+            "protocol": "tcp", "hostAddress": "0.0.0.0", "hostPort": 8080,
+            "podAddress": "10.1.0.5", "podPort": 80, "choice": "static", "state": "alive",
+            "created": null, "ageSeconds": null,
+            "namespace": "shop", "pod": "web", "uid": "uid-web",
+            "network": "blue", "containerId": "4f2a", "ifname": "eth0",
+            "reservation": null, "unreadable": null,
+        })
+    );
+    assert_eq!(find(20_000)["choice"], "chosen");
+    assert_eq!((&find(8083)["state"], &find(8083)["namespace"]), (&json!("stale"), &Value::Null));
+    assert_eq!(find(8084)["unreadable"], "blue:damaged:eth0");
+    assert_eq!((&find(53)["reservation"], &find(53)["state"]), (&json!("dns"), &json!("reserved")));
+
+    for (filter, expected) in [
+        (&["--port", "8080"][..], &["0.0.0.0:8080/tcp", ":::8080/tcp"][..]),
+        (
+            &["--namespace", "shop", "--protocol", "UDP"],
+            &["0.0.0.0:20001/udp", "192.0.2.1:8053/udp", ":::20001/udp"],
+        ),
+        (&["--pod", "shop/api"], &["0.0.0.0:8081/tcp", ":::8081/tcp"]),
+        (&["--pod", "api"], &["0.0.0.0:8081/tcp", ":::8081/tcp"]),
+        (&["--pod", "0123"], &["0.0.0.0:8082/tcp", ":::8082/tcp"]),
+        (&["-n", "shop", "--port", "8082"], &[]),
+        (&["--pod", "nobody"], &[]),
+        (&["--protocol", "sctp"], &[]),
+    ] {
+        let arguments: Vec<&str> = ["list"].into_iter().chain(filter.iter().copied()).collect();
+        let (code, answer) = json_of(&arguments);
+        let mut found = ports(&answer["allocations"]);
+        found.sort();
+        assert_eq!((code, found), (Some(0), expected.iter().map(|it| (*it).to_owned()).collect()));
+    }
+    assert_eq!(snapshot(), before, "list changes nothing");
+}
+
+#[test]
+fn show_knows_record_and_kernel() {
+    let scene = Scene::new();
+    let before = snapshot();
+    let shown = told(&["show", "shop/web"]);
+    assert_snapshot("show-pod.txt", &shown);
+    for same in ["web", "uid-web", "4f2a", "4f", "8080", "8080/tcp", "20001/udp"] {
+        assert_eq!(told(&["show", same]), shown, "{same}");
+    }
+    assert_snapshot("show-container.txt", &told(&["show", "01234"]));
+    assert_snapshot("show-reservation.txt", &told(&["show", "53"]));
+    assert_eq!(told(&["show", "dns"]), told(&["show", "53"]));
+    assert_snapshot("show-unreadable.txt", &told(&["show", "8084"]));
+
+    let (code, answer) = json_of(&["show", "8080"]);
+    assert_eq!(code, Some(0));
+    let web = &answer["attachments"][0];
+    assert_eq!(web["record"], format!("{STATE}/attachments/blue:4f2a:eth0.json"));
+    assert_eq!(web["published"], format!("{STATE}/pods/uid-web"));
+    assert_eq!((&web["state"], &web["kernel"]["asRecorded"]), (&json!("alive"), &json!(true)));
+    assert_eq!(web["podAddresses"], json!(["10.1.0.5/16", "fd00:1::5/64"]));
+    assert_eq!(web["netns"]["path"], "/run/netns/client");
+    assert_eq!(
+        web["policy"],
+        json!({"snat": true, "masqAll": false, "markMasqBit": 13, "sourceRanges": [],
+               "hostAddresses": [], "counters": false})
+    );
+    for port in web["hostPorts"].as_array().expect("a list") {
+        assert_eq!((&port["elements"], &port["elementsPresent"]), (&json!(2), &json!(2)), "{port}");
+        assert_eq!((&port["connections"], &port["flows"]), (&Value::Null, &json!(0)), "{port}");
+    }
+    assert!(web["kernel"]["chains"].as_str().is_some_and(|chains| chains.contains("chain net_")));
+    assert_eq!(snapshot(), before, "show changes nothing");
+
+    // Where the kernel is not as the record says, the exit status says so.
+    nft("delete element inet autoport ports4 { tcp . 8080 }");
+    let (status, shown, stderr) = autoport(&["show", "shop/web"]);
+    assert_eq!(status.code(), Some(3), "{shown}{stderr}");
+    assert_snapshot("show-damaged.txt", &shown);
+    let (code, answer) = json_of(&["show", "shop/web"]);
+    assert_eq!(code, Some(3));
+    let kernel = &answer["attachments"][0]["kernel"];
+    assert_eq!(kernel["difference"], "element tcp . 8080 of ports4 is missing");
+    add(&scene.node, &scene.web);
+
+    // Without the right to ask the kernel, the rest is shown.
+    let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let (status, shown, stderr) = under(&bare, &["show", "shop/api"]);
+    assert!(status.success() && shown.contains("CAP_NET_ADMIN"), "{shown}{stderr}");
+    assert!(shown.contains("10.1.0.6:80"), "{shown}");
+}
+
+/// Whoever is not root is told so, where that is what it takes.
+#[test]
+fn who_may_not_look_is_told_to_be_root() {
+    let _scene = Scene::new();
+    fs::set_permissions(STATE, PermissionsExt::from_mode(0o000)).expect("ours");
+    // With nobody mapped into it, everybody in this namespace is nobody.
+    let nobody = ["unshare", "--user"];
+    for command in ["list", "gc", "repair"] {
+        let (status, stdout, stderr) = under(&nobody, &[command]);
+        assert_eq!(status.code(), Some(1), "{command}: {stdout}{stderr}");
+        assert!(stderr.contains("Permission denied"), "{command}: {stderr}");
+        assert!(stderr.trim_end().ends_with("; run it as root"), "{command}: {stderr}");
+    }
+    let (status, _, stderr) = under(&nobody, &["show", "8080", "--state-dir", "/run/nowhere"]);
+    assert!(status.code() == Some(1) && !stderr.contains("as root"), "{stderr}");
+}
+
+#[test]
+fn show_counts_connections_and_flows() {
+    let node = Node::new();
+    let counting = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).with("counters", true);
+    let (_pod, web) = node.attached("web", &counting, [tcp(8080), udp(8080)]);
+    for _ in 0..3 {
+        assert_eq!(node.client_asks(&Probe::tcp(FIRST[0], 8080)).by(), Some("web"));
+    }
+    assert_eq!(node.client_asks(&Probe::udp(FIRST[0], 8080)).by(), Some("web"));
+    let (_, answer) = json_of(&["show", "web"]);
+    let of = |protocol: &str, key: &str| {
+        let all = answer["attachments"][0]["hostPorts"].as_array().expect("a list");
+        let own = |one: &&Value| one["protocol"] == protocol && one["hostAddress"] == "0.0.0.0";
+        all.iter().find(own).map(|one| one[key].clone()).unwrap_or_default()
+    };
+    assert_eq!(of("tcp", "connections"), 3, "{answer}");
+    assert_eq!(of("udp", "connections"), 1, "{answer}");
+    assert_eq!(of("udp", "flows"), 1, "{answer}");
+    // What was closed is remembered for a while.
+    assert!(of("tcp", "flows").as_u64().is_some_and(|flows| flows <= 3), "{answer}");
+    web.check().success();
+}
+
+#[test]
+fn show_and_list_say_whom_they_do_not_know() {
+    let node = Node::new();
+    assert_fails(&["show", "8080"], 1, "host port 8080 is not in use; `autoport list`");
+    assert_fails(&["env", "web"], 1, "no pod, container or reservation web holds a host port");
+    let (status, listed, stderr) = autoport(&["list"]);
+    assert!(status.success() && stderr.contains("nothing has been recorded in /run/autoport yet"));
+    assert_eq!(listed, "HOST PORT  TARGET  CHOICE  STATE  AGE  HOLDER\n");
+    assert_eq!(json_of(&["list"]).1, json!({"allocations": []}));
+    assert!(!Path::new(STATE).exists(), "looking makes nothing");
+
+    for (number, id) in [(5, "ab1"), (6, "ab2")] {
+        let web = attachment(&node, &network("blue"), id, number);
+        add(&node, &web.mapping([tcp(8000 + number)]));
+    }
+    assert_fails(
+        &["show", "ab"],
+        1,
+        "ab is ambiguous: it matches ab1, ab2; give more of the name or ID",
+    );
+    assert_fails(&["list", "--pod", "ab"], 1, "ab is ambiguous: it matches ab1, ab2");
+    assert_fails(&["show", "8080/udp"], 1, "host port 8080/udp is not in use");
+    assert_fails(&["show", "shop/web"], 1, "no pod, container or reservation shop/web");
+    for (wrong, told) in [
+        (&["show", "0"][..], "port \"0\" is not a number from 1 to 65535"),
+        (&["show", "80/icmp"], "protocol \"icmp\" is not one of tcp, udp, sctp"),
+        (&["show", ""], "a name must not be empty"),
+        (&["show"], "<PORT|POD>"),
+        (&["list", "--port", "x"], "port \"x\" is not a number"),
+        (&["list", "--protocol", "icmp"], "[possible values: tcp, udp, sctp]"),
+        (&["list", "--output", "yaml"], "[possible values: table, json]"),
+        (&["explain", "--nft", "--output", "json"], "cannot be used with"),
+        (&["nonsense"], "unrecognized subcommand"),
+    ] {
+        assert_fails(wrong, 2, told);
+    }
+}
+
+#[test]
+fn env_shows_what_the_pod_was_told() {
+    let scene = Scene::new();
+    let before = snapshot();
+    let variables = told(&["env", "shop/web"]);
+    assert_snapshot("env.txt", &variables);
+    let file = format!("{STATE}/pods/uid-web/ports.env");
+    assert_eq!(variables, fs::read_to_string(&file).expect("it is published"));
+    let (code, answer) = json_of(&["env", "4f2a"]);
+    assert_eq!(code, Some(0));
+    let json = fs::read(format!("{STATE}/pods/uid-web/ports.json")).expect("it is published");
+    let json: Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!((&answer["pod"], &answer["ports"]), (&json["pod"], &json["ports"]));
+    assert_eq!(answer["directory"], format!("{STATE}/pods/uid-web"));
+    assert_eq!(answer["variables"]["AUTOPORT_HOST_PORT_HTTP"], "20000");
+    assert_eq!(snapshot(), before, "env changes nothing");
+
+    assert_fails(&["env", "shop/api"], 1, "nothing is published for shop/api");
+    assert_fails(&["env", "01234"], 1, "the runtime passed no UID for 01234");
+    assert_fails(&["env", ""], 2, "a value is required");
+    // A container that mounts the directory writable fools nobody.
+    fs::write(&file, "PATH='/tmp'\n\u{1b}[2J").expect("ours");
+    let forged =
+        "{\"version\":1,\"pod\":{\"namespace\":\"\",\"name\":\"\",\"uid\":\"\"},\"ports\":[]}";
+    fs::write(format!("{STATE}/pods/uid-web/ports.json"), forged).expect("ours");
+    let (status, stdout, stderr) = autoport(&["env", "shop/web"]);
+    assert!(status.success() && stdout == variables, "{stdout}{stderr}");
+    run(&scene.web, "DEL").success();
+}
+
+#[test]
+fn status_says_what_cni_would() {
+    let node = Node::new();
+    let (status, text, _) = autoport(&["status"]);
+    assert!(status.success(), "{text}");
+    assert_snapshot("status-empty.txt", &text);
+    assert!(!Path::new(STATE).exists(), "looking makes nothing");
+    drop(node);
+
+    let _scene = Scene::new();
+    fs::write("/etc/cni/autoport.json", r#"{"namedRanges": {"game": "7000-7009"}}"#).expect("ours");
+    let before = snapshot();
+    assert_snapshot("status.txt", &told(&["status"]));
+    let (code, answer) = json_of(&["status"]);
+    assert_eq!((code, &answer["usable"], &answer["error"]), (Some(0), &json!(true), &Value::Null));
+    let records = &answer["records"];
+    for (key, count) in [("attachments", 5), ("stale", 1), ("unreadable", 1), ("reservations", 1)] {
+        assert_eq!(records[key], count, "{key}: {records}");
+    }
+    assert_eq!(answer["table"]["state"], "ours");
+    assert_eq!(answer["table"]["instance"], records["instance"]);
+    assert_eq!(
+        answer["ranges"][0],
+        json!({"name": "default", "ports": "20000-29999", "size": 10_000,
+               "held": {"tcp": 2, "udp": 1, "sctp": 0}})
+    );
+    assert_eq!(answer["ranges"][1]["name"], "game");
+    assert_eq!(snapshot(), before, "status changes nothing");
+
+    // What ADD and STATUS would stumble over.
+    let elsewhere = ["status", "--state-dir", "/run/elsewhere"];
+    let (code, answer) = json_of(&elsewhere);
+    assert_eq!((code, &answer["error"]["code"]), (Some(3), &json!(50)), "{answer}");
+    let details = answer["error"]["details"].as_str().unwrap_or_default();
+    assert!(details.contains("belongs to the store with instance"), "{details}");
+    let (status, text, _) = autoport(&elsewhere);
+    assert_eq!(status.code(), Some(3));
+    assert!(text.starts_with("host ports  unusable: host ports cannot be mapped"), "{text}");
+    assert!(!Path::new("/run/elsewhere").exists());
+}
+
+#[test]
+fn what_changes_something_says_it_to_programs_too() {
+    let scene = Scene::new();
+    let place =
+        |address: &str| json!({"protocol": "tcp", "hostAddress": address, "hostPort": 9100});
+    let both = json!({"name": "node", "hostPorts": [place("0.0.0.0"), place("::")]});
+    assert_eq!(json_of(&["reserve", "node", "9100"]), (Some(0), both.clone()));
+    assert_eq!(json_of(&["release", "node"]), (Some(0), both));
+
+    assert_snapshot("gc-dry-run.txt", &told(&["gc", "--dry-run"]));
+    let (code, answer) = json_of(&["gc", "--dry-run"]);
+    let counts = [&answer["dryRun"], &answer["removed"], &answer["kept"]];
+    assert_eq!((code, counts), (Some(0), [&json!(true), &json!(1), &json!(4)]));
+    let (_, answer) = json_of(&["gc"]);
+    assert_eq!((&answer["dryRun"], &answer["removed"]), (&json!(false), &json!(1)));
+    let gone =
+        answer["holders"].as_array().expect("a list").iter().find(|it| it["removed"] == true);
+    assert_eq!(
+        gone,
+        Some(&json!({"name": "container green/gone/eth0", "hostPorts": 2, "removed": true,
+                     "reason": "its network namespace is gone"}))
+    );
+
+    let equal = json!({"attachments": 3, "adopted": 0, "rebuilt": null, "added": 0, "removed": 0,
+                       "differed": null});
+    // The damaged record goes, and its elements with it.
+    let (_, answer) = json_of(&["repair"]);
+    assert_eq!((&answer["attachments"], &answer["removed"]), (&json!(3), &json!(4)), "{answer}");
+    assert_eq!(json_of(&["repair"]), (Some(0), equal));
+    nft("delete element inet autoport ports4 { tcp . 8080 }");
+    assert_snapshot("repair.txt", &told(&["repair"]));
+    nft("flush chain inet autoport hostports");
+    let (_, answer) = json_of(&["repair"]);
+    assert_eq!(answer["rebuilt"], "chain hostports had 0 of 4 rules", "{answer}");
+    scene.web.check().success();
+    assert_eq!(view::records().len(), 3);
+}
+
+#[test]
+fn nothing_to_do_is_an_answer_for_programs() {
+    let _node = Node::new();
+    let (code, answer) = json_of(&["gc"]);
+    let empty = json!({"dryRun": false, "removed": 0, "kept": 0, "holders": []});
+    assert_eq!((code, answer), (Some(0), empty));
+    assert_eq!(json_of(&["repair"]).1["attachments"], 0);
+    assert!(!Path::new(STATE).exists());
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let node = Node::new();
+    lead_nowhere(&node);
+    add(&node, &attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]));
+    // script(1) gives it a terminal.
+    let on_terminal = |variables: &[(&str, &str)]| {
+        let executable = Plugin::Autoport.path();
+        let command = format!("{} list", executable.display());
+        let mut call = Call::new("/usr/bin/script", "").without("CNI_COMMAND");
+        for (name, value) in variables {
+            call = call.env(name, value);
+        }
+        let words = ["--quiet", "--return", "--command", &command, "/dev/null"];
+        let outcome = call.by_hand(&words).run();
+        assert!(outcome.status.success() && outcome.stdout.contains("8080/tcp"), "{outcome}");
+        outcome.stdout.contains('\u{1b}')
+    };
+    assert!(on_terminal(&[("TERM", "xterm")]));
+    assert!(!on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
+    assert!(!on_terminal(&[("TERM", "dumb")]));
+    assert!(!told(&["list"]).contains('\u{1b}'));
+}

@@ -1,0 +1,190 @@
+//! What is recorded, configured and installed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::{Value, json};
+
+use crate::stage::chain::PortMapping;
+use crate::stage::netns::{ip, nft, ruleset};
+use crate::stage::operator::{told, under};
+use crate::stage::view::STATE;
+
+use super::{ARGUMENTS, BIN, CONF, Case, NODE_FILE, Scene, obey, report, worst, write};
+
+#[test]
+fn records_and_table_that_differ_are_named() {
+    let scene = Scene::new();
+    let failed = |harm: &dyn Fn(), check, words: &[&str], cure: &dyn Fn(&str)| {
+        scene.names(&Case { harm, check, state: "failed", words, cure });
+    };
+    failed(&|| nft("flush chain inet autoport hostports"), "table", &["hostports"], &obey);
+    failed(&|| nft("delete table inet autoport"), "table", &["missing"], &obey);
+    failed(
+        &|| nft("add element inet autoport ports4 { tcp . 9 : 10.1.0.9 . 80 }"),
+        "table",
+        &["nobody recorded", "ports4"],
+        &obey,
+    );
+    failed(
+        &|| {
+            let newer = ruleset().replace("autoport layout 2 ", "autoport layout 3 ");
+            nft(&format!("flush ruleset\n{newer}"));
+        },
+        "plugin",
+        &["the table has layout 3"],
+        &|_| {
+            nft("delete table inet autoport");
+            told(&["repair"]);
+        },
+    );
+    failed(
+        &|| fs::rename(STATE, "/run/elsewhere").expect("the store can be moved"),
+        "records",
+        &["nothing is recorded", "table inet autoport of store"],
+        &obey,
+    );
+    let record = || {
+        let path = format!("{STATE}/attachments");
+        let entry = fs::read_dir(path).expect("records").flatten().next();
+        entry.expect("a record").path()
+    };
+    failed(
+        &|| fs::write(record(), "{").expect("our file"),
+        "records",
+        &["cannot be read"],
+        &|_| {
+            told(&["repair"]);
+            scene.attachment.plugin_call("ADD").run().success();
+        },
+    );
+    scene.names(&Case {
+        harm: &|| {
+            drop(scene.node.attached(
+                "lost",
+                &scene.attachment.network,
+                PortMapping::both(8090, 80, ""),
+            ));
+            ip("netns del lost");
+        },
+        check: "records",
+        state: "warning",
+        words: &["no longer exist", "blue/lost/eth0"],
+        cure: &obey,
+    });
+}
+
+#[test]
+fn a_wrong_configuration_is_named() {
+    let scene = Scene::new();
+    let restore = |_: &str| scene.restore();
+    let check = |harm: &dyn Fn(), check, state, words: &[&str]| {
+        scene.names(&Case { harm, check, state, words, cure: &restore });
+    };
+    let with = |state, word: &str, change: &dyn Fn(&mut Value)| {
+        check(&|| scene.with(change), "network", state, &[word]);
+    };
+    let remove = || fs::remove_file(format!("{CONF}/10-blue.conflist")).expect("our file");
+    check(&remove, "network", "failed", &["no network configuration"]);
+    let broken = || fs::write(format!("{CONF}/10-blue.conflist"), "{").expect("our file");
+    check(&broken, "network", "failed", &["10-blue.conflist", "is not understood"]);
+    let other =
+        json!({"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "ptp", "ipam": {}}]});
+    let first = || write("05-a.conflist", &other);
+    check(&first, "network", "warning", &["take 05-a.conflist (ptp)", "10-blue.conflist only"]);
+    let portmap = json!({"cniVersion": "1.0.0", "name": "z",
+        "plugins": [{"type": "ptp"}, {"type": "portmap"}]});
+    let last = || write("90-z.conflist", &portmap);
+    check(&last, "network", "warning", &["90-z.conflist maps host ports with portmap"]);
+    let plugins = |conf: &mut Value| conf["plugins"].as_array_mut().expect("plugins").clone();
+    with("failed", "does not chain autoport (bridge)", &|conf| {
+        conf["plugins"] = json!([plugins(conf)[0]]);
+    });
+    with("failed", "autoport is the first plugin of the chain", &|conf| {
+        let [bridge, own] = [0, 1].map(|index| plugins(conf)[index].clone());
+        conf["plugins"] = json!([own, bridge]);
+    });
+    with("failed", "autoport is in the chain twice", &|conf| {
+        let [bridge, own] = [0, 1].map(|index| plugins(conf)[index].clone());
+        conf["plugins"] = json!([bridge, own, own]);
+    });
+    with("failed", "portmap is in the same chain", &|conf| {
+        let [bridge, own] = [0, 1].map(|index| plugins(conf)[index].clone());
+        conf["plugins"] = json!([bridge, {"type": "portmap"}, own]);
+    });
+    with("failed", "does not declare the capability portMappings", &|conf| {
+        conf["plugins"][1]["capabilities"] = json!({"io.kubernetes.cri.pod-annotations": true});
+    });
+    with("warning", "runtimes pass no pod annotations to autoport", &|conf| {
+        conf["plugins"][1]["capabilities"] = json!({"portMappings": true});
+    });
+    with("failed", "cniVersion \"9.9.9\"", &|conf| conf["cniVersion"] = json!("9.9.9"));
+    with("warning", "cniVersion 0.3.1 has no CHECK", &|conf| conf["cniVersion"] = json!("0.3.1"));
+    with("failed", "did you mean portRange?", &|conf| conf["plugins"][1]["portRang"] = json!("1"));
+    with("warning", "unknown key is ignored: colour", &|conf| {
+        conf["plugins"][1]["colour"] = json!("blue");
+    });
+
+    let plugin = format!("{BIN}/autoport");
+    let remove = || fs::remove_file(&plugin).expect("our link");
+    check(&remove, "plugin", "failed", &["is missing"]);
+    let script = |mode: u32| {
+        fs::remove_file(&plugin).expect("our link");
+        fs::write(&plugin, "#!/bin/sh\necho autoport 9.9.9\n").expect("our file");
+        fs::set_permissions(&plugin, PermissionsExt::from_mode(mode)).expect("our file");
+    };
+    check(&|| script(0o644), "plugin", "failed", &["cannot be run"]);
+    check(&|| script(0o755), "plugin", "warning", &["another program", "9.9.9"]);
+}
+
+/// It is named, everything else is seen all the same, and the network is not blamed for it.
+#[test]
+fn a_wrong_file_of_the_node_is_named() {
+    let scene = Scene::new();
+    let remove = |_: &str| fs::remove_file(NODE_FILE).expect("ours");
+    let named = |state, word: &str, harm: &dyn Fn()| {
+        let alone = || {
+            harm();
+            let report = report();
+            let expected = if state == "failed" { [1, 0, 0] } else { [0, 1, 0] };
+            assert_eq!(worst(&report), expected, "{report:#}");
+        };
+        let words = &[NODE_FILE, word];
+        scene.names(&Case { harm: &alone, check: "node file", state, words, cure: &remove });
+    };
+    let holds = |text: &'static str| move || fs::write(NODE_FILE, text).expect("ours");
+    named("failed", "and the records in /run/autoport", &holds("{"));
+    named("failed", "cannot decode", &holds("[]"));
+    named("failed", "did you mean portRange?", &holds(r#"{"portRang": "1-2"}"#));
+    named("failed", "minPort is 0", &holds(r#"{"minPort": 0}"#));
+    named("warning", "unknown key is ignored: colour", &holds(r#"{"colour": "blue"}"#));
+    let fifo = || mkfifo(NODE_FILE, Mode::from_bits_truncate(0o600)).expect("ours");
+    named("failed", "it is not a regular file", &fifo);
+
+    fs::write(NODE_FILE, r#"{"portRange": "30000-30999"}"#).expect("ours");
+    let valid = report();
+    let line = |check: &str| {
+        let findings = valid["findings"].as_array().expect("findings");
+        findings.iter().find(|one| one["check"] == check).cloned().unwrap_or_default()
+    };
+    assert_eq!(line("node file")["state"], "ok", "{valid:#}");
+    assert!(line("port range")["text"].to_string().contains("30000-30999"), "{valid:#}");
+
+    // What it says rightly is taken.
+    fs::rename(STATE, "/run/elsewhere").expect("the store can be moved");
+    fs::write(NODE_FILE, r#"{"stateDir": "/run/elsewhere", "minPort": 0}"#).expect("ours");
+    let report = report();
+    assert_eq!(worst(&report), [1, 0, 0], "{report:#}");
+    assert!(report.to_string().contains("the records in /run/elsewhere"), "{report:#}");
+
+    fs::set_permissions(NODE_FILE, PermissionsExt::from_mode(0o000)).expect("ours");
+    let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+    let (_, stdout, stderr) = under(&bare, &ARGUMENTS[..5]);
+    assert!(
+        stdout.contains("not seen  node file     /etc/cni/autoport.json (the checks below"),
+        "{stdout}"
+    );
+    assert!(stderr.is_empty(), "{stderr}");
+}

@@ -1,0 +1,8 @@
+//! The operator's command line: what it prints, and whether that is true.
+
+mod commands;
+mod doctor;
+mod explain;
+mod install;
+mod snapshots;
+mod verdict;

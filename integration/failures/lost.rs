@@ -1,0 +1,536 @@
+//! What becomes of the records when somebody damages or deletes them: the table of docs/store.md, row
+//! by row.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::stage::bare::{self, add, attachment, gc, network, run, tcp};
+use crate::stage::chain::{Attachment, Main, Network, PortMapping};
+use crate::stage::netns::{nft, ruleset, settle};
+use crate::stage::node::{FIRST, Node, POD_PORT, Pod};
+use crate::stage::operator::{autoport, told};
+use crate::stage::plugin::{Call, Plugin};
+use crate::stage::probe::{Answer, Probe};
+use crate::stage::view::{self, STATE, snapshot};
+
+const TABLE: &str = "inet autoport";
+
+fn record_of(id: &str) -> PathBuf {
+    Path::new(STATE).join(format!("attachments/blue:{id}:eth0.json"))
+}
+
+/// A pod with traffic whose record is to be lost, and one that must not notice.
+struct Scene {
+    node: Node,
+    _pods: [Pod; 2],
+    web: Attachment,
+    other: Attachment,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let node = Node::new();
+        let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking("1.1.0");
+        let (first, web) = node.attached("web", &blue, PortMapping::both(8080, POD_PORT, ""));
+        let (second, other) = node.attached("other", &blue, PortMapping::both(8090, POD_PORT, ""));
+        Self { node, _pods: [first, second], web, other }
+    }
+
+    fn answers(&self, port: u16) -> Answer {
+        self.node.client_asks(&Probe::tcp(FIRST[0], port))
+    }
+
+    fn claim(&self, id: &str, port: u16) -> Attachment {
+        attachment(&self.node, &self.web.network, id, 200).mapping([tcp(port)])
+    }
+
+    /// Insists that the ports of the damaged record are held, that its traffic goes on, that a copy
+    /// is kept if it can be, and that nobody else is concerned by any command.
+    fn assert_held_and_nobody_else_blocked(&self, what: &str, copy: Option<&[u8]>) {
+        let refused = run(&self.claim("greedy", 8080), "ADD");
+        refused.failure(102);
+        self.node.note(format!("{what}: {refused}"));
+        match copy {
+            Some(bytes) => {
+                let text = refused.message().split("a copy is at ").nth(1).unwrap_or_default();
+                let path = text.split(';').next().unwrap_or_default();
+                assert_eq!(fs::read(path).ok().as_deref(), Some(bytes), "{what}: {refused}");
+            }
+            None => assert!(refused.message().contains("no copy could be kept"), "{refused}"),
+        }
+        run(&self.web, "ADD").failure(102);
+        self.web.check().failure(102);
+        assert_eq!(self.answers(8080).by(), Some("web"), "{what}");
+        // Somebody new comes, is checked, and goes; the other is checked and added again.
+        let third = self.claim("third", 9090);
+        add(&self.node, &third);
+        third.check().success();
+        self.other.check().success();
+        add(&self.node, &self.other);
+        run(&third, "DEL").success();
+        gc(&self.web.network, &["web", "other"]).success();
+        let (status, listed, stderr) = autoport(&["list"]);
+        assert!(status.success() && listed.contains("8090/tcp"), "{what}: {listed}{stderr}");
+        assert!(stderr.contains("blue:web:eth0.json cannot be read"), "{what}: {stderr}");
+        let collected = told(&["gc"]);
+        assert!(collected.contains("kept blue:web:eth0: record"), "{what}: {collected}");
+        // Whoever has to build the table again keeps what is there of the record nobody can read.
+        nft(&format!("flush chain {TABLE} hostports"));
+        let outcome = run(&self.other, "ADD");
+        assert!(outcome.stderr.contains("built table"), "{what}: {outcome}");
+        for port in [8080, 8090] {
+            let by = if port == 8080 { "web" } else { "other" };
+            assert_eq!(self.answers(port).by(), Some(by), "{what}: after a rebuild");
+        }
+    }
+
+    /// Insists that the ports are free for anybody.
+    fn assert_free(&self, what: &str) {
+        settle();
+        assert_eq!(self.answers(8080), Answer::Refused, "{what}");
+        let next = self.claim("next", 8080);
+        add(&self.node, &next);
+        next.check().success();
+        run(&next, "DEL").success();
+        assert_eq!(self.answers(8090).by(), Some("other"), "{what}");
+        self.other.check().success();
+        assert_eq!(view::elements().len(), 8, "{what}: only the other's are left");
+        // The first clears away the network of those who came and went.
+        told(&["repair"]);
+        assert!(told(&["repair"]).starts_with("table inet autoport equals the records of 1 "));
+        add(&self.node, &self.web);
+    }
+
+    /// Damages the record, and frees it in each of the three ways.
+    fn loses(&self, what: &str, damage: impl Fn(&Path) -> Option<Vec<u8>>) {
+        type Way = (&'static str, fn(&Scene));
+        let ways: [Way; 3] = [
+            ("DEL", |scene| drop(run(&scene.web, "DEL").success())),
+            ("GC", |scene| drop(gc(&scene.web.network, &["other"]).success())),
+            ("repair", |_| drop(told(&["repair"]))),
+        ];
+        for (way, free) in ways {
+            let what = format!("{what}, freed by {way}");
+            let bytes = damage(&record_of("web"));
+            self.assert_held_and_nobody_else_blocked(&what, bytes.as_deref());
+            free(self);
+            self.assert_free(&what);
+        }
+    }
+}
+
+#[test]
+fn a_truncated_record() {
+    Scene::new().loses("truncated", |record| {
+        let bytes = fs::read(record).expect("the record");
+        fs::write(record, &bytes[..bytes.len() / 2]).expect("the record is ours");
+        Some(bytes[..bytes.len() / 2].to_vec())
+    });
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_record() {
+    Scene::new().loses("a directory", |record| {
+        fs::remove_file(record).expect("the record is ours");
+        fs::create_dir(record).expect("the directory is ours");
+        None
+    });
+}
+
+/// With the table goes what the kernel knew of it.
+#[test]
+fn an_unreadable_record_and_a_lost_table() {
+    let scene = Scene::new();
+    fs::write(record_of("web"), "{").expect("the record is ours");
+    nft("flush ruleset");
+    add(&scene.node, &scene.other);
+    assert_eq!(scene.answers(8090).by(), Some("other"));
+    assert_eq!(scene.answers(8080), Answer::Refused);
+    run(&scene.claim("greedy", 8080), "ADD").failure(102);
+    run(&scene.web, "DEL").success();
+    add(&scene.node, &scene.web);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+}
+
+/// Two versions on one node: the older one keeps its hands off what the newer one wrote.
+#[test]
+fn a_record_of_a_later_version() {
+    let scene = Scene::new();
+    let text = fs::read_to_string(record_of("web")).expect("the record is ours");
+    let later = text.replace("\"version\": 1", "\"version\": 9");
+    assert_ne!(later, text);
+    fs::write(record_of("web"), &later).expect("the record is ours");
+    scene.assert_held_and_nobody_else_blocked("a later version", Some(later.as_bytes()));
+    gc(&scene.web.network, &["other"]).success();
+    let (status, _, stderr) = autoport(&["repair"]);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the later autoport that wrote it releases them"), "{stderr}");
+    assert_eq!(fs::read_to_string(record_of("web")).expect("it is still there"), later);
+    run(&scene.claim("greedy", 8080), "ADD").failure(102);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    run(&scene.web, "DEL").success();
+    scene.assert_free("its own DEL");
+}
+
+/// A port that something is entered for which only a later version knows.
+#[test]
+fn an_index_entry_of_a_later_version() {
+    let scene = Scene::new();
+    let entry = Path::new(STATE).join("ports/tcp/9090/0.0.0.0");
+    fs::create_dir_all(entry.parent().expect("a directory")).expect("the index is ours");
+    symlink("../../../jobs/x.json", &entry).expect("the index is ours");
+    let greedy = scene.claim("greedy", 9090);
+    let refused = run(&greedy, "ADD");
+    refused.failure(102);
+    assert!(refused.message().contains("it is left as it is"), "{refused}");
+    told(&["gc"]);
+    told(&["repair"]);
+    let (status, _, stderr) = autoport(&["reserve", "mine", "9090/tcp"]);
+    assert!(!status.success() && stderr.contains("a later version"), "{stderr}");
+    run(&greedy, "ADD").failure(102);
+    assert_eq!(fs::read_link(&entry).expect("it stays"), Path::new("../../../jobs/x.json"));
+}
+
+/// As root only what has no right to read everything can meet it.
+#[test]
+fn a_record_that_may_not_be_read() {
+    let scene = Scene::new();
+    let record = record_of("web");
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o000)).expect("the record is ours");
+    let dropped = "--bounding-set=-dac_override,-dac_read_search";
+    let greedy = scene.claim("greedy", 8080).plugin_call("ADD");
+    let outcome = greedy.under(&["setpriv", dropped]).run();
+    outcome.failure(102);
+    let details = outcome.reply.as_ref().and_then(|reply| reply["details"].as_str());
+    assert!(details.is_some_and(|text| text.contains("Permission denied")), "{outcome}");
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    scene.web.plugin_call("DEL").under(&["setpriv", dropped]).run().success();
+    assert_eq!(scene.answers(8080), Answer::Refused);
+}
+
+#[test]
+fn a_record_that_the_disk_does_not_give_back() {
+    let scene = Scene::new();
+    let record = record_of("web").display().to_string();
+    let failing = |call: Call| {
+        let words = ["-P", &record, "-e", "inject=read:error=EIO", "-o", "/dev/null"];
+        call.under(&[&["strace"][..], &words].concat()).run()
+    };
+    let outcome = failing(scene.claim("greedy", 8080).plugin_call("ADD"));
+    outcome.failure(102);
+    let details = outcome.reply.as_ref().and_then(|reply| reply["details"].as_str());
+    assert!(details.is_some_and(|text| text.contains("Input/output error")), "{outcome}");
+    failing(scene.claim("third", 9090).plugin_call("ADD")).success();
+    failing(scene.web.plugin_call("DEL")).success();
+    assert_eq!(scene.answers(8080), Answer::Refused);
+    add(&scene.node, &scene.claim("next", 8080));
+}
+
+/// The pod has its subnet for itself, so it has an element among the hairpins as well.
+#[test]
+fn a_pod_with_an_address_of_its_own_leaves_nothing_when_its_record_is_damaged() {
+    let node = Node::new();
+    let alone = |id: &str| {
+        let mut one = attachment(&node, &network("blue"), id, 5).mapping([tcp(8080)]);
+        one.result = Some(bare::result("1.1.0", &["10.1.0.5/32".into(), "fd00:1::5/128".into()]));
+        one
+    };
+    let web = alone("web");
+    add(&node, &web);
+    assert_eq!(view::elements().len(), 6);
+    fs::write(record_of("web"), "{").expect("the record is ours");
+    let before = view::elements();
+    gc(&web.network, &["web"]).success();
+    assert_eq!(view::elements(), before, "what nobody can read stays");
+    run(&web, "DEL").success();
+    assert_eq!(view::elements(), [""; 0]);
+}
+
+/// With a name too long for a file the record has a hash for a name. GC computes the hash of each
+/// attachment that is valid, and knows the network by another.
+#[test]
+fn gc_frees_an_unreadable_record_with_a_hashed_name() {
+    let node = Node::new();
+    let id = |letter: &str| letter.repeat(250);
+    let (blue, green) = (network("blue"), network("green"));
+    for (network, letter, port) in [(&blue, "a", 8081), (&blue, "b", 8082), (&green, "c", 8083)] {
+        add(&node, &attachment(&node, network, &id(letter), port).mapping([tcp(port)]));
+    }
+    for entry in fs::read_dir(Path::new(STATE).join("attachments")).expect("records").flatten() {
+        assert!(entry.file_name().to_string_lossy().starts_with("sha256-"), "{entry:?}");
+        fs::write(entry.path(), "{").expect("the record is ours");
+    }
+    let ports = || -> Vec<u16> {
+        let entered = |port: &u16| Path::new(STATE).join(format!("ports/tcp/{port}")).exists();
+        (8081..=8083).filter(entered).collect()
+    };
+    assert_eq!(ports(), [8081, 8082, 8083]);
+    gc(&blue, &[&id("a")]).success();
+    assert_eq!(ports(), [8081, 8083], "blue's invalid one goes, green's stays");
+    let left = view::elements();
+    assert!(left.iter().all(|element| !element.contains("8082")), "{left:?}");
+    assert_eq!(left.len(), 8);
+    gc(&green, &[]).success();
+    assert_eq!(ports(), [8081]);
+}
+
+#[test]
+fn a_deleted_record_and_entries_that_lead_nowhere() {
+    let scene = Scene::new();
+    fs::remove_file(record_of("web")).expect("the record is ours");
+    symlink("../../../attachments/blue:nobody:eth0.json", "/run/autoport/ports/tcp/8090/192.0.2.9")
+        .expect("the directory is ours");
+    // Free by the record, but the kernel still leads there: said, not overwritten.
+    let refused = run(&scene.claim("next", 8080), "ADD");
+    refused.failure(100);
+    assert!(refused.message().contains("`autoport repair` removes it"), "{refused}");
+    scene.other.check().success();
+    let repaired = told(&["repair"]);
+    assert!(repaired.contains("0 elements added, 8 removed"), "{repaired}");
+    settle();
+    assert_eq!(scene.answers(8080), Answer::Refused);
+    add(&scene.node, &scene.claim("next", 8080));
+    assert_eq!(view::index().len(), 6, "{:?}", view::index());
+    run(&scene.web, "DEL").success();
+}
+
+#[test]
+fn a_lost_index_entry() {
+    let scene = Scene::new();
+    fs::remove_file(Path::new(STATE).join("ports/tcp/8080/0.0.0.0")).expect("the entry is ours");
+    // Nobody else has it, so it is still the pod's own: the kernel says so to whoever asks for it.
+    scene.web.check().success();
+    let refused = run(&scene.claim("greedy", 8080), "ADD");
+    refused.failure(100);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    add(&scene.node, &scene.web);
+    assert_eq!(view::index().len(), 8, "entered again");
+    fs::remove_dir_all(Path::new(STATE).join("ports")).expect("the index is ours");
+    assert!(told(&["repair"]).contains("equals the records of 2 attachments"));
+    assert_eq!(view::index().len(), 8, "entered again");
+    fs::remove_file(Path::new(STATE).join("ports/tcp/8080/0.0.0.0")).expect("the entry is ours");
+    run(&scene.web, "DEL").success();
+    assert_eq!(scene.answers(8080), Answer::Refused, "it takes all with it");
+    add(&scene.node, &scene.claim("next", 8080));
+}
+
+/// On a tmpfs a boot takes everything; on a disk the records say which boot they are of.
+#[test]
+fn a_record_of_an_earlier_boot() {
+    let scene = Scene::new();
+    for id in ["web", "other"] {
+        let text = fs::read_to_string(record_of(id)).expect("the record");
+        let (before, after) = text.split_once("\"bootId\": \"").expect("it says its boot");
+        let earlier = format!("{before}\"bootId\": \"0{}", &after[1..]);
+        let earlier = if earlier == text {
+            text.replace("\"bootId\": \"0", "\"bootId\": \"1")
+        } else {
+            earlier
+        };
+        fs::write(record_of(id), earlier).expect("the record is ours");
+    }
+    nft("flush ruleset");
+    let next = scene.claim("next", 8080);
+    add(&scene.node, &next);
+    next.check().success();
+    assert_eq!(view::elements().len(), 4, "only the new one's");
+    assert!(!told(&["list"]).contains("/web/"));
+    run(&scene.web, "DEL").success();
+    next.check().success();
+    told(&["repair"]);
+    assert_eq!(view::records(), ["blue:next:eth0.json"]);
+}
+
+/// The state directory on a file system without room.
+#[test]
+fn a_full_disk() {
+    let node = Node::new();
+    fs::create_dir("/run/autoport").expect("/run is ours");
+    mount(
+        Some("tmpfs"),
+        STATE,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=700,size=64k,nr_inodes=200"),
+    )
+    .expect("a tmpfs of our own");
+    let blue = network("blue");
+    let web =
+        attachment(&node, &blue, "web", 5).of_pod("shop", "web", "uid-1").mapping([tcp(8080)]);
+    let broken = attachment(&node, &blue, "broken", 6).mapping([tcp(8081)]);
+    add(&node, &web);
+    add(&node, &broken);
+    fs::write(record_of("broken"), "{").expect("the record is ours");
+    let mut filler = fs::File::create("/run/autoport/filler").expect("ours");
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    for number in 0.. {
+        if fs::File::create(format!("/run/autoport/filler{number}")).is_err() {
+            break;
+        }
+    }
+    let before = ruleset();
+    for claim in
+        [attachment(&node, &blue, "new", 7).mapping([tcp(9090)]), web.clone().mapping([tcp(9091)])]
+    {
+        let refused = run(&claim, "ADD");
+        refused.failure(5);
+        let details = refused.reply.as_ref().and_then(|reply| reply["details"].as_str());
+        assert!(details.is_some_and(|text| text.contains("No space left")), "{refused}");
+        assert_eq!(ruleset(), before, "nothing changed in the kernel");
+    }
+    web.check().success();
+    run(&attachment(&node, &blue, "greedy", 8).mapping([tcp(8081)]), "ADD").failure(102);
+    assert!(told(&["list"]).contains("8080/tcp"));
+    // What is given back needs no room.
+    for gone in [&broken, &web] {
+        let outcome = run(gone, "DEL");
+        assert!(outcome.status.success(), "{outcome}");
+    }
+    view::assert_nothing_held();
+    let again = gc(&blue, &[]);
+    assert!(again.status.success(), "{again}");
+    for entry in fs::read_dir(STATE).expect("the directory").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("filler") {
+            fs::remove_file(entry.path()).expect("ours");
+        }
+    }
+    add(&node, &attachment(&node, &blue, "new", 7).mapping([tcp(8080), tcp(8081)]));
+}
+
+/// Starts an ADD that is stopped while it has the lock, and gives its process ID as well.
+fn stopped(attachment: &Attachment) -> (Child, Pid) {
+    let config = attachment.config().to_string();
+    fs::write("/run/stdin", config).expect("/run is ours");
+    let call =
+        ["strace", "-o", "/run/strace", "-e", "inject=renameat,renameat2:signal=SIGSTOP:when=1"];
+    let mut command = Command::new(call[0]);
+    command.args(&call[1..]).arg(Plugin::Autoport.path());
+    command.env_clear().env("PATH", crate::stage::netns::PATH).env("CNI_COMMAND", "ADD");
+    for (name, value) in [
+        ("CNI_CONTAINERID", attachment.container_id.as_str()),
+        ("CNI_NETNS", &attachment.netns),
+        ("CNI_IFNAME", &attachment.ifname),
+        ("CNI_PATH", "/usr/lib/cni"),
+    ] {
+        command.env(name, value);
+    }
+    command.stdin(fs::File::open("/run/stdin").expect("ours"));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("strace is there");
+    let begun = Instant::now();
+    // Generous: a loaded machine starts two programs.
+    let pid = loop {
+        match stopped_child(child.id()) {
+            None if begun.elapsed() < Duration::from_secs(30) => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            found => break found,
+        }
+    };
+    let Some(pid) = pid else {
+        let _ = child.kill();
+        panic!("nothing was stopped: {:?}", child.wait());
+    };
+    (child, pid)
+}
+
+/// The child of strace, once it was stopped by the signal and not by strace for a moment.
+fn stopped_child(strace: u32) -> Option<Pid> {
+    if !fs::read_to_string("/run/strace").ok()?.contains("SIGSTOP") {
+        return None;
+    }
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).ok()?;
+    let pid = children.split_whitespace().next()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, state) = stat.rsplit_once(") ")?;
+    state.starts_with(['T', 't']).then(|| Pid::from_raw(pid.parse().expect("a number")))
+}
+
+#[test]
+fn a_lock_that_a_stopped_process_has() {
+    let node = Node::new();
+    let patient = network("blue").with("lockTimeout", 1);
+    let web = attachment(&node, &patient, "web", 5).mapping([tcp(8080)]);
+    let other = attachment(&node, &patient, "other", 6).mapping([tcp(8090)]);
+    add(&node, &other);
+    let before = snapshot();
+    let (mut child, pid) = stopped(&web);
+    let holder = format!("process {pid} (autoport, stopped)");
+    for command in ["ADD", "CHECK"] {
+        let begun = Instant::now();
+        let outcome = run(&other, command);
+        outcome.failure(11);
+        assert!(outcome.message().contains(&holder), "{command}: {outcome}");
+        assert!(outcome.stderr.contains(&format!("taken by {holder}")), "{command}: {outcome}");
+        // One second is its own; the rest is for a loaded machine.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{command}: {:?}", begun.elapsed());
+    }
+    // STATUS does not call that broken, and a DEL of somebody without ports does not wait.
+    run(&other, "STATUS").success();
+    run(&attachment(&node, &patient, "without", 7), "DEL").success();
+    let (status, _, stderr) = autoport(&["list"]);
+    assert!(!status.success() && stderr.contains(&holder), "{stderr}");
+    kill(pid, Signal::SIGCONT).expect("a process of ours");
+    assert!(child.wait().expect("a child of ours").success(), "it goes on where it was stopped");
+    web.check().success();
+    run(&web, "DEL").success();
+    assert_ne!(before, "");
+    other.check().success();
+}
+
+#[test]
+fn two_state_directories_on_one_node() {
+    let scene = Scene::new();
+    let mut astray = scene.claim("astray", 9090);
+    astray.network = astray.network.with("stateDir", "/run/elsewhere");
+    let before = snapshot();
+    let refused = run(&astray, "ADD");
+    refused.failure(7);
+    for part in ["two state directories", "same stateDir", "repair --adopt"] {
+        assert!(refused.message().contains(part), "{refused}");
+    }
+    assert_eq!(snapshot(), before, "the first is not touched");
+    // A GC or DEL by mistake does no harm, and no failure either.
+    let outcome = gc(&astray.network, &[]);
+    assert!(outcome.status.success() && outcome.stderr.contains("left as it is"), "{outcome}");
+    run(&astray, "DEL").success();
+    let mut web = scene.web.clone();
+    web.network = astray.network.clone();
+    let (status, _, stderr) = autoport(&["repair", "--state-dir", "/run/elsewhere"]);
+    assert!(!status.success() && stderr.contains("repair --adopt"), "{stderr}");
+    assert_eq!(snapshot(), before);
+    scene.web.check().success();
+    // The operator decides for the second: it takes over what the table says.
+    let adopted = told(&["repair", "--adopt", "--state-dir", "/run/elsewhere"]);
+    assert!(adopted.contains("restored 2 records"), "{adopted}");
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    run(&web, "DEL").success();
+    assert_eq!(scene.answers(8080), Answer::Refused);
+    assert_eq!(scene.answers(8090).by(), Some("other"));
+}
+
+/// The instance file is lost, the records are not.
+#[test]
+fn a_lost_instance() {
+    let scene = Scene::new();
+    fs::remove_file(Path::new(STATE).join("instance")).expect("ours");
+    run(&scene.claim("new", 9090), "ADD").failure(7);
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+    let adopted = told(&["repair", "--adopt"]);
+    assert!(
+        !adopted.contains("made") && adopted.contains("of 2 attachments: it belonged"),
+        "{adopted}"
+    );
+    scene.web.check().success();
+    scene.other.check().success();
+    assert_eq!(scene.answers(8080).by(), Some("web"));
+}

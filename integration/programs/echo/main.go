@@ -1,0 +1,86 @@
+// echo is what runs in the containers of the clients' tests: it answers on TCP
+// and UDP with its name and with the address it was asked from, as
+// integration/stage/echo.rs does in the pods that have no runtime.
+//
+//	echo [PORT...]           ports 80 and 81 unless told; the name is the host name
+//	echo -name NAME PORT...  where containers share a host name
+//	echo -tell FILE          what is in the file too, on TCP port 82
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func answer(name string, peer net.Addr) []byte {
+	address := netip.MustParseAddrPort(peer.String()).Addr().Unmap()
+	return []byte(fmt.Sprintf("%s %s", name, address))
+}
+
+// tell answers on port 82 with what the file says at that moment.
+func tell(file string) {
+	listener, err := net.Listen("tcp", ":82")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		if connection, err := listener.Accept(); err == nil {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				text = []byte(err.Error())
+			}
+			_, _ = connection.Write(text)
+			_ = connection.Close()
+		}
+	}
+}
+
+func main() {
+	host, _ := os.Hostname()
+	name := flag.String("name", host, "what to answer")
+	told := flag.String("tell", "", "a file whose content to tell")
+	flag.Parse()
+	if *told != "" {
+		go tell(*told)
+	}
+	ports := flag.Args()
+	if len(ports) == 0 {
+		ports = []string{"80", "81"}
+	}
+	for _, port := range ports {
+		listener, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			log.Fatal(err)
+		}
+		socket, err := net.ListenPacket("udp", ":"+port)
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			for {
+				if connection, err := listener.Accept(); err == nil {
+					_, _ = connection.Write(answer(*name, connection.RemoteAddr()))
+					_ = connection.Close()
+				}
+			}
+		}()
+		go func() {
+			question := make([]byte, 64)
+			for {
+				if _, peer, err := socket.ReadFrom(question); err == nil {
+					_, _ = socket.WriteTo(answer(*name, peer), peer)
+				}
+			}
+		}()
+	}
+	// The first process of a PID namespace dies of no signal that it does not handle.
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	<-end
+}

@@ -1,0 +1,430 @@
+//! What `kernel::Nft` promises: a difference comes to the same as building everything again, and
+//! `check` names what is not as it was left.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use autoport::kernel::{Change, Error, Nft};
+use autoport::model::{Attachment, Policy, Protocol, Record};
+use autoport::ruleset::{Digest, Ruleset, chains_of};
+
+use super::oracle::rebuild;
+use crate::stage::netns::{elsewhere, full_ruleset, in_one_transaction, nft, run};
+use crate::stage::records::{INSTANCE, change, map, networks, pod, policy, record, ruleset};
+
+fn open() -> Nft {
+    Nft::open(INSTANCE).expect("netlink works")
+}
+
+/// Applies `change`, to the end; gives the reason if the table was built again for it.
+fn apply(change: &Change, everything: &Ruleset) -> Result<Option<String>, Error> {
+    let applied = open().apply(change, || Ok::<_, Error>(everything.clone()))?;
+    assert!(applied.unfinished.is_none(), "{:?}", applied.unfinished);
+    Ok(applied.rebuilt)
+}
+
+/// The elements of a listing are in the order of a hash table, and chains in the order of their
+/// making, so lines are compared as a set. Rules keep their chain's name beside them.
+fn parts(listing: &str) -> BTreeSet<String> {
+    let mut block = String::new();
+    let mut parts = BTreeSet::new();
+    for line in listing.lines() {
+        let text = line.trim();
+        if text.ends_with('{') && !text.starts_with("elements") {
+            text.clone_into(&mut block);
+        }
+        let elements = text.trim_start_matches("elements = {").trim_end_matches('}');
+        for part in elements.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            parts.insert(format!("{block} {part}"));
+        }
+    }
+    parts
+}
+
+/// Insists that going from `before` to `after` by a difference gives what building `after` gives.
+///
+/// Chains stay when the last pod of a network goes, so `after` is listed with what `kept` needs.
+fn same_as_rebuild(before: &[&Record], released: &[&Record], wanted: &[&Record], kept: &[&Record]) {
+    let mut after: Vec<&Record> = before.to_vec();
+    after.retain(|record| released.iter().all(|gone| !std::ptr::eq(*gone, *record)));
+    after.extend(wanted);
+    let by_difference = elsewhere(|| {
+        rebuild(&ruleset(before));
+        let applied = apply(&change(released, wanted), &ruleset(&after));
+        assert_eq!(applied.expect("the kernel accepts it"), None);
+        full_ruleset()
+    });
+    let by_rebuild = elsewhere(|| {
+        let mut with_chains = ruleset(&[&after[..], kept].concat());
+        with_chains.elements = ruleset(&after).elements;
+        // Nothing is built for nobody, so somebody has to be there before.
+        rebuild(&ruleset(before));
+        rebuild(&with_chains);
+        full_ruleset()
+    });
+    let (by_difference, by_rebuild) = (parts(&by_difference), parts(&by_rebuild));
+    let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        these.difference(those).cloned().collect::<Vec<_>>()
+    };
+    let (more, less) = (only(&by_difference, &by_rebuild), only(&by_rebuild, &by_difference));
+    assert!(more.is_empty() && less.is_empty(), "too much: {more:?}, too little: {less:?}");
+}
+
+#[test]
+fn a_difference_comes_to_the_same_as_a_rebuild() {
+    let (one, two) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8002, 8003]));
+    let successor = pod("three", "10.1.0.7/24", &[8002, 8003]);
+    let green = Policy { mark_bit: 14, counters: true, ..policy() };
+    let green = map(record("green", green, &["10.2.0.5/24"]), Protocol::Udp, "192.0.2.1", 8001);
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let gated = map(record("gated", gated, &["10.1.0.9/24"]), Protocol::Sctp, "*", 8001);
+    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "192.0.2.1", 9000);
+    same_as_rebuild(&[&one], &[], &[&two], &[]);
+    same_as_rebuild(&[&one, &two], &[&two], &[&successor], &[]);
+    same_as_rebuild(&[&one, &two], &[&two], &[], &[]);
+    same_as_rebuild(&[&one], &[&one], &[], &[&one]);
+    same_as_rebuild(&[&one], &[], &[&green], &[]);
+    same_as_rebuild(&[&one], &[], &[&gated], &[]);
+    same_as_rebuild(&[&one], &[], &[&lone], &[]);
+    same_as_rebuild(&[&one, &green, &lone], &[&green, &lone], &[&gated], &[&green, &lone]);
+}
+
+#[test]
+fn many_elements_come_and_go_as_a_difference() {
+    let ports: Vec<u16> = (0..in_one_transaction(2500)).map(|number| 10_000 + number).collect();
+    let (one, many) = (pod("one", "10.1.0.5/24", &[8001]), pod("many", "10.1.0.6/24", &ports));
+    let moved = pod("moved", "10.1.0.7/24", &ports);
+    same_as_rebuild(&[&one], &[], &[&many], &[]);
+    same_as_rebuild(&[&one, &many], &[&many], &[&moved], &[]);
+    same_as_rebuild(&[&one, &many], &[&many], &[], &[]);
+}
+
+/// ADD asked again, and the next pod of a network that is known, change no chain.
+#[test]
+fn applying_again_changes_nothing() {
+    elsewhere(|| {
+        let one = pod("one", "10.1.0.5/24", &[8001, 8002]);
+        rebuild(&ruleset(&[&one]));
+        let before = full_ruleset();
+        for _ in 0..2 {
+            let applied = apply(&change(&[&one], &[&one]), &ruleset(&[&one]));
+            assert_eq!(applied.expect("nothing is to be done"), None);
+            assert_eq!(full_ruleset(), before);
+        }
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release");
+        let after = full_ruleset();
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release of what is gone");
+        assert_eq!(full_ruleset(), after);
+    });
+}
+
+#[test]
+fn an_element_that_nobody_released_is_not_overwritten() {
+    elsewhere(|| {
+        let (one, other) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8001]));
+        rebuild(&ruleset(&[&one]));
+        let before = full_ruleset();
+        let refused = apply(&change(&[], &[&other]), &ruleset(&[&other]));
+        assert!(matches!(refused, Err(Error::Unrecorded { .. })), "{refused:?}");
+        assert_eq!(full_ruleset(), before);
+    });
+}
+
+/// What names the container goes, with what serves only that, and nothing else: not another
+/// container's, not the same container's by another interface.
+#[test]
+fn the_elements_of_a_container_leave_the_table_by_its_name() {
+    elsewhere(|| {
+        let by = |network: &str, id: &str, ifname: &str, address: &str, ports: &[u16]| {
+            let mut one = pod(id, address, ports);
+            one.owner.holder = Attachment::new(network, id, ifname).expect("valid").into();
+            one
+        };
+        let long = "n".repeat(60);
+        let id = "f".repeat(64);
+        let web = by("blue", "web", "eth0", "10.1.0.5/32", &[8080, 8081]);
+        let renamed = by("green", "web", "eth0", "10.1.0.6/24", &[8082]);
+        let second = by("blue", "web", "net1", "10.1.0.7/24", &[8083]);
+        let near = by("blue", "web2", "eth0", "10.1.0.8/32", &[8084]);
+        let named = by(&long, &id, "eth0", "10.1.0.9/32", &[8085]);
+        let all = [&web, &renamed, &second, &near, &named];
+        rebuild(&ruleset(&all));
+        // The lock is nobody's, and the store may be another.
+        let mut nft = Nft::open("another").expect("netlink works");
+        let gone = nft.withdraw_container("web", Some("eth0")).expect("the kernel accepts it");
+        let ports: Vec<u16> = gone.iter().map(|mapping| mapping.host.port.get()).collect();
+        assert_eq!(ports, [8080, 8081, 8082]);
+        assert!(gone.iter().all(|mapping| mapping.target.is_some()), "{gone:?}");
+        let differences = |rest: &[&Record]| open().differences(&ruleset(rest)).expect("a look");
+        assert_eq!(differences(&[&second, &near, &named]), [""; 0]);
+        assert_eq!(nft.withdraw_container("web", None).expect("the kernel accepts it").len(), 1);
+        assert_eq!(nft.withdraw_container(&id, None).expect("the kernel accepts it").len(), 1);
+        assert_eq!(differences(&[&near]), [""; 0]);
+        assert_eq!(nft.withdraw_container("nobody", None).expect("nothing to do"), []);
+    });
+}
+
+/// A port is treated in one way: two sets have room for it, and the one whose rule comes first would win.
+#[test]
+fn a_port_that_is_treated_otherwise_is_not_taken_but_waited_for() {
+    let one = pod("one", "10.1.0.5/24", &[8001]);
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let other = map(record("two", gated, &["10.1.0.6/24"]), Protocol::Tcp, "*", 8001);
+    let (take, everything) = (change(&[], &[&other]), ruleset(&[&other]));
+    let chain = chains_of(&one).into_iter().find_map(|chain| Digest::of_chain(&chain.name));
+    let held = format!("held4_{}", chain.expect("it has a network policy"));
+    // Where it leads is forgotten, how it is treated is not.
+    let forget = "delete element inet autoport ports4 { tcp . 8001 }";
+    elsewhere(|| {
+        rebuild(&ruleset(&[&one]));
+        nft(forget);
+        let before = full_ruleset();
+        let refused = apply(&take, &everything);
+        let Err(Error::Unrecorded { host, set, .. }) = &refused else { panic!("{refused:?}") };
+        assert_eq!((host.port.get(), &*set.to_string()), (8001, &*held));
+        assert_eq!(full_ruleset(), before);
+
+        // Released a moment ago, so long that this machine cannot miss it.
+        nft(&format!("delete element inet autoport {held} {{ tcp . 8001 }}"));
+        nft(&format!("add element inet autoport {held} {{ tcp . 8001 timeout 90ms }}"));
+        assert_eq!(apply(&take, &everything).expect("it goes within a tick"), None);
+        let left = run(Command::new("nft").args(["list", "set", "inet", "autoport", &held]), "").1;
+        assert!(left.contains("set held4_") && !left.contains("8001"), "it did not wait: {left}");
+        assert_eq!(open().check(&everything).expect("an answer"), None);
+    });
+}
+
+#[test]
+fn what_others_have_is_untouched() {
+    let theirs = "table inet theirs {\n\tchain c {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+                  \t\ttcp dport 8001 dnat ip to 10.9.9.9\n\t}\n}\n\
+                  table ip autoport {\n\tset s {\n\t\ttype ipv4_addr\n\t\telements = { 10.1.2.3 }\n\t}\n}\n";
+    elsewhere(|| {
+        nft(theirs);
+        let before = full_ruleset();
+        let one = pod("one", "10.1.0.5/24", &[8001]);
+        rebuild(&ruleset(&[&one]));
+        apply(&change(&[&one], &[]), &ruleset(&[])).expect("a release");
+        rebuild(&ruleset(&[&one]));
+        nft("delete table inet autoport");
+        assert_eq!(full_ruleset(), before);
+    });
+}
+
+#[test]
+fn a_table_that_must_not_be_touched_is_not() {
+    let one = pod("one", "10.1.0.5/24", &[8001]);
+    let later = "autoport layout 3 instance 00112233445566778899aabbccddeeff";
+    for comment in [later, "autoport layout 2 instance ffffffffffffffffffffffffffffffff"] {
+        elsewhere(|| {
+            nft(&format!("table inet autoport {{\n\tcomment \"{comment}\"\n}}\n"));
+            let before = full_ruleset();
+            let everything = ruleset(&[&one]);
+            let applied = apply(&change(&[], &[&one]), &everything);
+            let rebuilt = open().rebuild(&everything);
+            for error in [applied.expect_err(comment), rebuilt.expect_err(comment)] {
+                let newer = matches!(error, Error::NewerLayout { found: 3 });
+                let other = matches!(error, Error::OtherInstance { .. });
+                assert!(if comment == later { newer } else { other }, "{comment}: {error}");
+            }
+            assert_eq!(full_ruleset(), before);
+        });
+    }
+}
+
+#[test]
+fn a_table_that_is_of_no_use_is_built_again() {
+    let (one, two) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8002]));
+    let everything = ruleset(&[&one, &two]);
+    let expected = elsewhere(|| {
+        rebuild(&everything);
+        full_ruleset()
+    });
+    let older = "comment \"autoport layout 1 instance 00112233445566778899aabbccddeeff\"";
+    let tables = ["", "table inet autoport { }", &format!("table inet autoport {{ {older}; }}")];
+    for table in tables {
+        elsewhere(|| {
+            nft(table);
+            let applied = apply(&change(&[], &[&two]), &everything).expect("it can be rebuilt");
+            assert!(applied.is_some(), "{table} was not built again");
+            assert_eq!(full_ruleset(), expected, "{table}");
+        });
+    }
+}
+
+/// `nft list ruleset > file`, reboot of the firewall service, `nft -f file`: the same table in nft's
+/// encoding. CHECK must know it, and so must the next difference.
+#[test]
+fn a_table_that_nft_saved_and_restored_is_ours() {
+    elsewhere(|| {
+        let ranges = networks(&["10.0.0.0/9", "192.0.2.0/24", "192.0.2.7/32", "fd00::/15", "::/0"]);
+        let gated = Policy { source_ranges: ranges, ..policy() };
+        let one =
+            map(record("own", gated, &["10.1.0.5/24", "fd00:1::5/64"]), Protocol::Tcp, "*", 8001);
+        let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Sctp, "192.0.2.1", 1);
+        rebuild(&ruleset(&[&one, &lone]));
+        nft(&format!("flush ruleset\n{}", full_ruleset()));
+        for record in [&one, &lone] {
+            assert_eq!(open().check(&ruleset(&[record])).expect("the kernel answers"), None);
+            let applied = apply(&change(&[record], &[record]), &ruleset(&[&one, &lone]));
+            assert_eq!(applied.expect("nothing is to be done"), None);
+        }
+    });
+}
+
+const TABLE: &str = "inet autoport";
+
+/// What is done, as nft says it, and what CHECK must name.
+type Damage<'a> = (&'a str, String, &'a str);
+
+/// To the elements and chains of a network whose chains are `net` and `from`, with another beside it
+/// whose chain is `other`.
+fn damage_to_the_networks<'a>(net: &'a str, from: &'a str, other: &str) -> Vec<Damage<'a>> {
+    let held = |net: &str| net.replace("net_", "held4_");
+    let (own, others) = (held(net), held(other));
+    let lead = |set: &str, chain: &str| {
+        let condition = format!("meta nfproto ipv4 meta l4proto . th dport @{set}");
+        format!("add rule {TABLE} hostports {condition} goto {chain}")
+    };
+    // The rules of both networks as they are, but for the two for IPv4 on every address.
+    let dispatch = |first: String, second: String| {
+        let own_host = own.replace("held4", "host_held4");
+        let others_host = others.replace("held4", "host_held4");
+        let v6 = |set: &str| set.replace("held4", "held6");
+        let on_one = |expression: &str, set: &str, chain: &str| {
+            let key = format!("{expression} daddr . meta l4proto . th dport");
+            format!("add rule {TABLE} hostports {key} @{set} goto {chain}")
+        };
+        [
+            format!("flush chain {TABLE} hostports"),
+            on_one("ip", &own_host, from),
+            on_one("ip6", &v6(&own_host), from),
+            on_one("ip", &others_host, other),
+            on_one("ip6", &v6(&others_host), other),
+            first,
+            lead(&v6(&own), from).replace("ipv4", "ipv6"),
+            second,
+            lead(&v6(&others), other).replace("ipv4", "ipv6"),
+        ]
+        .join("\n")
+    };
+    let intact = dispatch(lead(&own, from), lead(&others, other));
+    let mut lines: Vec<&str> = intact.lines().collect();
+    // A set for claims on every address before one for claims on one.
+    lines.swap(1, 5);
+    let disordered = lines.join("\n");
+    vec![
+        (
+            "element missing",
+            format!("delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}"),
+            "ports4",
+        ),
+        (
+            "element elsewhere",
+            format!(
+                "delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}\n\
+            add element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.6 . 80 }}"
+            ),
+            "ports4",
+        ),
+        (
+            "treated as others are",
+            format!(
+                "delete element {TABLE} {own} {{ tcp . 8001 }}\n\
+            add element {TABLE} {others} {{ tcp . 8001 }}"
+            ),
+            "held4_",
+        ),
+        (
+            "treated as others are as well",
+            format!("add element {TABLE} {others} {{ tcp . 8001 }}"),
+            "held4_",
+        ),
+        ("past its gate", dispatch(lead(&own, net), lead(&others, other)), "hostports"),
+        ("led to others", dispatch(lead(&own, other), lead(&others, other)), "hostports"),
+        ("a rule twice", dispatch(lead(&others, other), lead(&others, other)), "hostports"),
+        ("every address first", disordered, "hostports"),
+        ("chain flushed", format!("flush chain {TABLE} {net}"), net),
+        ("gate flushed", format!("flush chain {TABLE} {from}"), from),
+        ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
+        (
+            "output gone",
+            format!("flush chain {TABLE} output\ndelete chain {TABLE} output"),
+            "output",
+        ),
+    ]
+}
+
+/// To what every table has.
+fn damage_to_the_rest() -> Vec<Damage<'static>> {
+    vec![
+        ("guard gone", format!("flush chain {TABLE} guard\ndelete chain {TABLE} guard"), "guard"),
+        (
+            "guard elsewhere",
+            format!(
+                "flush chain {TABLE} guard\ndelete chain {TABLE} guard\n\
+            add chain {TABLE} guard {{ type filter hook prerouting priority -200; }}\n\
+            add rule {TABLE} guard iif != lo ip saddr 127.0.0.0/8 drop\n\
+            add rule {TABLE} guard iif != lo ip daddr 127.0.0.0/8 drop"
+            ),
+            "guard",
+        ),
+        ("policy drop", format!("add chain {TABLE} prerouting {{ policy drop; }}"), "prerouting"),
+        ("masquerade gone", format!("flush chain {TABLE} masquerade_13"), "masquerade_13"),
+        ("masquerading unreachable", format!("flush chain {TABLE} postrouting"), "postrouting"),
+        (
+            "foreign rule",
+            format!("insert rule {TABLE} prerouting tcp dport 8001 accept"),
+            "prerouting",
+        ),
+        ("foreign rule first", format!("insert rule {TABLE} hostports drop"), "hostports"),
+        (
+            "foreign rule before masquerading",
+            format!("insert rule {TABLE} postrouting accept"),
+            "postrouting",
+        ),
+        (
+            "rule replaced",
+            format!(
+                "flush chain {TABLE} prerouting\n\
+            add rule {TABLE} prerouting fib saddr type local jump hostports"
+            ),
+            "prerouting",
+        ),
+        (
+            "rules out of order",
+            format!(
+                "flush chain {TABLE} output\n\
+            add rule {TABLE} output fib daddr type local jump hostports\n\
+            add rule {TABLE} output ip6 saddr ::1 return"
+            ),
+            "output",
+        ),
+        ("table gone", format!("delete table {TABLE}"), "missing"),
+    ]
+}
+
+#[test]
+fn check_names_every_kind_of_damage() {
+    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
+    let own = map(record("own", gated, &["10.1.0.5/24"]), Protocol::Tcp, "*", 8001);
+    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
+    let own = &own;
+    let chain = |prefix: &str| {
+        let all = ruleset(&[own]).networks;
+        all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
+    };
+    let (net, from) = (chain("net_"), chain("from_"));
+    let other = ruleset(&[&lone]).networks.pop().expect("the last is that of its network").name;
+    let damages = [damage_to_the_networks(&net, &from, &other), damage_to_the_rest()].concat();
+    for (what, damage, named) in damages {
+        elsewhere(|| {
+            rebuild(&ruleset(&[own, &lone]));
+            let check = || open().check(&ruleset(&[own])).expect("the kernel answers");
+            assert_eq!(check(), None, "before: {what}");
+            nft(&damage);
+            let found = check().unwrap_or_else(|| panic!("{what} was not noticed"));
+            assert!(found.contains(named), "{what}: {found}");
+        });
+    }
+}
