@@ -4,7 +4,6 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use crate::event::Failure;
 use crate::model::HostPort;
 use crate::{cni, kernel, netns, plan, store};
 
@@ -107,16 +106,6 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
-}
-
-impl Failure for Error {
-    fn code(&self) -> u32 {
-        self.code()
-    }
-
-    fn in_one_line(&self) -> String {
-        self.in_one_line()
-    }
 }
 
 impl Error {

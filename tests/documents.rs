@@ -87,7 +87,7 @@ mod table {
 
 mod keys {
 
-    use autoport::cni::{Config, Error, read_config};
+    use autoport::cni::{Config, Error};
     use serde_json::{Map, Value, json};
 
     use super::*;
@@ -143,7 +143,8 @@ mod keys {
 
     /// What an ADD has of this plugin object.
     fn parse(object: &Map<String, Value>) -> Result<Config, Error> {
-        let (config, warnings) = read_config(&serde_json::to_vec(object).expect("JSON"), None)?;
+        let (config, warnings) =
+            Config::read(Some(&serde_json::to_vec(object).expect("JSON")), None)?;
         assert_eq!(warnings, Vec::<String>::new());
         Ok(config)
     }

@@ -235,7 +235,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     let _node = Node::new();
     let store = Store::at(Path::new(STATE));
     let (patience, now) = (Duration::from_secs(10), 1_800_000_000);
-    let config = Config::of_node(None).expect("the defaults");
+    let (config, _) = Config::read(None, None).expect("the defaults");
     let ask = |uid: &str| Ask {
         holder: HostPod::new(uid).expect("a UID").into(),
         pod: Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.into() }),

@@ -94,5 +94,6 @@ fn holds(record: Option<&Record>, host: &HostPort) -> bool {
 
 /// Notes an error that does not fail the command.
 fn failed(log: &mut dyn Log, what: Undone, error: impl Into<Error>) {
-    log.note(Event::Failed { what, error: Box::new(error.into()) });
+    let error: Error = error.into();
+    log.note(Event::Failed { what, code: error.code(), error: error.in_one_line() });
 }

@@ -186,7 +186,7 @@ impl Node {
             note(format_args!("cannot read {}: {error}", super::NODE_FILE));
             None
         });
-        let mut config = Config::of_node(node_file.as_deref()).map_err(Error::from)?;
+        let (mut config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
         if let Some(state_dir) = state_dir {
             config.store.state_dir = state_dir;
         }
@@ -220,7 +220,7 @@ impl Node {
 /// What is wrong with the node's own file, if anything is.
 fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
     match node_file {
-        Ok(bytes) => Config::of_node(bytes.as_deref()).err().map(|error| error.in_one_line()),
+        Ok(bytes) => Config::read(None, bytes.as_deref()).err().map(|error| error.in_one_line()),
         Err(error) => Some(format!("cannot read {}: {error}", super::NODE_FILE)),
     }
 }

@@ -51,13 +51,11 @@ impl Command {
 
     /// The variables that must be there and not empty: the table of Go's `skel`, except that
     /// STATUS goes without `CNI_PATH`, as the specification has it.
-    pub(super) const fn needs(self) -> &'static [Variable] {
+    pub(super) const fn needs(self) -> &'static [&'static str] {
         match self {
-            Self::Add | Self::Check => {
-                &[Variable::ContainerId, Variable::Netns, Variable::Ifname, Variable::Path]
-            }
-            Self::Del => &[Variable::ContainerId, Variable::Ifname, Variable::Path],
-            Self::Gc => &[Variable::Path],
+            Self::Add | Self::Check => &[CONTAINER_ID, NETNS, IFNAME, PATH],
+            Self::Del => &[CONTAINER_ID, IFNAME, PATH],
+            Self::Gc => &[PATH],
             Self::Status | Self::Version => &[],
         }
     }
@@ -69,51 +67,21 @@ impl fmt::Display for Command {
     }
 }
 
+pub(super) const CONTAINER_ID: &str = "CNI_CONTAINERID";
+pub(super) const NETNS: &str = "CNI_NETNS";
+pub(super) const IFNAME: &str = "CNI_IFNAME";
+pub(super) const ARGS: &str = "CNI_ARGS";
+pub(super) const PATH: &str = "CNI_PATH";
+
 /// The variables of the specification (SPEC section 2, "Parameters").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Variable {
-    /// `CNI_COMMAND`.
-    Command,
-    /// `CNI_CONTAINERID`.
-    ContainerId,
-    /// `CNI_NETNS`.
-    Netns,
-    /// `CNI_IFNAME`.
-    Ifname,
-    /// `CNI_ARGS`.
-    Args,
-    /// `CNI_PATH`.
-    Path,
-}
-
-impl Variable {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Command, Self::ContainerId, Self::Netns, Self::Ifname, Self::Args, Self::Path];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Command => "CNI_COMMAND",
-            Self::ContainerId => "CNI_CONTAINERID",
-            Self::Netns => "CNI_NETNS",
-            Self::Ifname => "CNI_IFNAME",
-            Self::Args => "CNI_ARGS",
-            Self::Path => "CNI_PATH",
-        }
-    }
-}
-
-impl fmt::Display for Variable {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(self.name())
-    }
-}
+pub(super) const VARIABLES: [&str; 6] = ["CNI_COMMAND", CONTAINER_ID, NETNS, IFNAME, ARGS, PATH];
 
 /// One thing that is wrong with the environment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Not set, or empty, and the command needs it.
     #[error("{variable} is not set, {command} needs it")]
-    Missing { variable: Variable, command: Command },
+    Missing { variable: &'static str, command: Command },
     /// `CNI_COMMAND` is not there.
     #[error("CNI_COMMAND is not set, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
     NoCommand,
@@ -122,11 +90,11 @@ pub enum Problem {
     UnknownCommand(OsString),
     /// Bytes that are not UTF-8.
     #[error("{variable} is {value:?}, it must be UTF-8")]
-    NotUtf8 { variable: Variable, value: OsString },
+    NotUtf8 { variable: &'static str, value: OsString },
     /// A name that libcni would refuse.
     #[error("{variable}: {rule}")]
     BadName {
-        variable: Variable,
+        variable: &'static str,
         /// What is wrong, with the value.
         rule: InvalidName,
     },

@@ -134,7 +134,7 @@ pub struct Config {
     /// Which host ports are given.
     pub ports: PortPolicy,
     /// `aliases`: whose annotations are read besides our own.
-    pub aliases: Dialects,
+    pub aliases: BTreeSet<Dialect>,
     /// `advertiseAddresses`: what clients call this node, at most one address per family; empty means
     /// the node's own addresses.
     pub advertise_addresses: Vec<IpAddr>,
@@ -144,31 +144,22 @@ pub struct Config {
     pub store: StoreConfig,
 }
 
-/// The other systems whose annotations ask for host ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dialects {
-    /// `KubeWharf`: `pod.kubewharf.kubernetes.io/autoport`.
-    pub kubewharf: bool,
-    /// `BlueKing` Container Service: `randhostport.webhook.bkbcs.tencent.com` and its kin.
-    pub bcs: bool,
-}
-
-impl From<Dialects> for BTreeSet<Dialect> {
-    fn from(used: Dialects) -> Self {
-        let all = [(used.kubewharf, Dialect::KubeWharf), (used.bcs, Dialect::Bcs)];
-        all.into_iter().filter_map(|(used, dialect)| used.then_some(dialect)).collect()
-    }
-}
-
 impl Config {
-    /// What holds on this node where a network says nothing else.
+    /// Reads a plugin's object of a network configuration file, the bytes of [`NODE_FILE`], or both, as ADD
+    /// does; with what ADD would pass over.
     ///
     /// # Errors
-    /// When the file cannot be decoded or has a key or value that cannot be served.
-    pub fn of_node(node_file: Option<&[u8]>) -> Result<Self, Error> {
+    /// When ADD would refuse it.
+    pub fn read(
+        plugin: Option<&[u8]>,
+        node_file: Option<&[u8]>,
+    ) -> Result<(Self, Vec<String>), Error> {
         let node = node_file.map(decode_node_file).transpose()?;
-        let layers: Vec<&Object<'_>> = node.iter().collect();
-        Self::from_layers(&layers, &mut Judge::strict())
+        let decode = |plugin| Object::decode("the plugin's object", "", plugin);
+        let plugin = plugin.map(decode).transpose()?;
+        let layers: Vec<&Object<'_>> = node.iter().chain(&plugin).collect();
+        let mut judge = Judge::strict();
+        Ok((Self::from_layers(&layers, &mut judge)?, judge.warnings))
     }
 
     /// Reads all keys; an earlier layer wins over a later one, key by key.
@@ -201,34 +192,12 @@ impl Config {
         Ok(Self {
             policy,
             ports,
-            aliases: aliases.unwrap_or(ports::ALL_ALIASES),
+            aliases: aliases.unwrap_or_else(|| [Dialect::KubeWharf, Dialect::Bcs].into()),
             advertise_addresses: advertised.unwrap_or_default(),
             guard_except: guard_except.unwrap_or_default(),
             store: StoreConfig::from_layers(layers, judge)?,
         })
     }
-}
-
-/// Judges a plugin's object as ADD would, outside of any call; the warnings are what it would say.
-///
-/// # Errors
-/// Those with which an ADD would be refused.
-pub fn check_plugin(object: &[u8]) -> Result<Vec<String>, Error> {
-    let conf = Object::decode("the plugin's object", "", object)?;
-    let mut judge = Judge::strict();
-    Config::from_layers(&[&conf], &mut judge)?;
-    Ok(judge.warnings)
-}
-
-/// The same of the bytes of [`NODE_FILE`].
-///
-/// # Errors
-/// Those with which an ADD of whatever network would be refused.
-pub fn check_node_file(bytes: &[u8]) -> Result<Vec<String>, Error> {
-    let node = decode_node_file(bytes)?;
-    let mut judge = Judge::strict();
-    Config::from_layers(&[&node], &mut judge)?;
-    Ok(judge.warnings)
 }
 
 /// Decodes the bytes of [`NODE_FILE`].

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::command::{Command, Problem, Variable};
+use super::command::{ARGS, CONTAINER_ID, Command, IFNAME, NETNS, PATH, Problem, VARIABLES};
 use super::error::Error;
-use crate::model::{Pod, check_identifier, check_ifname};
+use crate::model::{InvalidName, Pod, check_identifier, check_ifname};
 
 /// The values of the `CNI_*` variables, as they came.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
-    values: BTreeMap<Variable, OsString>,
+    values: BTreeMap<&'static str, OsString>,
 }
 
 /// Takes `std::env::vars_os()` or a table of a test; variables of other names are dropped.
 impl FromIterator<(OsString, OsString)> for Env {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
         let known = |(name, value): (OsString, OsString)| {
-            let variable = Variable::ALL.into_iter().find(|variable| name == variable.name())?;
+            let variable = VARIABLES.into_iter().find(|variable| name == *variable)?;
             // libcni sets all of them on every call; to Go's skel, empty is unset.
             (!value.is_empty()).then_some((variable, value))
         };
@@ -29,12 +29,12 @@ impl Env {
     /// Whether a runtime is calling: `CNI_COMMAND` is set and not empty.
     #[must_use]
     pub fn is_plugin_call(&self) -> bool {
-        self.values.contains_key(&Variable::Command)
+        self.values.contains_key("CNI_COMMAND")
     }
 
     /// The command, whatever the other variables hold.
     pub(super) fn command(&self) -> Result<Command, Error> {
-        let problem = match self.values.get(&Variable::Command) {
+        let problem = match self.values.get("CNI_COMMAND") {
             None => Problem::NoCommand,
             Some(value) => match Command::ALL.into_iter().find(|command| value == command.name()) {
                 Some(command) => return Ok(command),
@@ -47,29 +47,38 @@ impl Env {
     /// Checks everything that `command` needs.
     pub(super) fn parameters(&self, command: Command) -> Result<Parameters, Error> {
         let mut problems = Vec::new();
-        let mut given = Parameters::default();
-        for variable in command.needs() {
-            match self.value(*variable, command) {
-                Ok(value) => given.set(*variable, value),
-                Err(problem) => problems.push(problem),
+        let mut read = |variable, rule: fn(&str) -> Result<(), InvalidName>| {
+            if !command.needs().contains(&variable) {
+                return String::new();
             }
+            self.value(variable, command, rule).unwrap_or_else(|problem| {
+                problems.push(problem);
+                String::new()
+            })
+        };
+        let given = Parameters {
+            container_id: read(CONTAINER_ID, |text| check_identifier("container ID", text)),
+            netns: read(NETNS, |_| Ok(())),
+            ifname: read(IFNAME, check_ifname),
+        };
+        // Nothing is ever looked up in it, so it may be any bytes a path may be.
+        if command.needs().contains(&PATH) && !self.values.contains_key(PATH) {
+            problems.push(Problem::Missing { variable: PATH, command });
         }
         if problems.is_empty() { Ok(given) } else { Err(Error::Environment { problems }) }
     }
 
-    fn value(&self, variable: Variable, command: Command) -> Result<&str, Problem> {
-        let value = self.values.get(&variable).ok_or(Problem::Missing { variable, command })?;
-        let rule = match variable {
-            // Nothing is ever looked up in it, so it may be any bytes a path may be.
-            Variable::Path => return Ok(""),
-            Variable::ContainerId => |text: &str| check_identifier("container ID", text),
-            Variable::Ifname => check_ifname,
-            Variable::Command | Variable::Netns | Variable::Args => |_: &str| Ok(()),
-        };
+    fn value(
+        &self,
+        variable: &'static str,
+        command: Command,
+        rule: fn(&str) -> Result<(), InvalidName>,
+    ) -> Result<String, Problem> {
+        let value = self.values.get(variable).ok_or(Problem::Missing { variable, command })?;
         let text =
             value.to_str().ok_or_else(|| Problem::NotUtf8 { variable, value: value.clone() })?;
         rule(text).map_err(|rule| Problem::BadName { variable, rule })?;
-        Ok(text)
+        Ok(text.to_owned())
     }
 
     /// The Pod that `CNI_ARGS` names, if it names one.
@@ -78,7 +87,7 @@ impl Env {
     /// that is not understood is passed over, for ADD must not fail on an argument that is not
     /// ours; what could not stand in a path or a table comment is dropped with a warning.
     pub(super) fn pod(&self, warnings: &mut Vec<String>) -> Option<Pod> {
-        let text = self.values.get(&Variable::Args)?.to_string_lossy();
+        let text = self.values.get(ARGS)?.to_string_lossy();
         let mut argument = |key: &str| {
             let mut pairs = text.split(';').filter_map(|pair| pair.split_once('='));
             let value = pairs.rfind(|(name, _)| *name == key)?.1;
@@ -105,17 +114,6 @@ pub(super) struct Parameters {
     pub(super) container_id: String,
     pub(super) netns: String,
     pub(super) ifname: String,
-}
-
-impl Parameters {
-    fn set(&mut self, variable: Variable, value: &str) {
-        match variable {
-            Variable::ContainerId => value.clone_into(&mut self.container_id),
-            Variable::Netns => value.clone_into(&mut self.netns),
-            Variable::Ifname => value.clone_into(&mut self.ifname),
-            Variable::Command | Variable::Args | Variable::Path => {}
-        }
-    }
 }
 
 #[cfg(test)]

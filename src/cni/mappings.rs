@@ -1,5 +1,6 @@
 //! Port mappings: from `runtimeConfig.portMappings` to host ports with their targets.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
@@ -101,49 +102,32 @@ fn host_ip(field: &Field<'_>) -> Result<Option<IpAddr>, Error> {
 /// address in is held all the same, without target: on this node the number is taken. Two that
 /// overlap must agree on the container port, or the kernel would choose between them.
 pub(super) fn expand(wanted: &[PortMapping], pod: &[IpNetwork]) -> Result<Vec<Mapping>, Error> {
-    let mut all: Vec<(Mapping, usize)> = Vec::with_capacity(2 * wanted.len());
+    let mut all: BTreeMap<HostPort, (Mapping, usize)> = BTreeMap::new();
     for (index, one) in wanted.iter().enumerate() {
         let Some(port) = one.host_port else { continue };
-        let hosts = HostPort::each(one.protocol, one.host_ip, port);
-        all.extend(hosts.map(|host| (Mapping::towards(host, one.container_port, pod), index)));
-    }
-    refuse_contradictions(&mut all)?;
-    let mut mappings: Vec<Mapping> = all.into_iter().map(|(mapping, _)| mapping).collect();
-    mappings.sort_unstable();
-    mappings.dedup();
-    Ok(mappings)
-}
-
-fn refuse_contradictions(all: &mut [(Mapping, usize)]) -> Result<(), Error> {
-    let group = |host: &HostPort| (host.protocol, Family::of(&host.address), host.port);
-    // The wildcard is the lowest address of its family, so it comes first in its group, and
-    // whatever overlaps is either a neighbour or the first.
-    all.sort_unstable_by_key(|(mapping, index)| {
-        (group(&mapping.host), mapping.host.address, *index)
-    });
-    let mut first = 0;
-    for current in 1..all.len() {
-        if group(&all[current].0.host) != group(&all[first].0.host) {
-            first = current;
-            continue;
-        }
-        for earlier in [first, current - 1] {
-            let (one, other) = (&all[earlier], &all[current]);
-            let agree = one.0.container_port == other.0.container_port;
-            if one.0.host.overlaps(&other.0.host) && !agree {
-                return Err(contradiction(one, other));
-            }
+        for host in HostPort::each(one.protocol, one.host_ip, port) {
+            let new = (Mapping::towards(host, one.container_port, pod), index);
+            refuse_contradiction(all.entry(host).or_insert(new), &new)?;
         }
     }
-    Ok(())
+    for (host, one) in &all {
+        let address = Family::of(&host.address).wildcard();
+        if let Some(wildcard) = all.get(&HostPort { address, ..*host }) {
+            refuse_contradiction(wildcard, one)?;
+        }
+    }
+    Ok(all.into_values().map(|(mapping, _)| mapping).collect())
 }
 
-fn contradiction(one: &(Mapping, usize), other: &(Mapping, usize)) -> Error {
+fn refuse_contradiction(one: &(Mapping, usize), other: &(Mapping, usize)) -> Result<(), Error> {
+    if one.0.container_port == other.0.container_port {
+        return Ok(());
+    }
     let (one, other) = if one.1 < other.1 { (one, other) } else { (other, one) };
     let value = |mapping: &Mapping| {
         format!("{} to container port {}", mapping.host, mapping.container_port)
     };
-    Error::Invalid {
+    Err(Error::Invalid {
         key: key_of(other.1),
         value: value(&other.0),
         allowed: format!(
@@ -152,7 +136,7 @@ fn contradiction(one: &(Mapping, usize), other: &(Mapping, usize)) -> Error {
             key_of(one.1),
             value(&one.0)
         ),
-    }
+    })
 }
 
 #[cfg(test)]

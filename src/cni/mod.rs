@@ -27,10 +27,9 @@ use std::io;
 
 use serde_json::value::RawValue;
 
-pub use self::command::{Command, Problem, Variable};
+pub use self::command::{Command, Problem};
 pub use self::config::{
-    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Dialects, StoreConfig,
-    check_node_file, check_plugin,
+    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,
 };
 pub use self::env::Env;
 pub use self::error::Error;
@@ -68,7 +67,6 @@ pub enum Call {
 /// An ADD or CHECK.
 #[derive(Debug)]
 pub struct Claim {
-    pub attachment: Attachment,
     /// What is asked for. If no port is, the node's own file has not been read.
     pub ask: Ask,
     /// The result that ADD prints: `prevResult` in the configuration's version.
@@ -118,63 +116,26 @@ impl Call {
         node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
     ) -> Result<Parsed, Error> {
         let command = env.command()?;
-        let open = || Parser::open(env, stdin, command);
-        let (call, warnings) = match command {
-            Command::Version => (Self::Version { cni_version: asker_version(stdin) }, Vec::new()),
-            Command::Add => open()?.claim(node_file, Self::Add)?,
-            Command::Check => open()?.claim(node_file, Self::Check)?,
-            Command::Del => open()?.release(node_file)?,
-            Command::Gc => open()?.sweep(node_file)?,
-            Command::Status => open()?.status(node_file)?,
-        };
-        Ok(Parsed { call, warnings })
+        if command == Command::Version {
+            // It has to answer whatever is on stdin, be it nothing.
+            let asked = version_on(stdin).filter(|text| !text.is_empty());
+            let cni_version = asked.unwrap_or_else(|| Version::NEWEST.to_string());
+            return Ok(Parsed { call: Self::Version { cni_version }, warnings: Vec::new() });
+        }
+        Parser::open(env, stdin, command)?.parse(command, node_file)
     }
-}
-
-/// Reads a plugin's object of a network configuration file as ADD would, with the node's own file laid
-/// over it; with what would be passed over.
-///
-/// # Errors
-/// When ADD would refuse it.
-pub fn read_config(
-    plugin: &[u8],
-    node_file: Option<&[u8]>,
-) -> Result<(Config, Vec<String>), Error> {
-    let node = node_file.map(config::decode_node_file).transpose()?;
-    let plugin = Object::decode("the plugin's object", "", plugin)?;
-    let layers: Vec<&Object<'_>> = node.iter().chain([&plugin]).collect();
-    let mut judge = config::Judge::strict();
-    let config = Config::from_layers(&layers, &mut judge)?;
-    Ok((config, judge.warnings))
 }
 
 /// The version that an error reply to `stdin` is written in: the configuration's if it can be read
 /// and is spoken, else the newest.
 #[must_use]
 pub fn reply_version(stdin: &[u8]) -> Version {
-    let decoded = Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf));
-    decoded.ok().and_then(|text| Version::of_config(&text)).unwrap_or(Version::NEWEST)
+    version_on(stdin).and_then(|text| Version::of_config(&text)).unwrap_or(Version::NEWEST)
 }
 
-/// What VERSION gives back. It has to answer whatever is on stdin, be it nothing.
-fn asker_version(stdin: &[u8]) -> String {
-    let decoded = Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf));
-    decoded.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| Version::NEWEST.to_string())
-}
-
-/// The specification's code for an error, for tests in this module only: the table that counts is
-/// outside, where every error of the program has its number.
-#[cfg(test)]
-fn test_code(error: &Error) -> u32 {
-    match error {
-        Error::IncompatibleVersion { .. } => 1,
-        Error::Unsupported { .. } => 2,
-        Error::Environment { .. } => 4,
-        Error::NodeFile { .. } => 5,
-        Error::Decode { .. } | Error::WrongType { .. } => 6,
-        Error::Invalid { .. } => 7,
-        Error::TooMany { .. } => 104,
-    }
+/// `cniVersion`, if it can be read.
+fn version_on(stdin: &[u8]) -> Option<String> {
+    Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf)).ok()
 }
 
 #[cfg(test)]

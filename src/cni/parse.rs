@@ -10,7 +10,7 @@ use super::error::Error;
 use super::json::Object;
 use super::text::quote;
 use super::version::Version;
-use super::{Call, Claim, Release, Sweep, gc, mappings, prev_result, requests};
+use super::{Call, Claim, Parsed, Release, Sweep, gc, mappings, prev_result, requests};
 use crate::model::{Ask, Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
@@ -20,10 +20,8 @@ pub(super) struct Parser<'a> {
     conf: Object<'a>,
     version: Version,
     network: String,
+    judge: Judge,
 }
-
-/// A request with its warnings.
-type Answer = Result<(Call, Vec<String>), Error>;
 
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
@@ -37,32 +35,56 @@ impl<'a> Parser<'a> {
             .filter(|version| command.versions().contains(version))
             .ok_or(Error::IncompatibleVersion { config, command })?;
         let network = network_name(&conf)?;
-        Ok(Self { env, given, conf, version, network })
+        let judge = match command {
+            Command::Add | Command::Check => Judge::strict(),
+            Command::Del | Command::Gc | Command::Status | Command::Version => Judge::lenient(),
+        };
+        Ok(Self { env, given, conf, version, network, judge })
     }
 
-    pub(super) fn claim(
-        self,
+    pub(super) fn parse(
+        mut self,
+        command: Command,
         node_file: impl FnOnce() -> NodeFile,
-        call: impl FnOnce(Claim) -> Call,
-    ) -> Answer {
-        let mut judge = Judge::strict();
+    ) -> Result<Parsed, Error> {
+        let call = match command {
+            Command::Add => Call::Add(self.claim(node_file)?),
+            Command::Check => Call::Check(self.claim(node_file)?),
+            Command::Del => {
+                let store = self.layered(node_file, StoreConfig::from_layers)?;
+                Call::Del(Release { attachment: self.attachment()?, store })
+            }
+            Command::Gc => {
+                let store = self.layered(node_file, StoreConfig::from_layers)?;
+                let valid = gc::valid_attachments(&self.conf, &self.network, &mut self.judge)?;
+                Call::Gc(Sweep { network: self.network, valid, store })
+            }
+            // VERSION was answered before.
+            Command::Status | Command::Version => {
+                Call::Status(self.layered(node_file, Config::from_layers)?.store)
+            }
+        };
+        Ok(Parsed { call, warnings: self.judge.warnings })
+    }
+
+    fn claim(&mut self, node_file: impl FnOnce() -> NodeFile) -> Result<Claim, Error> {
         let wanted = mappings::read(&self.conf)?;
         let annotations = Annotations::read(&self.conf)?;
         let silent = wanted.is_empty() && annotations.is_silent();
         let node_file = || if silent { Ok(None) } else { node_file() };
-        let config = self.layered(node_file, &mut judge, Config::from_layers)?;
-        let requests = requests::read(&wanted, &annotations, &config, &mut judge.warnings)?;
+        let config = self.layered(node_file, Config::from_layers)?;
+        let warnings = &mut self.judge.warnings;
+        let requests = requests::read(&wanted, &annotations, &config, warnings)?;
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
-        let attachment = self.attachment()?;
         let ask = Ask {
-            holder: attachment.clone().into(),
-            pod: self.env.pod(&mut judge.warnings),
-            netns: Some(self.given.netns),
+            pod: self.env.pod(warnings),
+            holder: self.attachment()?.into(),
+            netns: Some(self.given.netns.clone()),
             fixed: mappings::expand(&wanted, &prev.addresses)?,
             requested: requests.list,
             annotation: requests.annotation,
             allocation: requests.allocation,
-            dialects: requests.dialects.into(),
+            dialects: requests.dialects,
             pod_addresses: prev.addresses,
             host_interfaces: prev.host_interfaces,
             ports: config.ports,
@@ -70,37 +92,16 @@ impl<'a> Parser<'a> {
             advertise_addresses: config.advertise_addresses,
             guard_except: config.guard_except,
         };
-        let claim = Claim { attachment, ask, result: prev.echo, store: config.store };
-        Ok((call(claim), judge.warnings))
-    }
-
-    pub(super) fn release(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
-        let mut judge = Judge::lenient();
-        let store = self.layered(node_file, &mut judge, StoreConfig::from_layers)?;
-        let release = Release { attachment: self.attachment()?, store };
-        Ok((Call::Del(release), judge.warnings))
-    }
-
-    pub(super) fn sweep(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
-        let mut judge = Judge::lenient();
-        let store = self.layered(node_file, &mut judge, StoreConfig::from_layers)?;
-        let valid = gc::valid_attachments(&self.conf, &self.network, &mut judge)?;
-        Ok((Call::Gc(Sweep { network: self.network, valid, store }), judge.warnings))
-    }
-
-    pub(super) fn status(self, node_file: impl FnOnce() -> NodeFile) -> Answer {
-        let mut judge = Judge::lenient();
-        let config = self.layered(node_file, &mut judge, Config::from_layers)?;
-        Ok((Call::Status(config.store), judge.warnings))
+        Ok(Claim { ask, result: prev.echo, store: config.store })
     }
 
     /// Reads the configuration with the node's own file laid over it.
     fn layered<T>(
-        &self,
+        &mut self,
         node_file: impl FnOnce() -> NodeFile,
-        judge: &mut Judge,
         read: fn(&[&Object<'_>], &mut Judge) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let judge = &mut self.judge;
         let bytes = node_file().map_err(|source| Error::NodeFile { source });
         let bytes = judge.weigh(bytes)?.flatten();
         let node = bytes.as_deref().map(decode_node_file).transpose();

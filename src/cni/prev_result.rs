@@ -148,7 +148,7 @@ fn address_of(key: impl Fn() -> String, text: Option<&str>) -> Result<IpNetwork,
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_code;
+    use super::super::tests::test_code;
     use super::*;
 
     fn parse(prev: &str, asked: Version) -> Result<PrevResult, Error> {

@@ -1,12 +1,15 @@
 //! What the node is to choose: from `hostPort: 0` and from annotations to [`Request`]es.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
 use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
-use super::config::{Config, Dialects};
+use super::config::Config;
 use super::error::Error;
 use super::grammar::{self, Item};
 use super::mappings::{PortMapping, key_of};
-use super::text::quote;
-use crate::model::{Allocation, ContainerPort, Request};
+use super::text::{quote, word};
+use crate::model::{Allocation, ContainerPort, Dialect, Request};
 
 mod bcs;
 
@@ -17,7 +20,7 @@ pub(super) struct Requests {
     /// The annotation that asked for some of them.
     pub(super) annotation: Option<&'static str>,
     pub(super) allocation: Allocation,
-    pub(super) dialects: Dialects,
+    pub(super) dialects: BTreeSet<Dialect>,
 }
 
 /// What the `KubeWharf` annotation says.
@@ -35,14 +38,14 @@ pub(super) fn read(
     warnings: &mut Vec<String>,
 ) -> Result<Requests, Error> {
     let kubewharf = match &annotations.kubewharf {
-        Some(value) if config.aliases.kubewharf => kubewharf(value)?,
+        Some(value) if config.aliases.contains(&Dialect::KubeWharf) => kubewharf(value)?,
         _ => KubeWharf::Off,
     };
     let text = annotations.ports.as_deref();
     let most = config.ports.max_per_pod;
     let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text, most))?;
     let of_bcs = match &annotations.bcs {
-        Some(value) if config.aliases.bcs && bcs::is_on(value, warnings) => {
+        Some(value) if config.aliases.contains(&Dialect::Bcs) && bcs::is_on(value, warnings) => {
             Some(bcs::items(annotations, mapped, &named, most)?)
         }
         _ => None,
@@ -70,16 +73,18 @@ pub(super) fn read(
         (None, KubeWharf::On(strategy)) => strategy,
         (None, KubeWharf::Off) => None,
     };
+    let used =
+        [(kubewharf != KubeWharf::Off, Dialect::KubeWharf), (of_bcs.is_some(), Dialect::Bcs)];
     Ok(Requests {
         list,
         annotation,
         allocation: strategy.unwrap_or(config.ports.allocation),
-        dialects: Dialects { kubewharf: kubewharf != KubeWharf::Off, bcs: of_bcs.is_some() },
+        dialects: used.into_iter().filter_map(|(is_used, one)| is_used.then_some(one)).collect(),
     })
 }
 
 fn allocation(value: &str) -> Result<Allocation, Error> {
-    Allocation::named(value.trim()).ok_or_else(|| Error::Invalid {
+    word(value.trim()).ok_or_else(|| Error::Invalid {
         key: format!("annotation {ALLOCATION}"),
         value: quote(value),
         allowed: "it must be \"sequential\", \"random\" or \"stable\"".to_owned(),
@@ -177,14 +182,14 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Request
             name: None,
             protocols: vec![one.protocol],
             container_port: ContainerPort::From(one.container_port),
-            count: std::num::NonZeroU16::MIN,
+            count: NonZeroU16::MIN,
             address: one.host_ip,
             range: None,
         };
         list.push(request);
     }
     // The same mapping twice is the same mapping, as it is for static ones.
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     list.retain(|request| seen.insert(request.clone()));
     Ok(list)
 }

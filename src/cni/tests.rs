@@ -46,7 +46,7 @@ fn an_add_of_containerd_is_understood() {
         let (Call::Add(claim) | Call::Check(claim)) = parsed.call else {
             panic!("{command} became something else");
         };
-        assert_eq!(claim.attachment.to_string(), "net/4f2a/eth0");
+        assert_eq!(claim.ask.holder.to_string(), "net/4f2a/eth0");
         assert_eq!(claim.ask.pod.map(|pod| pod.to_string()).as_deref(), Some("default/web"));
         assert_eq!(claim.ask.netns.as_deref(), Some("/var/run/netns/x"));
         assert_eq!(claim.ask.host_interfaces, ["cni0", "veth1"]);
@@ -248,5 +248,19 @@ fn no_cut_or_flipped_byte_panics() {
             }
             let _ = Call::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None));
         }
+    }
+}
+
+/// The specification's code for an error: the table that counts is outside, where every error of the
+/// program has its number.
+pub(super) fn test_code(error: &Error) -> u32 {
+    match error {
+        Error::IncompatibleVersion { .. } => 1,
+        Error::Unsupported { .. } => 2,
+        Error::Environment { .. } => 4,
+        Error::NodeFile { .. } => 5,
+        Error::Decode { .. } | Error::WrongType { .. } => 6,
+        Error::Invalid { .. } => 7,
+        Error::TooMany { .. } => 104,
     }
 }

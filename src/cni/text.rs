@@ -1,5 +1,7 @@
 //! Text of others in messages: short, and on one line.
 
+use serde::de::{Deserialize, IntoDeserializer, value};
+
 /// How much of a value an error message shows.
 const SHOWN: usize = 120;
 
@@ -27,6 +29,11 @@ pub(super) fn escape(key: &str) -> String {
 /// The same for a string, in quotes.
 pub(super) fn quote(text: &str) -> String {
     format!("\"{}\"", escape(text))
+}
+
+/// One of the words that `T` is written with.
+pub(super) fn word<T: Deserialize<'static>>(text: &str) -> Option<T> {
+    T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(text.to_owned())).ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Facts, Finding, counted, node_file, some_of};
-use crate::cni::{self, Config, Version};
+use crate::cni::{Config, Version};
 
 /// The name of a network configuration file, and what is in it or why that is not understood.
 pub(super) type Network = (String, Result<Conflist, String>);
@@ -106,7 +106,7 @@ pub(super) fn configs(facts: &Facts, networks: &[Network]) -> Vec<Config> {
     let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
     let own = lists.flat_map(Conflist::own);
     let read = |(_, plugin): (_, &Plugin)| {
-        cni::read_config(plugin.object.get().as_bytes(), node_file::valid(facts))
+        Config::read(Some(plugin.object.get().as_bytes()), node_file::valid(facts))
     };
     own.filter_map(|own| Some(read(own).ok()?.0)).collect()
 }
@@ -278,8 +278,8 @@ fn declared(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
 /// The keys of this network alone: those of the node's own file have lines of their own.
 fn settings(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match cni::check_plugin(plugin.object.get().as_bytes()) {
-        Ok(warnings) => {
+    match Config::read(Some(plugin.object.get().as_bytes()), None) {
+        Ok((_, warnings)) => {
             for warning in warnings {
                 let text = format!("{}: {warning}", list.file);
                 findings.push(Finding::warning(CHECK, text, "remove the key, or correct it"));

@@ -1,7 +1,7 @@
 //! The node's own file, whose keys win over those of every network.
 
 use super::{Facts, Finding};
-use crate::cni::{self, NODE_FILE};
+use crate::cni::{Config, NODE_FILE};
 
 pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
     const CHECK: &str = "node file";
@@ -16,12 +16,12 @@ pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
         },
     )?;
     let Some(bytes) = bytes else { return Ok(Vec::new()) };
-    Ok(match cni::check_node_file(bytes) {
-        Ok(warnings) if warnings.is_empty() => {
+    Ok(match Config::read(None, Some(bytes)) {
+        Ok((_, warnings)) if warnings.is_empty() => {
             let text = format!("{NODE_FILE} is valid; its keys override those of every network");
             vec![Finding::ok(CHECK, text)]
         }
-        Ok(warnings) => {
+        Ok((_, warnings)) => {
             let text = |warning| format!("{NODE_FILE}: {warning}");
             let warned =
                 |warning| Finding::warning(CHECK, text(warning), "remove the key, or correct it");
@@ -38,5 +38,5 @@ pub(super) fn findings(facts: &Facts) -> Result<Vec<Finding>, Finding> {
 /// The file, where ADD would take it.
 pub(super) fn valid(facts: &Facts) -> Option<&[u8]> {
     let bytes = facts.node_file.known()?.as_deref()?;
-    cni::check_node_file(bytes).is_ok().then_some(bytes)
+    Config::read(None, Some(bytes)).is_ok().then_some(bytes)
 }

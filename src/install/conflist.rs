@@ -5,7 +5,7 @@ use std::fmt;
 use super::from_portmap;
 use super::problem::Problem;
 use super::text::{Edit, Value, appended, edited, indent, removed};
-use crate::cni::{self, Version};
+use crate::cni::{Config, Version};
 
 /// Plugins that work on the result of those before them, and make none themselves.
 const CHAINED: [&str; 9] =
@@ -149,7 +149,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
     if how == How::ReplacesPortmap {
         // What was portmap's own is now ours to judge, before a pod is refused because of it.
         let object = edited.only("autoport")?.map_or("", |index| edited.items[index].raw());
-        remarks.extend(cni::check_plugin(object.as_bytes()).map_err(Problem::Config)?);
+        remarks.extend(Config::read(Some(object.as_bytes()), None).map_err(Problem::Config)?.1);
     }
     Ok(Edited { text: new, how, remarks })
 }

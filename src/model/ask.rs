@@ -51,31 +51,3 @@ impl Ask {
         self.fixed.is_empty() && self.requested.is_empty()
     }
 }
-
-/// A request for nothing, for tests to fill in.
-#[cfg(test)]
-pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
-    let attachment = super::Attachment::new("net", "c1", "eth0").expect("a valid name");
-    Ask {
-        holder: attachment.into(),
-        pod: None,
-        netns: None,
-        fixed: Vec::new(),
-        requested: Vec::new(),
-        annotation: None,
-        allocation: ports.allocation,
-        dialects: BTreeSet::new(),
-        pod_addresses: Vec::new(),
-        host_interfaces: Vec::new(),
-        ports,
-        policy: Policy {
-            masquerade: super::Masquerade::Local,
-            mark_bit: 13,
-            source_ranges: Vec::new(),
-            host_addresses: Vec::new(),
-            counters: false,
-        },
-        advertise_addresses: Vec::new(),
-        guard_except: Vec::new(),
-    }
-}

@@ -17,8 +17,6 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Ask;
-#[cfg(test)]
-pub(crate) use ask::test_ask;
 pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
     check_ifname,
@@ -26,6 +24,8 @@ pub use owner::{
 pub use request::{
     Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Request,
 };
+#[cfg(test)]
+pub(crate) use tests::test_ask;
 
 /// A transport protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -129,19 +129,6 @@ pub enum Allocation {
     Stable,
 }
 
-impl Allocation {
-    /// The one of this name, as configuration and annotations have it.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "sequential" => Some(Self::Sequential),
-            "random" => Some(Self::Random),
-            "stable" => Some(Self::Stable),
-            _ => None,
-        }
-    }
-}
-
 /// A range that a pod may choose by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedRange {
@@ -199,7 +186,8 @@ impl PortPolicy {
 }
 
 /// What a process of the host that listens on a wanted port means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum HostListeners {
     /// The port is not granted.
     Reject,

@@ -44,3 +44,30 @@ fn host_ports_print_like_socket_addresses() {
     assert_eq!(host("0.0.0.0").to_string(), "0.0.0.0:80/tcp");
     assert_eq!(host("::").to_string(), "[::]:80/tcp");
 }
+
+/// A request for nothing, for tests to fill in.
+pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
+    let attachment = Attachment::new("net", "c1", "eth0").expect("a valid name");
+    Ask {
+        holder: attachment.into(),
+        pod: None,
+        netns: None,
+        fixed: Vec::new(),
+        requested: Vec::new(),
+        annotation: None,
+        allocation: ports.allocation,
+        dialects: BTreeSet::new(),
+        pod_addresses: Vec::new(),
+        host_interfaces: Vec::new(),
+        ports,
+        policy: Policy {
+            masquerade: Masquerade::Local,
+            mark_bit: 13,
+            source_ranges: Vec::new(),
+            host_addresses: Vec::new(),
+            counters: false,
+        },
+        advertise_addresses: Vec::new(),
+        guard_except: Vec::new(),
+    }
+}

@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use super::super::number;
-use super::{Dialects, Error, Field, Judge, Object, escape};
+use super::super::text::{quote, word};
+use super::{Error, Field, Judge, Object, escape};
 use crate::model::{
-    Allocation, HostListeners, InvalidName, NamedRange, PortPolicy, PortRange, Request,
+    Allocation, Dialect, HostListeners, InvalidName, NamedRange, PortPolicy, PortRange, Request,
     check_identifier,
 };
-
-/// What is read if no `aliases` are given.
-pub(super) const ALL_ALIASES: Dialects = Dialects { kubewharf: true, bcs: true };
 
 /// Below the ports of `NodePort` services (30000) and the kernel's ephemeral ones (32768).
 const DEFAULT_RANGE: &str = "20000-29999";
@@ -64,11 +62,7 @@ fn named_ranges(field: &Field<'_>) -> Result<BTreeMap<String, NamedRange>, Error
         let Some(field) = object.get(name) else { continue };
         let key = || format!("the name of {}", escape(field.path()));
         let invalid = |allowed: &str| {
-            Err(Error::Invalid {
-                key: key(),
-                value: super::super::text::quote(name),
-                allowed: allowed.into(),
-            })
+            Err(Error::Invalid { key: key(), value: quote(name), allowed: allowed.into() })
         };
         if let Err(InvalidName { rule, .. }) = check_identifier("range name", name) {
             return invalid(rule);
@@ -140,15 +134,12 @@ fn number(field: &Field<'_>) -> Result<NonZeroU16, Error> {
 
 fn allocation(field: &Field<'_>) -> Result<Allocation, Error> {
     let allowed = "it must be \"sequential\", \"random\" or \"stable\"";
-    Allocation::named(&field.string()?).ok_or_else(|| field.invalid(allowed))
+    word(&field.string()?).ok_or_else(|| field.invalid(allowed))
 }
 
 fn host_listeners(field: &Field<'_>) -> Result<HostListeners, Error> {
-    match &*field.string()? {
-        "reject" => Ok(HostListeners::Reject),
-        "ignore" => Ok(HostListeners::Ignore),
-        _ => Err(field.invalid("it must be \"reject\" or \"ignore\"")),
-    }
+    let allowed = "it must be \"reject\" or \"ignore\"";
+    word(&field.string()?).ok_or_else(|| field.invalid(allowed))
 }
 
 /// An empty list permits no namespace.
@@ -165,16 +156,10 @@ fn namespaces(field: &Field<'_>) -> Result<BTreeSet<String>, Error> {
     field.list()?.into_iter().map(name).collect()
 }
 
-pub(super) fn aliases(field: &Field<'_>) -> Result<Dialects, Error> {
-    let mut aliases = Dialects::default();
-    for item in field.list()? {
-        match &*item.string()? {
-            "kubewharf" => aliases.kubewharf = true,
-            "bcs" => aliases.bcs = true,
-            _ => return Err(item.invalid("it must be \"kubewharf\" or \"bcs\"")),
-        }
-    }
-    Ok(aliases)
+pub(super) fn aliases(field: &Field<'_>) -> Result<BTreeSet<Dialect>, Error> {
+    let allowed = "it must be \"kubewharf\" or \"bcs\"";
+    let alias = |item: Field<'_>| word(&item.string()?).ok_or_else(|| item.invalid(allowed));
+    field.list()?.into_iter().map(alias).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use super::super::test_code;
+use super::super::tests::test_code;
 use super::*;
 use crate::model::{Allocation, HostListeners};
 
@@ -37,7 +37,7 @@ fn defaults() -> Config {
             max_per_pod: NonZeroU16::new(128).expect("it is not 0"),
             max_per_namespace: None,
         },
-        aliases: Dialects { kubewharf: true, bcs: true },
+        aliases: [Dialect::KubeWharf, Dialect::Bcs].into(),
         advertise_addresses: vec![],
         guard_except: vec![],
         store: StoreConfig {
@@ -200,15 +200,13 @@ fn the_node_file_wins_key_by_key() {
 fn errors_in_the_node_file_name_it() {
     let cases = [("{", 6), ("[]", 6), (r#"{"stateDir":"x"}"#, 7), (r#"{"state_dir":"/x"}"#, 2)];
     for (text, code) in cases {
-        let error = Config::of_node(Some(text.as_bytes())).expect_err(text);
+        let error = Config::read(None, Some(text.as_bytes())).expect_err(text);
         assert_eq!(test_code(&error), code, "{text}");
         assert!(error.to_string().contains("/etc/cni/autoport.json"), "{error}");
-        let same = check_node_file(text.as_bytes()).expect_err(text);
-        assert_eq!(same.to_string(), error.to_string());
         // What is wrong is left out.
         assert_eq!(StoreConfig::of_node_in_part(Some(text.as_bytes())), defaults().store, "{text}");
     }
-    assert_eq!(Config::of_node(None).expect("no file"), defaults());
+    assert_eq!(Config::read(None, None).expect("no file"), (defaults(), vec![]));
     assert_eq!(StoreConfig::of_node_in_part(None), defaults().store);
     let half = br#"{"stateDir":"/run/other","portRang":"1"}"#;
     assert_eq!(StoreConfig::of_node_in_part(Some(half)).state_dir, Path::new("/run/other"));

@@ -1,4 +1,4 @@
-use super::super::test_code;
+use super::super::tests::test_code;
 use super::*;
 
 fn parse(list: &str) -> Result<Vec<PortMapping>, Error> {

@@ -1,4 +1,4 @@
-use super::super::super::test_code;
+use super::super::super::tests::test_code;
 use super::super::Config;
 use super::*;
 
@@ -25,7 +25,10 @@ fn without_keys_there_is_a_range_and_nothing_is_forbidden() {
         assert_eq!((config.ports.min_port.get(), config.ports.excluded.len()), (1, 0));
         assert_eq!(config.ports.allocation, Allocation::Sequential);
         assert_eq!(config.ports.host_listeners, HostListeners::Reject);
-        assert_eq!((config.ports.allowed_namespaces, config.aliases), (None, ALL_ALIASES));
+        assert_eq!(
+            (config.ports.allowed_namespaces, config.aliases),
+            (None, [Dialect::KubeWharf, Dialect::Bcs].into())
+        );
         assert!(config.ports.named_ranges.is_empty());
         assert_eq!(config.ports.max_per_pod.get(), 128);
         assert_eq!(config.ports.max_per_namespace, None);
@@ -55,7 +58,7 @@ fn every_key_is_read() {
     assert_eq!(config.ports.host_listeners, HostListeners::Ignore);
     let namespaces = config.ports.allowed_namespaces.expect("two");
     assert_eq!(namespaces.into_iter().collect::<Vec<_>>(), ["a-1", "games"]);
-    assert_eq!(config.aliases, Dialects { kubewharf: false, bcs: true });
+    assert_eq!(config.aliases, [Dialect::Bcs].into());
     let nobody = policy(r#"{"allowedNamespaces":[],"portRange":"65535"}"#).expect("a policy");
     assert_eq!(nobody.allowed_namespaces, Some(BTreeSet::new()));
     assert_eq!(nobody.ranges[0].size(), 1);
