@@ -55,7 +55,7 @@ impl Lines {
     }
 
     fn claim(&mut self, claim: &Claim) {
-        self.add("attachment", &claim.attachment);
+        self.add("attachment", &claim.ask.holder);
         if let Some(pod) = &claim.ask.pod {
             self.add("pod", format_args!("{}/{} {}", pod.namespace, pod.name, pod.uid));
         }
