@@ -93,9 +93,7 @@ impl Ordeal {
             scene.succeeds(command);
         }
         scene.recover(command, Follow::Delete);
-        let told = outcome.stderr.contains("could not delete stale")
-            // Not understood yet: where a call of a take-over fails, a flow can stay untold.
-            || command == Command::TakingOverAdd;
+        let told = outcome.stderr.contains("could not delete stale");
         if !told {
             Scene::no_flow_is_left();
         }

@@ -28,7 +28,7 @@ impl Gathered {
             listeners: listeners(ask)?,
             portmap: nft.map_or(Ok(Portmap::default()), Nft::portmap)?,
             towards: towards(ask)?,
-            advertised: advertised(ask),
+            advertised: advertised(ask)?,
         })
     }
 }
@@ -48,11 +48,11 @@ fn listeners(ask: &Ask) -> Result<Listeners, Error> {
 }
 
 /// Looked up only where the node chooses: a pod that names all its ports is told nothing.
-fn advertised(ask: &Ask) -> Vec<IpAddr> {
+fn advertised(ask: &Ask) -> Result<Vec<IpAddr>, Error> {
     if ask.advertise_addresses.is_empty() && !ask.requested.is_empty() {
-        return kernel::outward_addresses(&ask.policy.host_addresses);
+        return Ok(kernel::outward_addresses(&ask.policy.host_addresses)?);
     }
-    ask.advertise_addresses.clone()
+    Ok(ask.advertise_addresses.clone())
 }
 
 /// On a bridge that is once per boot, with an interface of its own once per pod.

@@ -55,7 +55,7 @@ fn known_by(from: Option<IpAddr>) -> IpAddr {
     if from.is_some_and(|from| from.is_loopback()) {
         return if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     }
-    let mut own = kernel::outward_addresses(&[]).into_iter();
+    let mut own = kernel::outward_addresses(&[]).unwrap_or_default().into_iter();
     let own = own.find(|own| from.is_none() || own.is_ipv6() == v6);
     // A node without a default route is still asked by its neighbours.
     let towards = |from| kernel::path(from, None).ok().and_then(|path| path.source);

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::route::Local;
+use super::route::{ADDRESSES, Local};
 use super::{Error, Nft};
 use crate::model::{Family, HostPort, Protocol};
 use crate::ruleset::{Data, Traffic, places_of};
@@ -250,9 +250,8 @@ impl Nft {
             if flows.is_empty() {
                 continue;
             }
-            let action = "ask for the addresses of this node with";
-            let own =
-                Local::of(filter.family).map_err(|source| Error::Socket { action, source })?;
+            let own = Local::of(filter.family)
+                .map_err(|source| Error::Question { what: ADDRESSES, source })?;
             for flow in flows {
                 let concerned = by_port.get(&(flow.protocol, flow.to.port())).into_iter().flatten();
                 let ends = |turn: &&&Turn<'_>| turn.ends(&flow, &|address| own.contains(address));

@@ -34,6 +34,9 @@ const TABLE_LOCAL: u32 = 255;
 /// The kernel answers at once, unless others keep it from looking at its routes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a question is about, in an error.
+pub(super) const ADDRESSES: &str = "the addresses of this node";
+
 /// How far a question about routes is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -74,18 +77,24 @@ fn talk_here<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
 ) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = if strict {
+        let (connection, handle, mut unasked) = if strict {
             rtnetlink::new_connection_with_strict_check()?
         } else {
             rtnetlink::new_connection()?
         };
         let connection = tokio::spawn(connection);
-        let answer = tokio::time::timeout(PATIENCE, ask(handle)).await;
+        // Without another handle the connection ends when it is no longer needed, too.
+        let answer = tokio::time::timeout(PATIENCE, ask(handle.clone())).await;
+        // A socket that failed only ends the answers, and lost ones are told to nobody in particular.
+        let is_cut = connection.is_finished() || unasked.try_recv().is_ok();
         connection.abort();
         let answer = answer.map_err(|_| {
             let text = format!("no answer within {} s", PATIENCE.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
         })?;
+        if is_cut {
+            return Err(io::Error::other("the answer is not complete"));
+        }
         answer.map_err(|error| {
             if let rtnetlink::Error::NetlinkError(refusal) = &error {
                 return refusal.to_io();

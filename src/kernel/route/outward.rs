@@ -11,6 +11,7 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::super::Error;
 use super::talk;
 
 /// An address of the outside world for each family, of those for documentation (RFC 5737, RFC 3849). Nothing
@@ -23,8 +24,10 @@ const WORLD: [IpAddr; 2] = [
 /// The node's addresses by which clients outside reach what answers on those in `within` (empty: on every
 /// one): at most one per family, IPv4 first. It is the one that the node sends from to the world. Without such
 /// a route, or where it leads nowhere, it is the one that looks most as if clients were on its interface.
-#[must_use]
-pub fn outward_addresses(within: &[IpNetwork]) -> Vec<IpAddr> {
+///
+/// # Errors
+/// [`Error::Question`].
+pub fn outward_addresses(within: &[IpNetwork]) -> Result<Vec<IpAddr>, Error> {
     let within = |own: IpAddr| within.is_empty() || within.iter().any(|one| one.contains(own));
     let told = talk(false, |handle| async move {
         let mut told = Vec::new();
@@ -40,7 +43,7 @@ pub fn outward_addresses(within: &[IpNetwork]) -> Vec<IpAddr> {
         }
         Ok(told)
     });
-    told.unwrap_or_default()
+    told.map_err(|source| Error::Question { what: super::ADDRESSES, source })
 }
 
 /// What this node sends from to the world, if that leaves by an interface that carries it.
