@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the demo and puts what it prints into README.md, between the markers.
-# tests/documents.rs says when that is no longer what the demo has.
+# tests/documents/ says when that is no longer what the demo has.
 set -euo pipefail
 export LC_ALL=C.UTF-8 NO_COLOR=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

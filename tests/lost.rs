@@ -12,12 +12,13 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether a test of this path is there and not ignored: `store::tests::crash::name` in src, `lost::name`
-/// in integration.
+/// Whether a test of this path is there and not ignored: `store::tests::crash::name` in src,
+/// `lost::records::name` in a room of integration.
 fn exists(path: &str) -> bool {
     let (module, name) = path.rsplit_once("::").expect("a path");
-    let source = if module.contains("::") {
-        read(&format!("src/{}.rs", module.replace("::", "/")))
+    let unit = format!("src/{}.rs", module.replace("::", "/"));
+    let source = if Path::new(env!("CARGO_MANIFEST_DIR")).join(&unit).exists() {
+        read(&unit)
     } else {
         suites::source_of(module)
     };

@@ -19,7 +19,7 @@ fn every_test_that_is_named_exists() {
     let mut found = 0;
     for line in document.lines().filter(|line| line.contains('`')) {
         for code in line.split('`').skip(1).step_by(2) {
-            let test = match code.split_once("::") {
+            let test = match code.rsplit_once("::") {
                 // An address of IPv6.
                 Some(("", _)) => continue,
                 Some((suite, test)) => {

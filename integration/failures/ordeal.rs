@@ -1,9 +1,10 @@
 //! What a command that was cut short must not have done: a node with a bystander, a pod, and the
 //! next one who claims the pod's ports.
 
-use std::collections::BTreeSet;
+mod command;
+mod state;
+
 use std::env;
-use std::fmt;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::UdpSocket;
@@ -14,6 +15,9 @@ use nix::libc::c_long;
 use serde_json::json;
 use tempfile::TempDir;
 
+pub(crate) use self::command::{Case, Command, Follow};
+pub(crate) use self::state::State;
+use self::state::elements;
 use crate::stage::bare::{attachment, network, result, tcp, udp};
 use crate::stage::chain::{Attachment, Network, PortMapping};
 use crate::stage::netns::{full_ruleset, ip, nft, sysctl};
@@ -21,96 +25,6 @@ use crate::stage::node::{CLIENT, FIRST, Node, address};
 use crate::stage::plugin::{Call, Outcome, Plugin};
 use crate::stage::tracer::{Strike, Traced, trace};
 use crate::stage::view::{self, STATE, tree};
-
-/// What the pod asks for, and where it is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Case {
-    pub(crate) mappings: u16,
-    pub(crate) dual: bool,
-    /// Whether the node chooses the numbers, out of a range with no more than these.
-    pub(crate) chosen: bool,
-    /// Whether the state directory is on a disk.
-    pub(crate) synced: bool,
-}
-
-impl Case {
-    pub(crate) const fn of(mappings: u16, dual: bool) -> Self {
-        Self { mappings, dual, chosen: false, synced: false }
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stack = if self.dual { "dual-stack" } else { "IPv4" };
-        let chosen = if self.chosen { " chosen" } else { "" };
-        let synced = if self.synced { " synced" } else { "" };
-        write!(out, "{}{chosen} {stack}{synced}", self.mappings)
-    }
-}
-
-/// The command that is cut short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    Add,
-    /// The first that happens on the node.
-    FirstAdd,
-    /// With more mappings than before.
-    GrowingAdd,
-    /// With fewer.
-    ShrinkingAdd,
-    /// With some of them elsewhere.
-    ChangingAdd,
-    /// Under another configuration of the network.
-    ReconfiguredAdd,
-    /// Of a pod whose earlier sandbox has the ports.
-    TakingOverAdd,
-    Del,
-    Gc,
-    Repair,
-}
-
-impl Command {
-    pub(crate) const REPEATED: [Self; 5] = [
-        Self::GrowingAdd,
-        Self::ShrinkingAdd,
-        Self::ChangingAdd,
-        Self::ReconfiguredAdd,
-        Self::TakingOverAdd,
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::FirstAdd => "first ADD",
-            Self::GrowingAdd => "growing ADD",
-            Self::ShrinkingAdd => "shrinking ADD",
-            Self::ChangingAdd => "changing ADD",
-            Self::ReconfiguredAdd => "reconfigured ADD",
-            Self::TakingOverAdd => "taking over ADD",
-            Self::Del => "DEL",
-            Self::Gc => "GC",
-            Self::Repair => "repair",
-        }
-    }
-}
-
-/// What the runtime does about a command that was cut short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Follow {
-    /// DEL, as the specification says.
-    Delete,
-    /// The same ADD, and then DEL.
-    Again,
-    /// GC that does not name the pod.
-    Sweep,
-}
-
-/// Everything that must be as it was when the pod and its successor are gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) elements: String,
-    pub(crate) store: String,
-}
 
 /// The interface towards the pods. Nobody answers there.
 const TOWARDS: &str = "pods";
@@ -419,46 +333,6 @@ impl Scene {
         }
         (traced.changes, left)
     }
-}
-
-impl State {
-    /// Insists that it is like `expected`, and names the lines that are not.
-    pub(crate) fn must_be(&self, expected: &Self, what: &str) {
-        if self == expected {
-            return;
-        }
-        let lines = |state: &Self| -> Vec<String> {
-            state.elements.lines().chain(state.store.lines()).map(str::to_owned).collect()
-        };
-        let (found, wanted) = (lines(self), lines(expected));
-        let only = |these: &[String], those: &[String]| {
-            let only = these.iter().filter(|line| !those.contains(line)).cloned();
-            only.collect::<Vec<_>>().join("\n")
-        };
-        let (more, missing) = (only(&found, &wanted), only(&wanted, &found));
-        panic!("{what}: left over:\n{more}\nmissing:\n{missing}");
-    }
-}
-
-/// The elements of every map and set in a listing, each once: while the hash table of a set grows, the
-/// kernel may list one twice (`rhashtable_walk_next`).
-fn elements(listing: &str) -> String {
-    let mut found = BTreeSet::new();
-    let mut name = "";
-    let mut inside = false;
-    for line in listing.lines().map(str::trim) {
-        if line.starts_with("map ") || line.starts_with("set ") {
-            name = line.trim_end_matches(" {");
-        }
-        inside |= line.starts_with("elements = {");
-        if inside {
-            let element =
-                line.trim_start_matches("elements = { ").trim_end_matches([',', '}', ' ']);
-            found.insert(format!("{name}: {element}\n"));
-            inside = !line.ends_with('}');
-        }
-    }
-    found.into_iter().collect()
 }
 
 /// The tracked flows that the pod, or its earlier sandbox, would answer.

@@ -57,6 +57,10 @@ const UNSAFE_ROOMS: [&str; 2] = ["kernel/nft/encode.rs", "main.rs"];
 const FILE_LINES_MAX: usize = 450;
 const FUNCTION_LINES_MAX: usize = 60;
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 #[test]
 fn every_arrow_is_on_the_map() {
     let mut wrong = Vec::new();
@@ -192,12 +196,33 @@ fn no_function_is_too_long_to_read() {
     assert!(long.is_empty(), "\n{}\n{FUNCTION_LINES_MAX} are allowed", long.join("\n"));
 }
 
+#[test]
+fn no_test_file_is_too_long_to_read() {
+    let mut folders = ["integration", "tests"].map(|name| root().join(name)).to_vec();
+    let (mut long, mut seen) = (Vec::new(), 0);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of tests").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension() == Some("rs".as_ref()) {
+                seen += 1;
+                let lines = fs::read_to_string(&path).expect("a test file").lines().count();
+                if lines > FILE_LINES_MAX {
+                    long.push(format!("{} has {lines} lines", path.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 80, "only {seen} test files");
+    assert!(long.is_empty(), "{FILE_LINES_MAX} are allowed: {long:#?}");
+}
+
 /// The integration tests are in rooms, which docs/testing.md tells apart.
 #[test]
 fn integration_tests_are_in_rooms() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let document = fs::read_to_string(root.join("docs/testing.md")).expect("docs/testing.md");
-    for entry in fs::read_dir(root.join("integration")).expect("integration").flatten() {
+    let document = fs::read_to_string(root().join("docs/testing.md")).expect("docs/testing.md");
+    for entry in fs::read_dir(root().join("integration")).expect("integration").flatten() {
         let name = entry.file_name().into_string().expect("a name of ours");
         if entry.path().is_dir() {
             assert!(document.contains(&format!("`{name}/`")), "docs/testing.md lacks {name}/");

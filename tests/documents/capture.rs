@@ -1,0 +1,36 @@
+//! The demo in README.md is that of today.
+
+use super::*;
+
+/// The first argument of every call of a function of the demo, up to its first variable.
+fn arguments<'a>(script: &'a str, function: &str) -> Vec<&'a str> {
+    let calls = script
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix(function)?.strip_prefix(" \""));
+    calls.filter_map(|text| text.split(['$', '"', '\\']).next()).collect()
+}
+
+/// What the demo prints is in README.md as it would be printed today, but for what varies.
+#[test]
+fn the_demo_in_the_overview_is_that_of_today() {
+    let overview = read("README.md");
+    let captured = overview.split("<!-- demo -->\n").nth(1).expect("the first marker");
+    let captured = captured.split("\n<!-- /demo -->").next().expect("the last marker");
+    let script = read("integration/demo.sh");
+    let steps = arguments(&script, "step");
+    assert!(steps.len() >= 5, "the steps of the demo: {steps:?}");
+    let numbered: Vec<_> = captured
+        .lines()
+        .filter_map(|line| line.split_once(". "))
+        .filter(|(number, _)| number.parse::<u8>().is_ok())
+        .map(|(_, title)| title)
+        .collect();
+    let again = "run `make readme-capture`";
+    assert_eq!(numbered.len(), steps.len(), "{numbered:?}, {steps:?}: {again}");
+    for (title, step) in numbered.iter().zip(&steps) {
+        assert!(title.starts_with(step), "{title:?}, {step:?}: {again}");
+    }
+    for command in arguments(&script, "command_line") {
+        assert!(captured.contains(&format!("   $ {command}")), "{command:?}: {again}");
+    }
+}
