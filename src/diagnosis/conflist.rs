@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Facts, Finding, counted, node_file, some_of};
+use super::{Facts, Report, State, counted, node_file, some_of};
 use crate::cni::{Config, Version};
 
 /// The name of a network configuration file, and what is in it or why that is not understood.
@@ -18,60 +18,63 @@ pub(super) struct Conflist {
     plugins: Vec<Plugin>,
 }
 
+#[derive(Deserialize)]
 struct Plugin {
+    #[serde(rename = "type")]
     kind: String,
-    capabilities: Vec<String>,
-    has_ipam: bool,
+    capabilities: Option<BTreeMap<String, bool>>,
+    ipam: Option<BTreeMap<String, serde_json::Value>>,
     /// All of it, as it is written.
-    object: Box<RawValue>,
+    #[serde(skip)]
+    object: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawList {
-    name: Option<String>,
+    #[serde(rename = "name")]
+    _name: String,
     cni_version: Option<String>,
     plugins: Option<Vec<Box<RawValue>>>,
 }
 
-#[derive(Deserialize)]
-struct RawPlugin {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    capabilities: Option<BTreeMap<String, bool>>,
-    ipam: Option<BTreeMap<String, serde_json::Value>>,
+impl Plugin {
+    fn read(object: &str) -> Result<Self, String> {
+        let plugin = serde_json::from_str(object);
+        let plugin: Self = plugin.map_err(|error| format!("one of its plugins: {error}"))?;
+        Ok(Self { object: object.to_owned(), ..plugin })
+    }
+
+    /// Whether it makes the pod's interface.
+    fn is_maker(&self) -> bool {
+        self.ipam.as_ref().is_some_and(|ipam| !ipam.is_empty())
+            || MAKERS.contains(&self.kind.as_str())
+    }
+
+    fn lacks(&self, capability: &str) -> bool {
+        self.capabilities.as_ref().and_then(|all| all.get(capability)) != Some(&true)
+    }
 }
 
 impl Conflist {
     fn read(file: &str, bytes: &[u8]) -> Result<Self, String> {
-        let list: RawList = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let single = || serde_json::from_slice(bytes).map_err(|error| error.to_string());
-        let objects = match list.plugins {
-            Some(plugins) => plugins,
-            None if file.ends_with(".conflist") => return Err("it has no plugins".to_owned()),
-            None => vec![single()?],
-        };
-        let plugin = |object: Box<RawValue>| {
-            let raw: RawPlugin = serde_json::from_str(object.get())
-                .map_err(|error| format!("one of its plugins: {error}"))?;
-            let capabilities = raw.capabilities.unwrap_or_default().into_iter();
-            Ok(Plugin {
-                kind: raw.kind.ok_or("one of its plugins has no type")?,
-                capabilities: capabilities.filter(|(_, on)| *on).map(|(name, _)| name).collect(),
-                has_ipam: raw.ipam.is_some_and(|ipam| !ipam.is_empty()),
-                object,
-            })
-        };
-        let plugins = objects.into_iter().map(plugin).collect::<Result<Vec<_>, String>>()?;
+        let text = str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        let list: RawList = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let plugins = match &list.plugins {
+            Some(plugins) => plugins.iter().map(|plugin| Plugin::read(plugin.get())).collect(),
+            None if file.ends_with(".conflist") => Ok(Vec::new()),
+            None => Plugin::read(text).map(|plugin| vec![plugin]),
+        }?;
         if plugins.is_empty() {
             return Err("it has no plugins".to_owned());
         }
-        list.name.ok_or("it has no name")?;
         Ok(Self { file: file.to_owned(), version: list.cni_version.unwrap_or_default(), plugins })
     }
 
-    fn kinds(&self) -> Vec<&str> {
-        self.plugins.iter().map(|plugin| plugin.kind.as_str()).collect()
+    /// The types of its plugins.
+    fn kinds(&self) -> String {
+        let kinds = self.plugins.iter().map(|plugin| plugin.kind.as_str());
+        kinds.collect::<Vec<_>>().join(", ")
     }
 
     fn has(&self, kind: &str) -> bool {
@@ -93,7 +96,7 @@ const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ov
 
 /// Every file, with the reason where it is not understood.
 pub(super) fn networks(facts: &Facts) -> Vec<Network> {
-    let files = facts.configurations.known().map_or(&[][..], |found| &found.files);
+    let files = facts.configurations.as_ref().map_or(&[][..], |found| &found.files);
     let list = |(file, bytes): &(String, Result<Vec<u8>, String>)| {
         let bytes = bytes.as_deref().map_err(Clone::clone);
         (file.clone(), bytes.and_then(|bytes| Conflist::read(file, bytes)))
@@ -106,55 +109,53 @@ pub(super) fn configs(facts: &Facts, networks: &[Network]) -> Vec<Config> {
     let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
     let own = lists.flat_map(Conflist::own);
     let read = |(_, plugin): (_, &Plugin)| {
-        Config::read(Some(plugin.object.get().as_bytes()), node_file::valid(facts))
+        let object = plugin.object.as_bytes();
+        Some(Config::read(Some(object), node_file::valid(facts)).ok()?.0)
     };
-    own.filter_map(|own| Some(read(own).ok()?.0)).collect()
+    own.filter_map(read).collect()
 }
 
 const CHECK: &str = "network";
 
-pub(super) fn findings(facts: &Facts, networks: &[Network]) -> Result<Vec<Finding>, Finding> {
+pub(super) fn judge(facts: &Facts, networks: &[Network], report: &mut Report) {
+    report.check(CHECK);
     let dir = facts.places.conf_dir.display();
-    let found = facts.configurations.or(
-        || Finding::unseen(CHECK, format!("{dir} may not be read")),
-        |why| {
-            let remedy = "name the right directory with --conf-dir";
-            Finding::failed(CHECK, format!("{dir}: {why}"), remedy)
-        },
-    )?;
-    let (first, list) = networks.first().ok_or_else(|| {
-        let text = format!("{dir} has no network configuration");
-        let remedy = "install the cluster's CNI plugin, or name the directory with --conf-dir";
-        Finding::failed(CHECK, text, remedy)
-    })?;
-    let lists: Vec<&Conflist> =
-        networks.iter().filter_map(|(_, list)| list.as_ref().ok()).collect();
-    let (with, without): (Vec<&Conflist>, Vec<&Conflist>) =
-        lists.into_iter().partition(|list| list.has(OWN));
-    let mut findings = Vec::from_iter(used(facts, first, list, with.first().copied()));
+    let hidden = format!("{dir} may not be read");
+    let remedy = "name the right directory with --conf-dir";
+    let seen = report.see(&facts.configurations, &hidden, State::Failed, remedy);
+    let Some(found) = seen else { return };
+    let Some((first, list)) = networks.first() else {
+        return report.failed(
+            format!("{dir} has no network configuration"),
+            "install the cluster's CNI plugin, or name the directory with --conf-dir",
+        );
+    };
+    let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
+    let (with, without): (Vec<_>, Vec<_>) = lists.partition(|list| list.has(OWN));
+    used(facts, first, list, with.first().copied(), report);
     for (file, list) in networks.iter().skip(1) {
         if let Err(why) = list {
             let text = format!("{file} is not understood: {why}");
-            findings.push(Finding::warning(CHECK, text, format!("correct or remove {dir}/{file}")));
+            report.warning(text, format!("correct or remove {dir}/{file}"));
         }
     }
-    findings.extend(with.iter().flat_map(|list| chain(list)));
+    for list in &with {
+        chain(list, report);
+    }
     for list in without.iter().filter(|list| !with.is_empty() && list.has(PORTMAP)) {
-        findings.push(Finding::warning(
-            CHECK,
+        let file = &list.file;
+        report.warning(
             format!(
-                "{} maps host ports with portmap, which can map the same ports as autoport",
-                list.file
+                "{file} maps host ports with portmap, which can map the same ports as autoport"
             ),
             "use one of the two for all host ports of the node",
-        ));
+        );
     }
     if found.omitted > 0 {
         let more = counted(found.omitted, "file");
         let text = format!("{dir} has {more} more, which were not read");
-        findings.push(Finding::warning(CHECK, text, "delete the files that no runtime uses"));
+        report.warning(text, "delete the files that no runtime uses");
     }
-    Ok(findings)
 }
 
 /// Whether the network that runtimes use, the first, has autoport in it.
@@ -163,54 +164,44 @@ fn used(
     first: &str,
     list: &Result<Conflist, String>,
     with: Option<&Conflist>,
-) -> Option<Finding> {
-    let list = match list {
-        Ok(list) if list.has(OWN) => return None,
-        Ok(list) => list,
+    report: &mut Report,
+) {
+    let chain = match list {
+        Ok(list) if list.has(OWN) => return,
+        Ok(list) => list.kinds(),
         Err(why) => {
             let text = format!("{first}, which runtimes take first, is not understood: {why}");
             let remedy = format!("correct {}", facts.places.conf_dir.join(first).display());
-            return Some(Finding::failed(CHECK, text, remedy));
+            return report.failed(text, remedy);
         }
     };
-    let chain = list.kinds().join(", ");
-    Some(match with {
-        None => Finding::failed(
-            CHECK,
+    match with {
+        None => report.failed(
             format!("{first}, which runtimes take first, does not chain autoport ({chain})"),
             "`autoport install` chains autoport into it",
         ),
-        Some(other) => Finding::warning(
-            CHECK,
-            format!(
-                "containerd and CRI-O take {first} ({chain}), and autoport is in {} only",
-                other.file
-            ),
+        Some(Conflist { file, .. }) => report.warning(
+            format!("containerd and CRI-O take {first} ({chain}), and autoport is in {file} only"),
             format!("chain it into {first}, or rename one of them"),
         ),
-    })
+    }
 }
 
-/// The findings on a network that autoport is chained in.
-fn chain(list: &Conflist) -> Vec<Finding> {
+/// Judges a network that autoport is chained in.
+fn chain(list: &Conflist, report: &mut Report) {
     let mut own = list.own();
-    let Some((position, plugin)) = own.next() else { return Vec::new() };
-    let mut findings = order(list, position, own.next().is_some());
-    findings.extend(declared(list, plugin));
-    findings.extend(settings(list, plugin));
-    if findings.is_empty() {
-        let chain = list.kinds().join(", ");
-        let text = format!("{}: {chain}; cniVersion {}", list.file, list.version);
-        findings.push(Finding::ok(CHECK, text));
-    }
-    findings
+    let Some((position, plugin)) = own.next() else { return };
+    report.check(CHECK);
+    order(list, position, own.next().is_some(), report);
+    declared(list, plugin, report);
+    settings(list, plugin, report);
+    report.or_ok(format!("{}: {}; cniVersion {}", list.file, list.kinds(), list.version));
 }
 
 /// Whether autoport, which is at `position`, gets the port mappings and a pod with an address.
-fn order(list: &Conflist, position: usize, is_there_twice: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
+fn order(list: &Conflist, position: usize, is_there_twice: bool, report: &mut Report) {
     let mut fail = |text: &str, remedy: &str| {
-        findings.push(Finding::failed(CHECK, format!("{}: {text}", list.file), remedy));
+        report.failed(format!("{}: {text}", list.file), remedy);
     };
     if is_there_twice {
         fail("autoport is in the chain twice", "remove one of them");
@@ -221,11 +212,11 @@ fn order(list: &Conflist, position: usize, is_there_twice: bool) -> Vec<Finding>
             "put it after the plugin that makes the interface",
         );
     }
-    let later = list.plugins.iter().skip(position + 1);
-    for maker in later.filter(|one| one.has_ipam || MAKERS.contains(&one.kind.as_str())) {
+    for maker in list.plugins.iter().skip(position + 1).filter(|one| one.is_maker()) {
+        let maker = &maker.kind;
         fail(
-            &format!("autoport comes before {}, which makes the interface", maker.kind),
-            &format!("put it after {}", maker.kind),
+            &format!("autoport comes before {maker}, which makes the interface"),
+            &format!("put it after {maker}"),
         );
     }
     if list.has(PORTMAP) {
@@ -234,61 +225,51 @@ fn order(list: &Conflist, position: usize, is_there_twice: bool) -> Vec<Finding>
             "remove portmap from it; autoport takes its place",
         );
     }
-    findings
 }
 
 /// What the list promises to runtimes: its version, and what autoport is sent.
-fn declared(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
-    let file = &list.file;
-    let lacks = |name: &str| !plugin.capabilities.iter().any(|own| own == name);
-    let mut findings = Vec::new();
-    if lacks("portMappings") {
-        findings.push(Finding::failed(
-            CHECK,
+fn declared(list: &Conflist, plugin: &Plugin, report: &mut Report) {
+    let Conflist { file, version, .. } = list;
+    if plugin.lacks("portMappings") {
+        report.failed(
             format!(
                 "{file}: autoport does not declare the capability portMappings: runtimes pass it no \
                  hostPort"
             ),
             "set \"capabilities\": {\"portMappings\": true}",
-        ));
+        );
     }
-    match Version::named(&list.version) {
-        None => findings.push(Finding::failed(
-            CHECK,
-            format!("{file}: cniVersion {:?} is not supported", list.version),
+    match Version::named(version) {
+        None => report.failed(
+            format!("{file}: cniVersion {version:?} is not supported"),
             format!("use one of {}", some_of(&Version::ALL.map(Version::as_str))),
-        )),
-        Some(version) if version < Version::V0_4_0 => findings.push(Finding::warning(
-            CHECK,
-            format!("{file}: cniVersion {} has no CHECK", list.version),
+        ),
+        Some(named) if named < Version::V0_4_0 => report.warning(
+            format!("{file}: cniVersion {version} has no CHECK"),
             "raise it to 1.0.0 or 1.1.0, if all plugins of the chain support it",
-        )),
+        ),
         Some(_) => {}
     }
-    if lacks("io.kubernetes.cri.pod-annotations") {
-        findings.push(Finding::warning(
-            CHECK,
+    if plugin.lacks("io.kubernetes.cri.pod-annotations") {
+        report.warning(
             format!("{file}: runtimes pass no pod annotations to autoport"),
             "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",
-        ));
+        );
     }
-    findings
 }
 
 /// The keys of this network alone: those of the node's own file have lines of their own.
-fn settings(list: &Conflist, plugin: &Plugin) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    match Config::read(Some(plugin.object.get().as_bytes()), None) {
+fn settings(list: &Conflist, plugin: &Plugin, report: &mut Report) {
+    let file = &list.file;
+    match Config::read(Some(plugin.object.as_bytes()), None) {
         Ok((_, warnings)) => {
             for warning in warnings {
-                let text = format!("{}: {warning}", list.file);
-                findings.push(Finding::warning(CHECK, text, "remove the key, or correct it"));
+                report.warning(format!("{file}: {warning}"), "remove the key, or correct it");
             }
         }
         Err(error) => {
-            let text = format!("{}: {}", list.file, error.in_one_line());
-            findings.push(Finding::failed(CHECK, text, "correct it; every ADD is rejected"));
+            let text = format!("{file}: {}", error.in_one_line());
+            report.failed(text, "correct it; every ADD is rejected");
         }
     }
-    findings
 }

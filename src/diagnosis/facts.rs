@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Finding, child, legacy};
+use super::{child, legacy};
 use crate::app::{self, Examined};
 use crate::error;
 use crate::event::Silent;
+use crate::install;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
 use crate::model::{Family, Protocol, Record};
 use crate::netns::Fate;
@@ -31,52 +31,24 @@ pub struct Places {
     pub bin_dir: PathBuf,
 }
 
-/// Something that was looked at.
-#[derive(Debug)]
-pub(super) enum Seen<T> {
-    /// It was seen.
-    Known(T),
+/// Why something was not seen.
+#[derive(Clone, Debug)]
+pub(super) enum Unseen {
     /// This user may not see it.
     Hidden,
     /// It could not be looked at, for this reason.
     Failed(String),
 }
 
-impl<T> Seen<T> {
-    pub(super) fn of<E: StdError + 'static>(result: Result<T, E>) -> Self {
-        match result {
-            Ok(seen) => Self::Known(seen),
-            Err(error) if error::is_denied(&error) => Self::Hidden,
-            Err(error) => Self::Failed(error::in_one_line(&error)),
-        }
-    }
+/// Something that was looked at.
+pub(super) type Seen<T> = Result<T, Unseen>;
 
-    /// What was seen, or the finding that it was not.
-    pub(super) fn or(
-        &self,
-        hidden: impl FnOnce() -> Finding,
-        failed: impl FnOnce(String) -> Finding,
-    ) -> Result<&T, Finding> {
-        match self {
-            Self::Known(seen) => Ok(seen),
-            Self::Hidden => Err(hidden()),
-            Self::Failed(why) => Err(failed(why.clone())),
-        }
-    }
-
-    pub(super) fn map<U>(&self, of: impl FnOnce(&T) -> U) -> Seen<U> {
-        match self {
-            Self::Known(seen) => Seen::Known(of(seen)),
-            Self::Hidden => Seen::Hidden,
-            Self::Failed(why) => Seen::Failed(why.clone()),
-        }
-    }
-
-    /// What was seen, if it was.
-    pub(super) fn known(&self) -> Option<&T> {
-        match self {
-            Self::Known(seen) => Some(seen),
-            Self::Hidden | Self::Failed(_) => None,
+impl<E: StdError + 'static> From<E> for Unseen {
+    fn from(error: E) -> Self {
+        if error::is_denied(&error) {
+            Self::Hidden
+        } else {
+            Self::Failed(error::in_one_line(&error))
         }
     }
 }
@@ -84,10 +56,9 @@ impl<T> Seen<T> {
 /// The plugin where the runtime looks for it.
 #[derive(Clone, Debug)]
 pub(super) struct Binary {
-    pub(super) executable: bool,
     /// Whether it is the program that asks.
     pub(super) is_this: bool,
-    /// What it says its version is.
+    /// What it says its version is; `None` where it cannot be run.
     pub(super) version: Option<String>,
 }
 
@@ -110,21 +81,25 @@ impl Configurations {
 pub(super) struct Sysctls(BTreeMap<String, String>);
 
 impl Sysctls {
-    /// The value of one.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+    pub(super) fn get(&self, path: &str) -> Option<&str> {
+        self.0.get(path).map(String::as_str)
     }
 
-    fn read(&mut self, name: &str) {
-        if let Ok(value) = std::fs::read_to_string(Path::new("/proc/sys").join(name)) {
-            self.0.insert(name.to_owned(), value.trim().to_owned());
+    /// A setting of IPv4 on one interface, or on `all`.
+    pub(super) fn of(&self, interface: &str, name: &str) -> Option<&str> {
+        self.get(&of_interface(interface, name))
+    }
+
+    fn read(&mut self, path: String) {
+        if let Ok(value) = std::fs::read_to_string(Path::new("/proc/sys").join(&path)) {
+            self.0.insert(path, value.trim().to_owned());
         }
     }
 
     /// Reads what matters to host ports, on every interface there is.
     pub(super) fn gather() -> Self {
         let mut sysctls = Self::default();
-        for name in [
+        for path in [
             "net/ipv4/ip_forward",
             "net/ipv6/conf/all/forwarding",
             "net/ipv4/ip_local_port_range",
@@ -132,29 +107,39 @@ impl Sysctls {
             "net/bridge/bridge-nf-call-iptables",
             "net/bridge/bridge-nf-call-ip6tables",
         ] {
-            sysctls.read(name);
+            sysctls.read(path.to_owned());
         }
         for entry in std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten() {
             let Ok(interface) = entry.file_name().into_string() else { continue };
             for name in ["rp_filter", "forwarding", "route_localnet"] {
-                sysctls.read(&format!("net/ipv4/conf/{interface}/{name}"));
+                sysctls.read(of_interface(&interface, name));
             }
         }
         sysctls
     }
 
-    /// The interfaces that have sysctls of IPv4.
+    /// The interfaces towards others that have sysctls of IPv4.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
         let names = self.0.keys().filter_map(|name| name.strip_prefix("net/ipv4/conf/"));
         let names = names.filter_map(|name| name.strip_suffix("/rp_filter"));
-        names.filter(|name| !matches!(*name, "all" | "default"))
+        names.filter(|name| !matches!(*name, "all" | "default" | "lo"))
     }
+}
+
+/// The path of a setting of IPv4 on one interface.
+pub(super) fn of_interface(interface: &str, name: &str) -> String {
+    format!("net/ipv4/conf/{interface}/{name}")
 }
 
 /// What sysctl(8) calls the file at `path` below `/proc/sys`. It takes a dot for a slash, so the name
 /// of an interface that has dots is written with slashes around it.
 pub(super) fn sysctl_name(path: &str) -> String {
     if path.contains('.') { path.to_owned() } else { path.replace('/', ".") }
+}
+
+/// The command that sets the file at `path` below `/proc/sys`.
+pub(super) fn set_sysctl(path: &str, value: u8) -> String {
+    format!("sysctl -w {}={value}", sysctl_name(path))
 }
 
 /// All that is known of a node.
@@ -164,7 +149,8 @@ pub struct Facts {
     pub(super) release: String,
     /// Whether a table like ours can be built.
     pub(super) trial: Seen<Release>,
-    pub(super) table: Seen<Table>,
+    /// The table in the kernel; `None` where it was not seen.
+    pub(super) table: Option<Table>,
     /// The network configurations, in the order in which runtimes take them.
     pub(super) configurations: Seen<Configurations>,
     /// The node's own file; `None` where there is none.
@@ -178,13 +164,14 @@ pub struct Facts {
     /// Which of the records are provably of nobody.
     pub(super) stale: Vec<String>,
     pub(super) sysctls: Sysctls,
-    /// How many default routes of IPv4 lead to different interfaces.
+    /// The interfaces of the default routes of IPv4.
     pub(super) uplinks: Vec<String>,
     pub(super) listeners: Seen<Vec<Listener>>,
     pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
     pub(super) unseen_legacy: Option<String>,
-    pub(super) links: Seen<Vec<Link>>,
+    /// Empty where they were not seen.
+    pub(super) links: Vec<Link>,
     /// By which interface some of the pods are reached; `None` where there is no route.
     pub(super) towards: Vec<(IpAddr, Option<String>)>,
     pub(super) local: Vec<Local>,
@@ -200,35 +187,28 @@ impl Facts {
         node_file: io::Result<Option<Vec<u8>>>,
     ) -> Self {
         let state_dir = store.dir().to_owned();
-        let store = Seen::of(app::examine(store, patience, &mut Silent));
-        let records = store.known().and_then(Option::as_ref);
-        let records = records.map_or(&[][..], |examined| &examined.records);
+        let store: Seen<_> = app::examine(store, patience, &mut Silent).map_err(Unseen::from);
+        let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
         let stale = stale.map(|record| record.owner.to_string()).collect();
-        let mut others = Seen::of(Others::list());
-        let unseen_legacy = add_legacy(&mut others);
+        let (others, unseen_legacy) = others();
+        let table = || Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[]))).ok();
+        let listeners = Listeners::of(&Protocol::ALL);
         Self {
             release: first_line("/proc/sys/kernel/osrelease"),
-            trial: match kernel::trial() {
-                Ok(trial) => Seen::of(trial),
-                Err(error) => Seen::of(Err(error)),
-            },
-            table: Seen::of(
-                Nft::open("").and_then(|mut nft| Ok(nft.look(Extent::Places(&[]))?.table)),
-            ),
-            configurations: Seen::of(configurations(&places.conf_dir)),
-            binary: Seen::of(binary(&places.bin_dir.join("autoport"))),
-            node_file: Seen::of(node_file),
+            trial: kernel::trial().map_err(Unseen::from).and_then(|trial| Ok(trial?)),
+            table: table().map(|look| look.table),
+            configurations: configurations(&places.conf_dir),
+            binary: binary(&places.bin_dir.join("autoport")),
+            node_file: node_file.map_err(Unseen::from),
             state_dir,
             stale,
             sysctls: Sysctls::gather(),
             uplinks: uplinks(),
-            listeners: Seen::of(
-                Listeners::of(&Protocol::ALL).map(|found| found.all().cloned().collect()),
-            ),
+            listeners: listeners.map(|found| found.all().cloned().collect()).map_err(Unseen::from),
             others,
             unseen_legacy,
-            links: Seen::of(kernel::links()),
+            links: kernel::links().unwrap_or_default(),
             towards: towards(records),
             local: Family::ALL.into_iter().filter_map(|family| Local::of(family).ok()).collect(),
             store,
@@ -243,9 +223,12 @@ impl Facts {
 
     /// What each attachment holds.
     pub(super) fn records(&self) -> &[Record] {
-        let examined = self.store.known().and_then(Option::as_ref);
-        examined.map_or(&[], |examined| &examined.records)
+        records_of(&self.store)
     }
+}
+
+fn records_of(store: &Seen<Option<Examined>>) -> &[Record] {
+    store.as_ref().ok().and_then(Option::as_ref).map_or(&[], |examined| &examined.records)
 }
 
 fn first_line(path: &str) -> String {
@@ -254,51 +237,39 @@ fn first_line(path: &str) -> String {
 }
 
 /// The files in the order of their names, which is how containerd and CRI-O choose one.
-fn configurations(dir: &Path) -> io::Result<Configurations> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Configurations::default());
-        }
-        Err(error) => return Err(error),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let path = entry.path();
-        let known = path.extension().and_then(|extension| extension.to_str());
-        if matches!(known, Some("conf" | "conflist" | "json")) && !entry.file_type()?.is_dir() {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+fn configurations(dir: &Path) -> Seen<Configurations> {
+    let paths = install::configurations(dir)?;
     let omitted = paths.len().saturating_sub(Configurations::MOST);
     let mut files = Vec::new();
     for path in paths.into_iter().take(Configurations::MOST) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         files.push(match regular::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(error.into());
+            }
             read => (name, read.map_err(|error| error.to_string())),
         });
     }
     Ok(Configurations { files, omitted })
 }
 
-fn binary(path: &Path) -> io::Result<Option<Binary>> {
-    let file = match regular::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+fn binary(path: &Path) -> Seen<Option<Binary>> {
+    let failed = |error: io::Error| match Unseen::from(error) {
+        Unseen::Failed(why) => Unseen::Failed(format!("{}: {why}", path.display())),
+        hidden @ Unseen::Hidden => hidden,
     };
-    let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
-    let is_this = regular::are_equal(&file, &regular::open(Path::new("/proc/self/exe"))?)?;
+    let file = match regular::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let own = regular::open(Path::new("/proc/self/exe"));
+    let is_this = own.and_then(|own| regular::are_equal(&file, &own)).map_err(failed)?;
     let version = || {
         let output = child::output(Command::new(path).arg("--version").env_clear()).ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         Some(text.trim().strip_prefix("autoport ")?.to_owned())
     };
-    let version = if executable { version() } else { None };
-    Ok(Some(Binary { executable, is_this, version }))
+    Ok(Some(Binary { is_this, version: version() }))
 }
 
 /// The interfaces of the default routes of IPv4.
@@ -326,9 +297,19 @@ fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
     pods.map(|pod| (pod, kernel::interface_towards(pod).ok().flatten())).collect()
 }
 
+/// The rules of other programs, and what could not be seen of iptables-legacy.
+pub(super) fn others() -> (Seen<Others>, Option<String>) {
+    match Others::list() {
+        Ok(mut others) => {
+            let unseen = add_legacy(&mut others);
+            (Ok(others), unseen)
+        }
+        Err(error) => (Err(error.into()), None),
+    }
+}
+
 /// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.
-pub(super) fn add_legacy(others: &mut Seen<Others>) -> Option<String> {
-    let Seen::Known(others) = others else { return None };
+fn add_legacy(others: &mut Others) -> Option<String> {
     for (family, names, tool) in [
         (Family::V4, "/proc/net/ip_tables_names", "iptables-legacy-save"),
         (Family::V6, "/proc/net/ip6_tables_names", "ip6tables-legacy-save"),

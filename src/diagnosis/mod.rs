@@ -20,6 +20,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use facts::{Facts, Places};
+use facts::{Seen, Unseen};
 pub use trace::{Fate, Query, Step, Trace, Way, probe};
 
 /// What one check came to.
@@ -56,40 +57,85 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-impl Finding {
-    fn ok(check: &'static str, text: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, text: text.into(), remedy: None }
+/// The findings so far.
+#[derive(Default)]
+struct Report {
+    findings: Vec<Finding>,
+    check: &'static str,
+    /// How many findings there were before this check.
+    before: usize,
+}
+
+impl Report {
+    /// Begins a check: what is found from now on is its.
+    fn check(&mut self, name: &'static str) {
+        (self.check, self.before) = (name, self.findings.len());
     }
 
-    fn warning(check: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        let remedy = Some(remedy.into());
-        Self { check, state: State::Warning, text: text.into(), remedy }
+    fn add(&mut self, state: State, text: impl Into<String>, remedy: Option<String>) {
+        self.findings.push(Finding { check: self.check, state, text: text.into(), remedy });
     }
 
-    fn failed(check: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        let remedy = Some(remedy.into());
-        Self { check, state: State::Failed, text: text.into(), remedy }
+    fn ok(&mut self, text: impl Into<String>) {
+        self.add(State::Ok, text, None);
     }
 
-    fn unseen(check: &'static str, text: impl Into<String>) -> Self {
-        let remedy = Some("run it as root".to_owned());
-        Self { check, state: State::Unseen, text: text.into(), remedy }
+    fn warning(&mut self, text: impl Into<String>, remedy: impl Into<String>) {
+        self.add(State::Warning, text, Some(remedy.into()));
+    }
+
+    fn failed(&mut self, text: impl Into<String>, remedy: impl Into<String>) {
+        self.add(State::Failed, text, Some(remedy.into()));
+    }
+
+    fn unseen(&mut self, text: impl Into<String>) {
+        self.add(State::Unseen, text, Some("run it as root".to_owned()));
+    }
+
+    /// Whether this check has found nothing.
+    fn is_clean(&self) -> bool {
+        self.findings.len() == self.before
+    }
+
+    /// Ends a check that says something also where all is well.
+    fn or_ok(&mut self, text: impl Into<String>) {
+        if self.is_clean() {
+            self.ok(text);
+        }
+    }
+
+    /// What was seen. That it was `hidden` is a finding, and that it could not be looked at one of
+    /// state `bad`.
+    fn see<'a, T>(
+        &mut self,
+        seen: &'a Seen<T>,
+        hidden: &str,
+        bad: State,
+        remedy: &str,
+    ) -> Option<&'a T> {
+        match seen {
+            Ok(seen) => return Some(seen),
+            Err(Unseen::Hidden) => self.unseen(hidden),
+            Err(Unseen::Failed(why)) => self.add(bad, why, Some(remedy.to_owned())),
+        }
+        None
     }
 }
 
 /// Everything that is to say about a node.
 #[must_use]
 pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut report = Report::default();
     let networks = conflist::networks(facts);
-    let mut findings = machine::findings(facts);
-    findings.extend(node_file::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
-    findings.extend(conflist::findings(facts, &networks).unwrap_or_else(|unseen| vec![unseen]));
-    findings.extend(records::findings(facts).unwrap_or_else(|unseen| vec![unseen]));
+    machine::judge(facts, &mut report);
+    node_file::judge(facts, &mut report);
+    conflist::judge(facts, &networks, &mut report);
+    records::judge(facts, &mut report);
     let configs = conflist::configs(facts, &networks);
     let ranges = ports::ranges(&configs);
-    findings.extend(ports::findings(facts, &configs, &ranges));
-    findings.extend(network::findings(facts, &ranges));
-    findings
+    ports::judge(facts, &configs, &ranges, &mut report);
+    network::judge(facts, &ranges, &mut report);
+    report.findings
 }
 
 /// How many there are.

@@ -1,20 +1,19 @@
 //! What the node's network does with a packet on its way to a pod.
 
-use super::facts::{Seen, sysctl_name};
-use super::passage::{Packet, Passage, Translation, passage, translations};
-use super::{Facts, Finding, counted, ports, some_of};
-use crate::kernel::{ChainName, Hooked, OtherChain, Others, Space};
+use super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
+use super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
+use super::{Facts, Report, State, counted, ports, some_of};
+use crate::kernel::{ChainName, Hooked, Others, Space};
 use crate::model::{Family, Masquerade, PortRange};
 use crate::ruleset;
 
-pub(super) fn findings(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
-    let mut findings = forwarding(facts);
-    findings.push(reverse_path(facts));
-    findings.push(routes(facts));
-    findings.extend(bridges(facts));
-    findings.extend(forward_policy(facts).unwrap_or_else(|unseen| vec![unseen]));
-    findings.extend(other_tables(facts, ranges));
-    findings
+pub(super) fn judge(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
+    forwarding(facts, report);
+    reverse_path(facts, report);
+    routes(facts, report);
+    bridges(facts, report);
+    forward_policy(facts, report);
+    other_tables(facts, ranges, report);
 }
 
 /// Whether some pod with a host port has an address of this family.
@@ -23,188 +22,141 @@ fn in_use(facts: &Facts, family: Family) -> bool {
     targets.filter_map(|mapping| mapping.target).any(|to| Family::of(&to.ip()) == family)
 }
 
-fn forwarding(facts: &Facts) -> Vec<Finding> {
-    const CHECK: &str = "forwarding";
-    let sysctls = [
-        (Family::V4, "net/ipv4/ip_forward", "net.ipv4.ip_forward"),
-        (Family::V6, "net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
-    ];
-    let mut findings = Vec::new();
+fn forwarding(facts: &Facts, report: &mut Report) {
+    report.check("forwarding");
+    let sysctls =
+        [(Family::V4, "net/ipv4/ip_forward"), (Family::V6, "net/ipv6/conf/all/forwarding")];
     let mut on = Vec::new();
-    for (family, path, name) in sysctls {
-        let value = facts.sysctls.get(path);
-        if value.is_some_and(|value| value != "0") {
+    for (family, path) in sysctls {
+        let name = sysctl_name(path);
+        if facts.sysctls.get(path).is_some_and(|value| value != "0") {
             on.push(name);
         } else if in_use(facts, family) {
             let text = format!("{name} is 0: packets from outside do not reach any pod");
-            findings.push(Finding::failed(CHECK, text, format!("sysctl -w {name}=1")));
+            report.failed(text, set_sysctl(path, 1));
         } else if family == Family::V4 {
             let text = format!("{name} is 0: packets from outside would not reach a pod");
-            findings.push(Finding::warning(CHECK, text, format!("sysctl -w {name}=1")));
+            report.warning(text, set_sysctl(path, 1));
         }
     }
-    let off: Vec<&str> = facts
-        .sysctls
-        .interfaces()
-        .filter(|one| facts.sysctls.get(&format!("net/ipv4/conf/{one}/forwarding")) == Some("0"))
-        .filter(|one| *one != "lo")
-        .collect();
-    if !off.is_empty() && !on.is_empty() && findings.is_empty() {
-        findings.push(Finding::warning(
-            CHECK,
+    let interfaces = facts.sysctls.interfaces();
+    let off: Vec<&str> =
+        interfaces.filter(|one| facts.sysctls.of(one, "forwarding") == Some("0")).collect();
+    if !off.is_empty() && !on.is_empty() && report.is_clean() {
+        report.warning(
             format!("packets that arrive by {} are not forwarded", some_of(&off)),
-            format!("sysctl -w {}=1", sysctl_name(&format!("net/ipv4/conf/{}/forwarding", off[0]))),
-        ));
+            set_sysctl(&of_interface(off[0], "forwarding"), 1),
+        );
     }
-    if findings.is_empty() {
-        let verb = if on.len() == 1 { "is" } else { "are" };
-        findings.push(Finding::ok(CHECK, format!("{} {verb} on", on.join(" and "))));
-    }
-    findings
+    let verb = if on.len() == 1 { "is" } else { "are" };
+    report.or_ok(format!("{} {verb} on", on.join(" and ")));
 }
 
-fn reverse_path(facts: &Facts) -> Finding {
-    const CHECK: &str = "rp_filter";
+fn reverse_path(facts: &Facts, report: &mut Report) {
+    report.check("rp_filter");
     let value = |interface: &str| {
-        let text = facts.sysctls.get(&format!("net/ipv4/conf/{interface}/rp_filter"));
+        let text = facts.sysctls.of(interface, "rp_filter");
         text.and_then(|text| text.parse::<u8>().ok()).unwrap_or(0)
     };
     // The kernel takes the larger one; 1 is strict, 2 is loose.
     let all = value("all");
     let strict: Vec<&str> =
-        facts.sysctls.interfaces().filter(|one| *one != "lo" && all.max(value(one)) == 1).collect();
-    let uplinks: Vec<&str> =
-        strict.iter().filter(|one| facts.uplinks.iter().any(|up| up == *one)).copied().collect();
+        facts.sysctls.interfaces().filter(|one| all.max(value(one)) == 1).collect();
+    let is_uplink = |one: &&str| facts.uplinks.iter().any(|uplink| uplink == one);
+    let uplinks: Vec<&str> = strict.iter().copied().filter(is_uplink).collect();
     if facts.uplinks.len() > 1 && !uplinks.is_empty() {
-        return Finding::warning(
-            CHECK,
-            format!(
-                "this node has the uplinks {}, and {} is strict: a client whose answers would leave \
-                 by another uplink is dropped",
-                facts.uplinks.join(" and "),
-                some_of(&uplinks)
-            ),
-            format!(
-                "sysctl -w {}=2 (loose)",
-                sysctl_name(&format!("net/ipv4/conf/{}/rp_filter", uplinks[0]))
-            ),
+        let all = facts.uplinks.join(" and ");
+        let text = format!(
+            "this node has the uplinks {all}, and {} is strict: a client whose answers would leave \
+             by another uplink is dropped",
+            some_of(&uplinks)
         );
+        let remedy = set_sysctl(&of_interface(uplinks[0], "rp_filter"), 2);
+        report.warning(text, format!("{remedy} (loose)"));
     }
-    let text = if strict.is_empty() { "no interface is strict" } else { "strict, with one uplink" };
-    Finding::ok(CHECK, text)
+    let is_loose = strict.is_empty();
+    report.or_ok(if is_loose { "no interface is strict" } else { "strict, with one uplink" });
 }
 
-fn routes(facts: &Facts) -> Finding {
-    const CHECK: &str = "routes";
-    if matches!(facts.store, Seen::Hidden) {
-        return Finding::unseen(CHECK, "which pods have to be reachable");
+fn routes(facts: &Facts, report: &mut Report) {
+    report.check("routes");
+    if matches!(facts.store, Err(Unseen::Hidden)) {
+        return report.unseen("which pods have to be reachable");
     }
-    let lost: Vec<String> = facts
-        .towards
-        .iter()
-        .filter(|(_, interface)| interface.is_none())
-        .map(|(pod, _)| pod.to_string())
-        .collect();
+    let lost = facts.towards.iter().filter(|(_, interface)| interface.is_none());
+    let lost: Vec<String> = lost.map(|(pod, _)| pod.to_string()).collect();
     if !lost.is_empty() {
-        return Finding::failed(
-            CHECK,
+        return report.failed(
             format!("this node has no route to {}", some_of(&lost)),
             "check the log of the cluster's CNI plugin; run `autoport gc` if the pods no longer exist",
         );
     }
-    let closed: Vec<&str> = facts
-        .towards
-        .iter()
-        .filter_map(|(pod, interface)| {
-            let interface = interface.as_deref()?;
-            let value = facts.sysctls.get(&format!("net/ipv4/conf/{interface}/route_localnet"));
-            let all = facts.sysctls.get("net/ipv4/conf/all/route_localnet");
-            (pod.is_ipv4() && value == Some("0") && all != Some("1")).then_some(interface)
-        })
-        .collect();
-    if let Some(interface) = closed.first().filter(|_| masquerades(facts)) {
-        return Finding::warning(
-            CHECK,
-            format!(
-                "host ports do not answer on 127.0.0.1: route_localnet of {} is 0",
-                some_of(&closed)
-            ),
-            format!(
-                "sysctl -w {}=1; the next ADD sets it",
-                sysctl_name(&format!("net/ipv4/conf/{interface}/route_localnet"))
-            ),
+    let value = |interface: &str| facts.sysctls.of(interface, "route_localnet");
+    let by = facts.towards.iter().filter(|(pod, _)| pod.is_ipv4());
+    let by = by.filter_map(|(_, interface)| interface.as_deref());
+    let closed: Vec<&str> =
+        by.filter(|by| value(by) == Some("0") && value("all") != Some("1")).collect();
+    // Only then are packets from 127.0.0.1 meant to reach a pod.
+    let masquerades = |policy| policy != Masquerade::Nobody;
+    if !closed.is_empty()
+        && facts.records().iter().any(|record| masquerades(record.policy.masquerade))
+    {
+        let remedy = set_sysctl(&of_interface(closed[0], "route_localnet"), 1);
+        let closed = some_of(&closed);
+        return report.warning(
+            format!("host ports do not answer on 127.0.0.1: route_localnet of {closed} is 0"),
+            format!("{remedy}; the next ADD sets it"),
         );
     }
-    Finding::ok(
-        CHECK,
-        match facts.towards.len() {
-            0 => "no pod has a host port yet".to_owned(),
-            1 => "the pod subnet in use has a route".to_owned(),
-            number => format!("all {number} pod subnets in use have a route"),
-        },
-    )
+    report.ok(match facts.towards.len() {
+        0 => "no pod has a host port yet".to_owned(),
+        1 => "the pod subnet in use has a route".to_owned(),
+        number => format!("all {number} pod subnets in use have a route"),
+    });
 }
 
-/// Whether packets from 127.0.0.1 are meant to reach a pod.
-fn masquerades(facts: &Facts) -> bool {
-    facts.records().iter().any(|record| record.policy.masquerade != Masquerade::Nobody)
-}
-
-fn bridges(facts: &Facts) -> Vec<Finding> {
-    const CHECK: &str = "bridges";
-    let Some(links) = facts.links.known() else { return Vec::new() };
+fn bridges(facts: &Facts, report: &mut Report) {
+    report.check("bridges");
+    let links = &facts.links;
     let towards = |name: &str| facts.towards.iter().any(|(_, by)| by.as_deref() == Some(name));
-    let calls = facts.sysctls.get("net/bridge/bridge-nf-call-iptables");
-    let bridged: Vec<_> = links
-        .iter()
-        .filter(|bridge| towards(&bridge.name))
-        .flat_map(|bridge| links.iter().filter(|port| port.controller == Some(bridge.index)))
-        .filter(|port| port.hairpin.is_some())
-        .collect();
+    let bridged = links.iter().filter(|bridge| towards(&bridge.name));
+    let bridged = bridged
+        .flat_map(|bridge| links.iter().filter(|port| port.controller == Some(bridge.index)));
+    let bridged: Vec<_> = bridged.filter(|port| port.hairpin.is_some()).collect();
     if bridged.is_empty() {
-        return Vec::new();
+        return;
     }
+    let calls = facts.sysctls.get("net/bridge/bridge-nf-call-iptables");
     let setting = match calls {
         Some("1") => "bridge-nf-call-iptables is 1",
         Some(_) => "bridge-nf-call-iptables is 0",
         None => "br_netfilter is not loaded",
     };
-    let stiff: Vec<&str> = bridged
-        .iter()
-        .filter(|port| port.hairpin == Some(false))
-        .map(|port| port.name.as_str())
-        .collect();
+    let stiff = bridged.iter().filter(|port| port.hairpin == Some(false));
+    let stiff: Vec<&str> = stiff.map(|port| port.name.as_str()).collect();
     if calls == Some("1") && !stiff.is_empty() {
-        return vec![Finding::warning(
-            CHECK,
+        let first = stiff[0];
+        let stiff = some_of(&stiff);
+        report.warning(
+            format!("{setting}, and the pod behind {stiff} cannot reach its own host port"),
             format!(
-                "{setting}, and the pod behind {} cannot reach its own host port",
-                some_of(&stiff)
+                "\"hairpinMode\": true for the bridge plugin; now: bridge link set dev {first} hairpin on"
             ),
-            format!(
-                "\"hairpinMode\": true for the bridge plugin; now: bridge link set dev {} hairpin on",
-                stiff[0]
-            ),
-        )];
+        );
     }
-    vec![Finding::ok(CHECK, format!("{setting}; {} on bridges", counted(bridged.len(), "pod")))]
+    report.or_ok(format!("{setting}; {} on bridges", counted(bridged.len(), "pod")));
 }
 
 /// What lets through what was translated, whoever translated it.
 const ACCEPT: &str =
     "iptables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT, likewise ip6tables";
 
-fn forward_policy(facts: &Facts) -> Result<Vec<Finding>, Finding> {
-    const CHECK: &str = "FORWARD";
-    let others = facts.others.or(
-        || Finding::unseen(CHECK, "the chains of other tables"),
-        |why| Finding::warning(CHECK, why, "try again"),
-    )?;
-    let mut findings = Vec::new();
-    let hooked = |chain: &OtherChain| {
-        chain.hooked.as_ref().is_some_and(|hooked| hooked.hook == Hooked::FORWARD)
-    };
-    for (name, _) in others.chains.iter().filter(|(_, chain)| hooked(chain)) {
+fn forward_policy(facts: &Facts, report: &mut Report) {
+    report.check("FORWARD");
+    let hidden = "the chains of other tables";
+    let seen = report.see(&facts.others, hidden, State::Warning, "try again");
+    let Some(others) = seen else { return };
+    for (name, _) in hooked_at(others, Hooked::FORWARD) {
         for family in Family::ALL.into_iter().filter(|family| name.space.has(*family)) {
             if family == Family::V6 && !in_use(facts, family) {
                 continue;
@@ -213,24 +165,18 @@ fn forward_policy(facts: &Facts) -> Result<Vec<Finding>, Finding> {
             let remedy = remedy_of_forward(others, name);
             match passage(others, name, &packet) {
                 Passage::Passes => continue,
-                Passage::Depends => findings.push(Finding::warning(
-                    CHECK,
+                Passage::Depends => report.warning(
                     format!("{name} drops everything except what some of its rules accept"),
                     remedy,
-                )),
-                Passage::Drops => findings.push(Finding::failed(
-                    CHECK,
-                    format!("{name} drops every packet to a pod"),
-                    remedy,
-                )),
+                ),
+                Passage::Drops => {
+                    report.failed(format!("{name} drops every packet to a pod"), remedy);
+                }
             }
             break;
         }
     }
-    if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "no chain drops what is forwarded"));
-    }
-    Ok(findings)
+    report.or_ok("no chain drops what is forwarded");
 }
 
 fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
@@ -258,55 +204,54 @@ pub(super) fn own_priority() -> i32 {
     nat.filter_map(|chain| chain.base.as_ref()).map(|base| base.priority).next().unwrap_or(-99)
 }
 
-const OTHER_TABLES: &str = "other tables";
-
-fn other_tables(facts: &Facts, ranges: &[PortRange]) -> Vec<Finding> {
-    const CHECK: &str = OTHER_TABLES;
-    let Some(others) = facts.others.known() else {
-        return vec![Finding::unseen(CHECK, "whether other tables translate host ports first")];
+fn other_tables(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
+    report.check("other tables");
+    let Ok(others) = &facts.others else {
+        return report.unseen("whether other tables translate host ports first");
     };
     let hooks = [Hooked::PREROUTING, Hooked::OUTPUT];
     let earlier: Vec<Translation> =
         hooks.iter().flat_map(|hook| translations(others, *hook, own_priority())).collect();
-    let mut findings = taken_ports(facts, &earlier);
-    if findings.is_empty() {
-        findings.extend(taken_range(facts, &earlier, ranges));
+    let mut taken = taken_ports(facts, &earlier);
+    if taken.is_empty() {
+        taken.extend(taken_range(facts, &earlier, ranges));
     }
-    findings.dedup();
-    findings.truncate(5);
+    taken.dedup();
+    for (state, text, remedy) in taken.into_iter().take(5) {
+        report.add(state, text, Some(remedy));
+    }
     if let Some(why) = &facts.unseen_legacy {
-        findings.push(Finding::unseen(CHECK, why.clone()));
+        report.unseen(why);
     }
-    if findings.is_empty() {
-        let text = match earlier.len() {
-            0 => "no other table translates host ports first".to_owned(),
-            1 => "one rule of another table is applied first, to ports that autoport does not use"
-                .to_owned(),
-            number => format!(
-                "{number} rules of other tables are applied first, to ports that autoport does not use"
-            ),
-        };
-        findings.push(Finding::ok(CHECK, text));
-    }
-    findings
+    report.or_ok(match earlier.len() {
+        0 => "no other table translates host ports first".to_owned(),
+        1 => "one rule of another table is applied first, to ports that autoport does not use"
+            .to_owned(),
+        number => format!(
+            "{number} rules of other tables are applied first, to ports that autoport does not use"
+        ),
+    });
 }
 
+/// What an earlier rule does to host ports: how bad it is, which, and what to do.
+type Taken = (State, String, String);
+
 /// The host ports of pods that an earlier rule translates.
-fn taken_ports(facts: &Facts, earlier: &[Translation]) -> Vec<Finding> {
+fn taken_ports(facts: &Facts, earlier: &[Translation]) -> Vec<Taken> {
     let held = facts.records().iter();
     let held = held.flat_map(|record| record.mappings.iter().map(move |one| (record, &one.host)));
     let taken = held.filter_map(|(record, host)| {
         let first = earlier.iter().find(|it| it.meets(host, |address| facts.is_local(address)))?;
         let text =
             format!("{} takes {host}, which {} holds, to {}", at(first), record.owner, first.to);
-        let finding = if first.conditions.unknown { Finding::warning } else { Finding::failed };
-        Some(finding(OTHER_TABLES, text, remedy_of(first)))
+        let state = if first.conditions.unknown { State::Warning } else { State::Failed };
+        Some((state, text, remedy_of(first)))
     });
     taken.collect()
 }
 
 /// The first rule that translates a port which a pod could be given.
-fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> Option<Finding> {
+fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> Option<Taken> {
     let ports = |one: &Translation| -> Vec<PortRange> {
         let runs = one.conditions.ports.iter().flatten();
         runs.filter_map(|run| ports::range(*run.start(), *run.end())).collect()
@@ -321,7 +266,7 @@ fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> 
         some_of(&ports(first)),
         first.to
     );
-    Some(Finding::warning(OTHER_TABLES, text, remedy_of(first)))
+    Some((State::Warning, text, remedy_of(first)))
 }
 
 /// Where the rule is.

@@ -50,18 +50,20 @@ fn is_host(network: &IpNetwork) -> bool {
     network.prefix() == if network.is_ipv4() { 32 } else { 128 }
 }
 
+/// The base chains in `hook`, and how each is hooked.
+pub(super) fn hooked_at(others: &Others, hook: u32) -> impl Iterator<Item = (&ChainName, &Hooked)> {
+    let chains = others.chains.iter();
+    let bases = chains.filter_map(|(name, chain)| Some((name, chain.hooked.as_ref()?)));
+    bases.filter(move |(_, hooked)| hooked.hook == hook)
+}
+
 /// The translations in the nat chains of `hook` that come before the priority `before`.
 pub(super) fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation> {
-    let earlier =
-        |hooked: &Hooked| hooked.kind == "nat" && hooked.hook == hook && hooked.priority < before;
-    let mut bases: Vec<_> = others
-        .chains
-        .iter()
-        .filter_map(|(name, chain)| Some((chain.hooked.as_ref().filter(|it| earlier(it))?, name)))
-        .collect();
-    bases.sort_by_key(|(hooked, _)| hooked.priority);
+    let earlier = |hooked: &Hooked| hooked.kind == "nat" && hooked.priority < before;
+    let mut bases: Vec<_> = hooked_at(others, hook).filter(|(_, hooked)| earlier(hooked)).collect();
+    bases.sort_by_key(|(_, hooked)| hooked.priority);
     let mut found = Vec::new();
-    for (_, name) in bases {
+    for (name, _) in bases {
         gather(others, std::slice::from_ref(name), &Conditions::default(), &mut found);
     }
     found

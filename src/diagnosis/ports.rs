@@ -2,73 +2,59 @@
 
 use std::num::NonZeroU16;
 
-use super::{Facts, Finding, some_of};
+use super::{Facts, Report, State, some_of};
 use crate::cni::Config;
 use crate::kernel::{Listener, Named};
 use crate::model::{HostPort, PortRange, Record};
 
-const CHECK: &str = "port range";
-
 /// kube-apiserver's `--service-node-port-range`, unless told otherwise.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
 
-pub(super) fn findings(facts: &Facts, configs: &[Config], ranges: &[PortRange]) -> Vec<Finding> {
+pub(super) fn judge(facts: &Facts, configs: &[Config], ranges: &[PortRange], report: &mut Report) {
     if ranges.is_empty() {
-        return Vec::new();
+        return;
     }
-    let mut findings = Vec::new();
-    for range in ranges.iter().copied() {
-        findings.extend(others_ranges(facts, range));
+    report.check("port range");
+    for range in ranges {
+        others_ranges(facts, *range, report);
     }
-    if findings.is_empty() {
-        let text = format!("{} overlaps no other range", some_of(ranges));
-        findings.push(Finding::ok(CHECK, text));
-    }
-    findings.extend(listeners(facts, configs).unwrap_or_else(|unseen| vec![unseen]));
-    findings
+    report.or_ok(format!("{} overlaps no other range", some_of(ranges)));
+    listeners(facts, configs, report);
 }
 
 /// Who else uses numbers of `range`.
-fn others_ranges(facts: &Facts, range: PortRange) -> Vec<Finding> {
-    let mut findings = Vec::new();
+fn others_ranges(facts: &Facts, range: PortRange, report: &mut Report) {
     let sysctl = |name: &str| facts.sysctls.get(name).unwrap_or_default();
     let ephemeral = ephemeral(sysctl("net/ipv4/ip_local_port_range"));
     let reserved = reserved(sysctl("net/ipv4/ip_local_reserved_ports"));
+    // The kernel prints adjacent numbers as one run.
     if let Some(common) = ephemeral.and_then(|ephemeral| common(range, ephemeral))
-        && !covers(&reserved, common)
+        && !reserved.iter().any(|run| includes(*run, common))
     {
-        findings.push(Finding::warning(
-            CHECK,
+        report.warning(
             format!("{common} of {range} is also used for outgoing connections of this node (net.ipv4.ip_local_port_range)"),
             format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another portRange"),
-        ));
+        );
     }
     if let Some(common) = self::range(NODE_PORTS.0, NODE_PORTS.1).and_then(|it| common(range, it)) {
-        findings.push(Finding::warning(
-            CHECK,
+        report.warning(
             format!("{common} of {range} is also Kubernetes' NodePort range, and Services take precedence"),
             "another portRange, unless kube-apiserver has another \
              --service-node-port-range",
-        ));
+        );
     }
-    let others: Vec<PortRange> = reserved
-        .iter()
-        .filter(|reserved| reserved.overlaps(&range) && !includes(**reserved, range))
-        .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)))
-        .copied()
-        .collect();
+    let others = reserved
+        .into_iter()
+        .filter(|reserved| reserved.overlaps(&range) && !includes(*reserved, range))
+        .filter(|reserved| ephemeral.is_none_or(|ephemeral| !reserved.overlaps(&ephemeral)));
+    let others: Vec<PortRange> = others.collect();
     if !others.is_empty() {
-        findings.push(Finding::warning(
-            CHECK,
-            format!(
-                "{} of {range} is reserved for some program \
-                 (net.ipv4.ip_local_reserved_ports)",
-                some_of(&others)
-            ),
-            format!("put {} into excludePorts", some_of(&others)),
-        ));
+        let others = some_of(&others);
+        report.warning(
+            format!("{others} of {range} is reserved for some program (net.ipv4.ip_local_reserved_ports)"),
+            format!("put {others} into excludePorts"),
+        );
     }
-    findings
 }
 
 /// Every run of numbers that some network chooses from.
@@ -123,11 +109,6 @@ fn includes(outer: PortRange, inner: PortRange) -> bool {
     outer.first <= inner.first && inner.last <= outer.last
 }
 
-/// The kernel prints adjacent numbers as one run.
-fn covers(runs: &[PortRange], whole: PortRange) -> bool {
-    runs.iter().any(|run| includes(*run, whole))
-}
-
 /// Whether the network would choose the port, but for the listener.
 fn is_in_the_way(config: &Config, listener: &Listener) -> bool {
     let Listener { protocol, port, .. } = *listener;
@@ -136,58 +117,41 @@ fn is_in_the_way(config: &Config, listener: &Listener) -> bool {
         && hosts.any(|host| listener.meets(&host, &config.policy.host_addresses))
 }
 
-fn listeners(facts: &Facts, configs: &[Config]) -> Result<Vec<Finding>, Finding> {
-    const CHECK: &str = "listeners";
-    let listeners = facts.listeners.or(
-        || Finding::unseen(CHECK, "which programs listen"),
-        |why| Finding::warning(CHECK, why, "modprobe inet_diag, tcp_diag, udp_diag"),
-    )?;
+fn listeners(facts: &Facts, configs: &[Config], report: &mut Report) {
+    report.check("listeners");
+    let remedy = "modprobe inet_diag, tcp_diag, udp_diag";
+    let seen = report.see(&facts.listeners, "which programs listen", State::Warning, remedy);
+    let Some(listeners) = seen else { return };
     let held: Vec<(&Record, &HostPort)> = facts
         .records()
         .iter()
         .flat_map(|record| record.mappings.iter().map(move |mapping| (record, &mapping.host)))
         .collect();
-    let holder = |listener: &Listener| {
+    let (mut on_held, mut in_range) = (Vec::new(), Vec::new());
+    for listener in listeners {
         let meets = |(record, host): &&(&Record, &HostPort)| {
             listener.meets(host, &record.policy.host_addresses)
         };
-        held.iter().find(meets)
-    };
-    let mut findings = Vec::new();
-    let on_held: Vec<String> = listeners
-        .iter()
-        .filter_map(|listener| {
-            let (record, host) = holder(listener)?;
-            Some(format!("{} on {host}, which {} holds", Named(listener), record.owner))
-        })
-        .collect();
+        if let Some((record, host)) = held.iter().find(meets) {
+            on_held.push(format!("{} on {host}, which {} holds", Named(listener), record.owner));
+        } else if configs.iter().any(|config| is_in_the_way(config, listener)) {
+            in_range.push(Named(listener));
+        }
+    }
     if !on_held.is_empty() {
-        findings.push(Finding::warning(
-            CHECK,
+        report.warning(
             format!("packets from outside do not reach {}", some_of(&on_held)),
             "stop it, or give the pod another port",
-        ));
+        );
     }
-    let in_range: Vec<&Listener> = listeners
-        .iter()
-        .filter(|listener| configs.iter().any(|config| is_in_the_way(config, listener)))
-        .filter(|listener| holder(listener).is_none())
-        .collect();
     if !in_range.is_empty() {
-        let named: Vec<Named> = in_range.into_iter().map(Named).collect();
-        findings.push(Finding::warning(
-            CHECK,
-            format!(
-                "ports of the range that are in use by other programs are not chosen: {}",
-                some_of(&named)
-            ),
+        let named = some_of(&in_range);
+        report.warning(
+            format!("ports of the range that are in use by other programs are not chosen: {named}"),
             "put them into excludePorts, or move the program",
-        ));
+        );
     }
-    if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "no program of this node listens in the range"));
-    }
-    Ok(findings)
+    report.or_ok("no program of this node listens in the range");
 }
 
 #[cfg(test)]
@@ -222,6 +186,6 @@ mod tests {
     fn runs_meet_in_what_both_have() {
         assert_eq!(common(run(1, 5), run(5, 9)), Some(run(5, 5)));
         assert_eq!(common(run(1, 4), run(5, 9)), None);
-        assert!(covers(&[run(1, 3), run(5, 9)], run(6, 9)) && !covers(&[run(1, 3)], run(3, 4)));
+        assert!(includes(run(5, 9), run(6, 9)) && !includes(run(1, 3), run(3, 4)));
     }
 }

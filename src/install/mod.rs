@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub(crate) use disk::configurations;
 pub use problem::Problem;
 
 use crate::event::LockHolder;

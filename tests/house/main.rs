@@ -46,7 +46,7 @@ const MAP: [(&str, &[&str]); 14] = [
         "diagnosis",
         &[
             "model", "event", "regular", "ruleset", "netns", "cni", "store", "kernel", "error",
-            "app",
+            "install", "app",
         ],
     ),
 ];

@@ -1,8 +1,8 @@
 //! From what was asked to where the packet goes.
 
-use super::super::facts::{Seen, sysctl_name};
+use super::super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
 use super::super::network::{at, remedy_of};
-use super::super::passage::{Packet, Passage, passage};
+use super::super::passage::{Packet, Passage, hooked_at, passage};
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
@@ -11,39 +11,23 @@ use crate::ruleset::LAYOUT;
 use crate::store::Who;
 
 const DOCTOR: &str = "run `autoport doctor`";
+const REPAIR: &str = "`autoport repair`";
 
 /// Some port that clients connect from.
 const CLIENTS_PORT: u16 = 50_000;
 
-/// The way so far.
-struct Walk {
+/// The way so far. What looks at a stretch of it gives `None` where the packet goes no further, so that a
+/// question mark ends the walk.
+struct Walk<'a> {
+    way: &'a Way,
+    /// The stretch.
+    at: &'static str,
     steps: Vec<Step>,
 }
 
-impl Walk {
-    fn step(&mut self, at: &'static str, fate: Fate, text: String, remedy: Option<String>) {
-        self.steps.push(Step { at, fate, text, remedy });
-    }
-
-    fn passes(&mut self, at: &'static str, text: impl Into<String>) {
-        self.step(at, Fate::Passes, text.into(), None);
-    }
-
-    fn unsure(&mut self, at: &'static str, text: impl Into<String>, remedy: &str) {
-        self.step(at, Fate::Unsure, text.into(), Some(remedy.to_owned()));
-    }
-
-    /// The packet goes no further; `None`, so that a question mark ends the walk.
-    fn stops(&mut self, at: &'static str, text: impl Into<String>, remedy: &str) -> Option<()> {
-        let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
-        self.step(at, Fate::Stops, text.into(), remedy);
-        None
-    }
-}
-
 pub(super) fn judge(way: &Way) -> Trace {
-    let mut walk = Walk { steps: Vec::new() };
-    let arrived = walk.follow(way).is_some();
+    let mut walk = Walk { way, at: "", steps: Vec::new() };
+    let arrived = walk.follow().is_some();
     let steps = walk.steps;
     let fate = steps.iter().map(|step| step.fate).max().unwrap_or(Fate::Unsure);
     let query = way.query;
@@ -64,276 +48,271 @@ pub(super) fn judge(way: &Way) -> Trace {
     Trace { steps, fate, verdict }
 }
 
-impl Walk {
-    fn follow(&mut self, way: &Way) -> Option<()> {
-        self.destination(way)?;
-        self.before(way)?;
-        self.table(way)?;
-        let lead = self.element(way)?;
-        self.record(way, lead);
-        self.gates(way, lead)?;
-        self.masquerade(way, lead)?;
-        self.route(way, lead)?;
-        self.filters(way, lead)?;
-        self.pod(way, lead)
+impl<'a> Walk<'a> {
+    fn step(&mut self, fate: Fate, text: impl Into<String>, remedy: Option<&str>) -> Option<()> {
+        let remedy = remedy.map(str::to_owned);
+        self.steps.push(Step { at: self.at, fate, text: text.into(), remedy });
+        (fate != Fate::Stops).then_some(())
     }
 
-    fn destination(&mut self, way: &Way) -> Option<()> {
-        let to = way.query.to;
-        if !way.is_local {
-            let text = format!("{to} is no address of this node");
-            return self.stops("destination", text, "use an address that `ip addr` shows");
+    fn passes(&mut self, text: impl Into<String>) -> Option<()> {
+        self.step(Fate::Passes, text, None)
+    }
+
+    fn unsure(&mut self, text: impl Into<String>, remedy: &str) -> Option<()> {
+        self.step(Fate::Unsure, text, Some(remedy))
+    }
+
+    fn stops<T>(&mut self, text: impl Into<String>, remedy: &str) -> Option<T> {
+        self.step(Fate::Stops, text, Some(remedy));
+        None
+    }
+
+    fn unseen(&mut self, unseen: &Unseen, hidden: &str, remedy: &str) -> Option<()> {
+        match unseen {
+            Unseen::Hidden => self.unsure(hidden, "run it as root"),
+            Unseen::Failed(why) => self.unsure(why, remedy),
         }
-        let hook = if way.from_node { "output" } else { "prerouting" };
-        self.passes("destination", format!("{to} is this node's; the packet passes {hook}"));
-        Some(())
     }
 
-    fn before(&mut self, way: &Way) -> Option<()> {
-        const AT: &str = "other tables";
-        match &way.before {
-            Seen::Known(None) => match &way.unseen_legacy {
-                None => self.passes(AT, "no other table translates it first"),
-                Some(why) => self.unsure(AT, why.clone(), "run it as root, with iptables"),
-            },
-            Seen::Known(Some(other)) => {
+    fn follow(&mut self) -> Option<()> {
+        self.destination()?;
+        self.before()?;
+        self.table()?;
+        let lead = self.element()?;
+        self.record(lead);
+        self.host_addresses(lead)?;
+        self.source_ranges(lead)?;
+        self.masquerade(lead)?;
+        self.forwarding()?;
+        self.route(lead)?;
+        self.filters(lead)?;
+        self.pod(lead)
+    }
+
+    fn destination(&mut self) -> Option<()> {
+        self.at = "destination";
+        let to = self.way.query.to;
+        if !self.way.is_local {
+            let text = format!("{to} is no address of this node");
+            return self.stops(text, "use an address that `ip addr` shows");
+        }
+        let hook = if self.way.from_node { "output" } else { "prerouting" };
+        self.passes(format!("{to} is this node's; the packet passes {hook}"))
+    }
+
+    fn before(&mut self) -> Option<()> {
+        self.at = "other tables";
+        match (&self.way.before, &self.way.unseen_legacy) {
+            (Ok(None), None) => self.passes("no other table translates it first"),
+            (Ok(None), Some(why)) => self.unsure(why, "run it as root, with iptables"),
+            (Ok(Some(other)), _) => {
                 let text = format!("{} takes it to {} first", at(other), other.to);
                 if !other.conditions.unknown {
-                    return self.stops(AT, text, &remedy_of(other));
+                    return self.stops(text, &remedy_of(other));
                 }
-                self.unsure(AT, format!("{text}, under conditions"), &remedy_of(other));
+                self.unsure(format!("{text}, under conditions"), &remedy_of(other))
             }
-            Seen::Hidden => self.unsure(AT, "not seen", "run it as root"),
-            Seen::Failed(why) => self.unsure(AT, why.clone(), "try again"),
+            (Err(unseen), _) => self.unseen(unseen, "not seen", "try again"),
         }
-        Some(())
     }
 
-    fn table(&mut self, way: &Way) -> Option<()> {
-        const AT: &str = "table";
-        const REPAIR: &str = "`autoport repair`";
+    fn table(&mut self) -> Option<()> {
+        self.at = "table";
+        let way = self.way;
         match &way.look.table {
-            Table::Absent if way.holds() => {
-                return self.stops(AT, "table inet autoport is missing", REPAIR);
-            }
-            Table::Absent => self.passes(AT, "there is no table inet autoport"),
-            Table::Foreign => {
-                return self.stops(AT, "table inet autoport was not made by autoport", REPAIR);
-            }
+            Table::Absent if way.holds() => self.stops("table inet autoport is missing", REPAIR),
+            Table::Absent => self.passes("there is no table inet autoport"),
+            Table::Foreign => self.stops("table inet autoport was not made by autoport", REPAIR),
             Table::Ours(identity) if identity.layout != LAYOUT => {
-                let text =
-                    format!("it has layout {}; this autoport supports {LAYOUT}", identity.layout);
-                self.unsure(AT, text, "use the autoport of that version");
-                return None;
+                let layout = identity.layout;
+                let text = format!("it has layout {layout}; this autoport supports {LAYOUT}");
+                self.unsure(text, "use the autoport of that version")?;
+                None
             }
             Table::Ours(_) if way.look.dormant => {
-                return self.stops(AT, "table inet autoport is dormant", REPAIR);
+                self.stops("table inet autoport is dormant", REPAIR)
             }
             Table::Ours(_) => {
                 let base = if way.from_node { "chain output" } else { "chain prerouting" };
                 let shared = ["chain hostports", base];
                 match &way.difference {
                     Some(text) if shared.iter().any(|chain| text.contains(chain)) => {
-                        return self.stops(AT, text.clone(), REPAIR);
+                        self.stops(text, REPAIR)
                     }
-                    Some(text) => self.unsure(AT, text.clone(), REPAIR),
-                    None if way.holds() => {
-                        self.passes(AT, "table inet autoport equals the record");
-                    }
-                    None => self.passes(AT, "table inet autoport is there"),
+                    Some(text) => self.unsure(text, REPAIR),
+                    None if way.holds() => self.passes("table inet autoport equals the record"),
+                    None => self.passes("table inet autoport is there"),
                 }
             }
         }
-        Some(())
     }
 
-    fn element<'a>(&mut self, way: &'a Way) -> Option<&'a Translated> {
-        const AT: &str = "element";
+    fn element(&mut self) -> Option<&'a Translated> {
+        self.at = "element";
+        let way = self.way;
         match &way.led {
             Led::To(lead) => {
-                let text = format!(
-                    "{} contains the port, {} maps it to {}",
-                    lead.held, lead.map, lead.target
-                );
-                self.passes(AT, text);
+                let Translated { held, map, target, .. } = &**lead;
+                self.passes(format!("{held} contains the port, {map} maps it to {target}"))?;
                 Some(lead)
             }
             Led::Damaged(set) => {
                 let text = format!("{set} contains the port, but its chains are damaged");
-                self.unsure(AT, text, "`autoport repair`");
+                self.unsure(text, REPAIR)?;
                 None
             }
             Led::Untranslated(set) => {
                 let text = format!("{set} contains the port, but no map contains its target");
-                self.stops(AT, text, "`autoport repair`")?;
-                None
+                self.stops(text, REPAIR)
             }
             Led::Nowhere if way.holds() => {
-                let text = format!(
-                    "{} is recorded, but no set of the table contains the port",
-                    holder(way)
-                );
-                self.stops(AT, text, "`autoport repair`")?;
-                None
+                let holder = holder(way);
+                let text =
+                    format!("{holder} is recorded, but no set of the table contains the port");
+                self.stops(text, REPAIR)
             }
             Led::Nowhere => {
-                let text = match (&way.listener, holder(way)) {
-                    (Some(listener), _) => {
+                let holder = holder(way);
+                let text = match &way.listener {
+                    Some(listener) => {
                         format!("no pod holds it; {listener} of this node listens there")
                     }
-                    (None, holder) if !holder.is_empty() => {
-                        format!("{holder}; its ports are not translated")
-                    }
-                    (None, _) => nobody(way),
+                    None if !holder.is_empty() => format!("{holder}; its ports are not translated"),
+                    None => nobody(way),
                 };
-                let remedy = match &way.holders {
-                    Seen::Known(_) => "`autoport list` shows all host ports in use",
-                    Seen::Hidden | Seen::Failed(_) => DOCTOR,
-                };
-                self.stops(AT, text, remedy)?;
-                None
+                let is_seen = way.holders.is_ok();
+                let list = "`autoport list` shows all host ports in use";
+                self.stops(text, if is_seen { list } else { DOCTOR })
             }
         }
     }
 
-    fn record(&mut self, way: &Way, lead: &Translated) {
-        const AT: &str = "record";
-        match (way.record(), &way.holders) {
-            (Some(record), _) => self.passes(AT, format!("{} holds it", record.owner)),
-            (None, Seen::Known(_)) => {
+    fn record(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "record";
+        match (self.way.record(), &self.way.holders) {
+            (Some(record), _) => self.passes(format!("{} holds it", record.owner)),
+            (None, Ok(_)) => {
                 let text = format!("the element that leads to {} has no record", lead.target);
-                self.unsure(AT, text, "`autoport repair` removes it");
+                self.unsure(text, "`autoport repair` removes it")
             }
-            (None, Seen::Hidden) => self.unsure(AT, "not seen", "run it as root"),
-            (None, Seen::Failed(why)) => {
-                self.unsure(AT, why.clone(), DOCTOR);
-            }
+            (None, Err(unseen)) => self.unseen(unseen, "not seen", DOCTOR),
         }
     }
 
-    fn gates(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        let policy = lead.network_policy.policy();
-        let (to, from) = (way.query.to, way.query.from);
-        let hosts = &policy.host_addresses;
-        if !hosts.is_empty() {
-            if !hosts.iter().any(|network| network.contains(to)) {
-                let text = format!("hostAddresses does not include {to}");
-                return self.stops("hostAddresses", text, "use another address of the node");
-            }
-            self.passes("hostAddresses", format!("{to} is among them"));
+    fn host_addresses(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "hostAddresses";
+        let to = self.way.query.to;
+        let hosts = &lead.network_policy.policy().host_addresses;
+        if hosts.is_empty() {
+            return Some(());
         }
-        let sources = &policy.source_ranges;
+        if !hosts.iter().any(|network| network.contains(to)) {
+            let text = format!("hostAddresses does not include {to}");
+            return self.stops(text, "use another address of the node");
+        }
+        self.passes(format!("{to} is among them"))
+    }
+
+    fn source_ranges(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "sourceRanges";
+        let sources = &lead.network_policy.policy().source_ranges;
         if sources.is_empty() {
             return Some(());
         }
         let listed = sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        match from {
-            None => self.unsure(
-                "sourceRanges",
-                format!("only {listed} may connect"),
-                "set the client with --from",
-            ),
+        match self.way.query.from {
+            None => self.unsure(format!("only {listed} may connect"), "set the client with --from"),
             Some(from) if from.is_loopback() && from.is_ipv4() => {
-                self.passes("sourceRanges", "loopback clients are always allowed");
+                self.passes("loopback clients are always allowed")
             }
             Some(from) if sources.iter().any(|network| network.contains(from)) => {
-                self.passes("sourceRanges", format!("{from} may connect"));
+                self.passes(format!("{from} may connect"))
             }
             Some(from) => {
-                let text = format!("{from} is not in {listed}");
-                return self.stops("sourceRanges", text, "add it to sourceRanges");
+                self.stops(format!("{from} is not in {listed}"), "add it to sourceRanges")
             }
         }
-        Some(())
     }
 
-    fn masquerade(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        const AT: &str = "masquerade";
-        let from = way.query.from;
-        let loopback = from.is_some_and(|from| from.is_loopback());
+    fn masquerade(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "masquerade";
+        let loopback = self.way.is_from_loopback();
         if loopback && lead.target.is_ipv6() {
             let text = "from ::1 nothing is translated: the answer could not come back";
-            return self.stops(AT, text, "use an address of the node that is not ::1");
+            return self.stops(text, "use an address of the node that is not ::1");
         }
         if loopback && lead.network_policy.policy().masquerade == Masquerade::Nobody {
             let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
-            return self.stops(AT, text, "use an address of the node, or set snat");
+            return self.stops(text, "use an address of the node, or set snat");
         }
-        self.passes(AT, way::masquerades(lead, from).1);
-        Some(())
+        self.passes(way::masquerades(lead, self.way.query.from).1)
     }
 
-    fn route(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        const AT: &str = "route";
-        let pod = lead.target.ip();
-        self.forwarding(way)?;
-        let path = match &way.path {
-            Ok(path) => path,
-            Err(error) => {
-                let text = format!("this node has no route to {pod}: {error}");
-                let remedy = "check the log of the cluster's CNI plugin";
-                return self.stops(AT, text, remedy);
-            }
-        };
-        if path.is_down {
-            let text = format!("{} is down", path.interface);
-            return self.stops(AT, text, "check the log of the cluster's CNI plugin");
-        }
-        let loopback = way.query.from.is_some_and(|from| from.is_loopback());
-        if loopback && Loopback::of(&path.interface) == Loopback::Refused && !all_loopback(way) {
-            let name = sysctl_name(&format!("net/ipv4/conf/{}/route_localnet", path.interface));
-            let text = format!("{name} is 0: nothing from 127.0.0.0/8 leaves there");
-            return self.stops(AT, text, &format!("sysctl -w {name}=1"));
-        }
-        let next = path.gateway.unwrap_or(pod);
-        match way.neighbour {
-            Neighbour::Failed => {
-                let text = format!("{next} does not answer on {}", path.interface);
-                return self.stops(AT, text, "see whether the pod's interface is up");
-            }
-            Neighbour::Known | Neighbour::Unknown => {
-                let by = if path.gateway.is_some() { format!(", {next}") } else { String::new() };
-                self.passes(AT, format!("{pod} by {}{by}", path.interface));
-            }
-        }
-        let itself = way.query.from == Some(pod);
-        let calls = way.sysctls.get("net/bridge/bridge-nf-call-iptables") == Some("1");
-        let ports = way.links.iter().filter(|port| port.controller == Some(path.index));
-        let stiff = ports.filter(|port| port.hairpin == Some(false)).count();
-        if itself && calls && stiff > 0 {
-            let text = "bridge-nf-call-iptables is 1, and the bridge sends nothing back";
-            self.unsure("bridge", text, "\"hairpinMode\": true for the bridge plugin");
-        }
-        Some(())
-    }
-
-    fn forwarding(&mut self, way: &Way) -> Option<()> {
-        const AT: &str = "forwarding";
+    fn forwarding(&mut self) -> Option<()> {
+        self.at = "forwarding";
+        let way = self.way;
         if way.from_node {
             return Some(());
         }
-        let family = Family::of(&way.query.to);
-        let interface = way.arrives_by.as_ref().map(|path| path.interface.as_str());
-        let name = match (family, interface) {
-            (Family::V4, Some(interface)) => format!("net/ipv4/conf/{interface}/forwarding"),
+        let name = match (Family::of(&way.query.to), &way.arrives_by) {
+            (Family::V4, Some(path)) => of_interface(&path.interface, "forwarding"),
             (Family::V4, None) => "net/ipv4/ip_forward".to_owned(),
             (Family::V6, _) => "net/ipv6/conf/all/forwarding".to_owned(),
         };
         let dotted = sysctl_name(&name);
         if way.sysctls.get(&name) == Some("0") {
-            let text = format!("{dotted} is 0");
-            return self.stops(AT, text, &format!("sysctl -w {dotted}=1"));
+            return self.stops(format!("{dotted} is 0"), &set_sysctl(&name, 1));
         }
-        self.passes(AT, format!("{dotted} is on"));
+        self.passes(format!("{dotted} is on"))
+    }
+
+    fn route(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "route";
+        let (way, pod) = (self.way, lead.target.ip());
+        let log = "check the log of the cluster's CNI plugin";
+        let path = match &way.path {
+            Ok(path) => path,
+            Err(error) => {
+                return self.stops(format!("this node has no route to {pod}: {error}"), log);
+            }
+        };
+        let by = &path.interface;
+        if path.is_down {
+            return self.stops(format!("{by} is down"), log);
+        }
+        let is_open = way.sysctls.of("all", "route_localnet") == Some("1");
+        if way.is_from_loopback() && Loopback::of(by) == Loopback::Refused && !is_open {
+            let name = of_interface(by, "route_localnet");
+            let shown = sysctl_name(&name);
+            let text = format!("{shown} is 0: nothing from 127.0.0.0/8 leaves there");
+            return self.stops(text, &set_sysctl(&name, 1));
+        }
+        if way.neighbour == Neighbour::Failed {
+            let next = path.gateway.unwrap_or(pod);
+            let text = format!("{next} does not answer on {by}");
+            return self.stops(text, "see whether the pod's interface is up");
+        }
+        let gateway = path.gateway.map_or(String::new(), |next| format!(", {next}"));
+        self.passes(format!("{pod} by {by}{gateway}"));
+        self.at = "bridge";
+        let calls = way.sysctls.get("net/bridge/bridge-nf-call-iptables") == Some("1");
+        let mut ports = way.links.iter().filter(|port| port.controller == Some(path.index));
+        let is_itself = way.query.from == Some(pod);
+        if is_itself && calls && ports.any(|port| port.hairpin == Some(false)) {
+            let text = "bridge-nf-call-iptables is 1, and the bridge sends nothing back";
+            self.unsure(text, "\"hairpinMode\": true for the bridge plugin");
+        }
         Some(())
     }
 
-    fn filters(&mut self, way: &Way, lead: &Translated) -> Option<()> {
+    fn filters(&mut self, lead: &Translated) -> Option<()> {
+        let way = self.way;
         let (at, hook) =
             if way.from_node { ("OUTPUT", Hooked::OUTPUT) } else { ("FORWARD", Hooked::FORWARD) };
-        let Seen::Known(others) = &way.others else {
-            self.unsure(at, "the chains of other tables are not seen", "run it as root");
-            return Some(());
+        self.at = at;
+        let Ok(others) = &way.others else {
+            return self.unsure("the chains of other tables are not seen", "run it as root");
         };
         let family = Family::of(&lead.target.ip());
         let packet = Packet {
@@ -345,100 +324,80 @@ impl Walk {
         // What comes back passes the same chains, unless it is for this node.
         let port = Some(CLIENTS_PORT);
         let back = Packet { port, destination: way.query.from, ..packet };
+        let accept = "let it accept `ct status dnat` (autoport doctor says how)";
         let mut sure = true;
-        for (name, chain) in &others.chains {
-            let hooked = chain.hooked.as_ref().filter(|hooked| hooked.hook == hook);
-            if hooked.is_none_or(|hooked| hooked.kind == "nat") || !name.space.has(family) {
+        for (name, hooked) in hooked_at(others, hook) {
+            if hooked.kind == "nat" || !name.space.has(family) {
                 continue;
             }
-            let accept = "let it accept `ct status dnat` (autoport doctor says how)";
             match passage(others, name, &packet) {
-                Passage::Passes if !way.from_node => {
-                    if passage(others, name, &back) == Passage::Drops {
-                        return self.stops(at, format!("{name} drops the answer"), accept);
+                Passage::Passes => {
+                    if !way.from_node && passage(others, name, &back) == Passage::Drops {
+                        return self.stops(format!("{name} drops the answer"), accept);
                     }
                 }
-                Passage::Passes => {}
                 Passage::Depends => {
                     sure = false;
                     let text =
                         format!("{name} drops everything except what some of its rules accept");
-                    self.unsure(at, text, accept);
+                    self.unsure(text, accept);
                 }
-                Passage::Drops => return self.stops(at, format!("{name} drops it"), accept),
+                Passage::Drops => return self.stops(format!("{name} drops it"), accept),
             }
         }
-        if sure {
-            self.passes(at, "no chain drops it");
-        }
-        Some(())
+        if sure { self.passes("no chain drops it") } else { Some(()) }
     }
 
-    fn pod(&mut self, way: &Way, lead: &Translated) -> Option<()> {
-        const AT: &str = "pod";
+    fn pod(&mut self, lead: &Translated) -> Option<()> {
+        self.at = "pod";
+        let (way, target) = (self.way, lead.target);
         let inside = match &way.inside {
-            Seen::Known(inside) => inside,
-            Seen::Hidden => {
-                self.unsure(AT, "whether it listens is not seen", "run it as root");
-                return Some(());
-            }
-            Seen::Failed(why) => {
-                self.unsure(AT, why.clone(), "run `autoport gc` if it no longer exists");
-                return Some(());
+            Ok(inside) => inside,
+            Err(unseen) => {
+                let remedy = "run `autoport gc` if it no longer exists";
+                return self.unseen(unseen, "whether it listens is not seen", remedy);
             }
         };
         if !inside.has_address {
-            let text = format!("it does not have {}", lead.target.ip());
-            return self.stops(
-                AT,
-                text,
-                "attach it again; run `autoport gc` if it no longer exists",
-            );
+            let remedy = "attach it again; run `autoport gc` if it no longer exists";
+            return self.stops(format!("it does not have {}", target.ip()), remedy);
         }
         match (&inside.listener, &inside.elsewhere) {
-            (Some(listener), _) => self.passes(AT, format!("{listener} listens there")),
+            (Some(listener), _) => self.passes(format!("{listener} listens there")),
             (None, Some(other)) => {
-                let text = format!("it listens on {other} only, not on {}", lead.target);
-                return self.stops(AT, text, "have the program listen on 0.0.0.0 or ::");
+                let text = format!("it listens on {other} only, not on {target}");
+                self.stops(text, "have the program listen on 0.0.0.0 or ::")
             }
             (None, None) => {
-                let text = format!("nothing listens on {}/{}", lead.target, way.query.protocol);
-                return self.stops(AT, text, "start the program, or correct containerPort");
+                let text = format!("nothing listens on {target}/{}", way.query.protocol);
+                self.stops(text, "start the program, or correct containerPort")
             }
+        }?;
+        self.at = "answer";
+        let Some(why) = &inside.no_way_back else {
+            return self.passes("the pod has a route back");
+        };
+        let text = format!("the pod has {why}");
+        let masked = way::masquerades(lead, way.query.from).0;
+        if way.query.from.is_some() || masked {
+            return self.stops(text, "give it a default route");
         }
-        if let Some(why) = &inside.no_way_back {
-            let masked = way::masquerades(lead, way.query.from).0;
-            if way.query.from.is_some() || masked {
-                return self.stops(
-                    "answer",
-                    format!("the pod has {why}"),
-                    "give it a default route",
-                );
-            }
-            self.unsure("answer", format!("the pod has {why}"), "set the client with --from");
-            return Some(());
-        }
-        self.passes("answer", "the pod has a route back");
-        Some(())
+        self.unsure(text, "set the client with --from")
     }
-}
-
-fn all_loopback(way: &Way) -> bool {
-    way.sysctls.get("net/ipv4/conf/all/route_localnet") == Some("1")
 }
 
 fn nobody(way: &Way) -> String {
     let port = format!("port {}/{}", way.query.port, way.query.protocol);
     match &way.holders {
-        Seen::Known(_) => format!("no pod holds {port}"),
-        Seen::Hidden => format!("no element contains {port}; the records are not seen"),
-        Seen::Failed(why) => format!("no element contains {port}; {why}"),
+        Ok(_) => format!("no pod holds {port}"),
+        Err(Unseen::Hidden) => format!("no element contains {port}; the records are not seen"),
+        Err(Unseen::Failed(why)) => format!("no element contains {port}; {why}"),
     }
 }
 
 /// Who holds the port; empty where nobody does.
 fn holder(way: &Way) -> String {
-    let holders = way.holders.known().into_iter().flatten();
+    let holders = way.holders.iter().flatten();
     let names = holders.map(|holder| match &holder.who {
         Who::Record(record) => record.owner.to_string(),
         Who::Reservation(reservation) => format!("reservation {} holds it", reservation.name),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::super::facts::{Seen, Sysctls, add_legacy};
+use super::super::facts::{self, Seen, Sysctls, Unseen};
 use super::super::network::own_priority;
 use super::super::passage::{Translation, translations};
 use super::Query;
@@ -107,16 +107,19 @@ impl Way {
         let survey = nft.survey()?;
         let look = nft.look(Extent::Places(&[]))?;
         let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
-        let mut others = Seen::of(Others::list());
-        let unseen_legacy = add_legacy(&mut others);
-        let before = others.map(|others| earlier(others, &query, from_node));
-        let (holders, difference) = recorded(&query, store, patience);
+        let (others, unseen_legacy) = facts::others();
+        let before = others.as_ref().map(|others| earlier(others, &query, from_node));
+        let before = before.map_err(Clone::clone);
+        let (holders, difference) = match recorded(&query, store, patience) {
+            Ok((holders, difference)) => (Ok(holders), difference),
+            Err(unseen) => (Err(unseen), None),
+        };
         let arrives_by = query.from.filter(|_| !from_node);
         let arrives_by = arrives_by.and_then(|from| kernel::path(from, None).ok());
         let (path, neighbour, inside) = match &led {
             Led::To(to) => onward(&query, to, &holders, arrives_by.as_ref()),
             Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_) => {
-                (Err(io::ErrorKind::NotFound.into()), Neighbour::Unknown, Seen::Hidden)
+                (Err(io::ErrorKind::NotFound.into()), Neighbour::Unknown, Err(Unseen::Hidden))
             }
         };
         let host = query.host();
@@ -132,7 +135,7 @@ impl Way {
             unseen_legacy,
             look,
             led,
-            difference: difference.filter(|_| matches!(holders, Seen::Known(_))),
+            difference,
             holders,
             listener,
             sysctls: Sysctls::gather(),
@@ -146,19 +149,15 @@ impl Way {
 
     /// Whether some attachment's record has the port translated.
     pub(super) fn holds(&self) -> bool {
-        let overlaps = |host: &HostPort| {
-            host.port == self.query.port
-                && host.protocol == self.query.protocol
-                && (host.is_wildcard() || host.address == self.query.to)
-                && Family::of(&host.address) == Family::of(&self.query.to)
-        };
-        self.holders.known().into_iter().flatten().any(|holder| match &holder.who {
-            Who::Record(record) => record
-                .mappings
-                .iter()
-                .any(|mapping| mapping.target.is_some() && overlaps(&mapping.host)),
-            Who::Reservation(_) | Who::Unreadable(_) => false,
-        })
+        let host = self.query.host();
+        let mappings =
+            self.holders.iter().flat_map(|held| records(held)).flat_map(|it| &it.mappings);
+        mappings.filter(|one| one.target.is_some()).any(|one| one.host.overlaps(&host))
+    }
+
+    /// Whether the client is a program of this node that connects from a loopback address.
+    pub(super) fn is_from_loopback(&self) -> bool {
+        self.query.from.is_some_and(|from| from.is_loopback())
     }
 
     /// The record of the pod that the packet is led to.
@@ -168,14 +167,16 @@ impl Way {
     }
 }
 
-fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
-    holders.known()?.iter().find_map(|holder| match &holder.who {
-        Who::Record(record) => {
-            let leads = record.mappings.iter().any(|mapping| mapping.target == Some(target));
-            leads.then_some(&**record)
-        }
+fn records(holders: &[Held]) -> impl Iterator<Item = &Record> {
+    holders.iter().filter_map(|holder| match &holder.who {
+        Who::Record(record) => Some(&**record),
         Who::Reservation(_) | Who::Unreadable(_) => None,
     })
+}
+
+fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
+    let leads = |record: &&Record| record.mappings.iter().any(|it| it.target == Some(target));
+    records(holders.as_ref().ok()?).find(leads)
 }
 
 /// What the rules of the table come to: sets of one address before those of every address, in either
@@ -216,30 +217,22 @@ fn earlier(others: &Others, query: &Query, from_node: bool) -> Option<Translatio
 }
 
 /// Who holds the port, and what differs in the table from the first of them that has something there.
-fn recorded(query: &Query, store: &Store, patience: Duration) -> (Seen<Vec<Held>>, Option<String>) {
-    let host = query.host();
-    let nothing = || Seen::Failed(format!("nothing is recorded in {}", store.dir().display()));
-    let read = || {
-        let Some(shared) = store.read(patience, &mut Silent)? else {
-            return Ok((nothing(), None));
-        };
-        shared.belongs_here()?;
-        let holders = shared.holders(&[host])?;
-        let records = holders.iter().filter_map(|holder| match &holder.who {
-            Who::Record(record) => Some(&**record),
-            Who::Reservation(_) | Who::Unreadable(_) => None,
-        });
-        let mut difference = None;
-        for record in records {
-            let instance = &shared.instance().id;
-            let expected = Ruleset::new(Identity::current(instance), [record]);
-            if !expected.elements.is_empty() && difference.is_none() {
-                difference = Nft::open(instance)?.check(&expected)?;
-            }
-        }
-        Ok::<_, crate::error::Error>((Seen::Known(holders), difference))
+fn recorded(query: &Query, store: &Store, patience: Duration) -> Seen<(Vec<Held>, Option<String>)> {
+    let Some(shared) = store.read(patience, &mut Silent)? else {
+        let dir = store.dir().display();
+        return Err(Unseen::Failed(format!("nothing is recorded in {dir}")));
     };
-    read().unwrap_or_else(|error| (Seen::of(Err(error)), None))
+    shared.belongs_here()?;
+    let holders = shared.holders(&[query.host()])?;
+    let instance = &shared.instance().id;
+    let mut difference = None;
+    for record in records(&holders) {
+        let expected = Ruleset::new(Identity::current(instance), [record]);
+        if !expected.elements.is_empty() && difference.is_none() {
+            difference = Nft::open(instance)?.check(&expected)?;
+        }
+    }
+    Ok((holders, difference))
 }
 
 /// The way from where the packet comes in, its next hop, and the pod.
@@ -274,10 +267,10 @@ fn look_inside(
     path: Option<&Path>,
 ) -> Seen<Inside> {
     let Some(netns) = record.and_then(|record| record.owner.netns.as_ref()) else {
-        return Seen::Failed("the pod's network namespace was not recorded".to_owned());
+        return Err(Unseen::Failed("the pod's network namespace was not recorded".to_owned()));
     };
     if record.map(|record| Fate::of(&record.owner)) == Some(Fate::Gone) {
-        return Seen::Failed(Fate::Gone.to_string());
+        return Err(Unseen::Failed(Fate::Gone.to_string()));
     }
     let client = query.from.unwrap_or_else(|| somebody(Family::of(&to.target.ip())));
     // Who is masqueraded is seen as the node's address towards the pod.
@@ -298,11 +291,8 @@ fn look_inside(
             no_way_back: back.err().map(|error| format!("no route to {client}: {error}")),
         })
     };
-    match netns::inside(netns, look) {
-        Ok(Some(inside)) => Seen::Known(inside),
-        Ok(None) => Seen::Failed("the kernel does not show its sockets".to_owned()),
-        Err(error) => Seen::of(Err(error)),
-    }
+    let unseen = || Unseen::Failed("the kernel does not show its sockets".to_owned());
+    netns::inside(netns, look)?.ok_or_else(unseen)
 }
 
 /// Whether the client's address is replaced, and why.
