@@ -1,8 +1,6 @@
 //! Which host ports a claim gets: those it names, if they may be had, and those the node chooses.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::num::NonZeroU16;
 
 use super::gather::Gathered;
 use super::survey::Survey;
@@ -128,20 +126,8 @@ impl<'a> Chooser<'a> {
             cursors: &cursors(self.shared, self.ask)?,
             seed: fastrand::u64(..),
         };
-        let numbers = |grant: &Grant| {
-            let first = grant.port;
-            (0..grant.request.count.get()).filter_map(move |offset| first.checked_add(offset))
-        };
-        let formerly: BTreeSet<NonZeroU16> = former.iter().flat_map(numbers).collect();
-        let survey = RefCell::new(Survey::new(self.shared, self.owner, &self.memory, self.now));
-        let look = |spot: Spot| {
-            let survey = &mut survey.borrow_mut();
-            // The sandbox before this one may still be entered for them.
-            let is_former = formerly.contains(&spot.port);
-            if is_former { self.examine(spot, survey) } else { self.look(spot, survey) }
-        };
-        let examine = |spot: Spot| self.examine(spot, &mut survey.borrow_mut());
-        Ok(allocate(&choice, look, examine)??)
+        let mut survey = Survey::new(self.shared, self.owner, &self.memory, self.now);
+        Ok(allocate(&choice, |spot, examined| self.look(spot, examined, &mut survey))??)
     }
 
     /// What the pod had been granted before: what it released a short while ago, and what an earlier
@@ -154,22 +140,19 @@ impl<'a> Chooser<'a> {
         self.memory.grants(&self.ask.holder).into_iter().chain(held).collect()
     }
 
-    fn look(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
+    fn look(
+        &self,
+        spot: Spot,
+        examined: bool,
+        survey: &mut Survey<'_>,
+    ) -> Result<Availability, Error> {
         if spot.hosts().all(|host| super::holds(self.before, &host)) {
             return Ok(Availability::Free);
         }
-        let found = survey.look(spot)?;
+        let found = survey.look(spot, examined)?;
         // Of a full range, nothing else is asked.
         let is_busy = found != Availability::Held && self.is_in_use(spot);
         Ok(if is_busy { Availability::Busy } else { found })
-    }
-
-    /// Looks behind the entries: a holder that is gone holds nothing.
-    fn examine(&self, spot: Spot, survey: &mut Survey<'_>) -> Result<Availability, Error> {
-        if self.is_in_use(spot) {
-            return Ok(Availability::Busy);
-        }
-        survey.examine(spot)
     }
 
     fn listener_at(&self, host: &HostPort) -> Option<&Listener> {

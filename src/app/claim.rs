@@ -10,11 +10,11 @@ use super::phases::{self, Finished, UnderLock};
 use super::{choose, failed, release};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::kernel::{self, Nft};
+use crate::kernel::{self, Change, Nft};
 use crate::model::{Ask, Mapping, Record};
 use crate::plan;
-use crate::ruleset::{Key, Set, Traffic};
-use crate::store::{self, Locked, Store};
+use crate::ruleset::Traffic;
+use crate::store::{self, Store};
 
 /// What a claim got.
 #[derive(Debug)]
@@ -84,9 +84,7 @@ fn settle(
             Ok(Some(record)) if record == held => {
                 // What the record still lists may have been mapped again, by GC or a rebuilt table.
                 let change = decide::change(wanted, decide::released(command.locked, &record)?);
-                if let Err(error) = command.apply(&change, &[own], Some(wanted))? {
-                    failed(command.log, Undone::StillMapped, error);
-                }
+                apply(command, change, None, wanted)?;
                 Ok(command.locked.save(wanted)?)
             }
             _ => Ok(()),
@@ -145,18 +143,26 @@ fn grant(
         release::remove(command, &record)?;
     }
     let opening = loopback::towards(Some(locked), &wanted, ask, gathered.towards.as_deref())?;
-    let transfer = Transfer::new(locked, before, wanted, opening)?;
-    if let Err(error) = transfer.record().and_then(|()| transfer.apply(command)) {
-        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
-            transfer.take_back(command.log);
+    let mut released = BTreeSet::new();
+    if let Some(before) = &before {
+        released = decide::released(locked, before)?;
+    }
+    let change = decide::change(&wanted, released);
+    // What is held from before this change until after it.
+    let mappings = before.as_ref().map_or(&[][..], |before| &before.mappings);
+    let held = Record { mappings: plan::union(mappings, &wanted.mappings), ..wanted.clone() };
+    let recorded = locked.save(&held).map_err(Error::from);
+    if let Err(error) = recorded.and_then(|()| apply(command, change, opening.as_ref(), &wanted)) {
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered))
+            && let Err(left) = locked.take_back(&wanted, before.as_ref())
+        {
+            failed(command.log, Undone::RecordAhead, left);
         }
         return Err(error);
     }
-    command.end_flows_of_living(transfer.gone());
-    let opened = transfer.opening.as_ref().map_or(Ok(()), Opening::open);
-    let finished = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors));
-    let Transfer { before, wanted, .. } = transfer;
-    if let Err(error) = finished {
+    command.end_flows_of_living(before.iter().map(|before| given_up(before, &wanted)).collect());
+    let opened = opening.as_ref().map_or(Ok(()), Opening::open);
+    if let Err(error) = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors)) {
         if before.is_none()
             && let Err(left) = release::remove(command, &wanted)
         {
@@ -168,71 +174,29 @@ fn grant(
     Ok(Some(Claimed { record: wanted, before }))
 }
 
-/// One attachment's host ports on their way from what it held to what it wants.
-struct Transfer<'a> {
-    locked: &'a Locked,
-    before: Option<Record>,
-    wanted: Record,
-    /// Where the elements are of what it held.
-    released: BTreeSet<(Set, Key)>,
-    /// The interface by which the node's own processes reach it.
-    opening: Option<Opening>,
+/// Brings the table to what `wanted` asks for, and guards the interface by which the node's own processes
+/// reach its pod.
+fn apply(
+    command: &mut UnderLock<'_>,
+    mut change: Change,
+    opening: Option<&Opening>,
+    wanted: &Record,
+) -> Result<(), Error> {
+    if change.is_empty() {
+        return Ok(());
+    }
+    if let Some(opening) = opening {
+        opening.note(command.locked, &mut change)?;
+    }
+    let own = store::Key::of(&wanted.owner.holder);
+    if let Err(error) = command.apply(&change, &[own], Some(wanted))? {
+        failed(command.log, Undone::StillMapped, error);
+    }
+    Ok(())
 }
 
-impl<'a> Transfer<'a> {
-    fn new(
-        locked: &'a Locked,
-        before: Option<Record>,
-        wanted: Record,
-        opening: Option<Opening>,
-    ) -> Result<Self, Error> {
-        let mut released = BTreeSet::new();
-        if let Some(before) = &before {
-            released = decide::released(locked, before)?;
-        }
-        Ok(Self { locked, before, wanted, released, opening })
-    }
-
-    fn before_mappings(&self) -> &[Mapping] {
-        self.before.as_ref().map_or(&[], |before| &before.mappings)
-    }
-
-    /// Records what is held from before this change until after it.
-    fn record(&self) -> Result<(), Error> {
-        let mappings = plan::union(self.before_mappings(), &self.wanted.mappings);
-        Ok(self.locked.save(&Record { mappings, ..self.wanted.clone() })?)
-    }
-
-    fn apply(&self, command: &mut UnderLock<'_>) -> Result<(), Error> {
-        let wanted = &self.wanted;
-        let mut change = decide::change(wanted, self.released.clone());
-        if change.is_empty() {
-            return Ok(());
-        }
-        if let Some(opening) = &self.opening {
-            opening.note(self.locked, &mut change)?;
-        }
-        let own = [store::Key::of(&wanted.owner.holder)];
-        if let Err(error) = command.apply(&change, &own, Some(wanted))? {
-            failed(command.log, Undone::StillMapped, error);
-        }
-        Ok(())
-    }
-
-    /// What is no longer translated.
-    fn gone(&self) -> Vec<Traffic> {
-        let gone = |old: &&Mapping| self.wanted.mappings.binary_search(old).is_err();
-        let gone = |before: &Record| {
-            let mappings = before.mappings.iter().filter(gone).copied().collect();
-            Traffic::of(before, mappings)
-        };
-        self.before.iter().map(gone).collect()
-    }
-
-    /// Records what was held before the change that was not made.
-    fn take_back(&self, log: &mut dyn Log) {
-        if let Err(error) = self.locked.take_back(&self.wanted, self.before.as_ref()) {
-            failed(log, Undone::RecordAhead, error);
-        }
-    }
+/// What is translated by `before` and no longer by `wanted`.
+fn given_up(before: &Record, wanted: &Record) -> Traffic {
+    let gone = |old: &&Mapping| wanted.mappings.binary_search(old).is_err();
+    Traffic::of(before, before.mappings.iter().filter(gone).copied().collect())
 }

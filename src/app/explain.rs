@@ -67,20 +67,12 @@ pub fn explain(
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
     let outcome = Call::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
         log.extend(parsed.warnings.into_iter().map(Event::Ignored));
-        match parsed.call {
-            Call::Add(mut claim) => {
-                if let Some(state_dir) = state_dir {
-                    claim.store.state_dir = state_dir;
-                }
-                foresee(claim, now, &mut log, &mut unseen)
-            }
-            // Whoever calls this has put ADD into the environment.
-            Call::Check(_)
-            | Call::Del(_)
-            | Call::Gc(_)
-            | Call::Status(_)
-            | Call::Version { .. } => Ok(None),
+        // Whoever calls this has put ADD into the environment.
+        let Call::Add(mut claim) = parsed.call else { return Ok(None) };
+        if let Some(state_dir) = state_dir {
+            claim.store.state_dir = state_dir;
         }
+        foresee(claim, now, &mut log, &mut unseen)
     });
     Explained { outcome: outcome.map_err(Error::with_process), log, unseen }
 }
@@ -148,20 +140,9 @@ fn foresee(
 
 /// Whether only root may know.
 fn is_withheld(error: &store::Error) -> bool {
-    match error {
-        store::Error::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+    matches!(error, store::Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
         // Whoever is not root owns no directory of root's.
-        store::Error::ForeignOwner { euid, .. } => *euid != 0,
-        store::Error::NotADirectory { .. }
-        | store::Error::WritableByOthers { .. }
-        | store::Error::OtherNetns { .. }
-        | store::Error::NewerLayout { .. }
-        | store::Error::Name(_)
-        | store::Error::NotPersistent { .. }
-        | store::Error::LockTaken { .. }
-        | store::Error::Netns(_)
-        | store::Error::Unreadable(_) => false,
-    }
+        || matches!(error, store::Error::ForeignOwner { euid, .. } if *euid != 0)
 }
 
 /// What makes the table lead to `wanted` instead of to what is `going`.

@@ -13,8 +13,9 @@ use crate::store::{Key, Memory, Shared, Times, Who};
 /// thousands.
 const PATIENCE: usize = 64;
 
-/// How many records one choice reads, under the lock, to see whether their holders are gone.
-const READ: usize = 256;
+/// How many directories of entries, and records that they lead to, one choice reads under the lock to see
+/// whether the holders are gone.
+const READ: usize = 512;
 
 /// What one choice has asked of the store. Without one, nothing is recorded.
 pub(super) struct Survey<'a> {
@@ -23,7 +24,9 @@ pub(super) struct Survey<'a> {
     memory: &'a Memory,
     now: u64,
     times: Times,
-    in_vain: BTreeMap<Protocol, usize>,
+    in_vain: usize,
+    /// What is left of [`READ`].
+    left: usize,
     listed: BTreeMap<Protocol, Vec<NonZeroU16>>,
     /// The holders that were looked at, as far as they have to be respected.
     holders: BTreeMap<Key, Option<Who>>,
@@ -36,43 +39,49 @@ impl<'a> Survey<'a> {
         memory: &'a Memory,
         now: u64,
     ) -> Self {
-        let (times, in_vain) = (Times::default(), BTreeMap::new());
-        let (listed, holders) = (BTreeMap::new(), BTreeMap::new());
-        Self { shared, owner, memory, now, times, in_vain, listed, holders }
+        let (times, listed, holders) = (Times::default(), BTreeMap::new(), BTreeMap::new());
+        Self { shared, owner, memory, now, times, in_vain: 0, left: READ, listed, holders }
     }
 
-    /// How a number stands, by the names in the store; whatever is entered counts.
-    pub(super) fn look(&mut self, spot: Spot) -> Result<Availability, Error> {
+    /// How a number stands, by the names in the store. Whatever is entered counts, unless the records are
+    /// examined too.
+    pub(super) fn look(&mut self, spot: Spot, examined: bool) -> Result<Availability, Error> {
+        let found = self.named(spot)?;
+        if examined && found == Availability::Held { self.examine(spot) } else { Ok(found) }
+    }
+
+    fn named(&mut self, spot: Spot) -> Result<Availability, Error> {
         let Some(shared) = self.shared else { return Ok(Availability::Free) };
         let Spot { protocol, port, .. } = spot;
-        if let Some(listed) = self.listed.get(&protocol) {
-            let is_entered = listed.binary_search(&port).is_ok();
-            return Ok(if is_entered { Availability::Held } else { self.released(shared, spot) });
-        }
-        let is_entered = shared.entered_at(protocol, port)?;
+        let is_entered = match self.listed.get(&protocol) {
+            Some(listed) => listed.binary_search(&port).is_ok(),
+            None => shared.entered_at(protocol, port)?,
+        };
         let found = if is_entered { Availability::Held } else { self.released(shared, spot) };
-        if found != Availability::Free {
-            let in_vain = self.in_vain.entry(protocol).or_default();
-            *in_vain += 1;
-            if *in_vain == PATIENCE {
-                self.listed.insert(protocol, shared.entered_ports(protocol)?);
-            }
+        self.in_vain += usize::from(found != Availability::Free);
+        if self.in_vain >= PATIENCE && !self.listed.contains_key(&protocol) {
+            self.listed.insert(protocol, shared.entered_ports(protocol)?);
         }
         Ok(found)
     }
 
     /// Looks behind the entries: a holder that is gone holds nothing. Every record is read once, since
     /// one may hold all numbers of a range.
-    pub(super) fn examine(&mut self, spot: Spot) -> Result<Availability, Error> {
+    fn examine(&mut self, spot: Spot) -> Result<Availability, Error> {
         let Some(shared) = self.shared else { return Ok(Availability::Free) };
+        if self.left == 0 {
+            return Ok(Availability::Held);
+        }
+        self.left -= 1;
         for (host, key) in shared.entries_at(spot.protocol, spot.port)? {
             if !spot.hosts().any(|wanted| wanted.overlaps(&host)) {
                 continue;
             }
             if !self.holders.contains_key(&key) {
-                if self.holders.len() >= READ {
+                if self.left == 0 {
                     return Ok(Availability::Held);
                 }
+                self.left -= 1;
                 let who = shared.who(&key).filter(|who| is_respected(self.owner, who));
                 self.holders.insert(key.clone(), who);
             }

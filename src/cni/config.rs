@@ -33,31 +33,6 @@ const LOCK_TIMEOUT_MAX_SECONDS: f64 = 600.0;
 /// As in portmap, which took it from kubelet's 0x2000 and kept clear of its 0x4000.
 pub const DEFAULT_MARK_BIT: u8 = 13;
 
-/// Every key of ours.
-const OURS: [&str; 21] = [
-    "backend",
-    "snat",
-    "masqAll",
-    "markMasqBit",
-    "sourceRanges",
-    "hostAddresses",
-    "counters",
-    "stateDir",
-    "lockTimeout",
-    "portRange",
-    "namedRanges",
-    "excludePorts",
-    "minPort",
-    "allocation",
-    "hostListeners",
-    "allowedNamespaces",
-    "maxPortsPerPod",
-    "maxPortsPerNamespace",
-    "aliases",
-    "advertiseAddresses",
-    "guardExcept",
-];
-
 /// Keys of portmap whose meaning is tied to its iptables rules.
 const REFUSED: [(&str, &str); 3] = [
     (
@@ -167,9 +142,6 @@ impl Config {
     /// Values that an earlier layer hides are checked all the same, so that an error does not
     /// depend on which node it is looked for.
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
-        for layer in layers {
-            check_keys(layer, judge)?;
-        }
         judge.value(layers, "backend", backend)?;
         let snat = judge.value(layers, "snat", boolean)?.unwrap_or(true);
         let masq_all = judge.value(layers, "masqAll", boolean)?.unwrap_or(false);
@@ -189,14 +161,18 @@ impl Config {
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
         let advertised = judge.value(layers, "advertiseAddresses", advertised)?;
         let guard_except = judge.value(layers, "guardExcept", interfaces)?;
-        Ok(Self {
+        let config = Self {
             policy,
             ports,
             aliases: aliases.unwrap_or_else(|| [Dialect::KubeWharf, Dialect::Bcs].into()),
             advertise_addresses: advertised.unwrap_or_default(),
             guard_except: guard_except.unwrap_or_default(),
             store: StoreConfig::from_layers(layers, judge)?,
-        })
+        };
+        for layer in layers {
+            check_keys(layer, judge)?;
+        }
+        Ok(config)
     }
 }
 
@@ -209,16 +185,18 @@ pub(super) fn decode_node_file(bytes: &[u8]) -> Result<Object<'_>, Error> {
 #[derive(Debug)]
 pub(super) struct Judge {
     lenient: bool,
+    /// What was looked for: every key of ours.
+    keys: Vec<&'static str>,
     pub(super) warnings: Vec<String>,
 }
 
 impl Judge {
     pub(super) const fn strict() -> Self {
-        Self { lenient: false, warnings: Vec::new() }
+        Self { lenient: false, keys: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) const fn lenient() -> Self {
-        Self { lenient: true, warnings: Vec::new() }
+        Self { lenient: true, keys: Vec::new(), warnings: Vec::new() }
     }
 
     /// Lets an error pass as a warning where no configuration may fail.
@@ -237,9 +215,10 @@ impl Judge {
     fn value<T>(
         &mut self,
         layers: &[&Object<'_>],
-        key: &str,
+        key: &'static str,
         read: impl Fn(&Field<'_>) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
+        self.keys.push(key);
         let mut first = None;
         for field in layers.iter().filter_map(|layer| layer.get(key)) {
             let value = self.weigh(read(&field))?;
@@ -257,34 +236,34 @@ fn check_keys(layer: &Object<'_>, judge: &mut Judge) -> Result<(), Error> {
             if !harmless {
                 judge.weigh(Err::<(), _>(field.unsupported(remedy)))?;
             }
-        } else if let Some(ours) = near_miss(key) {
+        } else if let Some(ours) = near_miss(key, &judge.keys) {
             let remedy = format!("did you mean {ours}?");
             judge.weigh(Err::<(), _>(field.unsupported(&remedy)))?;
-        } else if !is_known(key) {
+        } else if !is_known(key, &judge.keys) {
             judge.warnings.push(format!("unknown key is ignored: {}", escape(key)));
         }
     }
     Ok(())
 }
 
-fn is_known(key: &str) -> bool {
-    OURS.contains(&key) || THEIRS.contains(&key) || key.starts_with("cni.dev/")
+fn is_known(key: &str, ours: &[&str]) -> bool {
+    ours.contains(&key) || THEIRS.contains(&key) || key.starts_with("cni.dev/")
 }
 
 /// The key of ours that `key` was probably meant to be: the same but for case, `_` and `-`, or two
 /// slips of the finger away. Short words are two slips away from anything, so for them only the
 /// first holds.
-fn near_miss(key: &str) -> Option<&'static str> {
+fn near_miss(key: &str, ours: &[&'static str]) -> Option<&'static str> {
     const SLIPS: usize = 2;
     const LONG: usize = 6;
     // Neither of these is worth a comparison, and comparing is quadratic.
-    if is_known(key) || key.len() > 64 {
+    if is_known(key, ours) || key.len() > 64 {
         return None;
     }
     let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
     let written = plain(key);
     let refused = REFUSED.iter().map(|(refused, _)| *refused);
-    OURS.into_iter().chain(refused).find(|ours| {
+    ours.iter().copied().chain(refused).find(|ours| {
         let ours = plain(ours);
         let long = ours.len().min(written.len()) >= LONG;
         ours == written || (long && strsim::damerau_levenshtein(&ours, &written) <= SLIPS)

@@ -3,7 +3,7 @@
 //! docs/annotations.md has the grammar for those who write it. Every error quotes the item, says
 //! at which character of the annotation the offending piece stands, and shows a right one.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroU16;
 
 use super::error::Error;
@@ -83,13 +83,17 @@ impl<'a> Source<'a> {
             key: format!("annotation {}", self.key),
             value: quote(self.whole),
             allowed: format!(
-                "but {} at character {} (item {}, {}) {wrong}",
+                "but {} at character {} ({self}) {wrong}",
                 quote(piece),
-                before.chars().count() + 1,
-                self.index + 1,
-                quote(self.item)
+                before.chars().count() + 1
             ),
         }
+    }
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "item {}, {}", self.index + 1, quote(self.item))
     }
 }
 
@@ -101,8 +105,7 @@ pub(super) fn parse<'a>(
 ) -> Result<Vec<Item<'a>>, Error> {
     let items =
         Source::split(key, whole, most)?.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
-    refuse_equal_names(&items)?;
-    refuse_common_ports(&items)?;
+    refuse_repetitions(&items)?;
     Ok(items)
 }
 
@@ -205,48 +208,38 @@ fn not_a_port(written: &str) -> &'static str {
     }
 }
 
-fn refuse_equal_names(items: &[Item<'_>]) -> Result<(), Error> {
-    let mut seen: BTreeMap<&str, &Item<'_>> = BTreeMap::new();
-    for item in items {
-        let Some(name) = item.request.name.as_deref() else { continue };
-        if let Some(earlier) = seen.insert(name, item) {
-            let wrong = format!(
-                "has the same name as item {}, {}: give it another one, as in {}",
-                earlier.source.index + 1,
-                quote(earlier.source.item),
-                quote(&item.source.item.replacen(name, "other", 1))
-            );
-            return Err(item.source.error(item.source.item, &wrong));
+/// A name and a port of the pod stand in one item: otherwise it would be unclear which number is theirs.
+fn refuse_repetitions(items: &[Item<'_>]) -> Result<(), Error> {
+    for (index, later) in items.iter().enumerate() {
+        for earlier in &items[..index] {
+            let (own, other) = (&later.request, &earlier.request);
+            let wrong = if own.name.is_some() && own.name == other.name {
+                let name = own.name.as_deref().unwrap_or_default();
+                format!(
+                    "has the same name as {}: give it another one, as in {}",
+                    earlier.source,
+                    quote(&later.source.item.replacen(name, "other", 1))
+                )
+            } else if let Some((port, protocol)) = common_port(earlier, later) {
+                format!(
+                    "asks for container port {port}/{protocol}, as does {}: name it once, with \
+                     several protocols as in \"game=7777/tcp+udp\"",
+                    earlier.source
+                )
+            } else {
+                continue;
+            };
+            return Err(later.source.error(later.source.item, &wrong));
         }
     }
     Ok(())
 }
 
-/// A port of the pod is wanted once: otherwise it would be unclear which number is its.
-fn refuse_common_ports(items: &[Item<'_>]) -> Result<(), Error> {
-    let mut blocks: Vec<(Protocol, PortRange, usize)> = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let Some(ports) = item.ports else { continue };
-        blocks.extend(item.request.protocols.iter().map(|protocol| (*protocol, ports, index)));
-    }
-    blocks.sort_unstable();
-    // No two before a pair are in common, so the one that ends last is always the neighbour.
-    for pair in blocks.windows(2) {
-        let [(protocol, one, first), (other_protocol, other, second)] = pair else { continue };
-        if protocol == other_protocol && one.overlaps(other) {
-            let (earlier, later) = (first.min(second), first.max(second));
-            let (earlier, later) = (&items[*earlier], &items[*later]);
-            let wrong = format!(
-                "asks for container port {}/{protocol}, as does item {}, {}: name it once, with \
-                 several protocols as in \"game=7777/tcp+udp\"",
-                one.first.max(other.first),
-                earlier.source.index + 1,
-                quote(earlier.source.item)
-            );
-            return Err(later.source.error(later.source.item, &wrong));
-        }
-    }
-    Ok(())
+fn common_port(one: &Item<'_>, other: &Item<'_>) -> Option<(NonZeroU16, Protocol)> {
+    let (ports, others) = (one.ports?, other.ports?);
+    let both = |protocol: &&Protocol| other.request.protocols.contains(protocol);
+    let protocol = one.request.protocols.iter().find(both).filter(|_| ports.overlaps(&others))?;
+    Some((ports.first.max(others.first), *protocol))
 }
 
 #[cfg(test)]

@@ -20,100 +20,43 @@ use super::exhausted::Exhausted;
 use super::grant::Earlier;
 use crate::model::{Grant, HostPort, Mapping, Protocol, Request};
 
-/// How many held numbers are examined for one claim: it takes reading the records of their holders,
-/// under the lock. Where a range is full of living pods, the next claim goes on elsewhere in it.
-const EXAMINED: usize = 256;
-
 /// Grants all requests, or none.
 ///
-/// `look` says how a spot stands; `examine` is asked about those that are [`Availability::Held`],
-/// once nothing better is left, and answers without the holders that are gone.
+/// `look` says how a spot stands. Where it is told to examine, which it is once nothing better is left, it
+/// answers without the holders that are gone.
 ///
 /// # Errors
-/// What `look` and `examine` say. [`Exhausted`] inside when some request has no number.
+/// What `look` says. [`Exhausted`] inside when some request has no number.
 pub fn allocate<E>(
     choice: &Choice<'_>,
-    mut look: impl FnMut(Spot) -> Result<Availability, E>,
-    mut examine: impl FnMut(Spot) -> Result<Availability, E>,
+    mut look: impl FnMut(Spot, bool) -> Result<Availability, E>,
 ) -> Result<Result<Granted, Exhausted>, E> {
-    let mut node = Node { look: &mut look, examine: &mut examine, left: EXAMINED };
-    let stuck = match serve(choice, &mut node)? {
+    let stuck = match serve(choice, &mut look)? {
         Ok(granted) => return Ok(Ok(granted)),
         Err(stuck) => stuck,
     };
-    let mut free = |_| Ok::<_, Infallible>(Availability::Free);
-    let mut empty = Node { look: &mut free.clone(), examine: &mut free, left: 0 };
     let cursors = Cursors::new();
-    let Ok(outcome) = serve(&Choice { cursors: &cursors, ..*choice }, &mut empty);
+    let mut free = |_, _| Ok::<_, Infallible>(Availability::Free);
+    let Ok(outcome) = serve(&Choice { cursors: &cursors, ..*choice }, &mut free);
     let never = outcome.is_err();
-    stuck.account(choice, never, &mut node).map(Err)
+    stuck.account(choice, never, &mut look).map(Err)
 }
 
-/// An answer about one spot.
-type Answer<'a, E> = &'a mut dyn FnMut(Spot) -> Result<Availability, E>;
+/// An answer about one spot, examined or not.
+type Look<'a, E> = &'a mut dyn FnMut(Spot, bool) -> Result<Availability, E>;
 
-/// The node, as far as it may be asked.
-struct Node<'a, E> {
-    look: Answer<'a, E>,
-    examine: Answer<'a, E>,
-    /// How many numbers may still be examined.
-    left: usize,
-}
-
-impl<E> Node<'_, E> {
-    /// Whether a spot is no worse than `worst`; the holder of one that is held has to be gone.
-    fn is_within(&mut self, spot: Spot, worst: Availability) -> Result<bool, E> {
-        let seen = (self.look)(spot)?;
-        if seen != Availability::Held || worst != Availability::Held || self.left == 0 {
-            return Ok(seen <= worst && seen != Availability::Held);
-        }
-        self.left -= 1;
-        Ok((self.examine)(spot)? < Availability::Held)
-    }
-}
-
-/// One way to serve all requests.
-struct Way {
-    /// In which order.
-    sequence: Vec<usize>,
-    /// Whether what they had before counts.
-    former: bool,
-    /// Whether ranges are filled from their start, so that blocks fit best.
-    packed: bool,
-}
-
-/// The ways to try, the one that was asked for first.
-fn ways(choice: &Choice<'_>) -> Vec<Way> {
+/// Serves the requests in the order asked. Where that fails, the longest are placed first, ranges are filled
+/// from their start so that blocks fit best, and what a request had before does not count.
+fn serve<'a, E>(choice: &Choice<'a>, look: Look<'_, E>) -> Result<Result<Granted, Stuck<'a>>, E> {
     let requests = &choice.ask.requested;
-    let asked: Vec<usize> = (0..requests.len()).collect();
-    let mut hardest = asked.clone();
-    hardest.sort_by_key(|at| Reverse((requests[*at].count, requests[*at].protocols.len())));
-    let had = choice.earlier.iter().any(Option::is_some);
-    let differs = hardest != asked;
-    let mut ways = vec![Way { sequence: asked, former: true, packed: false }];
-    if differs {
-        ways.push(Way { sequence: hardest.clone(), former: true, packed: false });
-    }
-    if requests.len() > 1 && (differs || had || requests[0].count.get() > 1) {
-        ways.push(Way { sequence: hardest, former: false, packed: true });
-    }
-    ways
-}
-
-fn serve<'a, E>(
-    choice: &Choice<'a>,
-    node: &mut Node<'_, E>,
-) -> Result<Result<Granted, Stuck<'a>>, E> {
-    let mut outcome = Ok(Granted::default());
-    for (at, way) in ways(choice).iter().enumerate() {
-        match Attempt::new(*choice, way, node).run()? {
-            Ok(granted) => return Ok(Ok(granted)),
-            // The one to report is the one that fails in the order asked.
-            Err(stuck) if at == 0 => outcome = Err(stuck),
-            Err(_) => {}
-        }
-    }
-    Ok(outcome)
+    let mut sequence: Vec<usize> = (0..requests.len()).collect();
+    let stuck = match Attempt::new(*choice, false, look).run(&sequence)? {
+        Err(stuck) if requests.len() > 1 => stuck,
+        outcome => return Ok(outcome),
+    };
+    sequence.sort_by_key(|at| Reverse((requests[*at].count, requests[*at].protocols.len())));
+    // The one to report is the one that fails in the order asked.
+    Ok(Attempt::new(*choice, true, look).run(&sequence)?.map_err(|_| stuck))
 }
 
 /// The host ports that a claim has, by number.
@@ -128,36 +71,36 @@ fn overlaps(taken: &Taken, spot: Spot) -> bool {
 type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
 
 /// How far one attempt has come.
-struct Attempt<'a, 'n, 'c, E> {
+struct Attempt<'a, 'n, E> {
     choice: Choice<'a>,
-    way: &'n Way,
-    node: &'n mut Node<'c, E>,
+    packed: bool,
+    look: Look<'n, E>,
     taken: Taken,
     chosen: BTreeMap<usize, NonZeroU16>,
-    orders: BTreeMap<&'a str, Order<'a>>,
+    orders: BTreeMap<&'a str, Order>,
     /// What numbers have to be for requests of a kind, since no better ones were found before.
     left: BTreeMap<Kind<'a>, Availability>,
 }
 
-impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
-    fn new(choice: Choice<'a>, way: &'n Way, node: &'n mut Node<'c, E>) -> Self {
+impl<'a, 'n, E> Attempt<'a, 'n, E> {
+    fn new(choice: Choice<'a>, packed: bool, look: Look<'n, E>) -> Self {
         let mut taken = Taken::new();
         for Mapping { host, .. } in &choice.ask.fixed {
             taken.entry(host.port).or_default().push(*host);
         }
         let (chosen, orders, left) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { choice, way, node, taken, chosen, orders, left }
+        Self { choice, packed, look, taken, chosen, orders, left }
     }
 
     /// Serves the requests: first with what they had before, then with what is left.
-    fn run(mut self) -> Result<Result<Granted, Stuck<'a>>, E> {
+    fn run(mut self, sequence: &[usize]) -> Result<Result<Granted, Stuck<'a>>, E> {
         let requested = &self.choice.ask.requested;
-        for at in &self.way.sequence {
+        for at in sequence {
             if let Some(first) = self.earlier(*at)? {
                 self.take(*at, first);
             }
         }
-        for at in &self.way.sequence {
+        for at in sequence {
             if self.chosen.contains_key(at) {
                 continue;
             }
@@ -191,7 +134,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
                 let free = !spots(request, first).any(|spot| overlaps(&self.taken, spot));
                 Ok((fits && free).then_some(first))
             }
-            Some(Earlier::Former(first)) if self.way.former => {
+            Some(Earlier::Former(first)) if !self.packed => {
                 let fits = order::room(&ask.ports, request, first) >= request.count.get();
                 let free = fits && self.blocked(request, first, Availability::Held)?.is_none();
                 Ok(free.then_some(first))
@@ -205,7 +148,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
         let kind = (request.range_name(), request.count, &*request.protocols, request.address);
         let mut order = match self.orders.remove(kind.0) {
             Some(order) => order,
-            None => Order::new(&self.choice, request, self.way.packed),
+            None => Order::new(&self.choice, request, self.packed),
         };
         order.start(&self.choice, request);
         // The predecessor of a replica has only just released the number that is to stay.
@@ -217,7 +160,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
             worst = if was_free { Availability::Recent } else { Availability::Held };
             self.left.insert(kind, worst);
             if worst == Availability::Held {
-                order.turn(self.choice.seed, EXAMINED);
+                order.turn(self.choice.seed);
             }
             found = self.search(&mut order, request, worst)?;
         }
@@ -228,7 +171,7 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
     /// The first number, in this order, from which on a request can be granted.
     fn search(
         &mut self,
-        order: &mut Order<'_>,
+        order: &mut Order,
         request: &Request,
         worst: Availability,
     ) -> Result<Option<NonZeroU16>, E> {
@@ -273,7 +216,12 @@ impl<'a, 'n, 'c, E> Attempt<'a, 'n, 'c, E> {
             }
             for protocol in &request.protocols {
                 let spot = Spot { protocol: *protocol, address: request.address, port };
-                if overlaps(&self.taken, spot) || !self.node.is_within(spot, worst)? {
+                if overlaps(&self.taken, spot) {
+                    return Ok(Some(offset));
+                }
+                // Whoever holds it has to be gone.
+                let seen = (self.look)(spot, worst == Availability::Held)?;
+                if seen > worst || seen == Availability::Held {
                     return Ok(Some(offset));
                 }
             }
@@ -294,21 +242,29 @@ impl Stuck<'_> {
         self,
         choice: &Choice<'_>,
         never: bool,
-        node: &mut Node<'_, E>,
+        look: Look<'_, E>,
     ) -> Result<Exhausted, E> {
         let Self { request, taken } = self;
-        let ranges = choice.ask.ports.range(request.range_name()).unwrap_or_default().to_vec();
-        let asked =
-            choice.ask.requested.iter().map(|request| usize::from(request.count.get())).sum();
-        let mut exhausted = Exhausted::new(request.clone(), asked, ranges, never);
-        for port in order::numbers(&choice.ask.ports, request) {
+        let Choice { ask, .. } = choice;
+        let mut exhausted = Exhausted {
+            request: request.clone(),
+            asked: ask.requested.iter().map(|request| usize::from(request.count.get())).sum(),
+            ranges: ask.ports.range(request.range_name()).unwrap_or_default().to_vec(),
+            never,
+            size: 0,
+            stand: BTreeMap::new(),
+            own: 0,
+        };
+        for port in order::numbers(&ask.ports, request).filter(|port| ask.ports.permits(*port)) {
             let (mut worst, mut own) = (Availability::Free, false);
             for protocol in &request.protocols {
                 let spot = Spot { protocol: *protocol, address: request.address, port };
                 own |= overlaps(&taken, spot);
-                worst = worst.max((node.look)(spot)?);
+                worst = worst.max(look(spot, false)?);
             }
-            exhausted.count(worst, own);
+            exhausted.size += 1;
+            let counted = exhausted.stand.entry(worst).or_default();
+            *if own { &mut exhausted.own } else { counted } += 1;
         }
         Ok(exhausted)
     }

@@ -1,5 +1,6 @@
 //! What is said when a range has no room.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::choice::Availability;
@@ -18,35 +19,13 @@ pub struct Exhausted {
     pub never: bool,
     /// How many of its numbers may be chosen.
     pub size: usize,
-    /// How many of those are held.
-    pub held: usize,
-    /// How many were released a short while ago.
-    pub recent: usize,
-    /// How many a process of the host listens on.
-    pub busy: usize,
+    /// How many of those stand how, but for its own.
+    pub stand: BTreeMap<Availability, usize>,
     /// How many the claim has for itself, by number or for its other requests.
     pub own: usize,
 }
 
 impl std::error::Error for Exhausted {}
-
-impl Exhausted {
-    pub(super) fn new(request: Request, asked: usize, ranges: Vec<PortRange>, never: bool) -> Self {
-        Self { request, asked, ranges, never, size: 0, held: 0, recent: 0, busy: 0, own: 0 }
-    }
-
-    /// Counts a number of the range, by how it stands and whether the claim has it itself.
-    pub(super) fn count(&mut self, worst: Availability, own: bool) {
-        self.size += 1;
-        match worst {
-            _ if own => self.own += 1,
-            Availability::Free => {}
-            Availability::Recent => self.recent += 1,
-            Availability::Held => self.held += 1,
-            Availability::Busy => self.busy += 1,
-        }
-    }
-}
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,10 +49,11 @@ impl fmt::Display for Exhausted {
         }
         let verb = if request.count.get() == 1 { "is" } else { "are" };
         write!(out, "OutOfHostPort: no {ports} {verb} left{of} in {range}")?;
+        let stand = |how| self.stand.get(&how).copied().unwrap_or_default();
         let counts = [
-            (self.held, "held"),
-            (self.recent, "recently released"),
-            (self.busy, "with a listener on the host"),
+            (stand(Availability::Held), "held"),
+            (stand(Availability::Recent), "recently released"),
+            (stand(Availability::Busy), "with a listener on the host"),
             (self.own, "taken by this claim itself"),
         ];
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {

@@ -107,11 +107,11 @@ fn parse(env: &Env, stdin: &[u8]) -> Ask {
 fn choose(claim: &Ask) -> Vec<Mapping> {
     let cursors = Cursors::new();
     let choice = plan::Choice { ask: claim, earlier: &[], cursors: &cursors, seed: 0 };
-    let look = |spot: plan::Spot| {
+    let look = |spot: plan::Spot, _| {
         let taken = claim.requested.len() <= 5_000 && is_even(spot.port);
         Ok::<_, Infallible>(if taken { Availability::Held } else { Availability::Free })
     };
-    let Ok(granted) = plan::allocate(black_box(&choice), look, look);
+    let Ok(granted) = plan::allocate(black_box(&choice), look);
     let grants = granted.expect("there are numbers for all").grants;
     plan::expand(&grants, &claim.pod_addresses)
 }

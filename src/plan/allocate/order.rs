@@ -7,12 +7,10 @@ use sha2::{Digest as _, Sha256};
 use crate::model::{Allocation, ContainerPort, PortPolicy, PortRange, Request};
 use crate::plan::Choice;
 
-/// The numbers of the range that `request` names which may be chosen, in the order written.
+/// The numbers of the range that `request` names, in the order written, also those that may not be chosen.
 pub(super) fn numbers(policy: &PortPolicy, request: &Request) -> impl Iterator<Item = NonZeroU16> {
-    parts(policy, request)
-        .iter()
-        .flat_map(|part| (part.first.get()..=part.last.get()).filter_map(NonZeroU16::new))
-        .filter(|port| policy.permits(*port))
+    let parts = parts(policy, request).iter();
+    parts.flat_map(|part| (part.first.get()..=part.last.get()).filter_map(NonZeroU16::new))
 }
 
 /// How many numbers follow in a row from `first` on, itself included, inside its part of the range.
@@ -26,61 +24,43 @@ fn parts<'a>(policy: &'a PortPolicy, request: &Request) -> &'a [PortRange] {
 }
 
 /// The numbers of one range around a ring, and where it goes on.
-pub(super) struct Order<'a> {
-    allocation: Allocation,
-    packed: bool,
-    parts: &'a [PortRange],
+pub(super) struct Order {
+    /// `None` fills the range from its start, without gaps.
+    allocation: Option<Allocation>,
     numbers: Vec<NonZeroU16>,
     next: usize,
     /// The last number that was taken, where the next choice goes on past it.
     pub(super) last: Option<NonZeroU16>,
 }
 
-impl<'a> Order<'a> {
-    /// The order of the choice; a packed one goes on from the start of the range, without gaps.
-    pub(super) fn new(choice: &Choice<'a>, request: &Request, packed: bool) -> Self {
-        let mut order = Self {
-            allocation: choice.ask.allocation,
-            packed,
-            parts: parts(&choice.ask.ports, request),
-            numbers: numbers(&choice.ask.ports, request).collect(),
-            next: 0,
-            last: None,
-        };
-        match choice.cursors.get(request.range_name()) {
-            _ if packed => {}
-            _ if order.allocation == Allocation::Random => {
-                fastrand::Rng::with_seed(choice.seed).shuffle(&mut order.numbers);
+impl Order {
+    pub(super) fn new(choice: &Choice<'_>, request: &Request, packed: bool) -> Self {
+        let mut numbers: Vec<_> = numbers(&choice.ask.ports, request).collect();
+        let allocation = Some(choice.ask.allocation).filter(|_| !packed);
+        let cursor = choice.cursors.get(request.range_name());
+        let mut next = 0;
+        match allocation {
+            Some(Allocation::Random) => {
+                fastrand::Rng::with_seed(choice.seed).shuffle(&mut numbers);
             }
-            Some(cursor) if order.allocation == Allocation::Sequential => {
-                order.next = cursor.checked_add(1).map_or(0, |next| order.place_of(next, *cursor));
+            Some(Allocation::Sequential) => {
+                let place = numbers.iter().position(|number| Some(number) == cursor);
+                next = place.map_or(0, |place| place + 1);
             }
-            Some(_) | None => {}
+            Some(Allocation::Stable) | None => {}
         }
-        order
+        Self { allocation, numbers, next, last: None }
     }
 
     pub(super) fn is_stable(&self) -> bool {
-        self.allocation == Allocation::Stable && !self.packed
+        self.allocation == Some(Allocation::Stable)
     }
 
-    /// Turns a ring that is too long for every holder to be examined to another place each time.
-    pub(super) fn turn(&mut self, seed: u64, examined: usize) {
-        if self.allocation == Allocation::Sequential && self.len() > examined {
+    /// Turns the ring to another place each time: not every holder on it can be examined.
+    pub(super) fn turn(&mut self, seed: u64) {
+        if self.allocation == Some(Allocation::Sequential) && !self.numbers.is_empty() {
             self.next = fastrand::Rng::with_seed(seed).usize(..self.len());
         }
-    }
-
-    /// Where the first number is that is not before `port`, in the part of the range that has
-    /// `within`, or in a later one; the start if there is none.
-    fn place_of(&self, port: NonZeroU16, within: NonZeroU16) -> usize {
-        let index_of = |number| self.parts.iter().position(|part| part.contains(number));
-        let (Some(own), false) = (index_of(within), self.numbers.is_empty()) else { return 0 };
-        let place = self.numbers.partition_point(|number| {
-            let other = index_of(*number).unwrap_or_default();
-            other < own || (other == own && *number < port)
-        });
-        place % self.numbers.len()
     }
 
     /// Begins where a stable number of this pod's port is at home: at a place of the whole range, be
@@ -100,17 +80,8 @@ impl<'a> Order<'a> {
             request.name.clone().unwrap_or_else(|| format!("{first}/{}", protocols.join("+")));
         let digest = Sha256::digest([namespace, name, &port].join("\0"));
         let hash = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        let size: usize = self.parts.iter().map(PortRange::size).sum();
-        let mut left = hash.checked_rem(size as u64).unwrap_or_default();
-        for part in self.parts {
-            let (size, first) = (part.size() as u64, u64::from(part.first.get()));
-            if left < size {
-                let home = u16::try_from(first + left).ok().and_then(NonZeroU16::new);
-                self.next = home.map_or(0, |home| self.place_of(home, home));
-                return;
-            }
-            left -= size;
-        }
+        let home = hash.checked_rem(self.len() as u64).unwrap_or_default();
+        self.next = usize::try_from(home).unwrap_or_default();
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -124,12 +95,12 @@ impl<'a> Order<'a> {
 
     /// Goes on past the `count` numbers that were taken at `step`.
     pub(super) fn move_past(&mut self, step: usize, count: u16) {
-        let (first, mut taken) = (self.at(step), 1);
-        if self.packed || self.allocation != Allocation::Random {
-            taken = usize::from(count);
-        }
-        if self.allocation == Allocation::Sequential {
-            self.last = Some(first.saturating_add(count - 1));
+        let (first, mut taken) = (self.at(step), usize::from(count));
+        match self.allocation {
+            // The others of a block are elsewhere in this order.
+            Some(Allocation::Random) => taken = 1,
+            Some(Allocation::Sequential) => self.last = Some(first.saturating_add(count - 1)),
+            Some(Allocation::Stable) | None => {}
         }
         self.next = (self.next + step + taken) % self.numbers.len();
     }

@@ -52,6 +52,9 @@ struct Scene {
     gone: BTreeSet<u16>,
 }
 
+/// How many holders a node examines.
+const EXAMINED: usize = 256;
+
 /// An answer, and what was asked for it.
 struct Answer {
     outcome: Result<Granted, Exhausted>,
@@ -113,17 +116,17 @@ impl Scene {
             let found = self.state.get(&(spot.protocol, spot.port.get()));
             found.copied().unwrap_or(Availability::Free)
         };
-        let look = |spot| {
+        let look = |spot: Spot, examine: bool| {
             looked.push(spot);
-            Ok::<_, Infallible>(stands(&spot))
-        };
-        let examine = |spot: Spot| {
-            assert_eq!(stands(&spot), Availability::Held);
+            let found = stands(&spot);
+            if !examine || found != Held || examined.len() == EXAMINED {
+                return Ok::<_, Infallible>(found);
+            }
             examined.push(spot);
             let gone = self.gone.contains(&spot.port.get());
-            Ok(if gone { Availability::Free } else { Availability::Held })
+            Ok(if gone { Availability::Free } else { Held })
         };
-        let Ok(outcome) = allocate(&choice, look, examine);
+        let Ok(outcome) = allocate(&choice, look);
         Answer { outcome, looked, examined }
     }
 
@@ -307,7 +310,7 @@ fn random_reaches_every_free_port_and_no_other() {
     assert!(granted.cursors.is_empty());
 }
 
-/// Whatever is asked for, every number is looked at a few times, and few holders are examined.
+/// Whatever is asked for, every number is looked at a few times.
 #[test]
 fn a_full_range_costs_a_few_laps() {
     let free: BTreeSet<u16> = (0..100).map(|at| 20050 + at * 100).collect();
@@ -325,9 +328,9 @@ fn a_full_range_costs_a_few_laps() {
         for requests in [vec![tcp(1); 128], vec![tcp(100)], vec![tcp(2); 64]] {
             let asked = scene.ask(&requests);
             assert!(asked.looked.len() <= 100_000, "{}", asked.looked.len());
-            assert!(asked.examined.len() <= EXAMINED);
             let exhausted = asked.outcome.expect_err("so many are not free");
-            assert_eq!((exhausted.size, exhausted.held, exhausted.never), (10_000, 9_900, false));
+            let held = exhausted.stand[&Held];
+            assert_eq!((exhausted.size, held, exhausted.never), (10_000, 9_900, false));
         }
     }
     // Numbers that all were released a short while ago, as a namespace that churns leaves them.
