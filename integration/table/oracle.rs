@@ -14,7 +14,7 @@ use crate::stage::records::{INSTANCE, map, networks, pod, policy, record, rulese
 /// Builds the table in the kernel of the calling thread.
 pub(crate) fn rebuild(ruleset: &Ruleset) {
     let mut nft = Nft::open(INSTANCE).expect("netlink works");
-    nft.rebuild(ruleset).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+    nft.adopt(ruleset).unwrap_or_else(|error| panic!("{error}: {error:?}"));
 }
 
 /// Insists that nft and we build the same table, that building it twice changes nothing, and that

@@ -67,7 +67,7 @@ pub fn dismantle(
         shared.belongs_here()?;
         let mut nft = Nft::open(&shared.instance().id)?;
         let (loopback, kept_loopback) = returned(&mut nft, &shared)?;
-        return Ok(Dismantled { table: nft.has_table()?, loopback, kept_loopback, ..found });
+        return Ok(Dismantled { table: nft.remove_table(true)?, loopback, kept_loopback, ..found });
     }
     drop(shared);
     let locked = store.lock(patience, log)?;
@@ -86,7 +86,7 @@ pub fn dismantle(
     for interface in &kept_loopback {
         locked.forget_loopback(interface)?;
     }
-    let table = nft.remove_table()?;
+    let table = nft.remove_table(false)?;
     locked.end()?;
     Ok(Dismantled { table, loopback, kept_loopback, ..found })
 }

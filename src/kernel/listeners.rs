@@ -80,8 +80,7 @@ impl fmt::Display for Listener {
 impl Listener {
     /// Whether packets for `host` could be meant for this socket. A wildcard answers on the node's addresses in
     /// `within`; empty means on every one.
-    #[must_use]
-    pub fn meets(&self, host: &HostPort, within: &[IpNetwork]) -> bool {
+    pub(crate) fn meets(&self, host: &HostPort, within: &[IpNetwork]) -> bool {
         let address = self.address.to_canonical();
         let takes_both = self.address == Family::V6.wildcard() && !self.only_v6;
         let is_of_family = address.is_ipv4() == host.address.is_ipv4() || takes_both;

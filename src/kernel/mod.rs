@@ -17,8 +17,9 @@ mod uapi;
 
 pub use error::Error;
 pub use flows::Redirected;
+pub(crate) use foreign::intersect;
 pub use foreign::{
-    ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space, intersect,
+    ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space,
 };
 pub use listeners::{Listener, Listeners, Named, Process};
 pub use nft::{

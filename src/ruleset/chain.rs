@@ -1,7 +1,7 @@
 //! Chains and rules as data, and the chains that every table has.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -33,14 +33,12 @@ impl Chain {
 
     /// What a listing shows beside its name: how many rules it has. So whoever counts them later
     /// needs to know nothing else of a network. The number of every other chain's is always known.
-    #[must_use]
-    pub fn comment(&self) -> Option<String> {
+    pub(crate) fn comment(&self) -> Option<String> {
         super::is_of_network(&self.name).then(|| format!("rules: {}", self.rules.len()))
     }
 
     /// Reads the number out of a chain's comment.
-    #[must_use]
-    pub fn rules_in(comment: &str) -> Option<usize> {
+    pub(crate) fn rules_in(comment: &str) -> Option<usize> {
         comment.strip_prefix("rules: ")?.parse().ok()
     }
 }
@@ -48,21 +46,12 @@ impl Chain {
 /// What makes a chain a base chain. The policy is always accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseChain {
-    /// The chain type.
-    pub kind: ChainType,
+    /// Whether it sees only the first packet of each connection, to translate it, and not every packet.
+    pub is_nat: bool,
     /// The netfilter hook.
     pub hook: Hook,
     /// Lower runs earlier.
     pub priority: i32,
-}
-
-/// The chain types in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChainType {
-    /// Sees every packet.
-    Filter,
-    /// Sees the first packet of each connection.
-    Nat,
 }
 
 /// The hooks in use.
@@ -120,10 +109,14 @@ pub enum Term {
     Goto(String),
 }
 
+/// Whether the prefix leaves no room for neighbours.
+pub(super) fn is_host(network: &IpNetwork) -> bool {
+    *network == IpNetwork::from(network.ip())
+}
+
 impl Term {
     /// A condition on an address, or only on the family where the network holds all of it.
-    #[must_use]
-    pub fn within(side: Side, network: IpNetwork) -> Self {
+    pub(crate) fn within(side: Side, network: IpNetwork) -> Self {
         match network.prefix() {
             0 => Self::Family(Family::of(&network.ip())),
             _ => Self::Within(side, network),
@@ -137,10 +130,6 @@ pub(super) fn loopback4() -> IpNetwork {
     IpNetwork::V4(network.expect("8 is a prefix length"))
 }
 
-fn loopback6() -> IpNetwork {
-    IpNetwork::V6(Ipv6Network::from(Ipv6Addr::LOCALHOST))
-}
-
 /// Just after dstnat (-100), so that what kube-proxy translates is already translated and never
 /// looked up here.
 const AFTER_DSTNAT: i32 = -99;
@@ -151,16 +140,16 @@ const RAW: i32 = -300;
 
 /// The chains that do not depend on any record. A jump per mark bit in use is added to
 /// `postrouting`, the rules of [`dispatch`] to `hostports`.
-#[must_use]
-pub fn base_chains() -> Vec<Chain> {
-    let nat = |hook, priority| Some(BaseChain { kind: ChainType::Nat, hook, priority });
+pub(crate) fn base_chains() -> Vec<Chain> {
+    let nat = |hook, priority| Some(BaseChain { is_nat: true, hook, priority });
     let martian =
         |side| Rule(vec![Term::In(Set::GUARDED), Term::Within(side, loopback4()), Term::Drop]);
     let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
     // Source ::1 can never leave by another interface than lo, so a translated packet would
     // vanish; untranslated it is refused at once.
-    let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6()), Term::Return]);
-    let guard = BaseChain { kind: ChainType::Filter, hook: Hook::Prerouting, priority: RAW };
+    let loopback6 = IpNetwork::V6(Ipv6Network::from(Ipv6Addr::LOCALHOST));
+    let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6), Term::Return]);
+    let guard = BaseChain { is_nat: false, hook: Hook::Prerouting, priority: RAW };
     let chain = |name: &str, base, rules| Chain { base, ..Chain::plain(name.into(), rules) };
     vec![
         chain("guard", Some(guard), vec![martian(Side::Source), martian(Side::Destination)]),
@@ -173,16 +162,16 @@ pub fn base_chains() -> Vec<Chain> {
 
 /// The rules of `hostports`: from each set of a network policy to the first of its chains.
 #[derive(Debug, Default)]
-pub struct Dispatch {
+pub(crate) struct Dispatch {
     /// Those for claims on one address, which go before all others.
-    pub specific: Vec<Rule>,
+    pub(crate) specific: Vec<Rule>,
     /// Those for claims on every address.
-    pub wildcard: Vec<Rule>,
+    pub(crate) wildcard: Vec<Rule>,
 }
 
 /// What leads to these network policies; `has` says which chains there are. The gate on the node's address
 /// is not for claims that name one.
-pub fn dispatch(
+pub(crate) fn dispatch(
     network_policies: impl IntoIterator<Item = Digest>,
     has: impl Fn(&str) -> bool,
 ) -> Dispatch {
@@ -210,7 +199,8 @@ pub(super) fn masquerade_chain(bit: u8) -> Chain {
 impl fmt::Display for Chain {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "\tchain {} {{", self.name)?;
-        if let Some(BaseChain { kind, hook, priority }) = self.base {
+        if let Some(BaseChain { is_nat, hook, priority }) = self.base {
+            let kind = if is_nat { "nat" } else { "filter" };
             writeln!(out, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
         }
         if let Some(comment) = self.comment() {
@@ -223,21 +213,21 @@ impl fmt::Display for Chain {
     }
 }
 
-impl fmt::Display for ChainType {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Filter => "filter",
-            Self::Nat => "nat",
-        })
-    }
-}
-
 impl fmt::Display for Hook {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Prerouting => "prerouting",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Source => "saddr",
+            Self::Destination => "daddr",
         })
     }
 }
@@ -268,7 +258,11 @@ impl fmt::Display for Term {
             Self::ToLocalAddress => out.write_str("fib daddr type local"),
             Self::Family(Family::V4) => out.write_str("meta nfproto ipv4"),
             Self::Family(Family::V6) => out.write_str("meta nfproto ipv6"),
-            Self::Within(side, network) => write_within(out, *side, network),
+            Self::Within(side, network) => {
+                let address = network.ip();
+                write!(out, "{} {side} {address}", protocol_name(Family::of(&address)))?;
+                if is_host(network) { Ok(()) } else { write!(out, "/{}", network.prefix()) }
+            }
             Self::In(set) => {
                 write!(out, "{}{} @{set}", set.family_condition(), set.key_expression())
             }
@@ -285,19 +279,5 @@ impl fmt::Display for Term {
             Self::Jump(chain) => write!(out, "jump {chain}"),
             Self::Goto(chain) => write!(out, "goto {chain}"),
         }
-    }
-}
-
-fn write_within(out: &mut fmt::Formatter<'_>, side: Side, network: &IpNetwork) -> fmt::Result {
-    let address: IpAddr = network.ip();
-    let field = match side {
-        Side::Source => "saddr",
-        Side::Destination => "daddr",
-    };
-    write!(out, "{} {field} {address}", protocol_name(Family::of(&address)))?;
-    match network {
-        IpNetwork::V4(v4) if v4.prefix() == 32 => Ok(()),
-        IpNetwork::V6(v6) if v6.prefix() == 128 => Ok(()),
-        IpNetwork::V4(_) | IpNetwork::V6(_) => write!(out, "/{}", network.prefix()),
     }
 }

@@ -5,36 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::Key;
-use super::chain::protocol_name;
+use super::chain::{Side, protocol_name};
+use super::key::Key;
 use super::network_policy::{Digest, NetworkPolicy};
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
 
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetKind {
-    /// Claims on one address to the pod.
-    HostPorts,
-    /// The same for networks with `counters`.
-    CountedHostPorts,
-    /// Claims on every address to the pod.
-    Ports,
-    /// The same for networks with `counters`.
-    CountedPorts,
+    /// Claims on one address, or those on every address, to the pod; of networks with `counters`, or of
+    /// those without.
+    Targets { wildcard: bool, counted: bool },
     /// Pods that share their subnet with nobody, each with the ports by which it may meet itself.
     Hairpins,
-    /// Claims on one address whose packets are treated so.
-    HostHeld(Digest),
-    /// Claims on every address whose packets are treated so.
-    Held(Digest),
+    /// Claims on one address, or those on every address, whose packets are treated so.
+    Held { wildcard: bool, digest: Digest },
     /// The interfaces towards pods by which 127.0.0.0/8 is let in, and where nothing else may use it.
     Guarded,
-}
-
-impl SetKind {
-    /// Those that every table has.
-    const COMMON: [Self; 5] =
-        [Self::HostPorts, Self::CountedHostPorts, Self::Ports, Self::CountedPorts, Self::Hairpins];
 }
 
 /// One of the table's sets and maps.
@@ -46,20 +33,14 @@ pub struct Set {
     pub family: Family,
 }
 
-/// What a map leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataKind {
-    /// Nothing: it is a set.
-    None,
-    /// An address and a port.
-    Target,
-}
-
 impl Set {
     /// The sets and maps that every table has.
     pub fn common() -> impl Iterator<Item = Self> {
+        let every = [(false, false), (false, true), (true, false), (true, true)];
+        let targets = every.map(|(wildcard, counted)| SetKind::Targets { wildcard, counted });
+        let kinds = targets.into_iter().chain([SetKind::Hairpins]);
         // There is no 127.0.0.0/8 of IPv6.
-        Self::of_kinds(SetKind::COMMON).chain([Self::GUARDED])
+        Self::of_kinds(kinds).chain([Self::GUARDED])
     }
 
     /// The set of the guarded interfaces.
@@ -67,14 +48,12 @@ impl Set {
 
     /// The sets of a network policy.
     pub fn of_network_policy(digest: Digest) -> impl Iterator<Item = Self> {
-        Self::of_kinds([SetKind::HostHeld(digest), SetKind::Held(digest)])
+        Self::of_kinds([false, true].map(|wildcard| SetKind::Held { wildcard, digest }))
     }
 
     /// The set of the claims like `host` whose packets are treated so.
-    #[must_use]
-    pub fn holding(host: &HostPort, digest: Digest) -> Self {
-        let kind =
-            if host.is_wildcard() { SetKind::Held(digest) } else { SetKind::HostHeld(digest) };
+    pub(crate) fn holding(host: &HostPort, digest: Digest) -> Self {
+        let kind = SetKind::Held { wildcard: host.is_wildcard(), digest };
         Self { kind, family: Family::of(&host.address) }
     }
 
@@ -94,68 +73,49 @@ impl Set {
     #[must_use]
     pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {
-            SetKind::HostHeld(digest) | SetKind::Held(digest) => Some(digest),
-            SetKind::HostPorts
-            | SetKind::CountedHostPorts
-            | SetKind::Ports
-            | SetKind::CountedPorts
-            | SetKind::Hairpins
-            | SetKind::Guarded => None,
+            SetKind::Held { digest, .. } => Some(digest),
+            SetKind::Targets { .. } | SetKind::Hairpins | SetKind::Guarded => None,
         }
     }
 
     /// Which of a packet's addresses its keys begin with, if they begin with one.
     #[must_use]
-    pub const fn key_address(self) -> Option<super::Side> {
+    pub const fn key_address(self) -> Option<Side> {
         match self.kind {
-            SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_) => {
-                Some(super::Side::Destination)
+            SetKind::Hairpins => Some(Side::Source),
+            SetKind::Targets { wildcard, .. } | SetKind::Held { wildcard, .. } if !wildcard => {
+                Some(Side::Destination)
             }
-            SetKind::Hairpins => Some(super::Side::Source),
-            SetKind::Ports | SetKind::CountedPorts | SetKind::Held(_) | SetKind::Guarded => None,
+            SetKind::Targets { .. } | SetKind::Held { .. } | SetKind::Guarded => None,
         }
     }
 
-    /// What it leads to.
-    #[must_use]
-    pub const fn data(self) -> DataKind {
-        match self.kind {
-            SetKind::HostPorts
-            | SetKind::CountedHostPorts
-            | SetKind::Ports
-            | SetKind::CountedPorts => DataKind::Target,
-            SetKind::Hairpins | SetKind::HostHeld(_) | SetKind::Held(_) | SetKind::Guarded => {
-                DataKind::None
-            }
-        }
+    /// Whether it is a map, which leads to an address and a port.
+    pub(crate) const fn is_map(self) -> bool {
+        matches!(self.kind, SetKind::Targets { .. })
     }
 
     /// Whether each element counts the packets that find it: in a nat chain, the connections.
-    #[must_use]
-    pub const fn counts(self) -> bool {
-        matches!(self.kind, SetKind::CountedHostPorts | SetKind::CountedPorts)
+    pub(crate) const fn counts(self) -> bool {
+        matches!(self.kind, SetKind::Targets { counted: true, .. })
     }
 
     /// How a rule reads the key from a packet.
     pub(super) fn key_expression(self) -> String {
-        if self.kind == SetKind::Guarded {
+        if self == Self::GUARDED {
             return "iifname".to_owned();
         }
-        let address = match self.key_address() {
-            Some(super::Side::Source) => format!("{} saddr . ", protocol_name(self.family)),
-            Some(super::Side::Destination) => format!("{} daddr . ", protocol_name(self.family)),
-            None => String::new(),
-        };
-        format!("{address}meta l4proto . th dport")
+        let address = self.key_address();
+        let address = address.map(|side| format!("{} {side} . ", protocol_name(self.family)));
+        format!("{}meta l4proto . th dport", address.unwrap_or_default())
     }
 
     /// The condition that a rule must print where no address in the key implies the family.
-    pub(super) const fn family_condition(self) -> &'static str {
-        match (self.key_address(), self.family) {
-            (Some(_), _) => "",
-            (None, _) if matches!(self.kind, SetKind::Guarded) => "",
-            (None, Family::V4) => "meta nfproto ipv4 ",
-            (None, Family::V6) => "meta nfproto ipv6 ",
+    pub(super) fn family_condition(self) -> &'static str {
+        match self.family {
+            _ if self.key_address().is_some() || self == Self::GUARDED => "",
+            Family::V4 => "meta nfproto ipv4 ",
+            Family::V6 => "meta nfproto ipv6 ",
         }
     }
 
@@ -170,9 +130,10 @@ impl Set {
             (_, Some(_)) => format!("{address} . inet_proto . inet_service"),
             (_, None) => "inet_proto . inet_service".to_owned(),
         };
-        let (word, data) = match self.data() {
-            DataKind::None => ("set", String::new()),
-            DataKind::Target => ("map", format!(" : {address} . inet_service")),
+        let (word, data) = if self.is_map() {
+            ("map", format!(" : {address} . inet_service"))
+        } else {
+            ("set", String::new())
         };
         // So that an element can be given a millisecond to live instead of being deleted.
         let flags = "\t\tflags timeout\n";
@@ -187,14 +148,16 @@ impl fmt::Display for Set {
             Family::V4 => '4',
             Family::V6 => '6',
         };
+        let host = |wildcard| if wildcard { "" } else { "host_" };
         match self.kind {
-            SetKind::HostPorts => write!(out, "host_ports{digit}"),
-            SetKind::CountedHostPorts => write!(out, "counted_host_ports{digit}"),
-            SetKind::Ports => write!(out, "ports{digit}"),
-            SetKind::CountedPorts => write!(out, "counted_ports{digit}"),
+            SetKind::Targets { wildcard, counted } => {
+                let counted = if counted { "counted_" } else { "" };
+                write!(out, "{counted}{}ports{digit}", host(wildcard))
+            }
             SetKind::Hairpins => write!(out, "hairpins{digit}"),
-            SetKind::HostHeld(digest) => write!(out, "host_held{digit}_{digest}"),
-            SetKind::Held(digest) => write!(out, "held{digit}_{digest}"),
+            SetKind::Held { wildcard, digest } => {
+                write!(out, "{}held{digit}_{digest}", host(wildcard))
+            }
             SetKind::Guarded => out.write_str("guarded"),
         }
     }
@@ -258,7 +221,7 @@ impl fmt::Display for Data {
 }
 
 /// nft 1.0.6 refuses to load a longer comment than 128 bytes with its terminator.
-pub const COMMENT_MAX: usize = 127;
+pub(crate) const COMMENT_MAX: usize = 127;
 
 /// With the longest comment, a holder and two headers of two bytes, the 256 bytes that the kernel
 /// keeps with an element (`NFT_USERDATA_MAXLEN`) are full.
@@ -267,22 +230,19 @@ const HOLDER_MAX: usize = 124;
 /// The name of an attachment in the elements that lead to it: network, container ID and interface
 /// name, none of which can have a colon. Where that is too long it goes without the network, and is
 /// empty where it is too long even so.
-#[must_use]
-pub fn holder_name(attachment: &Attachment) -> String {
+pub(crate) fn holder_name(attachment: &Attachment) -> String {
     let (container_id, ifname) = (attachment.container_id(), attachment.ifname());
     let names = [attachment.network(), ""].map(|network| [network, container_id, ifname].join(":"));
     names.into_iter().find(|name| name.len() <= HOLDER_MAX).unwrap_or_default()
 }
 
 /// The container ID and interface name in [`holder_name`].
-#[must_use]
-pub fn container_of(name: &str) -> Option<(&str, &str)> {
+pub(crate) fn container_of(name: &str) -> Option<(&str, &str)> {
     name.split_once(':')?.1.split_once(':')
 }
 
 /// Reads [`holder_name`] back.
-#[must_use]
-pub fn read_holder(name: &str) -> Option<Attachment> {
+pub(crate) fn read_holder(name: &str) -> Option<Attachment> {
     let mut parts = name.splitn(3, ':');
     let (network, container_id) = (parts.next()?, parts.next()?);
     Attachment::new(network, container_id, parts.next()?).ok()
@@ -292,8 +252,7 @@ pub fn read_holder(name: &str) -> Option<Attachment> {
 ///
 /// nft prints comments between quotes without escaping, so whatever could end one or hide in a
 /// terminal becomes `_`.
-#[must_use]
-pub fn comment(owner: &Owner) -> String {
+pub(crate) fn comment(owner: &Owner) -> String {
     let name = match &owner.pod {
         Some(pod) => pod.to_string(),
         None => owner.container_id().unwrap_or_default().to_owned(),
@@ -340,10 +299,7 @@ impl<'a> Placing<'a> {
             key: Key::Port { address, protocol: host.protocol, port: host.port },
             data,
             comment: self.comment.clone(),
-            holder: match set.data() {
-                DataKind::Target => self.holder.clone(),
-                DataKind::None => String::new(),
-            },
+            holder: if set.is_map() { self.holder.clone() } else { String::new() },
             host: Some(host),
         };
         let targets = self.network_policy.target_map(family, host.is_wildcard());

@@ -31,8 +31,7 @@ impl Interface {
 
     /// `None` where `name` is none that an interface can have, and for `lo`: the route to an address of the
     /// node itself leads there, and guarded it would drop the node's own connections to 127.0.0.1.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         check_ifname(name).ok().filter(|()| name != "lo")?;
         let mut bytes = [0; Self::LEN];
         bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
@@ -40,14 +39,12 @@ impl Interface {
     }
 
     /// The place of the interface in [`Set::GUARDED`].
-    #[must_use]
-    pub const fn place(self) -> (Set, Key) {
+    pub(crate) const fn place(self) -> (Set, Key) {
         (Set::GUARDED, Key::Interface(self))
     }
 
     /// The element that has it guarded.
-    #[must_use]
-    pub fn guarded(self) -> Element {
+    pub(crate) fn guarded(self) -> Element {
         let (set, key) = self.place();
         let (comment, holder) = <_>::default();
         Element { set, key, data: Data::None, comment, holder, host: None }
@@ -56,8 +53,7 @@ impl Interface {
 
 impl Key {
     /// The name of the interface, of a key that is one.
-    #[must_use]
-    pub fn interface(&self) -> Option<String> {
+    pub(crate) fn interface(&self) -> Option<String> {
         let Self::Interface(Interface(name)) = self else { return None };
         let name = name.split(|byte| *byte == 0).next()?;
         Some(String::from_utf8_lossy(name).into_owned())

@@ -19,17 +19,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 
-pub use chain::{BaseChain, Chain, ChainType, Hook, Rule, Side, Term};
-pub use element::{
-    COMMENT_MAX, Data, DataKind, Element, Set, SetKind, comment, container_of, holder_name,
-    read_holder,
-};
+pub use chain::{BaseChain, Chain, Hook, Rule, Side, Term};
+pub(crate) use element::{COMMENT_MAX, comment, container_of, read_holder};
+pub use element::{Data, Element, Set, SetKind};
 
 pub use key::{Interface, Key};
 pub use network_policy::{Digest, NetworkPolicy};
+pub(crate) use script::Jump;
 pub use script::{Difference, Script};
 
-pub use chain::{Dispatch, base_chains, dispatch};
+pub(crate) use chain::{Dispatch, base_chains, dispatch};
 
 use chain::masquerade_chain;
 use element::Placing;
@@ -51,8 +50,7 @@ pub const POSTROUTING: &str = "postrouting";
 pub const MASQUERADE_PREFIX: &str = "masquerade_";
 
 /// Whether a chain of this name belongs to a network, or to the mark bit of one.
-#[must_use]
-pub fn is_of_network(chain: &str) -> bool {
+pub(crate) fn is_of_network(chain: &str) -> bool {
     ["net_", "to_", "from_", MASQUERADE_PREFIX].iter().any(|prefix| chain.starts_with(prefix))
 }
 
@@ -87,8 +85,7 @@ impl Identity {
     }
 
     /// Whether the table `found` was built in another boot than this.
-    #[must_use]
-    pub fn is_of_another_boot(&self, found: &Self) -> bool {
+    pub(crate) fn is_of_another_boot(&self, found: &Self) -> bool {
         self.boot.as_ref().zip(found.boot.as_ref()).is_some_and(|(now, then)| now != then)
     }
 
@@ -118,8 +115,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Those of `mappings`, a part of what `record` has.
-    #[must_use]
-    pub fn of(record: &Record, mappings: Vec<Mapping>) -> Self {
+    pub(crate) fn of(record: &Record, mappings: Vec<Mapping>) -> Self {
         Self {
             mappings,
             host_addresses: record.policy.host_addresses.clone(),
@@ -175,8 +171,7 @@ impl Ruleset {
     }
 
     /// The same table with these elements as well, which are treated so.
-    #[must_use]
-    pub fn with(
+    pub(crate) fn with(
         mut self,
         elements: impl IntoIterator<Item = Element>,
         network_policies: impl IntoIterator<Item = NetworkPolicy>,
@@ -225,8 +220,7 @@ impl Ruleset {
     }
 
     /// The same table, in which these interfaces are guarded as well.
-    #[must_use]
-    pub fn guarding<'a>(mut self, interfaces: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn guarding<'a>(mut self, interfaces: impl IntoIterator<Item = &'a str>) -> Self {
         let guarded = interfaces.into_iter().filter_map(Interface::named).map(Interface::guarded);
         self.elements.extend(guarded.map(|element| (element.place(), element)));
         self
@@ -254,20 +248,14 @@ pub fn elements_of<'a>(
 
 /// The places at which a claim on `host` may lead to a pod: with what they [cover](covers), all that
 /// there may be of a claim of which nothing else is known, except hairpins.
-#[must_use]
-pub fn places_of(host: &HostPort) -> [(Set, Key); 2] {
-    let kinds = if host.is_wildcard() {
-        [SetKind::Ports, SetKind::CountedPorts]
-    } else {
-        [SetKind::HostPorts, SetKind::CountedHostPorts]
-    };
-    let family = Family::of(&host.address);
-    kinds.map(|kind| (Set { kind, family }, key_of(host)))
+pub(crate) fn places_of(host: &HostPort) -> [(Set, Key); 2] {
+    let (family, wildcard) = (Family::of(&host.address), host.is_wildcard());
+    [false, true]
+        .map(|counted| (Set { kind: SetKind::Targets { wildcard, counted }, family }, key_of(host)))
 }
 
 /// The place of a claim on `host` among those whose packets are treated so.
-#[must_use]
-pub fn held_at(host: &HostPort, digest: Digest) -> (Set, Key) {
+pub(crate) fn held_at(host: &HostPort, digest: Digest) -> (Set, Key) {
     (Set::holding(host, digest), key_of(host))
 }
 
@@ -278,24 +266,21 @@ fn key_of(host: &HostPort) -> Key {
 
 /// Whether `place` is among the places that `has` knows. A place in a set of a network policy, of which
 /// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
-#[must_use]
-pub fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
+pub(crate) fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
     let claim = || place.0.network_policy().and_then(|_| host_at(place));
     has(place) || claim().is_some_and(|host| places_of(&host).iter().any(has))
 }
 
 /// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its
 /// subnet with nobody.
-#[must_use]
-pub fn hairpin_of(host: &HostPort, target: SocketAddr) -> (Set, Key) {
+pub(crate) fn hairpin_of(host: &HostPort, target: SocketAddr) -> (Set, Key) {
     let set = Set { kind: SetKind::Hairpins, family: Family::of(&target.ip()) };
     let (protocol, port) = (host.protocol, host.port);
     (set, Key::Port { address: Some(target.ip()), protocol, port })
 }
 
 /// The host port that an element at this place serves, unless it is a hairpin or an interface.
-#[must_use]
-pub fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
+pub(crate) fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
     let Key::Port { address, protocol, port } = *key else { return None };
     let address = match set.key_address() {
         Some(Side::Source) => return None,
@@ -316,8 +301,7 @@ pub fn chains_of(record: &Record) -> Vec<Chain> {
 
 /// The rule of `postrouting` that leads to a chain of [`chains_of`] named with
 /// [`MASQUERADE_PREFIX`].
-#[must_use]
-pub fn jump_to(chain: &Chain) -> Rule {
+pub(crate) fn jump_to(chain: &Chain) -> Rule {
     Rule(vec![Term::Jump(chain.name.clone())])
 }
 

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::chain::{Chain, Rule, Side, Term, loopback4};
+use super::chain::{Chain, Rule, Side, Term, is_host, loopback4};
 use super::{Set, SetKind};
 use crate::model::{Family, Masquerade, Policy, Record};
 
@@ -22,8 +22,7 @@ impl Digest {
     }
 
     /// The chain that every network policy has, and only a network policy.
-    #[must_use]
-    pub fn chain(self) -> String {
+    pub(crate) fn chain(self) -> String {
         format!("net_{self}")
     }
 
@@ -49,20 +48,11 @@ pub struct NetworkPolicy {
     subnets: Vec<IpNetwork>,
 }
 
-/// Whether the prefix leaves no room for neighbours.
-fn is_host_prefix(network: &IpNetwork) -> bool {
-    match network {
-        IpNetwork::V4(network) => network.prefix() == 32,
-        IpNetwork::V6(network) => network.prefix() == 128,
-    }
-}
-
 impl NetworkPolicy {
     /// How the packets of `record` are treated.
-    #[must_use]
-    pub fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         let subnet = |address: &IpNetwork| IpNetwork::new(address.network(), address.prefix()).ok();
-        let shared = record.pod_addresses.iter().filter(|address| !is_host_prefix(address));
+        let shared = record.pod_addresses.iter().filter(|address| !is_host(address));
         let subnets = match record.policy.masquerade {
             Masquerade::Nobody | Masquerade::Everybody => Vec::new(),
             Masquerade::Local => shared.filter_map(subnet).collect(),
@@ -72,8 +62,7 @@ impl NetworkPolicy {
 
     /// Reads a network policy back from what its chains say beside their rules ([`Chain::memo`]). `None`
     /// unless it is the one of this name.
-    #[must_use]
-    pub fn read(digest: Digest, memo: &str) -> Option<Self> {
+    pub(crate) fn read(digest: Digest, memo: &str) -> Option<Self> {
         let read: Self = serde_json::from_str(memo).ok()?;
         (read.digest() == digest).then_some(read)
     }
@@ -84,15 +73,13 @@ impl NetworkPolicy {
     }
 
     /// The policy that leads to it.
-    #[must_use]
-    pub const fn policy(&self) -> &Policy {
+    pub(crate) const fn policy(&self) -> &Policy {
         &self.policy
     }
 
     /// The addresses, with their prefixes, of a pod that is treated so and has `pods`. Of a family in
     /// which the pod's address is not among them, its subnet stands for it.
-    #[must_use]
-    pub fn pod_addresses(&self, pods: &[IpAddr]) -> Vec<IpNetwork> {
+    pub(crate) fn pod_addresses(&self, pods: &[IpAddr]) -> Vec<IpNetwork> {
         let within = |subnet: &IpNetwork| {
             let own = pods.iter().copied().find(|pod| subnet.contains(*pod));
             IpNetwork::new(own.unwrap_or(subnet.ip()), subnet.prefix()).ok()
@@ -108,8 +95,7 @@ impl NetworkPolicy {
     }
 
     /// The mark bit its chains set, if they set one.
-    #[must_use]
-    pub const fn mark_bit(&self) -> Option<u8> {
+    pub(crate) const fn mark_bit(&self) -> Option<u8> {
         match self.policy.masquerade {
             Masquerade::Nobody => None,
             Masquerade::Local | Masquerade::Everybody => Some(self.policy.mark_bit),
@@ -119,34 +105,30 @@ impl NetworkPolicy {
     /// The map that translates claims on one address, or on every address, of `family`.
     #[must_use]
     pub(super) const fn target_map(&self, family: Family, wildcard: bool) -> Set {
-        let kind = match (wildcard, self.policy.counters) {
-            (true, false) => SetKind::Ports,
-            (true, true) => SetKind::CountedPorts,
-            (false, false) => SetKind::HostPorts,
-            (false, true) => SetKind::CountedHostPorts,
-        };
-        Set { kind, family }
+        Set { kind: SetKind::Targets { wildcard, counted: self.policy.counters }, family }
     }
 
     /// Whether a pod with this address can only be recognised as its own client one by one,
     /// because it shares its subnet with nobody.
     #[must_use]
     pub(super) fn needs_hairpin(&self, address: &IpNetwork) -> bool {
-        matches!(self.policy.masquerade, Masquerade::Local) && is_host_prefix(address)
+        matches!(self.policy.masquerade, Masquerade::Local) && is_host(address)
     }
 
     /// Its chains. An optional gate on the node's address, one on the client's, then the chain
     /// that marks and translates.
-    #[must_use]
-    pub fn chains(&self) -> Vec<Chain> {
+    pub(crate) fn chains(&self) -> Vec<Chain> {
         let digest = self.digest();
         let gates = self.gates();
-        let next = gates.iter().skip(1).map(|gate| gate.prefix).chain(["net"]);
-        let mut chains: Vec<Chain> = gates
-            .iter()
-            .zip(next)
-            .map(|(gate, next)| gate.chain(digest, &format!("{next}_{digest}")))
-            .collect();
+        let next = gates.iter().skip(1).map(|(name, ..)| *name).chain(["net"]);
+        let gate = |((name, side, networks), next): (&(&str, Side, Vec<IpNetwork>), &str)| {
+            let pass = |network: &IpNetwork| {
+                let next = format!("{next}_{digest}");
+                Rule(vec![Term::within(*side, *network), Term::Goto(next)])
+            };
+            Chain::plain(format!("{name}_{digest}"), networks.iter().map(pass).collect())
+        };
+        let mut chains: Vec<Chain> = gates.iter().zip(next).map(gate).collect();
         chains.push(Chain::plain(digest.chain(), self.translation()));
         let memo = self.memo();
         let mut rest = memo.as_str();
@@ -158,16 +140,16 @@ impl NetworkPolicy {
         chains
     }
 
-    fn gates(&self) -> Vec<Gate> {
-        let mut gates = Vec::new();
-        if !self.policy.host_addresses.is_empty() {
-            let networks = self.policy.host_addresses.clone();
-            gates.push(Gate { prefix: "to", side: Side::Destination, networks });
+    /// The chains that let through what matches one of their networks, in order: how their names begin, by
+    /// which address, the networks.
+    fn gates(&self) -> Vec<(&'static str, Side, Vec<IpNetwork>)> {
+        let hosts = self.policy.host_addresses.clone();
+        let mut sources = self.policy.source_ranges.clone();
+        if !sources.is_empty() {
+            sources.push(loopback4());
         }
-        if !self.policy.source_ranges.is_empty() {
-            let networks = self.policy.source_ranges.iter().copied().chain([loopback4()]).collect();
-            gates.push(Gate { prefix: "from", side: Side::Source, networks });
-        }
+        let mut gates = vec![("to", Side::Destination, hosts), ("from", Side::Source, sources)];
+        gates.retain(|(.., networks)| !networks.is_empty());
         gates
     }
 
@@ -204,26 +186,8 @@ impl NetworkPolicy {
 
     /// A name for this content: equal network policies share their chains, and a chain's content never
     /// changes under its name.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let hash = Sha256::digest(self.memo().as_bytes());
         Digest(hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
-    }
-}
-
-/// A chain that lets through what matches one of its networks.
-struct Gate {
-    prefix: &'static str,
-    side: Side,
-    networks: Vec<IpNetwork>,
-}
-
-impl Gate {
-    fn chain(&self, digest: Digest, next: &str) -> Chain {
-        let pass = |network: &IpNetwork| {
-            Rule(vec![Term::within(self.side, *network), Term::Goto(next.to_owned())])
-        };
-        let rules = self.networks.iter().map(pass).collect();
-        Chain::plain(format!("{}_{digest}", self.prefix), rules)
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Chain, Digest, Dispatch, Element, HOSTPORTS, Key, MASQUERADE_PREFIX, POSTROUTING, Ruleset, Set,
-    TABLE, dispatch, jump_to,
+    Chain, Data, Digest, Dispatch, Element, HOSTPORTS, Key, MASQUERADE_PREFIX, POSTROUTING, Rule,
+    Ruleset, Set, TABLE, dispatch, jump_to,
 };
 
 /// What one command does to the table; prints as an nft(8) script, which `nft -f` carries out in one
@@ -30,21 +30,44 @@ pub enum Script {
 pub struct Difference {
     /// The chains that are not there yet. The sets of their network policies are not there either.
     pub chains: Vec<Chain>,
-    /// What has to go.
+    /// What has to be deleted.
     pub deleted: Vec<(Set, Key)>,
+    /// What has to go and may expire, with what it leads to.
+    pub expired: Vec<((Set, Key), Data)>,
     /// What comes.
     pub added: Vec<Element>,
 }
 
-impl Difference {
-    /// Whether nothing has to be done.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.deleted.is_empty() && self.added.is_empty()
-    }
+/// A rule of a base chain that leads to chains of a network or a mark bit.
+pub(crate) struct Jump {
+    pub(crate) chain: &'static str,
+    pub(crate) rule: Rule,
+    /// Whether it goes before all others of its chain.
+    pub(crate) first: bool,
+}
 
+impl Difference {
     fn network_policies(&self) -> impl Iterator<Item = Digest> {
         self.chains.iter().filter_map(|chain| Digest::of_chain(&chain.name))
+    }
+
+    /// The sets of the chains.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = Set> {
+        self.network_policies().flat_map(Set::of_network_policy)
+    }
+
+    /// What leads to the chains, in the order in which it has to be added.
+    pub(crate) fn jumps(&self) -> Vec<Jump> {
+        let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
+        let masquerading = self.chains.iter().filter(masquerading).map(jump_to);
+        let has = |name: &str| self.chains.iter().any(|chain| chain.name == name);
+        let Dispatch { specific, wildcard } = dispatch(self.network_policies(), has);
+        let last = |chain| move |rule| Jump { chain, rule, first: false };
+        // Each goes before the one that was put first before it.
+        let specific = specific.into_iter().rev();
+        let specific = specific.map(|rule| Jump { chain: HOSTPORTS, rule, first: true });
+        let wildcard = wildcard.into_iter().map(last(HOSTPORTS));
+        masquerading.map(last(POSTROUTING)).chain(specific).chain(wildcard).collect()
     }
 }
 
@@ -66,7 +89,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.chains.is_empty() {
             write!(out, "table inet {TABLE} {{")?;
-            for set in self.network_policies().flat_map(Set::of_network_policy) {
+            for set in self.sets() {
                 write!(out, "{}", set.declaration())?;
             }
             for chain in &self.chains {
@@ -74,19 +97,12 @@ impl fmt::Display for Difference {
             }
             writeln!(out, "}}")?;
         }
-        for chain in self.chains.iter().filter(|chain| chain.name.starts_with(MASQUERADE_PREFIX)) {
-            writeln!(out, "add rule inet {TABLE} {POSTROUTING} {}", jump_to(chain))?;
+        for Jump { chain, rule, first } in self.jumps() {
+            let verb = if first { "insert" } else { "add" };
+            writeln!(out, "{verb} rule inet {TABLE} {chain} {rule}")?;
         }
-        let has = |name: &str| self.chains.iter().any(|chain| chain.name == name);
-        let Dispatch { specific, wildcard } = dispatch(self.network_policies(), has);
-        // Each goes before the one that was put first before it.
-        for rule in specific.iter().rev() {
-            writeln!(out, "insert rule inet {TABLE} {HOSTPORTS} {rule}")?;
-        }
-        for rule in wildcard {
-            writeln!(out, "add rule inet {TABLE} {HOSTPORTS} {rule}")?;
-        }
-        for (set, key) in &self.deleted {
+        let expired = self.expired.iter().map(|(place, _)| place);
+        for (set, key) in self.deleted.iter().chain(expired) {
             writeln!(out, "delete element inet {TABLE} {set} {{ {key} }}")?;
         }
         for element in &self.added {

@@ -2,20 +2,126 @@
 //! over, so that a rule is rather taken to be for too many packets than for too few.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use super::lookup::{Lookup, intersect};
-use super::register::{Loaded, address, meet, number, target, verdict, words};
-use super::{Does, OtherRule, xt};
-use crate::kernel::netlink::message::Attributes;
+use ipnetwork::IpNetwork;
+
+use super::{Conditions, Does, OtherRule, xt};
+use crate::kernel::netlink::message::{Attributes, address};
 use crate::kernel::uapi;
 use crate::model::Family;
 
-/// What a rule was found to be.
-pub(super) enum Found {
-    Rule(OtherRule),
-    /// One whose set has to be read first.
-    Lookup(Lookup),
+/// What a register holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Loaded {
+    Family,
+    Protocol,
+    Port,
+    Destination(Family, Option<Vec<u8>>),
+    /// Whether the destination is this node's, which it is where a host port is asked for.
+    Local,
+    /// The status of the connection, masked or not.
+    Status(bool),
+    Value(Vec<u8>),
+    Other,
+}
+
+impl Loaded {
+    /// How many words of 32 bits it takes; `None` where nobody knows.
+    pub(super) const fn words(&self) -> Option<u32> {
+        match self {
+            Self::Family | Self::Protocol | Self::Port | Self::Destination(Family::V4, _) => {
+                Some(1)
+            }
+            Self::Destination(Family::V6, _) => Some(4),
+            Self::Local | Self::Status(_) | Self::Value(_) | Self::Other => None,
+        }
+    }
+}
+
+/// How a rule looks into a set or map.
+pub(super) struct Lookup {
+    pub(super) set: String,
+    /// What each part of the key is.
+    pub(super) parts: Vec<Loaded>,
+    pub(super) is_map: bool,
+}
+
+impl Conditions {
+    /// Adds that what is `loaded` equals `value`.
+    pub(super) fn meet(&mut self, loaded: &Loaded, value: &[u8]) {
+        match loaded {
+            Loaded::Family => match value.first() {
+                Some(&uapi::NFPROTO_IPV4) => self.family = Some(Family::V4),
+                Some(&uapi::NFPROTO_IPV6) => self.family = Some(Family::V6),
+                _ => {}
+            },
+            Loaded::Protocol => self.protocol = value.first().copied(),
+            Loaded::Destination(family, mask) => {
+                self.destination = destination(*family, mask.as_deref(), value);
+            }
+            Loaded::Port | Loaded::Local | Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => {
+            }
+        }
+    }
+
+    /// Adds that the port is among these.
+    pub(super) fn narrow(&mut self, ports: Vec<RangeInclusive<u16>>) {
+        self.ports = Some(match &self.ports {
+            Some(before) => intersect(before, &ports),
+            None => ports,
+        });
+    }
+}
+
+fn destination(family: Family, mask: Option<&[u8]>, value: &[u8]) -> Option<IpNetwork> {
+    let len = if family == Family::V4 { 4 } else { 16 };
+    let value = value.get(..value.len().min(len))?;
+    let ones = |mask: &[u8]| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
+    let prefix = mask.map_or(8 * value.len() as u32, ones);
+    let mut octets = value.to_vec();
+    octets.resize(len, 0);
+    IpNetwork::new(address(&octets)?, prefix.try_into().ok()?).ok()
+}
+
+/// What is in both lists of ports.
+pub(crate) fn intersect(
+    one: &[RangeInclusive<u16>],
+    other: &[RangeInclusive<u16>],
+) -> Vec<RangeInclusive<u16>> {
+    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+    pairs
+        .map(|(one, other)| *one.start().max(other.start())..=*one.end().min(other.end()))
+        .filter(|run| !run.is_empty())
+        .collect()
+}
+
+pub(super) fn verdict(data: Attributes<'_>) -> Option<Does> {
+    let verdict = data.nested(uapi::NFTA_DATA_VERDICT)?;
+    let chain = || verdict.text(uapi::NFTA_VERDICT_CHAIN).unwrap_or_default().to_owned();
+    Some(match verdict.u32(uapi::NFTA_VERDICT_CODE)?.cast_signed() {
+        uapi::NFT_JUMP => Does::Jump(chain()),
+        uapi::NFT_GOTO => Does::Goto(chain()),
+        uapi::NF_ACCEPT => Does::Accept,
+        uapi::NF_DROP => Does::Drop,
+        uapi::NFT_RETURN => Does::Return,
+        _ => Does::Nothing,
+    })
+}
+
+/// A port: a big-endian number in the first two bytes.
+pub(super) fn number(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+pub(super) fn target(address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (address, port) {
+        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, Some(port)) => format!("port {port}"),
+        (None, None) => "another address".to_owned(),
+    }
 }
 
 /// The word of 32 bits at which a register begins.
@@ -32,11 +138,11 @@ const fn word(register: u32) -> u32 {
 struct Reading {
     registers: BTreeMap<u32, Loaded>,
     rule: OtherRule,
-    lookup: Option<(String, Vec<Loaded>, bool)>,
+    lookup: Option<Lookup>,
 }
 
-/// Reads one rule of a listing.
-pub(super) fn rule(rule: Attributes<'_>) -> Found {
+/// Reads one rule of a listing, and how it looks into a set, which has to be read before it is understood.
+pub(super) fn rule(rule: Attributes<'_>) -> (OtherRule, Option<Lookup>) {
     let mut reading = Reading::default();
     for element in rule.nested(uapi::NFTA_RULE_EXPRESSIONS).unwrap_or_default().iter() {
         let expression = Attributes(element.payload);
@@ -46,11 +152,7 @@ pub(super) fn rule(rule: Attributes<'_>) -> Found {
             reading.rule.conditions.unknown = true;
         }
     }
-    let Reading { rule, lookup, .. } = reading;
-    match lookup {
-        Some((set, parts, is_map)) => Found::Lookup(Lookup { set, parts, is_map, rule }),
-        None => Found::Rule(rule),
-    }
+    (reading.rule, reading.lookup)
 }
 
 impl Reading {
@@ -67,7 +169,7 @@ impl Reading {
                 let loaded = self.registers.get(&word(data.u32(uapi::NFTA_RANGE_SREG)?))?;
                 let from = number(value(data, uapi::NFTA_RANGE_FROM)?)?;
                 let to = number(value(data, uapi::NFTA_RANGE_TO)?)?;
-                (*loaded == Loaded::Port).then(|| self.ports(vec![from..=to]))?;
+                (*loaded == Loaded::Port).then(|| self.rule.conditions.narrow(vec![from..=to]))?;
             }
             "lookup" => self.look_up(data)?,
             "immediate" => {
@@ -128,15 +230,17 @@ impl Reading {
     fn extension(&mut self, is_match: bool, data: Attributes<'_>) -> Option<()> {
         let (name, info) = (data.text(uapi::NFTA_XT_NAME)?, data.get(uapi::NFTA_XT_INFO));
         match (is_match, name) {
-            (true, "tcp" | "udp" | "sctp") => self.ports(xt::single_match(info?)?),
-            (true, "multiport") => self.ports(xt::multiport(info?)?),
+            (true, "tcp" | "udp" | "sctp") => self.rule.conditions.narrow(xt::single_match(info?)?),
+            (true, "multiport") => self.rule.conditions.narrow(xt::multiport(info?)?),
             (true, "conntrack") if xt::is_translated(info?) => {
                 self.rule.conditions.translated = true;
             }
             (true, "addrtype" | "comment") => {}
             (true, _) => return None,
             (false, "DNAT") => {
-                self.rule.does = Does::Translate(info.and_then(xt::nat_range).unwrap_or_default());
+                let to = info.and_then(xt::nat_range);
+                let to = to.map(|(address, port)| target(Some(address), port));
+                self.rule.does = Does::Translate(to.unwrap_or_default());
             }
             (false, "REDIRECT") => {
                 self.rule.does = Does::Translate("a port of this node".to_owned());
@@ -145,14 +249,6 @@ impl Reading {
             (false, _) => {}
         }
         Some(())
-    }
-
-    fn ports(&mut self, ports: Vec<RangeInclusive<u16>>) {
-        let both = match self.rule.conditions.ports.take() {
-            Some(before) => intersect(&before, &ports),
-            None => ports,
-        };
-        self.rule.conditions.ports = Some(both);
     }
 
     fn mask(&mut self, data: Attributes<'_>) -> Option<()> {
@@ -175,14 +271,18 @@ impl Reading {
         match (loaded, operation) {
             (Loaded::Port, uapi::NFT_CMP_EQ) => {
                 let port = number(value)?;
-                self.ports(vec![port..=port]);
+                self.rule.conditions.narrow(vec![port..=port]);
             }
-            (Loaded::Port, uapi::NFT_CMP_LTE) => self.ports(vec![0..=number(value)?]),
-            (Loaded::Port, uapi::NFT_CMP_GTE) => self.ports(vec![number(value)?..=u16::MAX]),
+            (Loaded::Port, uapi::NFT_CMP_LTE) => {
+                self.rule.conditions.narrow(vec![0..=number(value)?]);
+            }
+            (Loaded::Port, uapi::NFT_CMP_GTE) => {
+                self.rule.conditions.narrow(vec![number(value)?..=u16::MAX]);
+            }
             (Loaded::Local, uapi::NFT_CMP_EQ) => {}
             (Loaded::Status(true), uapi::NFT_CMP_NEQ) => self.rule.conditions.translated = true,
             (Loaded::Family | Loaded::Protocol | Loaded::Destination(..), uapi::NFT_CMP_EQ) => {
-                meet(&mut self.rule.conditions, loaded, value);
+                self.rule.conditions.meet(loaded, value);
             }
             _ => return None,
         }
@@ -197,11 +297,12 @@ impl Reading {
         let mut parts = Vec::new();
         while let Some(loaded) = self.registers.get(&at) {
             parts.push(loaded.clone());
-            let Some(words) = words(loaded) else { break };
+            let Some(words) = loaded.words() else { break };
             at += words;
         }
-        let result = data.u32(uapi::NFTA_LOOKUP_DREG);
-        self.lookup = Some((data.text(uapi::NFTA_LOOKUP_SET)?.to_owned(), parts, result.is_some()));
+        let set = data.text(uapi::NFTA_LOOKUP_SET)?.to_owned();
+        let is_map = data.u32(uapi::NFTA_LOOKUP_DREG).is_some();
+        self.lookup = Some(Lookup { set, parts, is_map });
         Some(())
     }
 }
@@ -211,11 +312,11 @@ fn payload(data: Attributes<'_>) -> Option<Loaded> {
         [uapi::NFTA_PAYLOAD_BASE, uapi::NFTA_PAYLOAD_OFFSET, uapi::NFTA_PAYLOAD_LEN]
             .map(|kind| data.u32(kind));
     Some(match (base?, offset?, len?) {
-        (uapi::NFT_PAYLOAD_TRANSPORT, 2, 2) => Loaded::Port,
+        (uapi::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2) => Loaded::Port,
         // Of IPv4, as iptables asks for it.
-        (uapi::NFT_PAYLOAD_NETWORK, 9, 1) => Loaded::Protocol,
-        (uapi::NFT_PAYLOAD_NETWORK, 16, 1..=4) => Loaded::Destination(Family::V4, None),
-        (uapi::NFT_PAYLOAD_NETWORK, 24, 1..=16) => Loaded::Destination(Family::V6, None),
+        (uapi::NFT_PAYLOAD_NETWORK_HEADER, 9, 1) => Loaded::Protocol,
+        (uapi::NFT_PAYLOAD_NETWORK_HEADER, 16, 1..=4) => Loaded::Destination(Family::V4, None),
+        (uapi::NFT_PAYLOAD_NETWORK_HEADER, 24, 1..=16) => Loaded::Destination(Family::V6, None),
         _ => Loaded::Other,
     })
 }

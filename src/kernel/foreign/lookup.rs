@@ -1,21 +1,11 @@
 //! Rules that look into sets and maps: each comes to one rule per element.
 
-use std::ops::RangeInclusive;
-
-use super::register::{Loaded, address, meet, number, target, verdict, words};
-use super::{Conditions, Does, OtherRule, Space};
-use crate::kernel::netlink::message::Attributes;
+use super::decode::{Loaded, Lookup, number, target, verdict};
+use super::{Conditions, Does, OtherRule};
+use crate::kernel::netlink::message::{Attributes, address};
 use crate::kernel::uapi;
 
-/// A set of somebody else's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SetName {
-    pub(super) space: Space,
-    pub(super) table: String,
-    pub(super) set: String,
-}
-
-/// An element of such a set.
+/// An element of somebody else's set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Element {
     key: Vec<u8>,
@@ -25,70 +15,48 @@ pub(super) struct Element {
     ends: bool,
 }
 
-/// A rule that looks into a set or map.
-pub(super) struct Lookup {
-    pub(super) set: String,
-    /// What each part of the key is.
-    pub(super) parts: Vec<Loaded>,
-    pub(super) is_map: bool,
-    pub(super) rule: OtherRule,
-}
-
 impl Lookup {
-    /// What it comes to with this content of its set.
-    pub(super) fn rules(self, elements: &[Element]) -> Vec<OtherRule> {
-        let Self { parts, is_map, rule, .. } = self;
-        let understood = !parts.is_empty() && parts.iter().all(|part| words(part).is_some());
-        if !is_map {
-            let is_port = |part: &Loaded| *part == Loaded::Port;
-            if parts.iter().filter(|part| is_port(part)).count() != 1 || !understood {
-                let conditions = Conditions { unknown: true, ..rule.conditions };
-                return vec![OtherRule { conditions, ..rule }];
-            }
-        } else if !understood {
-            // Of a map of unknown keys nothing can be said.
+    /// What `rule` comes to with this content of its set.
+    pub(super) fn rules(&self, rule: &OtherRule, elements: &[Element]) -> Vec<OtherRule> {
+        let understood = self.parts.iter().all(|part| part.words().is_some());
+        let ports = self.parts.iter().filter(|part| **part == Loaded::Port).count();
+        if !self.is_map && (ports != 1 || !understood) {
+            let conditions = Conditions { unknown: true, ..rule.conditions.clone() };
+            return vec![OtherRule { conditions, does: rule.does.clone() }];
+        }
+        // Of a map of unknown keys nothing can be said.
+        if self.parts.is_empty() || !understood {
             return Vec::new();
         }
-        let ends: Vec<u16> =
-            elements.iter().filter(|one| one.ends).filter_map(|one| number(&one.key)).collect();
-        let starts = elements.iter().filter(|element| !element.ends);
-        starts
-            .map(|element| {
-                let mut one = rule.clone();
-                let mut at = 0;
-                for part in &parts {
-                    let len = 4 * words(part).unwrap_or_default() as usize;
-                    let Some(bytes) = element.key.get(at..(at + len).min(element.key.len())) else {
-                        break;
-                    };
-                    if *part == Loaded::Port {
-                        let Some(first) = number(bytes) else { break };
-                        let last = element.key_end.as_ref().and_then(|end| number(end.get(at..)?));
-                        let end = ends.iter().filter(|end| **end > first).min();
-                        let last = last.or_else(|| end.map(|end| end - 1)).unwrap_or(first);
-                        let before = one.conditions.ports.take();
-                        let run = [first..=last];
-                        let both = before.map_or(run.to_vec(), |before| intersect(&before, &run));
-                        one.conditions.ports = Some(both);
-                    } else {
-                        meet(&mut one.conditions, part, bytes);
-                    }
-                    at += len;
-                }
-                if is_map {
-                    one.does = match one.does {
-                        Does::Translate(_) => Does::Translate(map_target(&element.data)),
-                        Does::Nothing => element.verdict.clone(),
-                        other @ (Does::Jump(_)
-                        | Does::Goto(_)
-                        | Does::Accept
-                        | Does::Drop
-                        | Does::Return) => other,
-                    };
-                }
-                one
-            })
-            .collect()
+        let (ends, starts): (Vec<_>, Vec<_>) = elements.iter().partition(|element| element.ends);
+        let ends: Vec<u16> = ends.iter().filter_map(|element| number(&element.key)).collect();
+        starts.iter().map(|element| self.rule(rule, element, &ends)).collect()
+    }
+
+    /// What `rule` does with packets that find `element`; `ends` are where runs of numbers end.
+    fn rule(&self, rule: &OtherRule, element: &Element, ends: &[u16]) -> OtherRule {
+        let OtherRule { mut conditions, mut does } = rule.clone();
+        let mut at = 0;
+        for part in &self.parts {
+            let len = 4 * part.words().unwrap_or_default() as usize;
+            let Some(bytes) = element.key.get(at..(at + len).min(element.key.len())) else { break };
+            if *part == Loaded::Port {
+                let Some(first) = number(bytes) else { break };
+                let last = element.key_end.as_ref().and_then(|end| number(end.get(at..)?));
+                let end = ends.iter().filter(|end| **end > first).min();
+                let last = last.or_else(|| end.map(|end| end - 1)).unwrap_or(first);
+                conditions.narrow(vec![first..=last]);
+            } else {
+                conditions.meet(part, bytes);
+            }
+            at += len;
+        }
+        if self.is_map && does == Does::Nothing {
+            does.clone_from(&element.verdict);
+        } else if self.is_map && matches!(does, Does::Translate(_)) {
+            does = Does::Translate(map_target(&element.data));
+        }
+        OtherRule { conditions, does }
     }
 }
 
@@ -114,17 +82,4 @@ fn map_target(data: &[u8]) -> String {
     let whole = address(data);
     let (first, port) = data.split_at_checked(data.len().saturating_sub(4)).unwrap_or_default();
     if whole.is_some() { target(whole, None) } else { target(address(first), number(port)) }
-}
-
-/// What is in both lists of ports.
-#[must_use]
-pub fn intersect(
-    one: &[RangeInclusive<u16>],
-    other: &[RangeInclusive<u16>],
-) -> Vec<RangeInclusive<u16>> {
-    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
-    pairs
-        .map(|(one, other)| *one.start().max(other.start())..=*one.end().min(other.end()))
-        .filter(|run| !run.is_empty())
-        .collect()
 }

@@ -5,7 +5,6 @@
 mod decode;
 mod lookup;
 mod portmap;
-mod register;
 mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,17 +13,14 @@ use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
-use super::netlink::message::{Answer, Attributes, Kind, Messages};
-use super::netlink::socket::{DUMP, NFTABLES, REQUEST, Socket};
+use super::netlink::message::{Answer, Attributes, Messages};
+use super::netlink::socket::{DUMP, Socket, question};
 use super::{Error, INET};
 use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
-use decode::Found;
-use lookup::SetName;
-
-pub use lookup::intersect;
+pub(crate) use decode::intersect;
 pub use portmap::Portmap;
 
 /// The family of a table.
@@ -39,13 +35,8 @@ pub enum Space {
 }
 
 impl Space {
-    const fn of(number: u8) -> Option<Self> {
-        match number {
-            uapi::NFPROTO_IPV4 => Some(Self::Ip),
-            uapi::NFPROTO_IPV6 => Some(Self::Ip6),
-            INET => Some(Self::Inet),
-            _ => None,
-        }
+    fn of(number: u8) -> Option<Self> {
+        [Self::Ip, Self::Ip6, Self::Inet].into_iter().find(|space| space.number() == number)
     }
 
     const fn number(self) -> u8 {
@@ -57,8 +48,7 @@ impl Space {
     }
 
     /// How nft(8) calls it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
@@ -67,8 +57,7 @@ impl Space {
     }
 
     /// Whether packets of `family` pass its chains.
-    #[must_use]
-    pub const fn has(self, family: Family) -> bool {
+    pub(crate) const fn has(self, family: Family) -> bool {
         matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
     }
 }
@@ -191,20 +180,16 @@ impl Others {
             Some((name, decode::rule(rule)))
         })?;
         let mut sets = BTreeMap::new();
-        for (name, found) in rules {
-            let rules = match found {
-                Found::Rule(rule) => vec![rule],
-                Found::Lookup(lookup) => {
-                    let set = SetName {
-                        space: name.space,
-                        table: name.table.clone(),
-                        set: lookup.set.clone(),
-                    };
-                    if !sets.contains_key(&set) {
-                        sets.insert(set.clone(), elements(&mut socket, &set)?);
-                    }
-                    lookup.rules(&sets[&set])
+        for (name, (rule, lookup)) in rules {
+            let rules = if let Some(lookup) = lookup {
+                let set = (name.space, name.table.clone(), lookup.set.clone());
+                if !sets.contains_key(&set) {
+                    let listed = elements(&mut socket, name.space, &name.table, &lookup.set)?;
+                    sets.insert(set.clone(), listed);
                 }
+                lookup.rules(&rule, &sets[&set])
+            } else {
+                vec![rule]
             };
             if let Some(chain) = others.chains.get_mut(&name) {
                 chain.rules.extend(rules);
@@ -212,14 +197,6 @@ impl Others {
         }
         others.chains.retain(|name, _| !dormant.contains(&(name.space, name.table.clone())));
         Ok(others)
-    }
-}
-
-/// The conditions of one rule of a listing; `None` where it looks into a set for them.
-pub(super) fn conditions_of(rule: Attributes<'_>) -> Option<Conditions> {
-    match decode::rule(rule) {
-        Found::Rule(rule) => Some(rule.conditions),
-        Found::Lookup(_) => None,
     }
 }
 
@@ -245,21 +222,22 @@ fn dump<T>(
     message: u8,
     read: impl Fn(Space, Attributes<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
-    let mut question = Messages::default();
-    let kind = Kind { subsystem: NFTABLES, message };
-    question.begin(kind, REQUEST | DUMP, uapi::NFPROTO_UNSPEC, 0);
+    let question = question(message, DUMP, uapi::NFPROTO_UNSPEC);
     until_whole(socket, &question, |answer, attributes, found| {
         let space = answer.message.first().copied().and_then(Space::of);
         found.extend(space.and_then(|space| read(space, attributes)));
     })
 }
 
-fn elements(socket: &mut Socket, set: &SetName) -> Result<Vec<lookup::Element>, Error> {
-    let mut question = Messages::default();
-    let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
-    question.begin(kind, REQUEST | DUMP, set.space.number(), 0);
-    question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, &set.table);
-    question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.set);
+fn elements(
+    socket: &mut Socket,
+    space: Space,
+    table: &str,
+    set: &str,
+) -> Result<Vec<lookup::Element>, Error> {
+    let mut question = question(uapi::NFT_MSG_GETSETELEM, DUMP, space.number());
+    question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, table);
+    question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set);
     until_whole(socket, &question, |_, attributes, found| {
         found.extend(lookup::elements(attributes));
     })

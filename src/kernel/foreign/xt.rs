@@ -4,12 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use super::register::{number, target};
+/// A number of 16 bits in the byte order of the machine.
+fn number_at(info: &[u8], at: usize) -> Option<u16> {
+    info.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+}
 
 /// `struct xt_tcp` and its kin: two source ports, then two destination ports.
 pub(super) fn single_match(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
-    let port = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
-    Some(vec![port(4)?..=port(6)?])
+    Some(vec![number_at(info, 4)?..=number_at(info, 6)?])
 }
 
 /// `struct xt_multiport_v1`: flags, count, fifteen ports, fifteen marks of ranges, inverted.
@@ -20,10 +22,7 @@ pub(super) fn multiport(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
     if flags == SOURCE || inverted {
         return None;
     }
-    let port = |index: usize| {
-        let bytes = info.get(2 + 2 * index..)?.first_chunk()?;
-        Some(u16::from_ne_bytes(*bytes))
-    };
+    let port = |index: usize| number_at(info, 2 + 2 * index);
     let mut ports = Vec::new();
     let mut index = 0;
     while index < count.min(15) {
@@ -37,7 +36,7 @@ pub(super) fn multiport(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
 }
 
 /// `struct nf_nat_range2`: flags, two addresses, two ports.
-pub(super) fn nat_range(info: &[u8]) -> Option<String> {
+pub(super) fn nat_range(info: &[u8]) -> Option<(IpAddr, Option<u16>)> {
     let octets: [u8; 16] = *info.get(4..)?.first_chunk()?;
     let v4 = octets[4..].iter().all(|byte| *byte == 0);
     let to = if v4 {
@@ -45,8 +44,8 @@ pub(super) fn nat_range(info: &[u8]) -> Option<String> {
     } else {
         IpAddr::V6(Ipv6Addr::from(octets))
     };
-    let port = info.get(36..).and_then(number).filter(|port| *port != 0);
-    Some(target(Some(to), port))
+    let port = info.get(36..).and_then(<[u8]>::first_chunk).map(|port| u16::from_be_bytes(*port));
+    Some((to, port.filter(|port| *port != 0)))
 }
 
 /// `struct xt_conntrack_mtinfo3`: eight addresses, two times, a protocol, four ports, which of these
@@ -54,7 +53,7 @@ pub(super) fn nat_range(info: &[u8]) -> Option<String> {
 pub(super) fn is_translated(info: &[u8]) -> bool {
     const MATCH_STATE: u16 = 1;
     const STATE_DNAT: u16 = 1 << 7;
-    let number = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+    let number = |at| number_at(info, at);
     // XT_CONNTRACK_STATE_ALIAS, which says how it was spelled.
     let kinds = number(146).map(|kinds| kinds & !(1 << 13));
     kinds == Some(MATCH_STATE) && number(148) == Some(0) && number(150) == Some(STATE_DNAT)

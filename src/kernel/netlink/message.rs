@@ -3,6 +3,8 @@
 //! Layout: netlink(7), `linux/netlink.h`, `linux/netfilter/nfnetlink.h`. Lengths and types of the
 //! headers are host-endian, the numbers inside `nf_tables` and conntrack attributes big-endian.
 
+use std::net::IpAddr;
+
 /// `struct nlmsghdr` and `struct nfgenmsg`.
 const NLMSG_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
@@ -281,6 +283,12 @@ impl<'a> Attributes<'a> {
 /// The attributes of the only message in `bytes`.
 pub(in crate::kernel) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
     Attributes(bytes.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or_default())
+}
+
+/// The IP address that these bytes are.
+pub(in crate::kernel) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| Some(<[u8; 16]>::try_from(bytes).ok()?.into()))
 }
 
 #[cfg(test)]

@@ -55,6 +55,13 @@ pub(in crate::kernel) const fn is_own_port(port: u32) -> bool {
     port & OWN_PORTS_MASK == OWN_PORTS
 }
 
+/// A question for objects of nftables that are of `family`, to which attributes can be added.
+pub(in crate::kernel) fn question(message: u8, flags: u16, family: u8) -> Messages {
+    let mut question = Messages::default();
+    question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | flags, family, 0);
+    question
+}
+
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
 pub(in crate::kernel) struct Socket {
@@ -319,6 +326,10 @@ impl Transaction {
         self.messages.append(message, REQUEST | flags, self.subjects.len() as u32);
     }
 
+    pub(in crate::kernel) fn is_empty(&self) -> bool {
+        self.subjects.is_empty()
+    }
+
     /// The message begun last, to add attributes to.
     pub(in crate::kernel) fn last(&mut self) -> &mut Messages {
         &mut self.messages
@@ -327,7 +338,7 @@ impl Transaction {
     /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
     /// there is nothing to do.
     pub(in crate::kernel) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
-        if self.subjects.is_empty() {
+        if self.is_empty() {
             return None;
         }
         let flags = self.messages.flags() | ACK;

@@ -11,7 +11,7 @@ use super::{Error, Nft};
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
     self, Chain, Data, Dispatch, Element, HOSTPORTS, Identity, Key, LAYOUT, POSTROUTING, Rule,
-    Ruleset, Set, SetKind, host_at,
+    Ruleset, Set, Side, host_at,
 };
 
 impl Look {
@@ -87,10 +87,7 @@ impl Nft {
             .map(|host| (Family::of(&host.address), host.protocol, host.port))
             .collect();
         for set in Set::common().chain(look.network_policies().flat_map(Set::of_network_policy)) {
-            let on_one_address = matches!(
-                set.kind,
-                SetKind::HostPorts | SetKind::CountedHostPorts | SetKind::HostHeld(_)
-            );
+            let on_one_address = set.key_address() == Some(Side::Destination);
             if !on_one_address || !wildcards.iter().any(|(family, ..)| *family == set.family) {
                 continue;
             }

@@ -3,15 +3,16 @@
 //! Every part of a concatenated key or value is padded with zeros to four bytes, and the kernel
 //! compares the padding too.
 
+use std::borrow::Borrow;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::INET;
-use super::message::{Attributes, Kind, Messages};
-use super::socket::{CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
+use super::message::{Attributes, Kind, Messages, address};
+use super::socket::{self, CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
 use crate::kernel::uapi;
 use crate::model::Protocol;
-use crate::ruleset::{Data, DataKind, Element, Interface, Key, Set, TABLE};
+use crate::ruleset::{Data, Element, Interface, Key, Set, TABLE};
 
 /// An element of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,14 +152,14 @@ pub(super) fn read_rule_memo(rule: &[u8]) -> &[u8] {
 }
 
 /// Adds elements. Refused when one of them is there already.
-pub(super) fn add(transaction: &mut Transaction, elements: &[&Element]) {
+pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &[E]) {
     for_each_run(
         elements,
-        |element| element.set,
+        |element| element.borrow().set,
         |set, run| {
-            let subject = format!("adding {} to {set}", run[0].key);
+            let subject = format!("adding {} to {set}", run[0].borrow().key);
             let message = transaction.message(uapi::NFT_MSG_NEWSETELEM, CREATE | EXCL, subject);
-            put_list(message, set, run, |list, element| put_element(list, element));
+            put_list(message, set, run, |list, element| put_element(list, element.borrow()));
         },
     );
 }
@@ -169,7 +170,7 @@ pub(super) fn add(transaction: &mut Transaction, elements: &[&Element]) {
 ///
 /// A deletion would keep whoever closes a netlink socket of this namespace next waiting for a grace
 /// period of the kernel's, us first; this does not. Kernels before 6.12 take it and change nothing.
-pub(super) fn expire(transaction: &mut Transaction, places: &[((Set, Key), &Data)]) {
+pub(super) fn expire(transaction: &mut Transaction, places: &[((Set, Key), Data)]) {
     for_each_run(
         places,
         |place| place.0.0,
@@ -207,9 +208,7 @@ pub(super) fn question(messages: &mut Messages, place: &(Set, Key), number: u32)
 
 /// Asks for every element of `set`.
 pub(super) fn listing(set: Set) -> Messages {
-    let mut messages = Messages::default();
-    let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
-    messages.begin(kind, REQUEST | DUMP, INET, 0);
+    let mut messages = socket::question(uapi::NFT_MSG_GETSETELEM, DUMP, INET);
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages
@@ -231,11 +230,11 @@ fn read_key(set: Set, bytes: &[u8]) -> Option<Key> {
     if set == Set::GUARDED {
         return Some(Key::Interface(Interface(bytes.try_into().ok()?)));
     }
-    let (address, ports) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
+    let (front, ports) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
     let [number, 0, 0, 0, high, low, 0, 0] = ports else { return None };
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == *number)?;
     let address = match set.key_address() {
-        Some(_) => Some(read_address(address)?),
+        Some(_) => Some(address(front)?),
         None => None,
     };
     let port = NonZeroU16::new(u16::from_be_bytes([*high, *low]))?;
@@ -290,24 +289,16 @@ pub(super) fn read_userdata(mut userdata: &[u8], wanted: u8) -> Option<&[u8]> {
 }
 
 fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
-    let data = || element.nested(uapi::NFTA_SET_ELEM_DATA);
-    match set.data() {
-        DataKind::None => Some(Data::None),
-        DataKind::Target => read_target(data()?.get(uapi::NFTA_DATA_VALUE)?).map(Data::Target),
+    if !set.is_map() {
+        return Some(Data::None);
     }
+    let data = element.nested(uapi::NFTA_SET_ELEM_DATA)?;
+    read_target(data.get(uapi::NFTA_DATA_VALUE)?).map(Data::Target)
 }
 
 fn read_target(bytes: &[u8]) -> Option<SocketAddr> {
-    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    Some(SocketAddr::new(read_address(address)?, u16::from_be_bytes(*port.first_chunk()?)))
-}
-
-fn read_address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
-        _ => None,
-    }
+    let (front, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    Some(SocketAddr::new(address(front)?, u16::from_be_bytes(*port.first_chunk()?)))
 }
 
 #[cfg(test)]
@@ -319,7 +310,8 @@ mod tests {
     #[test]
     fn keys_read_back() {
         for (family, address) in [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")] {
-            for kind in [SetKind::Ports, SetKind::HostPorts] {
+            for wildcard in [true, false] {
+                let kind = SetKind::Targets { wildcard, counted: false };
                 let set = Set { kind, family };
                 let address = address.parse().expect("a test address");
                 let key = Key::Port {

@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "libnftnl is a C library")]
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr::NonNull;
 
 use nftnl::expr::Expression;
@@ -16,7 +16,7 @@ use nftnl::set::{Set as NftnlSet, SetKey};
 use nftnl::{MsgType, NlMsg, ProtoFamily, Table};
 
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, DataKind, Hook, Interface, Set, SetKind, TABLE};
+use crate::ruleset::{Chain, Hook, Interface, Set, SetKind, TABLE};
 
 /// `linux/netfilter/nf_tables.h`.
 const NFT_SET_MAP: u32 = 0x8;
@@ -72,10 +72,8 @@ impl Encoder {
                 Hook::Postrouting => nftnl::Hook::PostRouting,
             };
             object.set_hook(hook, base.priority);
-            object.set_type(match base.kind {
-                ChainType::Filter => nftnl::ChainType::Filter,
-                ChainType::Nat => nftnl::ChainType::Nat,
-            });
+            let (nat, filter) = (nftnl::ChainType::Nat, nftnl::ChainType::Filter);
+            object.set_type(if base.is_nat { nat } else { filter });
             object.set_policy(nftnl::Policy::Accept);
         }
         write(&mut self.scratch, &object, MsgType::Add)
@@ -109,22 +107,23 @@ impl Encoder {
             (_, Some(_)) => (address << (2 * datatype::BITS) | ports, words + 2),
             (_, None) => (ports, 2),
         };
-        let mut numbers =
-            vec![(sys::NFTNL_SET_KEY_TYPE, key_type), (sys::NFTNL_SET_KEY_LEN, 4 * key_words)];
-        match set.data() {
-            DataKind::None => numbers.push((sys::NFTNL_SET_FLAGS, NFT_SET_TIMEOUT)),
-            DataKind::Target => numbers.extend([
-                (sys::NFTNL_SET_FLAGS, NFT_SET_MAP | NFT_SET_TIMEOUT),
-                (sys::NFTNL_SET_DATA_TYPE, address << datatype::BITS | datatype::INET_SERVICE),
-                (sys::NFTNL_SET_DATA_LEN, 4 * (words + 1)),
-            ]),
+        let kind = if set.is_map() { NFT_SET_MAP } else { 0 };
+        let mut numbers = vec![
+            (sys::NFTNL_SET_KEY_TYPE, key_type),
+            (sys::NFTNL_SET_KEY_LEN, 4 * key_words),
+            (sys::NFTNL_SET_FLAGS, kind | NFT_SET_TIMEOUT),
+        ];
+        if set.is_map() {
+            let data_type = address << datatype::BITS | datatype::INET_SERVICE;
+            numbers.push((sys::NFTNL_SET_DATA_TYPE, data_type));
+            numbers.push((sys::NFTNL_SET_DATA_LEN, 4 * (words + 1)));
         }
         for (attribute, value) in numbers {
             // SAFETY: the pointer is `object`'s own and lives as long; setting a number copies it.
             unsafe { sys::nftnl_set_set_u32(object.as_ptr().as_ptr(), attribute as u16, value) };
         }
         if set.counts() {
-            let counter = Raw { name: c"counter", values: Vec::new() }.allocate();
+            let counter = Raw::new(c"counter", &[], &[]).allocate();
             // SAFETY: both pointers are valid; the set takes ownership of the expression and frees
             // it with itself.
             unsafe { sys::nftnl_set_add_expr(object.as_ptr().as_ptr(), counter.as_ptr()) };
@@ -133,7 +132,7 @@ impl Encoder {
     }
 }
 
-pub(super) fn c_string(name: &str) -> CString {
+fn c_string(name: &str) -> CString {
     CString::new(name).expect("names of chains and sets are made here, without NUL")
 }
 
@@ -161,53 +160,31 @@ impl SetKey for Untyped {
     }
 }
 
-/// Any expression: its name and its attributes.
+/// Any expression: its name and its attributes, as libnftnl keeps them.
 pub(super) struct Raw {
     name: &'static CStr,
-    values: Vec<(u32, Value)>,
-}
-
-/// The value of an expression's attribute.
-pub(super) enum Value {
-    /// A number in host order.
-    Number(u32),
-    /// Bytes as they are in the packet.
-    Bytes(Vec<u8>),
-    /// A name.
-    Name(CString),
+    values: Vec<(u32, Vec<u8>)>,
 }
 
 impl Raw {
-    pub(super) fn new<const N: usize>(name: &'static CStr, numbers: [(u32, u32); N]) -> Self {
-        let values = numbers.into_iter().map(|(kind, value)| (kind, Value::Number(value)));
-        Self { name, values: values.collect() }
-    }
-
-    pub(super) fn with(mut self, kind: u32, value: Value) -> Self {
-        self.values.push((kind, value));
-        self
+    /// One with attributes that are numbers in the byte order of the machine, and others: bytes as they are
+    /// in the packet, or names with their terminators.
+    pub(super) fn new(name: &'static CStr, numbers: &[(u32, u32)], bytes: &[(u32, &[u8])]) -> Self {
+        let numbers = numbers.iter().map(|(kind, number)| (*kind, number.to_ne_bytes().to_vec()));
+        let bytes = bytes.iter().map(|(kind, bytes)| (*kind, bytes.to_vec()));
+        Self { name, values: numbers.chain(bytes).collect() }
     }
 
     fn allocate(&self) -> NonNull<sys::nftnl_expr> {
-        // SAFETY: `name` is NUL-terminated and outlives the call. Every setter copies what it is
-        // given, and the lengths are those of the slices. Whoever asked frees the expression, by
-        // freeing the rule or set it is added to.
+        // SAFETY: `name` is NUL-terminated and outlives the call. The setter copies what it is given, and
+        // the lengths are those of the slices. Whoever asked frees the expression, by freeing the rule or
+        // set it is added to.
         unsafe {
             let expression = NonNull::new(sys::nftnl_expr_alloc(self.name.as_ptr()))
-                .expect("libnftnl knows every expression named in this file, and memory suffices");
+                .expect("libnftnl knows every expression named here, and memory suffices");
             for (kind, value) in &self.values {
-                let (pointer, kind) = (expression.as_ptr(), *kind as u16);
-                match value {
-                    Value::Number(number) => sys::nftnl_expr_set_u32(pointer, kind, *number),
-                    Value::Bytes(bytes) => {
-                        let data = bytes.as_ptr().cast::<c_void>();
-                        sys::nftnl_expr_set(pointer, kind, data, bytes.len() as u32);
-                    }
-                    Value::Name(name) => {
-                        let text: *const c_char = name.as_ptr();
-                        sys::nftnl_expr_set_str(pointer, kind, text);
-                    }
-                }
+                let (data, len) = (value.as_ptr().cast::<c_void>(), value.len() as u32);
+                sys::nftnl_expr_set(expression.as_ptr(), *kind as u16, data, len);
             }
             expression
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use nix::libc::{EINVAL, ENODATA, ENOENT};
 
 use super::elements::{Listed, Seen};
-use super::message::{Attributes, Body, Kind, Messages};
-use super::socket::{DUMP, NFTABLES, REQUEST, Socket};
+use super::message::{Attributes, Body, Messages};
+use super::socket::{self, DUMP};
 use super::{Error, INET, Nft, elements};
 use crate::kernel::uapi;
 use crate::ruleset::{
@@ -19,9 +19,10 @@ use crate::ruleset::{
 pub(super) const PER_VOLLEY: usize = 32;
 
 /// The table, as its comment describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Table {
     /// There is none.
+    #[default]
     Absent,
     /// There is one by our name that is not ours.
     Foreign,
@@ -39,7 +40,7 @@ pub enum Extent<'a> {
 }
 
 /// What one look at the kernel showed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Look {
     /// The table.
     pub table: Table,
@@ -66,12 +67,6 @@ pub(super) enum Standing {
 }
 
 impl Look {
-    /// What there is to see before anything was made.
-    pub(super) fn at_nothing() -> Self {
-        let (elements, odd, chains, rules, handle) = Default::default();
-        Self { table: Table::Absent, handle, dormant: false, elements, odd, chains, rules }
-    }
-
     pub(super) fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
     }
@@ -194,13 +189,13 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::NoTables`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
-        let (table, dormant, handle) = table(&mut self.socket)?;
-        let mut look = Look { table, handle, dormant, ..Look::at_nothing() };
+        let mut look = self.look_at_table()?;
         if look.table == Table::Absent {
             return Ok(look);
         }
-        look.chains = self.list(uapi::NFT_MSG_GETCHAIN, chain_name)?.into_iter().collect();
-        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, rule_chain)? {
+        let chains = self.list(uapi::NFT_MSG_GETCHAIN, uapi::NFTA_CHAIN_NAME)?;
+        look.chains = chains.into_iter().collect();
+        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, uapi::NFTA_RULE_CHAIN)? {
             look.rules.entry(chain).or_default().push(rule);
         }
         match extent {
@@ -274,79 +269,51 @@ impl Nft {
         }
     }
 
-    /// Lists the rules or chains of our table, each with the name that `name` finds in it.
-    fn list(
-        &mut self,
-        message: u8,
-        name: impl Fn(Attributes<'_>) -> Option<&str>,
-    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let mut question = Messages::default();
-        question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | DUMP, INET, 0);
-        // NFTA_RULE_TABLE and NFTA_CHAIN_TABLE are the same number; where the kernel does not
-        // filter by it, `name` does.
-        question.put_text(uapi::NFTA_RULE_TABLE, TABLE);
+    /// Lists the rules or chains of our table, each with its chain's name, which is its attribute `name`.
+    fn list(&mut self, message: u8, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut question = socket::question(message, DUMP, INET);
+        question.put_text(uapi::NFTA_TABLE, TABLE);
         self.list_until_whole(&question, |attributes, found| {
-            if let Some(name) = name(attributes) {
+            if let Some(name) = chain_in(attributes, name) {
                 found.push((name.to_owned(), attributes.0.to_vec()));
             }
         })
     }
-}
 
-/// Asks one question that has one answer, and reads it; `None` when there is no such object.
-fn ask_one<T>(
-    socket: &mut Socket,
-    message: u8,
-    what: &'static str,
-    body: impl FnOnce(&mut Messages),
-    read: impl Fn(Attributes<'_>) -> T,
-) -> Result<Option<T>, Error> {
-    let mut question = Messages::default();
-    question.begin(Kind { subsystem: NFTABLES, message }, REQUEST, INET, 0);
-    body(&mut question);
-    let mut answered = None;
-    socket.ask(&question, |answer| {
-        answered = Some(match answer.body {
-            Body::Object(attributes) => Ok(Some(read(attributes))),
-            Body::Refused(ENOENT) | Body::Done => Ok(None),
-            Body::Refused(errno) => Err(Error::question(what, errno)),
-        });
-    })?;
-    let silence = || Err(Error::question(what, ENODATA));
-    answered.unwrap_or_else(silence)
-}
-
-fn table(socket: &mut Socket) -> Result<(Table, bool, Vec<u8>), Error> {
-    let name = |question: &mut Messages| question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-    let found = ask_one(socket, uapi::NFT_MSG_GETTABLE, "table inet autoport", name, read_table);
-    match found {
-        // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
-        Err(Error::Question { source, .. }) if source.raw_os_error() == Some(EINVAL) => {
-            Err(Error::NoTables)
-        }
-        found => Ok(found?.unwrap_or((Table::Absent, false, Vec::new()))),
+    fn look_at_table(&mut self) -> Result<Look, Error> {
+        const WHAT: &str = "table inet autoport";
+        let mut question = socket::question(uapi::NFT_MSG_GETTABLE, 0, INET);
+        question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
+        let mut answered = Err(Error::question(WHAT, ENODATA));
+        self.socket.ask(&question, |answer| {
+            answered = match answer.body {
+                Body::Object(attributes) => Ok(read_table(attributes)),
+                Body::Refused(ENOENT) | Body::Done => Ok(Look::default()),
+                // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
+                Body::Refused(EINVAL) => Err(Error::NoTables),
+                Body::Refused(errno) => Err(Error::question(WHAT, errno)),
+            };
+        })?;
+        answered
     }
 }
 
 /// Whose table it is, whether it is dormant, and its handle.
-pub(super) fn read_table(attributes: Attributes<'_>) -> (Table, bool, Vec<u8>) {
+pub(super) fn read_table(attributes: Attributes<'_>) -> Look {
     let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
     let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
-    let table = identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours);
-    let handle = attributes.get(uapi::NFTA_TABLE_HANDLE).unwrap_or_default().to_vec();
-    (table, flags & uapi::NFT_TABLE_F_DORMANT != 0, handle)
+    Look {
+        table: identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours),
+        handle: attributes.get(uapi::NFTA_TABLE_HANDLE).unwrap_or_default().to_vec(),
+        dormant: flags & uapi::NFT_TABLE_F_DORMANT != 0,
+        ..Look::default()
+    }
 }
 
-/// The chain that a rule of our table is in.
-pub(super) fn rule_chain(attributes: Attributes<'_>) -> Option<&str> {
-    let own = attributes.text(uapi::NFTA_RULE_TABLE)? == TABLE;
-    own.then(|| attributes.text(uapi::NFTA_RULE_CHAIN))?
-}
-
-/// The name of a chain of our table.
-pub(super) fn chain_name(attributes: Attributes<'_>) -> Option<&str> {
-    let own = attributes.text(uapi::NFTA_CHAIN_TABLE)? == TABLE;
-    own.then(|| attributes.text(uapi::NFTA_CHAIN_NAME))?
+/// The name of a chain of our table, from the attribute that has it: the kernel may list other tables', too.
+pub(super) fn chain_in(attributes: Attributes<'_>, name: u16) -> Option<&str> {
+    let own = attributes.text(uapi::NFTA_TABLE)? == TABLE;
+    own.then(|| attributes.text(name))?
 }
 
 fn read_comment(userdata: &[u8]) -> Option<&str> {
@@ -354,17 +321,8 @@ fn read_comment(userdata: &[u8]) -> Option<&str> {
     std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
 }
 
-/// Gives the table in the last message a comment.
-pub(super) fn put_table_comment(message: &mut Messages, comment: &str) {
-    put_comment(message, uapi::NFTA_TABLE_USERDATA, comment);
-}
-
-/// Gives the chain in the last message a comment.
-pub(super) fn put_chain_comment(message: &mut Messages, comment: &str) {
-    put_comment(message, uapi::NFTA_CHAIN_USERDATA, comment);
-}
-
-fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
+/// Gives the table or chain in the last message a comment.
+pub(super) fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
     let header = [uapi::NFTNL_UDATA_COMMENT, (comment.len() + 1) as u8];
     message.put(attribute, &[&header, comment.as_bytes(), &[0]]);
 }

@@ -9,7 +9,6 @@ mod elements;
 mod encode;
 mod events;
 mod look;
-mod preview;
 mod probe;
 mod reconcile;
 mod replay;
@@ -31,11 +30,14 @@ use nftnl::MsgType;
 use change::Step;
 use elements::Seen;
 use encode::Encoder;
+use look::Standing;
 
 use super::netlink::message;
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
-use crate::ruleset::{Chain, Element, Identity, Key, Rule, Ruleset, Set, Traffic};
+use crate::ruleset::{
+    Chain, Difference, Element, Identity, Jump, Key, Rule, Ruleset, Script, Set, Traffic,
+};
 
 pub use change::{Change, Counts};
 pub use events::{Events, Woken};
@@ -67,10 +69,9 @@ impl Nft {
     }
 
     /// The same way, for the store with this instance ID.
-    #[must_use]
-    pub fn of(self, instance: &str) -> Self {
-        let boot = self.identity.boot.clone();
-        Self { identity: Identity { boot, ..Identity::current(instance) }, ..self }
+    pub(crate) fn of(mut self, instance: &str) -> Self {
+        instance.clone_into(&mut self.identity.instance);
+        self
     }
 
     /// Whether the table could be changed: what STATUS needs to know.
@@ -93,35 +94,49 @@ impl Nft {
         change: &Change,
         mut everything: impl FnMut() -> Result<Ruleset, E>,
     ) -> Result<Applied, E> {
-        let identity = self.identity.clone();
         let mut whole = None;
         let mut vacated = Vec::new();
         let mut applied =
             self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
-                let standing = look.standing(&identity, &change.chains)?;
+                let standing = look.standing(&nft.identity, &change.chains)?;
                 vacated = change.vacated(look);
                 Ok(Some(match change.step(look, standing, tries)? {
                     Step::Wait => return Ok(None),
-                    Step::Difference(difference, counts) => {
-                        (difference, Applied { counts, ..Applied::default() })
-                    }
+                    Step::Difference(difference) => Applied::of(&difference),
                     Step::Rebuild(reason) => {
-                        if whole.is_none() {
-                            whole = Some(nft.with_spared(Cow::Owned(everything()?))?);
-                        }
-                        let whole = whole.as_ref();
-                        let built = whole.and_then(|whole| rebuild(&identity, whole, look));
-                        Applied::of_rebuild(built, reason)
+                        let whole = match &mut whole {
+                            Some(whole) => whole,
+                            none => none.insert(nft.with_spared(Cow::Owned(everything()?))?),
+                        };
+                        nft.rebuild(look, whole, reason)
                     }
                 }))
             })?;
-        match whole {
-            Some(whole) if applied.rebuilt.is_some() => {
-                applied.restored = whole.into_owned().traffic;
-            }
-            Some(_) | None => applied.unfinished = self.finish(&vacated).err(),
+        if applied.rebuilt.is_none() {
+            applied.unfinished = self.finish(&vacated).err();
         }
         Ok(applied)
+    }
+
+    /// What [`Self::apply`] would do now. Nothing is changed.
+    ///
+    /// # Errors
+    /// Those for which [`Self::apply`] refuses before it changes anything, and those of
+    /// [`Self::look`].
+    pub fn preview<E: From<Error>>(
+        &mut self,
+        change: &Change,
+        everything: impl FnOnce() -> Result<Ruleset, E>,
+    ) -> Result<Script, E> {
+        let look = self.look(Extent::Places(&change.places()))?;
+        Ok(match look.standing(&self.identity, &change.chains)? {
+            Standing::Intact { missing } => Script::Difference(change.difference(&look, missing)?),
+            Standing::Rebuild(_) => {
+                let mut table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
+                table.identity = self.identity.clone();
+                Script::Whole { table, replaces: look.table != Table::Absent }
+            }
+        })
     }
 
     /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that.
@@ -179,41 +194,17 @@ impl Nft {
         })
     }
 
-    /// Builds the table again from `everything`, whatever is there but for what is spared.
-    ///
-    /// # Errors
-    /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`],
-    /// [`Error::Unanswered`].
-    pub fn rebuild(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        let identity = self.identity.clone();
-        let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| {
-            look.permit(&identity)?;
-            Ok(Some((rebuild(&identity, &whole, look).unwrap_or_else(Transaction::begin), ())))
-        })
-    }
-
-    /// Whether there is a table that belongs to the store.
-    ///
-    /// # Errors
-    /// As for [`Self::probe`].
-    pub fn has_table(&mut self) -> Result<bool, Error> {
-        let look = self.look(Extent::Places(&[]))?;
-        look.permit(&self.identity)?;
-        Ok(matches!(look.table, Table::Ours(_)))
-    }
-
-    /// Deletes the table, if there is one that belongs to the store; says whether there was.
+    /// Deletes the table, if there is one that belongs to the store, or only looks for it; says whether
+    /// there was.
     ///
     /// # Errors
     /// [`Error::OtherInstance`], [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
-    pub fn remove_table(&mut self) -> Result<bool, Error> {
-        let identity = self.identity.clone();
-        self.attempt(Extent::Places(&[]), |_, look, _| {
-            look.permit(&identity)?;
+    pub fn remove_table(&mut self, dry_run: bool) -> Result<bool, Error> {
+        self.attempt(Extent::Places(&[]), |nft, look, _| {
+            look.permit(&nft.identity)?;
             let mut transaction = Transaction::begin();
             let is_ours = matches!(look.table, Table::Ours(_));
-            if is_ours {
+            if is_ours && !dry_run {
                 let mut encoder = Encoder::new();
                 transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
             }
@@ -227,11 +218,10 @@ impl Nft {
     /// # Errors
     /// As for [`Self::look`]; [`Error::Refused`], [`Error::Unanswered`].
     pub fn remove_of_another_boot(&mut self) -> Result<bool, Error> {
-        let identity = self.identity.clone();
-        self.attempt(Extent::Places(&[]), |_, look, _| {
+        self.attempt(Extent::Places(&[]), |nft, look, _| {
             let mut transaction = Transaction::begin();
             let is_old =
-                matches!(&look.table, Table::Ours(found) if identity.is_of_another_boot(found));
+                matches!(&look.table, Table::Ours(found) if nft.identity.is_of_another_boot(found));
             if is_old {
                 let subject = "deleting the table of an earlier boot".to_owned();
                 let message = transaction.message(uapi::NFT_MSG_DELTABLE, 0, subject);
@@ -241,19 +231,30 @@ impl Nft {
         })
     }
 
-    /// Builds the table again like [`Self::rebuild`], even if it belongs to another store.
+    /// Builds the table again from `everything`, whatever is there but for what is spared, and whichever
+    /// store it belongs to.
     ///
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
-        let identity = self.identity.clone();
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt::<_, Error>(Extent::Places(&[]), |_, look, _| match look.permit(&identity) {
+        self.attempt(Extent::Places(&[]), |nft, look, _| match look.permit(&nft.identity) {
             Err(Error::OtherInstance { .. }) | Ok(()) => {
-                Ok(Some((rebuild(&identity, &whole, look).unwrap_or_else(Transaction::begin), ())))
+                Ok(Some((rebuild(&nft.identity, &whole, look), ())))
             }
             Err(error) => Err(error),
         })
+    }
+
+    /// The transaction that builds the table again for this `reason`, and what it comes to: nothing where
+    /// nothing is made of nothing.
+    fn rebuild(&self, look: &Look, whole: &Ruleset, reason: String) -> (Transaction, Applied) {
+        let built = rebuild(&self.identity, whole, look);
+        if built.is_empty() {
+            return (built, Applied::default());
+        }
+        let restored = whole.traffic.clone();
+        (built, Applied { rebuilt: Some(reason), restored, ..Applied::default() })
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -320,12 +321,11 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// What building the table again comes to: nothing where nothing is made of nothing.
-    fn of_rebuild(built: Option<Transaction>, reason: String) -> (Transaction, Self) {
-        built.map_or_else(
-            || (Transaction::begin(), Self::default()),
-            |built| (built, Self { rebuilt: Some(reason), ..Self::default() }),
-        )
+    /// The transaction that makes a difference, and what it comes to.
+    fn of(difference: &Difference) -> (Transaction, Self) {
+        let removed = difference.deleted.len() + difference.expired.len();
+        let counts = Counts { added: difference.added.len(), removed };
+        (make(difference), Self { counts, ..Self::default() })
     }
 
     /// What was wrong with single elements, in short.
@@ -350,10 +350,10 @@ const fn is_passing(errno: i32) -> bool {
 }
 
 /// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
-fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Option<Transaction> {
+fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Transaction {
     let mut transaction = Transaction::begin();
     if look.table == Table::Absent && ruleset.elements.is_empty() {
-        return None;
+        return transaction;
     }
     let mut encoder = Encoder::new();
     if look.table != Table::Absent {
@@ -365,12 +365,30 @@ fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Option<Transa
     }
     let table = encoder.table(MsgType::Add);
     transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
-    look::put_table_comment(transaction.last(), &identity.to_string());
+    look::put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, &identity.to_string());
     add_sets(&mut transaction, &mut encoder, ruleset.sets());
     add_chains(&mut transaction, &mut encoder, ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
     elements::add(&mut transaction, &all);
-    Some(transaction)
+    transaction
+}
+
+/// The transaction that makes a difference to a sound table.
+fn make(difference: &Difference) -> Transaction {
+    let mut transaction = Transaction::begin();
+    if !difference.chains.is_empty() {
+        let mut encoder = Encoder::new();
+        add_sets(&mut transaction, &mut encoder, difference.sets());
+        add_chains(&mut transaction, &mut encoder, difference.chains.iter());
+        for Jump { chain, rule, first } in difference.jumps() {
+            let flags = if first { CREATE } else { CREATE | APPEND };
+            add_rule(&mut transaction, &mut encoder, chain, &rule, flags);
+        }
+    }
+    elements::delete(&mut transaction, &difference.deleted);
+    elements::expire(&mut transaction, &difference.expired);
+    elements::add(&mut transaction, &difference.added);
+    transaction
 }
 
 fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
@@ -392,39 +410,27 @@ fn add_chains<'a>(
         let subject = format!("adding chain {}", chain.name);
         transaction.append(encoder.chain(chain), CREATE, subject);
         if let Some(comment) = chain.comment() {
-            look::put_chain_comment(transaction.last(), &comment);
+            look::put_comment(transaction.last(), uapi::NFTA_CHAIN_USERDATA, &comment);
         }
     }
     for chain in chains {
-        add_rules(transaction, encoder, &chain.name, &chain.rules, Place::Last, &chain.memo);
+        let mut memo = chain.memo.as_bytes().chunks(Chain::MEMO_PER_RULE);
+        for rule in &chain.rules {
+            add_rule(transaction, encoder, &chain.name, rule, CREATE | APPEND);
+            if let Some(part) = memo.next() {
+                elements::put_rule_memo(transaction.last(), part);
+            }
+        }
     }
 }
 
-/// Where in its chain a rule goes.
-#[derive(Clone, Copy)]
-enum Place {
-    First,
-    Last,
-}
-
-fn add_rules(
+fn add_rule(
     transaction: &mut Transaction,
     encoder: &mut Encoder,
     chain: &str,
-    rules: &[Rule],
-    place: Place,
-    memo: &str,
+    rule: &Rule,
+    flags: u16,
 ) {
-    let flags = match place {
-        Place::First => CREATE,
-        Place::Last => CREATE | APPEND,
-    };
-    let mut memo = memo.as_bytes().chunks(Chain::MEMO_PER_RULE);
-    for rule in rules {
-        let subject = format!("adding rule \"{rule}\" to chain {chain}");
-        transaction.append(encoder.rule(chain, rule), flags, subject);
-        if let Some(part) = memo.next() {
-            elements::put_rule_memo(transaction.last(), part);
-        }
-    }
+    let subject = format!("adding rule \"{rule}\" to chain {chain}");
+    transaction.append(encoder.rule(chain, rule), flags, subject);
 }

@@ -9,8 +9,8 @@ use std::thread;
 use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, unshare};
 
-use super::socket::{Outcome, Transaction};
-use super::{Error, Nft, elements};
+use super::socket::Transaction;
+use super::{Error, Extent, Nft, elements};
 use crate::model::{
     Attachment, Family, HostPort, Mapping, Masquerade, Owner, Policy, Protocol, Record,
 };
@@ -44,24 +44,18 @@ fn table() -> Result<Release, Error> {
     let records = samples();
     let ruleset = Ruleset::new(Identity::current(instance), &records);
     let mut nft = Nft::open(instance)?;
-    nft.rebuild(&ruleset)?;
+    nft.adopt(&ruleset)?;
     let leads = |data: &Data| matches!(data, Data::Target(_));
     let Some(element) = ruleset.elements.values().find(|element| leads(&element.data)) else {
         return Ok(Release::Deletion);
     };
-    let mut transaction = Transaction::begin();
-    elements::expire(&mut transaction, &[(element.place(), &element.data)]);
-    match nft.socket.commit(transaction)? {
-        Outcome::Committed => {}
-        Outcome::Unanswered => return Err(Error::Unanswered),
-        Outcome::Refused { subject, errno } => {
-            let source = io::Error::from_raw_os_error(errno);
-            return Err(Error::Refused { subject, source });
-        }
-    }
-    let mut left = std::collections::BTreeMap::new();
-    nft.look_at(&[element.place()], &mut left)?;
-    let stays = left.values().any(|seen| !seen.expiring);
+    let place = element.place();
+    nft.attempt::<_, Error>(Extent::Places(&[]), |_, _, _| {
+        let mut transaction = Transaction::begin();
+        elements::expire(&mut transaction, &[(place, element.data)]);
+        Ok(Some((transaction, ())))
+    })?;
+    let stays = nft.seen_at(&[place])?.values().any(|seen| !seen.expiring);
     Ok(if stays { Release::Deletion } else { Release::Expiry })
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::Step;
 use super::elements::{self, Seen};
 use super::look::Standing;
-use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, rebuild, unused};
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, unused};
 use crate::model::HostPort;
 use crate::ruleset::{
     Data, Digest, Element, Identity, Key, LAYOUT, NetworkPolicy, Ruleset, Set, covers, hairpin_of,
@@ -69,12 +69,11 @@ impl Nft {
     /// # Errors
     /// As for [`Self::apply`].
     pub fn reconcile(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
-        let identity = self.identity.clone();
         let mut change = Change::default();
         let mut vacated = Vec::new();
         let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
             let spared = spared_in(look, everything);
-            let standing = look.thorough_standing(&identity, everything)?;
+            let standing = look.thorough_standing(&nft.identity, everything)?;
             // What is built again is not compared one by one, and a copy of it takes its time.
             if matches!(standing, Standing::Intact { .. }) {
                 change.wanted.clone_from(&everything.elements);
@@ -84,22 +83,23 @@ impl Nft {
             }
             Ok(Some(match change.step(look, standing, tries)? {
                 Step::Wait => return Ok(None),
-                Step::Difference(mut difference, counts) => {
-                    let unused = unused::remove(&mut difference, look, everything, &spared);
+                Step::Difference(difference) => {
+                    let (mut transaction, mut applied) = Applied::of(&difference);
+                    let unused = unused::remove(&mut transaction, look, everything, &spared);
                     let elements = compare::differing_elements(look, everything, &spared);
-                    let mended = elements.chain(unused).collect();
-                    (difference, Applied { mended, counts, ..Applied::default() })
+                    applied.mended = elements.chain(unused).collect();
+                    (transaction, applied)
                 }
                 Step::Rebuild(reason) => {
                     let whole = nft.with_spared(Cow::Borrowed(everything))?;
-                    Applied::of_rebuild(rebuild(&identity, &whole, look), reason)
+                    nft.rebuild(look, &whole, reason)
                 }
             }))
         })?;
         if applied.rebuilt.is_none() {
             applied.unfinished = self.finish(&vacated).err();
         }
-        if applied.rebuilt.is_some() || applied.counts.added > 0 {
+        if applied.counts.added > 0 {
             applied.restored.clone_from(&everything.traffic);
         }
         Ok(applied)

@@ -3,10 +3,10 @@
 
 use super::super::flows::Flow;
 use super::super::listeners::Listener;
-use super::elements::Listed;
 use super::encode::Encoder;
 use super::message::{Attributes, Body, answers, attributes_of};
-use super::{elements, look};
+use super::{Table, elements, look};
+use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
 use crate::ruleset::{Set, base_chains};
 
@@ -29,64 +29,35 @@ pub enum Asked {
     Listeners(Protocol, Family),
 }
 
-/// Reads a datagram of netlink messages and describes, one by one, what a command would take from
-/// it: refusals, and objects that are understood.
+/// Reads a datagram of netlink messages as a command would; returns how many refusals, and objects that
+/// are understood, are in it.
 #[must_use]
-pub fn read(asked: Asked, datagram: &[u8]) -> Vec<String> {
-    let mut said = Vec::new();
-    for answer in answers(datagram) {
-        match answer.body {
-            Body::Done => {}
-            Body::Refused(errno) => said.push(format!("refused: {errno}")),
-            Body::Object(attributes) => said.extend(object(asked, attributes, answer.message)),
-        }
-    }
-    said
+pub fn read(asked: Asked, datagram: &[u8]) -> usize {
+    let understood = answers(datagram).map(|answer| match answer.body {
+        Body::Done => 0,
+        Body::Refused(_) => 1,
+        Body::Object(attributes) => object(asked, attributes, answer.message),
+    });
+    understood.sum()
 }
 
-fn described(listed: Listed) -> String {
-    match listed {
-        Listed::Known(key, seen) => format!("{key}: {seen:?}"),
-        Listed::Odd => "of an odd key".to_owned(),
+fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> usize {
+    let mut encoder = Encoder::new();
+    let is_like = |ours: &[u8]| attributes.contains(attributes_of(ours));
+    match asked {
+        Asked::Table => usize::from(look::read_table(attributes).table != Table::Absent),
+        Asked::Chains => {
+            let known = base_chains().iter().any(|chain| is_like(encoder.chain(chain)));
+            usize::from(known || look::chain_in(attributes, uapi::NFTA_CHAIN_NAME).is_some())
+        }
+        Asked::Rules => {
+            let mut rules = base_chains().into_iter().flat_map(|chain| chain.rules);
+            let known = rules.any(|rule| is_like(encoder.rule("", &rule)));
+            usize::from(known || look::chain_in(attributes, uapi::NFTA_RULE_CHAIN).is_some())
+        }
+        Asked::Element(set) => usize::from(!elements::read(set, attributes).expiring),
+        Asked::Elements(set) => elements::read_all(set, attributes).count(),
+        Asked::Flows(family) => Flow::read(family, attributes).iter().count(),
+        Asked::Listeners(protocol, family) => Listener::read(protocol, family, message).len(),
     }
-}
-
-fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> Vec<String> {
-    let told = match asked {
-        Asked::Table => {
-            let (table, dormant, _) = look::read_table(attributes);
-            Some(format!("{table:?}{}", if dormant { ", dormant" } else { "" }))
-        }
-        Asked::Chains => look::chain_name(attributes).map(|name| {
-            let mut encoder = Encoder::new();
-            let known = base_chains().into_iter().any(|chain| {
-                chain.name == name && attributes.contains(attributes_of(encoder.chain(&chain)))
-            });
-            format!("chain {name}{}", if known { ", as it is built" } else { "" })
-        }),
-        Asked::Rules => look::rule_chain(attributes).map(|name| {
-            let mut encoder = Encoder::new();
-            let base = base_chains();
-            let rules = base.iter().filter(|chain| chain.name == name);
-            let mut rules =
-                rules.flat_map(|chain| chain.rules.iter().map(move |rule| (chain, rule)));
-            let known = rules.find(|(chain, rule)| {
-                attributes.contains(attributes_of(encoder.rule(&chain.name, rule)))
-            });
-            let rule = known.map_or("of its own".to_owned(), |(_, rule)| rule.to_string());
-            format!("chain {name}: {rule}")
-        }),
-        Asked::Element(set) => Some(format!("{:?}", elements::read(set, attributes))),
-        Asked::Elements(set) => {
-            let all = elements::read_all(set, attributes);
-            return all.map(described).collect();
-        }
-        Asked::Flows(family) => Flow::read(family, attributes)
-            .map(|flow| format!("{} answered by {}", flow.to, flow.answered_by)),
-        Asked::Listeners(protocol, family) => {
-            let all = Listener::read(protocol, family, message);
-            return all.iter().map(Listener::to_string).collect();
-        }
-    };
-    told.into_iter().collect()
 }

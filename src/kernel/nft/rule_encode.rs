@@ -4,10 +4,12 @@
 //! names every fourth of them by its older 128-bit name when it lists a rule. The same names are
 //! used here, so that what is sent equals what is listed.
 
+use std::ffi::CStr;
+
 use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys as sys;
 
-use super::encode::{Encoder, Raw, Value, address_words, c_string};
+use super::encode::{Encoder, Raw, address_words};
 use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::{Rule, Set, Side, Term};
@@ -54,12 +56,12 @@ impl RuleEncoding {
             Term::MarkHas(bit) => {
                 self.meta(uapi::NFT_META_MARK, 0);
                 self.bitwise(&(1_u32 << bit).to_ne_bytes(), &[0; 4]);
-                self.compare(uapi::NFT_CMP_EQ, &(1_u32 << bit).to_ne_bytes());
+                self.equals(&(1_u32 << bit).to_ne_bytes());
             }
             Term::MarkSet(bit) => self.mark(!(1 << bit), 1 << bit),
             Term::MarkClear(bit) => self.mark(!(1 << bit), 0),
             Term::Dnat(set) => self.dnat(*set),
-            Term::Masquerade => self.expressions.push(Raw::new(c"masq", [])),
+            Term::Masquerade => self.push(c"masq", &[], &[]),
             Term::Drop => self.verdict(uapi::NF_DROP, None),
             Term::Return => self.verdict(uapi::NFT_RETURN, None),
             Term::Jump(chain) => self.verdict(uapi::NFT_JUMP, Some(chain)),
@@ -67,64 +69,59 @@ impl RuleEncoding {
         }
     }
 
-    fn meta(&mut self, key: u32, words: u32) {
-        self.expressions.push(Raw::new(
-            c"meta",
-            [(sys::NFTNL_EXPR_META_KEY, key), (sys::NFTNL_EXPR_META_DREG, register(words))],
-        ));
+    fn push(&mut self, name: &'static CStr, numbers: &[(u32, u32)], bytes: &[(u32, &[u8])]) {
+        self.expressions.push(Raw::new(name, numbers, bytes));
     }
 
-    fn compare(&mut self, operation: u32, data: &[u8]) {
-        let compare = Raw::new(
-            c"cmp",
-            [(sys::NFTNL_EXPR_CMP_SREG, uapi::NFT_REG_1), (sys::NFTNL_EXPR_CMP_OP, operation)],
-        );
-        self.expressions.push(compare.with(sys::NFTNL_EXPR_CMP_DATA, Value::Bytes(data.to_vec())));
+    fn meta(&mut self, key: u32, words: u32) {
+        let to = (sys::NFTNL_EXPR_META_DREG, register(words));
+        self.push(c"meta", &[(sys::NFTNL_EXPR_META_KEY, key), to], &[]);
+    }
+
+    /// Goes on only where the first register has this value.
+    fn equals(&mut self, data: &[u8]) {
+        let numbers = [
+            (sys::NFTNL_EXPR_CMP_SREG, uapi::NFT_REG_1),
+            (sys::NFTNL_EXPR_CMP_OP, uapi::NFT_CMP_EQ),
+        ];
+        self.push(c"cmp", &numbers, &[(sys::NFTNL_EXPR_CMP_DATA, data)]);
     }
 
     fn bitwise(&mut self, mask: &[u8], xor: &[u8]) {
-        let bitwise = Raw::new(
-            c"bitwise",
-            [
-                (sys::NFTNL_EXPR_BITWISE_SREG, uapi::NFT_REG_1),
-                (sys::NFTNL_EXPR_BITWISE_DREG, uapi::NFT_REG_1),
-                (sys::NFTNL_EXPR_BITWISE_LEN, mask.len() as u32),
-            ],
-        );
-        let bitwise = bitwise.with(sys::NFTNL_EXPR_BITWISE_MASK, Value::Bytes(mask.to_vec()));
-        self.expressions
-            .push(bitwise.with(sys::NFTNL_EXPR_BITWISE_XOR, Value::Bytes(xor.to_vec())));
+        let numbers = [
+            (sys::NFTNL_EXPR_BITWISE_SREG, uapi::NFT_REG_1),
+            (sys::NFTNL_EXPR_BITWISE_DREG, uapi::NFT_REG_1),
+            (sys::NFTNL_EXPR_BITWISE_LEN, mask.len() as u32),
+        ];
+        let operands = [(sys::NFTNL_EXPR_BITWISE_MASK, mask), (sys::NFTNL_EXPR_BITWISE_XOR, xor)];
+        self.push(c"bitwise", &numbers, &operands);
     }
 
     fn payload(&mut self, base: u32, offset: u32, len: u32, words: u32) {
-        self.expressions.push(Raw::new(
-            c"payload",
-            [
-                (sys::NFTNL_EXPR_PAYLOAD_DREG, register(words)),
-                (sys::NFTNL_EXPR_PAYLOAD_BASE, base),
-                (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset),
-                (sys::NFTNL_EXPR_PAYLOAD_LEN, len),
-            ],
-        ));
+        let numbers = [
+            (sys::NFTNL_EXPR_PAYLOAD_DREG, register(words)),
+            (sys::NFTNL_EXPR_PAYLOAD_BASE, base),
+            (sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset),
+            (sys::NFTNL_EXPR_PAYLOAD_LEN, len),
+        ];
+        self.push(c"payload", &numbers, &[]);
     }
 
     fn local_destination(&mut self) {
-        self.expressions.push(Raw::new(
-            c"fib",
-            [
-                (sys::NFTNL_EXPR_FIB_DREG, uapi::NFT_REG_1),
-                (sys::NFTNL_EXPR_FIB_RESULT, uapi::NFT_FIB_RESULT_ADDRTYPE),
-                (sys::NFTNL_EXPR_FIB_FLAGS, uapi::NFTA_FIB_F_DADDR),
-            ],
-        ));
-        self.compare(uapi::NFT_CMP_EQ, &uapi::RTN_LOCAL.to_ne_bytes());
+        let numbers = [
+            (sys::NFTNL_EXPR_FIB_DREG, uapi::NFT_REG_1),
+            (sys::NFTNL_EXPR_FIB_RESULT, uapi::NFT_FIB_RESULT_ADDRTYPE),
+            (sys::NFTNL_EXPR_FIB_FLAGS, uapi::NFTA_FIB_F_DADDR),
+        ];
+        self.push(c"fib", &numbers, &[]);
+        self.equals(&uapi::RTN_LOCAL.to_ne_bytes());
     }
 
     fn family(&mut self, family: Family) {
         if self.family != Some(family) {
             self.family = Some(family);
             self.meta(uapi::NFT_META_NFPROTO, 0);
-            self.compare(uapi::NFT_CMP_EQ, &[nfproto(family) as u8]);
+            self.equals(&[nfproto(family) as u8]);
         }
     }
 
@@ -156,7 +153,7 @@ impl RuleEncoding {
         if mask.iter().any(|byte| *byte != u8::MAX) {
             self.bitwise(&mask, &vec![0; mask.len()]);
         }
-        self.compare(uapi::NFT_CMP_EQ, &address);
+        self.equals(&address);
     }
 
     /// Loads the key of `set` and looks it up.
@@ -166,12 +163,11 @@ impl RuleEncoding {
         } else {
             self.port_key(set);
         }
-        let mut lookup = Raw::new(c"lookup", [(sys::NFTNL_EXPR_LOOKUP_SREG, uapi::NFT_REG_1)]);
-        if let Some(register) = result {
-            lookup = lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, Value::Number(register));
-        }
-        self.expressions
-            .push(lookup.with(sys::NFTNL_EXPR_LOOKUP_SET, Value::Name(c_string(&set.to_string()))));
+        let to = result.map(|register| (sys::NFTNL_EXPR_LOOKUP_DREG, register));
+        let from = (sys::NFTNL_EXPR_LOOKUP_SREG, uapi::NFT_REG_1);
+        let numbers: Vec<_> = [from].into_iter().chain(to).collect();
+        let name = format!("{set}\0");
+        self.push(c"lookup", &numbers, &[(sys::NFTNL_EXPR_LOOKUP_SET, name.as_bytes())]);
     }
 
     fn port_key(&mut self, set: Set) {
@@ -188,40 +184,29 @@ impl RuleEncoding {
 
     fn dnat(&mut self, set: Set) {
         self.lookup(set, Some(uapi::NFT_REG_1));
-        self.expressions.push(Raw::new(
-            c"nat",
-            [
-                (sys::NFTNL_EXPR_NAT_TYPE, uapi::NFT_NAT_DNAT),
-                (sys::NFTNL_EXPR_NAT_FAMILY, nfproto(set.family)),
-                (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, uapi::NFT_REG_1),
-                (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(address_words(set.family))),
-            ],
-        ));
+        let numbers = [
+            (sys::NFTNL_EXPR_NAT_TYPE, uapi::NFT_NAT_DNAT),
+            (sys::NFTNL_EXPR_NAT_FAMILY, nfproto(set.family)),
+            (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, uapi::NFT_REG_1),
+            (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(address_words(set.family))),
+        ];
+        self.push(c"nat", &numbers, &[]);
     }
 
     fn mark(&mut self, mask: u32, xor: u32) {
         self.meta(uapi::NFT_META_MARK, 0);
         self.bitwise(&mask.to_ne_bytes(), &xor.to_ne_bytes());
-        self.expressions.push(Raw::new(
-            c"meta",
-            [
-                (sys::NFTNL_EXPR_META_KEY, uapi::NFT_META_MARK),
-                (sys::NFTNL_EXPR_META_SREG, uapi::NFT_REG_1),
-            ],
-        ));
+        let from = (sys::NFTNL_EXPR_META_SREG, uapi::NFT_REG_1);
+        self.push(c"meta", &[(sys::NFTNL_EXPR_META_KEY, uapi::NFT_META_MARK), from], &[]);
     }
 
-    fn verdict(&mut self, verdict: i32, chain: Option<&String>) {
-        let immediate = Raw::new(
-            c"immediate",
-            [
-                (sys::NFTNL_EXPR_IMM_DREG, uapi::NFT_REG_VERDICT),
-                (sys::NFTNL_EXPR_IMM_VERDICT, verdict.cast_unsigned()),
-            ],
-        );
-        self.expressions.push(match chain {
-            Some(chain) => immediate.with(sys::NFTNL_EXPR_IMM_CHAIN, Value::Name(c_string(chain))),
-            None => immediate,
-        });
+    fn verdict(&mut self, verdict: i32, chain: Option<&str>) {
+        let numbers = [
+            (sys::NFTNL_EXPR_IMM_DREG, uapi::NFT_REG_VERDICT),
+            (sys::NFTNL_EXPR_IMM_VERDICT, verdict.cast_unsigned()),
+        ];
+        let chain = chain.map(|chain| format!("{chain}\0"));
+        let chain = chain.as_ref().map(|chain| (sys::NFTNL_EXPR_IMM_CHAIN, chain.as_bytes()));
+        self.push(c"immediate", &numbers, chain.as_slice());
     }
 }

@@ -138,8 +138,7 @@ impl Local {
     }
 
     /// Whether packets to `address` stay on this node.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.hosts.contains(&address) || self.networks.iter().any(|one| one.contains(address))
     }
 }
