@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{self, Nft};
@@ -10,18 +12,24 @@ use crate::netns::Fate;
 use crate::store::{Shared, Store};
 
 /// What is still mapped, or what was taken back.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Dismantled {
     /// Who still has host ports; nothing is taken back before they are gone.
+    #[serde(serialize_with = "names")]
     pub holders: Vec<Owner>,
     /// How many more there are whose records cannot be read.
     pub unreadable: usize,
     /// Whether there was a table, which is gone, or would be.
-    pub table: bool,
+    pub table_removed: bool,
     /// The interfaces on which `route_localnet` is 0 again, or would be.
     pub loopback: Vec<String>,
     /// Those on which it stays 1, since portmap maps ports by now.
     pub kept_loopback: Vec<String>,
+}
+
+fn names<S: Serializer>(owners: &[Owner], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(owners.iter().map(Owner::to_string))
 }
 
 impl Dismantled {
@@ -67,7 +75,8 @@ pub fn dismantle(
         shared.belongs_here()?;
         let mut nft = Nft::open(&shared.instance().id)?;
         let (loopback, kept_loopback) = returned(&mut nft, &shared)?;
-        return Ok(Dismantled { table: nft.remove_table(true)?, loopback, kept_loopback, ..found });
+        let table_removed = nft.remove_table(true)?;
+        return Ok(Dismantled { table_removed, loopback, kept_loopback, ..found });
     }
     drop(shared);
     let locked = store.lock(patience, log)?;
@@ -86,9 +95,9 @@ pub fn dismantle(
     for interface in &kept_loopback {
         locked.forget_loopback(interface)?;
     }
-    let table = nft.remove_table(false)?;
+    let table_removed = nft.remove_table(false)?;
     locked.end()?;
-    Ok(Dismantled { table, loopback, kept_loopback, ..found })
+    Ok(Dismantled { table_removed, loopback, kept_loopback, ..found })
 }
 
 /// On which of the interfaces `route_localnet` goes back, and on which it stays for portmap: whose pods

@@ -78,12 +78,13 @@ pub enum Subject {
     Name(String),
 }
 
-/// Several containers have an ID that begins so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Several containers have an ID that begins so, or several pods the name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{asked} is ambiguous: it matches {}; give more of the name or ID", found.join(", "))]
 pub struct Ambiguous {
     /// How.
     pub asked: String,
-    /// The IDs.
+    /// The IDs, or the pods.
     pub found: Vec<String>,
 }
 

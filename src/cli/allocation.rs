@@ -1,14 +1,16 @@
 //! A host port and who holds it, as several commands print it.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use autoport::model::{HostPort, Mapping, Owner, Protocol, Record};
+use autoport::model::{HostPort, Owner, Protocol, Record};
 use autoport::netns::Fate;
 use autoport::plan;
 use serde::Serialize;
 
-use super::output::{Cell, Tone};
+use super::now;
+use super::output::{Cell, Tone, age, timestamp};
 
 /// A port of the node.
 #[derive(Clone, Copy, Serialize)]
@@ -26,27 +28,18 @@ impl From<&HostPort> for Place {
 }
 
 /// A port of the node, and where its packets go.
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Mapped {
+    #[serde(skip)]
+    pub(super) host: HostPort,
     #[serde(flatten)]
     place: Place,
     /// `null` where nothing is translated.
     pod_address: Option<IpAddr>,
     pod_port: Option<NonZeroU16>,
-    choice: Choice,
-    #[serde(skip)]
-    text: String,
-}
-
-/// Who chose the number.
-#[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Choice {
-    Static,
-    Chosen,
-    Reserved,
-    Unknown,
+    /// Who chose the number: `static`, `chosen`, `reserved` or `unknown`.
+    choice: &'static str,
 }
 
 impl Mapped {
@@ -56,55 +49,53 @@ impl Mapped {
         record.mappings.iter().map(move |mapping| {
             // Sorted, and the host port counts first.
             let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
-            let Mapping { host, container_port, target } = mapping;
             Self {
-                place: host.into(),
-                pod_address: target.map(|target| target.ip()),
-                pod_port: Some(*container_port),
-                choice: if is_chosen { Choice::Chosen } else { Choice::Static },
-                text: host.to_string(),
+                pod_address: mapping.target.map(|target| target.ip()),
+                pod_port: Some(mapping.container_port),
+                ..Self::bare(mapping.host, if is_chosen { "chosen" } else { "static" })
             }
         })
     }
 
-    pub(super) fn port(&self) -> NonZeroU16 {
-        self.place.host_port
+    /// A port that leads to no pod, or of a record that cannot be read.
+    pub(super) fn bare(host: HostPort, choice: &'static str) -> Self {
+        Self { host, place: (&host).into(), pod_address: None, pod_port: None, choice }
     }
 
-    /// As a person looks for it: the number first.
-    pub(super) fn order(&self) -> (NonZeroU16, Protocol, IpAddr) {
-        let Place { protocol, host_address, host_port } = self.place;
-        (host_port, protocol, host_address)
-    }
-
-    pub(super) fn protocol(&self) -> Protocol {
-        self.place.protocol
-    }
-
-    fn bare(host: &HostPort, choice: Choice) -> Self {
-        let text = host.to_string();
-        Self { place: host.into(), pod_address: None, pod_port: None, choice, text }
-    }
-
-    pub(super) fn reserved(host: &HostPort) -> Self {
-        Self::bare(host, Choice::Reserved)
-    }
-
-    /// Of a record that cannot be read.
-    pub(super) fn unknown(host: &HostPort) -> Self {
-        Self::bare(host, Choice::Unknown)
-    }
-
-    /// Place port, target, and who chose.
+    /// Port, target, and who chose.
     pub(super) fn cells(&self) -> [Cell; 3] {
         let target = self.pod_address.zip(self.pod_port);
-        let target = target.map(|(ip, port)| std::net::SocketAddr::new(ip, port.get()));
-        let choice = match self.choice {
-            Choice::Static => "static",
-            Choice::Chosen => "chosen",
-            Choice::Reserved | Choice::Unknown => "-",
-        };
-        [(&self.text).into(), Cell::or_dash(target), choice.into()]
+        let target = target.map(|(ip, port)| SocketAddr::new(ip, port.get()));
+        let choice = Cell::or_dash(self.pod_port.map(|_| self.choice));
+        [self.host.into(), Cell::or_dash(target), choice]
+    }
+}
+
+/// When something was recorded.
+#[derive(Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Age {
+    /// Seconds since the epoch; `null` where it is not known.
+    created: Option<u64>,
+    pub(super) age_seconds: Option<u64>,
+}
+
+impl Age {
+    pub(super) fn since(created: u64) -> Self {
+        // Of a record made again from the table the time is not known.
+        let created = (created > 0).then_some(created);
+        Self { created, age_seconds: created.map(|created| now().saturating_sub(created)) }
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.created.zip(self.age_seconds) {
+            Some((created, seconds)) => {
+                write!(out, "{}, {} ago", timestamp(created), age(seconds))
+            }
+            None => out.write_str("time unknown"),
+        }
     }
 }
 

@@ -59,11 +59,20 @@ pub(crate) enum Command {
     ///
     /// Its record, and its elements, chains and connections in the kernel. Exit status 3: the kernel differs
     /// from the record.
-    Show(Show),
+    Show {
+        /// 8080, 53/udp, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
+        /// name of a reservation
+        #[arg(value_name = "PORT|POD", value_parser = subject)]
+        what: Subject,
+    },
     /// Show the port variables published for a pod's containers
     ///
     /// Prints the content of ports.env, which a shell can source.
-    Env(Env),
+    Env {
+        /// NAMESPACE/NAME, the name or UID of a pod, or the beginning of a container ID
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        pod: String,
+    },
     /// Show whether autoport can serve requests, and how much of each port range is used
     ///
     /// Exit status 3: the CNI command STATUS would fail.
@@ -73,26 +82,37 @@ pub(crate) enum Command {
     /// Reads from standard input what the runtime would pass to the plugin: the plugin's network
     /// configuration, with prevResult and runtimeConfig. CNI_* variables in the environment are used; for
     /// those that are not set a default is assumed and reported. Exit status 3: ADD would be rejected.
-    Explain(Explain),
+    Explain {
+        /// Print only the nft(8) script, as for `nft --check --file -`
+        #[arg(long, conflicts_with = "output")]
+        nft: bool,
+    },
     /// Release the ports of pods that no longer exist
     ///
     /// For containers of any network that were deleted without a CNI DEL. Prints each holder that was
     /// released or kept, with the reason. Holders whose state is unknown and records that cannot be read are
     /// kept.
-    Gc(Gc),
+    Gc {
+        /// Only print what would be released
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Reserve ports for a program that is not a container
     ///
     /// No pod is assigned a reserved port. Replaces an existing reservation of the same name. A reservation
     /// ends with `autoport release` or, without --persist, at a reboot.
     Reserve(Reserve),
     /// Delete a reservation
-    Release(Release),
+    Release {
+        /// The reservation's name
+        name: String,
+    },
     /// Install the plugin and add it to the runtime's network configuration
     ///
     /// Copies this program to the plugin directory. In the network configuration that runtimes use (the
     /// first by name), autoport replaces portmap, or is added after the other plugins; the original file is
     /// saved beside it. Running it again changes nothing. Running pods are not affected.
-    Install(Install),
+    Install(Folders),
     /// Remove autoport from the network configurations, and from the node once no pod uses it
     ///
     /// Restores portmap where it was replaced. Running pods keep their host ports. As long as there are
@@ -105,7 +125,7 @@ pub(crate) enum Command {
     /// Find out why host ports do not work on this node, and what to do
     ///
     /// Changes nothing. Reports checks that need more privileges as not seen. Exit status 3: a check failed.
-    Doctor(Doctor),
+    Doctor(Runtime),
     /// Follow a packet to a host port, and show where it would stop
     ///
     /// Needs root, to read the table and to look into the pod. Sends nothing without --probe. Exit status 3:
@@ -131,14 +151,15 @@ pub(crate) struct Trace {
     pub(crate) probe: bool,
 }
 
+/// The folders of the container runtime.
 #[derive(Args)]
-pub(crate) struct Doctor {
-    /// Where runtimes read network configurations
-    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
-    pub(crate) conf_dir: PathBuf,
-    /// Where runtimes look for plugins
+pub(crate) struct Runtime {
+    /// Where the runtime looks for plugins
     #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
     pub(crate) bin_dir: PathBuf,
+    /// Where the runtime reads network configurations
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -158,35 +179,6 @@ pub(crate) struct List {
 }
 
 #[derive(Args)]
-pub(crate) struct Show {
-    /// 8080, 53/udp, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
-    /// name of a reservation
-    #[arg(value_name = "PORT|POD", value_parser = subject)]
-    pub(crate) what: Subject,
-}
-
-#[derive(Args)]
-pub(crate) struct Env {
-    /// NAMESPACE/NAME, the name or UID of a pod, or the beginning of a container ID
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(crate) pod: String,
-}
-
-#[derive(Args)]
-pub(crate) struct Explain {
-    /// Print only the nft(8) script, as for `nft --check --file -`
-    #[arg(long, conflicts_with = "output")]
-    pub(crate) nft: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Gc {
-    /// Only print what would be released
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Args)]
 pub(crate) struct Reserve {
     /// The reservation's name: letters, digits, '_', '.' and '-'
     pub(crate) name: String,
@@ -197,12 +189,6 @@ pub(crate) struct Reserve {
     /// Keep the reservation across reboots
     #[arg(long)]
     pub(crate) persist: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Release {
-    /// The reservation's name
-    pub(crate) name: String,
 }
 
 #[derive(Args)]
@@ -220,12 +206,8 @@ pub(crate) struct Repair {
 
 #[derive(Args)]
 pub(crate) struct Folders {
-    /// Where the runtime looks for plugins
-    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
-    pub(crate) bin_dir: PathBuf,
-    /// Where the runtime reads network configurations
-    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
-    pub(crate) conf_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) runtime: Runtime,
     /// Use this network configuration instead of the one that the runtime uses
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
@@ -239,12 +221,6 @@ pub(crate) struct Folders {
     /// Main plugins rewrite their configuration when they are started or upgraded. Meant for a container.
     #[arg(long)]
     pub(crate) stay: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct Install {
-    #[command(flatten)]
-    pub(crate) folders: Folders,
 }
 
 #[derive(Args)]

@@ -5,37 +5,25 @@ use std::io::{self, Write as _};
 use autoport::diagnosis::{self, Facts, Finding, Places, State, counted};
 use serde::Serialize;
 
-use super::arguments::Doctor;
-use super::output::{Answer, Screen, Text, Tone};
-use super::{Failure, Node, Verdict};
+use super::Node;
+use super::arguments::Runtime;
+use super::output::{Answer, Text, Tone};
 
-pub(super) fn run(
-    asked: &Doctor,
-    node: &Node,
-    node_file: io::Result<Option<Vec<u8>>>,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(asked: &Runtime, node: &Node, node_file: io::Result<Option<Vec<u8>>>) -> Report {
     let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
     let facts = Facts::gather(places, &node.store, node.patience, node_file);
-    let report = Report::of(diagnosis::findings(&facts));
-    screen.show(&report)?;
-    Ok(if report.failed == 0 { Verdict::Well } else { Verdict::Unwell })
+    let findings = diagnosis::findings(&facts);
+    let number = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);
+    Report { findings, failed, warnings, unseen }
 }
 
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     findings: Vec<Finding>,
     failed: usize,
     warnings: usize,
     unseen: usize,
-}
-
-impl Report {
-    fn of(findings: Vec<Finding>) -> Self {
-        let number = |state| findings.iter().filter(|finding| finding.state == state).count();
-        let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);
-        Self { findings, failed, warnings, unseen }
-    }
 }
 
 /// As wide as the longest of them, and two.
@@ -51,13 +39,12 @@ impl Answer for Report {
                 writeln!(out, "{:1$}-> {remedy}", "", STATE + CHECK)?;
             }
         }
-        writeln!(
-            out,
-            "{} failed, {}, {} not seen",
-            self.failed,
-            counted(self.warnings, "warning"),
-            self.unseen
-        )
+        let Self { failed, unseen, .. } = self;
+        writeln!(out, "{failed} failed, {}, {unseen} not seen", counted(self.warnings, "warning"))
+    }
+
+    fn is_well(&self) -> bool {
+        self.failed == 0
     }
 }
 

@@ -11,9 +11,9 @@ use autoport::publication::Publication;
 use serde::Serialize;
 
 use super::allocation::{Holder, Mapped};
-use super::output::{Answer, Screen, Table, Text, Tone};
+use super::output::{Answer, Table, Text, Tone};
 use super::status::Refusal;
-use super::{Failure, Verdict, arguments, note};
+use super::{Failure, note};
 
 /// What counts where the environment says nothing.
 const ASSUMED: [(&str, &str); 4] = [
@@ -25,9 +25,9 @@ const ASSUMED: [(&str, &str); 4] = [
 
 /// What ADD would do.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Explanation {
-    outcome: Outcome,
+pub(super) struct Explanation {
+    /// `granted`, `refused`, or `nothing`: no host port is asked for, ADD prints prevResult.
+    outcome: &'static str,
     error: Option<Refusal>,
     assumed: Vec<String>,
     /// What could not be looked at.
@@ -35,15 +35,9 @@ struct Explanation {
     /// What ADD would write to its log.
     log: Vec<String>,
     granted: Option<Granted>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Outcome {
-    Granted,
-    Refused,
-    /// No host port is asked for: ADD prints prevResult.
-    Nothing,
+    /// Whether only the script is printed.
+    #[serde(skip)]
+    is_script: bool,
 }
 
 #[derive(Serialize)]
@@ -73,27 +67,24 @@ struct Superseded {
 
 impl From<Foreseen> for Granted {
     fn from(foreseen: Foreseen) -> Self {
-        let Foreseen { wanted, before, giving_way, .. } = &foreseen;
-        let mut gives_up = Vec::new();
-        if let Some(before) = before {
-            let kept = |at: usize| wanted.mappings.binary_search(&before.mappings[at]).is_ok();
-            let all = Mapped::of(before).enumerate();
-            gives_up.extend(all.filter(|(at, _)| !kept(*at)).map(|(_, mapped)| mapped));
-        }
-        let superseded = giving_way
-            .iter()
-            .map(|(owner, reason)| Superseded { holder: Holder::of(owner), reason });
-        let published = foreseen.published.as_ref();
+        let Foreseen { wanted, before, giving_way, .. } = foreseen;
+        let before = before.iter().flat_map(|before| Mapped::of(before).zip(&before.mappings));
+        let gone = before.filter(|(_, mapping)| wanted.mappings.binary_search(mapping).is_err());
+        let gives_up = gone.map(|(mapped, _)| mapped).collect();
+        let superseded = giving_way.iter();
+        let superseded =
+            superseded.map(|(owner, reason)| Superseded { holder: Holder::of(owner), reason });
+        let (published, publication) = foreseen.published.unzip();
         Self {
             holder: Holder::of(&wanted.owner),
-            host_ports: Mapped::of(wanted).collect(),
+            host_ports: Mapped::of(&wanted).collect(),
             random: foreseen.is_random,
             gives_up,
             superseded: superseded.collect(),
-            record: foreseen.record.clone(),
-            route_localnet: foreseen.opened_to_loopback.clone(),
-            variables: published.map(|(_, publication)| Publication::to_env(publication)),
-            published: published.map(|(directory, _)| directory.clone()),
+            record: foreseen.record,
+            route_localnet: foreseen.opened_to_loopback,
+            variables: publication.as_ref().map(Publication::to_env),
+            published,
             nft: foreseen.script.as_ref().map(ToString::to_string),
         }
     }
@@ -101,6 +92,10 @@ impl From<Foreseen> for Granted {
 
 impl Answer for Explanation {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        if self.is_script {
+            let nft = self.granted.as_ref().and_then(|granted| granted.nft.as_deref());
+            return write!(out, "{}", nft.unwrap_or_default());
+        }
         for (what, list) in
             [("assumed", &self.assumed), ("not seen", &self.unseen), ("log", &self.log)]
         {
@@ -120,6 +115,10 @@ impl Answer for Explanation {
             (Some(granted), None) => granted.text(out),
         }
     }
+
+    fn is_well(&self) -> bool {
+        self.error.is_none()
+    }
 }
 
 impl Granted {
@@ -131,7 +130,7 @@ impl Granted {
         for mapped in &self.host_ports {
             table.row(mapped.cells());
         }
-        table.write_after("  ", out)?;
+        table.write("  ", out)?;
         writeln!(out)?;
         if self.random {
             writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
@@ -163,21 +162,7 @@ impl Granted {
     }
 }
 
-/// Only the script.
-#[derive(Serialize)]
-struct Script(String);
-
-impl Answer for Script {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
-        write!(out, "{}", self.0)
-    }
-}
-
-pub(super) fn run(
-    asked: &arguments::Explain,
-    state_dir: Option<PathBuf>,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Explanation, Failure> {
     if io::stdin().is_terminal() {
         return Err(Failure::NoRequest);
     }
@@ -186,38 +171,23 @@ pub(super) fn run(
     if serde_json::from_slice(&stdin).is_ok_and(is_list) {
         return Err(Failure::ConfigurationList);
     }
-    let (env, assumed) = environment();
+    let (env, mut assumed) = environment();
     let Explained { outcome, log, unseen } =
         app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
+    let (outcome, error, granted) = match outcome {
+        Ok(None) => ("nothing", None, None),
+        Ok(Some(foreseen)) => ("granted", None, Some(Granted::from(foreseen))),
+        Err(error) => ("refused", Some(Refusal::from(&error)), None),
+    };
+    let nft = granted.as_ref().and_then(|granted| granted.nft.as_ref());
+    if nft.is_some_and(|script| script.contains(NO_INSTANCE)) {
+        assumed.push(format!("instance {NO_INSTANCE}; ADD would generate one"));
+    }
+    if let Some(error) = error.as_ref().filter(|_| only_script) {
+        note(format_args!("ADD would be rejected: {}", error.text()));
+    }
     let log = log.iter().map(ToString::to_string).collect();
-    let mut explanation =
-        Explanation { outcome: Outcome::Nothing, error: None, assumed, unseen, log, granted: None };
-    match outcome {
-        Ok(None) => {}
-        Ok(Some(foreseen)) => {
-            let granted = Granted::from(foreseen);
-            if granted.nft.as_ref().is_some_and(|script| script.contains(NO_INSTANCE)) {
-                explanation.assumed.push(format!("instance {NO_INSTANCE}; ADD would generate one"));
-            }
-            explanation.outcome = Outcome::Granted;
-            explanation.granted = Some(granted);
-        }
-        Err(error) => {
-            explanation.outcome = Outcome::Refused;
-            explanation.error = Some(Refusal::from(&error));
-        }
-    }
-    let refused = explanation.outcome == Outcome::Refused;
-    if asked.nft {
-        if let Some(error) = &explanation.error {
-            note(format_args!("ADD would be rejected: {}", error.text()));
-        }
-        let script = explanation.granted.and_then(|granted| granted.nft);
-        screen.show(&Script(script.unwrap_or_default()))?;
-    } else {
-        screen.show(&explanation)?;
-    }
-    Ok(if refused { Verdict::Unwell } else { Verdict::Well })
+    Ok(Explanation { outcome, error, assumed, unseen, log, granted, is_script: only_script })
 }
 
 /// The variables of an ADD, and which of them nobody set.

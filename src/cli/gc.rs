@@ -8,7 +8,7 @@ use autoport::netns::Fate;
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, now};
+use super::{Failure, Node, now};
 
 /// What was judged, and how.
 #[derive(Default, Serialize)]
@@ -18,6 +18,9 @@ struct Judgements {
     removed: usize,
     kept: usize,
     holders: Vec<Holder>,
+    /// Why there are none, where nothing is recorded.
+    #[serde(skip)]
+    nothing: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -32,6 +35,9 @@ struct Holder {
 
 impl Answer for Judgements {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+        if let Some(nothing) = &self.nothing {
+            return writeln!(out, "{nothing}");
+        }
         let dry = ["would remove", "would be removed"];
         let [verb, total] = if self.dry_run { dry } else { ["removed"; 2] };
         for Holder { name, host_ports, removed, reason } in &self.holders {
@@ -43,17 +49,12 @@ impl Answer for Judgements {
     }
 }
 
-pub(super) fn run(
-    asked: &arguments::Gc,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(dry_run: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let log = &mut crate::Stderr;
-    let collected = app::collect(&node.store, node.patience, asked.dry_run, now(), log)?;
+    let collected = app::collect(&node.store, node.patience, dry_run, now(), log)?;
     let Some(Collected { judged, mut failure }) = collected else {
-        let empty = Judgements { dry_run: asked.dry_run, ..Judgements::default() };
-        screen.show(&node.nothing_yet(empty))?;
-        return Ok(Verdict::Well);
+        let nothing = Some(node.nothing_recorded());
+        return Ok(screen.show(&Judgements { dry_run, nothing, ..Judgements::default() })?);
     };
     let of = |record: &Record, removed, reason: String| Holder {
         name: record.owner.to_string(),
@@ -80,6 +81,6 @@ pub(super) fn run(
     }
     let removed = holders.iter().filter(|holder| holder.removed).count();
     let kept = holders.len() - removed;
-    screen.show(&Judgements { dry_run: asked.dry_run, removed, kept, holders })?;
-    failure.map_or(Ok(Verdict::Well), |error| Err(error.into()))
+    let status = screen.show(&Judgements { dry_run, removed, kept, holders, nothing: None })?;
+    failure.map_or(Ok(status), |error| Err(error.into()))
 }

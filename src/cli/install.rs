@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
+use super::arguments::{self, Folders};
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, asked_to_end, note, now};
+use super::{Failure, Node, asked_to_end, note, now};
 
 /// Milliseconds until the configurations are looked at again: a main plugin may have written its own.
 const AGAIN: u16 = 10_000;
@@ -27,20 +28,7 @@ struct Outcome {
     changed: bool,
     files: Vec<Step>,
     /// `null` for `install`.
-    node: Option<Remains>,
-}
-
-/// What is left of autoport on the node.
-#[derive(Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-struct Remains {
-    holders: Vec<String>,
-    unreadable: usize,
-    table_removed: bool,
-    /// The interfaces on which `route_localnet` is 0 again.
-    loopback: Vec<String>,
-    /// Those on which it stays 1 for portmap.
-    kept_loopback: Vec<String>,
+    node: Option<Dismantled>,
 }
 
 impl Answer for Outcome {
@@ -66,66 +54,52 @@ impl Answer for Outcome {
                 write!(out, "{diff}")?;
             }
         }
-        self.node.as_ref().map_or(Ok(()), |node| node.text(self.dry_run, out))
-    }
-}
-
-impl Remains {
-    /// How many attachments have host ports.
-    fn left(&self) -> usize {
-        self.holders.len() + self.unreadable
-    }
-
-    fn text(&self, dry_run: bool, out: &mut Text<'_>) -> io::Result<()> {
-        let left = self.left();
-        if left > 0 {
-            for holder in &self.holders {
-                writeln!(out, "{holder} has host ports")?;
-            }
-            let text = "keep working; run this again when those pods are gone";
-            return writeln!(out, "the host ports of {} {text}", counted(left, "attachment"));
-        }
-        let would = if dry_run { "would be " } else { "" };
-        if self.table_removed {
-            writeln!(out, "table inet autoport {would}deleted")?;
-        }
-        for interface in &self.loopback {
-            writeln!(out, "route_localnet of {interface} {would}set back to 0")?;
-        }
-        for interface in &self.kept_loopback {
-            writeln!(out, "route_localnet of {interface} kept at 1: portmap maps ports there")?;
-        }
-        Ok(())
-    }
-}
-
-impl Outcome {
-    fn of(dry_run: bool, steps: Vec<Step>, node: Option<Dismantled>) -> Self {
-        let steps_change = steps.iter().any(Step::is_change);
-        let node = node.map(|node| Remains {
-            holders: node.holders.iter().map(ToString::to_string).collect(),
-            unreadable: node.unreadable,
-            table_removed: node.table,
-            loopback: node.loopback,
-            kept_loopback: node.kept_loopback,
-        });
-        let node_changes =
-            node.as_ref().is_some_and(|node| node.table_removed || !node.loopback.is_empty());
-        Self { dry_run, changed: steps_change || node_changes, files: steps, node }
+        self.node.as_ref().map_or(Ok(()), |node| dismantled(node, self.dry_run, out))
     }
 
     /// A dry run says whether all is done: the probe of `deploy/kubernetes` asks that.
-    fn verdict(&self) -> Verdict {
-        let is_held = self.node.as_ref().is_some_and(|node| node.left() > 0);
-        if self.dry_run && (self.changed || is_held) { Verdict::Unwell } else { Verdict::Well }
+    fn is_well(&self) -> bool {
+        let is_over = self.node.as_ref().is_none_or(Dismantled::is_over);
+        !self.dry_run || !self.changed && is_over
     }
 }
 
-impl From<&arguments::Folders> for Places {
-    fn from(asked: &arguments::Folders) -> Self {
+fn dismantled(node: &Dismantled, dry_run: bool, out: &mut Text<'_>) -> io::Result<()> {
+    if !node.is_over() {
+        for holder in &node.holders {
+            writeln!(out, "{holder} has host ports")?;
+        }
+        let left = counted(node.holders.len() + node.unreadable, "attachment");
+        let text = "keep working; run this again when those pods are gone";
+        return writeln!(out, "the host ports of {left} {text}");
+    }
+    let would = if dry_run { "would be " } else { "" };
+    if node.table_removed {
+        writeln!(out, "table inet autoport {would}deleted")?;
+    }
+    for interface in &node.loopback {
+        writeln!(out, "route_localnet of {interface} {would}set back to 0")?;
+    }
+    for interface in &node.kept_loopback {
+        writeln!(out, "route_localnet of {interface} kept at 1: portmap maps ports there")?;
+    }
+    Ok(())
+}
+
+impl Outcome {
+    fn of(dry_run: bool, files: Vec<Step>, node: Option<Dismantled>) -> Self {
+        let node_changes =
+            node.as_ref().is_some_and(|node| node.table_removed || !node.loopback.is_empty());
+        let changed = node_changes || files.iter().any(Step::is_change);
+        Self { dry_run, changed, files, node }
+    }
+}
+
+impl From<&Folders> for Places {
+    fn from(asked: &Folders) -> Self {
         Self {
-            bin_dir: asked.bin_dir.clone(),
-            conf_dir: asked.conf_dir.clone(),
+            bin_dir: asked.runtime.bin_dir.clone(),
+            conf_dir: asked.runtime.conf_dir.clone(),
             conflist: asked.conflist.clone(),
             cache_dir: CACHE_DIR.into(),
             dry_run: asked.dry_run,
@@ -133,12 +107,9 @@ impl From<&arguments::Folders> for Places {
     }
 }
 
-pub(super) fn install(
-    asked: &arguments::Install,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
-    let places = Places::from(&asked.folders);
-    repeatedly(asked.folders.stay, screen, || {
+pub(super) fn install(asked: &Folders, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+    let places = Places::from(asked);
+    repeatedly(asked.stay, screen, || {
         Ok(Outcome::of(places.dry_run, install::install(&places)?, None))
     })
 }
@@ -147,7 +118,7 @@ pub(super) fn uninstall(
     asked: &arguments::Uninstall,
     node: impl FnOnce() -> Result<Node, Failure>,
     screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+) -> Result<u8, Failure> {
     if asked.host {
         enter_host().map_err(Failure::Host)?;
     }
@@ -175,11 +146,9 @@ fn repeatedly(
     stay: bool,
     screen: &mut Screen<'_>,
     mut work: impl FnMut() -> Result<Outcome, Failure>,
-) -> Result<Verdict, Failure> {
+) -> Result<u8, Failure> {
     if !stay {
-        let outcome = work()?;
-        screen.show(&outcome)?;
-        return Ok(outcome.verdict());
+        return Ok(screen.show(&work()?)?);
     }
     let stop = asked_to_end()?;
     let (mut shown, mut failed) = (None, String::new());
@@ -205,7 +174,7 @@ fn repeatedly(
         let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waiting, AGAIN) {
             Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => return Ok(Verdict::Well),
+            Ok(_) => return Ok(0),
             Err(errno) => return Err(Failure::Signals(errno.into())),
         }
     }

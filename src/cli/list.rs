@@ -6,26 +6,23 @@ use autoport::app::{self, Listing};
 use autoport::model::Protocol;
 use serde::Serialize;
 
-use super::allocation::{Holder, Mapped, State};
-use super::output::{Answer, Cell, Screen, Table, Text, age};
-use super::{Failure, Node, Verdict, arguments, note, now, subject_named};
+use super::allocation::{Age, Holder, Mapped, State};
+use super::output::{Answer, Cell, Table, Text, age};
+use super::{Failure, Node, arguments, note, subject_named};
 
 /// The host ports that are held.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Allocations {
+pub(super) struct Allocations {
     allocations: Vec<Allocation>,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Allocation {
     #[serde(flatten)]
     mapped: Mapped,
     state: State,
-    /// `null` where nobody knows.
-    created: Option<u64>,
-    age_seconds: Option<u64>,
+    #[serde(flatten)]
+    age: Age,
     #[serde(flatten)]
     holder: Holder,
 }
@@ -35,18 +32,14 @@ impl Answer for Allocations {
         let mut table = Table::headed(["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"]);
         for one in &self.allocations {
             let [host, target, choice] = one.mapped.cells();
-            let age = Cell::or_dash(one.age_seconds.map(age));
+            let age = Cell::or_dash(one.age.age_seconds.map(age));
             table.row([host, target, choice, one.state.cell(), age, one.holder.name().into()]);
         }
-        table.write(out)
+        table.write("", out)
     }
 }
 
-pub(super) fn run(
-    asked: &arguments::List,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(asked: &arguments::List, node: &Node) -> Result<Allocations, Failure> {
     let listing = app::list(&node.store, node.patience, &mut crate::Stderr)?;
     let mut listing = listing.unwrap_or_else(|| {
         note(node.nothing_recorded());
@@ -58,46 +51,46 @@ pub(super) fn run(
     if let Some(pod) = &asked.pod {
         listing.narrow(&subject_named(pod))?;
     }
-    let mut allocations = allocations_of(&listing, now());
-    allocations.sort_by_key(|one| one.mapped.order());
+    let mut allocations = allocations_of(&listing);
+    let order = |one: &Allocation| {
+        let host = one.mapped.host;
+        (host.port, host.protocol, host.address)
+    };
+    allocations.sort_by_key(order);
     let protocol = asked.protocol.map(Protocol::from);
     allocations.retain(|one| {
         asked.namespace.as_ref().is_none_or(|namespace| one.holder.is_in_namespace(namespace))
-            && asked.port.is_none_or(|port| one.mapped.port() == port)
-            && protocol.is_none_or(|protocol| one.mapped.protocol() == protocol)
+            && asked.port.is_none_or(|port| one.mapped.host.port == port)
+            && protocol.is_none_or(|protocol| one.mapped.host.protocol == protocol)
     });
-    screen.show(&Allocations { allocations })?;
-    Ok(Verdict::Well)
+    Ok(Allocations { allocations })
 }
 
-fn allocations_of(listing: &Listing, now: u64) -> Vec<Allocation> {
-    let attached = listing.attachments.iter().flat_map(|record| {
+fn allocations_of(listing: &Listing) -> Vec<Allocation> {
+    let mut allocations = Vec::new();
+    for record in &listing.attachments {
         let (state, _) = State::of(&record.owner);
-        let holder = Holder::of(&record.owner);
-        Mapped::of(record)
-            .map(move |mapped| Allocation::new(mapped, state, record.created, now, holder.clone()))
-    });
-    let reserved = listing.reservations.iter().flat_map(|one| {
-        let holder = Holder::reservation(&one.name);
-        one.hosts.iter().map(move |host| {
-            let mapped = Mapped::reserved(host);
-            Allocation::new(mapped, State::Reserved, one.created, now, holder.clone())
-        })
-    });
-    let unreadable = listing.unreadable.iter().flat_map(|(one, hosts)| {
-        let holder = Holder::unreadable(&one.key);
-        hosts.iter().map(move |host| {
-            Allocation::new(Mapped::unknown(host), State::Unreadable, 0, now, holder.clone())
-        })
-    });
-    attached.chain(reserved).chain(unreadable).collect()
-}
-
-impl Allocation {
-    fn new(mapped: Mapped, state: State, created: u64, now: u64, holder: Holder) -> Self {
-        // Of a record made again from the table the time is not known.
-        let created = (created > 0).then_some(created);
-        let age_seconds = created.map(|created| now.saturating_sub(created));
-        Self { mapped, state, created, age_seconds, holder }
+        let (age, holder) = (Age::since(record.created), Holder::of(&record.owner));
+        allocations.extend(Mapped::of(record).map(|mapped| Allocation {
+            mapped,
+            state,
+            age,
+            holder: holder.clone(),
+        }));
     }
+    for one in &listing.reservations {
+        let (age, holder) = (Age::since(one.created), Holder::reservation(&one.name));
+        allocations.extend(one.hosts.iter().map(|host| {
+            let mapped = Mapped::bare(*host, "reserved");
+            Allocation { mapped, state: State::Reserved, age, holder: holder.clone() }
+        }));
+    }
+    for (one, hosts) in &listing.unreadable {
+        let (age, holder) = (Age::default(), Holder::unreadable(&one.key));
+        allocations.extend(hosts.iter().map(|host| {
+            let mapped = Mapped::bare(*host, "unknown");
+            Allocation { mapped, state: State::Unreadable, age, holder: holder.clone() }
+        }));
+    }
+    allocations
 }

@@ -28,10 +28,9 @@ use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::geteuid;
-use serde::Serialize;
 
 use self::arguments::{Cli, Command};
-use self::output::{Answer, Screen, Text};
+use self::output::Screen;
 use super::note;
 
 /// Why a command did not work.
@@ -51,8 +50,8 @@ enum Failure {
         "no pod, container or reservation {0} holds a host port; `autoport list` shows all holders"
     )]
     Nobody(String),
-    #[error("{asked} is ambiguous: it matches {}; give more of the name or ID", found.join(", "))]
-    Several { asked: String, found: Vec<String> },
+    #[error(transparent)]
+    Several(#[from] Ambiguous),
     #[error("the runtime passed no UID for {0}, so nothing was published for it")]
     NoUid(String),
     #[error(
@@ -77,12 +76,6 @@ enum Failure {
     Signals(#[source] io::Error),
 }
 
-impl From<Ambiguous> for Failure {
-    fn from(Ambiguous { asked, found }: Ambiguous) -> Self {
-        Self::Several { asked, found }
-    }
-}
-
 impl Failure {
     fn in_one_line(&self) -> String {
         if let Self::Command(error) = self { error.in_one_line() } else { error::in_one_line(self) }
@@ -100,29 +93,20 @@ fn asked_to_end() -> Result<SignalFd, Failure> {
     stop.map_err(|errno| Failure::Signals(errno.into()))
 }
 
-/// How a command ended that worked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Exit status 0.
-    Well,
-    /// Exit status 3: the command worked, what it looked at is not as it should be.
-    Unwell,
-}
-
-/// Gives the exit status: 1 where the command did not work; 2, for wrong arguments, is clap's.
+/// Gives the exit status: 0; 1 where the command did not work; 2, for wrong arguments, is clap's; 3 where what
+/// it looked at is not as it should be.
 pub(crate) fn main() -> u8 {
     let cli = Cli::parse();
     let stdout = io::stdout().lock();
     let colour = wants_colour(&stdout);
     let mut out = BufWriter::new(stdout);
     let mut screen = Screen { out: &mut out, format: cli.output, colour };
-    let outcome = run(&cli, &mut screen).and_then(|verdict| {
+    let outcome = run(cli, &mut screen).and_then(|status| {
         out.flush()?;
-        Ok(verdict)
+        Ok(status)
     });
     let error = match outcome {
-        Ok(Verdict::Well) => return 0,
-        Ok(Verdict::Unwell) => return 3,
+        Ok(status) => return status,
         // Whoever reads has seen enough, as in `autoport list | head`.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error) => error,
@@ -140,36 +124,39 @@ fn wants_colour(stdout: &impl IsTerminal) -> bool {
         && set("TERM").is_none_or(|term| term != "dumb")
 }
 
-fn run(cli: &Cli, screen: &mut Screen<'_>) -> Result<Verdict, Failure> {
-    let node = || Node::of(cli.state_dir.clone()).map(|(node, _)| node);
-    match &cli.command {
-        Command::List(asked) => list::run(asked, &node()?, screen),
-        Command::Show(asked) => show::run(asked, &node()?, screen),
-        Command::Env(asked) => env::run(asked, &node()?, screen),
+fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+    let state_dir = cli.state_dir;
+    let node = || Node::of(state_dir.clone()).map(|(node, _)| node);
+    let status = match &cli.command {
+        Command::List(asked) => screen.show(&list::run(asked, &node()?)?),
+        Command::Show { what } => screen.show(&show::run(what, &node()?)?),
+        Command::Env { pod } => screen.show(&env::run(pod, &node()?)?),
         Command::Status => {
-            let (node, config) = Node::of(cli.state_dir.clone())?;
-            status::run(&node, &config, screen)
+            let (node, config) = Node::of(state_dir)?;
+            screen.show(&status::run(&node, &config))
         }
-        Command::Explain(asked) => explain::run(asked, cli.state_dir.clone(), screen),
-        Command::Gc(asked) => gc::run(asked, &node()?, screen),
-        Command::Reserve(asked) => reserve::reserve(asked, &node()?, screen),
-        Command::Release(asked) => reserve::release(asked, &node()?, screen),
-        Command::Install(asked) => install::install(asked, screen),
-        Command::Uninstall(asked) => install::uninstall(asked, node, screen),
-        Command::Repair(asked) => repair::run(asked, &node()?, screen),
+        Command::Explain { nft } => screen.show(&explain::run(*nft, state_dir)?),
+        Command::Gc { dry_run } => return gc::run(*dry_run, &node()?, screen),
+        Command::Reserve(asked) => screen.show(&reserve::reserve(asked, &node()?)?),
+        Command::Release { name } => screen.show(&reserve::release(name, &node()?)?),
+        Command::Install(asked) => return install::install(asked, screen),
+        Command::Uninstall(asked) => return install::uninstall(asked, node, screen),
+        Command::Repair(asked) if asked.watch => return repair::watch(&node()?),
+        Command::Repair(asked) => return repair::run(asked.adopt, &node()?, screen),
         Command::Doctor(asked) => {
-            let (node, node_file) = Node::in_part(cli.state_dir.clone());
-            doctor::run(asked, &node, node_file, screen)
+            let (node, node_file) = Node::in_part(state_dir);
+            screen.show(&doctor::run(asked, &node, node_file))
         }
         Command::Trace(asked) => {
-            let (node, node_file) = Node::in_part(cli.state_dir.clone());
+            let (node, node_file) = Node::in_part(state_dir);
             if let Some(why) = wrong(&node_file) {
                 let dir = node.store.dir().display();
                 note(format_args!("{why}; the records are read from {dir}"));
             }
-            trace::run(asked, &node, screen)
+            screen.show(&trace::run(asked, &node)?)
         }
-    }
+    };
+    Ok(status?)
 }
 
 /// What a command on this node's store begins with.
@@ -186,12 +173,8 @@ impl Node {
             note(format_args!("cannot read {}: {error}", super::NODE_FILE));
             None
         });
-        let (mut config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
-        if let Some(state_dir) = state_dir {
-            config.store.state_dir = state_dir;
-        }
-        let (store, patience) = (app::store(&config.store), config.store.lock_timeout);
-        Ok((Self { store, patience }, config))
+        let (config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
+        Ok((Self::at(state_dir, config.store.clone()), config))
     }
 
     /// The node's store as far as its own file says where it is, and the file: for commands that look
@@ -199,21 +182,18 @@ impl Node {
     fn in_part(state_dir: Option<PathBuf>) -> (Self, io::Result<Option<Vec<u8>>>) {
         let node_file = super::read_node_file();
         let bytes = node_file.as_ref().ok().and_then(Option::as_deref);
-        let mut config = StoreConfig::of_node_in_part(bytes);
-        if let Some(state_dir) = state_dir {
-            config.state_dir = state_dir;
-        }
-        (Self { store: app::store(&config), patience: config.lock_timeout }, node_file)
+        (Self::at(state_dir, StoreConfig::of_node_in_part(bytes)), node_file)
+    }
+
+    /// The store that is configured, unless the command line names another.
+    fn at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Self {
+        config.state_dir = state_dir.unwrap_or(config.state_dir);
+        Self { store: app::store(&config), patience: config.lock_timeout }
     }
 
     /// What is said where no ADD has been.
     fn nothing_recorded(&self) -> String {
         format!("nothing has been recorded in {} yet", self.store.dir().display())
-    }
-
-    /// The answer where there was nothing to do it to.
-    fn nothing_yet<A: Answer>(&self, empty: A) -> NothingYet<A> {
-        NothingYet { told: self.nothing_recorded(), empty }
     }
 }
 
@@ -222,21 +202,6 @@ fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
     match node_file {
         Ok(bytes) => Config::read(None, bytes.as_deref()).err().map(|error| error.in_one_line()),
         Err(error) => Some(format!("cannot read {}: {error}", super::NODE_FILE)),
-    }
-}
-
-/// For people a line, for programs an answer in which there is nothing.
-#[derive(Serialize)]
-struct NothingYet<A> {
-    #[serde(skip)]
-    told: String,
-    #[serde(flatten)]
-    empty: A,
-}
-
-impl<A: Serialize> Answer for NothingYet<A> {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
-        writeln!(out, "{}", self.told)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the commands print: tables for people, JSON for programs.
 
 use std::io::{self, Write};
+use std::mem;
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -11,6 +12,11 @@ use super::arguments::Format;
 pub(super) trait Answer: Serialize {
     /// Writes it for people.
     fn text(&self, out: &mut Text<'_>) -> io::Result<()>;
+
+    /// Whether what was looked at is as it should be.
+    fn is_well(&self) -> bool {
+        true
+    }
 }
 
 /// Standard output.
@@ -21,14 +27,18 @@ pub(super) struct Screen<'a> {
 }
 
 impl Screen<'_> {
-    pub(super) fn show(&mut self, answer: &impl Answer) -> io::Result<()> {
+    /// Prints the answer. Gives the exit status.
+    pub(super) fn show(&mut self, answer: &impl Answer) -> io::Result<u8> {
         match self.format {
-            Format::Table => answer.text(&mut Text { out: self.out, colour: self.colour }),
+            Format::Table => {
+                answer.text(&mut Text { out: self.out, colour: self.colour, is_empty: true })?;
+            }
             Format::Json => {
                 serde_json::to_writer_pretty(&mut *self.out, answer)?;
-                writeln!(self.out)
+                writeln!(self.out)?;
             }
         }
+        Ok(if answer.is_well() { 0 } else { 3 })
     }
 }
 
@@ -36,6 +46,8 @@ impl Screen<'_> {
 pub(super) struct Text<'a> {
     out: &'a mut dyn Write,
     colour: bool,
+    /// Whether no paragraph has begun.
+    is_empty: bool,
 }
 
 impl Write for Text<'_> {
@@ -72,6 +84,11 @@ impl Tone {
 }
 
 impl Text<'_> {
+    /// Leaves a line free after the paragraph before.
+    pub(super) fn begin_paragraph(&mut self) -> io::Result<()> {
+        if mem::take(&mut self.is_empty) { Ok(()) } else { writeln!(self.out) }
+    }
+
     /// Writes `text` in the colour of `tone`.
     pub(super) fn paint(&mut self, tone: Tone, text: &str) -> io::Result<()> {
         if !self.colour {
@@ -122,12 +139,8 @@ impl<const N: usize> Table<N> {
         self.0.push(cells);
     }
 
-    pub(super) fn write(&self, out: &mut Text<'_>) -> io::Result<()> {
-        self.write_after("", out)
-    }
-
     /// Writes each line after `indent`.
-    pub(super) fn write_after(&self, indent: &str, out: &mut Text<'_>) -> io::Result<()> {
+    pub(super) fn write(&self, indent: &str, out: &mut Text<'_>) -> io::Result<()> {
         let length = |cell: &Cell| cell.text.chars().count();
         let widths: [usize; N] = std::array::from_fn(|column| {
             self.0.iter().map(|row| length(&row[column])).max().unwrap_or_default()
@@ -202,7 +215,9 @@ mod tests {
         let mut table = Table::headed(["NAME", "STATE"]);
         table.row(["a".into(), Cell::toned("stale", Tone::Bad)]);
         table.row(["l\u{f6}nger".into(), "-".into()]);
-        table.write(&mut Text { out: &mut out, colour }).expect("memory takes it");
+        table
+            .write("", &mut Text { out: &mut out, colour, is_empty: true })
+            .expect("memory takes it");
         String::from_utf8(out).expect("text")
     }
 

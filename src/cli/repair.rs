@@ -10,7 +10,7 @@ use autoport::store;
 use serde::Serialize;
 
 use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, asked_to_end};
+use super::{Failure, Node, asked_to_end};
 
 /// What differed, and was made equal.
 #[derive(Default, Serialize)]
@@ -23,11 +23,17 @@ struct Differences {
     added: usize,
     removed: usize,
     differed: Option<String>,
+    /// Why there is none, where nothing is recorded.
+    #[serde(skip)]
+    nothing: Option<String>,
 }
 
 impl Answer for Differences {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
-        let Self { attachments, adopted, rebuilt, added, removed, differed } = self;
+        let Self { attachments, adopted, rebuilt, added, removed, differed, nothing } = self;
+        if let Some(nothing) = nothing {
+            return writeln!(out, "{nothing}");
+        }
         if *adopted > 0 {
             writeln!(out, "restored {adopted} records from the table")?;
         }
@@ -47,31 +53,28 @@ impl Answer for Differences {
     }
 }
 
-pub(super) fn run(
-    asked: &arguments::Repair,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
-    if asked.watch {
-        return watch(node);
-    }
-    let ownership = if asked.adopt { Ownership::Adopt } else { Ownership::Respect };
+pub(super) fn run(adopt: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+    let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
     let repaired = app::repair(&node.store, node.patience, ownership, &mut crate::Stderr)?;
     let Some(Repaired { attachments, adopted, left_alone, applied }) = repaired else {
-        screen.show(&node.nothing_yet(Differences::default()))?;
-        return Ok(Verdict::Well);
+        let nothing = Some(node.nothing_recorded());
+        return Ok(screen.show(&Differences { nothing, ..Differences::default() })?);
     };
     let differed = applied.summary();
     let Applied { rebuilt, counts: Counts { added, removed }, unfinished, .. } = applied;
-    screen.show(&Differences { attachments, adopted, rebuilt, added, removed, differed })?;
+    let nothing = None;
+    let differences =
+        Differences { attachments, adopted, rebuilt, added, removed, differed, nothing };
+    let status = screen.show(&differences)?;
     if let Some(unreadable) = left_alone.into_iter().next() {
         return Err(Error::from(store::Error::from(unreadable)).into());
     }
-    unfinished.map_or(Ok(Verdict::Well), |error| Err(Error::from(error).into()))
+    unfinished.map_or(Ok(status), |error| Err(Error::from(error).into()))
 }
 
-fn watch(node: &Node) -> Result<Verdict, Failure> {
+/// Repairs whenever something damages the table, until SIGTERM.
+pub(super) fn watch(node: &Node) -> Result<u8, Failure> {
     let stop = asked_to_end()?;
     app::watch(&node.store, node.patience, stop.as_fd(), &mut crate::Stderr)?;
-    Ok(Verdict::Well)
+    Ok(0)
 }

@@ -8,26 +8,22 @@ use autoport::store::Reservation;
 use serde::Serialize;
 
 use super::allocation::Place;
-use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, Verdict, arguments, now};
+use super::output::{Answer, Text};
+use super::{Failure, Node, arguments, now};
 
 /// A reservation that was made or ended.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Changed<'a> {
-    name: &'a str,
+pub(super) struct Changed {
+    name: String,
     host_ports: Vec<Place>,
 }
 
-impl Answer for Changed<'_> {
+impl Answer for Changed {
     /// Who reads this asked for just that.
     fn text(&self, _: &mut Text<'_>) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn hosts_of(hosts: &[HostPort]) -> Vec<Place> {
-    hosts.iter().map(Place::from).collect()
 }
 
 impl From<arguments::Protocol> for Protocol {
@@ -40,11 +36,7 @@ impl From<arguments::Protocol> for Protocol {
     }
 }
 
-pub(super) fn reserve(
-    asked: &arguments::Reserve,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn reserve(asked: &arguments::Reserve, node: &Node) -> Result<Changed, Failure> {
     let each =
         |port: &arguments::Port| HostPort::each(port.protocol.into(), port.address, port.number);
     let reservation = Reservation {
@@ -54,17 +46,17 @@ pub(super) fn reserve(
         persistent: asked.persist,
     };
     app::reserve(&node.store, node.patience, &reservation, &mut crate::Stderr)?;
-    screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&reservation.hosts) })?;
-    Ok(Verdict::Well)
+    Ok(Changed::of(&asked.name, &reservation.hosts))
 }
 
-pub(super) fn release(
-    asked: &arguments::Release,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
-    let freed = app::unreserve(&node.store, node.patience, &asked.name, &mut crate::Stderr)?;
-    let freed = freed.ok_or_else(|| Failure::NoReservation(asked.name.clone()))?;
-    screen.show(&Changed { name: &asked.name, host_ports: hosts_of(&freed) })?;
-    Ok(Verdict::Well)
+pub(super) fn release(name: &str, node: &Node) -> Result<Changed, Failure> {
+    let freed = app::unreserve(&node.store, node.patience, name, &mut crate::Stderr)?;
+    let freed = freed.ok_or_else(|| Failure::NoReservation(name.to_owned()))?;
+    Ok(Changed::of(name, &freed))
+}
+
+impl Changed {
+    fn of(name: &str, hosts: &[HostPort]) -> Self {
+        Self { name: name.to_owned(), host_ports: hosts.iter().map(Place::from).collect() }
+    }
 }

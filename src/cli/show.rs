@@ -3,18 +3,19 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use autoport::app::{self, InKernel, Listing, Subject};
-use autoport::model::{Masquerade, Netns, Policy, Protocol, Record};
+use autoport::app::{self, InKernel, Listing, MappingInKernel, Subject};
+use autoport::model::{HostPort, Masquerade, NamespaceId, Netns, Policy, Protocol, Record};
+use autoport::store;
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-use super::allocation::{Holder, Mapped, Place, State};
-use super::output::{Answer, Cell, Screen, Table, Text, Tone, age, timestamp};
-use super::{Failure, Node, Verdict, arguments, now, subject_named};
+use super::allocation::{Age, Holder, Mapped, Place, State};
+use super::output::{Answer, Cell, Table, Text, Tone};
+use super::{Failure, Node, arguments, subject_named};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown {
+pub(super) struct Shown {
     attachments: Vec<Attachment>,
     reservations: Vec<Reservation>,
     unreadable: Vec<Damaged>,
@@ -27,10 +28,10 @@ struct Attachment {
     holder: Holder,
     state: State,
     evidence: String,
-    created: Option<u64>,
-    age_seconds: Option<u64>,
+    #[serde(flatten)]
+    age: Age,
     netns: Option<Namespace>,
-    pod_addresses: Vec<String>,
+    pod_addresses: Vec<IpNetwork>,
     policy: NetworkPolicy,
     record: PathBuf,
     /// Where its pod's containers read about it.
@@ -42,8 +43,8 @@ struct Attachment {
 #[derive(Serialize)]
 struct Namespace {
     path: String,
-    device: u64,
-    inode: u64,
+    #[serde(flatten)]
+    id: NamespaceId,
 }
 
 /// In the words of the configuration.
@@ -53,8 +54,8 @@ struct NetworkPolicy {
     snat: bool,
     masq_all: bool,
     mark_masq_bit: u8,
-    source_ranges: Vec<String>,
-    host_addresses: Vec<String>,
+    source_ranges: Vec<IpNetwork>,
+    host_addresses: Vec<IpNetwork>,
     counters: bool,
 }
 
@@ -85,8 +86,8 @@ struct Kernel {
 struct Reservation {
     #[serde(rename = "reservation")]
     name: String,
-    created: u64,
-    age_seconds: u64,
+    #[serde(flatten)]
+    age: Age,
     persistent: bool,
     host_ports: Vec<Place>,
     #[serde(skip)]
@@ -105,14 +106,12 @@ struct Damaged {
 
 impl From<&Policy> for NetworkPolicy {
     fn from(policy: &Policy) -> Self {
-        let list =
-            |networks: &[ipnetwork::IpNetwork]| networks.iter().map(ToString::to_string).collect();
         Self {
             snat: policy.masquerade != Masquerade::Nobody,
             masq_all: policy.masquerade == Masquerade::Everybody,
             mark_masq_bit: policy.mark_bit,
-            source_ranges: list(&policy.source_ranges),
-            host_addresses: list(&policy.host_addresses),
+            source_ranges: policy.source_ranges.clone(),
+            host_addresses: policy.host_addresses.clone(),
             counters: policy.counters,
         }
     }
@@ -120,71 +119,65 @@ impl From<&Policy> for NetworkPolicy {
 
 impl NetworkPolicy {
     fn text(&self) -> String {
-        let mut words = vec![format!("snat {}", self.snat), format!("masqAll {}", self.masq_all)];
-        words.push(format!("markMasqBit {}", self.mark_masq_bit));
+        let Self { snat, masq_all, mark_masq_bit, counters, .. } = self;
         let lists =
             [("sourceRanges", &self.source_ranges), ("hostAddresses", &self.host_addresses)];
-        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
-            words.push(format!("{name} {}", list.join(" ")));
-        }
-        words.push(format!("counters {}", self.counters));
-        words.join(", ")
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let lists = lists.map(|(name, list)| format!(", {name} {}", words(list)));
+        let lists = lists.collect::<Vec<_>>().concat();
+        format!(
+            "snat {snat}, masqAll {masq_all}, markMasqBit {mark_masq_bit}{lists}, counters {counters}"
+        )
     }
 }
 
 impl Answer for Shown {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
-        let mut first = true;
-        let mut gap = |out: &mut Text<'_>| {
-            if std::mem::take(&mut first) { Ok(()) } else { writeln!(out) }
-        };
         for one in &self.attachments {
-            gap(out)?;
+            out.begin_paragraph()?;
             one.text(out)?;
         }
         for one in &self.reservations {
-            gap(out)?;
+            out.begin_paragraph()?;
             out.paint(Tone::Heading, &format!("reservation {}", one.name))?;
             let kept = if one.persistent { "kept across reboots" } else { "until the next reboot" };
-            writeln!(out, "\n  made        {}, {kept}", since(one.created, one.age_seconds))?;
+            writeln!(out, "\n  made        {}, {kept}", one.age)?;
             writeln!(out, "  host ports  {}", one.text)?;
         }
         for one in &self.unreadable {
-            gap(out)?;
+            out.begin_paragraph()?;
             out.paint(Tone::Bad, &one.unreadable)?;
             writeln!(out, "\n  {}", one.reason)?;
             writeln!(out, "  host ports  {}", one.text)?;
         }
         Ok(())
     }
-}
 
-fn since(created: u64, seconds: u64) -> String {
-    format!("{}, {} ago", timestamp(created), age(seconds))
+    fn is_well(&self) -> bool {
+        self.attachments.iter().all(|one| one.kernel.as_recorded != Some(false))
+    }
 }
 
 impl Attachment {
     fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
         out.paint(Tone::Heading, &self.holder.name())?;
-        writeln!(out)?;
+        write!(out, "\n  state       ")?;
         let (word, tone) = self.state.word();
-        write!(out, "  state       ")?;
         out.paint(tone, word)?;
         writeln!(out, ": {}", self.evidence)?;
-        let known = self.created.zip(self.age_seconds);
-        let recorded = known.map_or("time unknown".to_owned(), |(at, age)| since(at, age));
-        let netns = self.netns.as_ref().map_or("not examined".to_owned(), |netns| {
-            format!("{} ({}:{})", netns.path.escape_debug(), netns.device, netns.inode)
-        });
+        let netns =
+            self.netns.as_ref().map_or("not examined".to_owned(), |Namespace { path, id }| {
+                format!("{} ({}:{})", path.escape_debug(), id.device, id.inode)
+            });
         let published = self.published.as_ref().map(|path| path.display().to_string());
         let rows = [
-            ("recorded", recorded),
+            ("recorded", self.age.to_string()),
             ("attachment", self.holder.attachment()),
             ("netns", netns),
-            ("addresses", self.pod_addresses.join(" ")),
+            ("addresses", words(&self.pod_addresses)),
             ("treatment", self.policy.text()),
             ("record", self.record.display().to_string()),
-            ("published", published.unwrap_or_else(|| "-".to_owned())),
+            ("published", published.unwrap_or_default()),
         ];
         for (name, value) in rows {
             writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
@@ -196,7 +189,7 @@ impl Attachment {
             (None, None) => out.paint(Tone::Good, "as recorded")?,
         }
         writeln!(out, "\n")?;
-        self.table().write_after("  ", out)?;
+        self.table().write("  ", out)?;
         for line in self.kernel.chains.iter().flat_map(|chains| chains.lines()) {
             writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
         }
@@ -220,114 +213,101 @@ impl Attachment {
     }
 }
 
-pub(super) fn run(
-    asked: &arguments::Show,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
-    let log = &mut crate::Stderr;
-    let (subject, name) = match &asked.what {
-        arguments::Subject::Name(name) => (subject_named(name), name.clone()),
+fn words<T: ToString>(list: &[T]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn run(asked: &arguments::Subject, node: &Node) -> Result<Shown, Failure> {
+    let (subject, nobody) = match asked {
+        arguments::Subject::Name(name) => (subject_named(name), Failure::Nobody(name.clone())),
         arguments::Subject::Port(port, protocol) => {
             let protocol = protocol.map(Protocol::from);
             let suffix = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
-            (Subject::Port(*port, protocol), format!("host port {port}{suffix}"))
+            let nobody = Failure::NobodyHolds(format!("host port {port}{suffix}"));
+            (Subject::Port(*port, protocol), nobody)
         }
     };
-    let nobody = || match subject {
-        Subject::Port(..) => Failure::NobodyHolds(name.clone()),
-        Subject::Pod { .. } | Subject::Name(_) => Failure::Nobody(name.clone()),
-    };
-    let mut listing = app::list(&node.store, node.patience, log)?.ok_or_else(nobody)?;
+    let listing = app::list(&node.store, node.patience, &mut crate::Stderr)?;
+    let Some(mut listing) = listing else { return Err(nobody) };
     listing.narrow(&subject)?;
     if listing.is_empty() {
-        return Err(nobody());
+        return Err(nobody);
     }
-    let shown = shown(&listing, node, now())?;
-    let differs = shown.attachments.iter().any(|one| one.kernel.as_recorded == Some(false));
-    screen.show(&shown)?;
-    Ok(if differs { Verdict::Unwell } else { Verdict::Well })
-}
-
-fn shown(listing: &Listing, node: &Node, now: u64) -> Result<Shown, Failure> {
-    let list = |hosts: &[autoport::model::HostPort]| {
-        hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
-    let reservation = |one: &autoport::store::Reservation| Reservation {
-        name: one.name.clone(),
-        created: one.created,
-        age_seconds: now.saturating_sub(one.created),
-        persistent: one.persistent,
-        host_ports: one.hosts.iter().map(Place::from).collect(),
-        text: list(&one.hosts),
-    };
-    let damaged = |(one, hosts): &(autoport::store::Unreadable, Vec<_>)| Damaged {
-        unreadable: one.key.to_string(),
-        reason: one.to_string(),
-        host_ports: hosts.iter().map(Place::from).collect(),
-        text: list(hosts),
-    };
-    let mut attachments = Vec::new();
-    for record in &listing.attachments {
-        attachments.push(attachment(record, &listing.instance, node, now)?);
-    }
+    let Listing { instance, attachments, reservations, unreadable } = &listing;
+    let attachments = attachments.iter().map(|record| attachment(record, instance, node));
     Ok(Shown {
-        attachments,
-        reservations: listing.reservations.iter().map(reservation).collect(),
-        unreadable: listing.unreadable.iter().map(damaged).collect(),
+        attachments: attachments.collect::<Result<_, _>>()?,
+        reservations: reservations.iter().map(Reservation::from).collect(),
+        unreadable: unreadable.iter().map(Damaged::from).collect(),
     })
 }
 
-fn attachment(
-    record: &Record,
-    instance: &str,
-    node: &Node,
-    now: u64,
-) -> Result<Attachment, Failure> {
+impl From<&store::Reservation> for Reservation {
+    fn from(one: &store::Reservation) -> Self {
+        Self {
+            name: one.name.clone(),
+            age: Age::since(one.created),
+            persistent: one.persistent,
+            host_ports: one.hosts.iter().map(Place::from).collect(),
+            text: words(&one.hosts),
+        }
+    }
+}
+
+impl From<&(store::Unreadable, Vec<HostPort>)> for Damaged {
+    fn from((one, hosts): &(store::Unreadable, Vec<HostPort>)) -> Self {
+        Self {
+            unreadable: one.key.to_string(),
+            reason: one.to_string(),
+            host_ports: hosts.iter().map(Place::from).collect(),
+            text: words(hosts),
+        }
+    }
+}
+
+fn attachment(record: &Record, instance: &str, node: &Node) -> Result<Attachment, Failure> {
     let owner = &record.owner;
     let (state, evidence) = State::of(owner);
     let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
     let told = |uid| app::told(&node.store, node.patience, uid, &mut crate::Stderr);
     let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
-    let seen = app::in_kernel(instance, record);
-    let per_mapping =
-        |at: usize| seen.as_ref().ok().and_then(|seen| seen.mappings.get(at)).copied();
-    let host_ports = Mapped::of(record).enumerate().map(|(at, mapped)| {
-        let found = per_mapping(at);
-        Traced {
+    let (kernel, found) = match app::in_kernel(instance, record) {
+        Ok(InKernel { difference, chains, mappings }) => {
+            let as_recorded = Some(difference.is_none());
+            let chains = Some(chains);
+            (Kernel { as_recorded, difference, chains, ..Kernel::default() }, mappings)
+        }
+        Err(error) => {
+            (Kernel { error: Some(error.in_one_line()), ..Kernel::default() }, Vec::new())
+        }
+    };
+    let traced = |(at, mapped): (usize, Mapped)| Traced::of(mapped, found.get(at));
+    Ok(Attachment {
+        holder: Holder::of(owner),
+        state,
+        evidence: evidence.to_string(),
+        age: Age::since(record.created),
+        netns: owner
+            .netns
+            .as_ref()
+            .map(|Netns { path, id, .. }| Namespace { path: path.clone(), id: *id }),
+        pod_addresses: record.pod_addresses.clone(),
+        policy: (&record.policy).into(),
+        record: node.store.path_of(&owner.holder),
+        published,
+        host_ports: Mapped::of(record).enumerate().map(traced).collect(),
+        kernel,
+    })
+}
+
+impl Traced {
+    fn of(mapped: Mapped, found: Option<&MappingInKernel>) -> Self {
+        Self {
             mapped,
             elements: found.map(|found| found.elements),
             elements_present: found.map(|found| found.present),
             connections: found.and_then(|found| found.connections),
             flows: found.and_then(|found| found.flows),
         }
-    });
-    let host_ports = host_ports.collect();
-    let created = (record.created > 0).then_some(record.created);
-    Ok(Attachment {
-        holder: Holder::of(owner),
-        state,
-        evidence: evidence.to_string(),
-        created,
-        age_seconds: created.map(|created| now.saturating_sub(created)),
-        netns: owner.netns.as_ref().map(|Netns { path, id, .. }| Namespace {
-            path: path.clone(),
-            device: id.device,
-            inode: id.inode,
-        }),
-        pod_addresses: record.pod_addresses.iter().map(ToString::to_string).collect(),
-        policy: (&record.policy).into(),
-        record: node.store.path_of(&owner.holder),
-        published,
-        host_ports,
-        kernel: match seen {
-            Ok(InKernel { difference, chains, .. }) => Kernel {
-                as_recorded: Some(difference.is_none()),
-                difference,
-                chains: Some(chains),
-                ..Kernel::default()
-            },
-            Err(error) => Kernel { error: Some(error.in_one_line()), ..Kernel::default() },
-        },
-    })
+    }
 }

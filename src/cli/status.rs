@@ -10,14 +10,14 @@ use autoport::model::{PortRange, Protocol, Request};
 use autoport::{ruleset, store};
 use serde::Serialize;
 
+use super::Node;
 use super::allocation::State;
-use super::output::{Answer, Screen, Text, Tone};
-use super::{Failure, Node, Verdict};
+use super::output::{Answer, Text, Tone};
 
 /// How the node is.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+pub(super) struct Status {
     usable: bool,
     error: Option<Refusal>,
     version: &'static str,
@@ -130,13 +130,13 @@ impl Answer for Status {
         }
         Ok(())
     }
+
+    fn is_well(&self) -> bool {
+        self.usable
+    }
 }
 
-pub(super) fn run(
-    node: &Node,
-    config: &Config,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(node: &Node, config: &Config) -> Status {
     let Overview { unavailable, table, listing } =
         app::overview(&node.store, node.patience, &mut crate::Stderr);
     let counts = listing.as_ref().map(|listing| {
@@ -153,7 +153,7 @@ pub(super) fn run(
     let listing = listing.unwrap_or_default();
     let named = config.ports.named_ranges.iter().map(|(name, range)| (name.as_str(), &range.ports));
     let ranges = std::iter::once((Request::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
-    let status = Status {
+    Status {
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),
         version: env!("CARGO_PKG_VERSION"),
@@ -170,10 +170,7 @@ pub(super) fn run(
         state_dir: node.store.dir().display().to_string(),
         records: counts,
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
-    };
-    let verdict = if status.usable { Verdict::Well } else { Verdict::Unwell };
-    screen.show(&status)?;
-    Ok(verdict)
+    }
 }
 
 fn range(name: &str, ranges: &[PortRange], listing: &Listing) -> Range {

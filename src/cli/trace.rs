@@ -11,14 +11,10 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 
 use super::arguments::{self, Cli};
-use super::output::{Answer, Screen, Text, Tone};
-use super::{Failure, Node, Verdict};
+use super::output::{Answer, Text, Tone};
+use super::{Failure, Node};
 
-pub(super) fn run(
-    asked: &arguments::Trace,
-    node: &Node,
-    screen: &mut Screen<'_>,
-) -> Result<Verdict, Failure> {
+pub(super) fn run(asked: &arguments::Trace, node: &Node) -> Result<Told, Failure> {
     let query = Query {
         protocol: asked.port.protocol.into(),
         port: asked.port.number,
@@ -38,10 +34,7 @@ pub(super) fn run(
         let (answered, said) = diagnosis::probe(&query);
         Probe { answered, said }
     });
-    let told = Told { trace, probe };
-    screen.show(&told)?;
-    let missed = told.probe.as_ref().is_some_and(|probe| !probe.answered);
-    Ok(if told.trace.fate == Fate::Passes && !missed { Verdict::Well } else { Verdict::Unwell })
+    Ok(Told { trace, probe })
 }
 
 /// Ends as wrong arguments do.
@@ -63,7 +56,7 @@ fn known_by(from: Option<IpAddr>) -> IpAddr {
 }
 
 #[derive(Serialize)]
-struct Told {
+pub(super) struct Told {
     #[serde(flatten)]
     trace: Trace,
     probe: Option<Probe>,
@@ -98,6 +91,11 @@ impl Answer for Told {
             first.make_ascii_uppercase();
         }
         writeln!(out, "{sentence}.")
+    }
+
+    fn is_well(&self) -> bool {
+        let missed = self.probe.as_ref().is_some_and(|probe| !probe.answered);
+        self.trace.fate == Fate::Passes && !missed
     }
 }
 
