@@ -63,7 +63,7 @@ fn in_document() -> BTreeSet<Row> {
                 rows.insert((command.clone(), String::new()));
             }
             in_first_table = true;
-        } else if rows.is_empty() && line.starts_with("| for every command") {
+        } else if rows.is_empty() && line.starts_with("| option of every command") {
             in_first_table = true;
         } else if let Some(row) = line.strip_prefix("| `").filter(|_| is_command && in_first_table)
         {
