@@ -6,7 +6,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use autoport::event::Silent;
 use autoport::model::{Attachment, HostPort, Mapping, Masquerade, Owner, Policy, Protocol, Record};
@@ -17,7 +16,7 @@ use tempfile::TempDir;
 fn busy() -> (TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a directory");
     let dir = parent.path().join("state");
-    let locked = Store::at(&dir).lock(Duration::ZERO, &mut Silent).expect("nobody has it");
+    let locked = Store::at(&dir).lock(&mut Silent).expect("nobody has it");
     let mapping = |port: u16| Mapping {
         host: HostPort {
             protocol: Protocol::Udp,

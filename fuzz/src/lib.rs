@@ -173,7 +173,7 @@ impl State {
         let attachment = Attachment::new("blue", "web", "eth0").expect("a valid attachment");
         let pod = Pod { namespace: "d".into(), name: "web".into(), uid: "uid-web".into() };
         let owner = Owner { holder: attachment.into(), pod: Some(pod), netns: None };
-        let locked = match store.lock(Duration::ZERO, &mut Silent) {
+        let locked = match store.lock(&mut Silent) {
             Ok(locked) => locked,
             Err(error) => return refusal_of(&Error::Store(error), b"{}"),
         };

@@ -234,7 +234,7 @@ fn a_gc_leaves_alone_what_is_young_and_alive() {
 fn a_program_claims_for_a_pod_on_the_nodes_network() {
     let _node = Node::new();
     let store = Store::at(Path::new(STATE));
-    let (patience, now) = (Duration::from_secs(10), 1_800_000_000);
+    let now = 1_800_000_000;
     let (config, _) = Config::read(None, None).expect("the defaults");
     let ask = |uid: &str| Ask {
         holder: HostPod::new(uid).expect("a UID").into(),
@@ -260,7 +260,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
         guard_except: Vec::new(),
     };
     let claim = |uid: &str| {
-        app::claim(&store, patience, ask(uid), &|| true, now, &mut Silent)
+        app::claim(&store, ask(uid), &|| true, now, &mut Silent)
             .expect("there are ports")
             .expect("some were asked for")
             .record
@@ -276,9 +276,9 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     // No evidence of a namespace ends it: neither a GC nor an operator's.
     view::an_hour_passes();
     crate::stage::bare::gc(&network("blue"), &[]).success();
-    let collected = app::collect(&store, patience, false, now, &mut Silent).expect("it works");
+    let collected = app::collect(&store, false, now, &mut Silent).expect("it works");
     assert_eq!(collected.expect("something is recorded").judged.len(), 2);
-    let listing = app::list(&store, patience, &mut Silent).expect("it works").expect("two");
+    let listing = app::list(&store, &mut Silent).expect("it works").expect("two");
     assert_eq!(listing.attachments, [one.clone(), two]);
     for holder in [one.owner.holder, HostPod::new("uid-2").expect("a UID").into()] {
         app::release(&store, &holder, now, &mut Silent).expect("it works");

@@ -1,7 +1,5 @@
 //! Whether what is held works: the record against what is asked for, then the kernel against the record.
 
-use std::time::Duration;
-
 use super::{decide, holds, loopback, siblings};
 use crate::error::Error;
 use crate::event::Log;
@@ -15,17 +13,11 @@ use crate::store::{self, Key, Store};
 ///
 /// # Errors
 /// [`Error::Different`]; or what the store or the kernel says.
-pub fn check(
-    store: &Store,
-    patience: Duration,
-    mut ask: Ask,
-    now: u64,
-    log: &mut dyn Log,
-) -> Result<(), Error> {
+pub fn check(store: &Store, mut ask: Ask, now: u64, log: &mut dyn Log) -> Result<(), Error> {
     if ask.is_empty() {
         return Ok(());
     }
-    match difference(store, patience, &mut ask, now, log)? {
+    match difference(store, &mut ask, now, log)? {
         None => Ok(()),
         Some(difference) => {
             Err(Error::Different { attachment: ask.holder.to_string(), difference })
@@ -35,13 +27,12 @@ pub fn check(
 
 fn difference(
     store: &Store,
-    patience: Duration,
     ask: &mut Ask,
     now: u64,
     log: &mut dyn Log,
 ) -> Result<Option<String>, Error> {
     let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
-    let Some(shared) = store.read(patience, log)? else { return nothing_recorded() };
+    let Some(shared) = store.read(log)? else { return nothing_recorded() };
     shared.belongs_here()?;
     let record = shared.record(&Key::of(&ask.holder)).map_err(store::Error::from)?;
     let claimant = decide::owner(ask).unwrap_or_else(|_| decide::bare(ask));

@@ -1,13 +1,12 @@
 //! A claim: gathered without the lock; decided, recorded and committed under it; finished after it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::decide::{self, Plan, Scene};
 use super::gather::Gathered;
 use super::loopback::{self, Opening};
 use super::phases::{self, Finished, UnderLock};
-use super::{choose, failed, release};
+use super::{choose, release, tolerate};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Change, Nft};
@@ -34,7 +33,6 @@ pub struct Claimed {
 /// whether they are mapped, and the record holds them until [`super::release()`].
 pub fn claim(
     store: &Store,
-    patience: Duration,
     mut ask: Ask,
     is_awaited: &dyn Fn() -> bool,
     now: u64,
@@ -46,19 +44,17 @@ pub fn claim(
     // First, so that a kernel without netlink leaves nothing recorded.
     let mut nft = Nft::open("")?;
     let gathered = Gathered::of(&ask, Some(&mut nft))?;
-    let locked = store.lock(patience, log)?;
+    let locked = store.lock(log)?;
     let Finished { done, published } = phases::with(locked, Some(nft), now, log, |command| {
         grant(command, &mut ask, &gathered, is_awaited)
     });
     let Some(claimed) = done.map_err(Error::with_process)? else { return Ok(None) };
     if let Err(error) = published {
-        if let Err(left) = undo(store, patience, &claimed, now, log) {
-            failed(log, Undone::MappingLeft, left);
-        }
+        tolerate(undo(store, &claimed, now, log), Undone::MappingLeft, log);
         return Err(error);
     }
     if let Some(before) = &claimed.before {
-        settle(store, patience, &claimed.record, before, now, log)?;
+        settle(store, &claimed.record, before, now, log)?;
     }
     Ok(Some(claimed))
 }
@@ -67,7 +63,6 @@ pub fn claim(
 /// a DEL which flows there may be.
 fn settle(
     store: &Store,
-    patience: Duration,
     wanted: &Record,
     before: &Record,
     now: u64,
@@ -78,7 +73,7 @@ fn settle(
         return Ok(());
     }
     let held = Record { mappings: held, ..wanted.clone() };
-    phases::under_lock(store, patience, now, log, |command| {
+    phases::under_lock(store, now, log, |command| {
         let own = store::Key::of(&wanted.owner.holder);
         match command.locked.record(&own) {
             Ok(Some(record)) if record == held => {
@@ -96,14 +91,8 @@ fn settle(
 ///
 /// # Errors
 /// When the store or the kernel refuses.
-pub fn undo(
-    store: &Store,
-    patience: Duration,
-    claimed: &Claimed,
-    now: u64,
-    log: &mut dyn Log,
-) -> Result<(), Error> {
-    phases::under_lock(store, patience, now, log, |command| {
+pub fn undo(store: &Store, claimed: &Claimed, now: u64, log: &mut dyn Log) -> Result<(), Error> {
+    phases::under_lock(store, now, log, |command| {
         let key = store::Key::of(&claimed.record.owner.holder);
         match command.locked.record(&key) {
             Ok(Some(record)) if claimed.before.is_none() && record == claimed.record => {
@@ -153,20 +142,17 @@ fn grant(
     let held = Record { mappings: plan::union(mappings, &wanted.mappings), ..wanted.clone() };
     let recorded = locked.save(&held).map_err(Error::from);
     if let Err(error) = recorded.and_then(|()| apply(command, change, opening.as_ref(), &wanted)) {
-        if !matches!(error, Error::Kernel(kernel::Error::Unanswered))
-            && let Err(left) = locked.take_back(&wanted, before.as_ref())
-        {
-            failed(command.log, Undone::RecordAhead, left);
+        if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
+            let taken_back = locked.take_back(&wanted, before.as_ref());
+            tolerate(taken_back, Undone::RecordAhead, command.log);
         }
         return Err(error);
     }
     command.end_flows_of_living(before.iter().map(|before| given_up(before, &wanted)).collect());
     let opened = opening.as_ref().map_or(Ok(()), Opening::open);
     if let Err(error) = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors)) {
-        if before.is_none()
-            && let Err(left) = release::remove(command, &wanted)
-        {
-            failed(command.log, Undone::MappingLeft, left);
+        if before.is_none() {
+            tolerate(release::remove(command, &wanted), Undone::MappingLeft, command.log);
         }
         return Err(error);
     }
@@ -189,9 +175,7 @@ fn apply(
         opening.note(command.locked, &mut change)?;
     }
     let own = store::Key::of(&wanted.owner.holder);
-    if let Err(error) = command.apply(&change, &[own], Some(wanted))? {
-        failed(command.log, Undone::StillMapped, error);
-    }
+    tolerate(command.apply(&change, &[own], Some(wanted))?, Undone::StillMapped, command.log);
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Claimed, check, claim, gc, release, status, store, undo};
-use crate::cni::{self, Call, Env, Reply, StoreConfig};
+use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
+use crate::cni::{self, Call, Env, Reply};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
+use crate::store::Store;
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -32,17 +33,15 @@ pub struct Outcome {
     /// Whether it is an error.
     pub failed: bool,
     /// What was granted.
-    granted: Option<(StoreConfig, Claimed)>,
+    granted: Option<(Store, Claimed)>,
 }
 
 impl Outcome {
     /// Takes back what was granted, because the reply did not reach anyone: a DEL for it may have come and
     /// gone while the ADD waited for the lock.
     pub fn undo(self, now: SystemTime, log: &mut dyn Log) {
-        let Some((config, claimed)) = self.granted else { return };
-        let patience = config.lock_timeout;
-        if let Err(error) = undo(&store(&config), patience, &claimed, seconds(now), log) {
-            super::failed(log, Undone::MappingLeft, error);
+        if let Some((store, claimed)) = self.granted {
+            tolerate(undo(&store, &claimed, seconds(now), log), Undone::MappingLeft, log);
         }
     }
 }
@@ -93,7 +92,7 @@ pub fn panicked(message: &str) -> String {
     String::from_utf8_lossy(&reply.to_bytes()).into_owned()
 }
 
-type Answer = (Reply, Option<(StoreConfig, Claimed)>);
+type Answer = (Reply, Option<(Store, Claimed)>);
 
 fn execute(
     call: Call,
@@ -102,17 +101,16 @@ fn execute(
     log: &mut dyn Log,
 ) -> Result<Answer, Error> {
     let done = match call {
-        Call::Add(cni::Claim { ask, result, store: config, .. }) => {
-            let patience = config.lock_timeout;
-            let claimed = claim(&store(&config), patience, ask, is_awaited, now, log)?;
-            return Ok((Reply::Result(result), claimed.map(|claimed| (config, claimed))));
+        Call::Add(asked) => {
+            let store = store(&asked.store);
+            let claimed = claim(&store, asked.ask, is_awaited, now, log)?;
+            let granted = claimed.map(|claimed| (store, claimed));
+            return Ok((Reply::Result(asked.result), granted));
         }
-        Call::Check(cni::Claim { ask, store: config, .. }) => {
-            check(&store(&config), config.lock_timeout, ask, now, log)
-        }
+        Call::Check(asked) => check(&store(&asked.store), asked.ask, now, log),
         Call::Del(asked) => release(&store(&asked.store), &asked.attachment.into(), now, log),
-        Call::Gc(sweep) => gc(&store(&sweep.store), &sweep.network, sweep.valid.as_ref(), now, log),
-        Call::Status(config) => status(&store(&config), config.lock_timeout, log),
+        Call::Gc(asked) => gc(&store(&asked.store), &asked.network, asked.valid.as_ref(), now, log),
+        Call::Status(config) => status(&store(&config), log),
         Call::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
     };
     done.map(|()| (Reply::Nothing, None))

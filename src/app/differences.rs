@@ -1,7 +1,5 @@
 //! The store and the kernel side by side, without a change to either: what `repair` would find.
 
-use std::time::Duration;
-
 use super::table;
 use crate::error::Error;
 use crate::event::{Log, Silent};
@@ -26,12 +24,8 @@ pub struct Examined {
 ///
 /// # Errors
 /// When the store cannot be read, or belongs to another network namespace.
-pub fn examine(
-    store: &Store,
-    patience: Duration,
-    log: &mut dyn Log,
-) -> Result<Option<Examined>, Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(None) };
+pub fn examine(store: &Store, log: &mut dyn Log) -> Result<Option<Examined>, Error> {
+    let Some(shared) = store.read(log)? else { return Ok(None) };
     shared.belongs_here()?;
     let (mut records, mut unreadable) = (Vec::new(), Vec::new());
     for read in shared.owned_records()? {

@@ -1,7 +1,5 @@
 //! `autoport uninstall`: taking back what ADD did to the node besides its own pod, once no pod is left.
 
-use std::time::Duration;
-
 use serde::{Serialize, Serializer};
 
 use crate::error::Error;
@@ -56,13 +54,8 @@ impl Dismantled {
 ///
 /// # Errors
 /// When the store or the kernel refuses.
-pub fn dismantle(
-    store: &Store,
-    patience: Duration,
-    dry_run: bool,
-    log: &mut dyn Log,
-) -> Result<Dismantled, Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(Dismantled::default()) };
+pub fn dismantle(store: &Store, dry_run: bool, log: &mut dyn Log) -> Result<Dismantled, Error> {
+    let Some(shared) = store.read(log)? else { return Ok(Dismantled::default()) };
     let mut found = Dismantled::of(&shared)?;
     if dry_run {
         // Whoever is provably gone would have been collected.
@@ -79,7 +72,7 @@ pub fn dismantle(
         return Ok(Dismantled { table_removed, loopback, kept_loopback, ..found });
     }
     drop(shared);
-    let locked = store.lock(patience, log)?;
+    let locked = store.lock(log)?;
     let found = Dismantled::of(&locked)?;
     if !found.is_over() {
         return Ok(found);

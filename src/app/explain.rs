@@ -91,7 +91,7 @@ fn foresee(
     // Without the privilege to ask, the script says so below.
     let mut nft = Nft::open(NO_INSTANCE).ok();
     let gathered = Gathered::of(&claim.ask, nft.as_mut())?;
-    let shared = match store.read(config.lock_timeout, log) {
+    let shared = match store.read(log) {
         Err(error) if is_withheld(&error) => {
             let told = Error::from(error).in_one_line();
             unseen.push(format!("{told}; nothing is taken to be recorded"));

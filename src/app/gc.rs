@@ -3,10 +3,9 @@
 //! under it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::phases::{self, Finished, UnderLock};
-use super::{failed, release};
+use super::{failed, release, tolerate};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel;
@@ -48,12 +47,11 @@ pub struct Collected {
 /// When the store or the kernel refuses; a single removal that fails is an item.
 pub fn collect(
     store: &Store,
-    patience: Duration,
     dry_run: bool,
     now: u64,
     log: &mut dyn Log,
 ) -> Result<Option<Collected>, Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(None) };
+    let Some(shared) = store.read(log)? else { return Ok(None) };
     shared.belongs_here()?;
     let found = shared.records()?;
     drop(shared);
@@ -68,7 +66,7 @@ pub fn collect(
     let failure = if dry_run {
         None
     } else {
-        let locked = store.lock(patience, log)?;
+        let locked = store.lock(log)?;
         let Finished { done, published } = phases::with(locked, None, now, log, |command| {
             command.locked.belongs_here()?;
             command.clear_published();
@@ -102,7 +100,7 @@ pub fn gc(
     now: u64,
     log: &mut dyn Log,
 ) -> Result<(), Error> {
-    let found = match store.read(release::PATIENCE, log) {
+    let found = match store.clone().waiting(release::PATIENCE).read(log) {
         Ok(None) => return Ok(()),
         Ok(Some(shared)) => shared.records()?,
         Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
@@ -129,9 +127,7 @@ pub fn gc(
     let Some(locked) = release::lock(store, log)? else { return Ok(()) };
     let Finished { done, published } =
         phases::with(locked, None, now, log, |command| sweep(command, going));
-    if let Err(error) = published {
-        failed(log, Undone::NotCollected, error);
-    }
+    tolerate(published, Undone::NotCollected, log);
     done
 }
 
@@ -162,14 +158,11 @@ fn sweep(command: &mut UnderLock<'_>, going: Vec<Result<Record, Unreadable>>) ->
         };
         // The others are no better off for it.
         match removed {
-            Err(error) if first_failure.is_ok() => first_failure = Err(error),
-            Err(error) => failed(command.log, Undone::NotCollected, error),
-            Ok(()) => {}
+            removed if first_failure.is_ok() => first_failure = removed,
+            removed => tolerate(removed, Undone::NotCollected, command.log),
         }
     }
-    if let Err(error) = command.locked.tidy() {
-        failed(command.log, Undone::NotCollected, error);
-    }
+    tolerate(command.locked.tidy(), Undone::NotCollected, command.log);
     let reconciled = match command.reconcile() {
         Err(Error::Kernel(
             error @ (kernel::Error::OtherInstance { .. } | kernel::Error::NewerLayout { .. }),

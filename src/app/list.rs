@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::Log;
@@ -31,12 +30,8 @@ pub struct Listing {
 ///
 /// # Errors
 /// What the store says.
-pub fn list(
-    store: &Store,
-    patience: Duration,
-    log: &mut dyn Log,
-) -> Result<Option<Listing>, Error> {
-    store.read(patience, log)?.map(|shared| listing_of(&shared)).transpose()
+pub fn list(store: &Store, log: &mut dyn Log) -> Result<Option<Listing>, Error> {
+    store.read(log)?.map(|shared| listing_of(&shared)).transpose()
 }
 
 pub(super) fn listing_of(shared: &Shared) -> Result<Listing, Error> {
@@ -180,13 +175,8 @@ pub struct Told {
 ///
 /// # Errors
 /// What the store says.
-pub fn told(
-    store: &Store,
-    patience: Duration,
-    uid: &str,
-    log: &mut dyn Log,
-) -> Result<Option<Told>, Error> {
-    let Some(shared) = store.read(patience, log)? else { return Ok(None) };
+pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>, Error> {
+    let Some(shared) = store.read(log)? else { return Ok(None) };
     let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
     let records = records.map_err(store::Error::from)?;
     let publication = Publication::of(&records);

@@ -54,7 +54,7 @@ pub use watch::watch;
 /// The store that a configuration names. Reservations that outlive a boot belong to the node's own.
 #[must_use]
 pub fn store(config: &cni::StoreConfig) -> Store {
-    let store = Store::at(&config.state_dir);
+    let store = Store::at(&config.state_dir).waiting(config.lock_timeout);
     if config.state_dir == Path::new(cni::DEFAULT_STATE_DIR) {
         store.with_persistent(Path::new(PERSISTENT))
     } else {
@@ -81,15 +81,20 @@ fn report(applied: Applied, log: &mut dyn Log) -> Result<Vec<Traffic>, Error> {
 /// Ends the flows that `change` makes stale. One that lives on is worth a word, not the failure of a command
 /// whose change is in force.
 fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) {
-    if let Err(error) = nft.end_flows(change) {
-        failed(log, Undone::StaleFlows, error);
-    }
+    tolerate(nft.end_flows(change), Undone::StaleFlows, log);
 }
 
 /// Whether exactly this host port is recorded.
 fn holds(record: Option<&Record>, host: &HostPort) -> bool {
     let find = |record: &Record| record.mappings.binary_search_by(|it| it.host.cmp(host)).is_ok();
     record.is_some_and(find)
+}
+
+/// Notes why something failed that does not fail the command.
+fn tolerate(result: Result<(), impl Into<Error>>, what: Undone, log: &mut dyn Log) {
+    if let Err(error) = result {
+        failed(log, what, error);
+    }
 }
 
 /// Notes an error that does not fail the command.

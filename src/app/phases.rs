@@ -45,12 +45,11 @@ pub(super) struct Finished<T> {
 /// Takes the lock, does `work` under it, and what that leaves after it.
 pub(super) fn under_lock<T>(
     store: &Store,
-    patience: Duration,
     now: u64,
     log: &mut dyn Log,
     work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let locked = store.lock(patience, log)?;
+    let locked = store.lock(log)?;
     with(locked, None, now, log, work).done
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::phases::{self, UnderLock};
-use super::{end_flows, failed, table};
+use super::{end_flows, failed, table, tolerate};
 use crate::error::Error;
 use crate::event::{Event, Log, Then, Undone};
 use crate::kernel::{self, Change, Extent, Nft, Redirected};
@@ -20,7 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
 /// something is held and cannot be reached just now is a failure: the runtime asks again.
 pub(super) fn lock(store: &Store, log: &mut dyn Log) -> Result<Option<Locked>, Error> {
-    let usable = store.lock(PATIENCE, log).and_then(|locked| {
+    let usable = store.clone().waiting(PATIENCE).lock(log).and_then(|locked| {
         locked.belongs_here()?;
         Ok(locked)
     });
@@ -118,9 +118,7 @@ pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(),
         command.end_flows(Traffic::of(record, owned));
     }
     // On a full disk nothing can be remembered, but everything given back.
-    if let Err(error) = locked.remember(record, command.now) {
-        failed(command.log, Undone::NotRemembered, error);
-    }
+    tolerate(locked.remember(record, command.now), Undone::NotRemembered, command.log);
     if is_mapped { command.retire(record) } else { Ok(locked.remove(record)?) }
 }
 

@@ -1,7 +1,5 @@
 //! `autoport repair`: the table as the records imply it, and a store without what cannot be read.
 
-use std::time::Duration;
-
 use super::{adopt, end_flows, phases, reconcile, table};
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
@@ -40,18 +38,17 @@ pub struct Repaired {
 /// When the store or the kernel refuses.
 pub fn repair(
     store: &Store,
-    patience: Duration,
     ownership: Ownership,
     log: &mut dyn Log,
 ) -> Result<Option<Repaired>, Error> {
-    if store.read(patience, log)?.is_none() {
+    if store.read(log)?.is_none() {
         reconcile::delete_old_table(log)?;
         let is_lost = ownership == Ownership::Adopt && Nft::open("")?.survey()?.is_some();
         if !is_lost {
             return Ok(None);
         }
     }
-    let mut locked = store.lock(patience, log)?;
+    let mut locked = store.lock(log)?;
     match ownership {
         Ownership::Respect => locked.belongs_here()?,
         Ownership::Adopt => locked.adopt()?,

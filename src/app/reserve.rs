@@ -1,7 +1,5 @@
 //! Ports that a daemon of the node has, taken out of the pool and given back.
 
-use std::time::Duration;
-
 use crate::error::Error;
 use crate::event::{Event, Log, Then};
 use crate::model::HostPort;
@@ -16,14 +14,9 @@ use crate::store::{self, Key, Reservation, Store, Who};
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who holds one of the ports; or what the
 /// store says.
-pub fn reserve(
-    store: &Store,
-    patience: Duration,
-    reservation: &Reservation,
-    log: &mut dyn Log,
-) -> Result<(), Error> {
+pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> Result<(), Error> {
     let own = Key::of_reservation(&reservation.name).map_err(store::Error::from)?;
-    let locked = store.lock(patience, log)?;
+    let locked = store.lock(log)?;
     locked.belongs_here()?;
     let wanted = &reservation.hosts;
     for holder in locked.holders(wanted)? {
@@ -67,12 +60,11 @@ pub fn reserve(
 /// What the store says.
 pub fn unreserve(
     store: &Store,
-    patience: Duration,
     name: &str,
     log: &mut dyn Log,
 ) -> Result<Option<Vec<HostPort>>, Error> {
     Key::of_reservation(name).map_err(store::Error::from)?;
-    let locked = store.lock(patience, log)?;
+    let locked = store.lock(log)?;
     locked.belongs_here()?;
     Ok(locked.release(name)?)
 }

@@ -1,7 +1,5 @@
 //! Whether an ADD could work now: for CNI's STATUS, and with what there is to see, for the operator.
 
-use std::time::Duration;
-
 use super::explain::NO_INSTANCE;
 use super::list::{Listing, listing_of};
 use crate::error::Error;
@@ -14,10 +12,10 @@ use crate::store::{self, Store};
 ///
 /// # Errors
 /// [`Error::Unavailable`].
-pub fn status(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<(), Error> {
+pub fn status(store: &Store, log: &mut dyn Log) -> Result<(), Error> {
     let mut usable = || {
         store.is_writable()?;
-        let instance = match store.read(patience, log) {
+        let instance = match store.read(log) {
             Ok(None) => NO_INSTANCE.to_owned(),
             Ok(Some(shared)) => {
                 shared.belongs_here()?;
@@ -45,12 +43,12 @@ pub struct Overview {
 
 /// Looks at store and kernel as STATUS does, but makes no store where there is none.
 #[must_use]
-pub fn overview(store: &Store, patience: Duration, log: &mut dyn Log) -> Overview {
+pub fn overview(store: &Store, log: &mut dyn Log) -> Overview {
     let table = |instance: &str| {
         let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
         look.ok().map(|look| look.table)
     };
-    let (instance, listing) = match store.read(patience, log) {
+    let (instance, listing) = match store.read(log) {
         Ok(Some(shared)) => {
             let belongs = shared.belongs_here().map_err(Error::from);
             let listing = belongs.and_then(|()| listing_of(&shared));

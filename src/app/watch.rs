@@ -31,18 +31,13 @@ const CALM: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the kernel does not tell about changes. Everything else is noted in `log`, and looked at
 /// again when there is reason to.
-pub fn watch(
-    store: &Store,
-    patience: Duration,
-    stop: BorrowedFd<'_>,
-    log: &mut dyn Log,
-) -> Result<(), Error> {
+pub fn watch(store: &Store, stop: BorrowedFd<'_>, log: &mut dyn Log) -> Result<(), Error> {
     // Before the first look, so that nothing falls between.
     let mut events = Events::open()?;
     let mut pace = Pace::default();
     let mut told = None;
     loop {
-        let looked = look(store, patience, log);
+        let looked = look(store, log);
         // What failed is not tried without pause either.
         pace.looked(Instant::now(), *looked.as_ref().unwrap_or(&true));
         let failed = looked.err();
@@ -77,8 +72,8 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 
 /// Compares the table with the records and restores it; returns whether that was necessary. Nothing is
 /// restored for a store that does not exist: its first ADD builds the table.
-fn look(store: &Store, patience: Duration, log: &mut dyn Log) -> Result<bool, Error> {
-    let Some(shared) = store.read(patience, log)? else {
+fn look(store: &Store, log: &mut dyn Log) -> Result<bool, Error> {
+    let Some(shared) = store.read(log)? else {
         return reconcile::delete_old_table(log).map(|()| false);
     };
     shared.belongs_here()?;

@@ -11,7 +11,7 @@ use super::output::{Answer, Text, Tone};
 
 pub(super) fn run(asked: &Runtime, node: &Node, node_file: io::Result<Option<Vec<u8>>>) -> Report {
     let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
-    let facts = Facts::gather(places, &node.store, node.patience, node_file);
+    let facts = Facts::gather(places, &node.store, node_file);
     let findings = diagnosis::findings(&facts);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);

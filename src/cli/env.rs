@@ -32,7 +32,7 @@ impl Answer for Published {
 pub(super) fn run(asked: &str, node: &Node) -> Result<Published, Failure> {
     let log = &mut crate::Stderr;
     let nobody = || Failure::Nobody(asked.to_owned());
-    let mut listing = app::list(&node.store, node.patience, log)?.ok_or_else(nobody)?;
+    let mut listing = app::list(&node.store, log)?.ok_or_else(nobody)?;
     listing.narrow(&subject_named(asked))?;
     if listing.attachments.is_empty() {
         return Err(nobody());
@@ -45,7 +45,7 @@ pub(super) fn run(asked: &str, node: &Node) -> Result<Published, Failure> {
     }
     let uid = pods.into_iter().next().map(|(_, uid)| uid).filter(|uid| !uid.is_empty());
     let uid = uid.ok_or_else(|| Failure::NoUid(asked.to_owned()))?;
-    let told = app::told(&node.store, node.patience, uid, log)?;
+    let told = app::told(&node.store, uid, log)?;
     let told = told.ok_or_else(|| Failure::NothingPublished(asked.to_owned()))?;
     Ok(Published {
         text: told.publication.to_env(),

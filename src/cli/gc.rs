@@ -51,7 +51,7 @@ impl Answer for Judgements {
 
 pub(super) fn run(dry_run: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let log = &mut crate::Stderr;
-    let collected = app::collect(&node.store, node.patience, dry_run, now(), log)?;
+    let collected = app::collect(&node.store, dry_run, now(), log)?;
     let Some(Collected { judged, mut failure }) = collected else {
         let nothing = Some(node.nothing_recorded());
         return Ok(screen.show(&Judgements { dry_run, nothing, ..Judgements::default() })?);

@@ -129,11 +129,11 @@ pub(super) fn uninstall(
         let dry_run = places.dry_run;
         let mut steps = install::withdraw(&places)?;
         // A runtime that finds portmap in the list calls only that, so their DELs never come.
-        let collected = app::collect(&node.store, node.patience, dry_run, now(), log)?;
+        let collected = app::collect(&node.store, dry_run, now(), log)?;
         if let Some(failure) = collected.and_then(|collected| collected.failure) {
             return Err(failure.into());
         }
-        let left = app::dismantle(&node.store, node.patience, dry_run, log)?;
+        let left = app::dismantle(&node.store, dry_run, log)?;
         if left.is_over() {
             steps.push(install::remove_executable(&places)?);
         }

@@ -40,7 +40,7 @@ impl Answer for Allocations {
 }
 
 pub(super) fn run(asked: &arguments::List, node: &Node) -> Result<Allocations, Failure> {
-    let listing = app::list(&node.store, node.patience, &mut crate::Stderr)?;
+    let listing = app::list(&node.store, &mut crate::Stderr)?;
     let mut listing = listing.unwrap_or_else(|| {
         note(node.nothing_recorded());
         Listing::default()

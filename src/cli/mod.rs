@@ -18,7 +18,7 @@ mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ambiguous, Subject};
 use autoport::cni::{Config, StoreConfig};
@@ -162,8 +162,6 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
 /// What a command on this node's store begins with.
 struct Node {
     store: Store,
-    /// How long to wait for the store's lock.
-    patience: Duration,
 }
 
 impl Node {
@@ -188,7 +186,7 @@ impl Node {
     /// The store that is configured, unless the command line names another.
     fn at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Self {
         config.state_dir = state_dir.unwrap_or(config.state_dir);
-        Self { store: app::store(&config), patience: config.lock_timeout }
+        Self { store: app::store(&config) }
     }
 
     /// What is said where no ADD has been.

@@ -55,7 +55,7 @@ impl Answer for Differences {
 
 pub(super) fn run(adopt: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
-    let repaired = app::repair(&node.store, node.patience, ownership, &mut crate::Stderr)?;
+    let repaired = app::repair(&node.store, ownership, &mut crate::Stderr)?;
     let Some(Repaired { attachments, adopted, left_alone, applied }) = repaired else {
         let nothing = Some(node.nothing_recorded());
         return Ok(screen.show(&Differences { nothing, ..Differences::default() })?);
@@ -75,6 +75,6 @@ pub(super) fn run(adopt: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u
 /// Repairs whenever something damages the table, until SIGTERM.
 pub(super) fn watch(node: &Node) -> Result<u8, Failure> {
     let stop = asked_to_end()?;
-    app::watch(&node.store, node.patience, stop.as_fd(), &mut crate::Stderr)?;
+    app::watch(&node.store, stop.as_fd(), &mut crate::Stderr)?;
     Ok(0)
 }

@@ -45,12 +45,12 @@ pub(super) fn reserve(asked: &arguments::Reserve, node: &Node) -> Result<Changed
         created: now(),
         persistent: asked.persist,
     };
-    app::reserve(&node.store, node.patience, &reservation, &mut crate::Stderr)?;
+    app::reserve(&node.store, &reservation, &mut crate::Stderr)?;
     Ok(Changed::of(&asked.name, &reservation.hosts))
 }
 
 pub(super) fn release(name: &str, node: &Node) -> Result<Changed, Failure> {
-    let freed = app::unreserve(&node.store, node.patience, name, &mut crate::Stderr)?;
+    let freed = app::unreserve(&node.store, name, &mut crate::Stderr)?;
     let freed = freed.ok_or_else(|| Failure::NoReservation(name.to_owned()))?;
     Ok(Changed::of(name, &freed))
 }

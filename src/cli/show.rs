@@ -227,7 +227,7 @@ pub(super) fn run(asked: &arguments::Subject, node: &Node) -> Result<Shown, Fail
             (Subject::Port(*port, protocol), nobody)
         }
     };
-    let listing = app::list(&node.store, node.patience, &mut crate::Stderr)?;
+    let listing = app::list(&node.store, &mut crate::Stderr)?;
     let Some(mut listing) = listing else { return Err(nobody) };
     listing.narrow(&subject)?;
     if listing.is_empty() {
@@ -269,7 +269,7 @@ fn attachment(record: &Record, instance: &str, node: &Node) -> Result<Attachment
     let owner = &record.owner;
     let (state, evidence) = State::of(owner);
     let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
-    let told = |uid| app::told(&node.store, node.patience, uid, &mut crate::Stderr);
+    let told = |uid| app::told(&node.store, uid, &mut crate::Stderr);
     let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
     let (kernel, found) = match app::in_kernel(instance, record) {
         Ok(InKernel { difference, chains, mappings }) => {

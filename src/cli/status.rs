@@ -137,8 +137,7 @@ impl Answer for Status {
 }
 
 pub(super) fn run(node: &Node, config: &Config) -> Status {
-    let Overview { unavailable, table, listing } =
-        app::overview(&node.store, node.patience, &mut crate::Stderr);
+    let Overview { unavailable, table, listing } = app::overview(&node.store, &mut crate::Stderr);
     let counts = listing.as_ref().map(|listing| {
         let states = listing.attachments.iter().map(|record| State::of(&record.owner).0);
         Counts {

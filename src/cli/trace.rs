@@ -28,7 +28,7 @@ pub(super) fn run(asked: &arguments::Trace, node: &Node) -> Result<Told, Failure
     if asked.probe && query.protocol == Protocol::Sctp {
         wrong("--probe supports tcp and udp only");
     }
-    let way = Way::ask(query, &node.store, node.patience)?;
+    let way = Way::ask(query, &node.store)?;
     let trace = Trace::of(&way);
     let probe = asked.probe.then(|| {
         let (answered, said) = diagnosis::probe(&query);

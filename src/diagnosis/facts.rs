@@ -11,7 +11,6 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::{child, legacy};
 use crate::app::{self, Examined};
@@ -180,14 +179,9 @@ pub struct Facts {
 impl Facts {
     /// Looks at this node, in the network namespace of this process.
     #[must_use]
-    pub fn gather(
-        places: Places,
-        store: &Store,
-        patience: Duration,
-        node_file: io::Result<Option<Vec<u8>>>,
-    ) -> Self {
+    pub fn gather(places: Places, store: &Store, node_file: io::Result<Option<Vec<u8>>>) -> Self {
         let state_dir = store.dir().to_owned();
-        let store: Seen<_> = app::examine(store, patience, &mut Silent).map_err(Unseen::from);
+        let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
         let stale = stale.map(|record| record.owner.to_string()).collect();

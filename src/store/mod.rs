@@ -64,11 +64,14 @@ use lock::{Mode, Wait};
 
 const LOCK: &str = "lock";
 
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A state directory that nobody has touched yet.
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
     persistent: Option<PathBuf>,
+    patience: Duration,
 }
 
 impl Store {
@@ -77,7 +80,13 @@ impl Store {
     /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
     #[must_use]
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.components().collect(), persistent: None }
+        Self { dir: dir.components().collect(), persistent: None, patience: PATIENCE }
+    }
+
+    /// The same store, whose lock is waited for so long and not for a minute.
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Names a directory beside it, such as [`PERSISTENT`], for reservations that outlive a boot. A
@@ -125,13 +134,13 @@ impl Store {
         access(found, AccessFlags::W_OK).map_err(Error::io("write to", found))
     }
 
-    /// Takes the store for writing, waiting up to `patience`; makes whatever is missing.
+    /// Takes the store for writing, and waits for that; makes whatever is missing.
     ///
     /// # Errors
     /// [`Error::LockTaken`] when the patience is used up, or when the directory is not ours alone,
     /// was written by a later version, or cannot be used.
-    pub fn lock(&self, patience: Duration, log: &mut dyn Log) -> Result<Locked, Error> {
-        let mut wait = Wait::new(patience, log);
+    pub fn lock(&self, log: &mut dyn Log) -> Result<Locked, Error> {
+        let mut wait = Wait::new(self.patience, log);
         loop {
             let disk = Disk::create(&self.dir)?;
             let path = disk.full(LOCK);
@@ -149,13 +158,13 @@ impl Store {
         }
     }
 
-    /// Takes the store for reading, waiting up to `patience`. `None` when nothing is recorded: there
+    /// Takes the store for reading, and waits for that. `None` when nothing is recorded: there
     /// is no directory, or none that a command has finished making. Never makes anything.
     ///
     /// # Errors
     /// As for [`Store::lock`].
-    pub fn read(&self, patience: Duration, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
-        let mut wait = Wait::new(patience, log);
+    pub fn read(&self, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
+        let mut wait = Wait::new(self.patience, log);
         loop {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
             let path = disk.full(LOCK);

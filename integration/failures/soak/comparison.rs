@@ -59,8 +59,8 @@ impl Soak {
 
     /// The records by the number of the attachment.
     fn records(&self) -> BTreeMap<usize, Record> {
-        let store = Store::at(Path::new(STATE));
-        let Some(shared) = store.read(Duration::ZERO, &mut Silent).expect("nobody locks it") else {
+        let store = Store::at(Path::new(STATE)).waiting(Duration::ZERO);
+        let Some(shared) = store.read(&mut Silent).expect("nobody locks it") else {
             return BTreeMap::new();
         };
         let read = shared.records().expect("they can be listed").into_iter();
@@ -159,8 +159,8 @@ impl Soak {
             let within = fs::read_dir(Path::new(STATE).join(folder)).into_iter().flatten().count();
             assert_eq!(within, 0, "seed {seed}: {folder} is not empty");
         }
-        let store = Store::at(Path::new(STATE));
-        store.lock(Duration::ZERO, &mut Silent).expect("nobody holds the lock");
+        let store = Store::at(Path::new(STATE)).waiting(Duration::ZERO);
+        store.lock(&mut Silent).expect("nobody holds the lock");
     }
 }
 

@@ -74,7 +74,7 @@ fn time_to_restore(records: u16, each: u16) {
     // The store is of the namespace of the process that makes it, and this is only a thread.
     let begin = ["reserve", "anything", "1"];
     assert!(tool(Command::new(Plugin::Autoport.path()).args(begin).env_clear(), "").0);
-    let locked = Store::at(STATE.as_ref()).lock(PATIENCE, &mut Silent).expect("a store");
+    let locked = Store::at(STATE.as_ref()).lock(&mut Silent).expect("a store");
     let instance = locked.instance().clone();
     let mut last = None;
     for number in 0..records {

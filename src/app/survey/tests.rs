@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -38,7 +37,7 @@ impl Scene {
         let parents = ["/dev/shm", "/tmp"].into_iter();
         let parent = { parents }.find_map(|dir| tempfile::tempdir_in(dir).ok()).expect("a folder");
         let dir = parent.path().join("state");
-        let locked = Store::at(&dir).lock(Duration::from_mins(1), &mut crate::event::Silent);
+        let locked = Store::at(&dir).lock(&mut crate::event::Silent);
         Self { _parent: parent, dir, locked: locked.expect("locking") }
     }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::super::facts::{self, Seen, Sysctls, Unseen};
 use super::super::network::own_priority;
@@ -93,11 +92,7 @@ impl Way {
     ///
     /// # Errors
     /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
-    pub fn ask(
-        query: Query,
-        store: &Store,
-        patience: Duration,
-    ) -> Result<Self, crate::error::Error> {
+    pub fn ask(query: Query, store: &Store) -> Result<Self, crate::error::Error> {
         let family = Family::of(&query.to);
         let local = Local::of(family).unwrap_or_default();
         let from_node = query
@@ -110,7 +105,7 @@ impl Way {
         let (others, unseen_legacy) = facts::others();
         let before = others.as_ref().map(|others| earlier(others, &query, from_node));
         let before = before.map_err(Clone::clone);
-        let (holders, difference) = match recorded(&query, store, patience) {
+        let (holders, difference) = match recorded(&query, store) {
             Ok((holders, difference)) => (Ok(holders), difference),
             Err(unseen) => (Err(unseen), None),
         };
@@ -217,8 +212,8 @@ fn earlier(others: &Others, query: &Query, from_node: bool) -> Option<Translatio
 }
 
 /// Who holds the port, and what differs in the table from the first of them that has something there.
-fn recorded(query: &Query, store: &Store, patience: Duration) -> Seen<(Vec<Held>, Option<String>)> {
-    let Some(shared) = store.read(patience, &mut Silent)? else {
+fn recorded(query: &Query, store: &Store) -> Seen<(Vec<Held>, Option<String>)> {
+    let Some(shared) = store.read(&mut Silent)? else {
         let dir = store.dir().display();
         return Err(Unseen::Failed(format!("nothing is recorded in {dir}")));
     };

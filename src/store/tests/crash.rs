@@ -121,10 +121,10 @@ fn a_newer_layout_is_left_alone() {
     fs::write(node.path("instance"), text).expect("writing");
     let tree = node.tree();
     let quiet = &mut Silent;
-    let error = node.store.lock(Duration::from_mins(1), quiet).expect_err("a newer layout");
+    let error = node.store.lock(quiet).expect_err("a newer layout");
     assert!(matches!(error, Error::NewerLayout { found: 3, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("/state/instance has layout version 3"), "{error}");
-    let error = node.store.read(Duration::from_mins(1), quiet).expect_err("a newer layout");
+    let error = node.store.read(quiet).expect_err("a newer layout");
     assert!(matches!(error, Error::NewerLayout { .. }), "{error}");
     assert_eq!(node.tree(), tree);
     assert_eq!(fs::read_to_string(node.path("instance")).expect("reading"), text);

@@ -15,7 +15,7 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
     let taken = node.lock();
     let (begun, mut log) = (Instant::now(), Vec::new());
     let patience = Duration::from_millis(60);
-    let error = node.store.lock(patience, &mut log).expect_err("it is taken");
+    let error = node.store.clone().waiting(patience).lock(&mut log).expect_err("it is taken");
     assert!(begun.elapsed() >= patience);
     let Error::LockTaken { path, waited, holder } = &error else { panic!("{error}") };
     assert_eq!(*path, node.path("lock"));
@@ -30,14 +30,14 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
 
     // Who gave up may be handed the lock yet, and lets it go at once.
     drop(taken);
-    node.store.lock(Duration::from_mins(1), &mut Silent).expect("free again");
+    node.store.lock(&mut Silent).expect("free again");
 }
 
 #[test]
 fn a_free_lock_is_taken_without_a_word() {
     let node = Node::new();
     let mut log: Vec<Event> = Vec::new();
-    node.store.lock(Duration::ZERO, &mut log).expect("free");
+    node.store.clone().waiting(Duration::ZERO).lock(&mut log).expect("free");
     assert!(log.is_empty(), "{log:?}");
 }
 
@@ -63,7 +63,7 @@ fn waiters_are_served_in_the_order_they_came() {
         for number in 0..8 {
             let (node, served) = (&node, &served);
             scope.spawn(move || {
-                let locked = node.store.lock(Duration::from_mins(1), &mut Silent);
+                let locked = node.store.lock(&mut Silent);
                 served.lock().expect("no panic").push(number);
                 drop(locked.expect("locking"));
             });
@@ -82,11 +82,13 @@ fn readers_share_and_shut_writers_out() {
     drop(node.lock());
     let readers = [node.read(), node.read()];
     let quiet = &mut Silent;
-    let error = node.store.lock(Duration::ZERO, quiet).expect_err("readers are at work");
+    let error =
+        node.store.clone().waiting(Duration::ZERO).lock(quiet).expect_err("readers are at work");
     assert!(matches!(error, Error::LockTaken { .. }), "{error}");
     drop(readers);
     let writer = node.lock();
-    let error = node.store.read(Duration::ZERO, quiet).expect_err("a writer is at work");
+    let error =
+        node.store.clone().waiting(Duration::ZERO).read(quiet).expect_err("a writer is at work");
     assert!(matches!(error, Error::LockTaken { .. }), "{error}");
     drop(writer);
 }
@@ -96,7 +98,7 @@ fn a_waiter_gets_the_lock_when_it_is_free() {
     let node = Node::new();
     let taken = node.lock();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent).map(drop));
+        let waiter = scope.spawn(|| node.store.lock(&mut Silent).map(drop));
         thread::sleep(Duration::from_millis(30));
         drop(taken);
         waiter.join().expect("no panic").expect("locking");
@@ -110,12 +112,13 @@ fn a_lock_on_a_deleted_file_is_not_enough() {
     let node = Node::new();
     let taken = node.lock();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent));
+        let waiter = scope.spawn(|| node.store.lock(&mut Silent));
         thread::sleep(Duration::from_millis(30));
         fs::remove_dir_all(&node.dir).expect("removing the state directory");
         drop(taken);
         let got = waiter.join().expect("no panic").expect("locking");
-        let error = node.store.lock(Duration::ZERO, &mut Silent).expect_err("it is taken");
+        let error =
+            node.store.clone().waiting(Duration::ZERO).lock(&mut Silent).expect_err("it is taken");
         assert!(matches!(error, Error::LockTaken { .. }), "{error}");
         got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
     });
@@ -129,7 +132,7 @@ fn a_lock_in_a_moved_directory_is_not_enough() {
     let taken = node.lock();
     let before = taken.instance().id.clone();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(Duration::from_mins(1), &mut Silent));
+        let waiter = scope.spawn(|| node.store.lock(&mut Silent));
         thread::sleep(Duration::from_millis(30));
         fs::rename(&node.dir, node.dir.with_file_name("moved")).expect("moving the directory");
         drop(taken);
@@ -155,9 +158,19 @@ fn waiters_that_gave_up_do_not_pile_up() {
     let taken = node.lock();
     let before = threads();
     for _ in 0..50 {
-        let error = node.store.lock(Duration::from_millis(2), &mut Silent).expect_err("taken");
+        let error = node
+            .store
+            .clone()
+            .waiting(Duration::from_millis(2))
+            .lock(&mut Silent)
+            .expect_err("taken");
         assert!(matches!(error, Error::LockTaken { .. }), "{error}");
-        let error = node.store.read(Duration::from_millis(2), &mut Silent).expect_err("taken");
+        let error = node
+            .store
+            .clone()
+            .waiting(Duration::from_millis(2))
+            .read(&mut Silent)
+            .expect_err("taken");
         assert!(matches!(error, Error::LockTaken { .. }), "{error}");
     }
     // Other tests of this process wait as well.
@@ -177,7 +190,7 @@ fn one_writer_at_a_time_even_on_an_empty_node() {
         for number in 0..16 {
             let (node, inside, wins) = (&node, &inside, &wins);
             scope.spawn(move || {
-                let locked = node.store.lock(Duration::from_mins(1), &mut Silent);
+                let locked = node.store.lock(&mut Silent);
                 let locked = locked.expect("locking");
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
                 if locked.holders(&[host("0.0.0.0", 80)]).expect("looking").is_empty() {
@@ -208,7 +221,7 @@ fn another_process_holds_the_lock_until_it_is_killed() {
     let begun = Instant::now();
     let own = std::process::id();
     let holder = loop {
-        match node.store.lock(Duration::ZERO, &mut Silent) {
+        match node.store.clone().waiting(Duration::ZERO).lock(&mut Silent) {
             Err(Error::LockTaken { holder: Some(holder), .. }) if holder.pid != own => {
                 break holder;
             }
@@ -231,7 +244,7 @@ fn another_process_holds_the_lock_until_it_is_killed() {
 #[ignore = "the other process of the test above"]
 fn hold_the_lock_until_killed() {
     let Some(dir) = std::env::var_os("AUTOPORT_TEST_STATE_DIR") else { return };
-    let locked = Store::at(Path::new(&dir)).lock(Duration::from_mins(1), &mut Silent);
+    let locked = Store::at(Path::new(&dir)).lock(&mut Silent);
     let _locked = locked.expect("locking");
     thread::sleep(Duration::from_mins(1));
 }

@@ -66,11 +66,11 @@ impl Node {
     /// Waits, though the test has let every lock go: a process that another test starts has copies of
     /// this one's open files, and so of its locks, until it becomes another program.
     fn lock(&self) -> Locked {
-        self.store.lock(Duration::from_mins(1), &mut Silent).expect("locking")
+        self.store.lock(&mut Silent).expect("locking")
     }
 
     fn read(&self) -> Option<Shared> {
-        self.store.read(Duration::from_mins(1), &mut Silent).expect("reading")
+        self.store.read(&mut Silent).expect("reading")
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -9,8 +9,8 @@ use super::*;
 
 fn refusal(store: &Store) -> Error {
     let quiet = &mut Silent;
-    let error = store.lock(Duration::from_mins(1), quiet).expect_err("it must be refused");
-    let reading = store.read(Duration::from_mins(1), quiet).expect_err("to readers too");
+    let error = store.lock(quiet).expect_err("it must be refused");
+    let reading = store.read(quiet).expect_err("to readers too");
     assert_eq!(reading.to_string(), error.to_string());
     error
 }
@@ -62,7 +62,7 @@ fn missing_parents_are_made_readable() {
     let node = Node::new();
     let dir = node.dir.join("a/b/autoport");
     with_umask(0o077, || {
-        drop(Store::at(&dir).lock(Duration::from_mins(1), &mut Silent).expect("locking"));
+        drop(Store::at(&dir).lock(&mut Silent).expect("locking"));
     });
     assert_eq!(
         ["", "a", "a/b", "a/b/autoport"].map(|name| mode(&node.path(name))),
@@ -161,13 +161,13 @@ fn links_inside_are_not_followed() {
 
     fs::remove_file(node.path("lock")).expect("removing");
     symlink(&outside, node.path("lock")).expect("linking");
-    let error = node.store.lock(Duration::from_mins(1), &mut Silent).expect_err("a link as lock");
+    let error = node.store.lock(&mut Silent).expect_err("a link as lock");
     assert!(matches!(error, Error::Io { action: "open", .. }), "{error}");
 }
 
 #[test]
 fn failures_name_the_path() {
-    let error = Store::at(Path::new("/proc/autoport")).lock(Duration::from_mins(1), &mut Silent);
+    let error = Store::at(Path::new("/proc/autoport")).lock(&mut Silent);
     let error = error.expect_err("nobody makes directories there");
     assert_eq!(error.to_string(), "cannot create /proc/autoport");
     assert!(std::error::Error::source(&error).is_some());

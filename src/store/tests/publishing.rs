@@ -265,7 +265,7 @@ fn the_lock_is_free_while_a_pods_files_are_deleted() {
     let locked = node.lock();
     locked.remove(&record).expect("removing");
     let unlocked = locked.unlock();
-    let other = node.store.lock(Duration::ZERO, &mut Silent).expect("it is free");
+    let other = node.store.clone().waiting(Duration::ZERO).lock(&mut Silent).expect("it is free");
     assert_eq!(published(&node), [1], "still");
     drop(other);
     assert!(unlocked.publish_rest(PATIENCE, &mut Silent).is_empty());

@@ -174,7 +174,7 @@ fn what_cannot_be_brought_back_is_said_and_left() {
     symlink("good.json", node.kept().join("link.json")).expect("linking");
     node.reboot();
     let mut log = Vec::new();
-    let locked = node.store.lock(Duration::from_mins(1), &mut log).expect("locking");
+    let locked = node.store.lock(&mut log).expect("locking");
     assert_eq!(names(&locked), ["good"]);
     let log: Vec<String> = log.iter().map(Event::to_string).collect();
     assert_eq!(log.len(), 2, "{log:?}");
@@ -192,7 +192,7 @@ fn a_directory_of_reservations_that_is_not_ours_alone_is_refused() {
     let kept = Reservation { persistent: true, ..reservation("good", &[host("::", 1)]) };
     node.lock().reserve(&kept).expect("reserving");
     let refused = |store: &Store, dir: &Path| {
-        let error = store.lock(Duration::from_mins(1), &mut Silent).expect_err("bringing back");
+        let error = store.lock(&mut Silent).expect_err("bringing back");
         assert!(error.to_string().contains(&dir.display().to_string()), "{error}");
         assert!(!node.path("instance").exists(), "the next command has to begin again");
         error
