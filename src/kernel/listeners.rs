@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
@@ -18,36 +17,10 @@ use nix::libc;
 use nix::net::if_::if_indextoname;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::Error;
-use super::netlink::message::{Attributes, Messages};
+use super::netlink::message::{Attributes, Messages, address};
 use super::netlink::socket::{DUMP, REQUEST, Socket};
+use super::{Error, uapi};
 use crate::model::{Family, HostPort, Protocol};
-
-/// `linux/sock_diag.h`, `linux/inet_diag.h`, `net/tcp_states.h`.
-mod uapi {
-    pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
-    pub(super) const AF_INET: u8 = 2;
-    pub(super) const AF_INET6: u8 = 10;
-    pub(super) const INET_DIAG_SKV6ONLY: u16 = 11;
-    pub(super) const INET_DIAG_LOCALS: u16 = 12;
-    /// `struct sockaddr_storage`, and where the address is in those of either family.
-    pub(super) const SOCKADDR: usize = 128;
-    pub(super) const SOCKADDR_V4: usize = 4;
-    pub(super) const SOCKADDR_V6: usize = 8;
-    /// `TCP_CLOSE`: the state of a UDP socket that is not connected.
-    pub(super) const CLOSE: u8 = 7;
-    pub(super) const LISTEN: u8 = 10;
-    /// The request after its first four bytes: states, then `struct inet_diag_sockid`.
-    pub(super) const REQUEST_REST: usize = 4 + 48;
-    /// `struct inet_diag_msg`, and where its members are.
-    pub(super) const MESSAGE: usize = 72;
-    pub(super) const STATE: usize = 1;
-    pub(super) const SOURCE_PORT: usize = 4;
-    pub(super) const SOURCE: usize = 8;
-    pub(super) const INTERFACE: usize = 40;
-    pub(super) const UID: usize = 64;
-    pub(super) const INODE: usize = 68;
-}
 
 /// A socket that listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +85,11 @@ impl Listener {
     /// socket to whoever asks for those that listen.
     pub(super) fn read(protocol: Protocol, family: Family, message: &[u8]) -> Vec<Self> {
         Self::read_one(protocol, family, message).map_or_else(Vec::new, |one| {
-            let attributes = Attributes(&message[uapi::MESSAGE..]);
+            let attributes = Attributes(&message[uapi::INET_DIAG_MSG..]);
             // Of SCTP the header has the address to which somebody connected last.
             let locals = attributes.get(uapi::INET_DIAG_LOCALS).unwrap_or_default();
             let bound: Vec<_> =
-                locals.chunks_exact(uapi::SOCKADDR).filter_map(read_address).collect();
+                locals.chunks_exact(uapi::SOCKADDR_STORAGE).filter_map(read_address).collect();
             if bound.is_empty() {
                 return vec![one];
             }
@@ -125,27 +98,23 @@ impl Listener {
     }
 
     fn read_one(protocol: Protocol, family: Family, message: &[u8]) -> Option<Self> {
-        let header = message.first_chunk::<{ uapi::MESSAGE }>()?;
-        if header[uapi::STATE] != listening(protocol) {
+        let header = message.first_chunk::<{ uapi::INET_DIAG_MSG }>()?;
+        if header[uapi::INET_DIAG_STATE] != listening(protocol) {
             return None;
         }
-        let attributes = Attributes(&message[uapi::MESSAGE..]);
-        let port = u16::from_be_bytes([header[uapi::SOURCE_PORT], header[uapi::SOURCE_PORT + 1]]);
-        let source: [u8; 16] = *header[uapi::SOURCE..].first_chunk()?;
-        let address = match family {
-            Family::V4 => Ipv4Addr::from(*source.first_chunk::<4>()?).into(),
-            Family::V6 => Ipv6Addr::from(source).into(),
-        };
+        let port = &header[uapi::INET_DIAG_SPORT..];
+        let len = if family == Family::V4 { 4 } else { 16 };
+        let attributes = Attributes(&message[uapi::INET_DIAG_MSG..]);
         let only_v6 = attributes.get(uapi::INET_DIAG_SKV6ONLY).is_some_and(|flag| flag != [0]);
         let number = |at: usize| header[at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         Some(Self {
             protocol,
-            address,
-            port: NonZeroU16::new(port)?,
-            inode: number(uapi::INODE)?,
-            uid: number(uapi::UID)?,
+            address: address(&header[uapi::INET_DIAG_SRC..][..len])?,
+            port: NonZeroU16::new(u16::from_be_bytes(*port.first_chunk()?))?,
+            inode: number(uapi::INET_DIAG_INODE)?,
+            uid: number(uapi::INET_DIAG_UID)?,
             only_v6,
-            device: NonZeroU32::new(number(uapi::INTERFACE)?),
+            device: NonZeroU32::new(number(uapi::INET_DIAG_IF)?),
         })
     }
 }
@@ -165,12 +134,11 @@ fn addresses_of(device: NonZeroU32) -> Vec<IpAddr> {
 
 /// Reads the address of a `struct sockaddr_storage`.
 fn read_address(bytes: &[u8]) -> Option<IpAddr> {
-    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
-    if family == u16::from(uapi::AF_INET) {
-        return Some(Ipv4Addr::from(*bytes[uapi::SOCKADDR_V4..].first_chunk::<4>()?).into());
+    match u8::try_from(u16::from_ne_bytes(*bytes.first_chunk()?)).ok()? {
+        uapi::AF_INET => address(bytes.get(uapi::SIN_ADDR..)?.get(..4)?),
+        uapi::AF_INET6 => address(bytes.get(uapi::SIN6_ADDR..)?.get(..16)?),
+        _ => None,
     }
-    let v6 = family == u16::from(uapi::AF_INET6);
-    v6.then(|| Some(Ipv6Addr::from(*bytes[uapi::SOCKADDR_V6..].first_chunk::<16>()?).into()))?
 }
 
 /// The sockets of this network namespace that listen, as they were when they were listed.
@@ -210,38 +178,26 @@ impl Listeners {
             return Ok(listeners);
         }
         let mut socket = Socket::open_for(NETLINK_SOCK_DIAG)?;
-        for protocol in protocols {
-            for family in Family::ALL {
-                listeners.add(&mut socket, *protocol, family, only)?;
+        for (protocol, family) in protocols.iter().flat_map(|one| Family::ALL.map(|it| (*one, it)))
+        {
+            let listed = socket.gather(&question(protocol, family, only), |answer, _, found| {
+                found.extend(Listener::read(protocol, family, answer.message));
+            })?;
+            match listed {
+                Ok(found) => {
+                    for listener in found {
+                        let at_port = listeners.by_port.entry((protocol, listener.port));
+                        at_port.or_default().push(listener);
+                    }
+                }
+                Err(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
+                    listeners.unknown.push(protocol);
+                }
+                Err(errno) => return Err(Error::question("the sockets that listen", errno)),
             }
         }
+        listeners.unknown.dedup();
         Ok(listeners)
-    }
-
-    fn add(
-        &mut self,
-        socket: &mut Socket,
-        protocol: Protocol,
-        family: Family,
-        only: Option<NonZeroU16>,
-    ) -> Result<(), Error> {
-        let listed = socket.gather(&question(protocol, family, only), |answer, _, found| {
-            found.extend(Listener::read(protocol, family, answer.message));
-        })?;
-        match listed {
-            Ok(found) => {
-                for listener in found {
-                    self.by_port.entry((protocol, listener.port)).or_default().push(listener);
-                }
-            }
-            Err(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
-                if !self.unknown.contains(&protocol) {
-                    self.unknown.push(protocol);
-                }
-            }
-            Err(errno) => return Err(refused(io::Error::from_raw_os_error(errno))),
-        }
-        Ok(())
     }
 
     /// The first that `host` would be in the way of, answering `within`.
@@ -264,15 +220,11 @@ impl Listeners {
     }
 }
 
-fn refused(source: io::Error) -> Error {
-    Error::Question { what: "the sockets that listen", source }
-}
-
 /// The state in which a socket takes packets from strangers.
 const fn listening(protocol: Protocol) -> u8 {
     match protocol {
-        Protocol::Tcp | Protocol::Sctp => uapi::LISTEN,
-        Protocol::Udp => uapi::CLOSE,
+        Protocol::Tcp | Protocol::Sctp => uapi::TCP_LISTEN,
+        Protocol::Udp => uapi::TCP_CLOSE,
     }
 }
 
@@ -281,11 +233,10 @@ fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Mes
         Family::V4 => uapi::AF_INET,
         Family::V6 => uapi::AF_INET6,
     };
-    let mut rest = [0; uapi::REQUEST_REST];
-    rest[..4].copy_from_slice(&(1_u32 << listening(protocol)).to_ne_bytes());
-    rest[4..6].copy_from_slice(&only.map_or(0, NonZeroU16::get).to_be_bytes());
-    // No particular socket: `INET_DIAG_NOCOOKIE`.
-    rest[44..].fill(0xff);
+    let states = (1_u32 << listening(protocol)).to_ne_bytes();
+    let port = only.map_or(0, NonZeroU16::get).to_be_bytes();
+    // From anywhere to anywhere, and no particular socket (`INET_DIAG_NOCOOKIE`).
+    let rest = [&states[..], &port, &[0; 38], &[0xff; 8]].concat();
     let mut question = Messages::default();
     let start = [address_family, protocol.number(), 0, 0];
     question.begin_raw(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, start, 0);

@@ -1,6 +1,6 @@
 //! Every constant of the kernel's interface that is used here, once: `linux/netfilter.h` and below it
 //! `nf_tables.h`, `nf_tables_compat.h`, `nfnetlink.h`, `nfnetlink_conntrack.h`, `nf_conntrack_common.h`;
-//! `linux/rtnetlink.h`. The types are those of the attributes.
+//! `linux/rtnetlink.h`; `linux/sock_diag.h`, `linux/inet_diag.h`, `net/tcp_states.h`. The types are those of the attributes.
 
 macro_rules! constants {
     ($($kind:ty { $($(#[$doc:meta])* $name:ident = $value:expr,)* })*) => {
@@ -10,6 +10,9 @@ macro_rules! constants {
 
 constants! {
     u8 {
+        TCP_LISTEN = 10,
+        /// The state of a UDP socket that is not connected.
+        TCP_CLOSE = 7,
         AF_INET = 2, AF_INET6 = 10,
         /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
         HOLDER = 0xa0,
@@ -25,6 +28,7 @@ constants! {
         NFT_MSG_DELRULE = 8, NFT_MSG_DELSET = 11, NFT_MSG_DELTABLE = 2,
     }
     u16 {
+        SOCK_DIAG_BY_FAMILY = 20, INET_DIAG_SKV6ONLY = 11, INET_DIAG_LOCALS = 12,
         CTA_FILTER = 25, CTA_FILTER_ORIG_FLAGS = 1, CTA_FILTER_REPLY_FLAGS = 2, CTA_ID = 12,
         CTA_IP_V4_SRC = 1, CTA_IP_V4_DST = 2, CTA_IP_V6_SRC = 3, CTA_IP_V6_DST = 4,
         CTA_PROTO_NUM = 1, CTA_PROTO_SRC_PORT = 2, CTA_PROTO_DST_PORT = 3,
@@ -53,6 +57,15 @@ constants! {
         /// Of `match` and `target` alike.
         NFTA_XT_NAME = 1,
         NFTA_XT_INFO = 3,
+    }
+    usize {
+        /// The length of `struct inet_diag_msg`, and where its members are.
+        INET_DIAG_MSG = 72,
+        INET_DIAG_STATE = 1, INET_DIAG_SPORT = 4, INET_DIAG_SRC = 8, INET_DIAG_IF = 40,
+        INET_DIAG_UID = 64, INET_DIAG_INODE = 68,
+        /// The length of `struct sockaddr_storage`, and where the address is in those of either family.
+        SOCKADDR_STORAGE = 128,
+        SIN_ADDR = 4, SIN6_ADDR = 8,
     }
     u32 {
         /// Of nft(8), `include/datatype.h`.

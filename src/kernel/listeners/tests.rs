@@ -10,15 +10,15 @@ fn host(protocol: Protocol, address: &str, port: u16) -> HostPort {
 
 /// A `struct inet_diag_msg` as the kernel makes it.
 fn message(address: &str, port: u16, only_v6: Option<u8>) -> Vec<u8> {
-    let mut bytes = vec![0; uapi::MESSAGE];
-    bytes[uapi::STATE] = uapi::LISTEN;
-    bytes[uapi::SOURCE_PORT..][..2].copy_from_slice(&port.to_be_bytes());
+    let mut bytes = vec![0; uapi::INET_DIAG_MSG];
+    bytes[uapi::INET_DIAG_STATE] = uapi::TCP_LISTEN;
+    bytes[uapi::INET_DIAG_SPORT..][..2].copy_from_slice(&port.to_be_bytes());
     match address.parse().expect("an address") {
-        IpAddr::V4(v4) => bytes[uapi::SOURCE..][..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => bytes[uapi::SOURCE..][..16].copy_from_slice(&v6.octets()),
+        IpAddr::V4(v4) => bytes[uapi::INET_DIAG_SRC..][..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => bytes[uapi::INET_DIAG_SRC..][..16].copy_from_slice(&v6.octets()),
     }
-    bytes[uapi::UID..][..4].copy_from_slice(&101_u32.to_ne_bytes());
-    bytes[uapi::INODE..][..4].copy_from_slice(&23_411_u32.to_ne_bytes());
+    bytes[uapi::INET_DIAG_UID..][..4].copy_from_slice(&101_u32.to_ne_bytes());
+    bytes[uapi::INET_DIAG_INODE..][..4].copy_from_slice(&23_411_u32.to_ne_bytes());
     if let Some(flag) = only_v6 {
         bytes.extend_from_slice(&5_u16.to_ne_bytes());
         bytes.extend_from_slice(&uapi::INET_DIAG_SKV6ONLY.to_ne_bytes());
@@ -98,7 +98,7 @@ fn half_a_message_is_none() {
     let whole = message("127.0.0.1", 53, Some(1));
     for cut in 0..whole.len() {
         let read = Listener::read(Protocol::Tcp, Family::V4, &whole[..cut]);
-        assert_eq!(read.len(), usize::from(cut >= uapi::MESSAGE), "{cut}");
+        assert_eq!(read.len(), usize::from(cut >= uapi::INET_DIAG_MSG), "{cut}");
     }
     let unbound = message("0.0.0.0", 0, None);
     assert_eq!(Listener::read(Protocol::Tcp, Family::V4, &unbound), []);
@@ -109,7 +109,7 @@ fn half_a_message_is_none() {
 fn what_is_connected_does_not_listen() {
     const ESTABLISHED: u8 = 1;
     let mut bytes = message("192.0.2.1", 53, None);
-    bytes[uapi::STATE] = ESTABLISHED;
+    bytes[uapi::INET_DIAG_STATE] = ESTABLISHED;
     for protocol in Protocol::ALL {
         assert_eq!(Listener::read(protocol, Family::V4, &bytes), [], "{protocol}");
     }
@@ -119,14 +119,14 @@ fn what_is_connected_does_not_listen() {
 #[test]
 fn an_sctp_socket_listens_on_every_address_that_it_is_bound_to() {
     let mut bytes = message("::ffff:192.0.2.1", 53, Some(0));
-    let length = u16::try_from(4 + 2 * uapi::SOCKADDR).expect("it is small");
+    let length = u16::try_from(4 + 2 * uapi::SOCKADDR_STORAGE).expect("it is small");
     bytes.extend_from_slice(&length.to_ne_bytes());
     bytes.extend_from_slice(&uapi::INET_DIAG_LOCALS.to_ne_bytes());
     for text in ["192.0.2.2", "2001:db8::1"] {
-        let mut sockaddr = vec![0; uapi::SOCKADDR];
+        let mut sockaddr = vec![0; uapi::SOCKADDR_STORAGE];
         let (family, at, octets) = match text.parse().expect("an address") {
-            IpAddr::V4(v4) => (uapi::AF_INET, uapi::SOCKADDR_V4, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (uapi::AF_INET6, uapi::SOCKADDR_V6, v6.octets().to_vec()),
+            IpAddr::V4(v4) => (uapi::AF_INET, uapi::SIN_ADDR, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (uapi::AF_INET6, uapi::SIN6_ADDR, v6.octets().to_vec()),
         };
         sockaddr[..2].copy_from_slice(&u16::from(family).to_ne_bytes());
         sockaddr[at..][..octets.len()].copy_from_slice(&octets);
@@ -135,7 +135,7 @@ fn an_sctp_socket_listens_on_every_address_that_it_is_bound_to() {
     let listeners = Listener::read(Protocol::Sctp, Family::V6, &bytes);
     let addresses: Vec<_> = listeners.iter().map(|it| it.address.to_string()).collect();
     assert_eq!(addresses, ["192.0.2.2", "2001:db8::1"]);
-    for cut in uapi::MESSAGE..bytes.len() {
+    for cut in uapi::INET_DIAG_MSG..bytes.len() {
         Listener::read(Protocol::Sctp, Family::V6, &bytes[..cut]);
     }
 }

@@ -179,43 +179,25 @@ impl Socket {
         mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
     ) -> Result<Result<Vec<T>, i32>, Error> {
         for _ in 0..ATTEMPTS {
-            let mut found = Vec::new();
-            let listing = self.list(question, |answer| {
-                if let Body::Object(attributes) = answer.body {
-                    read(answer, attributes, &mut found);
+            self.send(question)?;
+            let (mut found, mut end, mut interrupted) = (Vec::new(), None, false);
+            // A listing is cut into datagrams, the later of which the kernel makes when the earlier are
+            // received; its end is a message of its own.
+            self.receive_all(|answer| {
+                interrupted |= answer.interrupted;
+                match answer.body {
+                    Body::Done => end = Some(Ok(())),
+                    Body::Refused(errno) => end = Some(Err(errno)),
+                    Body::Object(attributes) => read(answer, attributes, &mut found),
                 }
             })?;
-            match listing {
-                Listing::Whole => return Ok(Ok(found)),
-                Listing::Refused(errno) => return Ok(Err(errno)),
-                Listing::Interrupted => {}
+            match end {
+                Some(Err(errno)) => return Ok(Err(errno)),
+                Some(Ok(())) if !interrupted => return Ok(Ok(found)),
+                Some(Ok(())) | None => {}
             }
         }
         Err(Error::Restless)
-    }
-
-    /// Asks for one listing and hands every object to `each`.
-    ///
-    /// A listing is cut into datagrams, the later of which the kernel makes when the earlier are
-    /// received; its end is a message of its own.
-    fn list(
-        &mut self,
-        question: &Messages,
-        mut each: impl FnMut(Answer<'_>),
-    ) -> Result<Listing, Error> {
-        self.send(question)?;
-        let mut listing = Listing::Interrupted;
-        let mut interrupted = false;
-        self.receive_all(|answer| {
-            interrupted |= answer.interrupted;
-            match answer.body {
-                Body::Done if interrupted => {}
-                Body::Done => listing = Listing::Whole,
-                Body::Refused(errno) => listing = Listing::Refused(errno),
-                Body::Object(_) => each(answer),
-            }
-        })?;
-        Ok(listing)
     }
 
     /// Runs a transaction: all of it happens, or none.
@@ -267,17 +249,6 @@ fn own_answers<'a>(
         let is_own = numbers.contains(&answer.number);
         is_own.then(|| Answer { number: answer.number - numbers.start, ..answer })
     })
-}
-
-/// How a listing ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listing {
-    /// It shows one state.
-    Whole,
-    /// The state changed meanwhile: ask again.
-    Interrupted,
-    /// The kernel would not list, with this errno.
-    Refused(i32),
 }
 
 /// How a transaction ended.

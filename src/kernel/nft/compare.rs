@@ -26,7 +26,7 @@ impl Look {
             Standing::Rebuild(_) => None,
             Standing::Intact { .. } => {
                 let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
-                odd.or_else(|| differing_chain(self, everything))
+                odd.or_else(|| differing_chain(self, everything.chains()))
             }
         };
         Ok(found.map_or(standing, Standing::Rebuild))
@@ -59,7 +59,7 @@ impl Nft {
         if other {
             return Ok(None);
         }
-        if let Some(difference) = differing_chain(&look, expected) {
+        if let Some(difference) = differing_chain(&look, expected.chains()) {
             return Ok(Some(difference));
         }
         let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
@@ -146,10 +146,13 @@ fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
     format!("nobody recorded element {key} of {set}{leads}")
 }
 
-/// Names what is different in the first chain of `expected` that the kernel has not just so.
-pub(super) fn differing_chain(look: &Look, expected: &Ruleset) -> Option<String> {
+/// Names what is different in the first of `chains` that the kernel has not just so.
+pub(super) fn differing_chain<'a>(
+    look: &Look,
+    mut chains: impl Iterator<Item = &'a Chain>,
+) -> Option<String> {
     let mut encoder = Encoder::new();
-    expected.chains().find_map(|chain| check_chain(chain, look, &mut encoder))
+    chains.find_map(|chain| check_chain(chain, look, &mut encoder))
 }
 
 /// Names each element that differs from those of `expected`, but for what is at `spared`.
@@ -174,12 +177,6 @@ pub(super) fn differing_elements<'a>(
         !seen.expiring && !expected.elements.contains_key(place) && !spared.contains(place)
     });
     lost.chain(found.map(|((set, key), seen)| foreign(*set, key, seen)))
-}
-
-/// Whether each of `chains` is there just so.
-pub(super) fn has_chains(look: &Look, chains: &[Chain]) -> bool {
-    let mut encoder = Encoder::new();
-    chains.iter().all(|chain| check_chain(chain, look, &mut encoder).is_none())
 }
 
 fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {

@@ -124,11 +124,19 @@ fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut
     });
 }
 
-/// Calls `each` with runs of places of one set. `places` is sorted, so a set comes once.
-fn for_each_run<T>(places: &[T], set: impl Fn(&T) -> Set, mut each: impl FnMut(Set, &[T])) {
-    for run in places.chunk_by(|a, b| set(a) == set(b)) {
+/// Writes messages about runs of items of one set. `items` is sorted, so a set comes once.
+fn put_runs<T>(
+    transaction: &mut Transaction,
+    (kind, flags): (u8, u16),
+    items: &[T],
+    place: impl Fn(&T) -> (Set, Key),
+    subject: impl Fn(Set, Key) -> String,
+    put: impl Fn(&mut Messages, &T),
+) {
+    for run in items.chunk_by(|one, other| place(one).0 == place(other).0) {
         for part in run.chunks(PER_MESSAGE) {
-            each(set(&part[0]), part);
+            let (set, key) = place(&part[0]);
+            put_list(transaction.message(kind, flags, subject(set, key)), set, part, &put);
         }
     }
 }
@@ -153,14 +161,13 @@ pub(super) fn read_rule_memo(rule: &[u8]) -> &[u8] {
 
 /// Adds elements. Refused when one of them is there already.
 pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &[E]) {
-    for_each_run(
+    put_runs(
+        transaction,
+        (uapi::NFT_MSG_NEWSETELEM, CREATE | EXCL),
         elements,
-        |element| element.borrow().set,
-        |set, run| {
-            let subject = format!("adding {} to {set}", run[0].borrow().key);
-            let message = transaction.message(uapi::NFT_MSG_NEWSETELEM, CREATE | EXCL, subject);
-            put_list(message, set, run, |list, element| put_element(list, element.borrow()));
-        },
+        |element| element.borrow().place(),
+        |set, key| format!("adding {key} to {set}"),
+        |list, element| put_element(list, element.borrow()),
     );
 }
 
@@ -171,31 +178,29 @@ pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &
 /// A deletion would keep whoever closes a netlink socket of this namespace next waiting for a grace
 /// period of the kernel's, us first; this does not. Kernels before 6.12 take it and change nothing.
 pub(super) fn expire(transaction: &mut Transaction, places: &[((Set, Key), Data)]) {
-    for_each_run(
+    put_runs(
+        transaction,
+        (uapi::NFT_MSG_NEWSETELEM, CREATE),
         places,
-        |place| place.0.0,
-        |set, run| {
-            let subject = format!("letting {} of {set} expire", run[0].0.1);
-            let message = transaction.message(uapi::NFT_MSG_NEWSETELEM, CREATE, subject);
-            put_list(message, set, run, |list, ((_, key), data)| {
-                put_key(list, key);
-                put_data(list, data);
-                list.put(uapi::NFTA_SET_ELEM_TIMEOUT, &[&1_u64.to_be_bytes()]);
-            });
+        |(place, _)| *place,
+        |set, key| format!("letting {key} of {set} expire"),
+        |list, ((_, key), data)| {
+            put_key(list, key);
+            put_data(list, data);
+            list.put(uapi::NFTA_SET_ELEM_TIMEOUT, &[&1_u64.to_be_bytes()]);
         },
     );
 }
 
 /// Deletes elements. Refused when one of them is not there.
 pub(super) fn delete(transaction: &mut Transaction, places: &[(Set, Key)]) {
-    for_each_run(
+    put_runs(
+        transaction,
+        (uapi::NFT_MSG_DELSETELEM, 0),
         places,
-        |place| place.0,
-        |set, run| {
-            let subject = format!("deleting {} from {set}", run[0].1);
-            let message = transaction.message(uapi::NFT_MSG_DELSETELEM, 0, subject);
-            put_list(message, set, run, |list, (_, key)| put_key(list, key));
-        },
+        |place| *place,
+        |set, key| format!("deleting {key} from {set}"),
+        |list, (_, key)| put_key(list, key),
     );
 }
 

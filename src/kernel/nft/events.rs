@@ -1,6 +1,5 @@
 //! What the kernel tells about changes of tables: of ours, by others.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -99,15 +98,13 @@ impl Events {
                     }
                 }
                 // More was told than there is room for. Nobody knows what.
-                Err(Error::Socket { source, .. }) if is_overrun(&source) => concerns = true,
+                Err(Error::Socket { source, .. }) if source.raw_os_error() == Some(ENOBUFS) => {
+                    concerns = true;
+                }
                 Err(error) => return Err(error),
             }
         }
     }
-}
-
-fn is_overrun(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(ENOBUFS)
 }
 
 /// Whether the transaction that is being told about has changed our table.

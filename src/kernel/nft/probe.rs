@@ -2,7 +2,7 @@
 //! trial: what is missing shows as the refusal that ADD would meet.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::thread;
 
@@ -61,39 +61,38 @@ fn table() -> Result<Release, Error> {
 
 /// Two records that together need every kind of rule.
 fn samples() -> Vec<Record> {
-    let pods = [IpAddr::from(Ipv4Addr::new(192, 0, 2, 9)), IpAddr::from(Ipv6Addr::LOCALHOST)];
-    let network = |address, prefix| IpNetwork::new(address, prefix).ok();
-    let everywhere = [network(pods[0], 24), network(pods[1], 64)];
-    let alone = [network(pods[0], 32), network(pods[1], 128)];
-    let record = |name: &str, port, addresses: [Option<IpNetwork>; 2], gates: bool| {
-        let port = NonZeroU16::new(port)?;
-        let networks: Vec<IpNetwork> = addresses.into_iter().flatten().collect();
-        let mapping = |protocol, family: Family| Mapping {
-            host: HostPort { protocol, address: family.wildcard(), port },
-            container_port: port,
-            target: Some(SocketAddr::new(pods[usize::from(family == Family::V6)], port.get())),
-        };
-        let protocols = Protocol::ALL.into_iter();
-        Some(Record {
-            owner: Owner::bare(Attachment::new("trial", name, "eth0").ok()?),
-            policy: Policy {
-                masquerade: Masquerade::Local,
-                mark_bit: 13,
-                source_ranges: if gates { networks.clone() } else { Vec::new() },
-                host_addresses: if gates { networks.clone() } else { Vec::new() },
-                counters: gates,
-            },
-            pod_addresses: networks,
-            mappings: protocols
-                .flat_map(|protocol| Family::ALL.map(|family| mapping(protocol, family)))
-                .collect(),
-            grants: Vec::new(),
-            dialects: [].into(),
-            advertised: [].into(),
-            created: 0,
-            boot_id: String::new(),
-        })
-    };
-    let both = [record("one", 1, everywhere, true), record("other", 2, alone, false)];
-    both.into_iter().flatten().collect()
+    let one = record("one", 1, ["192.0.2.9/24", "2001:db8::9/64"], true);
+    let other = record("other", 2, ["192.0.2.10/32", "2001:db8::10/128"], false);
+    one.into_iter().chain(other).collect()
+}
+
+fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Record> {
+    let port = NonZeroU16::new(port)?;
+    let pods: Vec<IpNetwork> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
+    let gates = if has_gates { pods.clone() } else { Vec::new() };
+    let claims = Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| pods.iter().map(move |pod| (protocol, pod.ip())));
+    let mappings = claims.map(|(protocol, pod)| Mapping {
+        host: HostPort { protocol, address: Family::of(&pod).wildcard(), port },
+        container_port: port,
+        target: Some(SocketAddr::new(pod, port.get())),
+    });
+    Some(Record {
+        owner: Owner::bare(Attachment::new("trial", name, "eth0").ok()?),
+        policy: Policy {
+            masquerade: Masquerade::Local,
+            mark_bit: 13,
+            source_ranges: gates.clone(),
+            host_addresses: gates,
+            counters: has_gates,
+        },
+        mappings: mappings.collect(),
+        pod_addresses: pods,
+        grants: Vec::new(),
+        dialects: [].into(),
+        advertised: [].into(),
+        created: 0,
+        boot_id: String::new(),
+    })
 }

@@ -27,38 +27,19 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// What must stay where nobody knows what belongs at the places of `spared`.
-    fn kept(self, spared: &BTreeSet<(Set, Key)>) -> (Vec<Element>, Vec<NetworkPolicy>) {
-        let hairpins = hairpins_of(spared, self.elements.iter().map(|(at, it)| (at, &it.data)));
-        let stays = |element: &Element| {
-            let place = element.place();
-            let network_policy = element.set.network_policy();
-            let leads_somewhere =
-                network_policy.is_none_or(|digest| self.network_policies.contains_key(&digest));
-            let is_spared = covers(|place| spared.contains(place), &place);
-            leads_somewhere && (is_spared || hairpins.contains(&place))
-        };
-        let elements: Vec<Element> = self.elements.into_values().filter(stays).collect();
-        let used: BTreeSet<Digest> =
-            elements.iter().filter_map(|element| element.set.network_policy()).collect();
-        let network_policies =
-            self.network_policies.into_iter().filter(|(digest, _)| used.contains(digest));
-        (elements, network_policies.map(|(_, network_policy)| network_policy).collect())
+    /// What `look` saw of a table of this layout; `None` where there is none, or one of another boot.
+    fn of(look: Look, identity: &Identity) -> Option<Self> {
+        let says = |found: &Identity| found.layout == LAYOUT && !identity.is_of_another_boot(found);
+        if !matches!(&look.table, Table::Ours(found) if says(found)) {
+            return None;
+        }
+        let read = |digest| Some((digest, network_policy_of(&look, digest)?));
+        let network_policies = look.network_policies().filter_map(read).collect();
+        let guarded = look.elements.keys().filter_map(|(_, key)| key.interface()).collect();
+        let elements = look.elements.into_iter();
+        let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
+        Some(Self { elements: elements.collect(), network_policies, guarded })
     }
-}
-
-/// The places of hairpins that belong to what is at the places of `spared`.
-fn hairpins_of<'a>(
-    spared: &BTreeSet<(Set, Key)>,
-    elements: impl Iterator<Item = (&'a (Set, Key), &'a Data)>,
-) -> BTreeSet<(Set, Key)> {
-    elements
-        .filter(|(place, _)| spared.contains(place))
-        .filter_map(|(place, data)| match data {
-            Data::Target(target) => Some(hairpin_of(&host_at(place)?, *target)),
-            Data::None => None,
-        })
-        .collect()
 }
 
 impl Nft {
@@ -128,18 +109,7 @@ impl Nft {
     /// # Errors
     /// As for [`Self::look`].
     pub fn survey(&mut self) -> Result<Option<Survey>, Error> {
-        let look = self.look(Extent::Everything)?;
-        let says =
-            |found: &Identity| found.layout == LAYOUT && !self.identity.is_of_another_boot(found);
-        if !matches!(&look.table, Table::Ours(found) if says(found)) {
-            return Ok(None);
-        }
-        let read = |digest| Some((digest, network_policy_of(&look, digest)?));
-        let network_policies = look.network_policies().filter_map(read).collect();
-        let guarded = look.elements.keys().filter_map(|(_, key)| key.interface()).collect();
-        let elements = look.elements.into_iter();
-        let elements = elements.filter_map(|(place, seen)| Some((place, element_at(place, seen)?)));
-        Ok(Some(Survey { elements: elements.collect(), network_policies, guarded }))
+        Ok(Survey::of(self.look(Extent::Everything)?, &self.identity))
     }
 
     /// `everything`, and what it spares as far as the table that is there still has it.
@@ -150,19 +120,35 @@ impl Nft {
         if everything.spared.is_empty() {
             return Ok(everything);
         }
-        let Some(survey) = self.survey()? else { return Ok(everything) };
-        let (elements, network_policies) = survey.kept(&everything.spared);
-        Ok(Cow::Owned(everything.into_owned().with(elements, network_policies)))
+        let look = self.look(Extent::Everything)?;
+        let spared = spared_in(&look, &everything);
+        let Some(survey) = Survey::of(look, &self.identity) else { return Ok(everything) };
+        let Survey { mut elements, mut network_policies, .. } = survey;
+        elements.retain(|place, _| {
+            let network_policy = place.0.network_policy();
+            let is_led_to =
+                network_policy.is_none_or(|digest| network_policies.contains_key(&digest));
+            is_led_to && spared.contains(place)
+        });
+        let used: BTreeSet<_> =
+            elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
+        network_policies.retain(|digest, _| used.contains(digest));
+        let whole = everything.into_owned();
+        Ok(Cow::Owned(whole.with(elements.into_values(), network_policies.into_values())))
     }
 }
 
-/// What is there of those of whom nobody knows what belongs there.
+/// The places of what there is and must stay, because nobody knows what belongs at the places that
+/// `everything` spares: with the hairpins of what leads to a pod there.
 fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
-    let seen = look.elements.iter();
-    let mut spared =
-        hairpins_of(&everything.spared, seen.filter_map(|(at, it)| Some((at, it.data.as_ref()?))));
+    let is_spared = |place: &(Set, Key)| everything.spared.contains(place);
     let seen = look.elements.keys().copied();
-    spared.extend(seen.filter(|place| covers(|place| everything.spared.contains(place), place)));
+    let mut spared: BTreeSet<_> = seen.filter(|place| covers(is_spared, place)).collect();
+    for (place, seen) in look.elements.iter().filter(|(place, _)| is_spared(place)) {
+        if let (Some(Data::Target(target)), Some(host)) = (seen.data, host_at(place)) {
+            spared.insert(hairpin_of(&host, target));
+        }
+    }
     spared
 }
 
@@ -172,7 +158,8 @@ fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
     let rules = chains.iter().filter_map(|chain| look.rules.get(chain)).flatten();
     let memo = rules.flat_map(|rule| elements::read_rule_memo(rule)).copied().collect();
     let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
-    compare::has_chains(look, &network_policy.chains()).then_some(network_policy)
+    let chains = network_policy.chains();
+    compare::differing_chain(look, chains.iter()).is_none().then_some(network_policy)
 }
 
 fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {

@@ -37,27 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a question is about, in an error.
 pub(super) const ADDRESSES: &str = "the addresses of this node";
 
-/// How far a question about routes is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// One route, for the destination it names.
-    One,
-    /// Every route that is like it. The kernel is told to be strict: otherwise it would ignore what
-    /// the question says and send all routes of the family, which on a router are a million.
-    All,
-}
-
-/// Asks the kernel about routes.
-pub(super) fn ask(question: RouteMessage, extent: Extent) -> io::Result<Vec<RouteMessage>> {
-    talk(extent == Extent::All, |handle| async move {
-        let mut answers = Box::pin(handle.route().get(question).execute());
-        match extent {
-            Extent::One => answers.try_next().await.map(|route| route.into_iter().collect()),
-            Extent::All => answers.try_collect().await,
-        }
-    })
-}
-
 /// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked. A thread that
 /// already runs tokio tasks may not wait for a runtime of its own, so another thread does it then.
 pub(super) fn talk<T: Send, F: Future<Output = Result<T, rtnetlink::Error>>>(
@@ -133,7 +112,10 @@ impl Local {
             Family::V4 => AddressFamily::Inet,
             Family::V6 => AddressFamily::Inet6,
         };
-        let routes = ask(question, Extent::All)?;
+        // Strictly: otherwise the kernel would send all routes of the family, which on a router are a million.
+        let routes: Vec<RouteMessage> = talk(true, |handle| async move {
+            handle.route().get(question).execute().try_collect().await
+        })?;
         Ok(routes.iter().filter_map(|route| destination(family, route)).collect())
     }
 

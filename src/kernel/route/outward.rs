@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::RouteAttribute;
-use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::super::Error;
+use super::path::{question, take};
 use super::talk;
 
 /// An address of the outside world for each family, of those for documentation (RFC 5737, RFC 3849). Nothing
@@ -48,23 +48,10 @@ pub fn outward_addresses(within: &[IpNetwork]) -> Result<Vec<IpAddr>, Error> {
 
 /// What this node sends from to the world, if that leaves by an interface that carries it.
 async fn towards(handle: &Handle, world: IpAddr) -> Result<Option<IpAddr>, rtnetlink::Error> {
-    let prefix = if world.is_ipv4() { 32 } else { 128 };
-    let Ok(question) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(world, prefix)
-    else {
-        return Ok(None);
-    };
-    let route = Box::pin(handle.route().get(question.build()).execute()).try_next().await;
-    let Ok(Some(route)) = route else { return Ok(None) };
-    let (mut source, mut index) = (None, 0);
-    for attribute in &route.attributes {
-        if let RouteAttribute::PrefSource(address) = attribute {
-            source = super::address(address);
-        } else if let RouteAttribute::Oif(oif) = attribute {
-            index = *oif;
-        }
-    }
-    let link = Box::pin(handle.link().get().match_index(index).execute()).try_next().await?;
-    Ok(source.filter(|_| link.as_ref().is_some_and(carries)))
+    let Ok(question) = question(world, None) else { return Ok(None) };
+    let Ok(Some(route)) = take(handle, question).await else { return Ok(None) };
+    let link = Box::pin(handle.link().get().match_index(route.index).execute()).try_next().await?;
+    Ok(route.source.filter(|_| link.as_ref().is_some_and(carries)))
 }
 
 /// The address of an interface that is the likeliest to have clients beside it.

@@ -5,19 +5,20 @@ use std::io;
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
+use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{Extent, address, ask, talk};
+use super::{address, talk};
 
 /// Where a packet leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path {
     /// The interface.
     pub interface: String,
@@ -41,31 +42,40 @@ pub struct Path {
 /// The kernel's reason not to send it: no route (`ENETUNREACH`, `EHOSTUNREACH`), forwarding off
 /// (`EHOSTUNREACH`), a client of another side (`EXDEV`), a route that forbids it.
 pub fn path(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Path> {
-    let prefix = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
-    let mut question = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(to, prefix(&to))
-        .map_err(io::Error::other)?;
-    if let Some((client, index)) = arriving {
-        question = question
-            .source_prefix(client, prefix(&client))
-            .map_err(io::Error::other)?
-            .input_interface(index);
-    }
-    let routes = ask(question.build(), Extent::One)?;
-    routes
-        .first()
-        .and_then(read)
-        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENETUNREACH))
+    let no_route = || io::Error::from_raw_os_error(nix::libc::ENETUNREACH);
+    let question = question(to, arriving)?;
+    let mut path =
+        talk(false, |handle| async move { take(&handle, question).await })?.ok_or_else(no_route)?;
+    let name = if_indextoname(path.index).ok().and_then(|name| name.into_string().ok());
+    path.interface = name.ok_or_else(no_route)?;
+    Ok(path)
 }
 
-fn read(route: &RouteMessage) -> Option<Path> {
+pub(super) fn question(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<RouteMessage> {
+    let prefix = |address: IpAddr| IpNetwork::from(address).prefix();
+    let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, prefix(to));
+    let mut question = question.map_err(io::Error::other)?;
+    if let Some((client, index)) = arriving {
+        question = question.source_prefix(client, prefix(client)).map_err(io::Error::other)?;
+        question = question.input_interface(index);
+    }
+    Ok(question.build())
+}
+
+/// Asks which route it is, and reads it but for the name of the interface.
+pub(super) async fn take(
+    handle: &Handle,
+    question: RouteMessage,
+) -> Result<Option<Path>, rtnetlink::Error> {
+    let route = Box::pin(handle.route().get(question).execute()).try_next().await?;
+    Ok(route.as_ref().map(read))
+}
+
+fn read(route: &RouteMessage) -> Path {
     let mut path = Path {
-        interface: String::new(),
-        index: 0,
-        gateway: None,
-        source: None,
         is_local: route.header.kind == RouteType::Local,
         is_down: route.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
+        ..Path::default()
     };
     for attribute in &route.attributes {
         if let RouteAttribute::Oif(index) = attribute {
@@ -76,12 +86,11 @@ fn read(route: &RouteMessage) -> Option<Path> {
             path.source = address(source);
         }
     }
-    path.interface = if_indextoname(path.index).ok()?.into_string().ok()?;
-    Some(path)
+    path
 }
 
 /// An interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its number.
     pub index: u32,
@@ -109,10 +118,8 @@ fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
-        name: String::new(),
         is_up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        controller: None,
-        hairpin: None,
+        ..Link::default()
     };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
@@ -155,17 +162,8 @@ pub fn neighbour(address: IpAddr, index: u32) -> io::Result<Neighbour> {
     let all: Vec<_> = talk(false, |handle| async move {
         handle.neighbours().get().set_address_family(family).execute().try_collect().await
     })?;
-    let is_it = |attribute: &NeighbourAttribute| {
-        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) = attribute {
-            return IpAddr::V4(*v4) == address;
-        }
-        if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) = attribute {
-            return IpAddr::V6(*v6) == address;
-        }
-        false
-    };
-    let found =
-        all.iter().find(|one| one.header.ifindex == index && one.attributes.iter().any(is_it));
+    let own = NeighbourAttribute::Destination(address.into());
+    let found = all.iter().find(|one| one.header.ifindex == index && one.attributes.contains(&own));
     Ok(match found.map(|found| found.header.state) {
         Some(NeighbourState::Failed) => Neighbour::Failed,
         None | Some(NeighbourState::None | NeighbourState::Incomplete) => Neighbour::Unknown,
