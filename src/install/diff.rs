@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
-/// The unified diff between two texts, in one hunk; nothing where they are equal.
+/// The unified diff between two texts of the file `name`, in one hunk; nothing where they are equal.
 #[must_use]
-pub(super) fn unified(old_name: &str, new_name: &str, old: &str, new: &str) -> String {
+pub(super) fn unified(name: &str, old: &str, new: &str) -> String {
     if old == new {
         return String::new();
     }
@@ -19,7 +19,7 @@ pub(super) fn unified(old_name: &str, new_name: &str, old: &str, new: &str) -> S
     let from = same.saturating_sub(CONTEXT);
     let behind = same_behind.min(CONTEXT);
     let (old_end, new_end) = (old.len() - same_behind, new.len() - same_behind);
-    let mut out = format!("--- {old_name}\n+++ {new_name}\n");
+    let mut out = format!("--- {name}\n+++ {name}\n");
     let range = |end: usize| format!("{},{}", from + 1, end + behind - from);
     // Writing to a String cannot fail.
     let _ = writeln!(out, "@@ -{} +{} @@", range(old_end), range(new_end));
@@ -77,17 +77,17 @@ mod tests {
 
     #[test]
     fn equal_texts_have_no_difference() {
-        assert_eq!(unified("a", "b", "x\n", "x\n"), "");
+        assert_eq!(unified("a", "x\n", "x\n"), "");
     }
 
     #[test]
     fn a_change_stands_between_three_lines_of_context() {
         let old = "1\n2\n3\n4\n5\n6\n7\n8\n9";
         let new = "1\n2\n3\n4\nfive\n6\n6a\n7\n8\n9";
-        let expected = "--- a\n+++ b\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n+6a\n 7\n 8\n 9\n\
+        let expected = "--- a\n+++ a\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n+6a\n 7\n 8\n 9\n\
                         \\ No newline at end of file\n";
-        assert_eq!(unified("a", "b", old, new), expected);
-        let expected = "--- a\n+++ b\n@@ -1,1 +1,2 @@\n-x\n\\ No newline at end of file\n+x\n+y\n";
-        assert_eq!(unified("a", "b", "x", "x\ny\n"), expected);
+        assert_eq!(unified("a", old, new), expected);
+        let expected = "--- a\n+++ a\n@@ -1,1 +1,2 @@\n-x\n\\ No newline at end of file\n+x\n+y\n";
+        assert_eq!(unified("a", "x", "x\ny\n"), expected);
     }
 }

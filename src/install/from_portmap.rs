@@ -1,7 +1,7 @@
 //! What the options of `portmap` mean here.
 
 use super::problem::Problem;
-use super::text::{Edit, Member, Value, appended, removed};
+use super::text::{Part, Value};
 
 /// Without these in the plugin's object a runtime keeps to itself what pods ask for.
 pub(super) const CAPABILITIES: [&str; 2] = ["portMappings", "io.kubernetes.cri.pod-annotations"];
@@ -15,59 +15,43 @@ const DROPPED: [(&str, &str); 2] = [
     ),
 ];
 
+/// Options that restrict who is served.
+const CONDITIONS: [&str; 2] = ["conditionsV4", "conditionsV6"];
+
 /// Turns portmap's object into autoport's.
 ///
 /// # Errors
 /// [`Problem::Condition`] where an option restricts who is served, in a way that is not understood.
-pub(super) fn translated(
-    portmap: Value<'_>,
-    remarks: &mut Vec<String>,
-) -> Result<Vec<Edit>, Problem> {
-    let members = portmap.members().unwrap_or_default();
-    let is_dropped = |member: &Member<'_>| {
-        let (key, value) = (member.key.as_str(), member.value);
-        let known = DROPPED.iter().any(|(dropped, _)| key == *dropped);
-        let served = key == "backend" && value.string().as_deref() == Some("nftables");
-        known && !served || is_condition(key)
-    };
-    let mut edits = Vec::new();
-    for member in &members {
-        let (key, value) = (member.key.as_str(), member.value);
-        if key == "type" {
-            edits.push(Edit { at: value.span(), with: "\"autoport\"".to_owned() });
-        } else if let Some((_, why)) = DROPPED.iter().find(|(dropped, _)| key == *dropped)
-            && is_dropped(member)
-            && !value.is_empty()
-        {
+pub(super) fn translated(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<String, Problem> {
+    let mut members = portmap.members().unwrap_or_default();
+    members.retain(|Part { key, value, .. }| {
+        let dropped = DROPPED.iter().find(|(dropped, _)| key == dropped);
+        let is_served = key == "backend" && value.string().as_deref() == Some("nftables");
+        let dropped = dropped.filter(|_| !is_served);
+        if let Some((_, why)) = dropped.filter(|_| !value.is_empty()) {
             remarks.push(format!("{key} {} is left out: {why}", value.shown()));
         }
-    }
+        dropped.is_none() && !CONDITIONS.contains(&key.as_str())
+    });
     let mut added = restrictions(portmap, remarks)?;
-    match portmap.get("capabilities") {
-        Some(capabilities) if capabilities.raw() != "null" => {
-            edits.extend(capable(capabilities)?);
+    let mut is_capable = false;
+    for member in &mut members {
+        match member.key.as_str() {
+            "type" => member.set("\"autoport\""),
+            "capabilities" => {
+                member.set(&capable(member.value)?);
+                is_capable = true;
+            }
+            _ => {}
         }
-        Some(null) => edits.push(Edit { at: null.span(), with: all_capabilities(portmap) }),
-        None => added.push(member(portmap, "capabilities", &all_capabilities(portmap))),
     }
-    let spans: Vec<_> = members.iter().map(|member| member.span.clone()).collect();
-    edits.extend(removed(&spans, |index| is_dropped(&members[index])));
-    if !added.is_empty() {
-        // Every member of its own in the layout of the last one.
-        let one = |new: &String| appended(portmap, &spans, new);
-        let mut all = added.iter().map(one);
-        let mut first = all.next().expect("there is one");
-        first.with.extend(all.map(|edit| edit.with));
-        edits.push(first);
+    if !is_capable {
+        added.push(member(portmap, "capabilities", &all_capabilities(portmap)));
     }
-    Ok(edits)
+    Ok(portmap.with(&members, &added))
 }
 
-fn is_condition(key: &str) -> bool {
-    matches!(key, "conditionsV4" | "conditionsV6")
-}
-
-fn member(like: Value<'_>, key: &str, value: &str) -> String {
+pub(super) fn member(like: Value<'_>, key: &str, value: &str) -> String {
     let space = if like.is_spaced() { " " } else { "" };
     format!("\"{key}\":{space}{value}")
 }
@@ -78,40 +62,30 @@ pub(super) fn all_capabilities(like: Value<'_>) -> String {
 }
 
 /// Makes an object of capabilities have both.
-fn capable(capabilities: Value<'_>) -> Result<Vec<Edit>, Problem> {
-    let Some(members) = capabilities.members() else {
-        return Err(Problem::Shape { what: "capabilities of portmap", expected: "an object" });
-    };
-    let spans: Vec<_> = members.iter().map(|member| member.span.clone()).collect();
-    let mut edits = Vec::new();
+fn capable(capabilities: Value<'_>) -> Result<String, Problem> {
+    if matches!(capabilities.raw(), "null" | "{}") {
+        return Ok(all_capabilities(capabilities));
+    }
+    let shape = Problem::Shape { what: "capabilities of portmap", expected: "an object" };
+    let mut members = capabilities.members().ok_or(shape)?;
     let mut added = Vec::new();
     for key in CAPABILITIES {
-        match members.iter().rfind(|member| member.key == key) {
-            Some(found) if found.value.raw() == "true" => {}
-            Some(found) => edits.push(Edit { at: found.value.span(), with: "true".to_owned() }),
-            None => added.push(appended(capabilities, &spans, &member(capabilities, key, "true"))),
+        match members.iter_mut().rfind(|member| member.key == key) {
+            Some(found) => found.set("true"),
+            None => added.push(member(capabilities, key, "true")),
         }
     }
-    if spans.is_empty() {
-        let at = capabilities.span();
-        return Ok(vec![Edit { at, with: all_capabilities(capabilities) }]);
-    }
-    // At most one place in all: they are added one behind the other.
-    if let Some(first) = added.first_mut().map(|first| first.at.clone()) {
-        let with = added.into_iter().map(|edit| edit.with).collect();
-        edits.push(Edit { at: first, with });
-    }
-    Ok(edits)
+    Ok(capabilities.with(&members, &added))
 }
 
 /// The members that serve as the conditions did.
 fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<String>, Problem> {
     let (mut sources, mut hosts) = (Networks::default(), Networks::default());
-    for (family, key) in ["conditionsV4", "conditionsV6"].into_iter().enumerate() {
+    for (family, key) in CONDITIONS.into_iter().enumerate() {
         let Some(value) = portmap.get(key).filter(|value| !value.is_empty()) else { continue };
         let misunderstood = || Problem::Condition { key, value: value.shown() };
         let items = value.items().ok_or_else(misunderstood)?;
-        let tokens: Option<Vec<String>> = items.into_iter().map(Value::string).collect();
+        let tokens: Option<Vec<String>> = items.iter().map(|item| item.value.string()).collect();
         let tokens = tokens.ok_or_else(misunderstood)?;
         let mut rest: &[String] = &tokens;
         while !rest.is_empty() {

@@ -24,7 +24,7 @@ pub(crate) use disk::configurations;
 pub use problem::Problem;
 
 use crate::event::LockHolder;
-use conflist::{Edited, How};
+use conflist::Edited;
 use disk::{Folder, Found, look};
 
 /// Where libcni remembers what it attached with which configuration.
@@ -136,12 +136,11 @@ impl Step {
     /// The step from `old` to the text that was `edited`.
     fn of(path: PathBuf, old: &str, edited: Edited) -> Self {
         let Edited { text, how, remarks } = edited;
-        if how == How::Unchanged {
+        let Some(how) = how else {
             return Self { remarks, ..Self::new(path, Done::Unchanged) };
-        }
-        let name = path.display().to_string();
-        let diff = diff::unified(&name, &name, old, &text);
-        let (how, diff) = (Some(how.to_string()), Some(diff));
+        };
+        let diff = diff::unified(&path.display().to_string(), old, &text);
+        let (how, diff) = (Some(how.to_owned()), Some(diff));
         Self { how, diff, remarks, ..Self::new(path, Done::Changed) }
     }
 
@@ -175,7 +174,7 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
     }
     let mut steps = vec![copy_executable(places)?];
     let mut backup = None;
-    if edited.how != How::Unchanged {
+    if edited.how.is_some() {
         let before = before_of(&path);
         if let Some(folder) = &folder {
             folder.replace(&before, text.as_bytes(), &path)?;
@@ -208,7 +207,7 @@ pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
         };
         let edited = conflist::without_autoport(&text, before.as_deref());
         let edited = edited.map_err(Error::left(&path))?;
-        if let Some(folder) = folder.as_ref().filter(|_| edited.how != How::Unchanged) {
+        if let Some(folder) = folder.as_ref().filter(|_| edited.how.is_some()) {
             folder.replace(&path, edited.text.as_bytes(), &path)?;
         }
         steps.push(Step::of(path, &text, edited));

@@ -1,7 +1,4 @@
-//! JSON as the text it is: where each value stands, and changes that leave everything else as it was
-//! written.
-
-use std::ops::Range;
+//! JSON as the text it is, and changes that leave everything else as it was written.
 
 use serde_json::value::RawValue;
 
@@ -14,13 +11,25 @@ pub(super) struct Value<'a> {
     raw: &'a str,
 }
 
-/// A member of an object, in the order of the text. Of equal keys the last counts, as in Go.
+/// An item of a list, or a member of an object, in the order of the text. Of equal keys the last counts, as in
+/// Go.
 #[derive(Clone, Debug)]
-pub(super) struct Member<'a> {
+pub(super) struct Part<'a> {
+    /// Empty in a list.
     pub(super) key: String,
     pub(super) value: Value<'a>,
-    /// From the quote before the key to the end of the value.
-    pub(super) span: Range<usize>,
+    /// What is before it: a comma, unless it is the first, and white space.
+    gap: &'a str,
+    /// How it is to be written.
+    written: String,
+}
+
+impl Part<'_> {
+    /// Gives it another value.
+    pub(super) fn set(&mut self, value: &str) {
+        self.written.truncate(self.written.len() - self.value.raw.len());
+        self.written.push_str(value);
+    }
 }
 
 impl<'a> Value<'a> {
@@ -41,10 +50,12 @@ impl<'a> Value<'a> {
         value.map_or_else(|_| self.raw.to_owned(), |value| value.to_string())
     }
 
-    /// Where it stands in the text.
-    pub(super) fn span(self) -> Range<usize> {
-        let start = self.raw.as_ptr().addr() - self.text.as_ptr().addr();
-        start..start + self.raw.len()
+    fn start(self) -> usize {
+        self.raw.as_ptr().addr() - self.text.as_ptr().addr()
+    }
+
+    fn end(self) -> usize {
+        self.start() + self.raw.len()
     }
 
     pub(super) fn string(self) -> Option<String> {
@@ -57,23 +68,28 @@ impl<'a> Value<'a> {
     }
 
     /// The items of a list; `None` of anything else.
-    pub(super) fn items(self) -> Option<Vec<Self>> {
+    pub(super) fn items(self) -> Option<Vec<Part<'a>>> {
         let items: Vec<&RawValue> = serde_json::from_str(self.raw).ok()?;
-        Some(items.into_iter().map(|raw| Self { text: self.text, raw: raw.get() }).collect())
+        Some(self.parts(items.into_iter().map(|item| (String::new(), item))))
     }
 
     /// The members of an object; `None` of anything else.
-    pub(super) fn members(self) -> Option<Vec<Member<'a>>> {
+    pub(super) fn members(self) -> Option<Vec<Part<'a>>> {
         let Entries(entries) = serde_json::from_str(self.raw).ok()?;
-        let mut end = self.span().start + 1;
-        let member = |(key, raw): (String, &'a RawValue)| {
+        Some(self.parts(entries.into_iter()))
+    }
+
+    fn parts(self, entries: impl Iterator<Item = (String, &'a RawValue)>) -> Vec<Part<'a>> {
+        let mut before = self.start() + 1;
+        let part = |(key, raw): (String, &'a RawValue)| {
             let value = Self { text: self.text, raw: raw.get() };
-            // Between two members there is a comma, and white space.
-            let start = end + self.text[end..].find('"').unwrap_or_default();
-            end = value.span().end;
-            Member { key, value, span: start..end }
+            let rest = &self.text[before..value.end()];
+            let written = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
+            before = value.end();
+            let gap = &rest[..rest.len() - written.len()];
+            Part { key, value, gap, written: written.to_owned() }
         };
-        Some(entries.into_iter().map(member).collect())
+        entries.map(part).collect()
     }
 
     pub(super) fn get(self, key: &str) -> Option<Self> {
@@ -85,86 +101,54 @@ impl<'a> Value<'a> {
     pub(super) fn is_spaced(self) -> bool {
         self.text.contains("\": ")
     }
-}
 
-/// One place of a text, and what is to stand there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Edit {
-    pub(super) at: Range<usize>,
-    pub(super) with: String,
-}
-
-/// The text with all `edits` made, which must not overlap.
-pub(super) fn edited(text: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|edit| (edit.at.start, edit.at.end));
-    let (mut new, mut end) = (String::with_capacity(text.len()), 0);
-    for edit in edits {
-        new.push_str(&text[end..edit.at.start]);
-        new.push_str(&edit.with);
-        end = edit.at.end;
+    /// This list or object with these of its parts, each laid out as it was, and behind them what is new, laid
+    /// out like the last part there was.
+    pub(super) fn with(self, kept: &[Part<'_>], new: &[String]) -> String {
+        let old = self.items().or_else(|| self.members()).unwrap_or_default();
+        let (first, last) = (old.first(), old.last());
+        let lead = first.map_or("", |first| first.gap);
+        let mut gap = last.map_or("", |last| last.gap);
+        // A comma can be on a line of its own.
+        gap = gap.split_once(',').map_or(gap, |(_, behind)| behind);
+        if gap.is_empty() && self.is_spaced() {
+            gap = " ";
+        }
+        let gap = format!(",{gap}");
+        let kept = kept.iter().map(|part| (part.gap, &part.written));
+        let mut text = self.raw[..1].to_owned();
+        for (index, (gap, part)) in kept.chain(new.iter().map(|new| (&*gap, new))).enumerate() {
+            text.push_str(if index == 0 { lead } else { gap });
+            text.push_str(part);
+        }
+        let behind = last.map_or(self.end() - 1, |last| last.value.end());
+        text + &self.text[behind..self.end()]
     }
-    new.push_str(&text[end..]);
-    new
-}
 
-/// Adds `new` at the end of `container`, a list or an object, laid out like the last of its `parts`.
-pub(super) fn appended(container: Value<'_>, parts: &[Range<usize>], new: &str) -> Edit {
-    let whole = container.span();
-    let inner = whole.start + 1..whole.end - 1;
-    let Some(last) = parts.last() else { return Edit { at: inner, with: new.to_owned() } };
-    let before = parts.len().checked_sub(2).map_or(inner.start, |index| parts[index].end);
-    let mut gap = container.text[before..last.start].trim_start_matches([',']);
-    // A comma on a line of its own, as some write it.
-    if let Some((_, behind)) = gap.split_once(',') {
-        gap = behind;
+    /// The whole text with another value in the place of this one.
+    pub(super) fn replaced(self, value: &str) -> String {
+        [&self.text[..self.start()], value, &self.text[self.end()..]].concat()
     }
-    if gap.is_empty() && container.is_spaced() {
-        gap = " ";
-    }
-    Edit { at: last.end..last.end, with: format!(",{gap}{new}") }
-}
-
-/// Takes those of `parts` away for which `goes` says so; one at least has to stay.
-pub(super) fn removed(parts: &[Range<usize>], goes: impl Fn(usize) -> bool) -> Vec<Edit> {
-    let first_kept = (0..parts.len()).find(|index| !goes(*index)).unwrap_or_default();
-    let gone = (0..parts.len()).filter(|index| goes(*index));
-    let edit = |index: usize| {
-        // Together with the comma that would be one too many.
-        let at = if index < first_kept {
-            parts[index].start..parts[index + 1].start
-        } else {
-            parts[index - 1].end..parts[index].end
-        };
-        Edit { at, with: String::new() }
-    };
-    gone.map(edit).collect()
-}
-
-/// The white space before `at` in its line; nothing where something else stands there too.
-pub(super) fn indent(text: &str, at: usize) -> &str {
-    let line = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-    let before = &text[line..at];
-    if before.chars().all(char::is_whitespace) { before } else { "" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn spans(value: Value<'_>) -> Vec<Range<usize>> {
-        let members = value.members().expect("an object");
-        members.into_iter().map(|member| member.span).collect()
-    }
-
     #[test]
-    fn values_know_where_they_stand() {
+    fn parts_are_as_they_are_written() {
         let text = " {\"a\" : [1, {\"b\":\"x\\\"y\"}] ,\n \"c\":null}\n";
         let value = Value::of(text).expect("JSON");
-        let found: Vec<_> = spans(value).into_iter().map(|span| &text[span]).collect();
-        assert_eq!(found, ["\"a\" : [1, {\"b\":\"x\\\"y\"}]", "\"c\":null"]);
-        let inner = value.get("a").and_then(Value::items).expect("a list")[1];
-        assert_eq!(&text[inner.span()], inner.raw());
+        let members = value.members().expect("an object");
+        let found: Vec<_> = members.iter().map(|member| (member.gap, &*member.written)).collect();
+        let expected = [("", "\"a\" : [1, {\"b\":\"x\\\"y\"}]"), (" ,\n ", "\"c\":null")];
+        assert_eq!(found, expected);
+        let inner = value.get("a").and_then(Value::items).expect("a list")[1].value;
         assert_eq!(inner.get("b").and_then(Value::string).as_deref(), Some("x\"y"));
+        assert_eq!(inner.replaced("2"), " {\"a\" : [1, 2] ,\n \"c\":null}\n");
+        let mut members = members;
+        members[0].set("3");
+        assert_eq!(value.with(&members, &[]), "{\"a\" : 3 ,\n \"c\":null}");
     }
 
     #[test]
@@ -183,8 +167,8 @@ mod tests {
             ("{\n  \"a\": 1\n  , \"b\": 2\n}", "{\n  \"a\": 1\n  , \"b\": 2, \"z\": 0\n}"),
         ] {
             let value = Value::of(text).expect("JSON");
-            let new = edited(text, vec![appended(value, &spans(value), "\"z\": 0")]);
-            assert_eq!(new, expected);
+            let members = value.members().expect("an object");
+            assert_eq!(value.with(&members, &["\"z\": 0".to_owned()]), expected);
         }
     }
 
@@ -200,9 +184,9 @@ mod tests {
             ("acd", "{ \"b\": 2 }"),
             ("abc", "{ \"d\": 4 }"),
         ] {
-            let keys = ["a", "b", "c", "d"];
-            let edits = removed(&spans(value), |index| goes.contains(keys[index]));
-            assert_eq!(edited(text, edits), expected, "without {goes}");
+            let mut members = value.members().expect("an object");
+            members.retain(|member| !goes.contains(&*member.key));
+            assert_eq!(value.with(&members, &[]), expected, "without {goes}");
         }
     }
 }

@@ -151,7 +151,7 @@ fn refused(text: &str) -> String {
 
 /// The lines that differ.
 fn difference(old: &str, new: &str) -> Vec<String> {
-    let diff = crate::install::diff::unified("", "", old, new);
+    let diff = crate::install::diff::unified("", old, new);
     let lines = diff.lines().skip(3).filter(|line| !line.starts_with([' ', '\\']));
     lines.map(str::to_owned).collect()
 }
@@ -163,7 +163,7 @@ fn json(text: &str) -> serde_json::Value {
 #[test]
 fn portmap_makes_way_and_nothing_else_changes() {
     let edited = installed(FLANNEL);
-    assert_eq!((edited.how, &*edited.remarks), (How::ReplacesPortmap, &[][..]));
+    assert_eq!((edited.how, &*edited.remarks), (Some("autoport replaces portmap"), &[][..]));
     assert_eq!(
         difference(FLANNEL, &edited.text),
         [
@@ -206,7 +206,10 @@ fn portmap_makes_way_and_nothing_else_changes() {
 #[test]
 fn without_portmap_autoport_is_the_last() {
     let edited = installed(CRIO);
-    assert_eq!((edited.how, &*edited.remarks), (How::Appended, &[][..]));
+    assert_eq!(
+        (edited.how, &*edited.remarks),
+        (Some("autoport added after the other plugins"), &[][..])
+    );
     assert_eq!(
         difference(CRIO, &edited.text),
         [
@@ -226,11 +229,15 @@ fn done_twice_is_done_once_and_undone_is_as_before() {
     for (name, text) in ALL {
         let once = installed(text);
         let twice = installed(&once.text);
-        assert_eq!((twice.how, &twice.text), (How::Unchanged, &once.text), "{name}");
+        assert_eq!((twice.how, &twice.text), (None, &once.text), "{name}");
         let back = without_autoport(&once.text, Some(text)).expect("it is understood");
-        assert_eq!((back.how, &*back.text), (How::Restored, text), "{name}");
+        assert_eq!(
+            (back.how, &*back.text),
+            (Some("restored to its content before the installation"), text),
+            "{name}"
+        );
         let again = without_autoport(text, None).expect("it is understood");
-        assert_eq!((again.how, &*again.text), (How::Unchanged, text), "{name}");
+        assert_eq!((again.how, &*again.text), (None, text), "{name}");
         // Every plugin but one is what it was.
         let (old, new) = (json(text), json(&once.text));
         let others = |value: &serde_json::Value| -> Vec<serde_json::Value> {
@@ -247,19 +254,19 @@ fn done_twice_is_done_once_and_undone_is_as_before() {
 fn what_others_changed_meanwhile_stays() {
     let now = installed(CALICO).text.replace("\"mtu\": 0", "\"mtu\": 1400");
     let back = without_autoport(&now, Some(CALICO)).expect("it is understood");
-    assert_eq!(back.how, How::PortmapBack);
+    assert_eq!(back.how, Some("portmap replaces autoport"));
     assert_eq!(back.text, CALICO.replace("\"mtu\": 0", "\"mtu\": 1400"));
     // Where portmap did not stand, and where nobody knows.
     let now = installed(CRIO).text.replace("cni0", "cni1");
     for (before, remarks) in [(Some(CRIO), 0), (None, 1)] {
         let back = without_autoport(&now, before).expect("it is understood");
-        assert_eq!((back.how, back.remarks.len()), (How::TakenOut, remarks));
+        assert_eq!((back.how, back.remarks.len()), (Some("autoport removed"), remarks));
         assert_eq!(back.text, CRIO.replace("cni0", "cni1"));
     }
     // Not beside a portmap that somebody has put back already.
     let both = installed(PODMAN).text.replace("\"firewall\"", "\"portmap\"");
     let back = without_autoport(&both, Some(PODMAN)).expect("it is understood");
-    assert_eq!((back.how, back.text.matches("portmap").count()), (How::TakenOut, 1));
+    assert_eq!((back.how, back.text.matches("portmap").count()), (Some("autoport removed"), 1));
 }
 
 fn with_options(options: &str) -> String {
@@ -349,7 +356,7 @@ fn capabilities_are_completed() {
     // Whoever put it there may have meant it.
     let without = installed(COMPACT).text.replace(r#""portMappings":true,"#, "");
     let edited = installed(&without);
-    assert_eq!((edited.how, edited.remarks.len()), (How::Unchanged, 1));
+    assert_eq!((edited.how, edited.remarks.len()), (None, 1));
 }
 
 #[test]
