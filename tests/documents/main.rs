@@ -6,7 +6,10 @@ mod annotations;
 mod capture;
 mod keys;
 mod links;
+mod plain;
 mod table;
+#[path = "../words/mod.rs"]
+mod words;
 
 use std::collections::BTreeSet;
 use std::fs;
