@@ -12,8 +12,7 @@ use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Change, Nft};
 use crate::model::{Ask, Mapping, Record};
 use crate::plan;
-use crate::ruleset::Traffic;
-use crate::store::{self, Store};
+use crate::store::{self, Locked, Store};
 
 /// What a claim got.
 #[derive(Debug)]
@@ -53,38 +52,7 @@ pub fn claim(
         tolerate(undo(store, &claimed, now, log), Undone::MappingLeft, log);
         return Err(error);
     }
-    if let Some(before) = &claimed.before {
-        settle(store, &claimed.record, before, now, log)?;
-    }
     Ok(Some(claimed))
-}
-
-/// Records what is held now that the flows to what was given up have ended: up to here the record has told
-/// a DEL which flows there may be.
-fn settle(
-    store: &Store,
-    wanted: &Record,
-    before: &Record,
-    now: u64,
-    log: &mut dyn Log,
-) -> Result<(), Error> {
-    let held = plan::union(&before.mappings, &wanted.mappings);
-    if held == wanted.mappings {
-        return Ok(());
-    }
-    let held = Record { mappings: held, ..wanted.clone() };
-    phases::under_lock(store, now, log, |command| {
-        let own = store::Key::of(&wanted.owner.holder);
-        match command.locked.record(&own) {
-            Ok(Some(record)) if record == held => {
-                // What the record still lists may have been mapped again, by GC or a rebuilt table.
-                let change = decide::change(wanted, decide::released(command.locked, &record)?);
-                apply(command, change, None, wanted)?;
-                Ok(command.locked.save(wanted)?)
-            }
-            _ => Ok(()),
-        }
-    })
 }
 
 /// Takes back what a claim got that nobody knows of, unless it was changed since.
@@ -148,8 +116,8 @@ fn grant(
         }
         return Err(error);
     }
-    command.end_flows_of_living(before.iter().map(|before| given_up(before, &wanted)).collect());
-    let opened = opening.as_ref().map_or(Ok(()), Opening::open);
+    let given_up = before.as_ref().map_or(Ok(()), |before| give_up(locked, before, &wanted));
+    let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
     if let Err(error) = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors)) {
         if before.is_none() {
             tolerate(release::remove(command, &wanted), Undone::MappingLeft, command.log);
@@ -179,8 +147,13 @@ fn apply(
     Ok(())
 }
 
-/// What is translated by `before` and no longer by `wanted`.
-fn given_up(before: &Record, wanted: &Record) -> Traffic {
-    let gone = |old: &&Mapping| wanted.mappings.binary_search(old).is_err();
-    Traffic::of(before, before.mappings.iter().filter(gone).copied().collect())
+/// Records only what is held now, and what is no longer translated as leaving.
+fn give_up(locked: &Locked, before: &Record, wanted: &Record) -> Result<(), Error> {
+    let is_gone = |old: &&Mapping| wanted.mappings.binary_search(old).is_err();
+    let gone: Vec<_> = before.mappings.iter().filter(is_gone).copied().collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    locked.leave(&Record { mappings: gone, ..before.clone() })?;
+    Ok(locked.save(wanted)?)
 }

@@ -35,6 +35,16 @@ struct Afterwards {
     clears: bool,
 }
 
+impl Afterwards {
+    /// Ends the flows of these, whose container may be there again.
+    fn finish(&mut self, leaving: Vec<Record>) {
+        let gone = leaving.iter().map(|record| Traffic::of(record, record.mappings.clone()));
+        self.redirected[1].gone.extend(gone);
+        self.redirected[1].pods_stay = true;
+        self.leaving.extend(leaving);
+    }
+}
+
 /// What came of a command.
 pub(super) struct Finished<T> {
     pub(super) done: Result<T, Error>,
@@ -65,6 +75,7 @@ pub(super) fn with<T>(
     let mut after = Afterwards::default();
     let (one, two) = (&mut nft, &mut after);
     let done = work(&mut UnderLock { locked: &locked, now, log: &mut *log, nft: one, after: two });
+    after.finish(locked.found_leaving());
     let mut unlocked = locked.unlock();
     if let Some(nft) = &mut nft {
         after.redirected.iter().for_each(|change| end_flows(nft, change, log));
@@ -129,17 +140,8 @@ impl UnderLock<'_> {
         if !leaving.is_empty() {
             self.nft()?;
         }
-        for record in leaving {
-            self.end_flows(Traffic::of(&record, record.mappings.clone()));
-            self.after.leaving.push(record);
-        }
+        self.after.finish(leaving);
         Ok(())
-    }
-
-    /// The same for a pod that stays.
-    pub(super) fn end_flows_of_living(&mut self, gone: Vec<Traffic>) {
-        self.after.redirected[1].gone.extend(gone);
-        self.after.redirected[1].pods_stay = true;
     }
 
     /// Has the published files of this owner's pod written when the lock is free, and says in

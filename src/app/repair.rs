@@ -89,7 +89,7 @@ pub fn repair(
     let unlocked = locked.unlock();
     let new = std::mem::take(&mut applied.restored);
     let gone = leaving.iter().map(|it| Traffic::of(it, it.mappings.clone())).collect();
-    end_flows(&mut nft, &Redirected { gone, new, ..Redirected::default() }, log);
+    end_flows(&mut nft, &Redirected { gone, new, pods_stay: true }, log);
     phases::forget(&unlocked, &leaving, log);
     phases::clear_published(unlocked, log)?;
     Ok(Some(Repaired { attachments, adopted, left_alone, applied }))

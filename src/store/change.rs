@@ -29,7 +29,9 @@ impl Locked {
         for mapping in &record.mappings {
             index::enter(disk, &mapping.host, &key)?;
         }
-        lookup::enter(disk, record)?;
+        if let Some(place) = lookup::enter(disk, record)? {
+            self.note_leaving(&key, &place);
+        }
         record::write(disk, &key.path(), record)?;
         if !record.grants.is_empty() {
             self.note_change(record);
@@ -52,13 +54,34 @@ impl Locked {
     /// # Errors
     /// When the file system refuses.
     pub fn retire(&self, record: &Record) -> Result<(), Error> {
-        let path = Key::of(&record.owner.holder).path();
-        match leaving::place(record) {
-            Some(place) if self.disk.rename(&path, &place).is_ok() => {
-                self.withdraw_entries(record, Some(&place))
-            }
-            Some(_) | None => self.remove(record),
+        let key = Key::of(&record.owner.holder);
+        let Some(place) = leaving::place(record) else { return self.remove(record) };
+        if self.disk.target(&place)?.is_none() {
+            self.note_leaving(&key, &place);
         }
+        if self.leaving.borrow().is_empty() && self.disk.rename(&key.path(), &place).is_ok() {
+            return self.withdraw_entries(record, Some(&place));
+        }
+        // On a full disk nothing can be written, but everything given back.
+        let kept = self.leave(record).is_ok().then_some(place);
+        self.disk.remove(&key.path())?;
+        self.withdraw_entries(record, kept.as_deref())
+    }
+
+    /// Notes that connections through mappings of `gone`, whose holder may stay, are still to be ended: beside
+    /// what was leaving before.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn leave(&self, gone: &Record) -> Result<(), Error> {
+        let Some(place) = leaving::place(gone) else { return Ok(()) };
+        let mut gone = gone.clone();
+        let earlier = self.leaving.borrow();
+        let its = earlier.iter().filter(|earlier| earlier.owner.holder == gone.owner.holder);
+        gone.mappings.extend(its.flat_map(|earlier| &earlier.mappings));
+        gone.mappings.sort_unstable();
+        gone.mappings.dedup();
+        record::write(&self.disk, &place, &gone)
     }
 
     /// Takes out what is entered for a record that is no longer there, but for one place.

@@ -2,12 +2,12 @@
 //!
 //! Such a record takes the place of its container's entry, `containers/<container ID>/<key>`, until the
 //! connections have ended, which happens without the lock. A command that is killed before leaves it to
-//! the next DEL of the container, GC or repair.
+//! the next ADD or DEL of the container, GC or repair.
 
 use super::error::Error;
 use super::key::Key;
 use super::lookup::{self, CONTAINERS};
-use super::{Shared, Unlocked, record};
+use super::{Locked, Shared, Unlocked, record};
 use crate::model::Record;
 
 /// Where the record of a container stands while it is leaving.
@@ -47,16 +47,38 @@ impl Shared {
     }
 }
 
+impl Locked {
+    /// Remembers the record that is leaving at `place`, whose holder has come back: its connections are
+    /// this command's to end.
+    pub(super) fn note_leaving(&self, key: &Key, place: &str) {
+        let found = record::read_at(&self.disk, key, place).ok().flatten();
+        let found = found.filter(|record| record.boot_id == self.instance.boot_id);
+        self.leaving.borrow_mut().extend(found);
+    }
+
+    /// The records that were found leaving where this command recorded something.
+    pub fn found_leaving(&self) -> Vec<Record> {
+        self.leaving.take()
+    }
+}
+
 impl Unlocked {
-    /// Forgets a record that was leaving, unless its holder has come back since.
+    /// Forgets a record that was leaving. If its holder has come back since, its place becomes that one's
+    /// entry.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn forget(&self, record: &Record) -> Result<(), Error> {
-        let disk = &self.shared.disk;
-        match place(record) {
-            Some(place) if lookup::is_no_entry(disk, &place)? => lookup::withdraw(disk, &place),
-            Some(_) | None => Ok(()),
+        let (disk, key) = (&self.shared.disk, Key::of(&record.owner.holder));
+        let Some(place) = place(record) else { return Ok(()) };
+        if !lookup::is_no_entry(disk, &place)? {
+            return Ok(());
         }
+        if disk.inode(&key.path())?.is_none() {
+            return lookup::withdraw(disk, &place);
+        }
+        // Not by renaming: the temporary name belongs to whoever has the lock.
+        disk.remove(&place)?;
+        disk.link_new(&place, &format!("../../{}", key.path())).map(drop)
     }
 }

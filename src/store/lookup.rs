@@ -60,8 +60,20 @@ pub(super) fn entries(record: &Record) -> BTreeMap<String, String> {
     entries
 }
 
-pub(super) fn enter(disk: &Disk, record: &Record) -> Result<(), Error> {
-    entries(record).iter().try_for_each(|(name, target)| disk.link(name, target))
+/// Enters a record. Gives the place where one that is leaving serves as an entry as well.
+pub(super) fn enter(disk: &Disk, record: &Record) -> Result<Option<String>, Error> {
+    let mut leaving = None;
+    for (name, target) in entries(record) {
+        if disk.link_new(&name, &target)? {
+            continue;
+        }
+        match disk.target(&name)? {
+            None => leaving = Some(name),
+            Some(before) if before == target => {}
+            Some(_) => disk.link_over(&name, &target)?,
+        }
+    }
+    Ok(leaving)
 }
 
 /// Takes an entry out, and its directory with the last one. That of a pod goes when its published files

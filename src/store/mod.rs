@@ -153,7 +153,8 @@ impl Store {
                 })?;
                 let persistent = self.persistent.clone();
                 let shared = Shared { disk, instance, lock: file };
-                return Ok(Locked { shared, persistent, changed: RefCell::default() });
+                let (changed, leaving) = (RefCell::default(), RefCell::default());
+                return Ok(Locked { shared, persistent, changed, leaving });
             }
         }
     }
@@ -287,6 +288,8 @@ pub struct Locked {
     persistent: Option<PathBuf>,
     /// The pods whose records were changed, as `owners` names them.
     changed: RefCell<BTreeSet<String>>,
+    /// What was leaving where a record was entered.
+    leaving: RefCell<Vec<Record>>,
 }
 
 impl Deref for Locked {

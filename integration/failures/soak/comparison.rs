@@ -1,14 +1,14 @@
-//! Model, records, index, published files, elements and rules: whether all say the same. Not flows: a command
-//! that was killed before it ended them leaves them until they expire.
+//! Model, records, index, published files, elements, rules and flows: whether all say the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use autoport::event::Silent;
 use autoport::kernel::Nft;
-use autoport::model::{HostPort, Record};
+use autoport::model::{HostPort, Protocol, Record};
 use autoport::ruleset::{Identity, Ruleset};
 use autoport::store::Store;
 use serde_json::Value;
@@ -127,6 +127,25 @@ impl Soak {
             "seed {seed}: {elements:#?}\n{:#?}",
             whole.elements.keys()
         );
+        self.assert_flows(&records);
+    }
+
+    /// Every UDP flow goes where the record of its port says, and where there is none, to no pod.
+    fn assert_flows(&self, records: &BTreeMap<usize, Record>) {
+        for flow in flows() {
+            let mappings = records.values().flat_map(|record| &record.mappings);
+            let mut own = mappings.filter(|mapping| {
+                mapping.host.protocol == Protocol::Udp
+                    && mapping.host.port.get() == flow.to.port()
+                    && mapping.target.is_some()
+                    && (mapping.host.address == flow.to.ip()
+                        || mapping.host.is_wildcard()
+                            && mapping.host.address.is_ipv4() == flow.to.is_ipv4())
+            });
+            let target = own.next().and_then(|mapping| mapping.target);
+            let right = target.map_or(!is_pod(flow.by), |target| target.ip() == flow.by);
+            assert!(right, "seed {}: {flow:?} should go to {target:?}", self.seed);
+        }
     }
 
     /// Takes everything back and insists that nothing is left.
@@ -137,6 +156,8 @@ impl Soak {
         }
         self.assert_fine();
         view::assert_nothing_held();
+        let pods: Vec<_> = flows().into_iter().filter(|flow| is_pod(flow.by)).collect();
+        assert!(pods.is_empty(), "seed {seed}: flows are left: {pods:?}");
         let left: Vec<String> = view::tree(Path::new(STATE)).lines().map(str::to_owned).collect();
         let expected = [
             "lock",
@@ -176,4 +197,31 @@ fn whole(records: &BTreeMap<usize, Record>) -> Ruleset {
 fn named(record: &Record) -> BTreeSet<HostPort> {
     let hosts = record.mappings.iter().map(|mapping| mapping.host);
     hosts.filter(|host| !CHOSEN.contains(&host.port.get())).collect()
+}
+
+/// A UDP flow: where its client sends to, and who answers.
+#[derive(Debug)]
+struct Flow {
+    to: SocketAddr,
+    by: IpAddr,
+}
+
+fn is_pod(address: IpAddr) -> bool {
+    let pods: [ipnetwork::IpNetwork; 2] =
+        ["10.1.0.0/16", "fd00:1::/64"].map(|text| text.parse().expect("a network"));
+    pods.iter().any(|network| network.contains(address))
+}
+
+fn flows() -> Vec<Flow> {
+    let all = view::flows();
+    let udp = all.iter().filter(|line| line.contains(" udp "));
+    udp.filter_map(|line| {
+        let all = |prefix: &'static str| {
+            line.split_whitespace().filter_map(move |word| word.strip_prefix(prefix))
+        };
+        let to: IpAddr = all("dst=").next()?.parse().ok()?;
+        let port = all("dport=").next()?.parse().ok()?;
+        Some(Flow { to: SocketAddr::new(to, port), by: all("src=").nth(1)?.parse().ok()? })
+    })
+    .collect()
 }

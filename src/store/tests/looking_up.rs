@@ -191,3 +191,40 @@ fn what_cannot_be_read_is_found_until_it_is_discarded() {
     locked.discard(&Key::of_attachment(&attachment("4f2a"))).expect("discarding");
     assert_eq!(node.lookups(), [""; 0]);
 }
+
+/// What a killed command left leaving, its container's next record inherits: container engines give an ID
+/// twice.
+#[test]
+fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
+    let node = Node::new();
+    let locked = node.lock();
+    let [first, second, third] =
+        [20_000, 30_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
+    let hosts = |records: &[Record]| -> Vec<u16> {
+        records.iter().flat_map(|record| &record.mappings).map(|it| it.host.port.get()).collect()
+    };
+    locked.save(&first).expect("saving");
+    locked.retire(&first).expect("retiring");
+    drop(locked.unlock());
+
+    let locked = node.lock();
+    locked.save(&second).expect("saving");
+    assert_eq!(containers(locked.records_of_container("4f2a").expect("looking")), ["4f2a"]);
+    locked.retire(&second).expect("retiring");
+    drop(locked.unlock());
+    let locked = node.lock();
+    assert_eq!(hosts(&locked.leaving("4f2a").expect("looking")), [20_000, 30_000]);
+
+    locked.save(&third).expect("saving");
+    let found = locked.found_leaving();
+    assert_eq!(hosts(&found), [20_000, 30_000], "the command has to end their connections");
+    let unlocked = locked.unlock();
+    for record in &found {
+        unlocked.forget(record).expect("forgetting");
+    }
+    let shared = node.lock();
+    assert_eq!(hosts(&shared.leaving("4f2a").expect("looking")), [0; 0]);
+    assert_eq!(containers(shared.records_of_container("4f2a").expect("looking")), ["4f2a"]);
+    shared.remove(&third).expect("removing");
+    assert_eq!(node.lookups(), [""; 0]);
+}
