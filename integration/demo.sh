@@ -80,7 +80,7 @@ export CNI_PATH=/run/demo/bin:/usr/lib/cni NETCONFPATH=/run/demo/net.d
 
 inside() { nsenter --net="/run/netns/$1" -- "${@:2}"; }
 
-printf '%sautoport: host ports for containers, on a throwaway node%s\n' "$bold" "$plain"
+printf '%sautoport: host ports for containers, on a temporary node%s\n' "$bold" "$plain"
 say "Everything below happens in network and mount namespaces of its own." \
     "The network of this machine is not touched."
 
@@ -145,7 +145,7 @@ command_line "curl http://127.0.0.1:8080/     # on the node itself"
 page "The node" "Hello from pod web. You are 10.200.0.1." curl -sS --noproxy '*' --max-time 5 http://127.0.0.1:8080/
 good "Both reached the pod. It saw the client's own address; only 127.0.0.1 had to be replaced."
 
-step "A second pod asks for the same port, is refused, and leaves the choice to the node"
+step "A second pod asks for the same port, is rejected, and lets the node choose a port"
 pod api
 command_line "cnitool add pods /run/netns/api    # portMappings: 8080 -> 80/tcp"
 if cni add api 8080 >/run/demo/result 2>&1; then
@@ -176,7 +176,7 @@ command_line "autoport doctor    # with --conf-dir and --bin-dir of this demo"
 "${doctor[@]}" >/run/demo/report || stop "Something is wrong with this node: $(cat /run/demo/report)"
 indent </run/demo/report
 
-step "Somebody puts a firewall on the node, and port $chosen does not answer any more"
+step "A firewall is loaded on the node, and port $chosen does not answer any more"
 nft -f - <<'RULES'
 table inet firewall {
     chain forward {
@@ -224,9 +224,9 @@ good "No record is left, and no file for a container."
 end_servers
 
 printf '\n%sWhat happened%s\n' "$bold" "$plain"
-say "A real CNI chain attached two pods to a bridge. For each, autoport wrote down who holds" \
-    "the host port and put two elements into its nftables table: no iptables, no daemon, no" \
-    "child process. A taken port was refused by the name of its holder; a port that nobody" \
-    "named was chosen, and written down for the container. When a firewall came in between, one" \
-    "command said where the packet stopped. After DEL, nothing answers and nothing is recorded." \
-    "With this script, the node ends, too."
+say "A real CNI chain attached two pods to a bridge. For each pod, autoport recorded the holder" \
+    "of the host port and added two elements to its nftables table, without iptables, daemon or" \
+    "child process. A request for a port in use was rejected with the name of the holder. Another" \
+    "port was chosen by the node and published to the container. When a firewall dropped the" \
+    "packets, one command showed where they stopped. After DEL, no port answers and nothing is" \
+    "recorded. The node disappears with this script."
