@@ -14,7 +14,7 @@ mod cli;
 use std::ffi::{c_char, c_int};
 use std::fmt;
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, IntoRawFd as _};
 use std::panic;
 use std::path::Path;
@@ -28,9 +28,6 @@ use autoport::app::{self, World};
 use autoport::cni::{Env, NODE_FILE};
 use autoport::event::{Event, Log};
 use autoport::regular;
-
-/// No configuration with its mappings comes near this; 10,000 mappings take about 1 MiB.
-const STDIN_MAX: u64 = 16 << 20;
 
 /// The C library calls this.
 #[cfg_attr(
@@ -132,15 +129,7 @@ fn note(message: impl fmt::Display) {
 
 /// A person who tries `CNI_COMMAND=VERSION autoport` by hand has nothing to type.
 fn read_stdin() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if io::stdin().is_terminal() {
-        return Ok(bytes);
-    }
-    io::stdin().take(STDIN_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > STDIN_MAX {
-        return Err(io::Error::other(format!("it is larger than {STDIN_MAX} bytes")));
-    }
-    Ok(bytes)
+    if io::stdin().is_terminal() { Ok(Vec::new()) } else { regular::read_all(io::stdin()) }
 }
 
 /// The node's own configuration file; `None` where there is none.

@@ -202,16 +202,15 @@ impl Publication {
         // A name is the pod's own word, so nothing unnamed takes a variable from it.
         let (named, unnamed): (Vec<&Entry>, Vec<&Entry>) =
             self.entries.iter().partition(|entry| entry.name.is_some());
-        let mut taken = BTreeSet::new();
         for entry in named.into_iter().chain(unnamed) {
             for name in names(entry) {
-                if !taken.insert(name.clone()) {
+                let host_port = format!("AUTOPORT_HOST_PORT_{name}");
+                if !variables.put(&host_port, Some(entry.host_port)) {
                     continue;
                 }
                 let address = entry.host_ips.first();
                 let address = address.map(|ip| SocketAddr::new(*ip, entry.host_port.get()));
                 let run = Some(entry.count).filter(|count| *count > NonZeroU16::MIN);
-                variables.put(&format!("AUTOPORT_HOST_PORT_{name}"), Some(entry.host_port));
                 variables.put(&format!("AUTOPORT_PORT_{name}"), Some(entry.container_port));
                 variables.put(&format!("AUTOPORT_ADDR_{name}"), address);
                 variables.put(&format!("AUTOPORT_COUNT_{name}"), run);
@@ -289,14 +288,17 @@ struct Variables {
 }
 
 impl Variables {
-    /// Adds a variable if there is a value, and if nobody could take that for more than a value.
-    fn put(&mut self, name: &str, value: Option<impl ToString>) {
+    /// Adds a variable if there is a value, and if nobody could take that for more than a value; says
+    /// whether it is new.
+    fn put(&mut self, name: &str, value: Option<impl ToString>) -> bool {
         let harmless = |c: char| c.is_ascii_alphanumeric() || "-.,:[]".contains(c);
         let value = value.map(|value| value.to_string()).unwrap_or_default();
-        if value.is_empty() || !value.chars().all(harmless) || !self.seen.insert(name.to_owned()) {
-            return;
+        let is_new =
+            !value.is_empty() && value.chars().all(harmless) && self.seen.insert(name.to_owned());
+        if is_new {
+            self.pairs.push((name.to_owned(), value));
         }
-        self.pairs.push((name.to_owned(), value));
+        is_new
     }
 }
 

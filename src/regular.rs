@@ -4,13 +4,13 @@
 #![expect(clippy::disallowed_methods, reason = "the door to files that are only read")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 
-/// No configuration comes near this.
+/// No configuration with its mappings comes near this; 10,000 mappings take about 1 MiB.
 const SIZE_MAX: u64 = 16 << 20;
 
 /// Opens the file at `path`, also where a link leads to it.
@@ -31,8 +31,16 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As [`open`], and when it is larger than 16 MiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(open(path)?)
+}
+
+/// Reads `input` to its end.
+///
+/// # Errors
+/// When it cannot be read, or is larger than 16 MiB.
+pub fn read_all(input: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    input.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > SIZE_MAX {
         return Err(io::Error::other(format!("it is larger than {SIZE_MAX} bytes")));
     }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::Nft;
 use crate::model::{Ask, Grant};
-use crate::plan::{self, Earlier};
+use crate::plan;
 use crate::ruleset::{Identity, Ruleset};
 use crate::store::{self, Key, Store};
 
@@ -35,7 +35,7 @@ fn difference(
     let Some(shared) = store.read(log)? else { return nothing_recorded() };
     shared.belongs_here()?;
     let record = shared.record(&Key::of(&ask.holder)).map_err(store::Error::from)?;
-    let claimant = decide::owner(ask).unwrap_or_else(|_| decide::bare(ask));
+    let (claimant, _) = decide::owner(ask);
     // What it holds it left to nobody.
     if !ask.fixed.iter().all(|wanted| holds(record.as_ref(), &wanted.host)) {
         let holders = shared.holders(&decide::hosts_of(&ask.fixed))?;
@@ -45,10 +45,10 @@ fn difference(
         }
     }
     let Some(record) = record else { return nothing_recorded() };
-    let numbers = plan::earlier(&ask.requested, &record.grants, Earlier::Own);
+    let numbers = plan::earlier(&ask.requested, &record.grants);
     let mut grants = Vec::new();
     for (request, number) in ask.requested.iter().zip(numbers) {
-        let Some(Earlier::Own(port)) = number else {
+        let Some(port) = number else {
             return Ok(Some(format!("no host port was chosen for {request}")));
         };
         grants.push(Grant { request: request.clone(), port });

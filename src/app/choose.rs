@@ -115,11 +115,11 @@ impl<'a> Chooser<'a> {
         if requests.is_empty() {
             return Ok(Granted::default());
         }
-        let former = self.former();
         let own = self.before.map_or(&[][..], |before| &before.grants);
-        let kept = earlier(requests, own, Earlier::Own);
-        let had = earlier(requests, &former, Earlier::Former);
-        let earlier: Vec<_> = kept.into_iter().zip(had).map(|(own, had)| own.or(had)).collect();
+        let (kept, had) = (earlier(requests, own), earlier(requests, &self.former()));
+        let either =
+            |(own, had): (Option<_>, Option<_>)| own.map(Earlier::Own).or(had.map(Earlier::Former));
+        let earlier: Vec<_> = kept.into_iter().zip(had).map(either).collect();
         let choice = Choice {
             ask: self.ask,
             earlier: &earlier,

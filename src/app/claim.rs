@@ -79,16 +79,7 @@ fn grant(
 ) -> Result<Option<Claimed>, Error> {
     let locked = command.locked;
     locked.belongs_here()?;
-    let instance = locked.instance();
-    let scene = Scene {
-        shared: Some(locked),
-        gathered,
-        is_real: true,
-        netns: instance.netns,
-        boot_id: &instance.boot_id,
-        now: command.now,
-        aside: &|key| locked.put_aside(key),
-    };
+    let scene = Scene { shared: Some(locked), locked: Some(locked), gathered, now: command.now };
     let Some(plan) = decide::decide(&scene, ask, command.log)? else { return Ok(None) };
     let Plan { owner, before, giving_way, wanted, cursors } = plan;
     if !is_awaited() {

@@ -12,22 +12,32 @@ use crate::model::{Ask, Grant, HostPort, Mapping, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{self, Aside, Held, Shared, Who};
+use crate::store::{self, Aside, Held, Locked, Shared, Who};
 
 /// The node as an ADD finds it.
 pub(super) struct Scene<'a> {
     /// The records: none where there is no store, or none that a command may read that only asks.
     pub(super) shared: Option<&'a Shared>,
+    /// The same where the ADD is real: then the pod's network namespace has to exist, and a copy is kept of a
+    /// record that cannot be read.
+    pub(super) locked: Option<&'a Locked>,
     pub(super) gathered: &'a Gathered,
-    /// Whether the pod's network namespace has to exist.
-    pub(super) is_real: bool,
-    /// The node's own network namespace.
-    pub(super) netns: NamespaceId,
-    pub(super) boot_id: &'a str,
     /// Seconds since the epoch.
     pub(super) now: u64,
-    /// Puts a copy of a record aside that cannot be read.
-    pub(super) aside: &'a dyn Fn(&store::Key) -> Aside,
+}
+
+impl Scene<'_> {
+    fn aside(&self, key: &store::Key) -> Aside {
+        self.locked.map_or(Aside::Wanted, |locked| locked.put_aside(key))
+    }
+
+    /// The node's own network namespace, and its boot.
+    fn place(&self) -> Result<(NamespaceId, &str), Error> {
+        match self.shared.map(Shared::instance) {
+            Some(instance) => Ok((instance.netns, &instance.boot_id)),
+            None => Ok((netns::own()?, "")),
+        }
+    }
 }
 
 /// What is to be done.
@@ -43,18 +53,14 @@ pub(super) struct Plan {
     pub(super) cursors: Cursors,
 }
 
-/// Who asks, as the node sees it now.
-///
-/// # Errors
-/// When its network namespace does not exist.
-pub(super) fn owner(ask: &Ask) -> Result<Owner, netns::Missing> {
-    let netns = ask.netns.as_deref().map(netns::observe).transpose()?.flatten();
-    Ok(Owner { netns, ..bare(ask) })
-}
-
-/// The same without a look.
-pub(super) fn bare(ask: &Ask) -> Owner {
-    Owner { holder: ask.holder.clone(), pod: ask.pod.clone(), netns: None }
+/// Who asks, as the node sees it now; with its network namespace, or why that does not exist.
+pub(super) fn owner(ask: &Ask) -> (Owner, Option<netns::Missing>) {
+    let (netns, missing) = match ask.netns.as_deref().map(netns::observe) {
+        Some(Ok(netns)) => (netns, None),
+        Some(Err(missing)) => (None, Some(missing)),
+        None => (None, None),
+    };
+    (Owner { holder: ask.holder.clone(), pod: ask.pod.clone(), netns }, missing)
 }
 
 /// Whether the pod is on the node's own network, where it listens on the host port itself.
@@ -104,19 +110,20 @@ pub(super) fn decide(
     ask: &mut Ask,
     log: &mut dyn Log,
 ) -> Result<Option<Plan>, Error> {
-    let Scene { shared, gathered, is_real, netns, boot_id, now, aside } = *scene;
+    let Scene { shared, gathered, now, .. } = *scene;
+    let (netns, boot_id) = scene.place()?;
     let before = match shared.map_or(Ok(None), |shared| shared.record(&store::Key::of(&ask.holder)))
     {
         Err(source) => {
             let what = format!("what {} holds", ask.holder);
-            return Err(Error::Unreadable { what, aside: aside(&source.key), source });
+            return Err(Error::Unreadable { what, aside: scene.aside(&source.key), source });
         }
         Ok(before) => before,
     };
-    let owner = match owner(ask) {
-        Err(missing) if is_real => return Err(Error::NoNamespace(missing)),
-        found => found.unwrap_or_else(|_| bare(ask)),
-    };
+    let (owner, missing) = owner(ask);
+    if let Some(missing) = missing.filter(|_| scene.locked.is_some()) {
+        return Err(Error::NoNamespace(missing));
+    }
     let holders = holders_of(shared, &ask.fixed)?;
     for sibling in siblings::leave(&holders, &owner, &mut ask.fixed) {
         let (claimant, sibling) = (ask.holder.clone(), Box::new(sibling.clone()));
@@ -130,13 +137,13 @@ pub(super) fn decide(
     }
     let chooser = Chooser::new(shared, ask, &owner, before.as_ref(), gathered, now)?;
     chooser.permit()?;
-    let mut giving_way = superseded(&owner, holders, &ask.fixed, aside)?;
+    let mut giving_way = superseded(scene, &owner, holders, &ask.fixed)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
     let mut wanted = wanted(ask, owner.clone(), granted.grants, now, netns, boot_id);
     if !wanted.grants.is_empty() {
         let holders = holders_of(shared, &wanted.mappings)?;
-        giving_way = superseded(&owner, holders, &wanted.mappings, aside)?;
+        giving_way = superseded(scene, &owner, holders, &wanted.mappings)?;
     }
     if let Some(before) = &before {
         wanted.created = before.created;
@@ -168,10 +175,10 @@ pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(
+    scene: &Scene<'_>,
     claimant: &Owner,
     holders: Vec<Held>,
     wanted: &[Mapping],
-    aside: &dyn Fn(&store::Key) -> Aside,
 ) -> Result<Vec<(Record, &'static str)>, Error> {
     let hosts = hosts_of(wanted);
     let mut superseded = Vec::new();
@@ -189,7 +196,7 @@ fn superseded(
             }
             Who::Unreadable(source) => {
                 let what = format!("host port {wanted_host}");
-                return Err(Error::Unreadable { what, aside: aside(&source.key), source });
+                return Err(Error::Unreadable { what, aside: scene.aside(&source.key), source });
             }
         };
         match plan::standing(claimant, &record.owner, netns::is_gone) {

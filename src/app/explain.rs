@@ -14,10 +14,9 @@ use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
 use crate::model::{Allocation, Owner, Record};
-use crate::netns;
 use crate::publication::Publication;
 use crate::ruleset::{Identity, Ruleset, Script};
-use crate::store::{self, Aside, Key, Shared};
+use crate::store::{self, Key, Shared};
 
 /// The instance of a store that does not exist: ADD would draw a random one.
 pub const NO_INSTANCE: &str = "00000000000000000000000000000000";
@@ -103,16 +102,8 @@ fn foresee(
         shared.belongs_here()?;
     }
     let shared = shared.as_ref();
-    let instance = shared.map(Shared::instance);
-    let scene = Scene {
-        shared,
-        gathered: &gathered,
-        is_real: false,
-        netns: instance.map_or_else(netns::own, |instance| Ok(instance.netns))?,
-        boot_id: instance.map_or("", |instance| &instance.boot_id),
-        now: now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
-        aside: &|_| Aside::Wanted,
-    };
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let scene = Scene { shared, locked: None, gathered: &gathered, now };
     let Some(plan) = decide::decide(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();

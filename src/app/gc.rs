@@ -11,7 +11,7 @@ use crate::event::{Event, Log, Undone};
 use crate::kernel;
 use crate::model::{Attachment, Record};
 use crate::netns::Fate;
-use crate::store::{self, Key, Store, Unreadable};
+use crate::store::{Key, Store, Unreadable};
 
 /// A runtime may have attached a container after it made its list: what is so young, in seconds, and alive
 /// is left alone.
@@ -100,17 +100,9 @@ pub fn gc(
     now: u64,
     log: &mut dyn Log,
 ) -> Result<(), Error> {
-    let found = match store.clone().waiting(release::PATIENCE).read(log) {
-        Ok(None) => return Ok(()),
-        Ok(Some(shared)) => shared.records()?,
-        Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
-            return Err(error.into());
-        }
-        Err(error) => {
-            failed(log, Undone::NothingRemoved, error);
-            return Ok(());
-        }
-    };
+    let shared = store.clone().waiting(release::PATIENCE).read(log);
+    let shared = release::if_usable(shared, Undone::NothingRemoved, log)?.flatten();
+    let Some(found) = shared.map(|shared| shared.records()).transpose()? else { return Ok(()) };
     let valid: Option<BTreeSet<Key>> =
         valid.map(|valid| valid.iter().map(Key::of_attachment).collect());
     let goes = |read: &Result<Record, Unreadable>| match read {

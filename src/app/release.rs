@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::phases::{self, UnderLock};
 use super::{end_flows, failed, table, tolerate};
 use crate::error::Error;
-use crate::event::{Event, Log, Then, Undone};
+use crate::event::{Log, Then, Undone};
 use crate::kernel::{self, Change, Extent, Nft, Redirected};
 use crate::model::{Attachment, Holder, Mapping, Record};
 use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
@@ -24,13 +24,22 @@ pub(super) fn lock(store: &Store, log: &mut dyn Log) -> Result<Option<Locked>, E
         locked.belongs_here()?;
         Ok(locked)
     });
-    match usable {
-        Ok(locked) => Ok(Some(locked)),
+    if_usable(usable, Undone::StoreUnusable, log)
+}
+
+/// Notes `what` where the store cannot be used; a store that is busy or fails is another matter.
+pub(super) fn if_usable<T>(
+    asked: Result<T, store::Error>,
+    what: Undone,
+    log: &mut dyn Log,
+) -> Result<Option<T>, Error> {
+    match asked {
+        Ok(usable) => Ok(Some(usable)),
         Err(error @ (store::Error::LockTaken { .. } | store::Error::Io { .. })) => {
             Err(error.into())
         }
         Err(error) => {
-            failed(log, Undone::StoreUnusable, error);
+            failed(log, what, error);
             Ok(None)
         }
     }
@@ -139,8 +148,7 @@ pub(super) fn discard(command: &mut UnderLock<'_>, unreadable: Unreadable) -> Re
     withdraw(command, &Change { released, ..Change::default() }, key)?;
     command.end_flows(gone);
     let then = Then::Removed(locked.discard(key)?.to_string());
-    let (path, damage) = (unreadable.path, unreadable.source.into());
-    command.log.note(Event::Unreadable { path, damage, then });
+    command.log.note(unreadable.event(then));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::{adopt, end_flows, phases, reconcile, table};
 use crate::error::Error;
-use crate::event::{Event, Log, Then};
+use crate::event::{Log, Then};
 use crate::kernel::{self, Applied, Nft, Redirected};
 use crate::ruleset::Traffic;
 use crate::store::{Store, Unreadable};
@@ -67,8 +67,7 @@ pub fn repair(
             continue;
         }
         let then = Then::Removed(locked.discard(&unreadable.key)?.to_string());
-        let (path, damage) = (unreadable.path, unreadable.source.into());
-        log.note(Event::Unreadable { path, damage, then });
+        log.note(unreadable.event(then));
     }
     let adopted = match &survey {
         Some(survey) => adopt::adopt(&locked, survey, log)?,

@@ -1,7 +1,7 @@
 //! Ports that a daemon of the node has, taken out of the pool and given back.
 
 use crate::error::Error;
-use crate::event::{Event, Log, Then};
+use crate::event::{Log, Then};
 use crate::model::HostPort;
 use crate::netns;
 use crate::store::{self, Key, Reservation, Store, Who};
@@ -45,8 +45,7 @@ pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> R
         Err(store::Error::Unreadable(unreadable))
             if unreadable.key == own && unreadable.is_discardable() =>
         {
-            let (path, damage) = (unreadable.path, unreadable.source.into());
-            log.note(Event::Unreadable { path, damage, then: Then::Replaced });
+            log.note(unreadable.event(Then::Replaced));
             locked.release(&reservation.name)?;
             Ok(locked.reserve(reservation)?)
         }

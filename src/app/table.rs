@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Error;
-use crate::event::{Event, Log, Then};
+use crate::event::{Log, Then};
 use crate::model::{Family, HostPort, Mapping, Record};
 use crate::ruleset::{Identity, Key as Address, Ruleset, Set, SetKind, elements_of, places_of};
 use crate::store::{Key, Shared, Who};
@@ -27,8 +27,7 @@ pub(super) fn ruleset(
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {
                 left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
-                let (path, damage) = (unreadable.path, unreadable.source.into());
-                log.note(Event::Unreadable { path, damage, then: Then::LeftInTable });
+                log.note(unreadable.event(Then::LeftInTable));
             }
             Ok(_) | Err(_) => {}
         }

@@ -37,16 +37,16 @@ pub(super) fn convert(
         if shape(from) == Shape::PerFamily {
             into_list(&mut result);
         }
-        match shape(to) {
-            Shape::PerFamily => into_families(&mut result),
-            Shape::Labelled => for_each_address(&mut result, |entry| {
-                if let Some(family) = family_of(entry, "address") {
-                    entry.insert("version".into(), label(family).into());
-                }
-            }),
-            Shape::Plain => for_each_address(&mut result, |entry| {
-                entry.remove("version");
-            }),
+        let ips = result.get_mut("ips").and_then(Value::as_array_mut);
+        for entry in ips.into_iter().flatten().filter_map(Value::as_object_mut) {
+            entry.remove("version");
+            let family = family_of(entry, "address").filter(|_| shape(to) == Shape::Labelled);
+            if let Some([_, label]) = family.map(names) {
+                entry.insert("version".into(), label.into());
+            }
+        }
+        if shape(to) == Shape::PerFamily {
+            into_families(&mut result);
         }
     }
     result.insert("cniVersion".into(), to.as_str().into());
@@ -57,7 +57,7 @@ pub(super) fn convert(
 fn into_list(result: &mut Map<String, Value>) {
     let (mut ips, mut routes) = (Vec::new(), Vec::new());
     for family in Family::ALL {
-        let Some(Value::Object(mut old)) = result.remove(key(family)) else { continue };
+        let Some(Value::Object(mut old)) = result.remove(names(family)[0]) else { continue };
         if let Some(Value::Array(own)) = old.remove("routes") {
             routes.extend(own);
         }
@@ -94,13 +94,8 @@ fn into_families(result: &mut Map<String, Value>) {
         if !routes.is_empty() {
             old.insert("routes".into(), routes.into());
         }
-        result.insert(key(family).into(), old.into());
+        result.insert(names(family)[0].into(), old.into());
     }
-}
-
-fn for_each_address(result: &mut Map<String, Value>, change: impl Fn(&mut Map<String, Value>)) {
-    let ips = result.get_mut("ips").and_then(Value::as_array_mut);
-    ips.into_iter().flatten().filter_map(Value::as_object_mut).for_each(change);
 }
 
 fn objects(list: Option<Value>) -> Vec<Map<String, Value>> {
@@ -114,17 +109,11 @@ fn family_of(entry: &Map<String, Value>, field: &str) -> Option<Family> {
     Some(Family::of(&network.ip()))
 }
 
-const fn key(family: Family) -> &'static str {
+/// How the old shape calls the object of a family, and how the one after it labels its addresses.
+const fn names(family: Family) -> [&'static str; 2] {
     match family {
-        Family::V4 => "ip4",
-        Family::V6 => "ip6",
-    }
-}
-
-const fn label(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "4",
-        Family::V6 => "6",
+        Family::V4 => ["ip4", "4"],
+        Family::V6 => ["ip6", "6"],
     }
 }
 

@@ -17,14 +17,8 @@ pub enum Earlier {
 
 /// Matches `requests` with the grants of an earlier time, each of which serves one of them: the same
 /// request first, then one of the same name that is as long and in the same protocols.
-///
-/// `kind` is [`Earlier::Own`] or [`Earlier::Former`].
 #[must_use]
-pub fn earlier(
-    requests: &[Request],
-    grants: &[Grant],
-    kind: fn(NonZeroU16) -> Earlier,
-) -> Vec<Option<Earlier>> {
+pub fn earlier(requests: &[Request], grants: &[Grant]) -> Vec<Option<NonZeroU16>> {
     let mut left: Vec<Option<&Grant>> = grants.iter().map(Some).collect();
     let mut found = vec![None; requests.len()];
     let same = |request: &Request, old: &Request| request == old;
@@ -41,7 +35,7 @@ pub fn earlier(
             }
             let old =
                 left.iter_mut().find(|old| old.is_some_and(|old| matches(request, &old.request)));
-            *found = old.and_then(Option::take).map(|grant| kind(grant.port));
+            *found = old.and_then(Option::take).map(|grant| grant.port);
         }
     }
     found

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use super::key::{Key, Kind};
-use crate::event::LockHolder;
+use crate::event::{Event, LockHolder, Then};
 use crate::model::{InvalidName, NamespaceId};
 use crate::netns;
 
@@ -160,6 +160,12 @@ impl Damage {
 }
 
 impl Unreadable {
+    /// What a log is told of it.
+    #[must_use]
+    pub fn event(self, then: Then) -> Event {
+        Event::Unreadable { path: self.path, damage: self.source.into(), then }
+    }
+
     /// Whether the file is there and holds no record, so that nobody can read more of it than we do.
     ///
     /// What a later version wrote, and what the system did not give this time, is never discarded on

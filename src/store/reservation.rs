@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
 use super::key::{Key, Kind};
 use super::{Locked, Shared, index, record};
-use crate::event::{Event, Log, Then};
+use crate::event::{Log, Then};
 use crate::model::HostPort;
 
 /// Where reservations that outlive a boot are kept, unless tests say otherwise.
@@ -75,13 +75,7 @@ pub(super) fn bring_back(disk: &Disk, kept: &Path, log: &mut dyn Log) -> Result<
                 record::write(disk, &key.path(), &reservation)?;
             }
             Ok(_) => {}
-            Err(Unreadable { path, source, .. }) => {
-                log.note(Event::Unreadable {
-                    path,
-                    damage: source.into(),
-                    then: Then::NotReserved,
-                });
-            }
+            Err(unreadable) => log.note(unreadable.event(Then::NotReserved)),
         }
     }
     Ok(())
