@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::gather::Gathered;
+use super::gather::Scene;
 use super::survey::Survey;
 use crate::error::Error;
 use crate::kernel::Listener;
@@ -11,12 +11,11 @@ use crate::plan::{
     self, Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, Standing, allocate,
     earlier, permit,
 };
-use crate::store::{Key, Locked, Memory, Shared};
+use crate::store::{Key, Memory, Shared};
 
 /// A claimant, with what is known of its past.
 pub(super) struct Chooser<'a> {
-    /// Where there is no store, or none that the command may read, nothing is recorded.
-    shared: Option<&'a Shared>,
+    scene: &'a Scene<'a>,
     ask: &'a Ask,
     owner: &'a Owner,
     before: Option<&'a Record>,
@@ -24,33 +23,29 @@ pub(super) struct Chooser<'a> {
     /// something is to be chosen.
     kin: Vec<Record>,
     memory: Memory,
-    gathered: &'a Gathered,
-    now: u64,
 }
 
 impl<'a> Chooser<'a> {
     /// Reads what the pod has, and what it released a short while ago.
     pub(super) fn new(
-        shared: Option<&'a Shared>,
+        scene: &'a Scene<'a>,
         ask: &'a Ask,
         owner: &'a Owner,
         before: Option<&'a Record>,
-        gathered: &'a Gathered,
-        now: u64,
     ) -> Result<Self, Error> {
-        let memory = shared.map_or(Memory::default(), |shared| shared.memory(owner, now));
-        let kin = match shared {
+        let memory = scene.shared.map_or(Memory::default(), |it| it.memory(owner, scene.now));
+        let kin = match scene.shared {
             Some(shared) if !ask.requested.is_empty() => kin(shared, owner)?,
             Some(_) | None => Vec::new(),
         };
-        Ok(Self { shared, ask, owner, before, kin, memory, gathered, now })
+        Ok(Self { scene, ask, owner, before, kin, memory })
     }
 
     /// Whether the attachment holds the port, or its container released it just now: then its own
     /// runtime listens on it (podman's conmon, while the network is being reloaded).
     fn is_its_own(&self, host: &HostPort) -> bool {
         super::holds(self.before, host)
-            || self.memory.is_reloading(&self.ask.holder, host, self.now)
+            || self.memory.is_reloading(&self.ask.holder, host, self.scene.now)
     }
 
     /// Refuses what the operator forbids.
@@ -82,7 +77,7 @@ impl<'a> Chooser<'a> {
         let namespace = self.ask.pod.as_ref().map(|pod| &*pod.namespace);
         let limited = namespace.filter(|_| self.ask.ports.max_per_namespace.is_some());
         if let (Some(shared), Some(namespace), false) =
-            (self.shared, limited, self.ask.requested.is_empty())
+            (self.scene.shared, limited, self.ask.requested.is_empty())
         {
             let granted = shared.granted_in_namespace(namespace)?.into_iter();
             let others = granted.filter(|(key, _)| !part_of_it.contains(key));
@@ -123,10 +118,10 @@ impl<'a> Chooser<'a> {
         let choice = Choice {
             ask: self.ask,
             earlier: &earlier,
-            cursors: &cursors(self.shared, self.ask)?,
+            cursors: &cursors(self.scene.shared, self.ask)?,
             seed: fastrand::u64(..),
         };
-        let mut survey = Survey::new(self.shared, self.owner, &self.memory, self.now);
+        let mut survey = Survey::new(self.scene.shared, self.owner, &self.memory, self.scene.now);
         Ok(allocate(&choice, |spot, examined| self.look(spot, examined, &mut survey))??)
     }
 
@@ -156,14 +151,14 @@ impl<'a> Chooser<'a> {
     }
 
     fn listener_at(&self, host: &HostPort) -> Option<&Listener> {
-        self.gathered.listeners.find(host, &self.ask.policy.host_addresses)
+        self.scene.gathered.listeners.find(host, &self.ask.policy.host_addresses)
     }
 
     /// Whether packets would go to a process of the host, or to a pod of portmap.
     fn is_in_use(&self, spot: Spot) -> bool {
         spot.hosts().any(|host| {
             self.listener_at(&host).is_some() && !self.is_its_own(&host)
-                || self.gathered.portmap.chain_of(&host).is_some()
+                || self.scene.gathered.portmap.chain_of(&host).is_some()
         })
     }
 }
@@ -179,26 +174,15 @@ fn kin(shared: &Shared, owner: &Owner) -> Result<Vec<Record>, Error> {
     Ok(all.into_iter().flatten().filter(|record| record.owner.holder != owner.holder).collect())
 }
 
+/// Where the last choice from each range that is asked for has ended.
 fn cursors(shared: Option<&Shared>, ask: &Ask) -> Result<Cursors, Error> {
     let mut cursors = Cursors::new();
-    for request in &ask.requested {
+    let ranges: BTreeSet<_> = ask.requested.iter().map(|request| &request.range).collect();
+    for range in ranges {
         let Some(shared) = shared else { break };
-        if let Some(port) = shared.cursor(request.range.as_deref())? {
-            cursors.insert(request.range_name().to_owned(), port);
+        if let Some(port) = shared.cursor(range.as_deref())? {
+            cursors.insert(range.clone(), port);
         }
     }
     Ok(cursors)
-}
-
-/// Records where the next choice begins.
-pub(super) fn move_cursors(locked: &Locked, ask: &Ask, moved: &Cursors) -> Result<(), Error> {
-    let ranges: BTreeSet<_> =
-        ask.requested.iter().map(|request| request.range.as_deref()).collect();
-    for range in ranges {
-        let name = range.unwrap_or(crate::model::Request::DEFAULT_RANGE);
-        if let Some(port) = moved.get(name) {
-            locked.set_cursor(range, *port)?;
-        }
-    }
-    Ok(())
 }

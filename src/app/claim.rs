@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{self, Plan, Scene};
-use super::gather::Gathered;
+use super::decide::{self, Plan};
+use super::gather::{Gathered, Scene};
 use super::loopback::{self, Opening};
 use super::phases::{self, Finished, UnderLock};
-use super::{choose, release, tolerate};
+use super::{release, tolerate};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Change, Nft};
 use crate::model::{Ask, Mapping, Record};
-use crate::plan;
+use crate::plan::{self, Cursors};
 use crate::store::{self, Locked, Store};
 
 /// What a claim got.
@@ -109,7 +109,7 @@ fn grant(
     }
     let given_up = before.as_ref().map_or(Ok(()), |before| give_up(locked, before, &wanted));
     let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
-    if let Err(error) = opened.and_then(|()| choose::move_cursors(locked, ask, &cursors)) {
+    if let Err(error) = opened.and_then(|()| set_cursors(locked, &cursors)) {
         if before.is_none() {
             tolerate(release::remove(command, &wanted), Undone::MappingLeft, command.log);
         }
@@ -135,6 +135,14 @@ fn apply(
     }
     let own = store::Key::of(&wanted.owner.holder);
     tolerate(command.apply(&change, &[own], Some(wanted))?, Undone::StillMapped, command.log);
+    Ok(())
+}
+
+/// Records where the next choices begin.
+fn set_cursors(locked: &Locked, cursors: &Cursors) -> Result<(), Error> {
+    for (range, port) in cursors {
+        locked.set_cursor(range.as_deref(), *port)?;
+    }
     Ok(())
 }
 

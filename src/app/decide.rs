@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::choose::Chooser;
-use super::gather::Gathered;
+use super::gather::Scene;
 use super::{siblings, table};
 use crate::error::Error;
 use crate::event::{Event, Log};
@@ -12,33 +12,7 @@ use crate::model::{Ask, Grant, HostPort, Mapping, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{Key, Set, chains_of, elements_of};
-use crate::store::{self, Aside, Held, Locked, Shared, Who};
-
-/// The node as an ADD finds it.
-pub(super) struct Scene<'a> {
-    /// The records: none where there is no store, or none that a command may read that only asks.
-    pub(super) shared: Option<&'a Shared>,
-    /// The same where the ADD is real: then the pod's network namespace has to exist, and a copy is kept of a
-    /// record that cannot be read.
-    pub(super) locked: Option<&'a Locked>,
-    pub(super) gathered: &'a Gathered,
-    /// Seconds since the epoch.
-    pub(super) now: u64,
-}
-
-impl Scene<'_> {
-    fn aside(&self, key: &store::Key) -> Aside {
-        self.locked.map_or(Aside::Wanted, |locked| locked.put_aside(key))
-    }
-
-    /// The node's own network namespace, and its boot.
-    fn place(&self) -> Result<(NamespaceId, &str), Error> {
-        match self.shared.map(Shared::instance) {
-            Some(instance) => Ok((instance.netns, &instance.boot_id)),
-            None => Ok((netns::own()?, "")),
-        }
-    }
-}
+use crate::store::{self, Held, Shared, Who};
 
 /// What is to be done.
 pub(super) struct Plan {
@@ -135,7 +109,7 @@ pub(super) fn decide(
     if ask.pod_addresses.is_empty() && !on_host(&owner, netns) {
         log.note(Event::NoAddress(Box::new(owner.clone())));
     }
-    let chooser = Chooser::new(shared, ask, &owner, before.as_ref(), gathered, now)?;
+    let chooser = Chooser::new(scene, ask, &owner, before.as_ref())?;
     chooser.permit()?;
     let mut giving_way = superseded(scene, &owner, holders, &ask.fixed)?;
     chooser.find_listeners()?;

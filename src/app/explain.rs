@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decide::{self, Plan, Scene};
-use super::gather::Gathered;
+use super::decide::{self, Plan};
+use super::gather::{Gathered, Scene};
 use super::loopback::{self, Opening};
 use super::table;
 use crate::cni::{Call, Claim, Env};

@@ -68,7 +68,7 @@ fn overlaps(taken: &Taken, spot: Spot) -> bool {
 }
 
 /// What matters of a request when a number is looked for.
-type Kind<'a> = (&'a str, NonZeroU16, &'a [Protocol], Option<IpAddr>);
+type Kind<'a> = (Option<&'a str>, NonZeroU16, &'a [Protocol], Option<IpAddr>);
 
 /// How far one attempt has come.
 struct Attempt<'a, 'n, E> {
@@ -77,7 +77,7 @@ struct Attempt<'a, 'n, E> {
     look: Look<'n, E>,
     taken: Taken,
     chosen: BTreeMap<usize, NonZeroU16>,
-    orders: BTreeMap<&'a str, Order>,
+    orders: BTreeMap<Option<&'a str>, Order>,
     /// What numbers have to be for requests of a kind, since no better ones were found before.
     left: BTreeMap<Kind<'a>, Availability>,
 }
@@ -112,8 +112,8 @@ impl<'a, 'n, E> Attempt<'a, 'n, E> {
         let grants = self.chosen.iter();
         let grants =
             grants.map(|(at, port)| Grant { request: requested[*at].clone(), port: *port });
-        let moved =
-            self.orders.iter().filter_map(|(name, order)| Some(((*name).to_owned(), order.last?)));
+        let moved = self.orders.iter();
+        let moved = moved.filter_map(|(name, order)| Some((name.map(str::to_owned), order.last?)));
         Ok(Ok(Granted { grants: grants.collect(), cursors: moved.collect() }))
     }
 
@@ -145,8 +145,8 @@ impl<'a, 'n, E> Attempt<'a, 'n, E> {
 
     /// The first number of a request, of the best that can be had.
     fn find(&mut self, request: &'a Request) -> Result<Option<NonZeroU16>, E> {
-        let kind = (request.range_name(), request.count, &*request.protocols, request.address);
-        let mut order = match self.orders.remove(kind.0) {
+        let kind = (request.range.as_deref(), request.count, &*request.protocols, request.address);
+        let mut order = match self.orders.remove(&kind.0) {
             Some(order) => order,
             None => Order::new(&self.choice, request, self.packed),
         };

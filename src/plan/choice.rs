@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 use super::grant::Earlier;
 use crate::model::{Ask, Grant, HostPort, Protocol};
 
-/// The last number chosen in each range, by [`crate::model::Request::range_name`].
-pub type Cursors = BTreeMap<String, NonZeroU16>;
+/// The last number chosen in each range, as [`crate::model::Request::range`] has it.
+pub type Cursors = BTreeMap<Option<String>, NonZeroU16>;
 
 /// What is to be chosen, and within which bounds.
 #[derive(Clone, Copy, Debug)]

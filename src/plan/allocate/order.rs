@@ -37,7 +37,7 @@ impl Order {
     pub(super) fn new(choice: &Choice<'_>, request: &Request, packed: bool) -> Self {
         let mut numbers: Vec<_> = numbers(&choice.ask.ports, request).collect();
         let allocation = Some(choice.ask.allocation).filter(|_| !packed);
-        let cursor = choice.cursors.get(request.range_name());
+        let cursor = choice.cursors.get(&request.range);
         let mut next = 0;
         match allocation {
             Some(Allocation::Random) => {

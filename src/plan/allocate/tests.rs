@@ -97,7 +97,7 @@ impl Scene {
     }
 
     fn last(mut self, number: u16) -> Self {
-        self.cursors.insert(Request::DEFAULT_RANGE.to_owned(), port(number));
+        self.cursors.insert(None, port(number));
         self
     }
 
@@ -155,7 +155,7 @@ fn the_ring_goes_on_past_the_cursor() {
     let scene = || Scene::new(&[range(100, 103)]);
     let cursor = |scene: Scene| {
         let granted = scene.ask(&[tcp(1)]).outcome.expect("there is room");
-        (granted.grants[0].port.get(), granted.cursors[Request::DEFAULT_RANGE].get())
+        (granted.grants[0].port.get(), granted.cursors[&None].get())
     };
     assert_eq!(cursor(scene()), (100, 100));
     assert_eq!(cursor(scene().last(101)), (102, 102));
@@ -164,7 +164,7 @@ fn the_ring_goes_on_past_the_cursor() {
     assert_eq!(cursor(scene().last(5000)), (100, 100));
     // A block leaves the cursor at its end.
     let granted = scene().ask(&[tcp(3)]).outcome.expect("there is room");
-    assert_eq!(granted.cursors[Request::DEFAULT_RANGE], port(102));
+    assert_eq!(granted.cursors[&None], port(102));
     // In the order written, and each part once.
     let parts = || Scene::new(&[range(300, 301), range(100, 101)]);
     assert_eq!(parts().ports(&[tcp(1), tcp(1), tcp(1)]), Some(vec![300, 301, 100]));
@@ -236,7 +236,7 @@ fn bounds_are_kept() {
     assert_eq!(scene.ports(&[tcp(1), tcp(1), tcp(1)]), None);
     let game = Request { range: Some("game".into()), ..tcp(1) };
     let granted = scene.ask(&[game.clone(), tcp(1)]).outcome.expect("there is room");
-    let expected = Cursors::from([("game".into(), port(7000)), ("default".into(), port(101))]);
+    let expected = Cursors::from([(Some("game".into()), port(7000)), (None, port(101))]);
     assert_eq!(granted.cursors, expected);
     let unknown = Request { range: Some("none".into()), ..tcp(1) };
     assert_eq!(scene.ports(&[unknown]), None);

@@ -33,7 +33,7 @@ fn of_range(scene: &Scene, request: &Request, number: u16) -> bool {
 fn next_free(scene: &Scene, protocol: Protocol) -> Option<u16> {
     let single = tcp(1);
     let all: Vec<u16> = (100..=159).filter(|one| of_range(scene, &single, *one)).collect();
-    let cursor = scene.cursors.get(Request::DEFAULT_RANGE).map_or(0, |last| last.get());
+    let cursor = scene.cursors.get(&None).map_or(0, |last| last.get());
     let start = all.iter().position(|number| *number > cursor).unwrap_or_default();
     let free = |number: &&u16| !scene.state.contains_key(&(protocol, **number));
     all[start..].iter().chain(&all[..start]).find(free).copied()
