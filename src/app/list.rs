@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{Extent, Nft};
@@ -195,13 +197,14 @@ pub struct InKernel {
     pub chains: String,
 }
 
-/// What the kernel has of one mapping.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the kernel has of one mapping; `None` throughout where it was not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MappingInKernel {
     /// How many elements it takes.
-    pub elements: usize,
+    pub elements: Option<usize>,
     /// How many of them are there.
-    pub present: usize,
+    pub elements_present: Option<usize>,
     /// How many connections it has had; only where they are counted.
     pub connections: Option<u64>,
     /// How many flows there are through it now; `None` where connection tracking does not say.
@@ -221,19 +224,20 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     let mappings = record.mappings.iter().map(|mapping| {
         let counted = flows.as_ref().ok().filter(|_| mapping.target.is_some());
         let flows = counted.map(|flows| flows.get(&mapping.host).copied().unwrap_or_default());
-        let mut found = MappingInKernel { flows, ..Default::default() };
+        let (mut elements, mut present, mut connections) = (0, 0, None);
         for element in elements_of(record, std::slice::from_ref(mapping)) {
-            found.elements += 1;
+            elements += 1;
             let Some(seen) = look.elements.get(&element.place()) else { continue };
             if seen.expiring || seen.data.as_ref() != Some(&element.data) {
                 continue;
             }
-            found.present += 1;
+            present += 1;
             if element.data != Data::None {
-                found.connections = seen.packets;
+                connections = seen.packets;
             }
         }
-        found
+        let (elements, elements_present) = (Some(elements), Some(present));
+        MappingInKernel { elements, elements_present, connections, flows }
     });
     let mappings = mappings.collect();
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };

@@ -202,7 +202,8 @@ impl Holder {
             let short = if is_hash { &id[..SHORT] } else { id };
             return format!("container {short}");
         }
+        let host_pod = self.uid.as_ref().map(|uid| format!("host-network pod {uid}"));
         let reservation = self.reservation.as_ref().map(|name| format!("reservation {name}"));
-        reservation.or_else(|| self.unreadable.clone()).unwrap_or_default()
+        host_pod.or(reservation).or_else(|| self.unreadable.clone()).unwrap_or_default()
     }
 }

@@ -3,15 +3,19 @@
 use std::io::{self, Write as _};
 
 use autoport::diagnosis::{self, Facts, Finding, Places, State, counted};
+use autoport::store::Store;
 use serde::Serialize;
 
-use super::Node;
 use super::arguments::Runtime;
-use super::output::{Answer, Text, Tone};
+use super::output::{Answer, Screen, Tone};
 
-pub(super) fn run(asked: &Runtime, node: &Node, node_file: io::Result<Option<Vec<u8>>>) -> Report {
+pub(super) fn run(
+    asked: &Runtime,
+    store: &Store,
+    node_file: io::Result<Option<Vec<u8>>>,
+) -> Report {
     let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
-    let facts = Facts::gather(places, &node.store, node_file);
+    let facts = Facts::gather(places, store, node_file);
     let findings = diagnosis::findings(&facts);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);
@@ -31,7 +35,7 @@ const STATE: usize = 10;
 const CHECK: usize = 14;
 
 impl Answer for Report {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for Finding { check, state, text, remedy } in &self.findings {
             out.paint(tone(*state), &format!("{state:STATE$}"))?;
             writeln!(out, "{check:CHECK$}{text}")?;

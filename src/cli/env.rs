@@ -9,8 +9,8 @@ use autoport::model::Pod;
 use autoport::publication::Entry;
 use serde::Serialize;
 
-use super::output::{Answer, Text};
-use super::{Failure, Node, subject_named};
+use super::output::{Answer, Screen};
+use super::{Failure, Store, subject_named};
 
 /// What the containers of a pod were told.
 #[derive(Serialize)]
@@ -24,15 +24,15 @@ pub(super) struct Published {
 }
 
 impl Answer for Published {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         out.write_all(self.text.as_bytes())
     }
 }
 
-pub(super) fn run(asked: &str, node: &Node) -> Result<Published, Failure> {
+pub(super) fn run(asked: &str, store: &Store) -> Result<Published, Failure> {
     let log = &mut crate::Stderr;
-    let nobody = || Failure::Nobody(asked.to_owned());
-    let mut listing = app::list(&node.store, log)?.ok_or_else(nobody)?;
+    let nobody = || Failure::nobody(asked);
+    let mut listing = app::list(store, log)?.ok_or_else(nobody)?;
     listing.narrow(&subject_named(asked))?;
     if listing.attachments.is_empty() {
         return Err(nobody());
@@ -44,9 +44,17 @@ pub(super) fn run(asked: &str, node: &Node) -> Result<Published, Failure> {
         return Err(Ambiguous { asked: asked.to_owned(), found }.into());
     }
     let uid = pods.into_iter().next().map(|(_, uid)| uid).filter(|uid| !uid.is_empty());
-    let uid = uid.ok_or_else(|| Failure::NoUid(asked.to_owned()))?;
-    let told = app::told(&node.store, uid, log)?;
-    let told = told.ok_or_else(|| Failure::NothingPublished(asked.to_owned()))?;
+    let no_uid =
+        || format!("the runtime passed no UID for {asked}, so nothing was published for it");
+    let uid = uid.ok_or_else(|| Failure::Asked(no_uid()))?;
+    let told = app::told(store, uid, log)?;
+    let nothing = || {
+        format!(
+            "nothing is published for {asked}: that is done only for pods with a host port that the \
+             node chose"
+        )
+    };
+    let told = told.ok_or_else(|| Failure::Asked(nothing()))?;
     Ok(Published {
         text: told.publication.to_env(),
         variables: told.publication.variables().into_iter().collect(),

@@ -11,7 +11,7 @@ use autoport::publication::Publication;
 use serde::Serialize;
 
 use super::allocation::{Holder, Mapped};
-use super::output::{Answer, Table, Text, Tone};
+use super::output::{Answer, Screen, Table, Tone};
 use super::status::Refusal;
 use super::{Failure, note};
 
@@ -91,7 +91,7 @@ impl From<Foreseen> for Granted {
 }
 
 impl Answer for Explanation {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if self.is_script {
             let nft = self.granted.as_ref().and_then(|granted| granted.nft.as_deref());
             return write!(out, "{}", nft.unwrap_or_default());
@@ -122,7 +122,7 @@ impl Answer for Explanation {
 }
 
 impl Granted {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         write!(out, "ADD for {} ({}) ", self.holder.name(), self.holder.attachment())?;
         out.paint(Tone::Good, "would be granted")?;
         writeln!(out, ":\n")?;
@@ -136,8 +136,7 @@ impl Granted {
             writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
         }
         for mapped in &self.gives_up {
-            let [host, ..] = mapped.cells();
-            writeln!(out, "{} would be released.", host.text())?;
+            writeln!(out, "{} would be released.", mapped.host)?;
         }
         for Superseded { holder, reason } in &self.superseded {
             let (name, attachment) = (holder.name(), holder.attachment());
@@ -164,12 +163,21 @@ impl Granted {
 
 pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Explanation, Failure> {
     if io::stdin().is_terminal() {
-        return Err(Failure::NoRequest);
+        return Err(Failure::Asked(
+            "standard input is a terminal: run autoport explain < request.json, with the network \
+             configuration that the runtime would pass to the plugin"
+                .to_owned(),
+        ));
     }
-    let stdin = crate::read_stdin().map_err(Failure::Input)?;
+    let stdin =
+        crate::read_stdin().map_err(|error| Failure::System("read standard input", error))?;
     let is_list = |request: serde_json::Value| request.get("plugins").is_some();
     if serde_json::from_slice(&stdin).is_ok_and(is_list) {
-        return Err(Failure::ConfigurationList);
+        return Err(Failure::Asked(
+            "standard input is a network configuration list: pass the plugin's own object, with the \
+             name and cniVersion of the list, prevResult and runtimeConfig"
+                .to_owned(),
+        ));
     }
     let (env, mut assumed) = environment();
     let Explained { outcome, log, unseen } =

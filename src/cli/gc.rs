@@ -7,8 +7,8 @@ use autoport::model::Record;
 use autoport::netns::Fate;
 use serde::Serialize;
 
-use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, now};
+use super::output::{Answer, Screen};
+use super::{Failure, Store, nothing_recorded, now};
 
 /// What was judged, and how.
 #[derive(Default, Serialize)]
@@ -34,7 +34,7 @@ struct Holder {
 }
 
 impl Answer for Judgements {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if let Some(nothing) = &self.nothing {
             return writeln!(out, "{nothing}");
         }
@@ -49,11 +49,11 @@ impl Answer for Judgements {
     }
 }
 
-pub(super) fn run(dry_run: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+pub(super) fn run(dry_run: bool, store: &Store, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let log = &mut crate::Stderr;
-    let collected = app::collect(&node.store, dry_run, now(), log)?;
+    let collected = app::collect(store, dry_run, now(), log)?;
     let Some(Collected { judged, mut failure }) = collected else {
-        let nothing = Some(node.nothing_recorded());
+        let nothing = Some(nothing_recorded(store));
         return Ok(screen.show(&Judgements { dry_run, nothing, ..Judgements::default() })?);
     };
     let of = |record: &Record, removed, reason: String| Holder {

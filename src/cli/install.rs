@@ -5,14 +5,14 @@ use std::os::fd::AsFd as _;
 
 use autoport::app::{self, Dismantled};
 use autoport::diagnosis::counted;
-use autoport::install::{self, CACHE_DIR, Done, Places, Step};
+use autoport::install::{self, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
 use super::arguments::{self, Folders};
-use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, asked_to_end, note, now};
+use super::output::{Answer, Screen};
+use super::{Failure, SIGNALS, Store, asked_to_end, note, now};
 
 /// Milliseconds until the configurations are looked at again: a main plugin may have written its own.
 const AGAIN: u16 = 10_000;
@@ -32,7 +32,7 @@ struct Outcome {
 }
 
 impl Answer for Outcome {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for file in &self.files {
             let path = file.path.display();
             let would = if self.dry_run { "would be " } else { "" };
@@ -64,7 +64,7 @@ impl Answer for Outcome {
     }
 }
 
-fn dismantled(node: &Dismantled, dry_run: bool, out: &mut Text<'_>) -> io::Result<()> {
+fn dismantled(node: &Dismantled, dry_run: bool, out: &mut Screen<'_>) -> io::Result<()> {
     if !node.is_over() {
         for holder in &node.holders {
             writeln!(out, "{holder} has host ports")?;
@@ -101,7 +101,6 @@ impl From<&Folders> for Places {
             bin_dir: asked.runtime.bin_dir.clone(),
             conf_dir: asked.runtime.conf_dir.clone(),
             conflist: asked.conflist.clone(),
-            cache_dir: CACHE_DIR.into(),
             dry_run: asked.dry_run,
         }
     }
@@ -116,24 +115,25 @@ pub(super) fn install(asked: &Folders, screen: &mut Screen<'_>) -> Result<u8, Fa
 
 pub(super) fn uninstall(
     asked: &arguments::Uninstall,
-    node: impl FnOnce() -> Result<Node, Failure>,
+    store: impl FnOnce() -> Result<Store, Failure>,
     screen: &mut Screen<'_>,
 ) -> Result<u8, Failure> {
     if asked.host {
-        enter_host().map_err(Failure::Host)?;
+        enter_host()
+            .map_err(|error| Failure::System("enter the mount namespace of process 1", error))?;
     }
-    let node = node()?;
+    let store = &store()?;
     let places = Places::from(&asked.folders);
     repeatedly(asked.folders.stay, screen, || {
         let log = &mut crate::Stderr;
         let dry_run = places.dry_run;
         let mut steps = install::withdraw(&places)?;
         // A runtime that finds portmap in the list calls only that, so their DELs never come.
-        let collected = app::collect(&node.store, dry_run, now(), log)?;
+        let collected = app::collect(store, dry_run, now(), log)?;
         if let Some(failure) = collected.and_then(|collected| collected.failure) {
             return Err(failure.into());
         }
-        let left = app::dismantle(&node.store, dry_run, log)?;
+        let left = app::dismantle(store, dry_run, log)?;
         if left.is_over() {
             steps.push(install::remove_executable(&places)?);
         }
@@ -175,7 +175,7 @@ fn repeatedly(
         match poll(&mut waiting, AGAIN) {
             Ok(0) | Err(nix::Error::EINTR) => {}
             Ok(_) => return Ok(0),
-            Err(errno) => return Err(Failure::Signals(errno.into())),
+            Err(errno) => return Err(Failure::System(SIGNALS, errno.into())),
         }
     }
 }

@@ -7,8 +7,8 @@ use autoport::model::Protocol;
 use serde::Serialize;
 
 use super::allocation::{Age, Holder, Mapped, State};
-use super::output::{Answer, Cell, Table, Text, age};
-use super::{Failure, Node, arguments, note, subject_named};
+use super::output::{Answer, Cell, Screen, Table, age};
+use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
 
 /// The host ports that are held.
 #[derive(Serialize)]
@@ -28,7 +28,7 @@ struct Allocation {
 }
 
 impl Answer for Allocations {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let mut table = Table::headed(["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"]);
         for one in &self.allocations {
             let [host, target, choice] = one.mapped.cells();
@@ -39,10 +39,10 @@ impl Answer for Allocations {
     }
 }
 
-pub(super) fn run(asked: &arguments::List, node: &Node) -> Result<Allocations, Failure> {
-    let listing = app::list(&node.store, &mut crate::Stderr)?;
+pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Allocations, Failure> {
+    let listing = app::list(store, &mut crate::Stderr)?;
     let mut listing = listing.unwrap_or_else(|| {
-        note(node.nothing_recorded());
+        note(nothing_recorded(store));
         Listing::default()
     });
     for (unreadable, _) in &listing.unreadable {

@@ -40,43 +40,26 @@ enum Failure {
     Command(#[from] Error),
     #[error(transparent)]
     Install(#[from] autoport::install::Error),
-    #[error("cannot enter the mount namespace of process 1")]
-    Host(#[source] io::Error),
-    #[error("there is no reservation {0}; `autoport list` shows the existing ones")]
-    NoReservation(String),
-    #[error("{0} is not in use; `autoport list` shows all host ports in use")]
-    NobodyHolds(String),
-    #[error(
-        "no pod, container or reservation {0} holds a host port; `autoport list` shows all holders"
-    )]
-    Nobody(String),
     #[error(transparent)]
     Several(#[from] Ambiguous),
-    #[error("the runtime passed no UID for {0}, so nothing was published for it")]
-    NoUid(String),
-    #[error(
-        "nothing is published for {0}: that is done only for pods with a host port that the node chose"
-    )]
-    NothingPublished(String),
-    #[error(
-        "standard input is a terminal: run autoport explain < request.json, with the network \
-         configuration that the runtime would pass to the plugin"
-    )]
-    NoRequest,
-    #[error("cannot read standard input")]
-    Input(#[source] io::Error),
-    #[error(
-        "standard input is a network configuration list: pass the plugin's own object, with the \
-         name and cniVersion of the list, prevResult and runtimeConfig"
-    )]
-    ConfigurationList,
+    /// What was asked for is not there, or cannot be asked so.
+    #[error("{0}")]
+    Asked(String),
+    #[error("cannot {0}")]
+    System(&'static str, #[source] io::Error),
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
-    #[error("cannot wait for signals")]
-    Signals(#[source] io::Error),
 }
 
+const SIGNALS: &str = "wait for signals";
+
 impl Failure {
+    fn nobody(name: &str) -> Self {
+        Self::Asked(format!(
+            "no pod, container or reservation {name} holds a host port; `autoport list` shows all holders"
+        ))
+    }
+
     fn in_one_line(&self) -> String {
         if let Self::Command(error) = self { error.in_one_line() } else { error::in_one_line(self) }
     }
@@ -90,7 +73,7 @@ fn asked_to_end() -> Result<SignalFd, Failure> {
     // Blocked first: a signal in between would end it all the same.
     let stop =
         signals.thread_block().and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
-    stop.map_err(|errno| Failure::Signals(errno.into()))
+    stop.map_err(|errno| Failure::System(SIGNALS, errno.into()))
 }
 
 /// Gives the exit status: 0; 1 where the command did not work; 2, for wrong arguments, is clap's; 3 where what
@@ -126,73 +109,66 @@ fn wants_colour(stdout: &impl IsTerminal) -> bool {
 
 fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let state_dir = cli.state_dir;
-    let node = || Node::of(state_dir.clone()).map(|(node, _)| node);
+    let store = || store_of(state_dir.clone()).map(|(store, _)| store);
     let status = match &cli.command {
-        Command::List(asked) => screen.show(&list::run(asked, &node()?)?),
-        Command::Show { what } => screen.show(&show::run(what, &node()?)?),
-        Command::Env { pod } => screen.show(&env::run(pod, &node()?)?),
+        Command::List(asked) => screen.show(&list::run(asked, &store()?)?),
+        Command::Show { what } => screen.show(&show::run(what, &store()?)?),
+        Command::Env { pod } => screen.show(&env::run(pod, &store()?)?),
         Command::Status => {
-            let (node, config) = Node::of(state_dir)?;
-            screen.show(&status::run(&node, &config))
+            let (store, config) = store_of(state_dir)?;
+            screen.show(&status::run(&store, &config))
         }
         Command::Explain { nft } => screen.show(&explain::run(*nft, state_dir)?),
-        Command::Gc { dry_run } => return gc::run(*dry_run, &node()?, screen),
-        Command::Reserve(asked) => screen.show(&reserve::reserve(asked, &node()?)?),
-        Command::Release { name } => screen.show(&reserve::release(name, &node()?)?),
+        Command::Gc { dry_run } => return gc::run(*dry_run, &store()?, screen),
+        Command::Reserve(asked) => screen.show(&reserve::reserve(asked, &store()?)?),
+        Command::Release { name } => screen.show(&reserve::release(name, &store()?)?),
         Command::Install(asked) => return install::install(asked, screen),
-        Command::Uninstall(asked) => return install::uninstall(asked, node, screen),
-        Command::Repair(asked) if asked.watch => return repair::watch(&node()?),
-        Command::Repair(asked) => return repair::run(asked.adopt, &node()?, screen),
+        Command::Uninstall(asked) => return install::uninstall(asked, store, screen),
+        Command::Repair(asked) if asked.watch => return repair::watch(&store()?),
+        Command::Repair(asked) => return repair::run(asked.adopt, &store()?, screen),
         Command::Doctor(asked) => {
-            let (node, node_file) = Node::in_part(state_dir);
-            screen.show(&doctor::run(asked, &node, node_file))
+            let (store, node_file) = store_in_part(state_dir);
+            screen.show(&doctor::run(asked, &store, node_file))
         }
         Command::Trace(asked) => {
-            let (node, node_file) = Node::in_part(state_dir);
+            let (store, node_file) = store_in_part(state_dir);
             if let Some(why) = wrong(&node_file) {
-                let dir = node.store.dir().display();
+                let dir = store.dir().display();
                 note(format_args!("{why}; the records are read from {dir}"));
             }
-            screen.show(&trace::run(asked, &node)?)
+            screen.show(&trace::run(asked, &store)?)
         }
     };
     Ok(status?)
 }
 
-/// What a command on this node's store begins with.
-struct Node {
-    store: Store,
+/// The node's store, and what else its own file says.
+fn store_of(state_dir: Option<PathBuf>) -> Result<(Store, Config), Failure> {
+    let node_file = super::read_node_file().unwrap_or_else(|error| {
+        note(format_args!("cannot read {}: {error}", super::NODE_FILE));
+        None
+    });
+    let (config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
+    Ok((store_at(state_dir, config.store.clone()), config))
 }
 
-impl Node {
-    /// The node's store, and what else its own file says.
-    fn of(state_dir: Option<PathBuf>) -> Result<(Self, Config), Failure> {
-        let node_file = super::read_node_file().unwrap_or_else(|error| {
-            note(format_args!("cannot read {}: {error}", super::NODE_FILE));
-            None
-        });
-        let (config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
-        Ok((Self::at(state_dir, config.store.clone()), config))
-    }
+/// The node's store as far as its own file says where it is, and the file: for commands that look at what
+/// is wrong with a node.
+fn store_in_part(state_dir: Option<PathBuf>) -> (Store, io::Result<Option<Vec<u8>>>) {
+    let node_file = super::read_node_file();
+    let bytes = node_file.as_ref().ok().and_then(Option::as_deref);
+    (store_at(state_dir, StoreConfig::of_node_in_part(bytes)), node_file)
+}
 
-    /// The node's store as far as its own file says where it is, and the file: for commands that look
-    /// at what is wrong with a node.
-    fn in_part(state_dir: Option<PathBuf>) -> (Self, io::Result<Option<Vec<u8>>>) {
-        let node_file = super::read_node_file();
-        let bytes = node_file.as_ref().ok().and_then(Option::as_deref);
-        (Self::at(state_dir, StoreConfig::of_node_in_part(bytes)), node_file)
-    }
+/// The store that is configured, unless the command line names another.
+fn store_at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Store {
+    config.state_dir = state_dir.unwrap_or(config.state_dir);
+    app::store(&config)
+}
 
-    /// The store that is configured, unless the command line names another.
-    fn at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Self {
-        config.state_dir = state_dir.unwrap_or(config.state_dir);
-        Self { store: app::store(&config) }
-    }
-
-    /// What is said where no ADD has been.
-    fn nothing_recorded(&self) -> String {
-        format!("nothing has been recorded in {} yet", self.store.dir().display())
-    }
+/// What is said where no ADD has been.
+fn nothing_recorded(store: &Store) -> String {
+    format!("nothing has been recorded in {} yet", store.dir().display())
 }
 
 /// What is wrong with the node's own file, if anything is.

@@ -1,7 +1,6 @@
 //! What the commands print: tables for people, JSON for programs.
 
 use std::io::{self, Write};
-use std::mem;
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -11,7 +10,7 @@ use super::arguments::Format;
 /// What a command has to say. As JSON it is what serde makes of it: docs/cli.md promises the names.
 pub(super) trait Answer: Serialize {
     /// Writes it for people.
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()>;
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()>;
 
     /// Whether what was looked at is as it should be.
     fn is_well(&self) -> bool {
@@ -30,27 +29,23 @@ impl Screen<'_> {
     /// Prints the answer. Gives the exit status.
     pub(super) fn show(&mut self, answer: &impl Answer) -> io::Result<u8> {
         match self.format {
-            Format::Table => {
-                answer.text(&mut Text { out: self.out, colour: self.colour, is_empty: true })?;
-            }
+            Format::Table => answer.text(self)?,
             Format::Json => {
-                serde_json::to_writer_pretty(&mut *self.out, answer)?;
-                writeln!(self.out)?;
+                serde_json::to_writer_pretty(&mut *self, answer)?;
+                writeln!(self)?;
             }
         }
         Ok(if answer.is_well() { 0 } else { 3 })
     }
+
+    /// Writes `text` in the colour of `tone`.
+    pub(super) fn paint(&mut self, tone: Tone, text: &str) -> io::Result<()> {
+        let style = if self.colour { tone.style() } else { Style::new() };
+        write!(self, "{style}{text}{style:#}")
+    }
 }
 
-/// Where text for people goes.
-pub(super) struct Text<'a> {
-    out: &'a mut dyn Write,
-    colour: bool,
-    /// Whether no paragraph has begun.
-    is_empty: bool,
-}
-
-impl Write for Text<'_> {
+impl Write for Screen<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.out.write(bytes)
     }
@@ -61,9 +56,8 @@ impl Write for Text<'_> {
 }
 
 /// How something is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum Tone {
-    #[default]
     Plain,
     Heading,
     Good,
@@ -83,24 +77,7 @@ impl Tone {
     }
 }
 
-impl Text<'_> {
-    /// Leaves a line free after the paragraph before.
-    pub(super) fn begin_paragraph(&mut self) -> io::Result<()> {
-        if mem::take(&mut self.is_empty) { Ok(()) } else { writeln!(self.out) }
-    }
-
-    /// Writes `text` in the colour of `tone`.
-    pub(super) fn paint(&mut self, tone: Tone, text: &str) -> io::Result<()> {
-        if !self.colour {
-            return self.out.write_all(text.as_bytes());
-        }
-        let style = tone.style();
-        write!(self.out, "{style}{text}{style:#}")
-    }
-}
-
 /// One cell of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cell {
     text: String,
     tone: Tone,
@@ -109,10 +86,6 @@ pub(super) struct Cell {
 impl Cell {
     pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
-    }
-
-    pub(super) fn text(&self) -> &str {
-        &self.text
     }
 
     /// What is not there is `-`.
@@ -140,7 +113,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Writes each line after `indent`.
-    pub(super) fn write(&self, indent: &str, out: &mut Text<'_>) -> io::Result<()> {
+    pub(super) fn write(&self, indent: &str, out: &mut Screen<'_>) -> io::Result<()> {
         let length = |cell: &Cell| cell.text.chars().count();
         let widths: [usize; N] = std::array::from_fn(|column| {
             self.0.iter().map(|row| length(&row[column])).max().unwrap_or_default()
@@ -216,7 +189,7 @@ mod tests {
         table.row(["a".into(), Cell::toned("stale", Tone::Bad)]);
         table.row(["l\u{f6}nger".into(), "-".into()]);
         table
-            .write("", &mut Text { out: &mut out, colour, is_empty: true })
+            .write("", &mut Screen { out: &mut out, format: Format::Table, colour })
             .expect("memory takes it");
         String::from_utf8(out).expect("text")
     }

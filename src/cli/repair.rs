@@ -6,11 +6,11 @@ use std::os::fd::AsFd as _;
 use autoport::app::{self, Ownership, Repaired};
 use autoport::error::Error;
 use autoport::kernel::{Applied, Counts};
-use autoport::store;
+use autoport::store::{self, Store};
 use serde::Serialize;
 
-use super::output::{Answer, Screen, Text};
-use super::{Failure, Node, asked_to_end};
+use super::output::{Answer, Screen};
+use super::{Failure, asked_to_end, nothing_recorded};
 
 /// What differed, and was made equal.
 #[derive(Default, Serialize)]
@@ -29,7 +29,7 @@ struct Differences {
 }
 
 impl Answer for Differences {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let Self { attachments, adopted, rebuilt, added, removed, differed, nothing } = self;
         if let Some(nothing) = nothing {
             return writeln!(out, "{nothing}");
@@ -53,11 +53,11 @@ impl Answer for Differences {
     }
 }
 
-pub(super) fn run(adopt: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+pub(super) fn run(adopt: bool, store: &Store, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
-    let repaired = app::repair(&node.store, ownership, &mut crate::Stderr)?;
+    let repaired = app::repair(store, ownership, &mut crate::Stderr)?;
     let Some(Repaired { attachments, adopted, left_alone, applied }) = repaired else {
-        let nothing = Some(node.nothing_recorded());
+        let nothing = Some(nothing_recorded(store));
         return Ok(screen.show(&Differences { nothing, ..Differences::default() })?);
     };
     let differed = applied.summary();
@@ -73,8 +73,8 @@ pub(super) fn run(adopt: bool, node: &Node, screen: &mut Screen<'_>) -> Result<u
 }
 
 /// Repairs whenever something damages the table, until SIGTERM.
-pub(super) fn watch(node: &Node) -> Result<u8, Failure> {
+pub(super) fn watch(store: &Store) -> Result<u8, Failure> {
     let stop = asked_to_end()?;
-    app::watch(&node.store, stop.as_fd(), &mut crate::Stderr)?;
+    app::watch(store, stop.as_fd(), &mut crate::Stderr)?;
     Ok(0)
 }

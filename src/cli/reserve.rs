@@ -4,12 +4,12 @@ use std::io;
 
 use autoport::app;
 use autoport::model::{HostPort, Protocol};
-use autoport::store::Reservation;
+use autoport::store::{Reservation, Store};
 use serde::Serialize;
 
 use super::allocation::Place;
-use super::output::{Answer, Text};
-use super::{Failure, Node, arguments, now};
+use super::output::{Answer, Screen};
+use super::{Failure, arguments, now};
 
 /// A reservation that was made or ended.
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ pub(super) struct Changed {
 
 impl Answer for Changed {
     /// Who reads this asked for just that.
-    fn text(&self, _: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, _: &mut Screen<'_>) -> io::Result<()> {
         Ok(())
     }
 }
@@ -36,7 +36,7 @@ impl From<arguments::Protocol> for Protocol {
     }
 }
 
-pub(super) fn reserve(asked: &arguments::Reserve, node: &Node) -> Result<Changed, Failure> {
+pub(super) fn reserve(asked: &arguments::Reserve, store: &Store) -> Result<Changed, Failure> {
     let each =
         |port: &arguments::Port| HostPort::each(port.protocol.into(), port.address, port.number);
     let reservation = Reservation {
@@ -45,13 +45,15 @@ pub(super) fn reserve(asked: &arguments::Reserve, node: &Node) -> Result<Changed
         created: now(),
         persistent: asked.persist,
     };
-    app::reserve(&node.store, &reservation, &mut crate::Stderr)?;
+    app::reserve(store, &reservation, &mut crate::Stderr)?;
     Ok(Changed::of(&asked.name, &reservation.hosts))
 }
 
-pub(super) fn release(name: &str, node: &Node) -> Result<Changed, Failure> {
-    let freed = app::unreserve(&node.store, name, &mut crate::Stderr)?;
-    let freed = freed.ok_or_else(|| Failure::NoReservation(name.to_owned()))?;
+pub(super) fn release(name: &str, store: &Store) -> Result<Changed, Failure> {
+    let freed = app::unreserve(store, name, &mut crate::Stderr)?;
+    let none =
+        || format!("there is no reservation {name}; `autoport list` shows the existing ones");
+    let freed = freed.ok_or_else(|| Failure::Asked(none()))?;
     Ok(Changed::of(name, &freed))
 }
 

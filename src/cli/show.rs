@@ -1,17 +1,18 @@
 //! `autoport show`.
 
 use std::io::{self, Write as _};
+use std::iter;
 use std::path::PathBuf;
 
 use autoport::app::{self, InKernel, Listing, MappingInKernel, Subject};
 use autoport::model::{HostPort, Masquerade, NamespaceId, Netns, Policy, Protocol, Record};
-use autoport::store;
+use autoport::store::{self, Store};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use super::allocation::{Age, Holder, Mapped, Place, State};
-use super::output::{Answer, Cell, Table, Text, Tone};
-use super::{Failure, Node, arguments, subject_named};
+use super::output::{Answer, Cell, Screen, Table, Tone};
+use super::{Failure, arguments, subject_named};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
@@ -60,15 +61,11 @@ struct NetworkPolicy {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Traced {
     #[serde(flatten)]
     mapped: Mapped,
-    /// How many elements it takes, and how many are there; `null` where the kernel was not seen.
-    elements: Option<usize>,
-    elements_present: Option<usize>,
-    connections: Option<u64>,
-    flows: Option<usize>,
+    #[serde(flatten)]
+    found: MappingInKernel,
 }
 
 #[derive(Default, Serialize)]
@@ -132,22 +129,26 @@ impl NetworkPolicy {
 }
 
 impl Answer for Shown {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let mut gap = iter::once("").chain(iter::repeat("\n"));
+        let mut begin = |out: &mut Screen<'_>, tone, title: &str| {
+            write!(out, "{}", gap.next().unwrap_or_default())?;
+            out.paint(tone, title)?;
+            writeln!(out)
+        };
         for one in &self.attachments {
-            out.begin_paragraph()?;
+            begin(out, Tone::Heading, &one.holder.name())?;
             one.text(out)?;
         }
         for one in &self.reservations {
-            out.begin_paragraph()?;
-            out.paint(Tone::Heading, &format!("reservation {}", one.name))?;
+            begin(out, Tone::Heading, &format!("reservation {}", one.name))?;
             let kept = if one.persistent { "kept across reboots" } else { "until the next reboot" };
-            writeln!(out, "\n  made        {}, {kept}", one.age)?;
+            writeln!(out, "  made        {}, {kept}", one.age)?;
             writeln!(out, "  host ports  {}", one.text)?;
         }
         for one in &self.unreadable {
-            out.begin_paragraph()?;
-            out.paint(Tone::Bad, &one.unreadable)?;
-            writeln!(out, "\n  {}", one.reason)?;
+            begin(out, Tone::Bad, &one.unreadable)?;
+            writeln!(out, "  {}", one.reason)?;
             writeln!(out, "  host ports  {}", one.text)?;
         }
         Ok(())
@@ -159,9 +160,8 @@ impl Answer for Shown {
 }
 
 impl Attachment {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
-        out.paint(Tone::Heading, &self.holder.name())?;
-        write!(out, "\n  state       ")?;
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        write!(out, "  state       ")?;
         let (word, tone) = self.state.word();
         out.paint(tone, word)?;
         writeln!(out, ": {}", self.evidence)?;
@@ -201,13 +201,14 @@ impl Attachment {
         let mut table = Table::headed(names);
         for one in &self.host_ports {
             let [host, target, choice] = one.mapped.cells();
-            let kernel = match one.elements.zip(one.elements_present) {
+            let found = one.found;
+            let kernel = match found.elements.zip(found.elements_present) {
                 None | Some((0, _)) => "-".into(),
                 Some((all, present)) if all == present => Cell::toned("yes", Tone::Good),
                 Some((all, present)) => Cell::toned(format!("{present} of {all}"), Tone::Bad),
             };
-            let connections = Cell::or_dash(one.connections);
-            table.row([host, target, choice, kernel, connections, Cell::or_dash(one.flows)]);
+            let connections = Cell::or_dash(found.connections);
+            table.row([host, target, choice, kernel, connections, Cell::or_dash(found.flows)]);
         }
         table
     }
@@ -217,24 +218,26 @@ fn words<T: ToString>(list: &[T]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-pub(super) fn run(asked: &arguments::Subject, node: &Node) -> Result<Shown, Failure> {
+pub(super) fn run(asked: &arguments::Subject, store: &Store) -> Result<Shown, Failure> {
     let (subject, nobody) = match asked {
-        arguments::Subject::Name(name) => (subject_named(name), Failure::Nobody(name.clone())),
+        arguments::Subject::Name(name) => (subject_named(name), Failure::nobody(name)),
         arguments::Subject::Port(port, protocol) => {
             let protocol = protocol.map(Protocol::from);
             let suffix = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
-            let nobody = Failure::NobodyHolds(format!("host port {port}{suffix}"));
-            (Subject::Port(*port, protocol), nobody)
+            let nobody = format!(
+                "host port {port}{suffix} is not in use; `autoport list` shows all host ports in use"
+            );
+            (Subject::Port(*port, protocol), Failure::Asked(nobody))
         }
     };
-    let listing = app::list(&node.store, &mut crate::Stderr)?;
+    let listing = app::list(store, &mut crate::Stderr)?;
     let Some(mut listing) = listing else { return Err(nobody) };
     listing.narrow(&subject)?;
     if listing.is_empty() {
         return Err(nobody);
     }
     let Listing { instance, attachments, reservations, unreadable } = &listing;
-    let attachments = attachments.iter().map(|record| attachment(record, instance, node));
+    let attachments = attachments.iter().map(|record| attachment(record, instance, store));
     Ok(Shown {
         attachments: attachments.collect::<Result<_, _>>()?,
         reservations: reservations.iter().map(Reservation::from).collect(),
@@ -265,11 +268,11 @@ impl From<&(store::Unreadable, Vec<HostPort>)> for Damaged {
     }
 }
 
-fn attachment(record: &Record, instance: &str, node: &Node) -> Result<Attachment, Failure> {
+fn attachment(record: &Record, instance: &str, store: &Store) -> Result<Attachment, Failure> {
     let owner = &record.owner;
     let (state, evidence) = State::of(owner);
     let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
-    let told = |uid| app::told(&node.store, uid, &mut crate::Stderr);
+    let told = |uid| app::told(store, uid, &mut crate::Stderr);
     let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
     let (kernel, found) = match app::in_kernel(instance, record) {
         Ok(InKernel { difference, chains, mappings }) => {
@@ -281,7 +284,8 @@ fn attachment(record: &Record, instance: &str, node: &Node) -> Result<Attachment
             (Kernel { error: Some(error.in_one_line()), ..Kernel::default() }, Vec::new())
         }
     };
-    let traced = |(at, mapped): (usize, Mapped)| Traced::of(mapped, found.get(at));
+    let found = found.into_iter().chain(iter::repeat(MappingInKernel::default()));
+    let traced = Mapped::of(record).zip(found).map(|(mapped, found)| Traced { mapped, found });
     Ok(Attachment {
         holder: Holder::of(owner),
         state,
@@ -293,21 +297,9 @@ fn attachment(record: &Record, instance: &str, node: &Node) -> Result<Attachment
             .map(|Netns { path, id, .. }| Namespace { path: path.clone(), id: *id }),
         pod_addresses: record.pod_addresses.clone(),
         policy: (&record.policy).into(),
-        record: node.store.path_of(&owner.holder),
+        record: store.path_of(&owner.holder),
         published,
-        host_ports: Mapped::of(record).enumerate().map(traced).collect(),
+        host_ports: traced.collect(),
         kernel,
     })
-}
-
-impl Traced {
-    fn of(mapped: Mapped, found: Option<&MappingInKernel>) -> Self {
-        Self {
-            mapped,
-            elements: found.map(|found| found.elements),
-            elements_present: found.map(|found| found.present),
-            connections: found.and_then(|found| found.connections),
-            flows: found.and_then(|found| found.flows),
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! `autoport status`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use autoport::app::{self, Listing, Overview};
@@ -7,12 +8,12 @@ use autoport::cni::Config;
 use autoport::error::Error;
 use autoport::kernel::Table as KernelTable;
 use autoport::model::{PortRange, Protocol, Request};
+use autoport::store::Store;
 use autoport::{ruleset, store};
 use serde::Serialize;
 
-use super::Node;
 use super::allocation::State;
-use super::output::{Answer, Text, Tone};
+use super::output::{Answer, Screen, Tone};
 
 /// How the node is.
 #[derive(Serialize)]
@@ -79,39 +80,31 @@ struct Range {
     name: String,
     ports: String,
     size: usize,
-    held: Held,
-}
-
-#[derive(Default, Serialize)]
-struct Held {
-    tcp: usize,
-    udp: usize,
-    sctp: usize,
+    held: BTreeMap<Protocol, usize>,
 }
 
 impl Answer for Status {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let (word, tone) =
             if self.usable { ("usable", Tone::Good) } else { ("unusable", Tone::Bad) };
         write!(out, "host ports  ")?;
         out.paint(tone, word)?;
-        match &self.error {
-            Some(error) => writeln!(out, ": {}", error.text())?,
-            None => writeln!(out)?,
-        }
+        let error = self.error.as_ref().map(|error| format!(": {}", error.text()));
+        writeln!(out, "{}", error.unwrap_or_default())?;
         let Self { version, table_layout, store_layout, state_dir, .. } = self;
         writeln!(
             out,
             "autoport    {version}, table layout {table_layout}, store layout {store_layout}"
         )?;
-        match &self.table {
-            TableState::Absent => writeln!(out, "table       none")?,
-            TableState::Foreign => writeln!(out, "table       not made by autoport")?,
+        let table = match &self.table {
+            TableState::Absent => "none",
+            TableState::Foreign => "not made by autoport",
             TableState::Ours { layout, instance } => {
-                writeln!(out, "table       layout {layout}, instance {instance}")?;
+                &format!("layout {layout}, instance {instance}")
             }
-            TableState::Unseen => writeln!(out, "table       not seen")?,
-        }
+            TableState::Unseen => "not seen",
+        };
+        writeln!(out, "table       {table}")?;
         match &self.records {
             None if self.usable => writeln!(out, "store       {state_dir}: nothing recorded")?,
             None => writeln!(out, "store       {state_dir}: not read")?,
@@ -124,7 +117,8 @@ impl Answer for Status {
                 )?;
             }
         }
-        for Range { name, ports, size, held: Held { tcp, udp, sctp } } in &self.ranges {
+        for Range { name, ports, size, held } in &self.ranges {
+            let [tcp, udp, sctp] = Protocol::ALL.map(|protocol| held[&protocol]);
             write!(out, "range       {name} {ports}: {size} numbers, ")?;
             writeln!(out, "tcp {tcp} held, udp {udp}, sctp {sctp}")?;
         }
@@ -136,8 +130,8 @@ impl Answer for Status {
     }
 }
 
-pub(super) fn run(node: &Node, config: &Config) -> Status {
-    let Overview { unavailable, table, listing } = app::overview(&node.store, &mut crate::Stderr);
+pub(super) fn run(store: &Store, config: &Config) -> Status {
+    let Overview { unavailable, table, listing } = app::overview(store, &mut crate::Stderr);
     let counts = listing.as_ref().map(|listing| {
         let states = listing.attachments.iter().map(|record| State::of(&record.owner).0);
         Counts {
@@ -166,19 +160,18 @@ pub(super) fn run(node: &Node, config: &Config) -> Status {
                 TableState::Ours { layout: identity.layout, instance: identity.instance }
             }
         },
-        state_dir: node.store.dir().display().to_string(),
+        state_dir: store.dir().display().to_string(),
         records: counts,
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
     }
 }
 
 fn range(name: &str, ranges: &[PortRange], listing: &Listing) -> Range {
-    let held = |protocol| listing.held_in(ranges, protocol);
-    let [tcp, udp, sctp] = Protocol::ALL.map(held);
+    let held = |protocol| (protocol, listing.held_in(ranges, protocol));
     Range {
         name: name.to_owned(),
         ports: ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         size: ranges.iter().map(PortRange::size).sum(),
-        held: Held { tcp, udp, sctp },
+        held: Protocol::ALL.map(held).into(),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use autoport::diagnosis::{self, Fate, Query, Step, Trace, Way};
+use autoport::diagnosis::{self, Fate, Probe, Query, Step, Trace};
 use autoport::kernel;
 use autoport::model::Protocol;
 use clap::CommandFactory as _;
@@ -11,10 +11,10 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 
 use super::arguments::{self, Cli};
-use super::output::{Answer, Text, Tone};
-use super::{Failure, Node};
+use super::output::{Answer, Screen, Tone};
+use super::{Failure, Store};
 
-pub(super) fn run(asked: &arguments::Trace, node: &Node) -> Result<Told, Failure> {
+pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
     let query = Query {
         protocol: asked.port.protocol.into(),
         port: asked.port.number,
@@ -28,12 +28,8 @@ pub(super) fn run(asked: &arguments::Trace, node: &Node) -> Result<Told, Failure
     if asked.probe && query.protocol == Protocol::Sctp {
         wrong("--probe supports tcp and udp only");
     }
-    let way = Way::ask(query, &node.store)?;
-    let trace = Trace::of(&way);
-    let probe = asked.probe.then(|| {
-        let (answered, said) = diagnosis::probe(&query);
-        Probe { answered, said }
-    });
+    let trace = Trace::of(query, store)?;
+    let probe = asked.probe.then(|| diagnosis::probe(&query));
     Ok(Told { trace, probe })
 }
 
@@ -62,18 +58,12 @@ pub(super) struct Told {
     probe: Option<Probe>,
 }
 
-#[derive(Serialize)]
-struct Probe {
-    answered: bool,
-    said: String,
-}
-
 /// As wide as the longest of them, and two.
 const FATE: usize = 8;
 const AT: usize = 15;
 
 impl Answer for Told {
-    fn text(&self, out: &mut Text<'_>) -> io::Result<()> {
+    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for Step { at, fate, text, remedy } in &self.trace.steps {
             out.paint(tone(*fate), &format!("{fate:FATE$}"))?;
             writeln!(out, "{at:AT$}{text}")?;

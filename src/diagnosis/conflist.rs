@@ -96,12 +96,12 @@ const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ov
 
 /// Every file, with the reason where it is not understood.
 pub(super) fn networks(facts: &Facts) -> Vec<Network> {
-    let files = facts.configurations.as_ref().map_or(&[][..], |found| &found.files);
+    let files = facts.configurations.iter().flat_map(|found| &found.files);
     let list = |(file, bytes): &(String, Result<Vec<u8>, String>)| {
         let bytes = bytes.as_deref().map_err(Clone::clone);
         (file.clone(), bytes.and_then(|bytes| Conflist::read(file, bytes)))
     };
-    files.iter().map(list).collect()
+    files.map(list).collect()
 }
 
 /// How each network that autoport is chained in is configured, as far as ADD would take it.

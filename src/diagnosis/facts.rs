@@ -62,7 +62,7 @@ pub(super) struct Binary {
 }
 
 /// The network configurations.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Configurations {
     /// The name of each file, and its content or why that is not known.
     pub(super) files: Vec<(String, Result<Vec<u8>, String>)>,
@@ -70,10 +70,8 @@ pub(super) struct Configurations {
     pub(super) omitted: usize,
 }
 
-impl Configurations {
-    /// Runtimes use the first, and people do not read reports on so many.
-    const MOST: usize = 256;
-}
+/// Runtimes use the first, and people do not read reports on so many.
+const CONFIGURATIONS_MAX: usize = 256;
 
 /// Sysctls, by their path below `/proc/sys`.
 #[derive(Clone, Debug, Default)]
@@ -233,18 +231,17 @@ fn first_line(path: &str) -> String {
 /// The files in the order of their names, which is how containerd and CRI-O choose one.
 fn configurations(dir: &Path) -> Seen<Configurations> {
     let paths = install::configurations(dir)?;
-    let omitted = paths.len().saturating_sub(Configurations::MOST);
     let mut files = Vec::new();
-    for path in paths.into_iter().take(Configurations::MOST) {
+    for path in paths.iter().take(CONFIGURATIONS_MAX) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.push(match regular::read(&path) {
+        files.push(match regular::read(path) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(error.into());
             }
             read => (name, read.map_err(|error| error.to_string())),
         });
     }
-    Ok(Configurations { files, omitted })
+    Ok(Configurations { omitted: paths.len() - files.len(), files })
 }
 
 fn binary(path: &Path) -> Seen<Option<Binary>> {
@@ -269,12 +266,12 @@ fn binary(path: &Path) -> Seen<Option<Binary>> {
 /// The interfaces of the default routes of IPv4.
 fn uplinks() -> Vec<String> {
     let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let mut uplinks: Vec<String> = Vec::new();
+    let mut uplinks = Vec::new();
     for line in table.lines().skip(1) {
-        let mut words = line.split_whitespace();
-        let interface = words.next().unwrap_or_default();
-        if words.next() == Some("00000000") && !uplinks.iter().any(|known| known == interface) {
-            uplinks.push(interface.to_owned());
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (interface, destination) = (words.next(), words.next());
+        if destination.as_deref() == Some("00000000") {
+            uplinks.extend(interface.filter(|interface| !uplinks.contains(interface)));
         }
     }
     uplinks

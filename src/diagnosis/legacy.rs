@@ -49,6 +49,7 @@ pub(super) fn read(family: Family, text: &str, others: &mut Others) {
 
 fn read_rule(text: &str) -> OtherRule {
     let mut rule = OtherRule::default();
+    let text = unquoted(text);
     let mut words = text.split_whitespace();
     while let Some(word) = words.next() {
         let mut next = || words.next().unwrap_or_default();
@@ -71,7 +72,6 @@ fn read_rule(text: &str) -> OtherRule {
                 let known = ["tcp", "udp", "sctp", "multiport", "comment", "addrtype", "conntrack"];
                 conditions.unknown |= !known.contains(&next());
             }
-            "--comment" => skip_quoted(&mut words),
             "--dst-type" => conditions.unknown |= next() != "LOCAL",
             "-j" | "-g" => {
                 rule.does = match (word, next()) {
@@ -86,28 +86,19 @@ fn read_rule(text: &str) -> OtherRule {
                 };
             }
             "--to-destination" => rule.does = Does::Translate(next().to_owned()),
-            "--set-xmark" | "--reject-with" | "--to-ports" | "--to-source" => drop(next().len()),
+            "--comment" | "--set-xmark" | "--reject-with" | "--to-ports" | "--to-source" => {
+                next();
+            }
             _ => conditions.unknown = true,
         }
     }
     rule
 }
 
-/// Passes over a text that may be in quotes.
-fn skip_quoted<'a>(words: &mut impl Iterator<Item = &'a str>) {
-    let mut word = words.next().unwrap_or_default();
-    if !word.starts_with('"') {
-        return;
-    }
-    let mut first = true;
-    let ends = |word: &str, first: bool| {
-        word.ends_with('"') && !word.ends_with("\\\"") && (!first || word.len() > 1)
-    };
-    while !ends(word, first) {
-        first = false;
-        let Some(next) = words.next() else { return };
-        word = next;
-    }
+/// The rule with `_` for each text in quotes, in which backslashes and quotes are behind a backslash.
+fn unquoted(rule: &str) -> String {
+    let rule = rule.replace(r"\\", "").replace(r#"\""#, "");
+    rule.split('"').step_by(2).collect::<Vec<_>>().join("_")
 }
 
 fn run(text: &str) -> Option<RangeInclusive<u16>> {
@@ -118,6 +109,17 @@ fn run(text: &str) -> Option<RangeInclusive<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_in_quotes_is_one_word() {
+        for (rule, expected) in [
+            (r#"--comment "a \"b\" c" -p tcp"#, "--comment _ -p tcp"),
+            (r#"--comment "ends in \\" -p tcp"#, "--comment _ -p tcp"),
+            (r#"--comment a -m x --y "" -p tcp"#, "--comment a -m x --y _ -p tcp"),
+        ] {
+            assert_eq!(unquoted(rule), expected);
+        }
+    }
 
     #[test]
     fn what_portmap_left_is_understood() {

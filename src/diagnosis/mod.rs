@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use facts::{Facts, Places};
 use facts::{Seen, Unseen};
-pub use trace::{Fate, Query, Step, Trace, Way, probe};
+pub use trace::{Fate, Probe, Query, Step, Trace, probe};
 
 /// What one check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -275,38 +275,31 @@ pub(super) fn at(translation: &Translation) -> String {
 }
 
 /// What to do about somebody else's rule.
-pub(super) fn remedy_of(translation: &Translation) -> String {
-    let called = |prefix: &str| translation.via.iter().find(|name| name.chain.starts_with(prefix));
-    let of_table = |table: &str| translation.via.iter().any(|name| name.table.starts_with(table));
+pub(super) fn remedy_of(Translation { via, .. }: &Translation) -> String {
+    let called = |prefix: &str| via.iter().find(|name| name.chain.starts_with(prefix));
+    let of_table = |table: &str| via.iter().any(|name| name.table.starts_with(table));
     if let Some(portmap) = called("CNI-DN-").or_else(|| called("CNI-HOSTPORT-DNAT")) {
         let tool = if portmap.space == Space::Ip6 { "ip6tables" } else { "iptables" };
         let legacy = if portmap.table.ends_with("(iptables-legacy)") { "-legacy" } else { "" };
+        let chain = &portmap.chain;
         return format!(
-            "portmap created it; if its container no longer exists: {tool}{legacy} -t nat -F {}",
-            portmap.chain
+            "portmap created it; if its container no longer exists: {tool}{legacy} -t nat -F {chain}"
         );
     }
-    if of_table("cni_hostport") {
-        return "portmap created it; if its container (in the rule's comment) no longer exists: nft -a list \
-                table, and nft delete rule by its handle"
-            .to_owned();
-    }
-    if called("KUBE-HOSTPORT").is_some()
-        || called("KUBE-HP-").is_some()
-        || of_table("crio-hostports")
-    {
-        return "the runtime maps host ports itself; on CRI-O set disable_hostport_mapping = true"
-            .to_owned();
-    }
-    if called("KUBE-").is_some() || of_table("kube-proxy") {
-        return "a Service uses this port, and Services take precedence; give the pod another host port"
-            .to_owned();
-    }
-    if called("DOCKER").is_some() || of_table("docker-bridges") {
-        return "a container of Docker publishes it; stop it, or publish another port".to_owned();
-    }
-    if of_table("netavark") || called("NETAVARK").is_some() {
-        return "a container of podman publishes it; stop it, or publish another port".to_owned();
-    }
-    "delete that rule, or free the port".to_owned()
+    let any = |prefixes: &[&str]| prefixes.iter().any(|prefix| called(prefix).is_some());
+    let remedy = if of_table("cni_hostport") {
+        "portmap created it; if its container (in the rule's comment) no longer exists: nft -a list table, \
+         and nft delete rule by its handle"
+    } else if any(&["KUBE-HOSTPORT", "KUBE-HP-"]) || of_table("crio-hostports") {
+        "the runtime maps host ports itself; on CRI-O set disable_hostport_mapping = true"
+    } else if any(&["KUBE-"]) || of_table("kube-proxy") {
+        "a Service uses this port, and Services take precedence; give the pod another host port"
+    } else if any(&["DOCKER"]) || of_table("docker-bridges") {
+        "a container of Docker publishes it; stop it, or publish another port"
+    } else if any(&["NETAVARK"]) || of_table("netavark") {
+        "a container of podman publishes it; stop it, or publish another port"
+    } else {
+        "delete that rule, or free the port"
+    };
+    remedy.to_owned()
 }

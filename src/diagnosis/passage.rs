@@ -109,9 +109,7 @@ fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
         (Some(_), Some(_)) => return None,
         (destination, None) | (None, destination) => destination,
     };
-    let differ = |one: Option<u8>, other: Option<u8>| one.zip(other).is_some_and(|(a, b)| a != b);
-    let families = one.family.zip(other.family).is_some_and(|(a, b)| a != b);
-    if families || differ(one.protocol, other.protocol) {
+    if differ(one.family, other.family) || differ(one.protocol, other.protocol) {
         return None;
     }
     Some(Conditions {
@@ -122,6 +120,10 @@ fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
         translated: one.translated || other.translated,
         unknown: one.unknown || other.unknown,
     })
+}
+
+fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
 /// A packet whose destination has been translated, as far as it is known.

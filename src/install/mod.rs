@@ -28,7 +28,7 @@ use conflist::Edited;
 use disk::{Folder, Found, look};
 
 /// Where libcni remembers what it attached with which configuration.
-pub const CACHE_DIR: &str = "/var/lib/cni/results";
+const CACHE_DIR: &str = "/var/lib/cni/results";
 
 const NAME: &str = "autoport";
 
@@ -46,7 +46,6 @@ pub struct Places {
     pub conf_dir: PathBuf,
     /// The one network that is meant, instead of what the runtime would choose.
     pub conflist: Option<PathBuf>,
-    pub cache_dir: PathBuf,
     /// Whether to say what would be done, and not do it.
     pub dry_run: bool,
 }
@@ -239,7 +238,7 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
     {
         return kept(format!("{} names it", network.display()));
     }
-    if let Some(cached) = cache::first_with_autoport(&places.cache_dir)? {
+    if let Some(cached) = cache::first_with_autoport(Path::new(CACHE_DIR))? {
         return kept(format!(
             "the attachment {} was made with it, and its runtime may call it once more",
             cached.display()

@@ -1,10 +1,10 @@
 //! From what was asked to where the packet goes.
 
 use super::super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
-use super::super::network::{at, remedy_of};
-use super::super::passage::{Packet, Passage, hooked_at, passage};
+use super::super::network::{at, own_priority, remedy_of};
+use super::super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
 use super::way::{self, Led, Translated, Way};
-use super::{Fate, Step, Trace};
+use super::{Fate, Query, Step, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
 use crate::model::{Family, Masquerade};
 use crate::ruleset::LAYOUT;
@@ -103,15 +103,19 @@ impl<'a> Walk<'a> {
 
     fn before(&mut self) -> Option<()> {
         self.at = "other tables";
-        match (&self.way.before, &self.way.unseen_legacy) {
+        let way = self.way;
+        let hook = if way.from_node { Hooked::OUTPUT } else { Hooked::PREROUTING };
+        let meets = |one: &Translation| one.meets(&way.query.host(), |own| own == way.query.to);
+        let first = |others| translations(others, hook, own_priority()).into_iter().find(meets);
+        match (way.others.as_ref().map(first), &way.unseen_legacy) {
             (Ok(None), None) => self.passes("no other table translates it first"),
             (Ok(None), Some(why)) => self.unsure(why, "run it as root, with iptables"),
             (Ok(Some(other)), _) => {
-                let text = format!("{} takes it to {} first", at(other), other.to);
+                let text = format!("{} takes it to {} first", at(&other), other.to);
                 if !other.conditions.unknown {
-                    return self.stops(text, &remedy_of(other));
+                    return self.stops(text, &remedy_of(&other));
                 }
-                self.unsure(format!("{text}, under conditions"), &remedy_of(other))
+                self.unsure(format!("{text}, under conditions"), &remedy_of(&other))
             }
             (Err(unseen), _) => self.unseen(unseen, "not seen", "try again"),
         }
@@ -173,13 +177,16 @@ impl<'a> Walk<'a> {
                 self.stops(text, REPAIR)
             }
             Led::Nowhere => {
-                let holder = holder(way);
-                let text = match &way.listener {
-                    Some(listener) => {
-                        format!("no pod holds it; {listener} of this node listens there")
+                let Query { port, protocol, .. } = way.query;
+                let nowhere = format!("no element contains port {port}/{protocol}");
+                let text = match (&way.listener, &way.holders) {
+                    (Some(one), _) => format!("no pod holds it; {one} of this node listens there"),
+                    (None, Ok(holders)) if holders.is_empty() => {
+                        format!("no pod holds port {port}/{protocol}")
                     }
-                    None if !holder.is_empty() => format!("{holder}; its ports are not translated"),
-                    None => nobody(way),
+                    (None, Ok(_)) => format!("{}; its ports are not translated", holder(way)),
+                    (None, Err(Unseen::Hidden)) => format!("{nowhere}; the records are not seen"),
+                    (None, Err(Unseen::Failed(why))) => format!("{nowhere}; {why}"),
                 };
                 let is_seen = way.holders.is_ok();
                 let list = "`autoport list` shows all host ports in use";
@@ -386,16 +393,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn nobody(way: &Way) -> String {
-    let port = format!("port {}/{}", way.query.port, way.query.protocol);
-    match &way.holders {
-        Ok(_) => format!("no pod holds {port}"),
-        Err(Unseen::Hidden) => format!("no element contains {port}; the records are not seen"),
-        Err(Unseen::Failed(why)) => format!("no element contains {port}; {why}"),
-    }
-}
-
-/// Who holds the port; empty where nobody does.
+/// Who holds the port by the records.
 fn holder(way: &Way) -> String {
     let holders = way.holders.iter().flatten();
     let names = holders.map(|holder| match &holder.who {

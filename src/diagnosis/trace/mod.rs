@@ -1,6 +1,6 @@
 //! Which way a packet to a host port takes, and where it stops.
 //!
-//! [`Way`] is what was asked of the kernel, the store and the pod; [`Trace`] is what follows.
+//! [`way::Way`] is what was asked of the kernel, the store and the pod; [`Trace`] is what follows.
 
 mod judge;
 mod probe;
@@ -12,10 +12,11 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::model::{HostPort, Protocol};
+use crate::store::Store;
 
-pub use probe::probe;
-pub use way::Way;
+pub use probe::{Probe, probe};
 
 /// The packet in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +89,10 @@ pub struct Trace {
 
 impl Trace {
     /// Follows the packet.
-    #[must_use]
-    pub fn of(way: &Way) -> Self {
-        judge::judge(way)
+    ///
+    /// # Errors
+    /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
+    pub fn of(query: Query, store: &Store) -> Result<Self, Error> {
+        Ok(judge::judge(&way::Way::ask(query, store)?))
     }
 }

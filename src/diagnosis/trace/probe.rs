@@ -4,16 +4,25 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::Query;
 use crate::model::{Family, Protocol};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Connects, or sends a datagram, to where `query` asks, whoever the client is there. Says what came of
-/// it in a few words, and whether somebody answered.
+/// What came of a packet.
+#[derive(Serialize)]
+pub struct Probe {
+    pub answered: bool,
+    /// In a few words.
+    pub said: String,
+}
+
+/// Connects, or sends a datagram, to where `query` asks, whoever the client is there.
 #[must_use]
-pub fn probe(query: &Query) -> (bool, String) {
+pub fn probe(query: &Query) -> Probe {
     let to = SocketAddr::new(query.to, query.port.get());
     let outcome = match query.protocol {
         Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).map(drop),
@@ -31,7 +40,7 @@ pub fn probe(query: &Query) -> (bool, String) {
         }
         Err(error) => error.to_string(),
     };
-    (outcome.is_ok(), said)
+    Probe { answered: outcome.is_ok(), said }
 }
 
 /// A program that does not understand the datagram may well stay silent.

@@ -4,13 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::super::facts::{self, Seen, Sysctls, Unseen};
-use super::super::network::own_priority;
-use super::super::passage::{Translation, translations};
 use super::Query;
 use crate::event::Silent;
 use crate::kernel::{
-    self, Extent, Hooked, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path,
-    Survey,
+    self, Extent, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path, Survey,
 };
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
@@ -59,14 +56,12 @@ pub(super) struct Inside {
 
 /// All that was asked about the way of one packet.
 #[derive(Debug)]
-pub struct Way {
+pub(super) struct Way {
     pub(super) query: Query,
     /// Whether it begins on this node.
     pub(super) from_node: bool,
     /// Whether it is for this node.
     pub(super) is_local: bool,
-    /// Who translates it before our table does.
-    pub(super) before: Seen<Option<Translation>>,
     pub(super) others: Seen<Others>,
     /// What could not be seen of iptables-legacy.
     pub(super) unseen_legacy: Option<String>,
@@ -89,10 +84,7 @@ pub struct Way {
 
 impl Way {
     /// Asks for it.
-    ///
-    /// # Errors
-    /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
-    pub fn ask(query: Query, store: &Store) -> Result<Self, crate::error::Error> {
+    pub(super) fn ask(query: Query, store: &Store) -> Result<Self, crate::error::Error> {
         let family = Family::of(&query.to);
         let local = Local::of(family).unwrap_or_default();
         let from_node = query
@@ -103,8 +95,6 @@ impl Way {
         let look = nft.look(Extent::Places(&[]))?;
         let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
         let (others, unseen_legacy) = facts::others();
-        let before = others.as_ref().map(|others| earlier(others, &query, from_node));
-        let before = before.map_err(Clone::clone);
         let (holders, difference) = match recorded(&query, store) {
             Ok((holders, difference)) => (Ok(holders), difference),
             Err(unseen) => (Err(unseen), None),
@@ -125,7 +115,6 @@ impl Way {
             query,
             from_node,
             is_local: local.contains(query.to),
-            before,
             others,
             unseen_legacy,
             look,
@@ -202,13 +191,6 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
         return Led::To(Box::new(Translated { held: set, map, network_policy, target, hairpin }));
     }
     Led::Nowhere
-}
-
-fn earlier(others: &Others, query: &Query, from_node: bool) -> Option<Translation> {
-    let hook = if from_node { Hooked::OUTPUT } else { Hooked::PREROUTING };
-    let host = query.host();
-    let mut all = translations(others, hook, own_priority()).into_iter();
-    all.find(|one| one.meets(&host, |address| address == query.to))
 }
 
 /// Who holds the port, and what differs in the table from the first of them that has something there.
