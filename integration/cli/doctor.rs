@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -162,6 +164,13 @@ fn everything_that_is_wrong_is_in_one_report() {
     let lost = PortMapping::both(8090, POD_PORT, "");
     drop(scene.node.attached("lost", &scene.attachment.network, lost));
     ip("netns del lost");
+    // The kernel takes its links away later.
+    let bridged =
+        || run(Command::new("ip").args(["-o", "link", "show", "type", "bridge_slave"]), "").1;
+    let until = Instant::now() + Duration::from_secs(10);
+    while bridged().lines().count() > 1 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(10));
+    }
     nft("flush chain inet autoport hostports
          table inet firewall { chain forward { type filter hook forward priority 0; policy drop; }; }");
     sysctl("net/ipv4/ip_forward", "0");

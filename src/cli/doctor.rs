@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use autoport::diagnosis::{self, Facts, Finding, Places, State, counted};
+use autoport::diagnosis::{self, Facts, Finding, State, counted};
 use autoport::store::Store;
 use serde::Serialize;
 
@@ -14,8 +14,8 @@ pub(super) fn run(
     store: &Store,
     node_file: io::Result<Option<Vec<u8>>>,
 ) -> Report {
-    let places = Places { conf_dir: asked.conf_dir.clone(), bin_dir: asked.bin_dir.clone() };
-    let facts = Facts::gather(places, store, node_file);
+    let plugin = asked.bin_dir.join("autoport");
+    let facts = Facts::gather(asked.conf_dir.clone(), plugin, store, node_file);
     let findings = diagnosis::findings(&facts);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);

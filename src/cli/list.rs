@@ -3,7 +3,7 @@
 use std::io;
 
 use autoport::app::{self, Listing};
-use autoport::model::Protocol;
+use autoport::model::{HostPort, Protocol};
 use serde::Serialize;
 
 use super::allocation::{Age, Holder, Mapped, State};
@@ -68,29 +68,25 @@ pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Allocations,
 
 fn allocations_of(listing: &Listing) -> Vec<Allocation> {
     let mut allocations = Vec::new();
+    let mut add = |mapped: Vec<Mapped>, state, age, holder: &Holder| {
+        let of = |mapped| Allocation { mapped, state, age, holder: holder.clone() };
+        allocations.extend(mapped.into_iter().map(of));
+    };
+    let bare = |hosts: &[HostPort], choice| -> Vec<Mapped> {
+        hosts.iter().map(|host| Mapped::bare(*host, choice)).collect()
+    };
     for record in &listing.attachments {
         let (state, _) = State::of(&record.owner);
-        let (age, holder) = (Age::since(record.created), Holder::of(&record.owner));
-        allocations.extend(Mapped::of(record).map(|mapped| Allocation {
-            mapped,
-            state,
-            age,
-            holder: holder.clone(),
-        }));
+        let holder = Holder::of(&record.owner);
+        add(Mapped::of(record).collect(), state, Age::since(record.created), &holder);
     }
     for one in &listing.reservations {
-        let (age, holder) = (Age::since(one.created), Holder::reservation(&one.name));
-        allocations.extend(one.hosts.iter().map(|host| {
-            let mapped = Mapped::bare(*host, "reserved");
-            Allocation { mapped, state: State::Reserved, age, holder: holder.clone() }
-        }));
+        let holder = Holder::reservation(&one.name);
+        add(bare(&one.hosts, "reserved"), State::Reserved, Age::since(one.created), &holder);
     }
     for (one, hosts) in &listing.unreadable {
-        let (age, holder) = (Age::default(), Holder::unreadable(&one.key));
-        allocations.extend(hosts.iter().map(|host| {
-            let mapped = Mapped::bare(*host, "unknown");
-            Allocation { mapped, state: State::Unreadable, age, holder: holder.clone() }
-        }));
+        let holder = Holder::unreadable(&one.key);
+        add(bare(hosts, "unknown"), State::Unreadable, Age::default(), &holder);
     }
     allocations
 }

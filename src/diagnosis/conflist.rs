@@ -119,7 +119,7 @@ const CHECK: &str = "network";
 
 pub(super) fn judge(facts: &Facts, networks: &[Network], report: &mut Report) {
     report.check(CHECK);
-    let dir = facts.places.conf_dir.display();
+    let dir = facts.conf_dir.display();
     let hidden = format!("{dir} may not be read");
     let remedy = "name the right directory with --conf-dir";
     let seen = report.see(&facts.configurations, &hidden, State::Failed, remedy);
@@ -171,7 +171,7 @@ fn used(
         Ok(list) => list.kinds(),
         Err(why) => {
             let text = format!("{first}, which runtimes take first, is not understood: {why}");
-            let remedy = format!("correct {}", facts.places.conf_dir.join(first).display());
+            let remedy = format!("correct {}", facts.conf_dir.join(first).display());
             return report.failed(text, remedy);
         }
     };

@@ -23,13 +23,6 @@ use crate::netns::Fate;
 use crate::regular;
 use crate::store::Store;
 
-/// Where a node has what container runtimes read.
-#[derive(Clone, Debug)]
-pub struct Places {
-    pub conf_dir: PathBuf,
-    pub bin_dir: PathBuf,
-}
-
 /// Why something was not seen.
 #[derive(Clone, Debug)]
 pub(super) enum Unseen {
@@ -97,6 +90,7 @@ impl Sysctls {
     pub(super) fn gather() -> Self {
         let mut sysctls = Self::default();
         for path in [
+            "kernel/osrelease",
             "net/ipv4/ip_forward",
             "net/ipv6/conf/all/forwarding",
             "net/ipv4/ip_local_port_range",
@@ -142,7 +136,10 @@ pub(super) fn set_sysctl(path: &str, value: u8) -> String {
 /// All that is known of a node.
 #[derive(Debug)]
 pub struct Facts {
-    pub(super) places: Places,
+    /// Where runtimes read network configurations.
+    pub(super) conf_dir: PathBuf,
+    /// Where they look for our plugin.
+    pub(super) plugin: PathBuf,
     pub(super) release: String,
     /// Whether a table like ours can be built.
     pub(super) trial: Seen<Release>,
@@ -177,8 +174,13 @@ pub struct Facts {
 impl Facts {
     /// Looks at this node, in the network namespace of this process.
     #[must_use]
-    pub fn gather(places: Places, store: &Store, node_file: io::Result<Option<Vec<u8>>>) -> Self {
-        let state_dir = store.dir().to_owned();
+    pub fn gather(
+        conf_dir: PathBuf,
+        plugin: PathBuf,
+        store: &Store,
+        node_file: io::Result<Option<Vec<u8>>>,
+    ) -> Self {
+        let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
         let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
@@ -187,15 +189,15 @@ impl Facts {
         let table = || Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[]))).ok();
         let listeners = Listeners::of(&Protocol::ALL);
         Self {
-            release: first_line("/proc/sys/kernel/osrelease"),
+            release: sysctls.get("kernel/osrelease").unwrap_or_default().to_owned(),
             trial: kernel::trial().map_err(Unseen::from).and_then(|trial| Ok(trial?)),
             table: table().map(|look| look.table),
-            configurations: configurations(&places.conf_dir),
-            binary: binary(&places.bin_dir.join("autoport")),
+            configurations: configurations(&conf_dir),
+            binary: binary(&plugin),
             node_file: node_file.map_err(Unseen::from),
             state_dir,
             stale,
-            sysctls: Sysctls::gather(),
+            sysctls,
             uplinks: uplinks(),
             listeners: listeners.map(|found| found.all().cloned().collect()).map_err(Unseen::from),
             others,
@@ -204,7 +206,8 @@ impl Facts {
             towards: towards(records),
             local: Family::ALL.into_iter().filter_map(|family| Local::of(family).ok()).collect(),
             store,
-            places,
+            conf_dir,
+            plugin,
         }
     }
 
@@ -221,11 +224,6 @@ impl Facts {
 
 fn records_of(store: &Seen<Option<Examined>>) -> &[Record] {
     store.as_ref().ok().and_then(Option::as_ref).map_or(&[], |examined| &examined.records)
-}
-
-fn first_line(path: &str) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// The files in the order of their names, which is how containerd and CRI-O choose one.

@@ -5,15 +5,10 @@ use super::{Facts, Report, State};
 use crate::kernel::{Release, Table};
 use crate::ruleset::LAYOUT;
 
-pub(super) fn judge(facts: &Facts, report: &mut Report) {
-    kernel(facts, report);
-    plugin(facts, report);
-}
-
 /// The oldest kernel that is promised to work.
 const OLDEST: (u32, u32) = (6, 1);
 
-fn kernel(facts: &Facts, report: &mut Report) {
+pub(super) fn kernel(facts: &Facts, report: &mut Report) {
     report.check("kernel");
     let release = &facts.release;
     if version(release).is_none_or(|version| version < OLDEST) {
@@ -46,11 +41,10 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn plugin(facts: &Facts, report: &mut Report) {
+pub(super) fn plugin(facts: &Facts, report: &mut Report) {
     report.check("plugin");
     let own = env!("CARGO_PKG_VERSION");
-    let path = facts.places.bin_dir.join("autoport");
-    let path = path.display();
+    let path = facts.plugin.display();
     let hidden = format!("{path} may not be read");
     let binary = match report.see(&facts.binary, &hidden, State::Failed, "install it again") {
         None => return,

@@ -19,7 +19,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use facts::{Facts, Places};
+pub use facts::Facts;
 use facts::{Seen, Unseen};
 pub use trace::{Fate, Probe, Query, Step, Trace, probe};
 
@@ -127,7 +127,8 @@ impl Report {
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut report = Report::default();
     let networks = conflist::networks(facts);
-    machine::judge(facts, &mut report);
+    machine::kernel(facts, &mut report);
+    machine::plugin(facts, &mut report);
     node_file::judge(facts, &mut report);
     conflist::judge(facts, &networks, &mut report);
     records::judge(facts, &mut report);

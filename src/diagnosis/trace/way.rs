@@ -274,8 +274,9 @@ fn look_inside(
 
 /// Whether the client's address is replaced, and why.
 pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'static str) {
-    let subnets = lead.network_policy.pod_addresses(&[]);
-    match (lead.network_policy.policy().masquerade, from) {
+    let policy = &lead.network_policy;
+    let is_neighbour = |from: IpAddr| policy.pod_addresses(&[]).iter().any(|it| it.contains(from));
+    match (policy.policy().masquerade, from) {
         (Masquerade::Everybody, _) => (true, "masqAll: the pod sees the node's address"),
         (Masquerade::Nobody, _) => (false, "snat is off: the pod sees the client's address"),
         (Masquerade::Local, Some(from)) if from.is_loopback() => {
@@ -284,7 +285,7 @@ pub(super) fn masquerades(lead: &Translated, from: Option<IpAddr>) -> (bool, &'s
         (Masquerade::Local, Some(from)) if from == lead.target.ip() && lead.hairpin => {
             (true, "from the pod itself: it sees the node's address")
         }
-        (Masquerade::Local, Some(from)) if subnets.iter().any(|subnet| subnet.contains(from)) => {
+        (Masquerade::Local, Some(from)) if is_neighbour(from) => {
             (true, "from the pod's subnet: the pod sees the node's address")
         }
         (Masquerade::Local, _) => (false, "none: the pod sees the client's address"),
