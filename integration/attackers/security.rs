@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, mkdirat};
 use serde_json::json;
@@ -267,12 +268,19 @@ fn who_never_stops_writing_keeps_nobody_waiting() {
                 }
             }
         });
-        let deleted = run(&web, "DEL");
+        let deleting = scope.spawn(|| run(&web, "DEL"));
+        let begun = Instant::now();
         let added = run(&other, "ADD");
+        let waited = begun.elapsed();
+        let deleted = deleting.join().expect("the call was made");
+        let took = begun.elapsed();
         stopped.store(true, Ordering::Relaxed);
         node.note(format!("{deleted}{added}"));
         deleted.success();
         added.success();
+        // The deletion is given a second, without the lock.
+        assert!(waited < Duration::from_secs(5), "ADD took {waited:?}");
+        assert!(took < Duration::from_secs(10), "DEL took {took:?}");
     });
     run(&other, "DEL").success();
     assert_nothing_held();

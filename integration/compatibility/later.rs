@@ -52,11 +52,13 @@ impl Future {
                 .map(|one| json!({"containerID": one.container_id, "ifname": "eth0"}))
         );
         let gc = self.scene.web.plugin_call("GC").stdin(collected.to_string()).run();
-        self.scene.node.note(format!("{what}: GC: {gc}"));
+        assert!(gc.status.success(), "{what}: GC: {gc}");
         assert_eq!(view::index(), index, "{what}: GC");
         for arguments in [&["gc"][..], &["repair"]] {
             let (status, stdout, stderr) = operator::of(Plugin::Autoport, &[], arguments);
             self.scene.node.note(format!("{what}: {arguments:?}: {status} {stdout}{stderr}"));
+            // `repair` says that it could not repair everything.
+            assert!(status.success() || arguments == ["repair"], "{what}: {stdout}{stderr}");
             assert_eq!(view::index(), index, "{what}: {arguments:?}: {stdout}{stderr}");
         }
         assert_eq!(ruleset(), before, "{what}");
@@ -118,6 +120,8 @@ fn an_entry_of_an_unknown_kind_is_held() {
         let claim = future.scene.claim(&format!("pod{pod}"), tcp(0));
         let outcome = run(&claim, "ADD");
         if outcome.code() == Some(101) {
+            // Of twenty, two are the game's in TCP.
+            assert_eq!(numbers.len(), 18, "{numbers:?}");
             return;
         }
         outcome.success();
@@ -146,7 +150,7 @@ fn a_store_of_a_later_version_is_left_alone() {
         ("ADD again", run(&scene.web, "ADD")),
         ("CHECK", scene.web.check()),
     ] {
-        assert!(matches!(outcome.code(), Some(7 | 102)), "{what}: {outcome}");
+        assert_eq!(outcome.code(), Some(102), "{what}: {outcome}");
         assert!(outcome.message().contains("99"), "{what}: {outcome}");
         unchanged(what);
     }

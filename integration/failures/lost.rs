@@ -333,7 +333,7 @@ fn a_lost_instance() {
     assert_eq!(scene.answers(8080).by(), Some("web"));
     let adopted = told(&["repair", "--adopt"]);
     assert!(
-        !adopted.contains("made") && adopted.contains("of 2 attachments: it belonged"),
+        !adopted.contains("restored") && adopted.contains("of 2 attachments: it belonged"),
         "{adopted}"
     );
     scene.web.check().success();

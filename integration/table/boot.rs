@@ -10,7 +10,7 @@ use crate::stage::node::{FIRST, Node, POD_PORT};
 use crate::stage::operator::{autoport, told};
 use crate::stage::plugin::Plugin;
 use crate::stage::probe::{Answer, Probe};
-use crate::stage::view::STATE;
+use crate::stage::view::{self, STATE};
 
 fn own_boot() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot ID");
@@ -111,7 +111,9 @@ fn the_watch_and_repair_delete_it_before_there_is_a_store() {
 fn nothing_is_adopted_from_another_boot() {
     let rebooted = Rebooted::new();
     let (_, adopted, notes) = autoport(&["repair", "--adopt"]);
-    assert!(!adopted.contains("records again"), "{adopted}{notes}");
+    assert!(!adopted.contains("restored"), "{adopted}{notes}");
+    assert_eq!(view::records(), [""; 0], "{adopted}{notes}");
+    assert_eq!(rebooted.answer(8080), Answer::Refused);
     add(&rebooted.node, &rebooted.third(8080));
 }
 

@@ -175,7 +175,7 @@ impl Attachment {
             ("attachment", self.holder.attachment()),
             ("netns", netns),
             ("addresses", words(&self.pod_addresses)),
-            ("treatment", self.policy.text()),
+            ("policy", self.policy.text()),
             ("record", self.record.display().to_string()),
             ("published", published.unwrap_or_default()),
         ];
