@@ -58,7 +58,7 @@ fn the_number_of_rules_does_not_depend_on_the_number_of_pods() {
             .collect();
         let identity = || Identity::current("golden");
         let (few, many) = (Ruleset::new(identity(), &records), Ruleset::new(identity(), &more));
-        assert!(few.chains().eq(many.chains()), "{}", case.display());
+        assert_eq!(few.chains(), many.chains(), "{}", case.display());
         assert_eq!(2 * few.elements.len(), many.elements.len(), "{}", case.display());
     }
 }

@@ -411,11 +411,11 @@ fn check_names_every_kind_of_damage() {
     let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
     let own = &own;
     let chain = |prefix: &str| {
-        let all = ruleset(&[own]).networks;
+        let all = ruleset(&[own]).networks();
         all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
     };
     let (net, from) = (chain("net_"), chain("from_"));
-    let other = ruleset(&[&lone]).networks.pop().expect("the last is that of its network").name;
+    let other = ruleset(&[&lone]).networks().pop().expect("the last is that of its network").name;
     let damages = [damage_to_the_networks(&net, &from, &other), damage_to_the_rest()].concat();
     for (what, damage, named) in damages {
         elsewhere(|| {

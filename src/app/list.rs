@@ -241,6 +241,6 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     });
     let mappings = mappings.collect();
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
-    let chains = expected.networks.iter().map(ToString::to_string).collect();
+    let chains = expected.networks().iter().map(ToString::to_string).collect();
     Ok(InKernel { difference, mappings, chains })
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::chain::{Side, protocol_name};
-use super::key::Key;
+use super::key::{Key, Place};
 use super::network_policy::{Digest, NetworkPolicy};
 use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
 
@@ -193,7 +193,7 @@ pub struct Element {
 impl Element {
     /// Its place in the table. There is at most one element in each.
     #[must_use]
-    pub const fn place(&self) -> (Set, Key) {
+    pub const fn place(&self) -> Place {
         (self.set, self.key)
     }
 }

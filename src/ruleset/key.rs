@@ -7,6 +7,9 @@ use std::num::NonZeroU16;
 use super::{Data, Element, Set};
 use crate::model::{Protocol, check_ifname};
 
+/// A place in the table, for one element.
+pub type Place = (Set, Key);
+
 /// The key of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -39,7 +42,7 @@ impl Interface {
     }
 
     /// The place of the interface in [`Set::GUARDED`].
-    pub(crate) const fn place(self) -> (Set, Key) {
+    pub(crate) const fn place(self) -> Place {
         (Set::GUARDED, Key::Interface(self))
     }
 

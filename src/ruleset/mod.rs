@@ -23,7 +23,7 @@ pub use chain::{BaseChain, Chain, Hook, Rule, Side, Term};
 pub(crate) use element::{COMMENT_MAX, comment, container_of, read_holder};
 pub use element::{Data, Element, Set, SetKind};
 
-pub use key::{Interface, Key};
+pub use key::{Interface, Key, Place};
 pub use network_policy::{Digest, NetworkPolicy};
 pub(crate) use script::Jump;
 pub use script::{Difference, Script};
@@ -130,15 +130,11 @@ impl Traffic {
 pub struct Ruleset {
     /// Whose table it is.
     pub identity: Identity,
-    /// The chains that do not depend on any record.
-    pub base: Vec<Chain>,
-    /// The chains of the networks, and of the mark bits they use.
-    pub networks: Vec<Chain>,
     /// The elements, one or more per mapping.
-    pub elements: BTreeMap<(Set, Key), Element>,
+    pub elements: BTreeMap<Place, Element>,
     /// Where somebody has elements of whom nobody knows what they are, because the record cannot be
     /// read: what is there stays.
-    pub spared: BTreeSet<(Set, Key)>,
+    pub spared: BTreeSet<Place>,
     /// The packets that they translate.
     pub traffic: Vec<Traffic>,
     network_policies: BTreeMap<Digest, NetworkPolicy>,
@@ -165,58 +161,23 @@ impl Ruleset {
             }
             traffic.push(Traffic::of(record, record.mappings.clone()));
         }
-        let network_policies =
+        let named =
             network_policies.into_iter().map(|(network_policy, digest)| (digest, network_policy));
-        Self { traffic, ..Self::of(identity, elements, network_policies.collect()) }
+        let (network_policies, spared) = (named.collect(), BTreeSet::new());
+        Self { identity, elements, spared, traffic, network_policies }
     }
 
     /// The same table with these elements as well, which are treated so.
     pub(crate) fn with(
         mut self,
-        elements: impl IntoIterator<Item = Element>,
-        network_policies: impl IntoIterator<Item = NetworkPolicy>,
-    ) -> Self {
-        for element in elements {
-            self.elements.entry(element.place()).or_insert(element);
-        }
-        let named = network_policies
-            .into_iter()
-            .map(|network_policy| (network_policy.digest(), network_policy));
-        self.network_policies.extend(named);
-        let whole = Self::of(self.identity, self.elements, self.network_policies);
-        Self { spared: self.spared, traffic: self.traffic, ..whole }
-    }
-
-    fn of(
-        identity: Identity,
-        elements: BTreeMap<(Set, Key), Element>,
+        elements: BTreeMap<Place, Element>,
         network_policies: BTreeMap<Digest, NetworkPolicy>,
     ) -> Self {
-        let bits: BTreeSet<u8> =
-            network_policies.values().filter_map(NetworkPolicy::mark_bit).collect();
-        let mut networks: Vec<Chain> = bits.into_iter().map(masquerade_chain).collect();
-        let jumps: Vec<Rule> = networks.iter().map(jump_to).collect();
-        networks.extend(network_policies.values().flat_map(NetworkPolicy::chains));
-        let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
-        let Dispatch { specific, wildcard } =
-            dispatch(network_policies.keys().copied(), |name| names.contains(name));
-        let mut base = base_chains();
-        for chain in &mut base {
-            match chain.name.as_str() {
-                POSTROUTING => chain.rules.clone_from(&jumps),
-                HOSTPORTS => chain.rules = [&specific[..], &wildcard].concat(),
-                _ => {}
-            }
+        for (place, element) in elements {
+            self.elements.entry(place).or_insert(element);
         }
-        Self {
-            identity,
-            base,
-            networks,
-            elements,
-            spared: BTreeSet::new(),
-            traffic: Vec::new(),
-            network_policies,
-        }
+        self.network_policies.extend(network_policies);
+        self
     }
 
     /// The same table, in which these interfaces are guarded as well.
@@ -226,9 +187,36 @@ impl Ruleset {
         self
     }
 
+    /// The chains of the networks, and of the mark bits they use.
+    #[must_use]
+    pub fn networks(&self) -> Vec<Chain> {
+        let network_policies = self.network_policies.values();
+        let bits: BTreeSet<u8> =
+            network_policies.clone().filter_map(NetworkPolicy::mark_bit).collect();
+        let masquerades = bits.into_iter().map(masquerade_chain);
+        masquerades.chain(network_policies.flat_map(NetworkPolicy::chains)).collect()
+    }
+
     /// All chains.
-    pub fn chains(&self) -> impl Iterator<Item = &Chain> + Clone {
-        self.base.iter().chain(&self.networks)
+    #[must_use]
+    pub fn chains(&self) -> Vec<Chain> {
+        let networks = self.networks();
+        let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
+        let Dispatch { specific, wildcard } =
+            dispatch(self.network_policies.keys().copied(), |name| names.contains(name));
+        let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
+        let mut chains = base_chains();
+        for chain in &mut chains {
+            match chain.name.as_str() {
+                POSTROUTING => {
+                    chain.rules.extend(networks.iter().filter(masquerading).map(jump_to));
+                }
+                HOSTPORTS => chain.rules = [&specific[..], &wildcard].concat(),
+                _ => {}
+            }
+        }
+        chains.extend(networks);
+        chains
     }
 
     /// All sets and maps.
@@ -248,14 +236,14 @@ pub fn elements_of<'a>(
 
 /// The places at which a claim on `host` may lead to a pod: with what they [cover](covers), all that
 /// there may be of a claim of which nothing else is known, except hairpins.
-pub(crate) fn places_of(host: &HostPort) -> [(Set, Key); 2] {
+pub(crate) fn places_of(host: &HostPort) -> [Place; 2] {
     let (family, wildcard) = (Family::of(&host.address), host.is_wildcard());
     [false, true]
         .map(|counted| (Set { kind: SetKind::Targets { wildcard, counted }, family }, key_of(host)))
 }
 
 /// The place of a claim on `host` among those whose packets are treated so.
-pub(crate) fn held_at(host: &HostPort, digest: Digest) -> (Set, Key) {
+pub(crate) fn held_at(host: &HostPort, digest: Digest) -> Place {
     (Set::holding(host, digest), key_of(host))
 }
 
@@ -266,21 +254,21 @@ fn key_of(host: &HostPort) -> Key {
 
 /// Whether `place` is among the places that `has` knows. A place in a set of a network policy, of which
 /// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
-pub(crate) fn covers(has: impl Fn(&(Set, Key)) -> bool, place: &(Set, Key)) -> bool {
+pub(crate) fn covers(has: impl Fn(&Place) -> bool, place: &Place) -> bool {
     let claim = || place.0.network_policy().and_then(|_| host_at(place));
     has(place) || claim().is_some_and(|host| places_of(&host).iter().any(has))
 }
 
 /// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its
 /// subnet with nobody.
-pub(crate) fn hairpin_of(host: &HostPort, target: SocketAddr) -> (Set, Key) {
+pub(crate) fn hairpin_of(host: &HostPort, target: SocketAddr) -> Place {
     let set = Set { kind: SetKind::Hairpins, family: Family::of(&target.ip()) };
     let (protocol, port) = (host.protocol, host.port);
     (set, Key::Port { address: Some(target.ip()), protocol, port })
 }
 
 /// The host port that an element at this place serves, unless it is a hairpin or an interface.
-pub(crate) fn host_at((set, key): &(Set, Key)) -> Option<HostPort> {
+pub(crate) fn host_at((set, key): &Place) -> Option<HostPort> {
     let Key::Port { address, protocol, port } = *key else { return None };
     let address = match set.key_address() {
         Some(Side::Source) => return None,

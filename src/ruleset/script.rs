@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    Chain, Data, Digest, Dispatch, Element, HOSTPORTS, Key, MASQUERADE_PREFIX, POSTROUTING, Rule,
+    Chain, Data, Digest, Dispatch, Element, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Place, Rule,
     Ruleset, Set, TABLE, dispatch, jump_to,
 };
 
@@ -31,9 +31,9 @@ pub struct Difference {
     /// The chains that are not there yet. The sets of their network policies are not there either.
     pub chains: Vec<Chain>,
     /// What has to be deleted.
-    pub deleted: Vec<(Set, Key)>,
+    pub deleted: Vec<Place>,
     /// What has to go and may expire, with what it leads to.
-    pub expired: Vec<((Set, Key), Data)>,
+    pub expired: Vec<(Place, Data)>,
     /// What comes.
     pub added: Vec<Element>,
 }

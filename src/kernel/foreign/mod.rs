@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
-use super::netlink::message::{Answer, Attributes, Messages};
+use super::netlink::message::Attributes;
 use super::netlink::socket::{DUMP, Socket, question};
 use super::{Error, INET};
 use crate::kernel::uapi;
@@ -22,6 +22,9 @@ use crate::ruleset::TABLE;
 
 pub(crate) use decode::intersect;
 pub use portmap::Portmap;
+
+/// What a listing is about, in an error.
+const WHAT: &str = "the tables of this node";
 
 /// The family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,7 +226,7 @@ fn dump<T>(
     read: impl Fn(Space, Attributes<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
     let question = question(message, DUMP, uapi::NFPROTO_UNSPEC);
-    until_whole(socket, &question, |answer, attributes, found| {
+    socket.list(&question, WHAT, |answer, attributes, found| {
         let space = answer.message.first().copied().and_then(Space::of);
         found.extend(space.and_then(|space| read(space, attributes)));
     })
@@ -238,20 +241,7 @@ fn elements(
     let mut question = question(uapi::NFT_MSG_GETSETELEM, DUMP, space.number());
     question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, table);
     question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set);
-    until_whole(socket, &question, |_, attributes, found| {
+    socket.list(&question, WHAT, |_, attributes, found| {
         found.extend(lookup::elements(attributes));
     })
-}
-
-/// Asks for a listing until it shows one state.
-fn until_whole<T>(
-    socket: &mut Socket,
-    question: &Messages,
-    read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
-) -> Result<Vec<T>, Error> {
-    match socket.gather(question, read)? {
-        // A set that went meanwhile.
-        Err(nix::libc::ENOENT) => Ok(Vec::new()),
-        listed => listed.map_err(|errno| Error::question("the tables of this node", errno)),
-    }
 }

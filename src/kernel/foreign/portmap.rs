@@ -84,7 +84,7 @@ impl Nft {
             let mut question = question(uapi::NFT_MSG_GETRULE, DUMP, space.number());
             question.put_text(uapi::NFTA_RULE_TABLE, table);
             question.put_text(uapi::NFTA_RULE_CHAIN, name);
-            rules.extend(self.list_until_whole(&question, |rule, found| {
+            rules.extend(self.socket.list(&question, "its table", |_, rule, found| {
                 // Kernels before 4.17 list all chains of a table, whichever is asked for.
                 if rule.text(uapi::NFTA_RULE_CHAIN) == Some(name)
                     && let (OtherRule { conditions, .. }, None) = decode::rule(rule)

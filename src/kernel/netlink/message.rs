@@ -26,38 +26,32 @@ const fn align(len: usize) -> usize {
 
 /// What a message asks for: the netfilter subsystem and its message type.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kernel) struct Kind {
-    pub(in crate::kernel) subsystem: u8,
-    pub(in crate::kernel) message: u8,
+pub(crate) struct Kind {
+    pub(crate) subsystem: u8,
+    pub(crate) message: u8,
 }
 
 impl Kind {
-    pub(in crate::kernel) const fn number(self) -> u16 {
+    pub(crate) const fn number(self) -> u16 {
         (self.subsystem as u16) << 8 | self.message as u16
     }
 }
 
 /// A run of messages, ready to be sent at once.
 #[derive(Debug, Default)]
-pub(in crate::kernel) struct Messages {
+pub(crate) struct Messages {
     bytes: Vec<u8>,
     last: usize,
 }
 
 impl Messages {
     /// Begins a message. `number` comes back in the answer to it.
-    pub(in crate::kernel) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
+    pub(crate) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
         self.begin_raw(kind.number(), flags, [family, 0, 0, 0], number);
     }
 
     /// Begins a message with the message type and `struct nfgenmsg` spelled out.
-    pub(in crate::kernel) fn begin_raw(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        nfgen: [u8; 4],
-        number: u32,
-    ) {
+    pub(crate) fn begin_raw(&mut self, kind: u16, flags: u16, nfgen: [u8; 4], number: u32) {
         self.last = self.bytes.len();
         let len = (NLMSG_HEADER + NFGEN_HEADER) as u32;
         self.bytes.extend_from_slice(&len.to_ne_bytes());
@@ -69,7 +63,7 @@ impl Messages {
     }
 
     /// Appends a message that somebody else encoded, with our flags and number.
-    pub(in crate::kernel) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
+    pub(crate) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
         self.last = self.bytes.len();
         self.bytes.extend_from_slice(message);
         self.set_flags(flags);
@@ -77,7 +71,7 @@ impl Messages {
     }
 
     /// The same with `base` added to the number of each message, and the first number after them.
-    pub(in crate::kernel) fn numbered_from(&self, base: u32) -> (Vec<u8>, u32) {
+    pub(crate) fn numbered_from(&self, base: u32) -> (Vec<u8>, u32) {
         let (mut bytes, mut next, mut at) = (self.bytes.clone(), base, 0);
         while let Some(len) = u32_ne(&bytes, at).filter(|len| *len > 0) {
             let number = u32_ne(&bytes, at + 8).unwrap_or(0).wrapping_add(base);
@@ -89,23 +83,23 @@ impl Messages {
     }
 
     /// Replaces the flags of the last message.
-    pub(in crate::kernel) fn set_flags(&mut self, flags: u16) {
+    pub(crate) fn set_flags(&mut self, flags: u16) {
         self.bytes[self.last + 6..self.last + 8].copy_from_slice(&flags.to_ne_bytes());
     }
 
     /// The flags of the last message.
-    pub(in crate::kernel) fn flags(&self) -> u16 {
+    pub(crate) fn flags(&self) -> u16 {
         u16::from_ne_bytes([self.bytes[self.last + 6], self.bytes[self.last + 7]])
     }
 
     /// Adds to the header of the last message, which has no attribute yet.
-    pub(in crate::kernel) fn extend(&mut self, header: &[u8]) {
+    pub(crate) fn extend(&mut self, header: &[u8]) {
         self.bytes.extend_from_slice(header);
         self.set_length();
     }
 
     /// Adds an attribute to the last message.
-    pub(in crate::kernel) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
+    pub(crate) fn put(&mut self, kind: u16, payload: &[&[u8]]) {
         let start = self.open(kind);
         for part in payload {
             self.bytes.extend_from_slice(part);
@@ -114,12 +108,23 @@ impl Messages {
     }
 
     /// Adds a text with its terminator.
-    pub(in crate::kernel) fn put_text(&mut self, kind: u16, text: &str) {
+    pub(crate) fn put_text(&mut self, kind: u16, text: &str) {
         self.put(kind, &[text.as_bytes(), &[0]]);
     }
 
+    /// Adds user data: a run of `type, length, value` with one byte each for the first two (libnftnl
+    /// `udata.c`). A value has at most 255 bytes.
+    pub(crate) fn put_userdata(&mut self, kind: u16, parts: &[(u8, &[u8])]) {
+        let start = self.open(kind);
+        for (kind, value) in parts {
+            self.bytes.extend_from_slice(&[*kind, value.len() as u8]);
+            self.bytes.extend_from_slice(value);
+        }
+        self.close(start);
+    }
+
     /// Adds an attribute that consists of attributes.
-    pub(in crate::kernel) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+    pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.open(kind | NLA_F_NESTED);
         body(self);
         self.close(start);
@@ -144,34 +149,34 @@ impl Messages {
         self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
     }
 
-    pub(in crate::kernel) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(in crate::kernel) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 }
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kernel) struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     /// What it is: the subsystem in the upper byte, the message type in the lower.
-    pub(in crate::kernel) kind: u16,
+    pub(crate) kind: u16,
     /// The number of the request it answers.
-    pub(in crate::kernel) number: u32,
+    pub(crate) number: u32,
     /// The port of the socket whose request it answers, or tells others of.
-    pub(in crate::kernel) port: u32,
-    pub(in crate::kernel) body: Body<'a>,
+    pub(crate) port: u32,
+    pub(crate) body: Body<'a>,
     /// Everything after the netlink header, for what begins with another one than `struct nfgenmsg`.
-    pub(in crate::kernel) message: &'a [u8],
+    pub(crate) message: &'a [u8],
     /// Whether the listing it belongs to was disturbed and has to be asked for again.
-    pub(in crate::kernel) interrupted: bool,
+    pub(crate) interrupted: bool,
 }
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kernel) enum Body<'a> {
+pub(crate) enum Body<'a> {
     /// An acknowledgement, or the end of a listing.
     Done,
     /// A refusal, as an errno.
@@ -181,7 +186,7 @@ pub(in crate::kernel) enum Body<'a> {
 }
 
 /// The messages of one datagram. Stops at the first that is not whole.
-pub(in crate::kernel) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let header = datagram.first_chunk::<NLMSG_HEADER>()?;
         let len = u32_ne(header, 0)? as usize;
@@ -212,19 +217,19 @@ fn i32_ne(bytes: &[u8]) -> Option<i32> {
 
 /// A run of attributes, not yet looked at.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::kernel) struct Attributes<'a>(pub(in crate::kernel) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 /// One attribute.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::kernel) struct Attribute<'a> {
-    pub(in crate::kernel) kind: u16,
-    pub(in crate::kernel) nested: bool,
-    pub(in crate::kernel) payload: &'a [u8],
+pub(crate) struct Attribute<'a> {
+    pub(crate) kind: u16,
+    pub(crate) nested: bool,
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Attributes<'a> {
     /// The attributes, up to the first that is not whole.
-    pub(in crate::kernel) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Attribute<'a>> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let header = rest.first_chunk::<ATTR_HEADER>()?;
@@ -238,31 +243,50 @@ impl<'a> Attributes<'a> {
     }
 
     /// The payload of the first attribute of this type.
-    pub(in crate::kernel) fn get(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.iter().find(|attribute| attribute.kind == kind).map(|attribute| attribute.payload)
     }
 
     /// The attributes inside the first attribute of this type.
-    pub(in crate::kernel) fn nested(self, kind: u16) -> Option<Self> {
+    pub(crate) fn nested(self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 
     /// A big-endian number.
-    pub(in crate::kernel) fn u32(self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
     /// A text, with or without its terminator.
-    pub(in crate::kernel) fn text(self, kind: u16) -> Option<&'a str> {
+    pub(crate) fn text(self, kind: u16) -> Option<&'a str> {
         let bytes = self.get(kind)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         std::str::from_utf8(&bytes[..end]).ok()
     }
 
+    /// A part of user data, as [`Messages::put_userdata`] writes it.
+    pub(crate) fn userdata(self, kind: u16, part: u8) -> Option<&'a [u8]> {
+        let mut userdata = self.get(kind)?;
+        while let [kind, len, rest @ ..] = userdata {
+            let (value, others) = rest.split_at_checked(usize::from(*len))?;
+            if *kind == part {
+                return Some(value);
+            }
+            userdata = others;
+        }
+        None
+    }
+
+    /// Likewise a text, with or without its terminator.
+    pub(crate) fn usertext(self, kind: u16, part: u8) -> Option<&'a str> {
+        let value = self.userdata(kind, part)?;
+        std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+    }
+
     /// Whether every attribute of `expected` is here with the same payload: the nth of its type
     /// against the nth of that type, and as many of that type on either side. The kernel adds
     /// attributes of its own to what it was sent (handles, defaults), which do not matter.
-    pub(in crate::kernel) fn contains(self, expected: Attributes<'_>) -> bool {
+    pub(crate) fn contains(self, expected: Attributes<'_>) -> bool {
         expected.iter().all(|wanted| {
             let of_kind = |attributes: Attributes<'_>| {
                 attributes.iter().filter(|attribute| attribute.kind == wanted.kind).count()
@@ -281,12 +305,12 @@ impl<'a> Attributes<'a> {
 }
 
 /// The attributes of the only message in `bytes`.
-pub(in crate::kernel) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
+pub(crate) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
     Attributes(bytes.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or_default())
 }
 
 /// The IP address that these bytes are.
-pub(in crate::kernel) fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
     v4.or_else(|| Some(<[u8; 16]>::try_from(bytes).ok()?.into()))
 }
@@ -321,6 +345,30 @@ mod tests {
         let inner = attributes.nested(2).expect("the nest");
         assert_eq!(inner.u32(1), Some(5));
         assert_eq!(inner.iter().count(), 2);
+    }
+
+    #[test]
+    fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
+        let read = |userdata: &[u8], part| {
+            let mut messages = Messages::default();
+            messages.begin(KIND, 1, 1, 7);
+            messages.put(5, &[userdata]);
+            attributes_of(messages.as_bytes()).userdata(5, part).map(<[u8]>::to_vec)
+        };
+        let mut written = Messages::default();
+        written.begin(KIND, 1, 1, 7);
+        written.put_userdata(5, &[(0, b"a\0"), (0xa0, b"x:y")]);
+        let both = [0, 2, b'a', 0, 0xa0, 3, b'x', b':', b'y'];
+        let written = attributes_of(written.as_bytes());
+        assert_eq!(written.get(5), Some(&both[..]));
+        assert_eq!(written.usertext(5, 0), Some("a"));
+        assert_eq!(written.usertext(5, 0xa0), Some("x:y"));
+        assert_eq!(read(&both, 0xa0).as_deref(), Some(&b"x:y"[..]));
+        assert_eq!(read(&both, 0).as_deref(), Some(&b"a\0"[..]));
+        for cut in 0..both.len() {
+            assert_eq!(read(&both[..cut], 0xa0), None, "{cut} bytes");
+        }
+        assert_eq!(read(&[7, 0, 0xa0, 0], 0xa0), Some(Vec::new()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
+use nix::libc::{ENOENT, MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
@@ -20,15 +20,15 @@ use super::message::{Answer, Attributes, Body, Kind, Messages, answers};
 use super::{ATTEMPTS, Error, INET};
 
 /// `NLM_F_*` of `linux/netlink.h`.
-pub(in crate::kernel) const REQUEST: u16 = 0x01;
-pub(in crate::kernel) const ACK: u16 = 0x04;
-pub(in crate::kernel) const CREATE: u16 = 0x400;
-pub(in crate::kernel) const EXCL: u16 = 0x200;
-pub(in crate::kernel) const APPEND: u16 = 0x800;
-pub(in crate::kernel) const DUMP: u16 = 0x300;
+pub(crate) const REQUEST: u16 = 0x01;
+pub(crate) const ACK: u16 = 0x04;
+pub(crate) const CREATE: u16 = 0x400;
+pub(crate) const EXCL: u16 = 0x200;
+pub(crate) const APPEND: u16 = 0x800;
+pub(crate) const DUMP: u16 = 0x300;
 
 /// `NFNL_SUBSYS_NFTABLES` of `linux/netfilter/nfnetlink.h`.
-pub(in crate::kernel) const NFTABLES: u8 = 10;
+pub(crate) const NFTABLES: u8 = 10;
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -51,12 +51,12 @@ const OWN_PORTS: u32 = 0x7a70_0000;
 const OWN_PORTS_MASK: u32 = 0xfff0_0000;
 
 /// Whether a message is from a program that uses this library, whatever it is called.
-pub(in crate::kernel) const fn is_own_port(port: u32) -> bool {
+pub(crate) const fn is_own_port(port: u32) -> bool {
     port & OWN_PORTS_MASK == OWN_PORTS
 }
 
 /// A question for objects of nftables that are of `family`, to which attributes can be added.
-pub(in crate::kernel) fn question(message: u8, flags: u16, family: u8) -> Messages {
+pub(crate) fn question(message: u8, flags: u16, family: u8) -> Messages {
     let mut question = Messages::default();
     question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | flags, family, 0);
     question
@@ -64,7 +64,7 @@ pub(in crate::kernel) fn question(message: u8, flags: u16, family: u8) -> Messag
 
 /// A netlink socket: of family `NETLINK_NETFILTER`, unless it says otherwise.
 #[derive(Debug)]
-pub(in crate::kernel) struct Socket {
+pub(crate) struct Socket {
     netlink: NetlinkSocket,
     buffer: Vec<u8>,
     /// The numbers of the requests sent last.
@@ -72,7 +72,7 @@ pub(in crate::kernel) struct Socket {
 }
 
 impl Socket {
-    pub(in crate::kernel) fn open() -> Result<Self, Error> {
+    pub(crate) fn open() -> Result<Self, Error> {
         let mut socket = Self::open_for(NETLINK_NETFILTER)?;
         // Another socket of this process, or a process of the same number in another PID namespace,
         // may have the first.
@@ -86,7 +86,7 @@ impl Socket {
         }
     }
 
-    pub(in crate::kernel) fn open_for(protocol: isize) -> Result<Self, Error> {
+    pub(crate) fn open_for(protocol: isize) -> Result<Self, Error> {
         let open = || {
             let socket = NetlinkSocket::new(protocol)?;
             // A refusal otherwise carries the refused message, and a few large ones would fill the
@@ -99,7 +99,7 @@ impl Socket {
     }
 
     /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
-    pub(in crate::kernel) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
+    pub(crate) fn subscribe(&mut self, group: u32, room: usize) -> Result<(), Error> {
         let subscribe = || {
             // Fails without CAP_NET_ADMIN in the first user namespace; there is less room then.
             let _ = setsockopt(&self.netlink, sockopt::RcvBufForce, &room);
@@ -109,7 +109,7 @@ impl Socket {
     }
 
     /// For poll(2).
-    pub(in crate::kernel) fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.netlink.as_fd()
     }
 
@@ -131,7 +131,7 @@ impl Socket {
     }
 
     /// The next datagram; `None` when there is none.
-    pub(in crate::kernel) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             let received = self.netlink.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
             match received {
@@ -159,7 +159,7 @@ impl Socket {
     }
 
     /// Sends `questions` and hands every answer to `each`.
-    pub(in crate::kernel) fn ask(
+    pub(crate) fn ask(
         &mut self,
         questions: &Messages,
         each: impl FnMut(Answer<'_>),
@@ -173,7 +173,7 @@ impl Socket {
 
     /// Asks for a listing until it shows one state, and gathers what `read` finds in each object; the
     /// inner error is the errno with which the kernel would not list.
-    pub(in crate::kernel) fn gather<T>(
+    pub(crate) fn gather<T>(
         &mut self,
         question: &Messages,
         mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
@@ -200,19 +200,32 @@ impl Socket {
         Err(Error::Restless)
     }
 
-    /// Runs a transaction: all of it happens, or none.
-    pub(in crate::kernel) fn commit(&mut self, transaction: Transaction) -> Result<Outcome, Error> {
-        let Some((messages, subjects)) = transaction.finish() else {
-            return Ok(Outcome::Committed);
-        };
-        let last = subjects.len() as u32;
-        let subject = |number: u32| match (number as usize).checked_sub(1) {
-            Some(index) => subjects.get(index).cloned().unwrap_or_default(),
-            None => "the transaction as a whole".to_owned(),
-        };
+    /// The same, where refusals are an error: the kernel would not show `what`. Nothing where there is no such
+    /// thing.
+    pub(crate) fn list<T>(
+        &mut self,
+        question: &Messages,
+        what: &'static str,
+        read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        match self.gather(question, read)? {
+            Err(ENOENT) => Ok(Vec::new()),
+            listed => listed.map_err(|errno| Error::question(what, errno)),
+        }
+    }
+
+    /// Runs a transaction: all of it happens, or none. The inner error is a refusal.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Unanswered`].
+    pub(crate) fn commit(
+        &mut self,
+        transaction: Transaction,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let Some((messages, mut subjects)) = transaction.finish() else { return Ok(Ok(())) };
         self.send(&messages)?;
         let numbers = self.numbers.clone();
-        let mut outcome = Outcome::Unanswered;
+        let (mut is_done, mut refused) = (false, None);
         // An error (ENOBUFS) says that answers were lost; what is left of them still counts. The kernel
         // has none to add once the send has returned (nfnetlink_rcv_batch), so it says so once or twice.
         let mut errors = 0;
@@ -223,17 +236,23 @@ impl Socket {
                     errors += 1;
                     continue;
                 }
-                Ok(None) | Err(_) => return Ok(outcome),
+                Ok(None) | Err(_) => break,
             };
-            for answer in own_answers(datagram, &numbers) {
-                outcome = match (answer.body, outcome) {
-                    (_, first @ Outcome::Refused { .. }) => first,
-                    (Body::Refused(errno), Outcome::Committed | Outcome::Unanswered) => {
-                        Outcome::Refused { subject: subject(answer.number), errno }
-                    }
-                    (Body::Done, _) if answer.number == last => Outcome::Committed,
-                    (Body::Done | Body::Object(_), before) => before,
-                };
+            for Answer { body, number, .. } in own_answers(datagram, &numbers) {
+                match body {
+                    Body::Refused(errno) => refused = refused.or(Some((number as usize, errno))),
+                    Body::Done => is_done |= number as usize == subjects.len(),
+                    Body::Object(_) => {}
+                }
+            }
+        }
+        match refused {
+            None if is_done => Ok(Ok(())),
+            None => Err(Error::Unanswered),
+            Some((number, errno)) => {
+                subjects.insert(BATCH as usize, "the transaction as a whole".to_owned());
+                let subject = subjects.get(number).cloned().unwrap_or_default();
+                Ok(Err(Refusal { subject, errno }))
             }
         }
     }
@@ -251,39 +270,31 @@ fn own_answers<'a>(
     })
 }
 
-/// How a transaction ended.
+/// Why nothing of a transaction is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::kernel) enum Outcome {
-    /// All of it is in force.
-    Committed,
-    /// None of it is. `subject` is what the first refused message was about.
-    Refused { subject: String, errno: i32 },
-    /// Nobody knows.
-    Unanswered,
+pub(crate) struct Refusal {
+    /// What the first refused message was about.
+    pub(crate) subject: String,
+    pub(crate) errno: i32,
 }
 
 /// A transaction being put together.
 #[derive(Debug)]
-pub(in crate::kernel) struct Transaction {
+pub(crate) struct Transaction {
     messages: Messages,
     /// What each message is about, for the report when it is refused.
     subjects: Vec<String>,
 }
 
 impl Transaction {
-    pub(in crate::kernel) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let mut messages = Messages::default();
         messages.begin_raw(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES], BATCH);
         Self { messages, subjects: Vec::new() }
     }
 
     /// Begins a message about `subject`.
-    pub(in crate::kernel) fn message(
-        &mut self,
-        kind: u8,
-        flags: u16,
-        subject: String,
-    ) -> &mut Messages {
+    pub(crate) fn message(&mut self, kind: u8, flags: u16, subject: String) -> &mut Messages {
         self.subjects.push(subject);
         let kind = Kind { subsystem: NFTABLES, message: kind };
         let number = self.subjects.len() as u32;
@@ -292,23 +303,23 @@ impl Transaction {
     }
 
     /// Appends a message about `subject` that libnftnl encoded.
-    pub(in crate::kernel) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
+    pub(crate) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
         self.subjects.push(subject);
         self.messages.append(message, REQUEST | flags, self.subjects.len() as u32);
     }
 
-    pub(in crate::kernel) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.subjects.is_empty()
     }
 
     /// The message begun last, to add attributes to.
-    pub(in crate::kernel) fn last(&mut self) -> &mut Messages {
+    pub(crate) fn last(&mut self) -> &mut Messages {
         &mut self.messages
     }
 
     /// The bytes, and what each message is about; the last one will be acknowledged. `None` when
     /// there is nothing to do.
-    pub(in crate::kernel) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
+    pub(crate) fn finish(mut self) -> Option<(Messages, Vec<String>)> {
         if self.is_empty() {
             return None;
         }

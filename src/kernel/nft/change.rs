@@ -6,16 +6,16 @@ use super::elements::Seen;
 use super::look::{Look, Standing};
 use super::{Error, PATIENCE, Tries, make};
 use crate::model::HostPort;
-use crate::ruleset::{self, Chain, Difference, Element, Key, Set, SetKind};
+use crate::ruleset::{self, Chain, Difference, Element, Place, Set, SetKind};
 
 /// What has to become true of the table, for one command.
 #[derive(Debug, Default)]
 pub struct Change {
     /// The elements that must be there.
-    pub wanted: BTreeMap<(Set, Key), Element>,
+    pub wanted: BTreeMap<Place, Element>,
     /// The places that must be empty unless wanted: what is there, and at the places that they cover,
     /// is ours to replace.
-    pub released: BTreeSet<(Set, Key)>,
+    pub released: BTreeSet<Place>,
     /// The chains that the wanted elements lead to.
     pub chains: Vec<Chain>,
 }
@@ -27,18 +27,18 @@ impl Change {
     }
 
     /// The places that `look` saw taken and that have to become empty.
-    pub(super) fn vacated(&self, look: &Look) -> Vec<(Set, Key)> {
+    pub(super) fn vacated(&self, look: &Look) -> Vec<Place> {
         let taken = look.elements.keys().copied();
         taken.filter(|place| self.releases(place) && !self.wanted.contains_key(place)).collect()
     }
 
     /// Whether what is at `place` is ours to replace.
-    fn releases(&self, place: &(Set, Key)) -> bool {
+    fn releases(&self, place: &Place) -> bool {
         ruleset::covers(|place| self.released.contains(place), place)
     }
 
     /// Whether a packet that finds what is at `place` may be one for what is wanted.
-    fn concerns(&self, place: &(Set, Key)) -> bool {
+    fn concerns(&self, place: &Place) -> bool {
         ruleset::covers(|place| self.wanted.contains_key(place), place)
     }
 
@@ -109,7 +109,7 @@ impl Change {
         Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 
-    pub(super) fn places(&self) -> Vec<(Set, Key)> {
+    pub(super) fn places(&self) -> Vec<Place> {
         let mut places: Vec<_> = self.wanted.keys().chain(&self.released).copied().collect();
         places.sort_unstable();
         places.dedup();

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use super::elements::{Listed, Seen};
+use super::elements::Seen;
 use super::encode::Encoder;
 use super::look::{Extent, Look, Standing, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Dispatch, Element, HOSTPORTS, Identity, Key, LAYOUT, POSTROUTING, Rule,
-    Ruleset, Set, Side, host_at,
+    self, Chain, Data, Dispatch, Element, HOSTPORTS, Identity, Key, LAYOUT, POSTROUTING, Place,
+    Rule, Ruleset, Set, Side, host_at,
 };
 
 impl Look {
@@ -21,12 +21,12 @@ impl Look {
         expected: &Identity,
         everything: &Ruleset,
     ) -> Result<Standing, Error> {
-        let standing = self.standing(expected, &everything.networks)?;
+        let standing = self.standing(expected, &everything.networks())?;
         let found = match standing {
             Standing::Rebuild(_) => None,
             Standing::Intact { .. } => {
                 let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
-                odd.or_else(|| differing_chain(self, everything.chains()))
+                odd.or_else(|| differing_chain(self, &everything.chains()))
             }
         };
         Ok(found.map_or(standing, Standing::Rebuild))
@@ -59,7 +59,7 @@ impl Nft {
         if other {
             return Ok(None);
         }
-        if let Some(difference) = differing_chain(&look, expected.chains()) {
+        if let Some(difference) = differing_chain(&look, &expected.chains()) {
             return Ok(Some(difference));
         }
         let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
@@ -92,7 +92,7 @@ impl Nft {
                 continue;
             }
             for listed in self.every_element(set)? {
-                let Listed::Known(key, seen) = listed else { continue };
+                let Some((key, seen)) = listed else { continue };
                 let takes = host_at(&(set, key)).is_some_and(|host| {
                     wildcards.contains(&(set.family, host.protocol, host.port))
                 });
@@ -147,19 +147,16 @@ fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
 }
 
 /// Names what is different in the first of `chains` that the kernel has not just so.
-pub(super) fn differing_chain<'a>(
-    look: &Look,
-    mut chains: impl Iterator<Item = &'a Chain>,
-) -> Option<String> {
+pub(super) fn differing_chain(look: &Look, chains: &[Chain]) -> Option<String> {
     let mut encoder = Encoder::new();
-    chains.find_map(|chain| check_chain(chain, look, &mut encoder))
+    chains.iter().find_map(|chain| check_chain(chain, look, &mut encoder))
 }
 
 /// Names each element that differs from those of `expected`, but for what is at `spared`.
 pub(super) fn differing_elements<'a>(
     look: &'a Look,
     expected: &'a Ruleset,
-    spared: &'a BTreeSet<(Set, Key)>,
+    spared: &'a BTreeSet<Place>,
 ) -> impl Iterator<Item = String> + 'a {
     let renamed = |element: &Element| {
         let seen = look.elements.get(&element.place()).filter(|seen| !seen.is(element))?;

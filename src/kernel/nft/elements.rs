@@ -12,16 +12,7 @@ use super::message::{Attributes, Kind, Messages, address};
 use super::socket::{self, CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
 use crate::kernel::uapi;
 use crate::model::Protocol;
-use crate::ruleset::{Data, Element, Interface, Key, Set, TABLE};
-
-/// An element of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Listed {
-    /// One whose key we might have written.
-    Known(Key, Seen),
-    /// One with a key that we never write: another protocol, port 0, or the catch-all.
-    Odd,
-}
+use crate::ruleset::{Data, Element, Interface, Key, Place, Set, TABLE};
 
 /// An element as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +98,11 @@ fn put_element(messages: &mut Messages, element: &Element) {
     if element.comment.is_empty() {
         return;
     }
-    let (comment, holder) = (element.comment.as_bytes(), element.holder.as_bytes());
-    let first = [uapi::NFTNL_UDATA_SET_ELEM_COMMENT, (comment.len() + 1) as u8];
-    let second = [uapi::HOLDER, holder.len() as u8];
-    let second: &[u8] = if holder.is_empty() { &[] } else { &second };
-    messages.put(uapi::NFTA_SET_ELEM_USERDATA, &[&first, comment, &[0], second, holder]);
+    let comment = format!("{}\0", element.comment);
+    let holder = (uapi::HOLDER, element.holder.as_bytes());
+    let both = [(uapi::NFTNL_UDATA_SET_ELEM_COMMENT, comment.as_bytes()), holder];
+    let parts = if element.holder.is_empty() { &both[..1] } else { &both };
+    messages.put_userdata(uapi::NFTA_SET_ELEM_USERDATA, parts);
 }
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
@@ -129,7 +120,7 @@ fn put_runs<T>(
     transaction: &mut Transaction,
     (kind, flags): (u8, u16),
     items: &[T],
-    place: impl Fn(&T) -> (Set, Key),
+    place: impl Fn(&T) -> Place,
     subject: impl Fn(Set, Key) -> String,
     put: impl Fn(&mut Messages, &T),
 ) {
@@ -139,24 +130,6 @@ fn put_runs<T>(
             put_list(transaction.message(kind, flags, subject(set, key)), set, part, &put);
         }
     }
-}
-
-/// Tells nft(8), by user data of the set in the last message, that its keys are in the byte order of the
-/// machine, as names are.
-pub(super) fn put_key_byte_order(messages: &mut Messages) {
-    let order = uapi::BYTEORDER_HOST_ENDIAN.to_ne_bytes();
-    messages.put(uapi::NFTA_SET_USERDATA, &[&[uapi::NFTNL_UDATA_SET_KEYBYTEORDER, 4], &order]);
-}
-
-/// Gives the rule in the last message a part of its chain's [`memo`](crate::ruleset::Chain::memo).
-pub(super) fn put_rule_memo(messages: &mut Messages, part: &[u8]) {
-    messages.put(uapi::NFTA_RULE_USERDATA, &[&[uapi::HOLDER, part.len() as u8], part]);
-}
-
-/// Reads that back.
-pub(super) fn read_rule_memo(rule: &[u8]) -> &[u8] {
-    let userdata = Attributes(rule).get(uapi::NFTA_RULE_USERDATA).unwrap_or_default();
-    read_userdata(userdata, uapi::HOLDER).unwrap_or_default()
 }
 
 /// Adds elements. Refused when one of them is there already.
@@ -177,7 +150,7 @@ pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &
 ///
 /// A deletion would keep whoever closes a netlink socket of this namespace next waiting for a grace
 /// period of the kernel's, us first; this does not. Kernels before 6.12 take it and change nothing.
-pub(super) fn expire(transaction: &mut Transaction, places: &[((Set, Key), Data)]) {
+pub(super) fn expire(transaction: &mut Transaction, places: &[(Place, Data)]) {
     put_runs(
         transaction,
         (uapi::NFT_MSG_NEWSETELEM, CREATE),
@@ -193,7 +166,7 @@ pub(super) fn expire(transaction: &mut Transaction, places: &[((Set, Key), Data)
 }
 
 /// Deletes elements. Refused when one of them is not there.
-pub(super) fn delete(transaction: &mut Transaction, places: &[(Set, Key)]) {
+pub(super) fn delete(transaction: &mut Transaction, places: &[Place]) {
     put_runs(
         transaction,
         (uapi::NFT_MSG_DELSETELEM, 0),
@@ -205,7 +178,7 @@ pub(super) fn delete(transaction: &mut Transaction, places: &[(Set, Key)]) {
 }
 
 /// Asks for one element; the answer carries `number`.
-pub(super) fn question(messages: &mut Messages, place: &(Set, Key), number: u32) {
+pub(super) fn question(messages: &mut Messages, place: &Place, number: u32) {
     let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
     messages.begin(kind, REQUEST, INET, number);
     put_list(messages, place.0, &[place.1], put_key);
@@ -219,15 +192,19 @@ pub(super) fn listing(set: Set) -> Messages {
     messages
 }
 
-/// Reads the elements in a part of a listing.
-pub(super) fn read_all(set: Set, answer: Attributes<'_>) -> impl Iterator<Item = Listed> {
+/// Reads the elements in a part of a listing; `None` for one with a key that we never write: another protocol,
+/// port 0, or the catch-all.
+pub(super) fn read_all(
+    set: Set,
+    answer: Attributes<'_>,
+) -> impl Iterator<Item = Option<(Key, Seen)>> {
     let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
     list.iter().map(move |element| {
         let element = Attributes(element.payload);
         let key = element
             .nested(uapi::NFTA_SET_ELEM_KEY)
             .and_then(|key| read_key(set, key.get(uapi::NFTA_DATA_VALUE)?));
-        key.map_or(Listed::Odd, |key| Listed::Known(key, read_element(set, element)))
+        Some((key?, read_element(set, element)))
     })
 }
 
@@ -255,16 +232,11 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
     let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
     let timeout = timeout.map(u64::from_be_bytes);
-    let userdata = element.get(uapi::NFTA_SET_ELEM_USERDATA).unwrap_or_default();
-    let text = |kind| {
-        let bytes = read_userdata(userdata, kind).unwrap_or_default();
-        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-        std::str::from_utf8(bytes).unwrap_or_default().to_owned()
-    };
+    let text = |part| element.usertext(uapi::NFTA_SET_ELEM_USERDATA, part).unwrap_or_default();
     Seen {
         data: if timeout > Some(LONGEST_TICK) { None } else { read_data(set, element) },
-        comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT),
-        holder: text(uapi::HOLDER),
+        comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT).to_owned(),
+        holder: text(uapi::HOLDER).to_owned(),
         expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
         packets: read_counter(element),
     }
@@ -278,19 +250,6 @@ fn read_counter(element: Attributes<'_>) -> Option<u64> {
     }
     let packets = expression.nested(uapi::NFTA_EXPR_DATA)?.get(uapi::NFTA_COUNTER_PACKETS)?;
     packets.try_into().ok().map(u64::from_be_bytes)
-}
-
-/// Finds a part of user data, which is a run of `type, length, value` with one byte each for the
-/// first two (libnftnl `udata.c`).
-pub(super) fn read_userdata(mut userdata: &[u8], wanted: u8) -> Option<&[u8]> {
-    while let [kind, len, rest @ ..] = userdata {
-        let (value, others) = rest.split_at_checked(usize::from(*len))?;
-        if *kind == wanted {
-            return Some(value);
-        }
-        userdata = others;
-    }
-    None
 }
 
 fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
@@ -330,17 +289,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
-        let both = [0, 2, b'a', 0, uapi::HOLDER, 3, b'x', b':', b'y'];
-        assert_eq!(read_userdata(&both, uapi::HOLDER), Some(&b"x:y"[..]));
-        assert_eq!(read_userdata(&both, uapi::NFTNL_UDATA_SET_ELEM_COMMENT), Some(&b"a\0"[..]));
-        for cut in 0..both.len() {
-            assert_eq!(read_userdata(&both[..cut], uapi::HOLDER), None, "{cut} bytes");
-        }
-        assert_eq!(read_userdata(&[7, 0, uapi::HOLDER, 0], uapi::HOLDER), Some(&[][..]));
     }
 
     #[test]

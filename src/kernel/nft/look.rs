@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use nix::libc::{EINVAL, ENODATA, ENOENT};
 
-use super::elements::{Listed, Seen};
+use super::elements::Seen;
 use super::message::{Attributes, Body, Messages};
 use super::socket::{self, DUMP};
 use super::{Error, INET, Nft, elements};
 use crate::kernel::uapi;
 use crate::ruleset::{
-    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Set,
-    TABLE,
+    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Place,
+    Set, TABLE,
 };
+
+/// What a listing is about, in an error.
+const WHAT: &str = "its table";
 
 /// How many elements are asked for at once. Each answer takes a few KiB of the receive buffer
 /// (`net.core.rmem_default`, 208 KiB) until it is read.
-pub(super) const PER_VOLLEY: usize = 32;
+const PER_VOLLEY: usize = 32;
 
 /// The table, as its comment describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +37,7 @@ pub enum Table {
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
     /// Those at these places, and at those that they cover.
-    Places(&'a [(Set, Key)]),
+    Places(&'a [Place]),
     /// All there are.
     Everything,
 }
@@ -49,7 +52,7 @@ pub struct Look {
     /// Whether somebody has set the flag that takes all its chains out of their hooks.
     pub dormant: bool,
     /// The elements that were asked for and are there.
-    pub elements: BTreeMap<(Set, Key), Seen>,
+    pub elements: BTreeMap<Place, Seen>,
     /// Where an element is whose key autoport never writes, if all were asked for.
     pub(super) odd: Option<Set>,
     /// The chains, as the kernel encodes them.
@@ -138,7 +141,8 @@ impl Look {
             .filter(|chain| self.chains.contains_key(&chain.name))
             .map(|chain| (chain.name.as_str(), chain.rules.len()));
         let others = self.chains.iter().filter_map(|(name, seen)| {
-            let comment = Attributes(seen).get(uapi::NFTA_CHAIN_USERDATA).and_then(read_comment)?;
+            let comment =
+                Attributes(seen).usertext(uapi::NFTA_CHAIN_USERDATA, uapi::NFTNL_UDATA_COMMENT)?;
             Some((name.as_str(), Chain::rules_in(comment)?))
         });
         let counted = base.chain(needed).chain(others).find_map(|(name, expected)| {
@@ -159,8 +163,8 @@ impl Look {
     }
 
     /// Those of `places` that are there or not, and those that they cover.
-    fn covered(&self, places: &[(Set, Key)]) -> Vec<(Set, Key)> {
-        let leads = |place: &&(Set, Key)| place.0.network_policy().is_none();
+    fn covered(&self, places: &[Place]) -> Vec<Place> {
+        let leads = |place: &&Place| place.0.network_policy().is_none();
         let hosts = places.iter().filter(leads).filter_map(ruleset::host_at);
         let held =
             |host| self.network_policies().map(move |digest| ruleset::held_at(&host, digest));
@@ -199,81 +203,64 @@ impl Nft {
             look.rules.entry(chain).or_default().push(rule);
         }
         match extent {
-            Extent::Places(places) => {
-                for volley in look.covered(places).chunks(PER_VOLLEY) {
-                    self.look_at(volley, &mut look.elements)?;
-                }
-            }
+            Extent::Places(places) => look.elements = self.seen_at(&look.covered(places))?,
             Extent::Everything => {
                 let own: Vec<Digest> = look.network_policies().collect();
                 for set in Set::common().chain(own.into_iter().flat_map(Set::of_network_policy)) {
-                    let listed = self.every_element(set)?;
-                    if listed.contains(&Listed::Odd) {
-                        look.odd = Some(set);
+                    for listed in self.every_element(set)? {
+                        match listed {
+                            Some((key, seen)) => drop(look.elements.insert((set, key), seen)),
+                            None => look.odd = Some(set),
+                        }
                     }
-                    look.elements.extend(listed.into_iter().filter_map(|listed| match listed {
-                        Listed::Known(key, seen) => Some(((set, key), seen)),
-                        Listed::Odd => None,
-                    }));
                 }
             }
         }
         Ok(look)
     }
 
-    pub(super) fn look_at(
-        &mut self,
-        places: &[(Set, Key)],
-        found: &mut BTreeMap<(Set, Key), Seen>,
-    ) -> Result<(), Error> {
-        let mut questions = Messages::default();
-        for (place, number) in places.iter().zip(0..) {
-            elements::question(&mut questions, place, number);
-        }
-        let mut refused = None;
-        let mut answered = 0;
-        self.socket.ask(&questions, |answer| {
-            let Some(place) = places.get(answer.number as usize) else { return };
-            answered += 1;
-            match answer.body {
-                Body::Object(attributes) => {
-                    found.insert(*place, elements::read(place.0, attributes));
-                }
-                Body::Refused(ENOENT) | Body::Done => {}
-                Body::Refused(errno) => refused = Some(errno),
+    /// What there is at `places`.
+    pub(crate) fn seen_at(&mut self, places: &[Place]) -> Result<BTreeMap<Place, Seen>, Error> {
+        let mut found = BTreeMap::new();
+        for volley in places.chunks(PER_VOLLEY) {
+            let mut questions = Messages::default();
+            for (place, number) in volley.iter().zip(0..) {
+                elements::question(&mut questions, place, number);
             }
-        })?;
-        // An element about which nothing was said is not an absent one.
-        let silence = (answered < places.len()).then_some(ENODATA);
-        let failed = refused.or(silence);
-        failed.map_or(Ok(()), |errno| Err(Error::question("an element", errno)))
+            let mut refused = None;
+            let mut answered = 0;
+            self.socket.ask(&questions, |answer| {
+                let Some(place) = volley.get(answer.number as usize) else { return };
+                answered += 1;
+                match answer.body {
+                    Body::Object(attributes) => {
+                        found.insert(*place, elements::read(place.0, attributes));
+                    }
+                    Body::Refused(ENOENT) | Body::Done => {}
+                    Body::Refused(errno) => refused = Some(errno),
+                }
+            })?;
+            // An element about which nothing was said is not an absent one.
+            let silence = (answered < volley.len()).then_some(ENODATA);
+            if let Some(errno) = refused.or(silence) {
+                return Err(Error::question("an element", errno));
+            }
+        }
+        Ok(found)
     }
 
     /// Lists every element of `set`.
-    pub(super) fn every_element(&mut self, set: Set) -> Result<Vec<Listed>, Error> {
-        self.list_until_whole(&elements::listing(set), |attributes, found| {
+    pub(super) fn every_element(&mut self, set: Set) -> Result<Vec<Option<(Key, Seen)>>, Error> {
+        self.socket.list(&elements::listing(set), WHAT, |_, attributes, found| {
             found.extend(elements::read_all(set, attributes));
         })
-    }
-
-    /// Asks for a listing until it shows one state, and gathers what `read` finds in it; nothing
-    /// where there is no such thing.
-    pub(in crate::kernel) fn list_until_whole<T>(
-        &mut self,
-        question: &Messages,
-        mut read: impl FnMut(Attributes<'_>, &mut Vec<T>),
-    ) -> Result<Vec<T>, Error> {
-        match self.socket.gather(question, |_, attributes, found| read(attributes, found))? {
-            Err(ENOENT) => Ok(Vec::new()),
-            listed => listed.map_err(|errno| Error::question("its table", errno)),
-        }
     }
 
     /// Lists the rules or chains of our table, each with its chain's name, which is its attribute `name`.
     fn list(&mut self, message: u8, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut question = socket::question(message, DUMP, INET);
         question.put_text(uapi::NFTA_TABLE, TABLE);
-        self.list_until_whole(&question, |attributes, found| {
+        self.socket.list(&question, WHAT, |_, attributes, found| {
             if let Some(name) = chain_in(attributes, name) {
                 found.push((name.to_owned(), attributes.0.to_vec()));
             }
@@ -300,7 +287,7 @@ impl Nft {
 
 /// Whose table it is, whether it is dormant, and its handle.
 pub(super) fn read_table(attributes: Attributes<'_>) -> Look {
-    let identity = attributes.get(uapi::NFTA_TABLE_USERDATA).and_then(read_comment);
+    let identity = attributes.usertext(uapi::NFTA_TABLE_USERDATA, uapi::NFTNL_UDATA_COMMENT);
     let flags = attributes.u32(uapi::NFTA_TABLE_FLAGS).unwrap_or(0);
     Look {
         table: identity.and_then(Identity::parse).map_or(Table::Foreign, Table::Ours),
@@ -314,15 +301,4 @@ pub(super) fn read_table(attributes: Attributes<'_>) -> Look {
 pub(super) fn chain_in(attributes: Attributes<'_>, name: u16) -> Option<&str> {
     let own = attributes.text(uapi::NFTA_TABLE)? == TABLE;
     own.then(|| attributes.text(name))?
-}
-
-fn read_comment(userdata: &[u8]) -> Option<&str> {
-    let value = elements::read_userdata(userdata, uapi::NFTNL_UDATA_COMMENT)?;
-    std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
-}
-
-/// Gives the table or chain in the last message a comment.
-pub(super) fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
-    let header = [uapi::NFTNL_UDATA_COMMENT, (comment.len() + 1) as u8];
-    message.put(attribute, &[&header, comment.as_bytes(), &[0]]);
 }

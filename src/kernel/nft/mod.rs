@@ -13,11 +13,9 @@ mod probe;
 mod reconcile;
 mod replay;
 mod rule_encode;
-mod unused;
 mod withdraw;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::thread;
@@ -28,15 +26,14 @@ use nix::libc;
 use nftnl::MsgType;
 
 use change::Step;
-use elements::Seen;
 use encode::Encoder;
 use look::Standing;
 
-use super::netlink::message;
-use super::netlink::socket::{self, APPEND, CREATE, EXCL, Outcome, Socket, Transaction};
+use super::netlink::message::{self, Messages};
+use super::netlink::socket::{self, APPEND, CREATE, EXCL, Refusal, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
 use crate::ruleset::{
-    Chain, Difference, Element, Identity, Jump, Key, Rule, Ruleset, Script, Set, Traffic,
+    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Script, Set, Traffic,
 };
 
 pub use change::{Change, Counts};
@@ -140,27 +137,15 @@ impl Nft {
     }
 
     /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that.
-    fn finish(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+    fn finish(&mut self, places: &[Place]) -> Result<(), Error> {
         if self.seen_at(places)?.values().any(|seen| !seen.expiring) {
             return self.delete(places, |place| places.contains(place));
         }
         Ok(())
     }
 
-    /// What there is at `places`.
-    pub(super) fn seen_at(
-        &mut self,
-        places: &[(Set, Key)],
-    ) -> Result<BTreeMap<(Set, Key), Seen>, Error> {
-        let mut seen = BTreeMap::new();
-        for volley in places.chunks(look::PER_VOLLEY) {
-            self.look_at(volley, &mut seen)?;
-        }
-        Ok(seen)
-    }
-
     /// Waits until nothing at `places` is about to expire; says whether there was anything.
-    pub(super) fn await_expiry(&mut self, mut places: Vec<(Set, Key)>) -> Result<bool, Error> {
+    pub(super) fn await_expiry(&mut self, mut places: Vec<Place>) -> Result<bool, Error> {
         for waits in 0..PATIENCE {
             let seen = self.seen_at(&places)?.into_iter();
             places = seen.filter(|(_, seen)| seen.expiring).map(|(place, _)| place).collect();
@@ -176,15 +161,11 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Unanswered`].
-    pub fn withdraw(&mut self, places: &[(Set, Key)]) -> Result<(), Error> {
+    pub fn withdraw(&mut self, places: &[Place]) -> Result<(), Error> {
         self.delete(places, |_| true)
     }
 
-    fn delete(
-        &mut self,
-        places: &[(Set, Key)],
-        is_meant: impl Fn(&(Set, Key)) -> bool,
-    ) -> Result<(), Error> {
+    fn delete(&mut self, places: &[Place], is_meant: impl Fn(&Place) -> bool) -> Result<(), Error> {
         self.attempt(Extent::Places(places), |_, look, _| {
             let mut transaction = Transaction::begin();
             let present = look.elements.keys().copied();
@@ -273,18 +254,15 @@ impl Nft {
                 thread::sleep(TICK);
                 continue;
             };
-            match self.socket.commit(transaction)? {
-                Outcome::Committed => return Ok(done),
-                Outcome::Unanswered => return Err(Error::Unanswered.into()),
-                Outcome::Refused { subject, errno } => {
-                    tries.refusals += 1;
-                    if tries.refusals == ATTEMPTS || !is_passing(errno) {
-                        let source = io::Error::from_raw_os_error(errno);
-                        return Err(Error::Refused { subject, source }.into());
-                    }
-                    thread::sleep(TICK);
-                }
+            let Err(Refusal { subject, errno }) = self.socket.commit(transaction)? else {
+                return Ok(done);
+            };
+            tries.refusals += 1;
+            if tries.refusals == ATTEMPTS || !is_passing(errno) {
+                let source = io::Error::from_raw_os_error(errno);
+                return Err(Error::Refused { subject, source }.into());
             }
+            thread::sleep(TICK);
         }
     }
 }
@@ -365,9 +343,9 @@ fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Transaction {
     }
     let table = encoder.table(MsgType::Add);
     transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
-    look::put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, &identity.to_string());
+    put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, &identity.to_string());
     add_sets(&mut transaction, &mut encoder, ruleset.sets());
-    add_chains(&mut transaction, &mut encoder, ruleset.chains());
+    add_chains(&mut transaction, &mut encoder, &ruleset.chains());
     let all: Vec<&Element> = ruleset.elements.values().collect();
     elements::add(&mut transaction, &all);
     transaction
@@ -379,7 +357,7 @@ fn make(difference: &Difference) -> Transaction {
     if !difference.chains.is_empty() {
         let mut encoder = Encoder::new();
         add_sets(&mut transaction, &mut encoder, difference.sets());
-        add_chains(&mut transaction, &mut encoder, difference.chains.iter());
+        add_chains(&mut transaction, &mut encoder, &difference.chains);
         for Jump { chain, rule, first } in difference.jumps() {
             let flags = if first { CREATE } else { CREATE | APPEND };
             add_rule(&mut transaction, &mut encoder, chain, &rule, flags);
@@ -391,26 +369,32 @@ fn make(difference: &Difference) -> Transaction {
     transaction
 }
 
+/// Gives the table or chain in the last message a comment.
+fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
+    let comment = format!("{comment}\0");
+    message.put_userdata(attribute, &[(uapi::NFTNL_UDATA_COMMENT, comment.as_bytes())]);
+}
+
 fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
     for (set, id) in sets.zip(1..) {
         transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
         if set == Set::GUARDED {
-            // Without it nft(8) shows the names backwards.
-            elements::put_key_byte_order(transaction.last());
+            // Keys in the byte order of the machine: otherwise nft(8) shows the names backwards.
+            let order = (
+                uapi::NFTNL_UDATA_SET_KEYBYTEORDER,
+                &uapi::BYTEORDER_HOST_ENDIAN.to_ne_bytes()[..],
+            );
+            transaction.last().put_userdata(uapi::NFTA_SET_USERDATA, &[order]);
         }
     }
 }
 
-fn add_chains<'a>(
-    transaction: &mut Transaction,
-    encoder: &mut Encoder,
-    chains: impl Iterator<Item = &'a Chain> + Clone,
-) {
-    for chain in chains.clone() {
+fn add_chains(transaction: &mut Transaction, encoder: &mut Encoder, chains: &[Chain]) {
+    for chain in chains {
         let subject = format!("adding chain {}", chain.name);
         transaction.append(encoder.chain(chain), CREATE, subject);
         if let Some(comment) = chain.comment() {
-            look::put_comment(transaction.last(), uapi::NFTA_CHAIN_USERDATA, &comment);
+            put_comment(transaction.last(), uapi::NFTA_CHAIN_USERDATA, &comment);
         }
     }
     for chain in chains {
@@ -418,7 +402,7 @@ fn add_chains<'a>(
         for rule in &chain.rules {
             add_rule(transaction, encoder, &chain.name, rule, CREATE | APPEND);
             if let Some(part) = memo.next() {
-                elements::put_rule_memo(transaction.last(), part);
+                transaction.last().put_userdata(uapi::NFTA_RULE_USERDATA, &[(uapi::HOLDER, part)]);
             }
         }
     }

@@ -5,20 +5,23 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Step;
-use super::elements::{self, Seen};
+use super::elements::Seen;
 use super::look::Standing;
-use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare, unused};
+use super::message::Attributes;
+use super::socket::Transaction;
+use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare};
+use crate::kernel::uapi;
 use crate::model::HostPort;
 use crate::ruleset::{
-    Data, Digest, Element, Identity, Key, LAYOUT, NetworkPolicy, Ruleset, Set, covers, hairpin_of,
-    host_at,
+    Data, Digest, Element, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, NetworkPolicy,
+    POSTROUTING, Place, Ruleset, Set, TABLE, covers, hairpin_of, host_at,
 };
 
 /// What a table holds that explains itself.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Every element but those about to go.
-    pub elements: BTreeMap<(Set, Key), Element>,
+    pub elements: BTreeMap<Place, Element>,
     /// How packets are treated. Network policies whose chains are not what their name stands for are left
     /// out.
     pub network_policies: BTreeMap<Digest, NetworkPolicy>,
@@ -66,7 +69,7 @@ impl Nft {
                 Step::Wait => return Ok(None),
                 Step::Difference(difference) => {
                     let (mut transaction, mut applied) = Applied::of(&difference);
-                    let unused = unused::remove(&mut transaction, look, everything, &spared);
+                    let unused = remove_unused(&mut transaction, look, everything, &spared);
                     let elements = compare::differing_elements(look, everything, &spared);
                     applied.mended = elements.chain(unused).collect();
                     (transaction, applied)
@@ -134,14 +137,14 @@ impl Nft {
             elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
         network_policies.retain(|digest, _| used.contains(digest));
         let whole = everything.into_owned();
-        Ok(Cow::Owned(whole.with(elements.into_values(), network_policies.into_values())))
+        Ok(Cow::Owned(whole.with(elements, network_policies)))
     }
 }
 
 /// The places of what there is and must stay, because nobody knows what belongs at the places that
 /// `everything` spares: with the hairpins of what leads to a pod there.
-fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
-    let is_spared = |place: &(Set, Key)| everything.spared.contains(place);
+fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<Place> {
+    let is_spared = |place: &Place| everything.spared.contains(place);
     let seen = look.elements.keys().copied();
     let mut spared: BTreeSet<_> = seen.filter(|place| covers(is_spared, place)).collect();
     for (place, seen) in look.elements.iter().filter(|(place, _)| is_spared(place)) {
@@ -156,13 +159,14 @@ fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<(Set, Key)> {
 fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
     let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
     let rules = chains.iter().filter_map(|chain| look.rules.get(chain)).flatten();
-    let memo = rules.flat_map(|rule| elements::read_rule_memo(rule)).copied().collect();
+    let memo = |rule| Attributes(rule).userdata(uapi::NFTA_RULE_USERDATA, uapi::HOLDER);
+    let memo = rules.filter_map(|rule| memo(rule)).flatten().copied().collect();
     let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
-    let chains = network_policy.chains();
-    compare::differing_chain(look, chains.iter()).is_none().then_some(network_policy)
+    let differing = compare::differing_chain(look, &network_policy.chains());
+    differing.is_none().then_some(network_policy)
 }
 
-fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {
+fn element_at(place: Place, seen: Seen) -> Option<Element> {
     let Seen { data: Some(data), comment, holder, expiring: false, .. } = seen else {
         return None;
     };
@@ -173,4 +177,68 @@ fn element_at(place: (Set, Key), seen: Seen) -> Option<Element> {
         Some(HostPort { protocol, port, address: set.family.wildcard() })
     });
     Some(Element { set, key, data, comment, holder, host })
+}
+
+/// Deletes the chains and sets that `look` saw and neither `everything` nor an element needs; says so in
+/// words.
+fn remove_unused(
+    transaction: &mut Transaction,
+    look: &Look,
+    everything: &Ruleset,
+    spared: &BTreeSet<Place>,
+) -> Option<String> {
+    let needed = everything.networks();
+    let is_needed = |name: &str| needed.iter().any(|chain| chain.name == name);
+    let used: BTreeSet<Digest> =
+        look.elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
+    let is_unused = |digest: &Digest| !is_needed(&digest.chain()) && !used.contains(digest);
+    let digests: Vec<Digest> = look.network_policies().filter(is_unused).collect();
+    let goes = |name: &&str| match name.rsplit_once('_') {
+        // Which mark bits the spared need is not known.
+        Some(_) if name.starts_with(MASQUERADE_PREFIX) => spared.is_empty() && !is_needed(name),
+        Some((_, digest)) => digests.iter().any(|unused| unused.to_string() == digest),
+        None => false,
+    };
+    let chains: Vec<&str> = look.chains.keys().map(String::as_str).filter(goes).collect();
+    delete_jumps(transaction, look, &chains);
+    // A chain goes when it is empty and nothing leads to it: its rules may lead to another of these.
+    for name in &chains {
+        delete(transaction, uapi::NFT_MSG_DELRULE, name, &[(uapi::NFTA_RULE_CHAIN, &text(name))]);
+    }
+    for name in &chains {
+        delete(transaction, uapi::NFT_MSG_DELCHAIN, name, &[(uapi::NFTA_CHAIN_NAME, &text(name))]);
+    }
+    for set in digests.into_iter().flat_map(Set::of_network_policy) {
+        let name = set.to_string();
+        delete(transaction, uapi::NFT_MSG_DELSET, &name, &[(uapi::NFTA_SET_NAME, &text(&name))]);
+    }
+    let (first, count) = (chains.first()?, chains.len());
+    Some(format!("{count} chains without a host port, such as {first}, were left"))
+}
+
+/// Deletes the rules of the base chains that lead to one of `chains`.
+fn delete_jumps(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
+    for from in [HOSTPORTS, POSTROUTING] {
+        for rule in look.rules.get(from).into_iter().flatten() {
+            let leads = |name: &&&str| rule.windows(name.len() + 1).any(|it| it == text(name));
+            let handle = Attributes(rule).get(uapi::NFTA_RULE_HANDLE);
+            if let Some((name, handle)) = chains.iter().find(leads).zip(handle) {
+                let which: [(u16, &[u8]); 2] =
+                    [(uapi::NFTA_RULE_CHAIN, &text(from)), (uapi::NFTA_RULE_HANDLE, handle)];
+                delete(transaction, uapi::NFT_MSG_DELRULE, name, &which);
+            }
+        }
+    }
+}
+
+fn delete(transaction: &mut Transaction, kind: u8, subject: &str, which: &[(u16, &[u8])]) {
+    let message = transaction.message(kind, 0, format!("deleting {subject}"));
+    message.put_text(uapi::NFTA_TABLE, TABLE);
+    for (attribute, value) in which {
+        message.put(*attribute, &[value]);
+    }
+}
+
+fn text(name: &str) -> Vec<u8> {
+    [name.as_bytes(), &[0]].concat()
 }

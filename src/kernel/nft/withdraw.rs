@@ -7,9 +7,9 @@ use super::elements::{self, Seen};
 use super::socket::Transaction;
 use super::{Error, Extent, Nft};
 use crate::model::{HostPort, Mapping};
-use crate::ruleset::{Data, Key, Set, container_of, covers, hairpin_of, host_at};
+use crate::ruleset::{Data, Place, container_of, covers, hairpin_of, host_at};
 
-type Places = Vec<(Set, Key)>;
+type Places = Vec<Place>;
 
 impl Nft {
     /// Deletes every element that names the container, by its interface `ifname` or by any, whatever
@@ -41,7 +41,7 @@ impl Nft {
 /// The elements that lead to a pod and are meant, with those that serve only them: membership in the
 /// sets of a network, and hairpins.
 fn held(
-    elements: &BTreeMap<(Set, Key), Seen>,
+    elements: &BTreeMap<Place, Seen>,
     is_meant: impl Fn(&Seen) -> bool,
 ) -> (Places, Vec<Mapping>) {
     let targets = elements.iter().filter_map(|(place, seen)| match seen.data {
@@ -49,13 +49,13 @@ fn held(
         Some(Data::None) | None => None,
     });
     let (meant, others): (Vec<_>, Vec<_>) = targets.partition(|(.., is_meant)| *is_meant);
-    let hairpins = |targets: &[((Set, Key), HostPort, SocketAddr, bool)]| -> Places {
+    let hairpins = |targets: &[(Place, HostPort, SocketAddr, bool)]| -> Places {
         targets.iter().map(|(_, host, target, _)| hairpin_of(host, *target)).collect()
     };
     let (own, needed) = (hairpins(&meant), hairpins(&others));
-    let has = |place: &(Set, Key)| meant.iter().any(|(own, ..)| own == place);
+    let has = |place: &Place| meant.iter().any(|(own, ..)| own == place);
     let goes =
-        |place: &&(Set, Key)| covers(has, place) || own.contains(place) && !needed.contains(place);
+        |place: &&Place| covers(has, place) || own.contains(place) && !needed.contains(place);
     let places = elements.keys().filter(goes).copied().collect();
     let mappings = meant.iter().filter_map(|(_, host, target, _)| {
         let container_port = target.port().try_into().ok()?;

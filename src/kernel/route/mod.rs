@@ -39,20 +39,24 @@ pub(super) const ADDRESSES: &str = "the addresses of this node";
 
 /// Asks the kernel something by rtnetlink; strictly, where it is to answer just what was asked. A thread that
 /// already runs tokio tasks may not wait for a runtime of its own, so another thread does it then.
-pub(super) fn talk<T: Send, F: Future<Output = Result<T, rtnetlink::Error>>>(
+fn talk<T: Send, F: Future<Output = Result<T, rtnetlink::Error>>>(
     strict: bool,
-    ask: impl FnOnce(Handle) -> F + Send,
+    ask: impl Fn(Handle) -> F + Send + Sync,
 ) -> io::Result<T> {
+    let talk = || match talk_once(strict, &ask) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => talk_once(strict, &ask),
+        told => told,
+    };
     if tokio::runtime::Handle::try_current().is_err() {
-        return talk_here(strict, ask);
+        return talk();
     }
-    let told = thread::scope(|scope| scope.spawn(|| talk_here(strict, ask)).join());
+    let told = thread::scope(|scope| scope.spawn(talk).join());
     told.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
-fn talk_here<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
+fn talk_once<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
     strict: bool,
-    ask: impl FnOnce(Handle) -> F,
+    ask: impl Fn(Handle) -> F,
 ) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -72,7 +76,8 @@ fn talk_here<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
             io::Error::new(io::ErrorKind::TimedOut, text)
         })?;
         if is_cut {
-            return Err(io::Error::other("the answer is not complete"));
+            let text = "the answer is not complete";
+            return Err(io::Error::new(io::ErrorKind::Interrupted, text));
         }
         answer.map_err(|error| {
             if let rtnetlink::Error::NetlinkError(refusal) = &error {
@@ -113,9 +118,8 @@ impl Local {
             Family::V6 => AddressFamily::Inet6,
         };
         // Strictly: otherwise the kernel would send all routes of the family, which on a router are a million.
-        let routes: Vec<RouteMessage> = talk(true, |handle| async move {
-            handle.route().get(question).execute().try_collect().await
-        })?;
+        let list = |handle: Handle| handle.route().get(question.clone()).execute().try_collect();
+        let routes: Vec<RouteMessage> = talk(true, list)?;
         Ok(routes.iter().filter_map(|route| destination(family, route)).collect())
     }
 

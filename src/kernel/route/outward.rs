@@ -49,7 +49,7 @@ pub fn outward_addresses(within: &[IpNetwork]) -> Result<Vec<IpAddr>, Error> {
 /// What this node sends from to the world, if that leaves by an interface that carries it.
 async fn towards(handle: &Handle, world: IpAddr) -> Result<Option<IpAddr>, rtnetlink::Error> {
     let Ok(question) = question(world, None) else { return Ok(None) };
-    let Ok(Some(route)) = take(handle, question).await else { return Ok(None) };
+    let Ok(Some(route)) = take(handle.clone(), question).await else { return Ok(None) };
     let link = Box::pin(handle.link().get().match_index(route.index).execute()).try_next().await?;
     Ok(route.source.filter(|_| link.as_ref().is_some_and(carries)))
 }

@@ -11,7 +11,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
@@ -44,8 +44,8 @@ pub struct Path {
 pub fn path(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Path> {
     let no_route = || io::Error::from_raw_os_error(nix::libc::ENETUNREACH);
     let question = question(to, arriving)?;
-    let mut path =
-        talk(false, |handle| async move { take(&handle, question).await })?.ok_or_else(no_route)?;
+    let taken = talk(false, |handle| take(handle, question.clone()))?;
+    let mut path = taken.ok_or_else(no_route)?;
     let name = if_indextoname(path.index).ok().and_then(|name| name.into_string().ok());
     path.interface = name.ok_or_else(no_route)?;
     Ok(path)
@@ -64,7 +64,7 @@ pub(super) fn question(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Resul
 
 /// Asks which route it is, and reads it but for the name of the interface.
 pub(super) async fn take(
-    handle: &Handle,
+    handle: Handle,
     question: RouteMessage,
 ) -> Result<Option<Path>, rtnetlink::Error> {
     let route = Box::pin(handle.route().get(question).execute()).try_next().await?;
@@ -109,8 +109,8 @@ pub struct Link {
 /// # Errors
 /// When the kernel does not list them.
 pub fn links() -> io::Result<Vec<Link>> {
-    let links: Vec<LinkMessage> =
-        talk(false, |handle| async move { handle.link().get().execute().try_collect().await })?;
+    let list = |handle: Handle| handle.link().get().execute().try_collect();
+    let links: Vec<LinkMessage> = talk(false, list)?;
     Ok(links.iter().map(link).collect())
 }
 
@@ -159,9 +159,10 @@ pub enum Neighbour {
 /// When the kernel does not list it.
 pub fn neighbour(address: IpAddr, index: u32) -> io::Result<Neighbour> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let all: Vec<_> = talk(false, |handle| async move {
-        handle.neighbours().get().set_address_family(family).execute().try_collect().await
-    })?;
+    let list = |handle: Handle| {
+        handle.neighbours().get().set_address_family(family).execute().try_collect()
+    };
+    let all: Vec<NeighbourMessage> = talk(false, list)?;
     let own = NeighbourAttribute::Destination(address.into());
     let found = all.iter().find(|one| one.header.ifindex == index && one.attributes.contains(&own));
     Ok(match found.map(|found| found.header.state) {
