@@ -12,7 +12,7 @@ use crate::model::{
     Attachment, Family, HostPort, Mapping, Masquerade, Owner, Pod, Policy, Protocol, Record,
 };
 use crate::ruleset::{COMMENT_MAX, Data, Element, NetworkPolicy, comment, held_at, read_holder};
-use crate::store::{Inlet, Locked};
+use crate::store::{Inlet, Key, Locked};
 
 /// What is never in the table.
 const NEVER_KNOWN: &str = "the UID of its pod, its network namespace, which numbers the node chose";
@@ -50,7 +50,7 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Resu
     let mut adopted = 0;
     for (attachment, elements) in &shares {
         // What cannot be read may still say more than the table does.
-        if !matches!(locked.load(attachment), Ok(None)) {
+        if !matches!(locked.record(&Key::of_attachment(attachment)), Ok(None)) {
             continue;
         }
         let (mut record, mut unknown) = record_of(attachment, elements, survey, is_taken);

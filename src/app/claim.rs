@@ -60,7 +60,7 @@ pub fn claim(
 /// # Errors
 /// When the store or the kernel refuses.
 pub fn undo(store: &Store, claimed: &Claimed, now: u64, log: &mut dyn Log) -> Result<(), Error> {
-    phases::under_lock(store, now, log, |command| {
+    let undone = phases::with(store.lock(log)?, None, now, log, |command| {
         let key = store::Key::of(&claimed.record.owner.holder);
         match command.locked.record(&key) {
             Ok(Some(record)) if claimed.before.is_none() && record == claimed.record => {
@@ -68,7 +68,8 @@ pub fn undo(store: &Store, claimed: &Claimed, now: u64, log: &mut dyn Log) -> Re
             }
             _ => Ok(()),
         }
-    })
+    });
+    undone.done
 }
 
 fn grant(

@@ -10,7 +10,7 @@ use crate::event::{Log, Undone};
 use crate::kernel::{self, Change, Nft, Redirected};
 use crate::model::{Attachment, Mapping, Owner, Record};
 use crate::ruleset::Traffic;
-use crate::store::{Key, Locked, Store, Unlocked};
+use crate::store::{Key, Locked, Unlocked};
 
 /// A command that has the lock.
 pub(super) struct UnderLock<'a> {
@@ -18,8 +18,8 @@ pub(super) struct UnderLock<'a> {
     /// Seconds since the epoch.
     pub(super) now: u64,
     pub(super) log: &'a mut dyn Log,
-    nft: &'a mut Option<Nft>,
-    after: &'a mut Afterwards,
+    nft: Option<Nft>,
+    after: Afterwards,
 }
 
 /// What is left to do when the lock is free.
@@ -52,18 +52,7 @@ pub(super) struct Finished<T> {
     pub(super) published: Result<(), Error>,
 }
 
-/// Takes the lock, does `work` under it, and what that leaves after it.
-pub(super) fn under_lock<T>(
-    store: &Store,
-    now: u64,
-    log: &mut dyn Log,
-    work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let locked = store.lock(log)?;
-    with(locked, None, now, log, work).done
-}
-
-/// The same with a lock and a socket that are there already.
+/// Does `work` under the lock, and what that leaves after it; `nft` is a socket that is there already.
 pub(super) fn with<T>(
     locked: Locked,
     nft: Option<Nft>,
@@ -71,10 +60,11 @@ pub(super) fn with<T>(
     log: &mut dyn Log,
     work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
 ) -> Finished<T> {
-    let mut nft = nft.map(|nft| nft.of(&locked.instance().id));
-    let mut after = Afterwards::default();
-    let (one, two) = (&mut nft, &mut after);
-    let done = work(&mut UnderLock { locked: &locked, now, log: &mut *log, nft: one, after: two });
+    let nft = nft.map(|nft| nft.of(&locked.instance().id));
+    let after = Afterwards::default();
+    let mut command = UnderLock { locked: &locked, now, log: &mut *log, nft, after };
+    let done = work(&mut command);
+    let UnderLock { mut nft, mut after, .. } = command;
     after.finish(locked.found_leaving());
     let mut unlocked = locked.unlock();
     if let Some(nft) = &mut nft {
@@ -95,7 +85,7 @@ pub(super) fn with<T>(
 impl UnderLock<'_> {
     /// The way to the kernel, opened when it is first needed.
     pub(super) fn nft(&mut self) -> Result<&mut Nft, Error> {
-        open(self.nft, self.locked)
+        open(&mut self.nft, self.locked)
     }
 
     /// Removes the elements that carry the names of the container and its interface.

@@ -51,6 +51,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is wrong with the value of an annotation.
+    pub(super) fn annotation(key: &str, value: &str, allowed: impl Into<String>) -> Self {
+        let (key, value) = (format!("annotation {key}"), quote(value));
+        Self::Invalid { key, value, allowed: allowed.into() }
+    }
+
     /// This error and its cause in one line, for places that have no `details`.
     #[must_use]
     pub fn in_one_line(&self) -> String {

@@ -55,11 +55,7 @@ impl<'a> Source<'a> {
         if whole.trim().is_empty() {
             let allowed = "but it must name the ports that are wanted, as in \"http=8080\"; to want \
                            none, remove it";
-            return Err(Error::Invalid {
-                key: format!("annotation {key}"),
-                value: quote(whole),
-                allowed: allowed.to_owned(),
-            });
+            return Err(Error::annotation(key, whole, allowed));
         }
         let count = whole.split(',').count();
         if count > most.get().into() {
@@ -79,15 +75,15 @@ impl<'a> Source<'a> {
     pub(super) fn error(&self, piece: &str, wrong: &str) -> Error {
         let before = piece.as_ptr().addr().checked_sub(self.whole.as_ptr().addr());
         let before = before.and_then(|bytes| self.whole.get(..bytes)).unwrap_or_default();
-        Error::Invalid {
-            key: format!("annotation {}", self.key),
-            value: quote(self.whole),
-            allowed: format!(
+        Error::annotation(
+            self.key,
+            self.whole,
+            format!(
                 "but {} at character {} ({self}) {wrong}",
                 quote(piece),
                 before.chars().count() + 1
             ),
-        }
+        )
     }
 }
 

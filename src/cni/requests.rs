@@ -84,10 +84,8 @@ pub(super) fn read(
 }
 
 fn allocation(value: &str) -> Result<Allocation, Error> {
-    word(value.trim()).ok_or_else(|| Error::Invalid {
-        key: format!("annotation {ALLOCATION}"),
-        value: quote(value),
-        allowed: "it must be \"sequential\", \"random\" or \"stable\"".to_owned(),
+    word(value.trim()).ok_or_else(|| {
+        Error::annotation(ALLOCATION, value, "it must be \"sequential\", \"random\" or \"stable\"")
     })
 }
 
@@ -99,11 +97,11 @@ fn kubewharf(value: &str) -> Result<KubeWharf, Error> {
         "sequential" => Ok(KubeWharf::On(Some(Allocation::Sequential))),
         "random" => Ok(KubeWharf::On(Some(Allocation::Random))),
         "false" | "0" => Ok(KubeWharf::Off),
-        _ => Err(Error::Invalid {
-            key: format!("annotation {KUBEWHARF}"),
-            value: quote(value),
-            allowed: "it must be \"true\", \"sequential\", \"random\" or \"false\"".to_owned(),
-        }),
+        _ => Err(Error::annotation(
+            KUBEWHARF,
+            value,
+            "it must be \"true\", \"sequential\", \"random\" or \"false\"",
+        )),
     }
 }
 
@@ -118,15 +116,15 @@ fn range(name: &str, config: &Config) -> Result<Option<String>, Error> {
     }
     let names = config.ports.named_ranges.keys().map(|name| quote(name));
     let known: Vec<String> = [quote(Request::DEFAULT_RANGE)].into_iter().chain(names).collect();
-    Err(Error::Invalid {
-        key: format!("annotation {RANGE}"),
-        value: quote(name),
-        allowed: format!(
+    Err(Error::annotation(
+        RANGE,
+        name,
+        format!(
             "which is not a range of this node: namedRanges of its configuration would have it; \
              known are {}",
             known.join(", ")
         ),
-    })
+    ))
 }
 
 /// Drops or refuses the items whose ports have a static host port.
@@ -200,15 +198,15 @@ fn refuse_lonely(annotations: &Annotations, kubewharf: KubeWharf) -> Result<(), 
     let lonely = switched_on.map(|value| (KUBEWHARF, value));
     let lonely = lonely.or(annotations.range.as_ref().map(|value| (RANGE, value)));
     let lonely = lonely.or(annotations.allocation.as_ref().map(|value| (ALLOCATION, value)));
-    let Some(lonely) = lonely else { return Ok(()) };
-    Err(Error::Invalid {
-        key: format!("annotation {}", lonely.0),
-        value: quote(lonely.1),
-        allowed: format!(
+    let Some((key, value)) = lonely else { return Ok(()) };
+    Err(Error::annotation(
+        key,
+        value,
+        format!(
             "but no port is named: a CNI plugin cannot see the ports of a Pod, so name them in \
              the annotation {PORTS}, as in \"http=8080, game=7777/udp\""
         ),
-    })
+    ))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub use record::LAYOUT;
 pub use reservation::{PERSISTENT, Reservation};
 
 use crate::event::Log;
-use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
+use crate::model::{Holder, HostPort, Mapping, Record};
 use crate::netns;
 use disk::Disk;
 use key::Kind;
@@ -106,20 +106,6 @@ impl Store {
     #[must_use]
     pub fn path_of(&self, holder: &Holder) -> PathBuf {
         self.dir.join(Key::of(holder).path())
-    }
-
-    /// Whether anything is recorded for `attachment`, readable or not. One look-up without the lock,
-    /// so the DEL of a pod without ports costs no more than this.
-    ///
-    /// # Errors
-    /// When that cannot be told.
-    pub fn holds(&self, attachment: &Attachment) -> Result<bool, Error> {
-        let path = self.dir.join(Key::of_attachment(attachment).path());
-        match fs::symlink_metadata(&path) {
-            Ok(_) => Ok(true),
-            Err(error) if lock::is_absence(&error) => Ok(false),
-            Err(error) => Err(Error::io("examine", &path)(error)),
-        }
     }
 
     /// Whether a writer could make or change something, as far as that can be told without doing it.
@@ -204,14 +190,6 @@ impl Shared {
             return Ok(());
         }
         Err(Error::OtherNetns { path: self.disk.path().to_owned(), recorded, own })
-    }
-
-    /// Everything one attachment holds, or `None`.
-    ///
-    /// # Errors
-    /// [`Error::Unreadable`] when something is recorded, but not what.
-    pub fn load(&self, attachment: &Attachment) -> Result<Option<Record>, Error> {
-        Ok(self.record(&Key::of_attachment(attachment))?)
     }
 
     /// Everything that the attachment or host-network pod of this key holds. A record of another

@@ -30,11 +30,9 @@ pub(super) fn items<'a>(
     most: NonZeroU16,
 ) -> Result<Vec<Item<'a>>, Error> {
     let Some(list) = annotations.bcs_ports.as_deref() else {
-        return Err(Error::Invalid {
-            key: format!("annotation {BCS}"),
-            value: quote(annotations.bcs.as_deref().unwrap_or_default()),
-            allowed: format!("but {BCS_PORTS} is missing: list the ports there, as in \"8080\""),
-        });
+        let value = annotations.bcs.as_deref().unwrap_or_default();
+        let missing = "is missing: list the ports there, as in \"8080\"";
+        return Err(Error::annotation(BCS, value, format!("but {BCS_PORTS} {missing}")));
     };
     let sources = Source::split(BCS_PORTS, list, most)?;
     if is_filled(annotations, mapped, sources.len()) {

@@ -22,7 +22,7 @@ fn entries_without_a_record_are_nothing() {
     }
     let wanted = [host("0.0.0.0", 80), host("0.0.0.0", 81)];
     assert_eq!(holders(&node.read().expect("a store"), &wanted), []);
-    assert!(!node.store.holds(&attachment("hers")).expect("looking"));
+    assert!(!node.holds("hers"));
 
     let mine = save(&node, "mine", &wanted[..1]);
     assert_eq!(node.lock().owned(&mine).expect("looking"), mine.mappings, "taken at once");
@@ -109,7 +109,7 @@ fn a_missing_or_damaged_instance_is_made_anew() {
         assert!(node.read().is_none(), "{damage:?}: no reader makes one");
         let locked = node.lock();
         assert_ne!(locked.instance().id, before);
-        assert_eq!(locked.load(&attachment("hers")).expect("loading"), Some(saved.clone()));
+        assert_eq!(locked.record(&key_of("hers")).expect("loading"), Some(saved.clone()));
     }
 }
 
@@ -182,7 +182,7 @@ fn a_record_of_another_boot_is_void() {
     let text = fs::read_to_string(&path).expect("reading");
     fs::write(&path, text.replace(&saved.boot_id, "an-earlier-boot")).expect("writing");
     let locked = node.lock();
-    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
     assert!(locked.records().expect("listing").is_empty());
     locked.tidy().expect("tidying");

@@ -23,8 +23,8 @@ fn kept(aside: Aside) -> PathBuf {
 }
 
 fn damage(node: &Node) -> String {
-    match node.lock().load(&attachment("hers")) {
-        Err(Error::Unreadable(unreadable)) => {
+    match node.lock().record(&key_of("hers")) {
+        Err(unreadable) => {
             assert_eq!(unreadable.key, Key::of_attachment(&attachment("hers")));
             assert_eq!(unreadable.path, node.path(RECORD));
             unreadable.source.to_string()
@@ -74,7 +74,7 @@ fn every_kind_of_damage_is_noticed() {
 #[test]
 fn an_unreadable_record_keeps_its_ports_and_blocks_nobody_else() {
     let node = damaged(b"{\"version\":1,");
-    assert!(node.store.holds(&attachment("hers")).expect("looking"));
+    assert!(node.holds("hers"));
     let locked = node.lock();
     let found = locked.holders(&[host("192.0.2.7", 80), host("0.0.0.0", 82)]).expect("looking");
     assert_eq!(found.len(), 2);
@@ -110,7 +110,7 @@ fn discarding_frees_the_ports_and_keeps_the_bytes() {
 
     assert_eq!(kept(locked.discard(&key).expect("discarding")), copy);
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
-    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &all), []);
     assert!(!node.path("ports/tcp/81").exists());
     assert_eq!(holders(&locked, &[host("0.0.0.0", 82)])[0].0, "mine");
@@ -145,7 +145,7 @@ fn a_directory_in_the_place_of_a_record_can_be_discarded() {
     assert!(aside.to_string().contains("no copy could be kept: cannot put a copy aside of"));
     assert_eq!(locked.entered(&key).expect("looking").len(), 3, "the ports stay held");
     kept(locked.discard(&key).expect("discarding"));
-    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
 }
 
 /// On a full disk there is no room for the name of a copy.
@@ -156,7 +156,7 @@ fn what_cannot_be_put_aside_can_be_discarded() {
     let (locked, key) = (node.lock(), Key::of_attachment(&attachment("hers")));
     assert!(matches!(locked.put_aside(&key), Aside::Lost(_)));
     assert!(matches!(locked.discard(&key).expect("discarding"), Aside::Lost(_)));
-    assert_eq!(locked.load(&attachment("hers")).expect("loading"), None);
+    assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
 }
 

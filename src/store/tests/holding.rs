@@ -76,7 +76,7 @@ fn a_record_that_holds_nothing_leaves_no_entry() {
     let saved = save(&node, "4f2a", &[]);
     assert_eq!(node.tree(), ["attachments/", "attachments/cbr0:4f2a:eth0.json"]);
     let locked = node.lock();
-    assert_eq!(locked.load(&attachment("4f2a")).expect("loading"), Some(saved.clone()));
+    assert_eq!(locked.record(&key_of("4f2a")).expect("loading"), Some(saved.clone()));
     locked.remove(&saved).expect("removing");
     locked.remove(&saved).expect("removing again");
     assert_eq!(node.tree(), ["attachments/"]);
@@ -115,7 +115,7 @@ fn another_namespace_is_told_and_can_take_over() {
     let error = locked.belongs_here().expect_err("it does not");
     assert!(error.to_string().contains("belongs to network namespace 4026500000"), "{error}");
     assert!(error.to_string().contains("own stateDir"), "{error}");
-    assert_eq!(locked.load(&attachment("4f2a")).expect("a DEL still sees it"), Some(saved.clone()));
+    assert_eq!(locked.record(&key_of("4f2a")).expect("a DEL still sees it"), Some(saved.clone()));
 
     let id = locked.instance().id.clone();
     locked.adopt().expect("adopting");
@@ -124,7 +124,7 @@ fn another_namespace_is_told_and_can_take_over() {
     let shared = node.read().expect("a store");
     shared.belongs_here().expect("adopted for good");
     assert_eq!(shared.instance().id, id);
-    assert_eq!(shared.load(&attachment("4f2a")).expect("loading"), Some(saved));
+    assert_eq!(shared.record(&key_of("4f2a")).expect("loading"), Some(saved));
 }
 
 #[test]

@@ -54,12 +54,12 @@ fn what_is_saved_is_loaded() {
     let id = NamespaceId { device: 4, inode: u64::MAX };
     record.owner.netns = Some(Netns { path: "/var/run/netns/x".to_owned(), id, seen_from: id });
     locked.save(&record).expect("saving");
-    assert_eq!(locked.load(&attachment("4f2a")).expect("loading"), Some(record.clone()));
-    assert_eq!(locked.load(&attachment("4f2")).expect("loading"), None);
+    assert_eq!(locked.record(&key_of("4f2a")).expect("loading"), Some(record.clone()));
+    assert_eq!(locked.record(&key_of("4f2")).expect("loading"), None);
     assert_eq!(locked.owned(&record).expect("looking"), record.mappings);
     drop(locked);
     let shared = node.read().expect("a store");
-    assert_eq!(shared.load(&attachment("4f2a")).expect("loading"), Some(record));
+    assert_eq!(shared.record(&key_of("4f2a")).expect("loading"), Some(record));
 }
 
 #[test]
@@ -67,10 +67,10 @@ fn a_container_id_of_any_length_works() {
     let node = Node::new();
     let long = "c".repeat(4000);
     let record = save(&node, &long, &[host("0.0.0.0", 80)]);
-    assert!(node.store.holds(&attachment(&long)).expect("looking"));
-    assert!(!node.store.holds(&attachment(&"c".repeat(3999))).expect("looking"));
+    assert!(node.holds(&long));
+    assert!(!node.holds(&"c".repeat(3999)));
     let locked = node.lock();
-    assert_eq!(locked.load(&attachment(&long)).expect("loading"), Some(record.clone()));
+    assert_eq!(locked.record(&key_of(&long)).expect("loading"), Some(record.clone()));
     assert_eq!(locked.owned(&record).expect("looking").len(), 1);
     locked.remove(&record).expect("removing");
     assert_eq!(node.tree(), ["attachments/", "ports/", "ports/tcp/"]);
@@ -79,7 +79,7 @@ fn a_container_id_of_any_length_works() {
 #[test]
 fn a_lookup_makes_nothing() {
     let node = Node::new();
-    assert!(!node.store.holds(&attachment("4f2a")).expect("looking"));
+    assert!(!node.holds("4f2a"));
     assert!(node.read().is_none());
     assert!(!node.dir.exists());
     fs::create_dir(&node.dir).expect("making a directory");
@@ -87,7 +87,7 @@ fn a_lookup_makes_nothing() {
     assert_eq!(fs::read_dir(&node.dir).expect("listing").count(), 0);
     fs::remove_dir(&node.dir).expect("removing the directory");
     fs::write(&node.dir, "").expect("writing a file");
-    assert!(!node.store.holds(&attachment("4f2a")).expect("below a file is nothing"));
+    assert!(!node.holds("4f2a"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod protection;
 mod publishing;
 mod reserving;
 
+use std::fs;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::Silent;
-use crate::model::{Dialect, Holder, HostPod, Masquerade, Owner, Policy, Protocol};
+use crate::model::{Attachment, Dialect, Holder, HostPod, Masquerade, Owner, Policy, Protocol};
 
 /// A state directory on a tmpfs, as on a node, and the store in it.
 struct Node {
@@ -61,6 +62,11 @@ impl Node {
     /// Where reservations that outlive a boot are kept: beside the state directory.
     fn kept(&self) -> PathBuf {
         self.dir.with_file_name("kept")
+    }
+
+    /// Whether there is a record of this container, readable or not.
+    fn holds(&self, container_id: &str) -> bool {
+        fs::symlink_metadata(self.store.path_of(&attachment(container_id).into())).is_ok()
     }
 
     /// Waits, though the test has let every lock go: a process that another test starts has copies of
@@ -122,6 +128,10 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
             found.push(name);
         }
     }
+}
+
+fn key_of(container_id: &str) -> Key {
+    Key::of_attachment(&attachment(container_id))
 }
 
 fn attachment(container_id: &str) -> Attachment {
