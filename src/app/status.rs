@@ -44,30 +44,23 @@ pub struct Overview {
 /// Looks at store and kernel as STATUS does, but makes no store where there is none.
 #[must_use]
 pub fn overview(store: &Store, log: &mut dyn Log) -> Overview {
-    let table = |instance: &str| {
-        let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
-        look.ok().map(|look| look.table)
-    };
-    let (instance, listing) = match store.read(log) {
-        Ok(Some(shared)) => {
-            let belongs = shared.belongs_here().map_err(Error::from);
-            let listing = belongs.and_then(|()| listing_of(&shared));
-            (shared.instance().id.clone(), listing.map(Some))
-        }
-        Ok(None) => (NO_INSTANCE.to_owned(), Ok(None)),
-        // Busy is not broken.
-        Err(store::Error::LockTaken { .. }) => {
-            let table = table(NO_INSTANCE);
-            return Overview { unavailable: None, table, listing: None };
-        }
-        Err(error) => (NO_INSTANCE.to_owned(), Err(error.into())),
-    };
-    let table = table(&instance);
-    let probed = || Ok(Nft::open(&instance)?.probe()?);
-    let (listing, failed) = match listing {
-        Ok(listing) => (listing, probed().err()),
+    let found = store.read(log).map_err(Error::from).and_then(|shared| {
+        let Some(shared) = shared else { return Ok(None) };
+        shared.belongs_here()?;
+        listing_of(&shared).map(Some)
+    });
+    let (listing, failed) = match found {
+        Ok(listing) => (listing, None),
         Err(error) => (None, Some(error)),
     };
+    let instance = listing.as_ref().map_or(NO_INSTANCE, |listing| &listing.instance);
+    let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
+    let failed = match failed {
+        // Busy is not broken.
+        Some(Error::Store(store::Error::LockTaken { .. })) => None,
+        Some(error) => Some(error),
+        None => Nft::open(instance).and_then(|mut nft| nft.probe()).err().map(Error::from),
+    };
     let unavailable = failed.map(|source| Error::Unavailable { source: Box::new(source) });
-    Overview { unavailable, table, listing }
+    Overview { unavailable, table: look.ok().map(|look| look.table), listing }
 }
