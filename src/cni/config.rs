@@ -143,8 +143,8 @@ impl Config {
     /// depend on which node it is looked for.
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
         judge.value(layers, "backend", backend)?;
-        let snat = judge.value(layers, "snat", |field| field.boolean())?.unwrap_or(true);
-        let masq_all = judge.value(layers, "masqAll", |field| field.boolean())?.unwrap_or(false);
+        let snat = judge.value(layers, "snat", boolean)?.unwrap_or(true);
+        let masq_all = judge.value(layers, "masqAll", boolean)?.unwrap_or(false);
         let policy = Policy {
             masquerade: match (snat, masq_all) {
                 // As in portmap, where masqAll without snat has no effect.
@@ -155,7 +155,7 @@ impl Config {
             mark_bit: judge.value(layers, "markMasqBit", mark_bit)?.unwrap_or(DEFAULT_MARK_BIT),
             source_ranges: judge.value(layers, "sourceRanges", networks)?.unwrap_or_default(),
             host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
-            counters: judge.value(layers, "counters", |field| field.boolean())?.unwrap_or(false),
+            counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
         };
         let ports = ports::read(layers, judge)?;
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
@@ -279,6 +279,10 @@ fn backend(field: &Field<'_>) -> Result<(), Error> {
         )),
         _ => Err(field.invalid("it must be \"nftables\"")),
     }
+}
+
+fn boolean(field: &Field<'_>) -> Result<bool, Error> {
+    field.boolean()
 }
 
 fn mark_bit(field: &Field<'_>) -> Result<u8, Error> {
