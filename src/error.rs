@@ -37,11 +37,11 @@ pub enum Error {
     Netns(#[from] netns::Error),
     /// The sandbox that asks does not exist any more.
     #[error(
-        "CNI_NETNS {0}: its sandbox is gone, so no host port was assigned; create the sandbox again"
+        "CNI_NETNS {0}: its sandbox no longer exists, so no host port was assigned; create the sandbox again"
     )]
     NoNamespace(netns::Missing),
     /// The runtime that asked is gone, and so is whoever would take the host ports back.
-    #[error("nobody reads the reply any more, so no host port was assigned; ask again")]
+    #[error("the runtime no longer waits for the reply, so no host port was assigned; ask again")]
     NotAwaited,
     /// Somebody else holds a host port.
     #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
@@ -80,7 +80,7 @@ pub enum Error {
     /// Something that is asked for is in a record that cannot be read.
     #[error(
         "{what} is in a record that cannot be read, {aside}; a DEL of that container, GC of its \
-         network, or `autoport repair`, frees what it holds"
+         network, or `autoport repair`, releases its ports"
     )]
     Unreadable {
         /// What was asked for.

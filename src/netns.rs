@@ -90,7 +90,7 @@ impl fmt::Display for Fate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alive => out.write_str("its network namespace exists"),
-            Self::Gone => out.write_str("its network namespace is gone"),
+            Self::Gone => out.write_str("its network namespace no longer exists"),
             Self::Unknown(reason) => write!(out, "it may be in use: {reason}"),
         }
     }

@@ -369,7 +369,7 @@ fn what_changes_something_says_it_to_programs_too() {
     assert_eq!(
         gone,
         Some(&json!({"name": "container green/gone/eth0", "hostPorts": 2, "removed": true,
-                     "reason": "its network namespace is gone"}))
+                     "reason": "its network namespace no longer exists"}))
     );
 
     let equal = json!({"attachments": 3, "adopted": 0, "rebuilt": null, "added": 0, "removed": 0,

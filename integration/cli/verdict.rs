@@ -302,7 +302,7 @@ fn what_keeps_a_packet_from_the_pod_is_named() {
     ip("netns del web");
     let trace = scene.traced(outside);
     assert_eq!(trace["fate"], "unsure", "{trace:#}");
-    assert!(trace.to_string().contains("its network namespace is gone"), "{trace:#}");
+    assert!(trace.to_string().contains("its network namespace no longer exists"), "{trace:#}");
 }
 
 #[test]

@@ -240,8 +240,8 @@ fn what_the_table_does_not_say() {
     for part in [
         "1 elements for \"mallory\", such as tcp . 9999 of ports4, name no attachment",
         "such as tcp . 8081 of ports4, name no attachment, so no DEL could free their ports",
-        "how the packets of 2 host ports are treated, since their chains are damaged: they are held \
-         and lead nowhere",
+        "the network policy of 2 host ports, because their chains are damaged: they are held and not \
+         translated",
     ] {
         assert!(notes.contains(part), "{part}: {notes}");
     }

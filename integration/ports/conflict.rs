@@ -125,7 +125,7 @@ fn a_holder_whose_namespace_is_gone_gives_way_as_a_whole() {
         assert!(!status.success() && stderr.contains("`autoport gc` releases"), "{what}: {stderr}");
         let outcome = run(&second, "ADD");
         assert!(outcome.status.success(), "{what}: {outcome}");
-        for part in ["shop/holder", "shop/second", "gone"] {
+        for part in ["shop/holder", "shop/second", "no longer exists"] {
             assert!(outcome.stderr.contains(part), "{what}: nobody is told: {outcome}");
         }
         second.check().success();

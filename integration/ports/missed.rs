@@ -79,7 +79,7 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
     let would = told(&["gc", "--dry-run"]);
     assert!(
         would.contains(
-            "would remove container blue/gone1/eth0 (2 host ports): its network namespace is gone"
+            "would remove container blue/gone1/eth0 (2 host ports): its network namespace no longer exists"
         ),
         "{would}"
     );
@@ -88,8 +88,8 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
 
     let done = told(&["gc"]);
     for line in [
-        "removed container blue/gone1/eth0 (2 host ports): its network namespace is gone",
-        "removed container green/gone2/eth0 (2 host ports): its network namespace is gone",
+        "removed container blue/gone1/eth0 (2 host ports): its network namespace no longer exists",
+        "removed container green/gone2/eth0 (2 host ports): its network namespace no longer exists",
         "kept container blue/alive/eth0 (2 host ports): its network namespace exists",
         "kept container red/doubtful/eth0 (2 host ports): it may be in use: its path was that of a process",
         "kept blue:damaged:eth0: record /run/autoport/attachments/blue:damaged:eth0.json cannot be read",
@@ -145,7 +145,7 @@ fn from_another_mount_namespace_nobody_is_gone() {
     assert_eq!(state(&told(&["list"]), 8081), "stale");
     // The next claimant takes over where it can be seen.
     let outcome = run(&claim, "ADD");
-    assert!(outcome.status.success() && outcome.stderr.contains("is gone"), "{outcome}");
+    assert!(outcome.status.success() && outcome.stderr.contains("no longer exists"), "{outcome}");
     assert_eq!(view::records(), ["blue:claim:eth0.json"]);
 }
 

@@ -105,7 +105,6 @@ fn a_networks_chain_is_restored_by_its_own_next_add() {
     }
 }
 
-/// A chain that was replaced rule by rule has the right number of rules; CHECK and repair see it.
 #[test]
 fn a_table_of_a_later_layout_is_never_rebuilt() {
     let scene = Scene::new();

@@ -103,8 +103,8 @@ fn record_of(
     }
     if astray > 0 {
         unknown.push(format!(
-            "how the packets of {astray} host ports are treated, since their chains are damaged: \
-             they are held and lead nowhere"
+            "the network policy of {astray} host ports, because their chains are damaged: they are \
+             held and not translated"
         ));
     }
     mappings.sort_unstable();

@@ -70,7 +70,7 @@ fn dismantled(node: &Dismantled, dry_run: bool, out: &mut Screen<'_>) -> io::Res
             writeln!(out, "{holder} has host ports")?;
         }
         let left = counted(node.holders.len() + node.unreadable, "attachment");
-        let text = "keep working; run this again when those pods are gone";
+        let text = "keep working; run this again after these pods were deleted";
         return writeln!(out, "the host ports of {left} {text}");
     }
     let would = if dry_run { "would be " } else { "" };

@@ -307,7 +307,7 @@ fn advertised(field: &Field<'_>) -> Result<Vec<IpAddr>, Error> {
         let address = address::address(&item.string()?).filter(outward);
         let address = address.ok_or_else(|| item.invalid(allowed))?;
         if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-            return Err(item.invalid("but an address of its family stands before it"));
+            return Err(item.invalid("but the list already has an address of this family"));
         }
         addresses.push(address);
     }

@@ -23,7 +23,7 @@ pub enum Error {
     )]
     NoTables,
     /// The transaction was refused as a whole; nothing changed.
-    #[error("the kernel refused {subject} in table inet autoport, nothing was changed")]
+    #[error("the kernel rejected {subject} in table inet autoport, nothing was changed")]
     Refused {
         /// What the first refused message was about.
         subject: String,
@@ -54,8 +54,8 @@ pub enum Error {
     NewerLayout { found: u32 },
     /// An element is there that nobody recorded.
     #[error(
-        "the packets to host port {host} are led to {target} by an element of {set} that no record \
-         accounts for; `autoport repair` removes it"
+        "host port {host} is mapped to {target} by an element of {set} that no record accounts for; \
+         `autoport repair` removes it"
     )]
     Unrecorded { host: HostPort, target: String, set: Set },
     /// The route towards a pod could not be looked up.

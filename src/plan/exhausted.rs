@@ -43,7 +43,7 @@ impl fmt::Display for Exhausted {
         if self.never {
             return write!(
                 out,
-                "{asked} host ports are asked for in all, and {range}) is too small for them even \
+                "{asked} host ports are requested in total, and {range}) is too small for them even \
                  when empty: it has no {ports}{of}; ask for fewer ports or name a larger range"
             );
         }
@@ -59,6 +59,6 @@ impl fmt::Display for Exhausted {
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(out, ", {count} {what}")?;
         }
-        write!(out, "); {asked} asked for in all")
+        write!(out, "); {asked} requested in total")
     }
 }

@@ -47,7 +47,7 @@ pub fn standing(
         return Standing::Superseded("its pod has a new sandbox");
     }
     if holder.netns.as_ref().is_some_and(is_gone) {
-        return Standing::Superseded("its network namespace is gone");
+        return Standing::Superseded("its network namespace no longer exists");
     }
     if is_same_container {
         return Standing::Sibling;

@@ -25,7 +25,7 @@ fn records_and_table_that_differ_are_named() {
     failed(
         &|| nft("add element inet autoport ports4 { tcp . 9 : 10.1.0.9 . 80 }"),
         "table",
-        &["nobody recorded", "ports4"],
+        &["has no record", "ports4"],
         &obey,
     );
     failed(

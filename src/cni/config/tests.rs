@@ -113,7 +113,11 @@ fn bad_values_name_key_value_and_remedy() {
         (r#"{"advertiseAddresses":"node1"}"#, 7, "advertiseAddresses is \"node1\", it must be one"),
         (r#"{"advertiseAddresses":["0.0.0.0"]}"#, 7, "advertiseAddresses[0] is \"0.0.0.0\""),
         (r#"{"advertiseAddresses":"192.0.2.0/24"}"#, 7, "without prefix"),
-        (r#"{"advertiseAddresses":["::1","::2"]}"#, 7, "advertiseAddresses[1] is \"::2\", but an"),
+        (
+            r#"{"advertiseAddresses":["::1","::2"]}"#,
+            7,
+            "advertiseAddresses[1] is \"::2\", but the list already has",
+        ),
         (r#"{"advertiseAddresses":1}"#, 6, "advertiseAddresses"),
         (r#"{"guardExcept":"loopback0"}"#, 6, "expected a list"),
         (r#"{"guardExcept":["a/b"]}"#, 7, "guardExcept[0] is \"a/b\", it must be 1 to 15 bytes"),

@@ -140,10 +140,10 @@ fn missing(look: &Look, element: &Element) -> Option<String> {
 fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
     let leads = match &seen.data {
         Some(Data::None) => String::new(),
-        Some(data) => format!(", which leads to {data}"),
-        None => ", of unknown content".to_owned(),
+        Some(data) => format!(", which leads to {data},"),
+        None => ", of unknown content,".to_owned(),
     };
-    format!("nobody recorded element {key} of {set}{leads}")
+    format!("element {key} of {set}{leads} has no record")
 }
 
 /// Names what is different in the first of `chains` that the kernel has not just so.

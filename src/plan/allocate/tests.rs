@@ -360,7 +360,7 @@ fn exhaustion_says_what_is_there() {
     assert_eq!(
         text,
         "OutOfHostPort: no tcp port is left in range default (100-103: 4 numbers to choose from, \
-         1 held, 1 with a listener on the host, 2 taken by this claim itself); 3 asked for in all"
+         1 held, 1 with a listener on the host, 2 taken by this claim itself); 3 requested in total"
     );
 }
 
@@ -386,7 +386,7 @@ fn what_can_never_fit_is_not_called_exhausted() {
     let text = excluded.ask(&[tcp(3)]).outcome.expect_err("two in a row").to_string();
     assert_eq!(
         text,
-        "3 host ports are asked for in all, and range default (100-103: 3 numbers to choose from) is \
+        "3 host ports are requested in total, and range default (100-103: 3 numbers to choose from) is \
          too small for them even when empty: it has no 3 tcp ports in a row; ask for fewer ports or \
          name a larger range"
     );
