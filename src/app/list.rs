@@ -186,15 +186,19 @@ pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>,
     Ok(store.published_at(uid).zip(publication).map(told))
 }
 
-/// What the kernel has of one record.
-#[derive(Debug)]
+/// What the kernel has of one record; `None` throughout where it was not seen.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct InKernel {
-    /// The first thing that is not as ADD left it.
+    /// Whether all is as ADD left it.
+    pub as_recorded: Option<bool>,
+    /// The first thing that is not.
     pub difference: Option<String>,
-    /// Of each mapping, in the record's order.
-    pub mappings: Vec<MappingInKernel>,
     /// The chains that its packets go through, as ADD made them.
-    pub chains: String,
+    pub chains: Option<String>,
+    /// Of each mapping, in the record's order.
+    #[serde(skip)]
+    pub mappings: Vec<MappingInKernel>,
 }
 
 /// What the kernel has of one mapping; `None` throughout where it was not seen.
@@ -241,6 +245,6 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     });
     let mappings = mappings.collect();
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
-    let chains = expected.networks().iter().map(ToString::to_string).collect();
-    Ok(InKernel { difference, mappings, chains })
+    let chains = Some(expected.networks().iter().map(ToString::to_string).collect());
+    Ok(InKernel { as_recorded: Some(difference.is_none()), difference, chains, mappings })
 }

@@ -16,14 +16,22 @@ use super::output::{Cell, Tone, age, timestamp};
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
+    #[serde(skip)]
+    pub(super) host: HostPort,
     protocol: Protocol,
     host_address: IpAddr,
     host_port: NonZeroU16,
 }
 
-impl From<&HostPort> for Place {
-    fn from(host: &HostPort) -> Self {
-        Self { protocol: host.protocol, host_address: host.address, host_port: host.port }
+impl From<HostPort> for Place {
+    fn from(host: HostPort) -> Self {
+        Self { host, protocol: host.protocol, host_address: host.address, host_port: host.port }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.host.fmt(out)
     }
 }
 
@@ -31,10 +39,8 @@ impl From<&HostPort> for Place {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Mapped {
-    #[serde(skip)]
-    pub(super) host: HostPort,
     #[serde(flatten)]
-    place: Place,
+    pub(super) place: Place,
     /// `null` where nothing is translated.
     pod_address: Option<IpAddr>,
     pod_port: Option<NonZeroU16>,
@@ -59,7 +65,7 @@ impl Mapped {
 
     /// A port that leads to no pod, or of a record that cannot be read.
     pub(super) fn bare(host: HostPort, choice: &'static str) -> Self {
-        Self { host, place: (&host).into(), pod_address: None, pod_port: None, choice }
+        Self { place: host.into(), pod_address: None, pod_port: None, choice }
     }
 
     /// Port, target, and who chose.
@@ -67,7 +73,7 @@ impl Mapped {
         let target = self.pod_address.zip(self.pod_port);
         let target = target.map(|(ip, port)| SocketAddr::new(ip, port.get()));
         let choice = Cell::or_dash(self.pod_port.map(|_| self.choice));
-        [self.host.into(), Cell::or_dash(target), choice]
+        [self.place.into(), Cell::or_dash(target), choice]
     }
 }
 

@@ -136,7 +136,7 @@ impl Granted {
             writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
         }
         for mapped in &self.gives_up {
-            writeln!(out, "{} would be released.", mapped.host)?;
+            writeln!(out, "{} would be released.", mapped.place)?;
         }
         for Superseded { holder, reason } in &self.superseded {
             let (name, attachment) = (holder.name(), holder.attachment());

@@ -53,15 +53,15 @@ pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Allocations,
     }
     let mut allocations = allocations_of(&listing);
     let order = |one: &Allocation| {
-        let host = one.mapped.host;
+        let host = one.mapped.place.host;
         (host.port, host.protocol, host.address)
     };
     allocations.sort_by_key(order);
     let protocol = asked.protocol.map(Protocol::from);
     allocations.retain(|one| {
         asked.namespace.as_ref().is_none_or(|namespace| one.holder.is_in_namespace(namespace))
-            && asked.port.is_none_or(|port| one.mapped.host.port == port)
-            && protocol.is_none_or(|protocol| one.mapped.host.protocol == protocol)
+            && asked.port.is_none_or(|port| one.mapped.place.host.port == port)
+            && protocol.is_none_or(|protocol| one.mapped.place.host.protocol == protocol)
     });
     Ok(Allocations { allocations })
 }

@@ -59,6 +59,6 @@ pub(super) fn release(name: &str, store: &Store) -> Result<Changed, Failure> {
 
 impl Changed {
     fn of(name: &str, hosts: &[HostPort]) -> Self {
-        Self { name: name.to_owned(), host_ports: hosts.iter().map(Place::from).collect() }
+        Self { name: name.to_owned(), host_ports: hosts.iter().copied().map(Place::from).collect() }
     }
 }

@@ -68,14 +68,12 @@ struct Traced {
     found: MappingInKernel,
 }
 
-#[derive(Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Serialize)]
 struct Kernel {
-    /// `null` where it was not seen.
-    as_recorded: Option<bool>,
-    difference: Option<String>,
+    #[serde(flatten)]
+    seen: InKernel,
+    /// Why it was not seen.
     error: Option<String>,
-    chains: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,8 +85,6 @@ struct Reservation {
     age: Age,
     persistent: bool,
     host_ports: Vec<Place>,
-    #[serde(skip)]
-    text: String,
 }
 
 #[derive(Serialize)]
@@ -97,8 +93,6 @@ struct Damaged {
     unreadable: String,
     reason: String,
     host_ports: Vec<Place>,
-    #[serde(skip)]
-    text: String,
 }
 
 impl From<&Policy> for NetworkPolicy {
@@ -144,18 +138,18 @@ impl Answer for Shown {
             begin(out, Tone::Heading, &format!("reservation {}", one.name))?;
             let kept = if one.persistent { "kept across reboots" } else { "until the next reboot" };
             writeln!(out, "  made        {}, {kept}", one.age)?;
-            writeln!(out, "  host ports  {}", one.text)?;
+            writeln!(out, "  host ports  {}", words(&one.host_ports))?;
         }
         for one in &self.unreadable {
             begin(out, Tone::Bad, &one.unreadable)?;
             writeln!(out, "  {}", one.reason)?;
-            writeln!(out, "  host ports  {}", one.text)?;
+            writeln!(out, "  host ports  {}", words(&one.host_ports))?;
         }
         Ok(())
     }
 
     fn is_well(&self) -> bool {
-        self.attachments.iter().all(|one| one.kernel.as_recorded != Some(false))
+        self.attachments.iter().all(|one| one.kernel.seen.as_recorded != Some(false))
     }
 }
 
@@ -183,14 +177,14 @@ impl Attachment {
             writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
         }
         write!(out, "  kernel      ")?;
-        match (&self.kernel.error, &self.kernel.difference) {
+        match (&self.kernel.error, &self.kernel.seen.difference) {
             (Some(error), _) => out.paint(Tone::Doubtful, &format!("not seen: {error}"))?,
             (None, Some(difference)) => out.paint(Tone::Bad, difference)?,
             (None, None) => out.paint(Tone::Good, "as recorded")?,
         }
         writeln!(out, "\n")?;
         self.table().write("  ", out)?;
-        for line in self.kernel.chains.iter().flat_map(|chains| chains.lines()) {
+        for line in self.kernel.seen.chains.iter().flat_map(|chains| chains.lines()) {
             writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
         }
         Ok(())
@@ -251,8 +245,7 @@ impl From<&store::Reservation> for Reservation {
             name: one.name.clone(),
             age: Age::since(one.created),
             persistent: one.persistent,
-            host_ports: one.hosts.iter().map(Place::from).collect(),
-            text: words(&one.hosts),
+            host_ports: one.hosts.iter().copied().map(Place::from).collect(),
         }
     }
 }
@@ -262,8 +255,7 @@ impl From<&(store::Unreadable, Vec<HostPort>)> for Damaged {
         Self {
             unreadable: one.key.to_string(),
             reason: one.to_string(),
-            host_ports: hosts.iter().map(Place::from).collect(),
-            text: words(hosts),
+            host_ports: hosts.iter().copied().map(Place::from).collect(),
         }
     }
 }
@@ -274,18 +266,14 @@ fn attachment(record: &Record, instance: &str, store: &Store) -> Result<Attachme
     let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
     let told = |uid| app::told(store, uid, &mut crate::Stderr);
     let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
-    let (kernel, found) = match app::in_kernel(instance, record) {
-        Ok(InKernel { difference, chains, mappings }) => {
-            let as_recorded = Some(difference.is_none());
-            let chains = Some(chains);
-            (Kernel { as_recorded, difference, chains, ..Kernel::default() }, mappings)
-        }
-        Err(error) => {
-            (Kernel { error: Some(error.in_one_line()), ..Kernel::default() }, Vec::new())
-        }
+    let (seen, error) = match app::in_kernel(instance, record) {
+        Ok(seen) => (seen, None),
+        Err(error) => (InKernel::default(), Some(error.in_one_line())),
     };
-    let found = found.into_iter().chain(iter::repeat(MappingInKernel::default()));
+    let found = seen.mappings.iter().copied();
+    let found = found.chain(iter::repeat(MappingInKernel::default()));
     let traced = Mapped::of(record).zip(found).map(|(mapped, found)| Traced { mapped, found });
+    let host_ports = traced.collect();
     Ok(Attachment {
         holder: Holder::of(owner),
         state,
@@ -299,7 +287,7 @@ fn attachment(record: &Record, instance: &str, store: &Store) -> Result<Attachme
         policy: (&record.policy).into(),
         record: store.path_of(&owner.holder),
         published,
-        host_ports: traced.collect(),
-        kernel,
+        host_ports,
+        kernel: Kernel { seen, error },
     })
 }

@@ -243,10 +243,8 @@ fn configurations(dir: &Path) -> Seen<Configurations> {
 }
 
 fn binary(path: &Path) -> Seen<Option<Binary>> {
-    let failed = |error: io::Error| match Unseen::from(error) {
-        Unseen::Failed(why) => Unseen::Failed(format!("{}: {why}", path.display())),
-        hidden @ Unseen::Hidden => hidden,
-    };
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let file = match regular::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,

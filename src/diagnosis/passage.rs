@@ -27,22 +27,21 @@ impl Translation {
     /// Whether it could be for a packet to `host`, one of whose addresses is a wildcard's; `local` says
     /// which addresses are this node's.
     pub(super) fn meets(&self, host: &HostPort, local: impl Fn(IpAddr) -> bool) -> bool {
-        let Conditions { family, protocol, ports, destination, .. } = &self.conditions;
-        let own = Family::of(&host.address);
-        let (Some(base), Some(ports)) = (self.via.first(), ports) else { return false };
-        base.space.has(own)
-            && family.is_none_or(|family| family == own)
-            && protocol.is_none_or(|protocol| protocol == host.protocol.number())
-            && ports.iter().any(|run| run.contains(&host.port.get()))
-            && destination.is_none_or(|destination| {
-                if Family::of(&destination.ip()) != own {
-                    false
-                } else if host.is_wildcard() {
-                    !is_host(&destination) || local(destination.ip())
-                } else {
-                    destination.contains(host.address)
-                }
-            })
+        let Conditions { ports, destination, .. } = &self.conditions;
+        let family = Family::of(&host.address);
+        let (protocol, port) = (Some(host.protocol.number()), Some(host.port.get()));
+        let packet = Packet { family, protocol, port, destination: None };
+        let is_meant = |network: IpNetwork| {
+            if host.is_wildcard() {
+                !is_host(&network) || local(network.ip())
+            } else {
+                network.contains(host.address)
+            }
+        };
+        ports.is_some()
+            && self.via.first().is_some_and(|base| base.space.has(family))
+            && meets(&self.conditions, &packet) != Some(false)
+            && destination.is_none_or(|to| Family::of(&to.ip()) == family && is_meant(to))
     }
 }
 

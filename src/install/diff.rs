@@ -42,31 +42,20 @@ fn lines(text: &str) -> Vec<&str> {
     text.split_inclusive('\n').collect()
 }
 
-/// The fewest lines that have to go and come. Quadratic; a network configuration is short.
-fn changes<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
-    // How many lines are common to what begins at these two.
-    let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
-    for (i, one) in old.iter().enumerate().rev() {
-        for (j, other) in new.iter().enumerate().rev() {
-            common[i][j] = if one == other {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
-        }
-    }
-    let (mut i, mut j, mut changes) = (0, 0, Vec::new());
-    while i < old.len() || j < new.len() {
-        if i < old.len() && j < new.len() && old[i] == new[j] {
-            changes.push((' ', old[i]));
-            (i, j) = (i + 1, j + 1);
-        } else if i < old.len() && (j == new.len() || common[i + 1][j] >= common[i][j + 1]) {
-            changes.push(('-', old[i]));
-            i += 1;
-        } else {
-            changes.push(('+', new[j]));
-            j += 1;
-        }
+/// The lines that stay, go and come: up to the nearest pair of equal ones, and on from there.
+fn changes<'a>(mut old: &[&'a str], mut new: &[&'a str]) -> Vec<(char, &'a str)> {
+    let mut changes = Vec::new();
+    while !old.is_empty() || !new.is_empty() {
+        let mut pairs = (0..old.len() + new.len())
+            .flat_map(|distance| (0..=distance).map(move |gone| (gone, distance - gone)));
+        let equal = |(gone, come): &(usize, usize)| {
+            old.get(*gone).zip(new.get(*come)).is_some_and(|(one, other)| one == other)
+        };
+        let (gone, come) = pairs.find(equal).unwrap_or((old.len(), new.len()));
+        changes.extend(old[..gone].iter().map(|line| ('-', *line)));
+        changes.extend(new[..come].iter().map(|line| ('+', *line)));
+        changes.extend(old[gone..].first().map(|line| (' ', *line)));
+        (old, new) = (&old[old.len().min(gone + 1)..], &new[new.len().min(come + 1)..]);
     }
     changes
 }
