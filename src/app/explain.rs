@@ -15,7 +15,7 @@ use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
 use crate::model::{Allocation, Owner, Record};
 use crate::publication::Publication;
-use crate::ruleset::{Identity, Ruleset, Script};
+use crate::ruleset::{Identity, Ruleset};
 use crate::store::{self, Key, Shared};
 
 /// The instance of a store that does not exist: ADD would draw a random one.
@@ -47,7 +47,7 @@ pub struct Foreseen {
     /// Where the record would be.
     pub record: PathBuf,
     /// What would be done to the table; `None` where nothing is translated.
-    pub script: Option<Script>,
+    pub script: Option<String>,
     /// The interface on which `route_localnet` would be set.
     pub opened_to_loopback: Option<String>,
     /// What the pod's containers would be told by this attachment, and where.
@@ -144,7 +144,7 @@ fn script(
     opening: Option<&Opening>,
     log: &mut dyn Log,
     unseen: &mut Vec<String>,
-) -> Result<Option<Script>, Error> {
+) -> Result<Option<String>, Error> {
     let mut released = BTreeSet::new();
     if let Some(shared) = shared {
         for record in going {
@@ -179,7 +179,7 @@ fn script(
         )) => {
             let told = Error::from(error).in_one_line();
             unseen.push(format!("{told}; the table is taken to be missing"));
-            Ok(Some(Script::Whole { table: everything()?, replaces: false }))
+            Ok(Some(everything()?.to_string()))
         }
         preview => preview.map(Some),
     }

@@ -160,34 +160,26 @@ pub(crate) fn base_chains() -> Vec<Chain> {
     ]
 }
 
-/// The rules of `hostports`: from each set of a network policy to the first of its chains.
-#[derive(Debug, Default)]
-pub(crate) struct Dispatch {
-    /// Those for claims on one address, which go before all others.
-    pub(crate) specific: Vec<Rule>,
-    /// Those for claims on every address.
-    pub(crate) wildcard: Vec<Rule>,
-}
-
-/// What leads to these network policies; `has` says which chains there are. The gate on the node's address
-/// is not for claims that name one.
+/// The rules of `hostports`, from each set of these network policies to the first of its chains, of which `has`
+/// knows whether it is there: those for claims on one address, which go before all others, and those for claims
+/// on every address. The gate on the node's address is not for claims that name one.
 pub(crate) fn dispatch(
     network_policies: impl IntoIterator<Item = Digest>,
     has: impl Fn(&str) -> bool,
-) -> Dispatch {
-    let mut dispatch = Dispatch::default();
+) -> [Vec<Rule>; 2] {
+    let (mut specific, mut wildcard) = (Vec::new(), Vec::new());
     for digest in network_policies {
         for set in Set::of_network_policy(digest) {
             let (rules, gates) = match set.key_address() {
-                Some(_) => (&mut dispatch.specific, &["from"][..]),
-                None => (&mut dispatch.wildcard, &["to", "from"][..]),
+                Some(_) => (&mut specific, &["from"][..]),
+                None => (&mut wildcard, &["to", "from"][..]),
             };
             let gate = gates.iter().map(|gate| format!("{gate}_{digest}")).find(|gate| has(gate));
             let entry = gate.unwrap_or_else(|| digest.chain());
             rules.push(Rule(vec![Term::In(set), Term::Goto(entry)]));
         }
     }
-    dispatch
+    [specific, wildcard]
 }
 
 /// Masquerades what carries mark bit `bit`, and takes the mark off.

@@ -25,10 +25,10 @@ pub use element::{Data, Element, Set, SetKind};
 
 pub use key::{Interface, Key, Place};
 pub use network_policy::{Digest, NetworkPolicy};
+pub use script::Difference;
 pub(crate) use script::Jump;
-pub use script::{Difference, Script};
 
-pub(crate) use chain::{Dispatch, base_chains, dispatch};
+pub(crate) use chain::{base_chains, dispatch};
 
 use chain::masquerade_chain;
 use element::Placing;
@@ -202,7 +202,7 @@ impl Ruleset {
     pub fn chains(&self) -> Vec<Chain> {
         let networks = self.networks();
         let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
-        let Dispatch { specific, wildcard } =
+        let [specific, wildcard] =
             dispatch(self.network_policies.keys().copied(), |name| names.contains(name));
         let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
         let mut chains = base_chains();

@@ -3,29 +3,15 @@
 use std::fmt;
 
 use super::{
-    Chain, Data, Digest, Dispatch, Element, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Place, Rule,
-    Ruleset, Set, TABLE, dispatch, jump_to,
+    Chain, Data, Digest, Element, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Place, Rule, Set,
+    TABLE, dispatch, jump_to,
 };
 
-/// What one command does to the table; prints as an nft(8) script, which `nft -f` carries out in one
-/// transaction.
+/// What one command adds to a sound table, and takes out of it; prints as an nft(8) script, which `nft -f`
+/// carries out in one transaction.
 ///
 /// Two things nft cannot say: whose an element is, beside its comment (`repair --adopt` reads it), and
 /// that an element be given a millisecond to live instead of being deleted.
-#[derive(Debug)]
-pub enum Script {
-    /// The table is built as a whole.
-    Whole {
-        /// What it is to be.
-        table: Ruleset,
-        /// Whether there is one that has to go.
-        replaces: bool,
-    },
-    /// The table is sound.
-    Difference(Difference),
-}
-
-/// What is added to a sound table, and taken out of it.
 #[derive(Debug, Default)]
 pub struct Difference {
     /// The chains that are not there yet. The sets of their network policies are not there either.
@@ -61,27 +47,13 @@ impl Difference {
         let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
         let masquerading = self.chains.iter().filter(masquerading).map(jump_to);
         let has = |name: &str| self.chains.iter().any(|chain| chain.name == name);
-        let Dispatch { specific, wildcard } = dispatch(self.network_policies(), has);
+        let [specific, wildcard] = dispatch(self.network_policies(), has);
         let last = |chain| move |rule| Jump { chain, rule, first: false };
         // Each goes before the one that was put first before it.
         let specific = specific.into_iter().rev();
         let specific = specific.map(|rule| Jump { chain: HOSTPORTS, rule, first: true });
         let wildcard = wildcard.into_iter().map(last(HOSTPORTS));
         masquerading.map(last(POSTROUTING)).chain(specific).chain(wildcard).collect()
-    }
-}
-
-impl fmt::Display for Script {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole { table, replaces } => {
-                if *replaces {
-                    writeln!(out, "table inet {TABLE}\ndelete table inet {TABLE}")?;
-                }
-                write!(out, "{table}")
-            }
-            Self::Difference(difference) => write!(out, "{difference}"),
-        }
     }
 }
 

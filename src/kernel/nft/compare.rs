@@ -10,8 +10,8 @@ use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Dispatch, Element, HOSTPORTS, Identity, Key, LAYOUT, POSTROUTING, Place,
-    Rule, Ruleset, Set, Side, host_at,
+    self, Chain, Data, Element, HOSTPORTS, Identity, LAYOUT, POSTROUTING, Place, Rule, Ruleset,
+    Set, Side, host_at,
 };
 
 impl Look {
@@ -45,28 +45,25 @@ impl Nft {
         let rivals = hosts.flat_map(|host| ruleset::places_of(&host));
         let places: Vec<_> = expected.elements.keys().copied().chain(rivals).collect();
         let look = self.look(Extent::Places(&places))?;
-        if let Some(difference) = self.check_table(&look) {
-            return Ok(Some(difference));
-        }
         // A network's chains and sets are named by their content, so another layout names them
         // differently: only what leads to the pod can be compared.
         let other = matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT);
         let mut elements =
             expected.elements.values().filter(|it| !other || matches!(it.data, Data::Target(_)));
-        if let Some(difference) = elements.find_map(|element| missing(&look, element)) {
-            return Ok(Some(difference));
+        let lost = || elements.find_map(|element| missing(&look, element));
+        let difference = self.check_table(&look).or_else(lost);
+        if other || difference.is_some() {
+            return Ok(difference);
         }
-        if other {
-            return Ok(None);
+        let unrecorded = || {
+            let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
+            let (place, seen) = others.find(|it| !expected.elements.contains_key(it.0))?;
+            Some(foreign(place, seen))
+        };
+        match differing_chain(&look, &expected.chains()).or_else(unrecorded) {
+            None => self.check_diversions(expected, &look),
+            difference => Ok(difference),
         }
-        if let Some(difference) = differing_chain(&look, &expected.chains()) {
-            return Ok(Some(difference));
-        }
-        let mut others = look.elements.iter().filter(|(_, seen)| !seen.expiring);
-        if let Some(((set, key), seen)) = others.find(|it| !expected.elements.contains_key(it.0)) {
-            return Ok(Some(foreign(*set, key, seen)));
-        }
-        self.check_diversions(expected, &look)
     }
 
     /// Looks for elements on one address that take the packets of a claim on every address. The
@@ -79,26 +76,20 @@ impl Nft {
         expected: &Ruleset,
         look: &Look,
     ) -> Result<Option<String>, Error> {
-        let wildcards: BTreeSet<_> = expected
-            .elements
-            .keys()
-            .filter_map(host_at)
-            .filter(HostPort::is_wildcard)
-            .map(|host| (Family::of(&host.address), host.protocol, host.port))
-            .collect();
+        let hosts = expected.elements.keys().filter_map(host_at);
+        let wildcards: BTreeSet<HostPort> = hosts.filter(HostPort::is_wildcard).collect();
         for set in Set::common().chain(look.network_policies().flat_map(Set::of_network_policy)) {
-            let on_one_address = set.key_address() == Some(Side::Destination);
-            if !on_one_address || !wildcards.iter().any(|(family, ..)| *family == set.family) {
+            let has_rivals = |host: &HostPort| Family::of(&host.address) == set.family;
+            if set.key_address() != Some(Side::Destination) || !wildcards.iter().any(has_rivals) {
                 continue;
             }
-            for listed in self.every_element(set)? {
-                let Some((key, seen)) = listed else { continue };
-                let takes = host_at(&(set, key)).is_some_and(|host| {
-                    wildcards.contains(&(set.family, host.protocol, host.port))
+            for (key, seen) in self.every_element(set)?.into_iter().flatten() {
+                let place = (set, key);
+                let takes = host_at(&place).is_some_and(|host| {
+                    wildcards.contains(&HostPort { address: set.family.wildcard(), ..host })
                 });
-                let ours = expected.elements.contains_key(&(set, key));
-                if takes && !ours && !seen.expiring {
-                    return Ok(Some(foreign(set, &key, &seen)));
+                if takes && !seen.expiring && !expected.elements.contains_key(&place) {
+                    return Ok(Some(foreign(&place, &seen)));
                 }
             }
         }
@@ -137,7 +128,7 @@ fn missing(look: &Look, element: &Element) -> Option<String> {
     }
 }
 
-fn foreign(set: Set, key: &Key, seen: &Seen) -> String {
+fn foreign((set, key): &Place, seen: &Seen) -> String {
     let leads = match &seen.data {
         Some(Data::None) => String::new(),
         Some(data) => format!(", which leads to {data},"),
@@ -173,7 +164,7 @@ pub(super) fn differing_elements<'a>(
     let found = look.elements.iter().filter(|(place, seen)| {
         !seen.expiring && !expected.elements.contains_key(place) && !spared.contains(place)
     });
-    lost.chain(found.map(|((set, key), seen)| foreign(*set, key, seen)))
+    lost.chain(found.map(|(place, seen)| foreign(place, seen)))
 }
 
 fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {
@@ -194,7 +185,7 @@ fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<Stri
     }
     if name == HOSTPORTS {
         let has = |chain: &str| look.chains.contains_key(chain);
-        let Dispatch { specific, wildcard } = ruleset::dispatch(look.network_policies(), has);
+        let [specific, wildcard] = ruleset::dispatch(look.network_policies(), has);
         let expected = specific.len() + wildcard.len();
         let Some((first, last)) =
             rules.split_at_checked(specific.len()).filter(|_| rules.len() == expected)

@@ -46,50 +46,30 @@ const LONGEST_TICK: u64 = 100;
 /// 340 bytes.
 const PER_MESSAGE: usize = 190;
 
-fn octets(address: IpAddr, into: &mut Vec<u8>) {
+fn octets(address: IpAddr) -> Vec<u8> {
     match address {
-        IpAddr::V4(v4) => into.extend_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => into.extend_from_slice(&v6.octets()),
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
-}
-
-fn key_bytes(key: &Key) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(24);
-    match key {
-        Key::Port { address, protocol, port } => {
-            if let Some(address) = address {
-                octets(*address, &mut bytes);
-            }
-            bytes.extend_from_slice(&[protocol.number(), 0, 0, 0]);
-            bytes.extend_from_slice(&port.get().to_be_bytes());
-            bytes.extend_from_slice(&[0, 0]);
-        }
-        Key::Interface(Interface(name)) => bytes.extend_from_slice(name),
-    }
-    bytes
-}
-
-fn target_bytes(target: &SocketAddr) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(20);
-    octets(target.ip(), &mut bytes);
-    bytes.extend_from_slice(&target.port().to_be_bytes());
-    bytes.extend_from_slice(&[0, 0]);
-    bytes
 }
 
 fn put_key(messages: &mut Messages, key: &Key) {
-    messages.nest(uapi::NFTA_SET_ELEM_KEY, |value| {
-        value.put(uapi::NFTA_DATA_VALUE, &[&key_bytes(key)]);
+    messages.nest(uapi::NFTA_SET_ELEM_KEY, |value| match key {
+        Key::Port { address, protocol, port } => {
+            let address = address.map_or(Vec::new(), octets);
+            let (protocol, port) = ([protocol.number(), 0, 0, 0], port.get().to_be_bytes());
+            value.put(uapi::NFTA_DATA_VALUE, &[&address, &protocol, &port, &[0, 0]]);
+        }
+        Key::Interface(Interface(name)) => value.put(uapi::NFTA_DATA_VALUE, &[name]),
     });
 }
 
 fn put_data(messages: &mut Messages, data: &Data) {
-    match data {
-        Data::None => {}
-        Data::Target(target) => messages.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
-            data.put(uapi::NFTA_DATA_VALUE, &[&target_bytes(target)]);
-        }),
-    }
+    let Data::Target(target) = data else { return };
+    messages.nest(uapi::NFTA_SET_ELEM_DATA, |value| {
+        let (address, port) = (octets(target.ip()), target.port().to_be_bytes());
+        value.put(uapi::NFTA_DATA_VALUE, &[&address, &port, &[0, 0]]);
+    });
 }
 
 fn put_element(messages: &mut Messages, element: &Element) {
@@ -256,8 +236,8 @@ fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {
     if !set.is_map() {
         return Some(Data::None);
     }
-    let data = element.nested(uapi::NFTA_SET_ELEM_DATA)?;
-    read_target(data.get(uapi::NFTA_DATA_VALUE)?).map(Data::Target)
+    let value = element.nested(uapi::NFTA_SET_ELEM_DATA)?.get(uapi::NFTA_DATA_VALUE)?;
+    read_target(value).map(Data::Target)
 }
 
 fn read_target(bytes: &[u8]) -> Option<SocketAddr> {
@@ -267,9 +247,18 @@ fn read_target(bytes: &[u8]) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::attributes_of;
     use super::*;
     use crate::model::Family;
     use crate::ruleset::SetKind;
+
+    /// What `put` writes into the attribute `kind`.
+    fn written(kind: u16, put: impl FnOnce(&mut Messages)) -> Vec<u8> {
+        let mut messages = socket::question(uapi::NFT_MSG_GETSETELEM, 0, INET);
+        put(&mut messages);
+        let value = attributes_of(messages.as_bytes()).nested(kind).expect("it is there");
+        value.get(uapi::NFTA_DATA_VALUE).expect("its value").to_vec()
+    }
 
     #[test]
     fn keys_read_back() {
@@ -283,9 +272,10 @@ mod tests {
                     protocol: Protocol::Sctp,
                     port: NonZeroU16::MAX,
                 };
-                assert_eq!(read_key(set, &key_bytes(&key)), Some(key));
-                for len in 0..key_bytes(&key).len() {
-                    assert_eq!(read_key(set, &key_bytes(&key)[..len]), None, "{len} bytes");
+                let bytes = written(uapi::NFTA_SET_ELEM_KEY, |messages| put_key(messages, &key));
+                assert_eq!(read_key(set, &bytes), Some(key));
+                for len in 0..bytes.len() {
+                    assert_eq!(read_key(set, &bytes[..len]), None, "{len} bytes");
                 }
             }
         }
@@ -295,7 +285,9 @@ mod tests {
     fn targets_read_back_and_odd_lengths_do_not() {
         for text in ["10.1.2.3:80", "[2001:db8::1]:65535"] {
             let target = text.parse().expect("a test address");
-            assert_eq!(read_target(&target_bytes(&target)), Some(target));
+            let data = Data::Target(target);
+            let bytes = written(uapi::NFTA_SET_ELEM_DATA, |messages| put_data(messages, &data));
+            assert_eq!(read_target(&bytes), Some(target));
         }
         for len in [0, 3, 4, 7, 9, 19, 21] {
             assert_eq!(read_target(&vec![1; len]), None, "{len} bytes");

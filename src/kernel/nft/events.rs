@@ -33,7 +33,8 @@ pub enum Woken {
 #[derive(Debug)]
 pub struct Events {
     socket: Socket,
-    concern: Concern,
+    /// Whether the transaction that is being told about has changed our table.
+    ours: bool,
 }
 
 impl Events {
@@ -44,7 +45,7 @@ impl Events {
     pub fn open() -> Result<Self, Error> {
         let mut socket = Socket::open()?;
         socket.subscribe(uapi::NFNLGRP_NFTABLES, ROOM)?;
-        Ok(Self { socket, concern: Concern::default() })
+        Ok(Self { socket, ours: false })
     }
 
     /// Waits until somebody else has changed our table, `stop` is ready, or `patience` is used up.
@@ -94,7 +95,7 @@ impl Events {
                 Ok(None) => return Ok(concerns),
                 Ok(Some(datagram)) => {
                     for event in answers(datagram) {
-                        concerns |= self.concern.hear(&event);
+                        concerns |= hear(&mut self.ours, &event);
                     }
                 }
                 // More was told than there is room for. Nobody knows what.
@@ -107,27 +108,19 @@ impl Events {
     }
 }
 
-/// Whether the transaction that is being told about has changed our table.
+/// Takes the next event; says whether, with it, somebody else has changed our table. `ours` is whether the
+/// transaction that is being told about has changed it.
 ///
 /// The kernel tells a transaction part by part and then that there is a new generation. Transactions
 /// do not mix.
-#[derive(Debug, Default)]
-struct Concern {
-    ours: bool,
-}
-
-impl Concern {
-    /// Takes the next event; says whether, with it, somebody else has changed our table.
-    fn hear(&mut self, event: &Answer<'_>) -> bool {
-        let Body::Object(attributes) = event.body else { return false };
-        if event.kind == NEWGEN {
-            let ours = std::mem::take(&mut self.ours);
-            return ours && !is_own_port(event.port);
-        }
-        self.ours |= event.message.first() == Some(&INET)
-            && attributes.text(uapi::NFTA_TABLE) == Some(TABLE);
-        false
+fn hear(ours: &mut bool, event: &Answer<'_>) -> bool {
+    let Body::Object(attributes) = event.body else { return false };
+    if event.kind == NEWGEN {
+        return std::mem::take(ours) && !is_own_port(event.port);
     }
+    *ours |=
+        event.message.first() == Some(&INET) && attributes.text(uapi::NFTA_TABLE) == Some(TABLE);
+    false
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use super::netlink::message::{self, Messages};
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Refusal, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
 use crate::ruleset::{
-    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Script, Set, Traffic,
+    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic,
 };
 
 pub use change::{Change, Counts};
@@ -115,7 +115,7 @@ impl Nft {
         Ok(applied)
     }
 
-    /// What [`Self::apply`] would do now. Nothing is changed.
+    /// What [`Self::apply`] would do now, as a script for nft(8). Nothing is changed.
     ///
     /// # Errors
     /// Those for which [`Self::apply`] refuses before it changes anything, and those of
@@ -124,14 +124,16 @@ impl Nft {
         &mut self,
         change: &Change,
         everything: impl FnOnce() -> Result<Ruleset, E>,
-    ) -> Result<Script, E> {
+    ) -> Result<String, E> {
         let look = self.look(Extent::Places(&change.places()))?;
         Ok(match look.standing(&self.identity, &change.chains)? {
-            Standing::Intact { missing } => Script::Difference(change.difference(&look, missing)?),
+            Standing::Intact { missing } => change.difference(&look, missing)?.to_string(),
             Standing::Rebuild(_) => {
                 let mut table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
                 table.identity = self.identity.clone();
-                Script::Whole { table, replaces: look.table != Table::Absent }
+                let is_there = look.table != Table::Absent;
+                let replaced = format!("table inet {TABLE}\ndelete table inet {TABLE}\n");
+                if is_there { format!("{replaced}{table}") } else { table.to_string() }
             }
         })
     }

@@ -2,7 +2,6 @@
 //! trial: what is missing shows as the refusal that ADD would meet.
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::thread;
 
@@ -70,13 +69,9 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
     let port = NonZeroU16::new(port)?;
     let pods: Vec<IpNetwork> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
     let gates = if has_gates { pods.clone() } else { Vec::new() };
-    let claims = Protocol::ALL
-        .into_iter()
-        .flat_map(|protocol| pods.iter().map(move |pod| (protocol, pod.ip())));
-    let mappings = claims.map(|(protocol, pod)| Mapping {
-        host: HostPort { protocol, address: Family::of(&pod).wildcard(), port },
-        container_port: port,
-        target: Some(SocketAddr::new(pod, port.get())),
+    let mappings = Family::ALL.map(|family| {
+        let host = HostPort { protocol: Protocol::Tcp, address: family.wildcard(), port };
+        Mapping::towards(host, port, &pods)
     });
     Some(Record {
         owner: Owner::bare(Attachment::new("trial", name, "eth0").ok()?),
@@ -87,7 +82,7 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
             host_addresses: gates,
             counters: has_gates,
         },
-        mappings: mappings.collect(),
+        mappings: mappings.into(),
         pod_addresses: pods,
         grants: Vec::new(),
         dialects: [].into(),

@@ -9,42 +9,42 @@ const IP: u8 = 2;
 const NFT: u32 = 4711;
 const OURS: u32 = 0x7a70_0000 + 4711;
 
-/// Has `concern` hear of each of `messages`, which the socket `port` sent.
-fn hear(concern: &mut Concern, messages: &Messages, port: u32) -> bool {
+/// Whether somebody is to be told of one of `messages`, which the socket `port` sent.
+fn heard(ours: &mut bool, messages: &Messages, port: u32) -> bool {
     let told = |answer| Answer { port, ..answer };
-    answers(messages.as_bytes()).map(told).filter(|event| concern.hear(event)).count() > 0
+    answers(messages.as_bytes()).map(told).filter(|event| hear(ours, event)).count() > 0
 }
 
 /// What the kernel tells of a transaction from `port`, with one part per table.
-fn concerns(concern: &mut Concern, tables: &[(u8, &str)], port: u32) -> bool {
+fn concerns(ours: &mut bool, tables: &[(u8, &str)], port: u32) -> bool {
     let mut messages = Messages::default();
     for (family, table) in tables {
         messages.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, *family, 0);
         messages.put_text(uapi::NFTA_TABLE, table);
     }
     messages.begin(Kind { subsystem: NFTABLES, message: NEWGEN }, 0, 0, 0);
-    hear(concern, &messages, port)
+    heard(ours, &messages, port)
 }
 
 #[test]
 fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
-    let mut concern = Concern::default();
+    let mut changed = false;
     let ours = (INET, TABLE);
-    assert!(concerns(&mut concern, &[ours], NFT));
-    assert!(concerns(&mut concern, &[(INET, "filter"), ours, (IP, "nat")], NFT));
-    assert!(!concerns(&mut concern, &[ours], OURS), "our own ADD or DEL");
-    assert!(!concerns(&mut concern, &[(INET, "filter")], NFT));
-    assert!(!concerns(&mut concern, &[(IP, TABLE)], NFT), "of another family");
-    assert!(!concerns(&mut concern, &[], NFT));
+    assert!(concerns(&mut changed, &[ours], NFT));
+    assert!(concerns(&mut changed, &[(INET, "filter"), ours, (IP, "nat")], NFT));
+    assert!(!concerns(&mut changed, &[ours], OURS), "our own ADD or DEL");
+    assert!(!concerns(&mut changed, &[(INET, "filter")], NFT));
+    assert!(!concerns(&mut changed, &[(IP, TABLE)], NFT), "of another family");
+    assert!(!concerns(&mut changed, &[], NFT));
 }
 
 #[test]
 fn what_was_told_in_several_datagrams_is_one_transaction() {
-    let mut concern = Concern::default();
+    let mut changed = false;
     let mut part = Messages::default();
     part.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, INET, 0);
     part.put_text(uapi::NFTA_TABLE, TABLE);
-    assert!(!hear(&mut concern, &part, NFT));
-    assert!(concerns(&mut concern, &[], NFT));
-    assert!(!concerns(&mut concern, &[], NFT), "it was told once");
+    assert!(!heard(&mut changed, &part, NFT));
+    assert!(concerns(&mut changed, &[], NFT));
+    assert!(!concerns(&mut changed, &[], NFT), "it was told once");
 }
