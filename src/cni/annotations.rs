@@ -1,12 +1,13 @@
 //! The pod's annotations, as the runtime passes them (capability
 //! `io.kubernetes.cri.pod-annotations`): those that ask for ports.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use super::error::Error;
 use super::json::Object;
 use super::number;
-use super::text::escape;
+use super::text::{escape, is_near};
 
 /// The capability that brings them (containerd since 1.5, CRI-O since 1.29).
 const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
@@ -39,12 +40,7 @@ const BCS_CONTAINER_PORT: &str = "randcontainerport.randhostport.webhook.bkbcs.t
 /// The annotations that matter here.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
-    pub(super) ports: Option<String>,
-    pub(super) range: Option<String>,
-    pub(super) allocation: Option<String>,
-    pub(super) kubewharf: Option<String>,
-    pub(super) bcs: Option<String>,
-    pub(super) bcs_ports: Option<String>,
+    texts: BTreeMap<&'static str, String>,
     /// Whether [`BCS_CONTAINER_PORT`] is there.
     pub(super) bcs_container_port: bool,
     /// The host ports that a BCS webhook says it has chosen.
@@ -59,27 +55,31 @@ impl Annotations {
         let Some(all) = runtime.object()?.get(CAPABILITY) else { return Ok(Self::default()) };
         let all = all.object()?;
         refuse_near_misses(&all)?;
-        let text = |key: &str| all.get(key).map(|field| field.string()).transpose();
+        let mut texts = BTreeMap::new();
+        for key in [PORTS, RANGE, ALLOCATION, KUBEWHARF, BCS, BCS_PORTS] {
+            if let Some(field) = all.get(key) {
+                texts.insert(key, field.string()?);
+            }
+        }
         let chosen = |(key, _): &(String, _)| {
             key.strip_prefix(BCS)?.strip_prefix('.')?;
             number::port(&all.get(key)?.string().ok()?)
         };
         Ok(Self {
-            ports: text(PORTS)?,
-            range: text(RANGE)?,
-            allocation: text(ALLOCATION)?,
-            kubewharf: text(KUBEWHARF)?,
-            bcs: text(BCS)?,
-            bcs_ports: text(BCS_PORTS)?,
+            texts,
             bcs_container_port: all.mentions(BCS_CONTAINER_PORT),
             bcs_chosen: all.entries().iter().filter_map(chosen).collect(),
         })
     }
 
+    /// The value of one that has a constant here.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.texts.get(key).map(String::as_str)
+    }
+
     /// Whether none of them could ask for anything.
     pub(super) fn is_silent(&self) -> bool {
-        let ours = [&self.ports, &self.range, &self.allocation];
-        ours.into_iter().chain([&self.kubewharf, &self.bcs]).all(Option::is_none)
+        self.texts.keys().all(|key| *key == BCS_PORTS)
     }
 }
 
@@ -89,11 +89,8 @@ fn refuse_near_misses(all: &Object<'_>) -> Result<(), Error> {
         let Some(rest) = key.strip_prefix(OURS).filter(|rest| rest.len() <= LONGEST) else {
             continue;
         };
-        let plain = rest.replace(['_', '-'], "").to_ascii_lowercase();
-        let near = [PORTS, RANGE, ALLOCATION].into_iter().find(|ours| {
-            let distance = strsim::damerau_levenshtein(&plain, &ours[OURS.len()..]);
-            key != ours && distance <= 1
-        });
+        let is_near = |ours: &&str| key != ours && is_near(rest, &ours[OURS.len()..], 1);
+        let near = [PORTS, RANGE, ALLOCATION].into_iter().find(is_near);
         if let Some(ours) = near {
             return Err(Error::Unsupported {
                 key: format!("annotation {}", escape(key)),

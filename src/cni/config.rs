@@ -16,7 +16,7 @@ use super::NODE_FILE;
 use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
-use super::text::escape;
+use super::text::{escape, is_near};
 use crate::model::{Dialect, Masquerade, Policy, PortPolicy, check_ifname};
 
 mod ports;
@@ -260,14 +260,11 @@ fn near_miss(key: &str, ours: &[&'static str]) -> Option<&'static str> {
     if is_known(key, ours) || key.len() > 64 {
         return None;
     }
-    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let written = plain(key);
     let refused = REFUSED.iter().map(|(refused, _)| *refused);
-    ours.iter().copied().chain(refused).find(|ours| {
-        let ours = plain(ours);
-        let long = ours.len().min(written.len()) >= LONG;
-        ours == written || (long && strsim::damerau_levenshtein(&ours, &written) <= SLIPS)
-    })
+    ours.iter()
+        .copied()
+        .chain(refused)
+        .find(|ours| is_near(key, ours, if ours.len().min(key.len()) >= LONG { SLIPS } else { 0 }))
 }
 
 fn backend(field: &Field<'_>) -> Result<(), Error> {

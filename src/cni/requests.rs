@@ -37,14 +37,14 @@ pub(super) fn read(
     config: &Config,
     warnings: &mut Vec<String>,
 ) -> Result<Requests, Error> {
-    let kubewharf = match &annotations.kubewharf {
+    let kubewharf = match annotations.get(KUBEWHARF) {
         Some(value) if config.aliases.contains(&Dialect::KubeWharf) => kubewharf(value)?,
         _ => KubeWharf::Off,
     };
-    let text = annotations.ports.as_deref();
+    let text = annotations.get(PORTS);
     let most = config.ports.max_per_pod;
     let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text, most))?;
-    let of_bcs = match &annotations.bcs {
+    let of_bcs = match annotations.get(BCS) {
         Some(value) if config.aliases.contains(&Dialect::Bcs) && bcs::is_on(value, warnings) => {
             Some(bcs::items(annotations, mapped, &named, most)?)
         }
@@ -58,7 +58,7 @@ pub(super) fn read(
     }
     let mut list = of_mappings(mapped, &items)?;
     list.extend(items.into_iter().map(|item| item.request));
-    if let Some(name) = &annotations.range {
+    if let Some(name) = annotations.get(RANGE) {
         let range = range(name, config)?;
         for request in &mut list {
             request.range.clone_from(&range);
@@ -68,7 +68,7 @@ pub(super) fn read(
     if list.is_empty() && mapped.is_empty() && of_bcs.is_none() {
         refuse_lonely(annotations, kubewharf)?;
     }
-    let strategy = match (&annotations.allocation, kubewharf) {
+    let strategy = match (annotations.get(ALLOCATION), kubewharf) {
         (Some(value), _) => Some(allocation(value)?),
         (None, KubeWharf::On(strategy)) => strategy,
         (None, KubeWharf::Off) => None,
@@ -194,10 +194,9 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Request
 
 /// Refuses annotations that ask for nothing: the pod would start without the ports it waits for.
 fn refuse_lonely(annotations: &Annotations, kubewharf: KubeWharf) -> Result<(), Error> {
-    let switched_on = annotations.kubewharf.as_ref().filter(|_| kubewharf != KubeWharf::Off);
-    let lonely = switched_on.map(|value| (KUBEWHARF, value));
-    let lonely = lonely.or(annotations.range.as_ref().map(|value| (RANGE, value)));
-    let lonely = lonely.or(annotations.allocation.as_ref().map(|value| (ALLOCATION, value)));
+    let is_on = |key: &&str| *key != KUBEWHARF || kubewharf != KubeWharf::Off;
+    let mut asking = [KUBEWHARF, RANGE, ALLOCATION].into_iter().filter(is_on);
+    let lonely = asking.find_map(|key| Some((key, annotations.get(key)?)));
     let Some((key, value)) = lonely else { return Ok(()) };
     Err(Error::annotation(
         key,

@@ -36,6 +36,12 @@ pub(super) fn word<T: Deserialize<'static>>(text: &str) -> Option<T> {
     T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(text.to_owned())).ok()
 }
 
+/// Whether `written` is `ours` but for case, `_` and `-`, and so many slips of the finger.
+pub(super) fn is_near(written: &str, ours: &str, slips: usize) -> bool {
+    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
+    strsim::damerau_levenshtein(&plain(written), &plain(ours)) <= slips
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

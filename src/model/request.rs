@@ -72,6 +72,13 @@ impl Request {
     /// What a range without name is called: no named range can be called so.
     pub const DEFAULT_RANGE: &'static str = "default";
 
+    /// Its protocols as they are written: `tcp+udp`.
+    #[must_use]
+    pub fn protocol_list(&self) -> String {
+        let names: Vec<_> = self.protocols.iter().map(ToString::to_string).collect();
+        names.join("+")
+    }
+
     /// What the range to choose from is called.
     #[must_use]
     pub fn range_name(&self) -> &str {
@@ -91,8 +98,7 @@ impl fmt::Display for Request {
                 write!(out, "{port}-{}", port.saturating_add(count - 1))?;
             }
         }
-        let protocols = self.protocols.iter().map(ToString::to_string).collect::<Vec<_>>();
-        write!(out, "/{}", protocols.join("+"))
+        write!(out, "/{}", self.protocol_list())
     }
 }
 

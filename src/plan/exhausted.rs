@@ -30,9 +30,8 @@ impl std::error::Error for Exhausted {}
 impl fmt::Display for Exhausted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, asked, size, .. } = self;
-        let list = |items: Vec<String>, between: &str| items.join(between);
-        let protocols = list(request.protocols.iter().map(ToString::to_string).collect(), "+");
-        let ranges = list(self.ranges.iter().map(ToString::to_string).collect(), ", ");
+        let protocols = request.protocol_list();
+        let ranges = self.ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let (name, numbers) = (request.range_name(), if *size == 1 { "number" } else { "numbers" });
         let range = format!("range {name} ({ranges}: {size} {numbers} to choose from");
         let of = request.name.as_ref().map_or(String::new(), |name| format!(" for {name}"));

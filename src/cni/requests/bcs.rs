@@ -29,8 +29,8 @@ pub(super) fn items<'a>(
     named: &[Item<'_>],
     most: NonZeroU16,
 ) -> Result<Vec<Item<'a>>, Error> {
-    let Some(list) = annotations.bcs_ports.as_deref() else {
-        let value = annotations.bcs.as_deref().unwrap_or_default();
+    let Some(list) = annotations.get(BCS_PORTS) else {
+        let value = annotations.get(BCS).unwrap_or_default();
         let missing = "is missing: list the ports there, as in \"8080\"";
         return Err(Error::annotation(BCS, value, format!("but {BCS_PORTS} {missing}")));
     };

@@ -75,9 +75,8 @@ impl Order {
             ContainerPort::From(first) => first.get(),
             ContainerPort::Same => 0,
         };
-        let protocols: Vec<_> = request.protocols.iter().map(ToString::to_string).collect();
-        let port =
-            request.name.clone().unwrap_or_else(|| format!("{first}/{}", protocols.join("+")));
+        let unnamed = || format!("{first}/{}", request.protocol_list());
+        let port = request.name.clone().unwrap_or_else(unnamed);
         let digest = Sha256::digest([namespace, name, &port].join("\0"));
         let hash = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let home = hash.checked_rem(self.len() as u64).unwrap_or_default();
