@@ -1,4 +1,4 @@
-//! The operator's command line: ports reserved by hand, and what happens when nobody reads.
+//! The operator's command line: reserved ports, and output that is not read.
 
 #![expect(clippy::disallowed_methods, reason = "a test has files and children")]
 
@@ -12,7 +12,7 @@ use autoport::model::{Attachment, HostPort, Mapping, Masquerade, Owner, Policy, 
 use autoport::store::Store;
 use tempfile::TempDir;
 
-/// A state directory in which somebody holds 1,000 ports: more than a pipe or a buffer takes.
+/// A state directory with 1,000 held ports: more output than fits into a pipe or a buffer.
 fn busy() -> (TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a directory");
     let dir = parent.path().join("state");
@@ -55,7 +55,7 @@ fn list(dir: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Outpu
     command.spawn().and_then(std::process::Child::wait_with_output).expect("it is built")
 }
 
-/// The writing end of a pipe that nobody reads.
+/// The writing end of a pipe that is not read.
 fn unread() -> io::PipeWriter {
     io::pipe().expect("a pipe").1
 }

@@ -1,7 +1,7 @@
 //! What real clients were seen to send, and what the plugin understands.
 //!
 //! A call is `tests/clients/<client>-<version>/NN-<command>.json`, recorded by `make test-clients`
-//! and `make test-kubernetes`; what is understood is beside it as `.txt`. `BLESS=1 cargo test --test clients` writes that anew.
+//! and `make test-kubernetes`; what is understood is beside it as `.txt`. `BLESS=1 cargo test --test clients` writes it again.
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 

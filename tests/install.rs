@@ -1,4 +1,4 @@
-//! `autoport install` and `uninstall` in folders of our own: what is said, what is refused, what is left.
+//! `autoport install` and `uninstall` in temporary directories: output, rejected configurations, remains.
 
 #![expect(clippy::disallowed_methods, reason = "a test has files and children")]
 
@@ -233,7 +233,7 @@ fn an_older_executable_and_what_a_kill_left_are_replaced() {
     assert_eq!(folders.state().len(), 4, "bridge, autoport, the list, what it was");
 }
 
-/// Somebody has to notice that a folder is not the runtime's.
+/// A warning shows that a directory is not the one of the runtime.
 #[test]
 fn a_main_plugin_that_is_not_there_is_named() {
     let folders = Folders::new(&[("10-a.conflist", LIST)]);
@@ -249,7 +249,7 @@ fn a_main_plugin_that_is_not_there_is_named() {
     assert!(said.stderr.contains("/bin"), "{}", said.stderr);
 }
 
-/// A main plugin that starts writes its configuration anew.
+/// A main plugin that is started rewrites its configuration.
 #[test]
 fn who_stays_installs_again() {
     let folders = Folders::new(&[]);

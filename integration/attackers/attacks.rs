@@ -1,6 +1,6 @@
-//! What one pod can do to the commands of the others: each attack goes on while a pod that has nothing
-//! to do with it gets a port and gives it back. `make bench-load` measures the same; here the limits
-//! are generous, and what was slow took many times as long.
+//! How much one pod can delay the commands of other pods: during each attack, an unrelated pod gets
+//! a port and releases it in a loop. `make bench-load` measures the same. The limits here are
+//! generous; before the defence, the commands took many times as long.
 
 use std::fs;
 use std::io::{IoSlice, Read as _};
@@ -142,7 +142,7 @@ fn pods_that_are_refused_delay_nobody() {
     beside(&node, &attacks);
 }
 
-/// GC of another network, which concerns nobody here.
+/// GC of another network, without effect on the pods of the test.
 pub(crate) fn collection(node: &Node) -> Call {
     let other = attachment(node, &network("other"), "other", 99);
     let mut config = other.config();

@@ -1,4 +1,4 @@
-//! How much memory and time one command takes at most, however much it is asked for.
+//! How much memory and time one command takes at most, for the largest requests.
 
 use std::fs;
 use std::io::Read as _;
@@ -184,8 +184,8 @@ impl Drop for Group {
     }
 }
 
-/// Whose port is refused because a process listens on it, is told which: that is looked for among all
-/// processes of the node, which takes longer the more there are.
+/// An ADD that is rejected because a process listens on the port names that process. Finding it takes time
+/// in proportion to the processes of the node.
 #[test]
 fn naming_a_listener_keeps_nobody_waiting() {
     let node = Node::new();

@@ -1,5 +1,5 @@
-//! Hostile and odd input: refused with the right code, in valid JSON, with nothing changed on disk
-//! or in the kernel; or legal, however odd, and it works.
+//! Hostile and unusual input: either rejected with the right code, in valid JSON, with nothing
+//! changed on disk or in the kernel; or valid, and it works.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::stage::node::{FIRST, Node};
 use crate::stage::plugin::{Call, Outcome};
 use crate::stage::view::{self, snapshot};
 
-/// A node on which somebody holds a port, and one who asks.
+/// A node with a pod that holds a port, and a pod that asks for ports.
 struct Scene {
     node: Node,
     web: Attachment,

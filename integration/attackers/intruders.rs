@@ -1,5 +1,6 @@
-//! What the author of a pod, or a machine on the node's network, may try: the node's loopback, ports
-//! of the node's own daemons, clients that are shut out, names with syntax in them.
+//! What the author of a pod, or a machine on the node's network, can try: reach the node's
+//! loopback, take the ports of the node's daemons, connect despite `sourceRanges`, inject syntax
+//! through names.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -143,7 +144,7 @@ fn the_ports_of_the_nodes_daemons_are_not_given_away() {
     assert_nothing_held();
 }
 
-/// Ranges of one family shut the other, whoever asks; and they are as good as source addresses are.
+/// Ranges of one family permit nothing in the other. They are only as trustworthy as source addresses.
 #[test]
 fn source_ranges_shut_the_other_family_and_every_neighbour() {
     let node = Node::new();
@@ -290,7 +291,8 @@ fn what_a_container_publishes_is_not_believed() {
     assert!(!file.exists(), "GC withdraws what no record stands for");
 }
 
-/// A node user who listens keeps a port busy, and is named; the name of a process is anybody's.
+/// A user who listens on a port blocks it, and the error names the process. Any user can choose the name
+/// of a process.
 #[test]
 fn the_name_of_a_listening_process_is_only_a_name() {
     let node = Node::new();

@@ -1,4 +1,4 @@
-//! Attackers: what the author of a pod, a container, or a machine on the network may try.
+//! Attackers: what the author of a pod, a container, or a machine on the network can try.
 
 mod attacks;
 mod bounds;

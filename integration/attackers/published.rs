@@ -1,5 +1,5 @@
-//! What a container may write into its published directory, root as it is: nothing is read back, nobody
-//! waits for it, and it goes with the pod.
+//! What a container can write, as root, into its published directory: autoport reads nothing back,
+//! no command of another pod waits for it, and the directory is deleted with the pod.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

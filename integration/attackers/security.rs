@@ -1,5 +1,5 @@
-//! Surroundings that nobody would ask for: descriptors, environment, limits, privileges, and more
-//! on stdin than anybody needs. docs/security.md says against whom each of these stands.
+//! Unusual surroundings of a command: descriptors, environment, limits, privileges, excessive
+//! input. docs/security.md lists the attack that each test belongs to.
 
 use std::fs;
 use std::path::Path;
@@ -137,8 +137,8 @@ fn the_working_directory_does_not_matter() {
     }
 }
 
-/// A limit may stop a command anywhere, some of them by a signal. It says so where it still can, and
-/// what it leaves is healed by the DEL without limits.
+/// A limit can stop a command anywhere, in some cases by a signal. Otherwise the command reports it. A DEL
+/// without limits cleans up.
 #[test]
 fn limits_stop_a_command_and_lose_nothing() {
     let node = Node::new();
@@ -286,7 +286,7 @@ fn who_never_stops_writing_keeps_nobody_waiting() {
     assert_nothing_held();
 }
 
-/// Half a reply is none: the runtime must not take it for a success, and its DEL undoes the rest.
+/// The runtime must not take half a reply for a success; its DEL undoes the rest.
 #[test]
 fn a_reply_that_cannot_be_written_is_a_failure() {
     let node = Node::new();
@@ -347,7 +347,7 @@ fn one_capability_is_enough() {
     assert_nothing_held();
 }
 
-/// With everything but that one, what it takes is said by name, and nothing is changed.
+/// With all capabilities except that one, each command names it and changes nothing.
 #[test]
 fn without_the_capability_it_says_which() {
     const OTHERS: &str = ",+all,-net_admin";
@@ -399,8 +399,8 @@ fn without_the_capability_it_says_which() {
     assert_nothing_held();
 }
 
-/// Who listens can be looked up by who may trace them: this test's process has every capability, and
-/// the plugin with one alone may not.
+/// A listening process can be identified only by a process that is permitted to trace it. This test's process
+/// has every capability, so a plugin with only one of them is not.
 #[test]
 fn one_more_capability_names_the_process_that_listens() {
     let node = Node::new();
@@ -413,7 +413,8 @@ fn one_more_capability_names_the_process_that_listens() {
     }
 }
 
-/// A namespace of which nothing is known but a process in it is examined by who may trace that process.
+/// A namespace that is given by a process in it can be examined only by a process that is permitted to
+/// trace that one.
 #[test]
 fn one_more_capability_examines_the_namespace_of_a_process() {
     let node = Node::new();

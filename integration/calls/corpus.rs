@@ -1,5 +1,5 @@
-//! Seeds for the fuzz targets, recorded where they come from: what this kernel answers, what the
-//! plugin writes. `BLESS=1` puts them into `fuzz/corpus`; without, they are only looked at.
+//! Seeds for the fuzz targets, recorded from this kernel's replies and from the plugin's files.
+//! `BLESS=1` writes them to `fuzz/corpus`; otherwise they are only compared.
 
 use std::env;
 use std::fs;

@@ -1,4 +1,4 @@
-//! GC, STATUS and VERSION: the commands that are about no container.
+//! GC, STATUS and VERSION: the commands that do not concern a single container.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -38,7 +38,7 @@ fn entry(id: &str) -> Value {
     json!({"containerID": id, "ifname": "eth0"})
 }
 
-/// Three pods of network blue, the third of which is provably gone, and one of network green.
+/// Three pods of network blue, one of them without its namespace, and one pod of network green.
 struct Scene {
     node: Node,
     pods: Vec<Attachment>,
@@ -122,8 +122,8 @@ fn gc_clears_away_what_nobody_recorded() {
     scene.assert_left("GC", "bd");
 }
 
-/// `nerdctl compose` makes a network and a subnet for each project: what each leaves in the table goes,
-/// and what others use stays.
+/// `nerdctl compose` creates a network and a subnet for each project. The chains and sets of deleted
+/// networks are removed, those in use stay.
 #[test]
 fn gc_clears_away_the_chains_and_sets_of_networks_that_are_gone() {
     let node = Node::new();

@@ -1,5 +1,5 @@
-//! Through the CNI project's own library, as a runtime would: `cnitool`, and our small program on
-//! the same library for what cnitool cannot say.
+//! Calls through the CNI project's own library, as a runtime makes them: with `cnitool`, and with a
+//! small program on the same library for what cnitool cannot do.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What a runtime may do with its calls: repeat them, change its mind, forget half of what it knew,
-//! and come late.
+//! Order and repetition of calls: a runtime can repeat calls, change the request, lose parts of its
+//! state, and call late.
 
 use serde_json::{Value, json};
 
@@ -197,7 +197,7 @@ fn a_late_del_of_a_superseded_sandbox_leaves_the_new_one_alone() {
     view::assert_nothing_held();
 }
 
-/// Where the container's namespace is the node's own, and where nobody gave the pod an address.
+/// The container's namespace is the node's own, or the main plugin gave the pod no address.
 #[test]
 fn ports_of_host_network_pods_are_held_and_not_translated() {
     let node = Node::new();

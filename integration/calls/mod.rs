@@ -1,4 +1,4 @@
-//! Calls: what a runtime sends, in which order however odd, and what is answered.
+//! Calls: what a runtime can send, in which order, and the replies.
 
 mod corpus;
 mod gc;

@@ -1,5 +1,5 @@
-//! Commands whose pod, runtime, record or store is gone: after a DEL that returned 0 nobody gets another
-//! pod's traffic, and no ADD leaves ports that nothing would free.
+//! Commands whose pod, runtime, record or store no longer exists: after a successful DEL, no other
+//! pod gets the traffic, and no ADD leaves ports that nothing would release.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::num::NonZeroU16;
@@ -116,7 +116,7 @@ fn child_of(process: u32) -> u32 {
     }
 }
 
-/// Waits until a process has ended, whoever has to reap it.
+/// Waits until a process has ended, even if its parent has not reaped it.
 fn until_it_ends(process: u32) {
     let state = || fs::read_to_string(format!("/proc/{process}/stat"));
     while state().is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|it| it.starts_with('Z')))
@@ -167,7 +167,7 @@ fn an_add_whose_reply_cannot_be_written_undoes_itself() {
     web.check().success();
 }
 
-/// What may have become of a store, by which a DEL must still end what the container has in the table.
+/// Kinds of damage to a store with which DEL must still remove the elements of the container.
 type Loss = (&'static str, fn());
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the plugin does to the machine, by the system calls it makes.
+//! Which system calls the plugin makes.
 
 use crate::stage::bare::{add, attachment, network, tcp, udp};
 use crate::stage::chain::{Main, Network};

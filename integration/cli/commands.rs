@@ -1,6 +1,5 @@
-//! Every command of the operator's, on a node that has somebody of each kind: what it prints for
-//! people (`snapshots/`), what for programs, its exit status, and that those which only look change
-//! nothing.
+//! Every command of the operator, on a node with one holder of each kind: its text (`snapshots/`),
+//! its JSON, its exit status, and that read-only commands change nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -47,7 +46,7 @@ fn three_days_pass() {
     }
 }
 
-/// A node with two pods, a container, somebody who is gone, a damaged record and a reservation.
+/// A node with two pods, a container, a pod that no longer exists, a damaged record and a reservation.
 struct Scene {
     node: Node,
     web: Attachment,
@@ -200,7 +199,7 @@ fn show_knows_record_and_kernel() {
     assert!(shown.contains("10.1.0.6:80"), "{shown}");
 }
 
-/// Whoever is not root is told so, where that is what it takes.
+/// Without root, a command that needs it says so.
 #[test]
 fn who_may_not_look_is_told_to_be_root() {
     let _scene = Scene::new();

@@ -1,5 +1,5 @@
-//! `autoport doctor`: everything that keeps host ports from working is done for real, doctor names it,
-//! and what it says to do makes it go away.
+//! `autoport doctor`: each fault that keeps host ports from working is created; doctor must name
+//! it, and its remedy must correct it.
 
 mod configuration;
 mod network;

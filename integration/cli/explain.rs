@@ -1,4 +1,5 @@
-//! `autoport explain`: its script is what ADD does, ADD does what it says, and it does nothing.
+//! `autoport explain`: ADD does what its script and its answer say, and `explain` itself changes
+//! nothing.
 
 use std::fs;
 use std::path::Path;

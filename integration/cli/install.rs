@@ -1,6 +1,6 @@
-//! From portmap to autoport and back, under pods that run: `autoport install` and `autoport
-//! uninstall` with the real portmap, driven by libcni's cnitool, which uses the configuration that is
-//! there, as containerd does.
+//! From portmap to autoport and back while pods run: `autoport install` and `autoport uninstall`
+//! with the real portmap. Calls come from libcni's cnitool, which uses the current configuration,
+//! as containerd does.
 
 #[cfg(target_arch = "x86_64")]
 mod killed;
@@ -52,7 +52,7 @@ impl Scene {
         Self { node, before }
     }
 
-    /// Runs cnitool for a pod, with these host ports; gives what it and the plugins said.
+    /// Runs cnitool for a pod, with these host ports; returns its output and that of the plugins.
     fn cnitool(&self, verb: &str, pod: &Pod, ports: &[u16]) -> String {
         let ports: Vec<_> =
             ports.iter().map(|port| PortMapping::new(Transport::Tcp, *port, POD_PORT)).collect();
@@ -188,7 +188,7 @@ fn from_portmap_and_back(portmap: Plugin) {
     assert!(!again.contains("deleted") && !again.contains("removed"), "{again}");
 }
 
-/// What the operator does when the last pod of portmap is gone (docs/migration.md).
+/// What the operator does after the last pod of portmap was deleted (docs/migration.md).
 fn forget_portmap() {
     for family in ["ip", "ip6"] {
         for chain in ["nat CNI-HOSTPORT-DNAT", "cni_hostport hostports"] {
@@ -208,7 +208,7 @@ fn from_portmap_with_nftables_and_back() {
     from_portmap_and_back(Plugin::PortmapNftables);
 }
 
-/// A number that portmap translates would lead to its pod, whoever it is given to.
+/// A number that portmap translates leads to its pod, even if another pod gets the number.
 #[test]
 fn a_port_of_portmap_is_not_chosen() {
     for portmap in [Plugin::PortmapIptables, Plugin::PortmapNftables] {
@@ -338,8 +338,8 @@ fn reservations_outlive_the_table() {
     view::assert_nothing_held_by_attachments();
 }
 
-/// A container in the node's PID namespace, with mounts of its own: /run there is not the node's. Who is
-/// gone can be told only in the namespace of process 1.
+/// A container in the node's PID namespace, with its own mounts: /run there is not the node's. Only in the
+/// mount namespace of process 1 can it be determined which pods no longer exist.
 #[test]
 fn from_a_container_the_node_is_cleared() {
     const CONTAINER: &str = "mount -t proc proc /proc || exit 99

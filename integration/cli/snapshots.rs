@@ -1,5 +1,5 @@
-//! What the commands print, against the files in `snapshots/`. `BLESS=1` writes them again; the
-//! difference is the review.
+//! Compares the output of commands with the files in `snapshots/`. `BLESS=1` writes them again;
+//! review the difference.
 
 use std::env;
 use std::fs;

@@ -1,5 +1,6 @@
-//! `autoport trace`: what it says of a packet is held against the packet. Where it says that the packet
-//! arrives, a real client is answered by the pod; where it says that it stops, none is.
+//! `autoport trace`: its result is compared with a real packet. Where it says that the packet
+//! arrives, the pod answers a real client; where it says that the packet stops, no client gets an
+//! answer.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ struct Scene {
     neighbour: Pod,
 }
 
-/// Who asks.
+/// The client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Client {
     Outside,
@@ -37,7 +38,7 @@ use Client::{Loopback, Neighbour, Outside};
 
 const EVERYBODY: [Client; 5] = [Outside, Loopback, Client::Node, Client::Pod, Neighbour];
 
-/// Who asks, for which port, over what, by which IP version: 0 is IPv4.
+/// Client, port, protocol, and index of the IP version: 0 is IPv4.
 #[derive(Clone, Copy, Debug)]
 struct Ask {
     client: Client,
@@ -350,7 +351,7 @@ fn each_way_is_printed_as_it_was() {
     printed("trace-firewall", 3, "8080", from, to);
 }
 
-/// Where the node's own file is wrong, it is said, and the way is followed all the same.
+/// If the node's own file is not valid, that is reported, and the packet is followed with defaults.
 #[test]
 fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     let scene = Scene::new(&[]);

@@ -1,5 +1,5 @@
-//! The configurations of `conflist-examples/`, run by libcni as they are, with real packets: those
-//! whose plugins Debian has. And the order in the chain that autoport needs.
+//! The configurations of `conflist-examples/` that need only Debian's plugins, run unchanged by
+//! libcni with real packets; and the order of plugins that autoport needs.
 
 use std::fs;
 use std::path::Path;
@@ -92,10 +92,10 @@ fn by_annotation() -> Value {
     json!({ "io.kubernetes.cri.pod-annotations": { "autoport.cni/ports": "http=80/tcp+udp" } })
 }
 
-/// Whom the pod sees where the client asks.
+/// The client address that the pod sees.
 enum Seen {
     Client,
-    /// Everybody is masqueraded: the node, by its address towards the pods.
+    /// All clients are masqueraded, to the node's address towards the pods.
     Node(&'static str),
 }
 
@@ -369,7 +369,7 @@ fn behind_loopback_alone_it_says_that_its_ports_lead_nowhere() {
     view::assert_nothing_held();
 }
 
-/// What the node chose stands in the list under its name.
+/// The list shows the chosen number with its name.
 #[test]
 fn an_annotation_is_seen_where_the_capability_is() {
     let scene = Scene::new(&example("10-bridge.conflist"));

@@ -1,4 +1,4 @@
-//! What Kubernetes expects of host ports, and who else translates addresses there.
+//! What Kubernetes expects of host ports, next to kube-proxy's rules.
 
 use std::net::IpAddr;
 

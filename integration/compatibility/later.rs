@@ -1,4 +1,4 @@
-//! What a version that is not written yet may leave in the store: it is held, and left alone.
+//! What a later version of autoport can leave in the store: it stays held, and is not changed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ impl Future {
         Self { scene: Scene::new(Plugin::Autoport) }
     }
 
-    /// Changes the version in a JSON file of the store, of which it is the first key.
+    /// Changes the version in a JSON file of the store; it is the first key.
     fn raise(file: &str) {
         let path = Path::new(STATE).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -37,7 +37,7 @@ impl Future {
         fs::write(&path, format!("{before}:99{rest}")).expect("a file of ours");
     }
 
-    /// Insists that neither claims nor cleaning change it, and gives what was said.
+    /// Insists that neither claims nor clean-up commands change the entries.
     fn survives(&mut self, what: &str, port: PortMapping) {
         let index = view::index();
         let before = ruleset();

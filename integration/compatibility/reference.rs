@@ -1,4 +1,4 @@
-//! The same expectations against Debian's portmap, so that they are not private opinions.
+//! The same expectations against Debian's portmap, so that they do not only describe autoport.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ use crate::stage::chain::Main;
 use crate::stage::plugin::Plugin::{self, PortmapIptables, PortmapNftables};
 
 /// portmap translates packets from `::1` to `::1`, which the kernel then does not let leave the node:
-/// nobody is refused and nobody is answered.
+/// no client is refused, and none gets an answer.
 fn iptables(question: &Question, _: Expect) -> Option<Expect> {
     let mapped = [ANY, SHARED, ANY_V6].contains(&question.port);
     let loopback = question.from == Asker::Node && question.to == To::Loopback;

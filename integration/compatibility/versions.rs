@@ -1,6 +1,6 @@
-//! Two versions on one node, as during an upgrade: what the previous one recorded is served by this one,
-//! and the other way round nothing is touched. `integration/setup.sh test` builds the previous one
-//! from this repository's history.
+//! Two versions on one node, as during an upgrade: this version serves what the previous one
+//! recorded, and the previous one changes nothing in the store of this one. `integration/setup.sh
+//! test` builds the previous version from this repository's history.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -95,7 +95,7 @@ impl Scene {
         stdout
     }
 
-    /// Which host ports are whose, in the words of one version.
+    /// The host ports and their holders, as one version lists them.
     fn allocations(&self, plugin: Plugin) -> BTreeSet<String> {
         let text = self.operator(plugin, &["list", "--output", "json"]);
         let list: Value = serde_json::from_str(&text).expect("list prints JSON");
@@ -119,7 +119,7 @@ impl Scene {
         all.iter().map(|one| names.map(|name| one[name].to_string()).join(" ")).collect()
     }
 
-    /// Insists that everybody is reached as before.
+    /// Insists that clients reach every pod as before.
     pub(crate) fn assert_traffic(&mut self, what: &str) {
         let numbers = chosen(&self.game);
         let [http, dns, ..] = numbers[..] else { panic!("{numbers:?}") };

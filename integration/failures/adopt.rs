@@ -1,5 +1,5 @@
-//! After the state directory was deleted: `autoport repair --adopt` makes records of what the table
-//! still says, and everything goes on.
+//! Recovery after the state directory was deleted: `autoport repair --adopt` restores the records
+//! from the table.
 
 use std::fs;
 use std::path::Path;
@@ -66,7 +66,7 @@ impl Scene {
         [&self.plain, &self.specific, &self.choosing, &self.guarded, &self.alone]
     }
 
-    /// Insists that every pod is reached as it should be, and by nobody else.
+    /// Insists that the permitted clients reach every pod, and no others.
     fn assert_works(&self, what: &str) {
         let ask = |probe: Probe| self.node.client_asks(&probe);
         for (host, port, by) in [
@@ -216,7 +216,7 @@ fn a_pod_of_one_family_holds_both_again() {
     view::assert_nothing_held();
 }
 
-/// What cannot be told is said, and fails closed.
+/// Facts that the table lacks are reported, and nothing is translated without them.
 #[test]
 fn what_the_table_does_not_say() {
     let node = Node::new();
@@ -253,7 +253,7 @@ fn what_the_table_does_not_say() {
     assert_eq!(view::elements().len(), 4);
 }
 
-/// What somebody recorded since has the better right.
+/// A record that was created since takes precedence over the table.
 #[test]
 fn a_record_wins_over_the_table() {
     let node = Node::new();

@@ -1,7 +1,7 @@
-//! Commands of which one system call fails, or which netlink answers with an error or not at all.
-//!
-//! After a failure the runtime is told what was attempted, a fresh ADD has left nothing, anything else
-//! succeeds when it is repeated; after a success everything is as it should be.
+//! Commands in which one system call fails, or to which netlink replies with an error or not at
+//! all. After a failure the runtime gets an error that says what was attempted, a first ADD has
+//! left nothing behind, and any other command succeeds when it is repeated. After a success
+//! everything is in place.
 
 use std::thread;
 

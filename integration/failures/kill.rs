@@ -1,7 +1,6 @@
 //! Commands that are killed before and after each of their system calls that can change anything.
-//!
-//! After each: the bystander is served as before, the pod's DEL works, the next claimant has the ports
-//! at once, `autoport repair` finds nothing to do, and nothing is left.
+//! After each: the bystander is served as before, the pod's DEL works, another pod gets the ports
+//! at once, `autoport repair` finds no difference, and nothing is left behind.
 
 use std::thread;
 

@@ -1,5 +1,4 @@
-//! What becomes of the records when somebody damages or deletes them: the table of docs/store.md, row
-//! by row.
+//! Damaged and deleted records, indexes and directories: the table of docs/store.md, row by row.
 
 mod records;
 
@@ -54,8 +53,8 @@ impl Scene {
         attachment(&self.node, &self.web.network, id, 200).mapping([tcp(port)])
     }
 
-    /// Insists that the ports of the damaged record are held, that its traffic goes on, that a copy
-    /// is kept if it can be, and that nobody else is concerned by any command.
+    /// Insists that the ports of the damaged record are held, that its traffic goes on, that a copy is
+    /// saved if possible, and that the commands of other pods work.
     fn assert_held_and_nobody_else_blocked(&self, what: &str, copy: Option<&[u8]>) {
         let refused = run(&self.claim("greedy", 8080), "ADD");
         refused.failure(102);
@@ -94,7 +93,7 @@ impl Scene {
         }
     }
 
-    /// Insists that the ports are free for anybody.
+    /// Insists that any pod can get the ports.
     fn assert_free(&self, what: &str) {
         settle();
         assert_eq!(self.answers(8080), Answer::Refused, "{what}");

@@ -1,5 +1,5 @@
-//! What a command that was cut short must not have done: a node with a bystander, a pod, and the
-//! next one who claims the pod's ports.
+//! The scene of interrupted commands: a node with a bystander, a pod, and another pod that asks for
+//! the same ports afterwards.
 
 mod command;
 mod state;
@@ -26,7 +26,7 @@ use crate::stage::plugin::{Call, Outcome, Plugin};
 use crate::stage::tracer::{Strike, Traced, trace};
 use crate::stage::view::{self, STATE, tree};
 
-/// The interface towards the pods. Nobody answers there.
+/// The interface towards the pods. No pod is connected to it.
 const TOWARDS: &str = "pods";
 /// Of the pod and of an earlier sandbox of it.
 const POD: u16 = 6;
@@ -222,7 +222,7 @@ impl Scene {
         traced
     }
 
-    /// What there is to see of everybody's ports.
+    /// The visible state of all ports.
     pub(crate) fn look(&self) -> State {
         const LASTING: [&str; 6] =
             ["attachments", "ports", "pods", "reservations", "unreadable", ".new"];
@@ -237,7 +237,7 @@ impl Scene {
         State { elements: elements(&full_ruleset()), store }
     }
 
-    /// Insists that whoever has nothing to do with it is as well off as before.
+    /// Insists that the bystander is served as before.
     pub(crate) fn bystander_is_served(&self, command: Command) {
         if command != Command::FirstAdd {
             self.run(&self.stay, "CHECK").success();

@@ -1,9 +1,7 @@
 //! Sixteen workers, a hundred attachments: ADD, DEL, CHECK, GC, repair and STATUS in random order,
-//! killed at random moments, while somebody damages the table; then kernel, records and a model are
-//! compared.
-//!
-//! `make soak N=10000 SEED=1`. What each worker does is a function of the seed; how the workers
-//! meet is not.
+//! killed at random moments, while the table is damaged; then kernel, records and a model are
+//! compared. `make soak N=10000 SEED=1`. The seed determines what each worker does, but not how the
+//! workers interleave.
 
 mod comparison;
 mod orders;
@@ -51,7 +49,7 @@ struct Soak {
     seed: u64,
     attachments: Vec<Attachment>,
     states: Vec<Mutex<State>>,
-    /// Who certainly holds which host port at this moment.
+    /// The holders of host ports that are certain at this moment.
     owners: Mutex<BTreeMap<HostPort, usize>>,
     sockets: [UdpSocket; 2],
     /// Raised before and after each damage.

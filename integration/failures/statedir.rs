@@ -1,4 +1,4 @@
-//! State directories that cannot be used or must not be trusted, and what ours looks like.
+//! State directories that cannot be used or must not be trusted, and the properties of a valid one.
 
 use std::ffi::CString;
 use std::fs;
@@ -55,8 +55,8 @@ fn a_directory_that_is_not_ours_alone_is_refused() {
     unusable(&node, "/run/group", "/run", 7);
 }
 
-/// Whoever owns the directory can change what is in it. In a user namespace with one user there is
-/// nobody else to own it; as root there is.
+/// The owner of the directory can change its content. In a user namespace with one user, no other user can
+/// own it; as root, another user can.
 #[test]
 fn a_directory_of_somebody_else_is_refused() {
     let node = Node::new();
@@ -80,7 +80,7 @@ fn remount_read_only(path: &str) {
     mount(NONE, path, NONE, flags, NONE).expect("a read-only bind mount");
 }
 
-/// Root may write anywhere but where nobody may.
+/// Root can write anywhere except on a read-only mount.
 #[test]
 fn a_read_only_directory_is_refused() {
     let node = Node::new();
@@ -147,7 +147,7 @@ fn a_readable_directory_is_closed() {
     modes_below(STATE, &mut 0);
 }
 
-/// What stands where a file of ours should be is not followed or opened.
+/// A link or a device in the place of a file is neither followed nor opened.
 #[test]
 fn links_and_devices_inside_are_not_followed() {
     let node = Node::new();

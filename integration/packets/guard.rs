@@ -1,4 +1,4 @@
-//! The guard against loopback addresses (CVE-2020-8558): it keeps the interfaces towards pods, on
+//! The guard against loopback addresses (CVE-2020-8558): it covers the interfaces towards pods on
 //! which `route_localnet` is set, and no others.
 
 use std::fs;
@@ -72,7 +72,7 @@ impl<'a> Neighbour<'a> {
     }
 }
 
-/// On an interface of which nobody asked for loopback addresses, the kernel itself drops them.
+/// On an interface without `route_localnet`, the kernel itself drops loopback addresses.
 #[test]
 fn a_neighbour_does_not_reach_the_nodes_loopback() {
     let node = Node::new();

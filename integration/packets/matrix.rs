@@ -1,7 +1,6 @@
-//! The connectivity matrix: who can reach a host port at which address, and whom the pod sees.
-//!
-//! One node carries every kind of mapping at once. The table says what must come of each question,
-//! over TCP and over UDP alike.
+//! The connectivity matrix: which client reaches a host port at which address, and which source
+//! address the pod sees. One node has mappings of every kind. The table contains the expected
+//! result of each question, over TCP and UDP.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -251,7 +250,7 @@ impl Stage {
         })
     }
 
-    /// The address a question has before anybody translates it.
+    /// The source address of a question before any translation.
     fn sender(&self, question: &Question) -> IpAddr {
         let family = usize::from(question.v6);
         match question.from {

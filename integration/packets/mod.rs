@@ -1,5 +1,5 @@
-//! Packets: who reaches a pod by its host port and who does not, whom the pod sees, and what becomes of
-//! flows.
+//! Packets: which client reaches a pod by its host port, which source address the pod sees, and
+//! what becomes of flows.
 
 mod guard;
 pub(crate) mod matrix;

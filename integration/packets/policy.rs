@@ -1,5 +1,4 @@
-//! The keys of a network, with traffic: who may connect, on which address, and as whom the pod sees
-//! them.
+//! The keys of a network, with packets: permitted clients, node addresses, masquerading.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -151,8 +150,8 @@ fn with_masq_all_everybody_is_masqueraded() {
     assert_eq!(Probe::tcp("127.0.0.1", PORT).ask(), by(&gateway[0]));
 }
 
-/// The mark is used between two hooks and gone before anybody else looks. Only TCP is looked at: the
-/// kernel's own multicast reports carry marks that nobody gave them (`reserved_tailroom` of an skb
+/// The mark is used between two hooks and cleared before other programs evaluate it. Only TCP is examined:
+/// the kernel's own multicast reports have marks that no rule set (`reserved_tailroom` of an skb
 /// is the same memory).
 #[test]
 fn any_mark_bit_works_and_is_taken_off() {

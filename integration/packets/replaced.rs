@@ -1,5 +1,5 @@
-//! A client that comes back from the same source port after its pod was replaced by one with another
-//! address: connection tracking still knows the flow to the old one.
+//! A client that connects again from the same source port after its pod was replaced by one with
+//! another address, while connection tracking still has the flow to the old pod.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -1,5 +1,5 @@
-//! SCTP on real packets. Not every kernel has it, and there is no way to say so but to ignore a test:
-//! `make test-kernels` runs these, on kernels that have it, and there each must pass.
+//! SCTP with real packets. Not every kernel supports it, so these tests are ignored by default;
+//! `make test-kernels` runs them on kernels with SCTP, where each must pass.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
@@ -105,7 +105,7 @@ fn a_port_on_which_a_process_listens_is_refused() {
     drop(process);
 }
 
-/// A process of the node is connected to somebody else's SCTP port: its own number is free, as it is
+/// A process of the node is connected to another host's SCTP port: its own number is free, as it is
 /// for TCP.
 #[test]
 #[ignore = "needs a kernel with SCTP: make test-kernels"]

@@ -1,4 +1,4 @@
-//! Which addresses a pod is told: those by which a client gets an answer.
+//! Which addresses are published for a pod: only those on which a client gets an answer.
 
 use std::collections::BTreeMap;
 use std::fs;

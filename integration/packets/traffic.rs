@@ -1,4 +1,4 @@
-//! Autoport on real packets.
+//! The connectivity matrix of autoport.
 
 use super::matrix;
 use crate::stage::chain::Main;

@@ -1,4 +1,4 @@
-//! UDP flows that connection tracking knows from before an ADD or a DEL.
+//! UDP flows that connection tracking has from before an ADD or a DEL.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;

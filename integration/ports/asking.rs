@@ -1,4 +1,4 @@
-//! How a pod asks for host ports by annotation, what it is told, and what it may not have.
+//! How a pod asks for host ports by annotation, what is published for it, and what is rejected.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

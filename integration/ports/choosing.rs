@@ -1,5 +1,5 @@
-//! Host ports that the node chooses: out of the range, never twice, never one that is in use, and
-//! the same again for the same pod.
+//! Host ports that the node chooses: from the range, never assigned twice, never one that is in
+//! use, and the same again for the same pod.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -176,7 +176,7 @@ fn what_a_process_listens_on_is_not_given() {
     add(&node, &pod(&node, &heedless, "named", 11).mapping([tcp(20000)]));
 }
 
-/// Whoever begins to listen afterwards takes nothing from the pod that has the number.
+/// A process that starts to listen later does not affect the pod that has the number.
 #[test]
 fn a_listener_that_comes_later_does_not_end_a_mapping() {
     let node = Node::new();
@@ -290,7 +290,7 @@ fn two_hundred_at_once_have_two_hundred_numbers() {
     add(&node, &more);
 }
 
-/// Nobody sends a DEL for a pod that went with its machine's memory of it.
+/// A pod without DEL, after the runtime lost its memory of it.
 #[test]
 fn whoever_is_no_more_is_found_when_nothing_else_is_left() {
     let node = Node::new();
@@ -332,8 +332,8 @@ fn a_container_without_a_pod_keeps_its_numbers_too() {
     assert_eq!(chosen(&web), ports);
 }
 
-/// A process that begins and ceases to listen makes some numbers busy for a moment; nobody gets
-/// one twice for that.
+/// A process that starts and stops listening makes some numbers busy for a moment; no number is assigned
+/// twice because of that.
 #[test]
 fn a_process_that_comes_and_goes_meanwhile() {
     let node = Node::new();
@@ -371,7 +371,7 @@ fn a_process_that_comes_and_goes_meanwhile() {
     }
 }
 
-/// Whoever holds a whole range is looked at once, not for each of its numbers.
+/// The holder of a whole range is examined once, not for each of its numbers.
 #[test]
 fn a_full_range_is_refused_after_one_look_at_its_holder() {
     const OUTPUT: &str = "/run/strace";

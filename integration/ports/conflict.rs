@@ -1,4 +1,4 @@
-//! Who gets a host port that two want: the one who has it, unless that one provably is no more.
+//! Two pods that ask for the same host port: the first one keeps it, unless it no longer exists.
 
 use std::fs;
 use std::net::TcpListener;
@@ -99,7 +99,7 @@ fn destroy(path: &str) {
 /// What happened to a namespace, and how it is done to its path.
 type Way = (&'static str, fn(&str));
 
-/// Every way in which the path of a namespace can prove that the namespace is no more.
+/// Every way in which the path of a namespace can prove that the namespace no longer exists.
 #[test]
 fn a_holder_whose_namespace_is_gone_gives_way_as_a_whole() {
     let node = Node::new();
@@ -263,8 +263,8 @@ fn an_unreadable_record_holds_its_ports_until_its_del() {
     }
 }
 
-/// JSON of the right form with a content that the kernel takes from nobody. It must not get into a
-/// table that is built for somebody else.
+/// JSON of the right form with values that the kernel rejects. They must not get into a table that is built
+/// for another pod.
 #[test]
 fn an_impossible_record_fails_nobody_else() {
     let node = Node::new();

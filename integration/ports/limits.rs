@@ -1,5 +1,5 @@
-//! What an operator permits: how many numbers, from which range, on which addresses; and numbers that
-//! stay the same.
+//! What an operator can limit: how many ports, from which range, on which addresses. And numbers
+//! that stay the same.
 
 use serde_json::json;
 

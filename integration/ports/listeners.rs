@@ -1,4 +1,4 @@
-//! Which sockets the kernel is said to listen on, against sockets that do.
+//! Detection of listening sockets, compared with sockets that listen.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -23,7 +23,7 @@ fn host(protocol: Protocol, address: &str, port: u16) -> HostPort {
 
 const TRANSPORTS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-/// Whether each claim meets somebody who listens, asked in both ways.
+/// Whether a socket listens where each claim would answer, determined in both ways.
 fn busy(protocol: Protocol, port: u16, claims: &[&str]) -> Vec<bool> {
     let all = Listeners::of(&TRANSPORTS).expect("listing");
     let answer = |claim: &&str| {

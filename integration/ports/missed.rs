@@ -1,4 +1,4 @@
-//! Calls that never come: the DEL of a container that is gone. And who must not be mistaken for gone.
+//! Pods whose DEL never came, and pods that must not be taken for deleted ones.
 
 use std::fs;
 use std::process::Command;
@@ -115,8 +115,8 @@ fn gc_of_nothing_makes_nothing() {
     assert!(!std::path::Path::new(view::STATE).exists());
 }
 
-/// Whoever cannot see the namespaces of the pods must not take them for gone: neither as a claimant
-/// nor with a GC, nor as an operator.
+/// A process that cannot see the namespaces of the pods must not release their ports: neither ADD, nor
+/// GC, nor a command of the operator.
 #[test]
 fn from_another_mount_namespace_nobody_is_gone() {
     let node = Node::new();

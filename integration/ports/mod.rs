@@ -1,4 +1,4 @@
-//! Host ports: who gets which one, and which are taken.
+//! Host ports: which pod gets which port, and which ports are taken.
 
 mod asking;
 mod choosing;

@@ -1,4 +1,4 @@
-//! Many plugins at once, and others who change the tables meanwhile.
+//! Many commands at once, while other programs change the tables.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ fn assert_consistent(pods: &[Attachment]) {
     assert_eq!(view::elements().len(), 4 * mappings, "each with target and network policy");
 }
 
-/// 5 base chains with 2 + 1 + 2 + 1 + 4 rules, one network with 4 or 5, one mark bit with 1.
+/// The table has each chain and rule once, as after a single ADD.
 #[test]
 fn sixty_four_adds_on_an_empty_node() {
     let node = Node::new();
@@ -102,7 +102,7 @@ fn sixty_four_adds_for_one_port() {
     view::assert_nothing_held();
 }
 
-/// Nobody's rule of conduct says that others leave the tables alone while a plugin runs.
+/// Other programs can change the tables at any time, also while a plugin runs.
 #[test]
 fn adds_against_somebody_who_flushes_everything() {
     let node = Node::new();

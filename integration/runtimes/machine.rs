@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The first process of a PID namespace. It ends when its input does, so with the test however that
 /// ends, and everything in the namespace with it. Until then it buries the orphans, as bash does.
-/// The cgroups go last: the kernel takes a moment to notice that nobody is in them.
+/// The cgroups are removed last: the kernel takes a moment to notice that they are empty.
 const INIT: &str = r#"echo ready
 while read -r _; do :; done
 kill -KILL -1 2>/dev/null
@@ -160,7 +160,7 @@ impl Machine {
         ports
     }
 
-    /// Who answers on a port of the node's first address, over IPv4 and IPv6.
+    /// The pod that answers on a port of the node's first address, over IPv4 and IPv6.
     pub(crate) fn answers(&self, transport: Transport, port: u16) -> [Answer; 2] {
         settle();
         FIRST.map(|host| self.node.client_asks(&Probe { transport, ..Probe::tcp(host, port) }))
@@ -177,7 +177,7 @@ impl Machine {
         });
     }
 
-    /// Insists that nobody answers there.
+    /// Insists that no pod answers there.
     pub(crate) fn assert_refused(&self, port: u16) {
         for transport in Transport::BOTH {
             let answers = self.answers(transport, port);

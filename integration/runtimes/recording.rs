@@ -1,5 +1,5 @@
 //! What runtimes send: kept by the recorder, made comparable, and compared with what was checked in
-//! below `tests/clients`. `BLESS=1` writes that anew.
+//! below `tests/clients`. `BLESS=1` writes them again.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -59,7 +59,7 @@ impl Call {
     }
 }
 
-/// The calls since the last time somebody asked. Each was understood.
+/// The calls since the last query. Each was understood.
 pub(crate) fn calls() -> Vec<Call> {
     let entries = fs::read_dir(CALLS).expect("the folder is there");
     // One that begins with a dot is being written.
@@ -75,7 +75,7 @@ pub(crate) fn calls() -> Vec<Call> {
     calls
 }
 
-/// The commands of the calls since the last time somebody asked.
+/// The commands of the calls since the last query.
 pub(crate) fn commands() -> Vec<String> {
     calls().iter().map(|call| call.command().to_owned()).collect()
 }

@@ -1,5 +1,5 @@
-//! Attachments whose `prevResult` is written by hand: for tests that send no packets, and for what
-//! no other plugin would say.
+//! Attachments with a hand-written `prevResult`: for tests that send no packets, and for results
+//! that no real plugin returns.
 
 use std::fs;
 use std::path::Path;
@@ -59,8 +59,8 @@ pub(crate) fn by_interface(mut attachment: Attachment, ifname: &str) -> Attachme
     attachment.named(ifname)
 }
 
-/// Gives the addresses of such attachments a way out of the node, at whose end nobody is: what is sent
-/// to them is tracked, and lost.
+/// Routes the addresses of such attachments to an interface without a receiver: packets to them are tracked
+/// and lost.
 pub(crate) fn lead_nowhere(node: &Node) {
     ip("link add nowhere arp off type veth peer name nowhere netns client
         addr add 10.1.255.254/16 dev nowhere

@@ -1,4 +1,4 @@
-//! Network configurations, and running their plugins the way libcni does.
+//! Network configurations, and running their plugins as libcni does.
 
 use std::path::{Path, PathBuf};
 

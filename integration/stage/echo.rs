@@ -1,4 +1,4 @@
-//! Servers that answer with their name and with the address they were asked from.
+//! Servers that reply with their name and with the client's address.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -20,7 +20,7 @@ impl Echo {
         Self::serving(name, place.run(|| listen.iter().copied().flat_map(bind).collect()))
     }
 
-    /// Answers as `name` whoever asks one of `sockets`, which do not block.
+    /// Answers on each of `sockets` as `name`. The sockets do not block.
     pub(crate) fn serving(name: &str, sockets: Vec<Server>) -> Self {
         let (ends, alive) = io::pipe().expect("a pipe can be made");
         let name = name.to_owned();

@@ -1,5 +1,5 @@
-//! The stage: nodes, pods and clients in namespaces, the plugins that attach them, and what can be seen
-//! and measured there. The targets `runtimes` and `kubernetes` play on it too.
+//! The stage: nodes, pods and clients in namespaces, the plugins that attach them, and tools that
+//! observe them. The targets `runtimes` and `kubernetes` use it too.
 
 pub(crate) mod bare;
 pub(crate) mod chain;

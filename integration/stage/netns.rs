@@ -1,4 +1,4 @@
-//! Network namespaces: making them, and running code inside.
+//! Creates network namespaces, and runs code in them.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -50,7 +50,7 @@ impl Netns {
         made
     }
 
-    /// The namespace that this file stands for.
+    /// The namespace behind this file.
     pub(crate) fn open(path: &str) -> Self {
         let file = File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self { path: path.to_owned(), file }
@@ -83,7 +83,7 @@ fn cover(folder: &str) {
         .unwrap_or_else(|error| panic!("mounting a tmpfs on {folder}: {error}"));
 }
 
-/// Lets IPv6 addresses be usable at once: nobody else is on these links.
+/// Makes IPv6 addresses usable at once: these links have no other hosts.
 pub(crate) fn without_dad() {
     sysctl("net/ipv6/conf/default/accept_dad", "0");
 }

@@ -196,7 +196,7 @@ impl Running {
         Outcome::new(status, &stdout, &self.stderr)
     }
 
-    /// What it came to, for whoever has waited for it otherwise.
+    /// The outcome, for a caller that has waited for the process itself.
     pub(crate) fn outcome(self, status: ExitStatus) -> Outcome {
         let stdout = self.stdout.recv_timeout(STUCK).expect("stdout ends with the process");
         Outcome::new(status, &stdout, &self.stderr)

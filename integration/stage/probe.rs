@@ -1,4 +1,4 @@
-//! The client's side: asking an address, and what can come of it.
+//! The client: connects to an address, and describes the result.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -50,7 +50,7 @@ impl Transport {
 pub(crate) enum Answer {
     /// The server `by` answered, and saw `source`.
     Reached { by: String, source: IpAddr },
-    /// Somebody said at once that nobody listens there (RST, ICMP port unreachable).
+    /// Refused at once (RST, ICMP port unreachable).
     Refused,
     /// Nothing came back in time.
     Silence,
@@ -64,7 +64,7 @@ impl Answer {
         Self::Reached { by: by.to_owned(), source: node::address(source) }
     }
 
-    /// Who answered, if anybody did.
+    /// The name of the server that answered.
     pub(crate) fn by(&self) -> Option<&str> {
         match self {
             Self::Reached { by, .. } => Some(by),

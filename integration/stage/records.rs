@@ -1,4 +1,4 @@
-//! Records made of the library's own types, for what is asked of the kernel without the plugin.
+//! Records made of the library's types, for tests that use the kernel without the plugin.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! A TCP connection through a host port that has to outlive what happens to the rules.
+//! A TCP connection through a host port that must survive changes of the rules.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

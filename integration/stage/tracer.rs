@@ -1,7 +1,6 @@
-//! Runs the plugin under ptrace(2), counts its system calls that can change anything, and strikes at
-//! one of them: kills the process, makes the call fail, or forges what netlink answers.
-//!
-//! Registers are x86-64's, and so are the tests that use this.
+//! Runs the plugin under ptrace(2), counts its system calls that can change anything, and
+//! interferes with one of them: kills the process, makes the call fail, or forges a reply of
+//! netlink. It uses the registers of x86-64, so its users are limited to that.
 
 mod syscalls;
 

@@ -1,4 +1,4 @@
-//! What can be seen of the plugin on a node: its records, its index, its table.
+//! What the plugin leaves on a node: records, index, table.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -122,7 +122,7 @@ fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Insists that no host port is held by anybody, on disk or in the kernel.
+/// Insists that no host port is held, on disk or in the kernel.
 pub(crate) fn assert_nothing_held() {
     assert_eq!(records(), [""; 0], "records are left");
     assert_eq!(index(), [""; 0], "index entries are left");
@@ -163,7 +163,7 @@ pub(crate) fn tree(folder: &Path) -> String {
     })
 }
 
-/// All files of a folder, with what tells whether somebody wrote them.
+/// All files of a directory, with the attributes that show whether they were written.
 pub(crate) fn states(folder: &str) -> Vec<(String, u64, i64, Vec<u8>)> {
     let mut states: Vec<_> = fs::read_dir(folder)
         .expect("a folder")

@@ -1,5 +1,5 @@
-//! A rule set that was saved with our table in it and is loaded at the next boot, by nftables.service or
-//! netfilter-persistent: it says in which boot it was built, and is replaced.
+//! A ruleset with our table that was saved and is loaded at the next boot, by nftables.service or
+//! netfilter-persistent: the table contains the boot in which it was built, and is replaced.
 
 use std::fs;
 
@@ -92,7 +92,7 @@ fn whoever_comes_first_replaces_it() {
     assert_eq!(rebooted.answer(8080), Answer::Refused);
 }
 
-/// Before the first ADD there is no store, and nobody to say what should be there.
+/// Before the first ADD there is no store, so there are no records.
 #[test]
 fn the_watch_and_repair_delete_it_before_there_is_a_store() {
     for words in [&["repair"][..], &["repair", "--watch"]] {
@@ -106,7 +106,7 @@ fn the_watch_and_repair_delete_it_before_there_is_a_store() {
     }
 }
 
-/// There is nothing to adopt in it: those pods are gone.
+/// Nothing is adopted from it: its pods no longer exist.
 #[test]
 fn nothing_is_adopted_from_another_boot() {
     let rebooted = Rebooted::new();

@@ -1,5 +1,5 @@
-//! What `kernel::Nft` promises: a difference comes to the same as building everything again, and
-//! `check` names what is not as it was left.
+//! The contract of `kernel::Nft`: applying a difference gives the same as rebuilding everything,
+//! and `check` names every difference.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -164,7 +164,7 @@ fn the_elements_of_a_container_leave_the_table_by_its_name() {
     });
 }
 
-/// A port is treated in one way: two sets have room for it, and the one whose rule comes first would win.
+/// A port belongs to one network policy. Two sets could contain it; the rule that comes first would apply.
 #[test]
 fn a_port_that_is_treated_otherwise_is_not_taken_but_waited_for() {
     let one = pod("one", "10.1.0.5/24", &[8001]);

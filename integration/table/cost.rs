@@ -1,4 +1,4 @@
-//! What a change costs on a node that holds many ports.
+//! The cost of a change on a node with many ports.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn least() -> [Duration; 2] {
     least
 }
 
-/// Whoever adds an element with a verdict has the kernel validate the whole table: every element of
+/// Adding an element with a verdict makes the kernel validate the whole table: every element of
 /// every verdict map.
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures are of interest")]

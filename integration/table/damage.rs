@@ -1,5 +1,5 @@
-//! What CHECK notices: every single part of the table that somebody takes away or changes; and that
-//! the next ADD puts it back.
+//! CHECK reports the loss or change of every single part of the table, and the next ADD restores
+//! it.
 
 use std::process::Command;
 
@@ -249,7 +249,7 @@ fn anybodys_command_restores_every_chain_and_rule() {
     }
 }
 
-/// What nobody recorded takes the packets of a claim only at certain places; CHECK looks there.
+/// An element without a record can take the packets of a claim only in certain sets; CHECK examines them.
 #[test]
 fn a_foreign_element_that_takes_its_packets_is_noticed() {
     let scene = Scene::new();

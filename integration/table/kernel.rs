@@ -1,8 +1,7 @@
-//! What depends on the kernel: which way the plugin goes, as the kernel tells others and as strace(1)
-//! sees it. What to expect is known by the kernel's release. The plugin does not look at that; it
-//! tries, and looks what came of it.
-//!
-//! Each test says in a line that begins with `way:` what it found; `make test-kernels` gathers them.
+//! Behaviour that depends on the kernel, as `nft monitor` and strace(1) see it. The test knows from
+//! the kernel's release what to expect; the plugin never reads the release, but tries and checks
+//! the result. Each test prints what it found in a line that begins with `way:`; `make
+//! test-kernels` collects them.
 
 #![expect(clippy::print_stdout, reason = "what was found is printed")]
 
@@ -31,7 +30,7 @@ fn kernel() -> (u32, u32) {
     (numbers.next().expect("a first number"), numbers.next().expect("a second"))
 }
 
-/// What the kernel tells everybody about changes of tables, by `nft monitor`.
+/// The events of table changes, from `nft monitor`.
 struct Monitor {
     process: Child,
     lines: Receiver<String>,

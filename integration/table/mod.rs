@@ -1,4 +1,4 @@
-//! The nftables table: what is put into it, what becomes of it when others change it, and how it is
+//! The nftables table: its content, what happens when other programs change it, and how it is
 //! restored.
 
 mod boot;

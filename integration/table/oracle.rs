@@ -1,5 +1,5 @@
-//! What we put into the kernel is what nft makes of the script that we print: nft, not we, says
-//! what a table means.
+//! The table that we build equals the one that nft builds from the script that we print, so that
+//! nft determines what a table means.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What becomes of the table when others meddle with it: the next command of anybody restores it
-//! for everybody, or refuses to touch what is not its own.
+//! Damage by other programs: the next command of any pod restores the table for all pods, or
+//! rejects a table that is not its own.
 
 use crate::stage::bare::{add, attachment, network, run, tcp};
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};

@@ -1,4 +1,4 @@
-//! A kernel without tables. `make test-kernels` boots one that may not load them.
+//! A kernel without `nf_tables`. `make test-kernels` boots one that cannot load the module.
 
 use crate::stage::bare::{attachment, network, run, tcp};
 use crate::stage::node::Node;

@@ -1,5 +1,5 @@
-//! `autoport repair --watch`: what other programs do to the table is undone without any command of
-//! the runtime, and nothing is done otherwise.
+//! `autoport repair --watch`: changes of the table by other programs are undone without a command
+//! of the runtime, and nothing else causes any work.
 
 mod cost;
 mod damage;
@@ -87,7 +87,7 @@ impl Watch {
         kill(pid, signal).expect("the watch is running");
     }
 
-    /// Ends it as systemd does, and gives what it has said.
+    /// Ends it as systemd does, and returns its output.
     fn stop(mut self) -> String {
         self.signal(Signal::SIGTERM);
         let status = self.child.wait().expect("a child can be waited for");
@@ -358,7 +358,7 @@ fn what_it_was_not_told_is_found_all_the_same() {
     web.check().success();
 }
 
-/// How much news of tables (group 7) was dropped because nobody read what was there.
+/// The number of table events (group 7) that were dropped because the socket was full.
 fn dropped() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/netlink").expect("a list of sockets");
     let sockets = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Who else translates our ports, or uses the numbers of our range.
+//! Other programs that translate our ports, or use numbers of our range.
 
 use std::net::TcpListener;
 
@@ -73,7 +73,7 @@ fn whoever_translates_our_port_first_is_named() {
     });
 }
 
-/// The real portmap, whose container is gone without a DEL.
+/// The real portmap, for a container that was deleted without a DEL.
 #[test]
 fn what_portmap_left_behind_is_named() {
     let scene = Scene::new();

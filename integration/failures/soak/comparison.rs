@@ -19,7 +19,7 @@ use super::{ATTACHMENTS, Soak, lock};
 use crate::stage::view::{self, STATE};
 
 impl Soak {
-    /// With nobody at work: settles what is in question, has everything healed, and compares.
+    /// While no worker runs: decides open cases, has damage repaired, and compares.
     pub(super) fn compare(&self, number: usize) {
         let records = self.records();
         for (one, state) in self.states.iter().enumerate() {
@@ -199,7 +199,7 @@ fn named(record: &Record) -> BTreeSet<HostPort> {
     hosts.filter(|host| !CHOSEN.contains(&host.port.get())).collect()
 }
 
-/// A UDP flow: where its client sends to, and who answers.
+/// A UDP flow: the destination of its client, and the address that answers.
 #[derive(Debug)]
 struct Flow {
     to: SocketAddr,

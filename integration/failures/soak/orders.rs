@@ -1,4 +1,4 @@
-//! What workers do, at random, and what somebody else does to the table meanwhile.
+//! The random operations of the workers, and the damage that is done to the table.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::stage::probe::Transport;
 pub(super) const STATIC: std::ops::Range<u16> = 8000..8160;
 /// What the node chooses from: so few that it runs out at times.
 pub(super) const CHOSEN: std::ops::RangeInclusive<u16> = 20000..=20024;
-/// What nobody claims: the host ports of elements that somebody else adds.
+/// Host ports of foreign elements; no attachment asks for them.
 pub(super) const FOREIGN: std::ops::Range<u16> = 9990..9999;
 
 /// What an attachment asks for at one time.
