@@ -78,15 +78,10 @@ pub enum Error {
     #[error(transparent)]
     Exhausted(#[from] plan::Exhausted),
     /// Something that is asked for is in a record that cannot be read.
-    #[error(
-        "{what} is in a record that cannot be read, {aside}; a DEL of that container, GC of its \
-         network, or `autoport repair`, releases its ports"
-    )]
+    #[error("{what} is in a record that cannot be read")]
     Unreadable {
         /// What was asked for.
         what: String,
-        /// Where the copy is.
-        aside: store::Aside,
         /// What is wrong with the record.
         source: store::Unreadable,
     },

@@ -80,7 +80,7 @@ fn grant(
 ) -> Result<Option<Claimed>, Error> {
     let locked = command.locked;
     locked.belongs_here()?;
-    let scene = Scene { shared: Some(locked), locked: Some(locked), gathered, now: command.now };
+    let scene = Scene { shared: Some(locked), is_real: true, gathered, now: command.now };
     let Some(plan) = decide::decide(&scene, ask, command.log)? else { return Ok(None) };
     let Plan { owner, before, giving_way, wanted, cursors } = plan;
     if !is_awaited() {

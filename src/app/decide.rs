@@ -90,12 +90,12 @@ pub(super) fn decide(
     {
         Err(source) => {
             let what = format!("what {} holds", ask.holder);
-            return Err(Error::Unreadable { what, aside: scene.aside(&source.key), source });
+            return Err(Error::Unreadable { what, source });
         }
         Ok(before) => before,
     };
     let (owner, missing) = owner(ask);
-    if let Some(missing) = missing.filter(|_| scene.locked.is_some()) {
+    if let Some(missing) = missing.filter(|_| scene.is_real) {
         return Err(Error::NoNamespace(missing));
     }
     let holders = holders_of(shared, &ask.fixed)?;
@@ -111,13 +111,13 @@ pub(super) fn decide(
     }
     let chooser = Chooser::new(scene, ask, &owner, before.as_ref())?;
     chooser.permit()?;
-    let mut giving_way = superseded(scene, &owner, holders, &ask.fixed)?;
+    let mut giving_way = superseded(&owner, holders, &ask.fixed)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
     let mut wanted = wanted(ask, owner.clone(), granted.grants, now, netns, boot_id);
     if !wanted.grants.is_empty() {
         let holders = holders_of(shared, &wanted.mappings)?;
-        giving_way = superseded(scene, &owner, holders, &wanted.mappings)?;
+        giving_way = superseded(&owner, holders, &wanted.mappings)?;
     }
     if let Some(before) = &before {
         wanted.created = before.created;
@@ -149,7 +149,6 @@ pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who does not.
 fn superseded(
-    scene: &Scene<'_>,
     claimant: &Owner,
     holders: Vec<Held>,
     wanted: &[Mapping],
@@ -170,7 +169,7 @@ fn superseded(
             }
             Who::Unreadable(source) => {
                 let what = format!("host port {wanted_host}");
-                return Err(Error::Unreadable { what, aside: scene.aside(&source.key), source });
+                return Err(Error::Unreadable { what, source });
             }
         };
         match plan::standing(claimant, &record.owner, netns::is_gone) {

@@ -103,7 +103,7 @@ fn foresee(
     }
     let shared = shared.as_ref();
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-    let scene = Scene { shared, locked: None, gathered: &gathered, now };
+    let scene = Scene { shared, is_real: false, gathered: &gathered, now };
     let Some(plan) = decide::decide(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::{self, Listeners, Loopback, Nft, Portmap};
 use crate::model::{Ask, HostListeners, HostPort, NamespaceId};
 use crate::netns;
-use crate::store::{Aside, Key, Locked, Shared};
+use crate::store::Shared;
 
 /// The node as a claim finds it.
 #[derive(Debug, Default)]
@@ -39,19 +39,14 @@ impl Gathered {
 pub(super) struct Scene<'a> {
     /// The records: none where there is no store, or none that a command may read that only asks.
     pub(super) shared: Option<&'a Shared>,
-    /// The same where the ADD is real: then the pod's network namespace has to exist, and a copy is kept of a
-    /// record that cannot be read.
-    pub(super) locked: Option<&'a Locked>,
+    /// Whether the pod's network namespace has to exist.
+    pub(super) is_real: bool,
     pub(super) gathered: &'a Gathered,
     /// Seconds since the epoch.
     pub(super) now: u64,
 }
 
 impl Scene<'_> {
-    pub(super) fn aside(&self, key: &Key) -> Aside {
-        self.locked.map_or(Aside::Wanted, |locked| locked.put_aside(key))
-    }
-
     /// The node's own network namespace, and its boot.
     pub(super) fn place(&self) -> Result<(NamespaceId, &str), Error> {
         match self.shared.map(Shared::instance) {

@@ -35,8 +35,7 @@ pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> R
             Who::Unreadable(source) if source.key == own && source.is_discardable() => continue,
             Who::Unreadable(source) => {
                 let what = format!("host port {wanted}");
-                let aside = locked.put_aside(&source.key);
-                return Err(Error::Unreadable { what, aside, source });
+                return Err(Error::Unreadable { what, source });
             }
         };
         return Err(Error::Taken { wanted, held, holder });

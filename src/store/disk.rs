@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat, mkdirat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::unistd::{UnlinkatFlags, fsync, linkat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, symlinkat, unlinkat};
 
 use super::error::Error;
 use super::key::{Key, Kind};
@@ -343,13 +343,6 @@ impl Disk {
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
         let rename = || renameat(&self.dir, from, &self.dir, to);
         self.in_directory(to, rename).map_err(self.error("move", from))?;
-        Ok(())
-    }
-
-    /// Gives a file a second name. It needs no reading, so it works for a file that cannot be read.
-    pub(super) fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
-        let copy = || linkat(&self.dir, from, &self.dir, to, AtFlags::empty());
-        self.in_directory(to, copy).map_err(self.error("put a copy aside of", from))?;
         Ok(())
     }
 

@@ -2,11 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use super::key::{Key, Kind};
@@ -199,40 +197,9 @@ pub enum Damage {
         /// The latest version known here.
         known: u32,
     },
-    /// The record is under a name that is not its own.
-    #[error("it names {found}, whose record has another file name")]
-    OtherHolder {
-        /// Whom it names.
-        found: String,
-    },
-    /// Two of its mappings are for one host port.
-    #[error("it holds {host_port} twice")]
-    Twice {
-        /// The port.
-        host_port: String,
-    },
-    /// A mapping leads from one family to the other.
-    #[error("it leads {host_port} to {target}, which is of the other address family")]
-    OtherFamily {
-        /// The port.
-        host_port: String,
-        /// Where it leads.
-        target: SocketAddr,
-    },
-    /// Its mark bit is none of a packet mark's.
-    #[error("it has mark bit {found}, and a packet mark has the bits 0 to 31")]
-    NoMarkBit {
-        /// What it says.
-        found: u8,
-    },
-    /// Its pod has more than one address of a family.
-    #[error("it gives the pod two addresses of one family, {first} and {second}")]
-    TwoAddresses {
-        /// One.
-        first: IpNetwork,
-        /// Another.
-        second: IpNetwork,
-    },
+    /// What it says cannot be true.
+    #[error("{0}")]
+    Content(String),
 }
 
 /// What frees the ports of a record that cannot be read.

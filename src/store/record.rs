@@ -1,10 +1,9 @@
 //! The truth: one file per attachment. And what every file of this store looks like.
 
-use std::io;
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::ser::{Formatter, Serializer};
 
 use super::disk::Disk;
 use super::error::{Damage, Error, Unreadable};
@@ -66,7 +65,9 @@ pub(super) fn of_unknown_kind(disk: &Disk, key: &Key) -> Unreadable {
 
 /// Writes any content into the file `path`, with the version in front.
 pub(super) fn write(disk: &Disk, path: &str, content: &impl Serialize) -> Result<(), Error> {
-    let bytes = print(content).map_err(Error::io("encode", &disk.full(path)))?;
+    let printed = serde_json::to_vec_pretty(&Written { version: WRITTEN, content });
+    let mut bytes = printed.map_err(Error::io("encode", &disk.full(path)))?;
+    bytes.push(b'\n');
     disk.replace(path, &bytes)
 }
 
@@ -81,37 +82,52 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
 
 fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
     let mut record: Record = decode(bytes)?;
-    let named = &record.owner.holder;
-    if Key::of(named) != *key {
-        return Err(Damage::OtherHolder { found: named.to_string() });
-    }
+    check_name(key, &Key::of(&record.owner.holder), &record.owner.holder)?;
     record.mappings.sort_unstable();
-    let again = record.mappings.windows(2).find(|pair| pair[0].host == pair[1].host);
-    if let Some(pair) = again {
-        return Err(Damage::Twice { host_port: pair[0].host.to_string() });
-    }
-    check_content(&record)?;
+    check_once(record.mappings.iter().map(|mapping| mapping.host))?;
+    check_content(&record).map_err(Damage::Content)?;
     Ok(record)
+}
+
+/// Refuses a file that says it is of somebody else than its name does.
+pub(super) fn check_name(key: &Key, own: &Key, named: &impl fmt::Display) -> Result<(), Damage> {
+    let text = || format!("it names {named}, whose record has another file name");
+    if own == key { Ok(()) } else { Err(Damage::Content(text())) }
+}
+
+/// Refuses sorted host ports of which two are the same.
+pub(super) fn check_once(hosts: impl Iterator<Item = HostPort>) -> Result<(), Damage> {
+    let mut last = None;
+    for host in hosts {
+        if last.replace(host) == Some(host) {
+            return Err(Damage::Content(format!("it holds {host} twice")));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what the types allow and the kernel would not: one such record in the table would fail
 /// the commands of every other pod.
-fn check_content(record: &Record) -> Result<(), Damage> {
+fn check_content(record: &Record) -> Result<(), String> {
     for Mapping { host, target, .. } in &record.mappings {
         if let Some(target) = target
             && Family::of(&host.address) != Family::of(&target.ip())
         {
-            return Err(Damage::OtherFamily { host_port: host.to_string(), target: *target });
+            return Err(format!(
+                "it leads {host} to {target}, which is of the other address family"
+            ));
         }
     }
-    let mark_bit = record.policy.mark_bit;
-    if mark_bit > MARK_BIT_MAX {
-        return Err(Damage::NoMarkBit { found: mark_bit });
+    let found = record.policy.mark_bit;
+    if found > MARK_BIT_MAX {
+        return Err(format!("it has mark bit {found}, and a packet mark has the bits 0 to 31"));
     }
     for family in Family::ALL {
         let mut own = record.pod_addresses.iter().filter(|own| Family::of(&own.ip()) == family);
         if let (Some(first), Some(second)) = (own.next(), own.next()) {
-            return Err(Damage::TwoAddresses { first: *first, second: *second });
+            return Err(format!(
+                "it gives the pod two addresses of one family, {first} and {second}"
+            ));
         }
     }
     Ok(())
@@ -120,77 +136,4 @@ fn check_content(record: &Record) -> Result<(), Damage> {
 /// Whether sorted mappings hold exactly this host port.
 pub(super) fn lists(mappings: &[Mapping], host: &HostPort) -> bool {
     mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
-}
-
-fn print(content: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(2048);
-    let mut serializer = Serializer::with_formatter(&mut bytes, Lines::default());
-    Written { version: WRITTEN, content }.serialize(&mut serializer)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// One line per field and one per mapping, so that a record can be read, searched and compared.
-#[derive(Default)]
-struct Lines {
-    depth: usize,
-}
-
-impl Lines {
-    fn open<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth += 1;
-        out.write_all(bracket)
-    }
-
-    fn close<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth -= 1;
-        out.write_all(bracket)
-    }
-
-    fn next<W: ?Sized + io::Write>(&self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b"," })?;
-        match self.depth {
-            1 => out.write_all(b"\n "),
-            2 => out.write_all(b"\n  "),
-            _ => out.write_all(if first { b"" } else { b" " }),
-        }
-    }
-}
-
-impl Formatter for Lines {
-    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.open(out, b"[")
-    }
-
-    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.close(out, b"]")
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.next(out, first)
-    }
-
-    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.open(out, b"{")
-    }
-
-    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.close(out, b"}")
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.next(out, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
 }

@@ -46,14 +46,12 @@ pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Reservation>, Unread
 
 fn parse(bytes: &[u8], key: &Key) -> Result<Reservation, Damage> {
     let mut reservation: Reservation = record::decode(bytes)?;
-    if Key::of_reservation(&reservation.name).ok().as_ref() != Some(key) {
-        return Err(Damage::OtherHolder { found: format!("reservation {:?}", reservation.name) });
-    }
+    let own = Key::of_reservation(&reservation.name);
+    let own = own.map_err(|error| Damage::Content(error.to_string()))?;
+    record::check_name(key, &own, &reservation)?;
     reservation.hosts.sort_unstable();
-    match reservation.hosts.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Damage::Twice { host_port: pair[0].to_string() }),
-        None => Ok(reservation),
-    }
+    record::check_once(reservation.hosts.iter().copied())?;
+    Ok(reservation)
 }
 
 /// The file of a reservation in the directory of those that outlive a boot.

@@ -18,7 +18,6 @@ fn kept(aside: Aside) -> PathBuf {
     match aside {
         Aside::Kept(path) => path,
         Aside::Lost(error) => panic!("{error}"),
-        other @ (Aside::Wanted | Aside::LeftAlone) => panic!("{other}"),
     }
 }
 
@@ -50,10 +49,8 @@ fn every_kind_of_damage_is_noticed() {
     assert!(change("\"version\": 1", "\"version\": 3").starts_with("it has layout version 3"));
     assert!(change("\"hers\"", "\"his\"").starts_with("it names cbr0/his/eth0"));
     assert_eq!(change("\"cbr0\"", "\"../x\""), "the file does not hold a record");
-    let twice = change(
-        "\"address\": \"192.0.2.1\", \"port\": 81",
-        "\"address\": \"0.0.0.0\", \"port\": 80",
-    );
+    let place = |address, port| format!("\"address\": \"{address}\",\n      \"port\": {port},");
+    let twice = change(&place("192.0.2.1", 81), &place("0.0.0.0", 80));
     assert_eq!(twice, "it holds 0.0.0.0:80/tcp twice");
     let other = change("\"address\": \"0.0.0.0\"", "\"address\": \"::\"");
     assert!(other.starts_with("it leads [::]:80/tcp to 10.0.0.2:80, which is"), "{other}");
@@ -102,13 +99,8 @@ fn discarding_frees_the_ports_and_keeps_the_bytes() {
     let all = [host("0.0.0.0", 80), host("::", 80), host("192.0.2.1", 81)];
     assert_eq!(locked.entered(&key).expect("looking"), all);
 
-    let copy = kept(locked.put_aside(&key));
+    let copy = kept(locked.discard(&key).expect("discarding"));
     assert_eq!(copy, node.path("unreadable/cbr0:hers:eth0.1"));
-    assert_eq!(kept(locked.put_aside(&key)), copy, "not one copy for each try");
-    assert_eq!(fs::read(&copy).expect("reading"), b"first");
-    assert_eq!(locked.entered(&key).expect("looking"), all, "the ports stay held");
-
-    assert_eq!(kept(locked.discard(&key).expect("discarding")), copy);
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
     assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &all), []);
@@ -116,7 +108,7 @@ fn discarding_frees_the_ports_and_keeps_the_bytes() {
     assert_eq!(holders(&locked, &[host("0.0.0.0", 82)])[0].0, "mine");
 
     fs::write(node.path(RECORD), b"second").expect("writing");
-    let second = kept(locked.discard(&key).expect("discarding what was not put aside"));
+    let second = kept(locked.discard(&key).expect("discarding another"));
     assert_eq!(second, node.path("unreadable/cbr0:hers:eth0.2"));
     assert_eq!(fs::read(&second).expect("reading"), b"second");
     assert_eq!(fs::read(&copy).expect("reading"), b"first");
@@ -140,10 +132,6 @@ fn a_directory_in_the_place_of_a_record_can_be_discarded() {
     fs::remove_file(node.path(RECORD)).expect("removing");
     fs::create_dir(node.path(RECORD)).expect("making a directory");
     let (locked, key) = (node.lock(), Key::of_attachment(&attachment("hers")));
-    let aside = locked.put_aside(&key);
-    assert!(matches!(aside, Aside::Lost(_)), "a directory has no second name: {aside}");
-    assert!(aside.to_string().contains("no copy could be kept: cannot put a copy aside of"));
-    assert_eq!(locked.entered(&key).expect("looking").len(), 3, "the ports stay held");
     kept(locked.discard(&key).expect("discarding"));
     assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
 }
@@ -154,8 +142,8 @@ fn what_cannot_be_put_aside_can_be_discarded() {
     let node = damaged(b"{");
     fs::write(node.path("unreadable"), "in the way").expect("writing");
     let (locked, key) = (node.lock(), Key::of_attachment(&attachment("hers")));
-    assert!(matches!(locked.put_aside(&key), Aside::Lost(_)));
-    assert!(matches!(locked.discard(&key).expect("discarding"), Aside::Lost(_)));
+    let aside = locked.discard(&key).expect("discarding");
+    assert!(aside.to_string().contains("no copy could be kept: cannot"), "{aside}");
     assert_eq!(locked.record(&key_of("hers")).expect("loading"), None);
     assert_eq!(holders(&locked, &[host("0.0.0.0", 80)]), []);
 }
