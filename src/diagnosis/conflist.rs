@@ -1,74 +1,66 @@
 //! The network configurations: whether runtimes hand their pods to autoport, and in which state.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use super::{Facts, Report, State, counted, node_file, some_of};
-use crate::cni::{Config, Version};
+use crate::cni::{self, Config, Version};
+use crate::install::Value;
 
 /// The name of a network configuration file, and what is in it or why that is not understood.
-pub(super) type Network = (String, Result<Conflist, String>);
+pub(super) type Network<'a> = (&'a str, Result<Conflist<'a>, String>);
 
-pub(super) struct Conflist {
-    file: String,
+pub(super) struct Conflist<'a> {
+    file: &'a str,
     /// Its `cniVersion`; empty if it says none.
     version: String,
-    plugins: Vec<Plugin>,
+    plugins: Vec<Plugin<'a>>,
 }
 
-#[derive(Deserialize)]
-struct Plugin {
-    #[serde(rename = "type")]
+struct Plugin<'a> {
     kind: String,
-    capabilities: Option<BTreeMap<String, bool>>,
-    ipam: Option<BTreeMap<String, serde_json::Value>>,
-    /// All of it, as it is written.
-    #[serde(skip)]
-    object: String,
+    object: Value<'a>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawList {
-    #[serde(rename = "name")]
-    _name: String,
-    cni_version: Option<String>,
-    plugins: Option<Vec<Box<RawValue>>>,
-}
-
-impl Plugin {
-    fn read(object: &str) -> Result<Self, String> {
-        let plugin = serde_json::from_str(object);
-        let plugin: Self = plugin.map_err(|error| format!("one of its plugins: {error}"))?;
-        Ok(Self { object: object.to_owned(), ..plugin })
-    }
-
+impl Plugin<'_> {
     /// Whether it makes the pod's interface.
     fn is_maker(&self) -> bool {
-        self.ipam.as_ref().is_some_and(|ipam| !ipam.is_empty())
-            || MAKERS.contains(&self.kind.as_str())
+        let ipam = self.object.get("ipam").and_then(Value::members);
+        ipam.is_some_and(|ipam| !ipam.is_empty()) || MAKERS.contains(&self.kind.as_str())
     }
 
     fn lacks(&self, capability: &str) -> bool {
-        self.capabilities.as_ref().and_then(|all| all.get(capability)) != Some(&true)
+        let all = self.object.get("capabilities");
+        all.and_then(|all| all.get(capability)).map(Value::raw) != Some("true")
+    }
+
+    /// How it is configured, by its own keys and those of the node's file, with warnings.
+    fn config(&self, node_file: Option<&[u8]>) -> Result<(Config, Vec<String>), cni::Error> {
+        Config::read(Some(self.object.raw().as_bytes()), node_file)
     }
 }
 
-impl Conflist {
-    fn read(file: &str, bytes: &[u8]) -> Result<Self, String> {
+impl<'a> Conflist<'a> {
+    fn read(file: &'a str, bytes: &'a [u8]) -> Result<Self, String> {
         let text = str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        let list: RawList = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let plugins = match &list.plugins {
-            Some(plugins) => plugins.iter().map(|plugin| Plugin::read(plugin.get())).collect(),
-            None if file.ends_with(".conflist") => Ok(Vec::new()),
-            None => Plugin::read(text).map(|plugin| vec![plugin]),
-        }?;
+        let whole = Value::of(text).map_err(|error| error.to_string())?;
+        let objects: Vec<Value<'a>> = match whole.get("plugins") {
+            Some(plugins) => {
+                let items = plugins.items().ok_or("its plugins are not a list")?;
+                items.iter().map(|item| item.value).collect()
+            }
+            None if file.ends_with(".conflist") => Vec::new(),
+            // A file of another name can be a plugin by itself.
+            None => vec![whole],
+        };
+        let mut plugins = Vec::new();
+        for object in objects {
+            let kind = object.get("type").and_then(Value::string);
+            plugins.push(Plugin { kind: kind.ok_or("one of its plugins has no type")?, object });
+        }
         if plugins.is_empty() {
             return Err("it has no plugins".to_owned());
         }
-        Ok(Self { file: file.to_owned(), version: list.cni_version.unwrap_or_default(), plugins })
+        whole.get("name").and_then(Value::string).ok_or("it has no name")?;
+        let version = whole.get("cniVersion").and_then(Value::string).unwrap_or_default();
+        Ok(Self { file, version, plugins })
     }
 
     /// The types of its plugins.
@@ -81,7 +73,7 @@ impl Conflist {
         self.plugins.iter().any(|plugin| plugin.kind == kind)
     }
 
-    fn own(&self) -> impl Iterator<Item = (usize, &Plugin)> {
+    fn own(&self) -> impl Iterator<Item = (usize, &Plugin<'a>)> {
         self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.kind == OWN)
     }
 }
@@ -95,29 +87,26 @@ const PORTMAP: &str = "portmap";
 const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ovn"];
 
 /// Every file, with the reason where it is not understood.
-pub(super) fn networks(facts: &Facts) -> Vec<Network> {
+pub(super) fn networks(facts: &Facts) -> Vec<Network<'_>> {
     let files = facts.configurations.iter().flat_map(|found| &found.files);
-    let list = |(file, bytes): &(String, Result<Vec<u8>, String>)| {
+    let mut networks = Vec::new();
+    for (file, bytes) in files {
         let bytes = bytes.as_deref().map_err(Clone::clone);
-        (file.clone(), bytes.and_then(|bytes| Conflist::read(file, bytes)))
-    };
-    files.map(list).collect()
+        networks.push((file.as_str(), bytes.and_then(|bytes| Conflist::read(file, bytes))));
+    }
+    networks
 }
 
 /// How each network that autoport is chained in is configured, as far as ADD would take it.
-pub(super) fn configs(facts: &Facts, networks: &[Network]) -> Vec<Config> {
+pub(super) fn configs(facts: &Facts, networks: &[Network<'_>]) -> Vec<Config> {
     let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
     let own = lists.flat_map(Conflist::own);
-    let read = |(_, plugin): (_, &Plugin)| {
-        let object = plugin.object.as_bytes();
-        Some(Config::read(Some(object), node_file::valid(facts)).ok()?.0)
-    };
-    own.filter_map(read).collect()
+    own.filter_map(|(_, own)| Some(own.config(node_file::valid(facts)).ok()?.0)).collect()
 }
 
 const CHECK: &str = "network";
 
-pub(super) fn judge(facts: &Facts, networks: &[Network], report: &mut Report) {
+pub(super) fn judge(facts: &Facts, networks: &[Network<'_>], report: &mut Report) {
     report.check(CHECK);
     let dir = facts.conf_dir.display();
     let hidden = format!("{dir} may not be read");
@@ -162,8 +151,8 @@ pub(super) fn judge(facts: &Facts, networks: &[Network], report: &mut Report) {
 fn used(
     facts: &Facts,
     first: &str,
-    list: &Result<Conflist, String>,
-    with: Option<&Conflist>,
+    list: &Result<Conflist<'_>, String>,
+    with: Option<&Conflist<'_>>,
     report: &mut Report,
 ) {
     let chain = match list {
@@ -188,7 +177,7 @@ fn used(
 }
 
 /// Judges a network that autoport is chained in.
-fn chain(list: &Conflist, report: &mut Report) {
+fn chain(list: &Conflist<'_>, report: &mut Report) {
     let mut own = list.own();
     let Some((position, plugin)) = own.next() else { return };
     report.check(CHECK);
@@ -199,7 +188,7 @@ fn chain(list: &Conflist, report: &mut Report) {
 }
 
 /// Whether autoport, which is at `position`, gets the port mappings and a pod with an address.
-fn order(list: &Conflist, position: usize, is_there_twice: bool, report: &mut Report) {
+fn order(list: &Conflist<'_>, position: usize, is_there_twice: bool, report: &mut Report) {
     let mut fail = |text: &str, remedy: &str| {
         report.failed(format!("{}: {text}", list.file), remedy);
     };
@@ -228,7 +217,7 @@ fn order(list: &Conflist, position: usize, is_there_twice: bool, report: &mut Re
 }
 
 /// What the list promises to runtimes: its version, and what autoport is sent.
-fn declared(list: &Conflist, plugin: &Plugin, report: &mut Report) {
+fn declared(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
     let Conflist { file, version, .. } = list;
     if plugin.lacks("portMappings") {
         report.failed(
@@ -259,9 +248,9 @@ fn declared(list: &Conflist, plugin: &Plugin, report: &mut Report) {
 }
 
 /// The keys of this network alone: those of the node's own file have lines of their own.
-fn settings(list: &Conflist, plugin: &Plugin, report: &mut Report) {
+fn settings(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
     let file = &list.file;
-    match Config::read(Some(plugin.object.as_bytes()), None) {
+    match plugin.config(None) {
         Ok((_, warnings)) => {
             for warning in warnings {
                 report.warning(format!("{file}: {warning}"), "remove the key, or correct it");

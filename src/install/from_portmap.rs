@@ -1,5 +1,7 @@
 //! What the options of `portmap` mean here.
 
+use std::collections::BTreeMap;
+
 use super::problem::Problem;
 use super::text::{Part, Value};
 
@@ -78,9 +80,19 @@ fn capable(capabilities: Value<'_>) -> Result<String, Problem> {
     Ok(capabilities.with(&members, &added))
 }
 
+/// The options that restrict who is served, and what each of them does otherwise than the conditions did.
+const RESTRICTIONS: [(&str, &str); 2] = [
+    ("sourceRanges", "sourceRanges never keeps off 127.0.0.0/8, as the conditions did"),
+    (
+        "hostAddresses",
+        "hostAddresses restricts mappings without hostIP only; the conditions restricted all",
+    ),
+];
+
 /// The members that serve as the conditions did.
 fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<String>, Problem> {
-    let (mut sources, mut hosts) = (Networks::default(), Networks::default());
+    // By option and family.
+    let mut found = BTreeMap::<&str, [Vec<String>; 2]>::new();
     for (family, key) in CONDITIONS.into_iter().enumerate() {
         let Some(value) = portmap.get(key).filter(|value| !value.is_empty()) else { continue };
         let misunderstood = || Problem::Condition { key, value: value.shown() };
@@ -89,71 +101,41 @@ fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<Str
         let tokens = tokens.ok_or_else(misunderstood)?;
         let mut rest: &[String] = &tokens;
         while !rest.is_empty() {
-            let (side, networks, behind) = condition(rest).ok_or_else(misunderstood)?;
+            let (option, networks, behind) = condition(rest).ok_or_else(misunderstood)?;
             rest = behind;
-            let into = if side == Side::Source { &mut sources } else { &mut hosts };
             // Two conditions on one side would both have to hold, which no list says.
-            if !into.of[family].is_empty() {
+            let before = std::mem::replace(&mut found.entry(option).or_default()[family], networks);
+            if !before.is_empty() {
                 return Err(misunderstood());
             }
-            into.of[family] = networks;
         }
     }
     let mut added = Vec::new();
-    for (key, networks) in [("sourceRanges", sources), ("hostAddresses", hosts)] {
-        if let Some(list) = networks.list() {
-            remarks.push(format!("the conditions are taken over as {key}: {list}"));
-            added.push(member(portmap, key, &list));
+    for (key, otherwise) in RESTRICTIONS {
+        let Some(families) = found.remove(key) else { continue };
+        let mut networks = Vec::new();
+        for (of_family, all) in families.into_iter().zip(["0.0.0.0/0", "::/0"]) {
+            // A list of ours that names one family only closes the other.
+            let open = of_family.is_empty().then(|| all.to_owned());
+            networks.extend(of_family.into_iter().chain(open).map(|one| format!("\"{one}\"")));
         }
-    }
-    if added.iter().any(|one| one.contains("sourceRanges")) {
-        remarks.push("sourceRanges never keeps off 127.0.0.0/8, as the conditions did".to_owned());
-    }
-    if added.iter().any(|one| one.contains("hostAddresses")) {
-        remarks.push(
-            "hostAddresses restricts mappings without hostIP only; the conditions restricted all"
-                .to_owned(),
-        );
+        let list = format!("[{}]", networks.join(", "));
+        remarks.push(format!("the conditions are taken over as {key}: {list}"));
+        remarks.push(otherwise.to_owned());
+        added.push(member(portmap, key, &list));
     }
     Ok(added)
 }
 
-/// What one side of a connection may be, by family; a family without any is not restricted.
-#[derive(Default)]
-struct Networks {
-    of: [Vec<String>; 2],
-}
-
-impl Networks {
-    /// As a JSON list. A list of ours that names one family only closes the other.
-    fn list(mut self) -> Option<String> {
-        if self.of.iter().all(Vec::is_empty) {
-            return None;
-        }
-        for (networks, all) in self.of.iter_mut().zip(["0.0.0.0/0", "::/0"]) {
-            if networks.is_empty() {
-                networks.push(all.to_owned());
-            }
-        }
-        let quoted: Vec<_> = self.of.iter().flatten().map(|one| format!("\"{one}\"")).collect();
-        Some(format!("[{}]", quoted.join(", ")))
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Source,
-    Destination,
-}
-
-/// The first condition of `tokens`, as iptables(8) or nft(8) write it, and what is behind it.
-fn condition(tokens: &[String]) -> Option<(Side, Vec<String>, &[String])> {
+/// The first condition of `tokens`, as iptables(8) or nft(8) write it: the option of ours that it becomes,
+/// the networks, and what is behind it.
+fn condition(tokens: &[String]) -> Option<(&'static str, Vec<String>, &[String])> {
     let words: Vec<&str> = tokens.iter().map(String::as_str).collect();
-    let (side, list, used) = match words.as_slice() {
-        ["-s" | "--source" | "--src", list, ..] => (Side::Source, *list, 2),
-        ["-d" | "--destination" | "--dst", list, ..] => (Side::Destination, *list, 2),
-        ["ip" | "ip6", "saddr", list, ..] => (Side::Source, *list, 3),
-        ["ip" | "ip6", "daddr", list, ..] => (Side::Destination, *list, 3),
+    let (option, list, used) = match words.as_slice() {
+        ["-s" | "--source" | "--src", list, ..] => ("sourceRanges", *list, 2),
+        ["-d" | "--destination" | "--dst", list, ..] => ("hostAddresses", *list, 2),
+        ["ip" | "ip6", "saddr", list, ..] => ("sourceRanges", *list, 3),
+        ["ip" | "ip6", "daddr", list, ..] => ("hostAddresses", *list, 3),
         _ => return None,
     };
     let list = list.strip_prefix('{').and_then(|list| list.strip_suffix('}')).unwrap_or(list);
@@ -162,5 +144,5 @@ fn condition(tokens: &[String]) -> Option<(Side, Vec<String>, &[String])> {
         Some(network.to_string())
     };
     let networks: Option<Vec<String>> = list.split(',').map(network).collect();
-    Some((side, networks?, &tokens[used..]))
+    Some((option, networks?, &tokens[used..]))
 }

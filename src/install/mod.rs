@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub(crate) use disk::configurations;
 pub use problem::Problem;
+pub(crate) use text::Value;
 
 use crate::event::LockHolder;
 use conflist::Edited;

@@ -6,7 +6,7 @@ use crate::cni::Entries;
 
 /// A value inside a text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value<'a> {
+pub(crate) struct Value<'a> {
     text: &'a str,
     raw: &'a str,
 }
@@ -14,10 +14,10 @@ pub(super) struct Value<'a> {
 /// An item of a list, or a member of an object, in the order of the text. Of equal keys the last counts, as in
 /// Go.
 #[derive(Clone, Debug)]
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     /// Empty in a list.
     pub(super) key: String,
-    pub(super) value: Value<'a>,
+    pub(crate) value: Value<'a>,
     /// What is before it: a comma, unless it is the first, and white space.
     gap: &'a str,
     /// How it is to be written.
@@ -34,13 +34,13 @@ impl Part<'_> {
 
 impl<'a> Value<'a> {
     /// The one value that `text` consists of.
-    pub(super) fn of(text: &'a str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn of(text: &'a str) -> Result<Self, serde_json::Error> {
         let raw: &RawValue = serde_json::from_str(text)?;
         Ok(Self { text, raw: raw.get() })
     }
 
     /// The value as it is written.
-    pub(super) fn raw(self) -> &'a str {
+    pub(crate) fn raw(self) -> &'a str {
         self.raw
     }
 
@@ -58,7 +58,7 @@ impl<'a> Value<'a> {
         self.start() + self.raw.len()
     }
 
-    pub(super) fn string(self) -> Option<String> {
+    pub(crate) fn string(self) -> Option<String> {
         serde_json::from_str(self.raw).ok()
     }
 
@@ -68,13 +68,13 @@ impl<'a> Value<'a> {
     }
 
     /// The items of a list; `None` of anything else.
-    pub(super) fn items(self) -> Option<Vec<Part<'a>>> {
+    pub(crate) fn items(self) -> Option<Vec<Part<'a>>> {
         let items: Vec<&RawValue> = serde_json::from_str(self.raw).ok()?;
         Some(self.parts(items.into_iter().map(|item| (String::new(), item))))
     }
 
     /// The members of an object; `None` of anything else.
-    pub(super) fn members(self) -> Option<Vec<Part<'a>>> {
+    pub(crate) fn members(self) -> Option<Vec<Part<'a>>> {
         let Entries(entries) = serde_json::from_str(self.raw).ok()?;
         Some(self.parts(entries.into_iter()))
     }
@@ -92,7 +92,7 @@ impl<'a> Value<'a> {
         entries.map(part).collect()
     }
 
-    pub(super) fn get(self, key: &str) -> Option<Self> {
+    pub(crate) fn get(self, key: &str) -> Option<Self> {
         let members = self.members()?;
         members.into_iter().rfind(|member| member.key == key).map(|member| member.value)
     }
