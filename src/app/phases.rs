@@ -12,19 +12,13 @@ use crate::model::{Attachment, Mapping, Owner, Record};
 use crate::ruleset::Traffic;
 use crate::store::{Key, Locked, Unlocked};
 
-/// A command that has the lock.
+/// A command that has the lock, with what is left to do when the lock is free.
 pub(super) struct UnderLock<'a> {
     pub(super) locked: &'a Locked,
     /// Seconds since the epoch.
     pub(super) now: u64,
     pub(super) log: &'a mut dyn Log,
     nft: Option<Nft>,
-    after: Afterwards,
-}
-
-/// What is left to do when the lock is free.
-#[derive(Default)]
-struct Afterwards {
     /// Whose flows end: of pods that leave with what is translated only now, and of pods that stay.
     redirected: [Redirected; 2],
     /// Whose flows these are, where the record is only kept for them.
@@ -33,16 +27,6 @@ struct Afterwards {
     uid: Option<String>,
     /// Whether the published files of pods without a record go.
     clears: bool,
-}
-
-impl Afterwards {
-    /// Ends the flows of these, whose container may be there again.
-    fn finish(&mut self, leaving: Vec<Record>) {
-        let gone = leaving.iter().map(|record| Traffic::of(record, record.mappings.clone()));
-        self.redirected[1].gone.extend(gone);
-        self.redirected[1].pods_stay = true;
-        self.leaving.extend(leaving);
-    }
 }
 
 /// What came of a command.
@@ -61,19 +45,29 @@ pub(super) fn with<T>(
     work: impl FnOnce(&mut UnderLock<'_>) -> Result<T, Error>,
 ) -> Finished<T> {
     let nft = nft.map(|nft| nft.of(&locked.instance().id));
-    let after = Afterwards::default();
-    let mut command = UnderLock { locked: &locked, now, log: &mut *log, nft, after };
+    let mut command = UnderLock {
+        locked: &locked,
+        now,
+        log: &mut *log,
+        nft,
+        redirected: Default::default(),
+        leaving: Vec::new(),
+        uid: None,
+        clears: false,
+    };
     let done = work(&mut command);
-    let UnderLock { mut nft, mut after, .. } = command;
-    after.finish(locked.found_leaving());
+    command.end_flows_of(locked.found_leaving());
+    let UnderLock { mut nft, redirected, leaving, uid, clears, .. } = command;
     let mut unlocked = locked.unlock();
     if let Some(nft) = &mut nft {
-        after.redirected.iter().for_each(|change| end_flows(nft, change, log));
+        for change in &redirected {
+            end_flows(nft, change, log);
+        }
     }
-    forget(&unlocked, &after.leaving, log);
-    let published = match &after.uid {
+    forget(&unlocked, &leaving, log);
+    let published = match &uid {
         Some(uid) => unlocked.publish(uid, PATIENCE, log).map_err(Error::from),
-        None if after.clears => {
+        None if clears => {
             return Finished { done, published: clear_published(unlocked, log) };
         }
         None => Ok(()),
@@ -104,21 +98,21 @@ impl UnderLock<'_> {
     /// # Errors
     /// When the store or the kernel refuses, or something that was released may still be there.
     pub(super) fn reconcile(&mut self) -> Result<(), Error> {
-        let Self { locked, nft, log, after, .. } = self;
+        let Self { locked, nft, log, redirected, .. } = self;
         let mended = reconcile::reconcile(locked, open(nft, locked)?, *log)?;
-        after.redirected[0].new.extend(mended.restored);
+        redirected[0].new.extend(mended.restored);
         Ok(())
     }
 
     /// Ends the flows of what a pod that leaves had, when the lock is free.
     pub(super) fn end_flows(&mut self, gone: Traffic) {
-        self.after.redirected[0].gone.push(gone);
+        self.redirected[0].gone.push(gone);
     }
 
     /// Forgets a record whose flows end thus, when they have.
     pub(super) fn retire(&mut self, record: &Record) -> Result<(), Error> {
         self.locked.retire(record)?;
-        self.after.leaving.push(record.clone());
+        self.leaving.push(record.clone());
         Ok(())
     }
 
@@ -130,19 +124,27 @@ impl UnderLock<'_> {
         if !leaving.is_empty() {
             self.nft()?;
         }
-        self.after.finish(leaving);
+        self.end_flows_of(leaving);
         Ok(())
+    }
+
+    /// Ends the flows of these, whose container may be there again.
+    fn end_flows_of(&mut self, leaving: Vec<Record>) {
+        let gone = leaving.iter().map(|record| Traffic::of(record, record.mappings.clone()));
+        self.redirected[1].gone.extend(gone);
+        self.redirected[1].pods_stay = true;
+        self.leaving.extend(leaving);
     }
 
     /// Has the published files of this owner's pod written when the lock is free, and says in
     /// [`Finished`] what came of it.
     pub(super) fn publish(&mut self, owner: &Owner) {
-        self.after.uid = owner.uid().map(str::to_owned);
+        self.uid = owner.uid().map(str::to_owned);
     }
 
     /// Has the published files of pods without a record deleted when the lock is free, likewise.
     pub(super) const fn clear_published(&mut self) {
-        self.after.clears = true;
+        self.clears = true;
     }
 
     /// Makes `change` true, and builds the table again where it is damaged: from the records but those of
@@ -156,10 +158,10 @@ impl UnderLock<'_> {
         without: &[Key],
         instead: Option<&Record>,
     ) -> Result<Result<(), Error>, Error> {
-        let Self { locked, nft, log, after, .. } = self;
+        let Self { locked, nft, log, redirected, .. } = self;
         let everything = || table::ruleset(locked, without, instead, *log);
         let mut applied = open(nft, locked)?.apply(change, everything)?;
-        let new = &mut after.redirected[0].new;
+        let new = &mut redirected[0].new;
         new.append(&mut applied.restored);
         if let Some(wanted) = instead.filter(|_| applied.counts.added > 0) {
             new.push(Traffic::of(wanted, wanted.mappings.clone()));

@@ -6,6 +6,8 @@ mod exhausted;
 mod grant;
 mod permit;
 
+use std::net::SocketAddr;
+
 use crate::model::{Mapping, Netns, Owner, Record};
 
 pub use self::allocate::allocate;
@@ -79,9 +81,8 @@ pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
     wanted.mappings.iter().find_map(|mapping| match found(mapping.host) {
         None => Some(format!("host port {} is not recorded for it", mapping.host)),
         Some(recorded) if recorded.target != mapping.target => {
-            let name = |target: Option<_>| {
-                target
-                    .map_or("nothing".to_owned(), |target: std::net::SocketAddr| target.to_string())
+            let name = |target: Option<SocketAddr>| {
+                target.map_or("nothing".to_owned(), |target| target.to_string())
             };
             let (recorded, wanted) = (name(recorded.target), name(mapping.target));
             Some(format!("host port {} is recorded for {recorded}, not {wanted}", mapping.host))
