@@ -1,4 +1,4 @@
-//! docs/errors.md has exactly the codes that src/error.rs gives.
+//! docs/errors.md has exactly the codes that src/error.rs gives, and shows messages of the code.
 
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 
@@ -71,6 +71,51 @@ fn the_document_has_the_codes_of_the_code() {
     let invented: Vec<_> = document.difference(&code).collect();
     assert!(missing.is_empty(), "not in docs/errors.md: {missing:?}");
     assert!(invented.is_empty(), "in docs/errors.md only: {invented:?}");
+}
+
+/// The literals of the sources, with their continued lines joined.
+fn sources(folder: &Path, found: &mut String) {
+    for entry in fs::read_dir(folder).expect("src can be listed").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            let text = fs::read_to_string(&path).expect("a source file can be read");
+            let mut parts = text.split("\\\n");
+            found.push_str(parts.next().unwrap_or_default());
+            parts.for_each(|part| found.push_str(part.trim_start()));
+        }
+    }
+}
+
+/// A message that is shown begins to differ from the code when that is rewritten. Of its longest run of
+/// words that are no values, half must be in the sources in a row.
+#[test]
+fn the_messages_that_are_shown_are_those_of_the_code() {
+    const VALUES: [&str; 6] = ["tcp", "http", "default", "game", "sshd", "snat:"];
+    let mut code = String::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+    let is_word = |word: &str| {
+        let plain = word.chars().all(|c| c.is_ascii_alphabetic() || ",;:'`".contains(c));
+        plain && !VALUES.contains(&word)
+    };
+    let mut seen = 0;
+    for line in read("docs/errors.md").lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, number, _, _, message, _, _] = cells[..] else { continue };
+        if number.parse::<u32>().is_err() || message.starts_with("as the ") {
+            continue;
+        }
+        let words: Vec<&str> = message.split(' ').collect();
+        let run = words.split(|word| !is_word(word)).max_by_key(|run| run.len()).expect("words");
+        let half = run.len().div_ceil(2);
+        let found = run
+            .windows(half)
+            .any(|part| code.contains(part.join(" ").trim_end_matches([',', ';', ':'])));
+        assert!(found, "not a message of the code: {run:?} in {message:?}");
+        seen += 1;
+    }
+    assert!(seen > 30, "only {seen} messages");
 }
 
 /// That the arms above were read as the compiler reads them.
