@@ -213,3 +213,31 @@ impl Holder {
         host_pod.or(reservation).or_else(|| self.unreadable.clone()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use autoport::model::{Attachment, HostPod};
+
+    use super::*;
+
+    #[test]
+    fn every_holder_has_a_name() {
+        let host_pod = Owner::bare(HostPod::new("uid-1").expect("a UID"));
+        let hash = "0123456789abcdef".repeat(4);
+        let container = Owner::bare(Attachment::new("blue", &hash, "eth0").expect("a name"));
+        let names = [
+            Holder::of(&host_pod),
+            Holder::of(&container),
+            Holder::reservation("dns"),
+            Holder::unreadable(&"blue:damaged:eth0"),
+        ]
+        .map(|holder| holder.name());
+        let expected = [
+            "host-network pod uid-1",
+            "container 0123456789ab",
+            "reservation dns",
+            "blue:damaged:eth0",
+        ];
+        assert_eq!(names, expected);
+    }
+}

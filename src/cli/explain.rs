@@ -85,7 +85,7 @@ impl From<Foreseen> for Granted {
             route_localnet: foreseen.opened_to_loopback,
             variables: publication.as_ref().map(Publication::to_env),
             published,
-            nft: foreseen.script.clone(),
+            nft: foreseen.script,
         }
     }
 }
