@@ -51,6 +51,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A value that is needed is not there.
+    pub(super) fn missing(key: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self::Invalid { key: key.into(), value: "missing".to_owned(), allowed: allowed.into() }
+    }
+
     /// What is wrong with the value of an annotation.
     pub(super) fn annotation(key: &str, value: &str, allowed: impl Into<String>) -> Self {
         let (key, value) = (format!("annotation {key}"), quote(value));

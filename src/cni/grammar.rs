@@ -116,14 +116,9 @@ fn item(source: Source<'_>) -> Result<Item<'_>, Error> {
     };
     let ports = ports(source, written)?;
     let count = ports.map(|ports| ports.last.get() - ports.first.get()).unwrap_or_default();
-    let request = Request {
-        name,
-        protocols,
-        container_port: ports.map_or(ContainerPort::Same, |ports| ContainerPort::From(ports.first)),
-        count: NonZeroU16::MIN.saturating_add(count),
-        address: None,
-        range: None,
-    };
+    let first = ports.map_or(ContainerPort::Same, |ports| ContainerPort::From(ports.first));
+    let count = NonZeroU16::MIN.saturating_add(count);
+    let request = Request { name, count, ..Request::new(protocols, first) };
     Ok(Item { request, ports, source })
 }
 

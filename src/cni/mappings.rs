@@ -64,10 +64,9 @@ fn number<'a>(
     key: &str,
     allowed: &str,
 ) -> Result<Field<'a>, Error> {
-    object.get_any_case(key).ok_or_else(|| {
-        let key = format!("{}.{key}", entry.path());
-        Error::Invalid { key, value: "missing".into(), allowed: allowed.into() }
-    })
+    object
+        .get_any_case(key)
+        .ok_or_else(|| Error::missing(format!("{}.{key}", entry.path()), allowed))
 }
 
 /// What errors call the entry.

@@ -25,13 +25,9 @@ pub(super) struct PrevResult {
 
 /// Reads `prevResult`, which ADD and CHECK cannot do without.
 pub(super) fn read(conf: &Object<'_>, asked: Version, ifname: &str) -> Result<PrevResult, Error> {
-    let field = conf.get("prevResult").ok_or_else(|| Error::Invalid {
-        key: "prevResult".into(),
-        value: "missing".into(),
-        allowed: "autoport must be called as a chained plugin: in the list of plugins, put it \
-                  after the one that makes the interface"
-            .into(),
-    })?;
+    let chained = "autoport must be called as a chained plugin: in the list of plugins, put it after \
+                   the one that makes the interface";
+    let field = conf.get("prevResult").ok_or_else(|| Error::missing("prevResult", chained))?;
     let object = field.object()?;
     let shape: Shape = serde_json::from_str(field.raw().get())
         .map_err(|source| Error::Decode { what: field.path().to_owned(), source })?;

@@ -1,7 +1,6 @@
 //! What the node is to choose: from `hostPort: 0` and from annotations to [`Request`]es.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU16;
 
 use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
 use super::config::Config;
@@ -176,15 +175,8 @@ fn of_mappings(mapped: &[PortMapping], items: &[Item<'_>]) -> Result<Vec<Request
             }
             continue;
         }
-        let request = Request {
-            name: None,
-            protocols: vec![one.protocol],
-            container_port: ContainerPort::From(one.container_port),
-            count: NonZeroU16::MIN,
-            address: one.host_ip,
-            range: None,
-        };
-        list.push(request);
+        let port = ContainerPort::From(one.container_port);
+        list.push(Request { address: one.host_ip, ..Request::new(vec![one.protocol], port) });
     }
     // The same mapping twice is the same mapping, as it is for static ones.
     let mut seen = BTreeSet::new();

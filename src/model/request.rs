@@ -72,6 +72,13 @@ impl Request {
     /// What a range without name is called: no named range can be called so.
     pub const DEFAULT_RANGE: &'static str = "default";
 
+    /// A request for one number of the default range, without name and on every local address.
+    #[must_use]
+    pub const fn new(protocols: Vec<Protocol>, container_port: ContainerPort) -> Self {
+        let count = NonZeroU16::MIN;
+        Self { name: None, protocols, container_port, count, address: None, range: None }
+    }
+
     /// Its protocols as they are written: `tcp+udp`.
     #[must_use]
     pub fn protocol_list(&self) -> String {

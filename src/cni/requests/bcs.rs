@@ -76,15 +76,10 @@ fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: 
     if protocols.is_empty() {
         protocols.push(Protocol::Tcp);
     }
-    let request = Request {
-        // Whoever listens on the chosen number knows it by the one that was written.
-        name: same.then(|| port.to_string()),
-        protocols,
-        container_port: if same { ContainerPort::Same } else { ContainerPort::From(port) },
-        count: NonZeroU16::MIN,
-        address: None,
-        range: None,
-    };
+    let container_port = if same { ContainerPort::Same } else { ContainerPort::From(port) };
+    // Whoever listens on the chosen number knows it by the one that was written.
+    let name = same.then(|| port.to_string());
+    let request = Request { name, ..Request::new(protocols, container_port) };
     Item { request, ports: Some(PortRange { first: port, last: port }), source }
 }
 
