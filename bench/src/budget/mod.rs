@@ -44,9 +44,9 @@ pub(crate) fn run(bench: &Bench) {
     bench.raw.begin(BENCH);
     let row = |program: &str, phase: &str| Row::new(BENCH, program).param("phase", phase);
     bench.raw.put(&row("autoport", "untraced").samples("us", wall));
-    // Calls that no step knows have a row of their own. On another kernel a call may be answered otherwise.
-    let unknown = assign(&words).into_iter().filter(|step| *step == STEPS.len()).count();
-    eprintln!("bench: {unknown} calls of an ADD belong to no step");
+    let unknown = assign(&words).into_iter().zip(&words).find(|(step, _)| *step == STEPS.len());
+    // On another kernel a call may be answered otherwise, and lead to others; that is worth a table still.
+    assert!(!bench.quick || unknown.is_none(), "no step of an ADD makes this call: {unknown:?}");
     match node.space.run(|| perf(executables, rounds)) {
         Ok(events) => {
             let (adds, floors) = runs(&events);

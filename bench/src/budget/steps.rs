@@ -22,7 +22,7 @@ pub(super) const START: &str = "runtime start";
 pub(super) const EXIT: &str = "exit";
 
 /// An ADD on a node that has the table, in order. `brk` is memory for whatever is being done.
-pub(super) const STEPS: [Step; 24] = [
+pub(super) const STEPS: [Step; 25] = [
     step(
         START,
         "the C library's start, in every static program: heap, thread, stack guard; what is constant \
@@ -42,17 +42,47 @@ pub(super) const STEPS: [Step; 24] = [
         START,
         "a runtime that hangs up must not end us in the middle; streams that are closed must not \
          become files of the store",
-        &[("rt_sigprocmask", ""), ("poll", "")],
+        &[("rt_sigprocmask", ""), ("poll", "}], 3, 0)")],
     ),
     step(
         PARSE,
         "stdin: no terminal; the configuration, and its end",
         &[("ioctl", "TCGETS"), ("read", "(0, ")],
     ),
+    step(PARSE, "`/etc/cni/autoport.json`, mostly absent", &[("openat", "autoport.json")]),
     step(
-        PARSE,
-        "`/etc/cni/autoport.json`, mostly absent; whether the kernel knows statx",
-        &[("openat", "autoport.json"), ("statx", "autoport.json"), ("statx", "NULL")],
+        "gather",
+        "the way to nf_tables, before anything is recorded, and this boot, which the table names",
+        &[
+            ("openat", "boot_id"),
+            ("read", ""),
+            ("close", ""),
+            ("socket", "NETFILTER"),
+            ("setsockopt", ""),
+            ("getpid", ""),
+            ("bind", ""),
+        ],
+    ),
+    step(
+        "gather",
+        "who listens on the port, IPv4 and IPv6: a question, an answer, its end",
+        &[
+            ("socket", "SOCK_DIAG"),
+            ("setsockopt", ""),
+            ("sendto", ""),
+            ("recvfrom", ""),
+            ("close", ""),
+        ],
+    ),
+    step(
+        "gather",
+        "whether portmap has rules here, which would come before ours",
+        &[("sendto", "nlmsg_type=0xa04"), ("sendto", "GETCHAIN"), ("recvfrom", "")],
+    ),
+    step(
+        "gather",
+        "whether 127.0.0.0/8 is let in by the interface that the bridge plugin named",
+        &[("openat", "route_localnet"), ("statx", ""), ("read", ""), ("close", "")],
     ),
     step(
         "lock",
@@ -62,7 +92,7 @@ pub(super) const STEPS: [Step; 24] = [
     step(
         "lock",
         "the lock, and that it is still the file of this name",
-        &[("openat", "\"lock\""), ("flock", ""), ("statx", "S_IFREG")],
+        &[("openat", "\"lock\""), ("flock", "LOCK_EX"), ("statx", "S_IFREG")],
     ),
     step(
         "store",
@@ -70,16 +100,6 @@ pub(super) const STEPS: [Step; 24] = [
         &[("openat", "\"instance\""), ("statx", "S_IFREG"), ("read", ""), ("close", "")],
     ),
     step("store", "our network namespace", &[("newfstatat", "/proc/self/ns/net")]),
-    step(
-        "netlink",
-        "the way to nf_tables, before anything is recorded",
-        &[("socket", "NETFILTER"), ("setsockopt", "")],
-    ),
-    step(
-        "netlink",
-        "whether portmap has rules here, which would come before ours",
-        &[("sendto", "nlmsg_type=0xa04"), ("sendto", "GETCHAIN"), ("recvfrom", "")],
-    ),
     step("store", "what this attachment holds already", &[("openat", "\"attachments/")]),
     step(
         "store",
@@ -99,21 +119,22 @@ pub(super) const STEPS: [Step; 24] = [
         "what it gave back in the last ten to twenty minutes",
         &[("openat", "\"released/")],
     ),
+    step("store", "whether the runtime still waits for the reply", &[("poll", "fd=1")]),
     step(
-        "listeners",
-        "who listens on the port, IPv4 and IPv6: a question, an answer, its end",
+        "store",
+        "by which interface 127.0.0.0/8 was let in, and that it still is",
         &[
-            ("socket", "SOCK_DIAG"),
-            ("setsockopt", ""),
-            ("sendto", ""),
-            ("recvfrom", ""),
+            ("readlinkat", "\"loopback/"),
+            ("openat", "route_localnet"),
+            ("statx", ""),
+            ("read", ""),
             ("close", ""),
         ],
     ),
     step(
         "store",
-        "what the record replaces; the entries of the port: the first try finds that the directory is \
-         not there",
+        "what the record replaces; the entries of the port and of the container: each first try finds that \
+         the directory is not there",
         &[("openat", "\"attachments/"), ("symlinkat", ""), ("mkdirat", ""), ("fchmodat", "")],
     ),
     step(
@@ -134,21 +155,15 @@ pub(super) const STEPS: [Step; 24] = [
     ),
     step("netlink", "its chains", &[("sendto", "GETCHAIN"), ("recvfrom", "")]),
     step("netlink", "its rules", &[("sendto", "GETRULE"), ("recvfrom", "")]),
-    step("netlink", "the elements of the port", &[("sendto", "GETSETELEM"), ("recvfrom", "")]),
     step(
         "netlink",
-        "the transaction, and its acknowledgement",
-        &[("sendto", "BATCH_BEGIN"), ("recvfrom", "")],
-    ),
-    step(
-        "route_localnet",
-        "of the interfaces that the bridge plugin named",
-        &[("openat", "route_localnet"), ("statx", ""), ("read", ""), ("close", "")],
+        "the elements of the port; the transaction, and its acknowledgement",
+        &[("sendto", "GETSETELEM"), ("sendto", "BATCH_BEGIN"), ("recvfrom", "")],
     ),
     step(
         "reply",
-        "what an earlier ADD has published; the lock is let go; the reply",
-        &[("openat", "\"pods/"), ("unlinkat", ""), ("close", ""), ("write", "(1, ")],
+        "the lock is let go; the reply",
+        &[("flock", "LOCK_UN"), ("close", ""), ("write", "(1, ")],
     ),
 ];
 
