@@ -181,9 +181,9 @@ pub struct Element {
     pub key: Key,
     /// What it leads to.
     pub data: Data,
-    /// Whose it is, for the reader of a listing; at most [`COMMENT_MAX`] bytes.
+    /// Whose it is, for the reader of a listing; at most `COMMENT_MAX` bytes.
     pub comment: String,
-    /// The attachment whose it is, as [`holder_name`] writes it, from which a lost record can be made
+    /// The attachment whose it is, as `holder_name` writes it, from which a lost record can be made
     /// again. Only elements that lead to a pod have it; empty where there is none.
     pub holder: String,
     /// The host port it serves, if it serves one.
@@ -236,12 +236,12 @@ pub(crate) fn holder_name(attachment: &Attachment) -> String {
     names.into_iter().find(|name| name.len() <= HOLDER_MAX).unwrap_or_default()
 }
 
-/// The container ID and interface name in [`holder_name`].
+/// The container ID and interface name in `holder_name`.
 pub(crate) fn container_of(name: &str) -> Option<(&str, &str)> {
     name.split_once(':')?.1.split_once(':')
 }
 
-/// Reads [`holder_name`] back.
+/// Reads `holder_name` back.
 pub(crate) fn read_holder(name: &str) -> Option<Attachment> {
     let mut parts = name.splitn(3, ':');
     let (network, container_id) = (parts.next()?, parts.next()?);

@@ -26,7 +26,7 @@ impl Digest {
         format!("net_{self}")
     }
 
-    /// Reads [`Self::chain`] back.
+    /// Reads `Self::chain` back.
     #[must_use]
     pub fn of_chain(name: &str) -> Option<Self> {
         Self::parse(name.strip_prefix("net_")?)
