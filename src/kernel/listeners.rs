@@ -239,7 +239,7 @@ fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Mes
     let rest = [&states[..], &port, &[0; 38], &[0xff; 8]].concat();
     let mut question = Messages::default();
     let start = [address_family, protocol.number(), 0, 0];
-    question.begin_raw(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, start, 0);
+    question.begin(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, start);
     question.extend(&rest);
     question
 }

@@ -1,12 +1,17 @@
 //! Every constant of the kernel's interface that is used here, once: `linux/netfilter.h` and below it
 //! `nf_tables.h`, `nf_tables_compat.h`, `nfnetlink.h`, `nfnetlink_conntrack.h`, `nf_conntrack_common.h`;
-//! `linux/rtnetlink.h`; `linux/sock_diag.h`, `linux/inet_diag.h`, `net/tcp_states.h`. The types are those of the attributes.
+//! `linux/rtnetlink.h`; `linux/sock_diag.h`, `linux/inet_diag.h`, `net/tcp_states.h`. The types are those
+//! of the attributes.
 
 macro_rules! constants {
     ($($kind:ty { $($(#[$doc:meta])* $name:ident = $value:expr,)* })*) => {
         $($($(#[$doc])* pub(super) const $name: $kind = $value;)*)*
     };
 }
+
+/// `NFNL_SUBSYS_*`, where a message type has them.
+const CTNETLINK: u16 = 1 << 8;
+const NFTABLES: u16 = 10 << 8;
 
 constants! {
     u8 {
@@ -16,18 +21,25 @@ constants! {
         AF_INET = 2, AF_INET6 = 10,
         /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
         HOLDER = 0xa0,
-        IPCTNL_MSG_CT_GET = 1, IPCTNL_MSG_CT_DELETE = 2, IPCTNL_MSG_CT_GET_STATS = 5,
-        NFNL_SUBSYS_CTNETLINK = 1, NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10, NFPROTO_UNSPEC = 0,
+        NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10, NFPROTO_UNSPEC = 0,
         NFTNL_UDATA_SET_KEYBYTEORDER = 0,
         /// How nft(8) marks a comment inside user data.
         NFTNL_UDATA_SET_ELEM_COMMENT = 0,
         /// How nft(8) marks a comment inside the user data of a table or chain.
         NFTNL_UDATA_COMMENT = 0,
-        NFT_MSG_GETTABLE = 1, NFT_MSG_GETCHAIN = 4, NFT_MSG_GETRULE = 7, NFT_MSG_GETSETELEM = 13,
-        NFT_MSG_NEWSETELEM = 12, NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15, NFT_MSG_DELCHAIN = 5,
-        NFT_MSG_DELRULE = 8, NFT_MSG_DELSET = 11, NFT_MSG_DELTABLE = 2,
     }
     u16 {
+        /// Types of messages, the subsystem in the upper byte.
+        IPCTNL_MSG_CT_GET = CTNETLINK + 1,
+        IPCTNL_MSG_CT_DELETE = CTNETLINK + 2, IPCTNL_MSG_CT_GET_STATS = CTNETLINK + 5,
+        NFT_MSG_GETTABLE = NFTABLES + 1, NFT_MSG_DELTABLE = NFTABLES + 2,
+        NFT_MSG_GETCHAIN = NFTABLES + 4, NFT_MSG_DELCHAIN = NFTABLES + 5,
+        NFT_MSG_GETRULE = NFTABLES + 7, NFT_MSG_DELRULE = NFTABLES + 8,
+        NFT_MSG_DELSET = NFTABLES + 11, NFT_MSG_NEWSETELEM = NFTABLES + 12,
+        NFT_MSG_GETSETELEM = NFTABLES + 13, NFT_MSG_DELSETELEM = NFTABLES + 14,
+        NFT_MSG_NEWGEN = NFTABLES + 15,
+        /// The register that `ct`, `fib`, `meta` and `payload` load.
+        NFTA_LOAD_DREG = 1,
         SOCK_DIAG_BY_FAMILY = 20, INET_DIAG_SKV6ONLY = 11, INET_DIAG_LOCALS = 12,
         CTA_FILTER = 25, CTA_FILTER_ORIG_FLAGS = 1, CTA_FILTER_REPLY_FLAGS = 2, CTA_ID = 12,
         CTA_IP_V4_SRC = 1, CTA_IP_V4_DST = 2, CTA_IP_V6_SRC = 3, CTA_IP_V6_DST = 4,
@@ -37,13 +49,13 @@ constants! {
         NFTA_BITWISE_DREG = 2, NFTA_BITWISE_MASK = 4, NFTA_CHAIN_TABLE = 1, NFTA_CHAIN_NAME = 3,
         NFTA_CHAIN_HOOK = 4, NFTA_CHAIN_POLICY = 5, NFTA_CHAIN_TYPE = 7, NFTA_CHAIN_USERDATA = 12,
         NFTA_CMP_SREG = 1, NFTA_CMP_OP = 2, NFTA_CMP_DATA = 3, NFTA_COUNTER_PACKETS = 2,
-        NFTA_CT_DREG = 1, NFTA_CT_KEY = 2, NFTA_DATA_VALUE = 1, NFTA_DATA_VERDICT = 2,
-        NFTA_EXPR_NAME = 1, NFTA_EXPR_DATA = 2, NFTA_FIB_DREG = 1, NFTA_FIB_FLAGS = 3,
+        NFTA_CT_KEY = 2, NFTA_DATA_VALUE = 1, NFTA_DATA_VERDICT = 2,
+        NFTA_EXPR_NAME = 1, NFTA_EXPR_DATA = 2, NFTA_FIB_FLAGS = 3,
         NFTA_HOOK_HOOKNUM = 1, NFTA_HOOK_PRIORITY = 2, NFTA_IMMEDIATE_DREG = 1,
         NFTA_IMMEDIATE_DATA = 2, NFTA_LIST_ELEM = 1, NFTA_LOOKUP_SET = 1, NFTA_LOOKUP_SREG = 2,
-        NFTA_LOOKUP_DREG = 3, NFTA_LOOKUP_FLAGS = 5, NFTA_META_DREG = 1, NFTA_META_KEY = 2,
+        NFTA_LOOKUP_DREG = 3, NFTA_LOOKUP_FLAGS = 5, NFTA_META_KEY = 2,
         NFTA_NAT_TYPE = 1, NFTA_NAT_REG_ADDR_MIN = 3, NFTA_NAT_REG_PROTO_MIN = 5,
-        NFTA_PAYLOAD_DREG = 1, NFTA_PAYLOAD_BASE = 2, NFTA_PAYLOAD_OFFSET = 3, NFTA_PAYLOAD_LEN = 4,
+        NFTA_PAYLOAD_BASE = 2, NFTA_PAYLOAD_OFFSET = 3, NFTA_PAYLOAD_LEN = 4,
         NFTA_RANGE_SREG = 1, NFTA_RANGE_OP = 2, NFTA_RANGE_FROM = 3, NFTA_RANGE_TO = 4,
         NFTA_RULE_EXPRESSIONS = 4, NFTA_RULE_TABLE = 1, NFTA_RULE_CHAIN = 2, NFTA_RULE_USERDATA = 7,
         NFTA_RULE_HANDLE = 3, NFTA_SET_ELEM_LIST_ELEMENTS = 3, NFTA_SET_ELEM_KEY = 1,

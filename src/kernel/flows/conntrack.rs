@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use nix::libc;
 
 use super::super::Error;
-use super::super::netlink::message::{Attributes, Body, Kind, Messages};
-use super::super::netlink::socket::{ACK, DUMP, REQUEST, Socket};
+use super::super::netlink::message::{Attributes, Messages};
+use super::super::netlink::socket::{ACK, DUMP, Socket, question};
 use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
 
@@ -101,10 +101,8 @@ impl Filter {
         Self { family, protocol: None, to: anything, answered_by: anything, translated }
     }
 
-    fn begin(&self, message: u8, flags: u16) -> Messages {
-        let mut question = Messages::default();
-        let kind = Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message };
-        question.begin(kind, REQUEST | flags, address_family(self.family), 0);
+    fn begin(&self, kind: u16, flags: u16) -> Messages {
+        let mut question = question(kind, flags, address_family(self.family));
         let original = self.tuple(&mut question, uapi::CTA_TUPLE_ORIG, &DESTINATION, self.to);
         let reply = self.tuple(&mut question, uapi::CTA_TUPLE_REPLY, &SOURCE, self.answered_by);
         question.nest(uapi::CTA_FILTER, |filter| {
@@ -147,18 +145,10 @@ impl Filter {
 
 /// How many entries this network namespace has. The kernel keeps the number: this takes a microsecond.
 pub(super) fn count(socket: &mut Socket) -> Result<u32, Error> {
-    let mut question = Messages::default();
-    let kind =
-        Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_GET_STATS };
-    question.begin(kind, REQUEST, 0, 0);
-    let mut count = Err(libc::ENODATA);
-    socket.ask(&question, |answer| {
-        count = match answer.body {
-            Body::Object(stats) => stats.u32(uapi::CTA_STATS_GLOBAL_ENTRIES).ok_or(libc::ENODATA),
-            Body::Refused(errno) => Err(errno),
-            Body::Done => Err(libc::ENODATA),
-        }
-    })?;
+    let question = question(uapi::IPCTNL_MSG_CT_GET_STATS, 0, uapi::NFPROTO_UNSPEC);
+    let read = |stats: Attributes<'_>| stats.u32(uapi::CTA_STATS_GLOBAL_ENTRIES);
+    let count = socket.ask_one(&question, read)?;
+    let count = count.and_then(|count| count.flatten().ok_or(libc::ENODATA));
     count.map_err(|errno| Error::question("how many connections it tracks", errno))
 }
 
@@ -176,8 +166,8 @@ pub(super) fn list(socket: &mut Socket, filter: &Filter) -> Result<Vec<Flow>, Er
 /// tuples for those of one flow, and refuse them because they are not whole.
 pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, Error> {
     let question = filter.begin(uapi::IPCTNL_MSG_CT_DELETE, ACK);
-    match outcome(socket, &question)? {
-        Ok(()) => Ok(true),
+    match socket.ask_one(&question, |_| ())? {
+        Ok(_) => Ok(true),
         Err(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT) => Ok(false),
         Err(errno) => Err(Error::question("that connections are no longer tracked", errno)),
     }
@@ -185,32 +175,19 @@ pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, E
 
 /// Deletes flows one by one; one that has ended meanwhile is as good as deleted.
 pub(super) fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<(), Error> {
-    let kind = Kind { subsystem: uapi::NFNL_SUBSYS_CTNETLINK, message: uapi::IPCTNL_MSG_CT_DELETE };
     for flow in flows {
-        let mut message = Messages::default();
-        message.begin(kind, REQUEST | ACK, address_family(Family::of(&flow.from)), 0);
+        let family = address_family(Family::of(&flow.from));
+        let mut message = question(uapi::IPCTNL_MSG_CT_DELETE, ACK, family);
         for (attribute, payload) in &flow.handle {
             let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
             message.put(attribute | nested, &[payload]);
         }
-        match outcome(socket, &message)? {
-            Ok(()) | Err(libc::ENOENT) => {}
+        match socket.ask_one(&message, |_| ())? {
+            Ok(_) | Err(libc::ENOENT) => {}
             Err(errno) => {
                 return Err(Error::question("that a connection is no longer tracked", errno));
             }
         }
     }
     Ok(())
-}
-
-/// Sends a message that is acknowledged; the inner error is the kernel's errno.
-fn outcome(socket: &mut Socket, message: &Messages) -> Result<Result<(), i32>, Error> {
-    let mut outcome = Err(libc::ENODATA);
-    socket.ask(message, |answer| {
-        outcome = match answer.body {
-            Body::Done | Body::Object(_) => Ok(()),
-            Body::Refused(errno) => Err(errno),
-        };
-    })?;
-    Ok(outcome)
 }

@@ -202,27 +202,21 @@ impl Reading {
 
     /// What is read from the packet, or of it, into a register.
     fn load(&mut self, name: &str, data: Attributes<'_>) -> Option<()> {
-        let (register, loaded) = match name {
-            "meta" => {
-                let loaded = match data.u32(uapi::NFTA_META_KEY)? {
-                    uapi::NFT_META_NFPROTO => Loaded::Family,
-                    uapi::NFT_META_L4PROTO => Loaded::Protocol,
-                    _ => Loaded::Other,
-                };
-                (uapi::NFTA_META_DREG, loaded)
-            }
+        let is_of_destination = |flags: u32| flags & uapi::NFTA_FIB_F_DADDR != 0;
+        let loaded = match name {
+            "meta" => match data.u32(uapi::NFTA_META_KEY)? {
+                uapi::NFT_META_NFPROTO => Loaded::Family,
+                uapi::NFT_META_L4PROTO => Loaded::Protocol,
+                _ => Loaded::Other,
+            },
             "ct" if data.u32(uapi::NFTA_CT_KEY) == Some(uapi::NFT_CT_STATUS) => {
-                (uapi::NFTA_CT_DREG, Loaded::Status(false))
+                Loaded::Status(false)
             }
-            "ct" => (uapi::NFTA_CT_DREG, Loaded::Other),
-            "fib" => {
-                let by_destination = data.u32(uapi::NFTA_FIB_FLAGS)? & uapi::NFTA_FIB_F_DADDR != 0;
-                let loaded = if by_destination { Loaded::Local } else { Loaded::Other };
-                (uapi::NFTA_FIB_DREG, loaded)
-            }
-            _ => (uapi::NFTA_PAYLOAD_DREG, payload(data)?),
+            "fib" if data.u32(uapi::NFTA_FIB_FLAGS).is_some_and(is_of_destination) => Loaded::Local,
+            "payload" => payload(data)?,
+            _ => Loaded::Other,
         };
-        self.registers.insert(word(data.u32(register)?), loaded);
+        self.registers.insert(word(data.u32(uapi::NFTA_LOAD_DREG)?), loaded);
         Some(())
     }
 

@@ -222,10 +222,10 @@ fn hooked(chain: Attributes<'_>) -> Option<Hooked> {
 /// Every object of a kind, of every table of the three families.
 fn dump<T>(
     socket: &mut Socket,
-    message: u8,
+    kind: u16,
     read: impl Fn(Space, Attributes<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
-    let question = question(message, DUMP, uapi::NFPROTO_UNSPEC);
+    let question = question(kind, DUMP, uapi::NFPROTO_UNSPEC);
     socket.list(&question, WHAT, |answer, attributes, found| {
         let space = answer.message.first().copied().and_then(Space::of);
         found.extend(space.and_then(|space| read(space, attributes)));

@@ -4,8 +4,8 @@
 //! backends are known, the older one as far as iptables writes nftables; what it writes in the older
 //! tables of the kernel is not seen.
 
-use super::super::netlink::message::{Body, Kind, Messages};
-use super::super::netlink::socket::{DUMP, NFTABLES, REQUEST, question};
+use super::super::netlink::message::{Body, Messages};
+use super::super::netlink::socket::{DUMP, REQUEST, question};
 use super::super::{Error, Nft};
 use super::{Conditions, OtherRule, Space, decode};
 use crate::kernel::uapi;
@@ -66,9 +66,8 @@ impl Nft {
     /// [`Error::Socket`], [`Error::Question`], [`Error::Restless`].
     pub fn portmap(&mut self) -> Result<Portmap, Error> {
         let mut questions = Messages::default();
-        for ((space, table, name), number) in CHAINS.into_iter().zip(0..) {
-            let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETCHAIN };
-            questions.begin(kind, REQUEST, space.number(), number);
+        for (space, table, name) in CHAINS {
+            questions.begin(uapi::NFT_MSG_GETCHAIN, REQUEST, [space.number(), 0, 0, 0]);
             questions.put_text(uapi::NFTA_CHAIN_TABLE, table);
             questions.put_text(uapi::NFTA_CHAIN_NAME, name);
         }

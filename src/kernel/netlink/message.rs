@@ -24,19 +24,6 @@ const fn align(len: usize) -> usize {
     len.next_multiple_of(4)
 }
 
-/// What a message asks for: the netfilter subsystem and its message type.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind {
-    pub(crate) subsystem: u8,
-    pub(crate) message: u8,
-}
-
-impl Kind {
-    pub(crate) const fn number(self) -> u16 {
-        (self.subsystem as u16) << 8 | self.message as u16
-    }
-}
-
 /// A run of messages, ready to be sent at once.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
@@ -45,38 +32,31 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    /// Begins a message. `number` comes back in the answer to it.
-    pub(crate) fn begin(&mut self, kind: Kind, flags: u16, family: u8, number: u32) {
-        self.begin_raw(kind.number(), flags, [family, 0, 0, 0], number);
-    }
-
-    /// Begins a message with the message type and `struct nfgenmsg` spelled out.
-    pub(crate) fn begin_raw(&mut self, kind: u16, flags: u16, nfgen: [u8; 4], number: u32) {
+    /// Begins a message; `header` is what precedes its attributes, `struct nfgenmsg` of netfilter.
+    pub(crate) fn begin(&mut self, kind: u16, flags: u16, header: [u8; NFGEN_HEADER]) {
         self.last = self.bytes.len();
         let len = (NLMSG_HEADER + NFGEN_HEADER) as u32;
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
-        self.bytes.extend_from_slice(&number.to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&nfgen);
+        self.bytes.extend_from_slice(&[0; 8]);
+        self.bytes.extend_from_slice(&header);
     }
 
-    /// Appends a message that somebody else encoded, with our flags and number.
-    pub(crate) fn append(&mut self, message: &[u8], flags: u16, number: u32) {
+    /// Appends a message that somebody else encoded, with our flags.
+    pub(crate) fn append(&mut self, message: &[u8], flags: u16) {
         self.last = self.bytes.len();
         self.bytes.extend_from_slice(message);
         self.set_flags(flags);
-        self.bytes[self.last + 8..self.last + 12].copy_from_slice(&number.to_ne_bytes());
     }
 
-    /// The same with `base` added to the number of each message, and the first number after them.
+    /// The same with a number in each message, which comes back in the answers to it, from `base` on; and
+    /// the first number after them.
     pub(crate) fn numbered_from(&self, base: u32) -> (Vec<u8>, u32) {
         let (mut bytes, mut next, mut at) = (self.bytes.clone(), base, 0);
         while let Some(len) = u32_ne(&bytes, at).filter(|len| *len > 0) {
-            let number = u32_ne(&bytes, at + 8).unwrap_or(0).wrapping_add(base);
-            bytes[at + 8..at + 12].copy_from_slice(&number.to_ne_bytes());
-            next = next.max(number.saturating_add(1));
+            bytes[at + 8..at + 12].copy_from_slice(&next.to_ne_bytes());
+            next = next.wrapping_add(1);
             at += align(len as usize);
         }
         (bytes, next)
@@ -319,11 +299,11 @@ pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    const KIND: Kind = Kind { subsystem: 10, message: 3 };
+    const KIND: u16 = 10 << 8 | 3;
 
     fn sample(extra: bool) -> Messages {
         let mut messages = Messages::default();
-        messages.begin(KIND, 1, 1, 7);
+        messages.begin(KIND, 1, [1, 0, 0, 0]);
         messages.put_text(1, "abc");
         messages.nest(2, |inner| {
             inner.put(1, &[&5_u32.to_be_bytes()]);
@@ -337,9 +317,12 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let messages = sample(false);
-        let answer = answers(messages.as_bytes()).next().expect("one message");
-        assert_eq!(answer.number, 7);
+        let mut messages = sample(false);
+        messages.begin(KIND, 1, [1, 0, 0, 0]);
+        let (bytes, next) = messages.numbered_from(7);
+        let numbers = answers(&bytes).map(|answer| answer.number).collect::<Vec<_>>();
+        assert_eq!((numbers, next), (vec![7, 8], 9));
+        let answer = answers(&bytes).next().expect("a message");
         let Body::Object(attributes) = answer.body else { panic!("not an object: {answer:?}") };
         assert_eq!(attributes.text(1), Some("abc"));
         let inner = attributes.nested(2).expect("the nest");
@@ -351,12 +334,12 @@ mod tests {
     fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
         let read = |userdata: &[u8], part| {
             let mut messages = Messages::default();
-            messages.begin(KIND, 1, 1, 7);
+            messages.begin(KIND, 1, [1, 0, 0, 0]);
             messages.put(5, &[userdata]);
             attributes_of(messages.as_bytes()).userdata(5, part).map(<[u8]>::to_vec)
         };
         let mut written = Messages::default();
-        written.begin(KIND, 1, 1, 7);
+        written.begin(KIND, 1, [1, 0, 0, 0]);
         written.put_userdata(5, &[(0, b"a\0"), (0xa0, b"x:y")]);
         let both = [0, 2, b'a', 0, 0xa0, 3, b'x', b':', b'y'];
         let written = attributes_of(written.as_bytes());

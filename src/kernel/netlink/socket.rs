@@ -11,12 +11,12 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use nix::libc::{ENOENT, MSG_DONTWAIT, MSG_TRUNC};
+use nix::libc::{ENODATA, ENOENT, MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 
-use super::message::{Answer, Attributes, Body, Kind, Messages, answers};
+use super::message::{Answer, Attributes, Body, Messages, answers};
 use super::{ATTEMPTS, Error, INET};
 
 /// `NLM_F_*` of `linux/netlink.h`.
@@ -32,9 +32,6 @@ pub(crate) const NFTABLES: u8 = 10;
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-
-/// The number of the batch's begin and end, to which errors of the transaction as a whole refer.
-const BATCH: u32 = 0;
 
 /// More than any datagram: the largest attribute, and the headers around it.
 const RECEIVE_BUFFER: usize = (1 << 16) + 4096;
@@ -55,10 +52,10 @@ pub(crate) const fn is_own_port(port: u32) -> bool {
     port & OWN_PORTS_MASK == OWN_PORTS
 }
 
-/// A question for objects of nftables that are of `family`, to which attributes can be added.
-pub(crate) fn question(message: u8, flags: u16, family: u8) -> Messages {
+/// A question about objects of netfilter that are of `family`, to which attributes can be added.
+pub(crate) fn question(kind: u16, flags: u16, family: u8) -> Messages {
     let mut question = Messages::default();
-    question.begin(Kind { subsystem: NFTABLES, message }, REQUEST | flags, family, 0);
+    question.begin(kind, REQUEST | flags, [family, 0, 0, 0]);
     question
 }
 
@@ -171,6 +168,24 @@ impl Socket {
         self.receive_all(each)
     }
 
+    /// Sends a question that has one answer: an object, or an acknowledgement. The inner error is the errno of a
+    /// refusal, `ENODATA` where nothing was said.
+    pub(crate) fn ask_one<T>(
+        &mut self,
+        question: &Messages,
+        read: impl Fn(Attributes<'_>) -> T,
+    ) -> Result<Result<Option<T>, i32>, Error> {
+        let mut answered = Err(ENODATA);
+        self.ask(question, |answer| {
+            answered = match answer.body {
+                Body::Object(attributes) => Ok(Some(read(attributes))),
+                Body::Done => Ok(None),
+                Body::Refused(errno) => Err(errno),
+            };
+        })?;
+        Ok(answered)
+    }
+
     /// Asks for a listing until it shows one state, and gathers what `read` finds in each object; the
     /// inner error is the errno with which the kernel would not list.
     pub(crate) fn gather<T>(
@@ -222,7 +237,7 @@ impl Socket {
         &mut self,
         transaction: Transaction,
     ) -> Result<Result<(), Refusal>, Error> {
-        let Some((messages, mut subjects)) = transaction.finish() else { return Ok(Ok(())) };
+        let Some((messages, subjects)) = transaction.finish() else { return Ok(Ok(())) };
         self.send(&messages)?;
         let numbers = self.numbers.clone();
         let (mut is_done, mut refused) = (false, None);
@@ -240,7 +255,7 @@ impl Socket {
             };
             for Answer { body, number, .. } in own_answers(datagram, &numbers) {
                 match body {
-                    Body::Refused(errno) => refused = refused.or(Some((number as usize, errno))),
+                    Body::Refused(errno) => refused = refused.or(Some((number, errno))),
                     Body::Done => is_done |= number as usize == subjects.len(),
                     Body::Object(_) => {}
                 }
@@ -250,8 +265,10 @@ impl Socket {
             None if is_done => Ok(Ok(())),
             None => Err(Error::Unanswered),
             Some((number, errno)) => {
-                subjects.insert(BATCH as usize, "the transaction as a whole".to_owned());
-                let subject = subjects.get(number).cloned().unwrap_or_default();
+                let subject =
+                    (number as usize).checked_sub(1).and_then(|index| subjects.get(index));
+                let subject = subject.map_or("the transaction as a whole", String::as_str);
+                let subject = subject.to_owned();
                 Ok(Err(Refusal { subject, errno }))
             }
         }
@@ -289,23 +306,21 @@ pub(crate) struct Transaction {
 impl Transaction {
     pub(crate) fn begin() -> Self {
         let mut messages = Messages::default();
-        messages.begin_raw(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES], BATCH);
+        messages.begin(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES]);
         Self { messages, subjects: Vec::new() }
     }
 
     /// Begins a message about `subject`.
-    pub(crate) fn message(&mut self, kind: u8, flags: u16, subject: String) -> &mut Messages {
+    pub(crate) fn message(&mut self, kind: u16, flags: u16, subject: String) -> &mut Messages {
         self.subjects.push(subject);
-        let kind = Kind { subsystem: NFTABLES, message: kind };
-        let number = self.subjects.len() as u32;
-        self.messages.begin(kind, REQUEST | flags, INET, number);
+        self.messages.begin(kind, REQUEST | flags, [INET, 0, 0, 0]);
         &mut self.messages
     }
 
     /// Appends a message about `subject` that libnftnl encoded.
     pub(crate) fn append(&mut self, message: &[u8], flags: u16, subject: String) {
         self.subjects.push(subject);
-        self.messages.append(message, REQUEST | flags, self.subjects.len() as u32);
+        self.messages.append(message, REQUEST | flags);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -325,7 +340,7 @@ impl Transaction {
         }
         let flags = self.messages.flags() | ACK;
         self.messages.set_flags(flags);
-        self.messages.begin_raw(BATCH_END, REQUEST, [0, 0, 0, NFTABLES], BATCH);
+        self.messages.begin(BATCH_END, REQUEST, [0, 0, 0, NFTABLES]);
         Some((self.messages, self.subjects))
     }
 }

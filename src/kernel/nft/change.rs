@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::elements::Seen;
-use super::look::{Look, Standing};
+use super::look::Look;
 use super::{Error, PATIENCE, Tries, make};
 use crate::model::HostPort;
 use crate::ruleset::{self, Chain, Difference, Element, Place, Set, SetKind};
@@ -48,29 +48,26 @@ impl Change {
         look.elements.iter().any(|(place, seen)| seen.expiring && self.concerns(place))
     }
 
-    /// What comes next, after a look that showed the table to stand like this.
+    /// What comes next, after a look that showed this flaw of the table.
     pub(super) fn step(
         &self,
         look: &Look,
-        standing: Standing,
+        flaw: Option<String>,
         tries: Tries,
     ) -> Result<Step, Error> {
-        match standing {
-            Standing::Rebuild(reason) => Ok(Step::Rebuild(reason)),
-            Standing::Intact { .. } if tries.refusals > 2 => {
-                Ok(Step::Rebuild("something in it was missing".to_owned()))
-            }
-            Standing::Intact { .. } if tries.waits < PATIENCE && self.must_wait(look) => {
-                Ok(Step::Wait)
-            }
-            Standing::Intact { missing } => Ok(Step::Difference(self.difference(look, missing)?)),
-        }
+        Ok(match flaw {
+            Some(reason) => Step::Rebuild(reason),
+            None if tries.refusals > 2 => Step::Rebuild("something in it was missing".to_owned()),
+            None if tries.waits < PATIENCE && self.must_wait(look) => Step::Wait,
+            None => Step::Difference(self.difference(look)?),
+        })
     }
 
-    /// What brings the elements from what `look` saw to what is asked for, in a table that lacks the
-    /// chains `missing`.
-    pub(super) fn difference(&self, look: &Look, missing: Vec<Chain>) -> Result<Difference, Error> {
-        let mut difference = Difference { chains: missing, ..Difference::default() };
+    /// What brings a sound table from what `look` saw to what is asked for.
+    pub(super) fn difference(&self, look: &Look) -> Result<Difference, Error> {
+        let missing = self.chains.iter().filter(|chain| look.rule_count(&chain.name) == 0);
+        let mut difference =
+            Difference { chains: missing.cloned().collect(), ..Difference::default() };
         for (place, seen) in &look.elements {
             let releases = self.releases(place);
             match (self.wanted.get(place), seen.data) {
@@ -99,13 +96,13 @@ impl Change {
         Ok(difference)
     }
 
-    /// What the kernel is sent for it where the table has the chains and no element is in the way:
+    /// What the kernel is sent for it where the table has nothing:
     /// for benchmarks of the encoding alone.
     ///
     /// # Errors
-    /// None, as nothing is in the way.
+    /// None, as no element is in the way.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let transaction = make(&self.difference(&Look::default(), Vec::new())?);
+        let transaction = make(&self.difference(&Look::default())?);
         Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::elements::Seen;
 use super::encode::Encoder;
-use super::look::{Extent, Look, Standing, Table};
+use super::look::{Extent, Look, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
 use crate::model::{Family, HostPort};
@@ -15,21 +15,16 @@ use crate::ruleset::{
 };
 
 impl Look {
-    /// Compares all of the table but its elements with `everything`, by content.
-    pub(super) fn thorough_standing(
+    /// Compares all of the table but its elements with `everything`, by content; says why it has to be built
+    /// again, if it has to.
+    pub(super) fn any_flaw(
         &self,
         expected: &Identity,
         everything: &Ruleset,
-    ) -> Result<Standing, Error> {
-        let standing = self.standing(expected, &everything.networks())?;
-        let found = match standing {
-            Standing::Rebuild(_) => None,
-            Standing::Intact { .. } => {
-                let odd = self.odd.map(|set| format!("{set} had a key that autoport never writes"));
-                odd.or_else(|| differing_chain(self, &everything.chains()))
-            }
-        };
-        Ok(found.map_or(standing, Standing::Rebuild))
+    ) -> Result<Option<String>, Error> {
+        let flaw = self.flaw(expected, &everything.networks())?;
+        let odd = || self.odd.map(|set| format!("{set} had a key that autoport never writes"));
+        Ok(flaw.or_else(odd).or_else(|| differing_chain(self, &everything.chains())))
     }
 }
 

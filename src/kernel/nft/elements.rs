@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::INET;
-use super::message::{Attributes, Kind, Messages, address};
-use super::socket::{self, CREATE, DUMP, EXCL, NFTABLES, REQUEST, Transaction};
+use super::message::{Attributes, Messages, address};
+use super::socket::{self, CREATE, DUMP, EXCL, REQUEST, Transaction};
 use crate::kernel::uapi;
 use crate::model::Protocol;
 use crate::ruleset::{Data, Element, Interface, Key, Place, Set, TABLE};
@@ -98,7 +98,7 @@ fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut
 /// Writes messages about runs of items of one set. `items` is sorted, so a set comes once.
 fn put_runs<T>(
     transaction: &mut Transaction,
-    (kind, flags): (u8, u16),
+    (kind, flags): (u16, u16),
     items: &[T],
     place: impl Fn(&T) -> Place,
     subject: impl Fn(Set, Key) -> String,
@@ -157,10 +157,9 @@ pub(super) fn delete(transaction: &mut Transaction, places: &[Place]) {
     );
 }
 
-/// Asks for one element; the answer carries `number`.
-pub(super) fn question(messages: &mut Messages, place: &Place, number: u32) {
-    let kind = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_GETSETELEM };
-    messages.begin(kind, REQUEST, INET, number);
+/// Asks for one element.
+pub(super) fn question(messages: &mut Messages, place: &Place) {
+    messages.begin(uapi::NFT_MSG_GETSETELEM, REQUEST, [INET, 0, 0, 0]);
     put_list(messages, place.0, &[place.1], put_key);
 }
 

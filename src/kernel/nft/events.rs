@@ -7,13 +7,11 @@ use nix::errno::Errno;
 use nix::libc::ENOBUFS;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::message::{Answer, Body, Kind, answers};
-use super::socket::{NFTABLES, Socket, is_own_port};
+use super::message::{Answer, Body, answers};
+use super::socket::{Socket, is_own_port};
 use super::{Error, INET};
 use crate::kernel::uapi;
 use crate::ruleset::TABLE;
-
-const NEWGEN: u16 = Kind { subsystem: NFTABLES, message: uapi::NFT_MSG_NEWGEN }.number();
 
 /// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look.
 const ROOM: usize = 1 << 20;
@@ -115,7 +113,7 @@ impl Events {
 /// do not mix.
 fn hear(ours: &mut bool, event: &Answer<'_>) -> bool {
     let Body::Object(attributes) = event.body else { return false };
-    if event.kind == NEWGEN {
+    if event.kind == uapi::NFT_MSG_NEWGEN {
         return std::mem::take(ours) && !is_own_port(event.port);
     }
     *ours |=

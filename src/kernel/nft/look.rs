@@ -61,14 +61,6 @@ pub struct Look {
     pub(super) rules: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
-/// How the table stands to what a change expects of it.
-pub(super) enum Standing {
-    /// It is sound; these chains have to be added first.
-    Intact { missing: Vec<Chain> },
-    /// It has to be built again, for this reason.
-    Rebuild(String),
-}
-
 impl Look {
     pub(super) fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
@@ -91,17 +83,18 @@ impl Look {
         }
     }
 
-    /// Compares the table with what a change that needs `chains` expects.
+    /// Compares the table with what a change that needs `chains` expects; says why it has to be built again, if it
+    /// has to.
     ///
     /// Rules are counted here and compared by CHECK: a rule can be deleted, flushed or replaced,
     /// and the last needs somebody who means it.
-    pub(super) fn standing(
+    pub(super) fn flaw(
         &self,
         expected: &Identity,
         chains: &[Chain],
-    ) -> Result<Standing, Error> {
+    ) -> Result<Option<String>, Error> {
         self.permit(expected)?;
-        let reason = match &self.table {
+        Ok(match &self.table {
             Table::Absent => Some("it was missing".to_owned()),
             Table::Foreign => Some("it was not made by autoport".to_owned()),
             Table::Ours(found) if expected.is_of_another_boot(found) => Some(
@@ -114,12 +107,7 @@ impl Look {
             }
             Table::Ours(_) if self.dormant => Some("it was dormant".to_owned()),
             Table::Ours(_) => self.damage(chains),
-        };
-        if let Some(reason) = reason {
-            return Ok(Standing::Rebuild(reason));
-        }
-        let missing = chains.iter().filter(|chain| self.rule_count(&chain.name) == 0);
-        Ok(Standing::Intact { missing: missing.cloned().collect() })
+        })
     }
 
     /// Names the first chain that has not as many rules as it should have. What that number is, is
@@ -224,8 +212,8 @@ impl Nft {
         let mut found = BTreeMap::new();
         for volley in places.chunks(PER_VOLLEY) {
             let mut questions = Messages::default();
-            for (place, number) in volley.iter().zip(0..) {
-                elements::question(&mut questions, place, number);
+            for place in volley {
+                elements::question(&mut questions, place);
             }
             let mut refused = None;
             let mut answered = 0;
@@ -257,8 +245,8 @@ impl Nft {
     }
 
     /// Lists the rules or chains of our table, each with its chain's name, which is its attribute `name`.
-    fn list(&mut self, message: u8, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let mut question = socket::question(message, DUMP, INET);
+    fn list(&mut self, kind: u16, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut question = socket::question(kind, DUMP, INET);
         question.put_text(uapi::NFTA_TABLE, TABLE);
         self.socket.list(&question, WHAT, |_, attributes, found| {
             if let Some(name) = chain_in(attributes, name) {
@@ -268,20 +256,15 @@ impl Nft {
     }
 
     fn look_at_table(&mut self) -> Result<Look, Error> {
-        const WHAT: &str = "table inet autoport";
         let mut question = socket::question(uapi::NFT_MSG_GETTABLE, 0, INET);
         question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-        let mut answered = Err(Error::question(WHAT, ENODATA));
-        self.socket.ask(&question, |answer| {
-            answered = match answer.body {
-                Body::Object(attributes) => Ok(read_table(attributes)),
-                Body::Refused(ENOENT) | Body::Done => Ok(Look::default()),
-                // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
-                Body::Refused(EINVAL) => Err(Error::NoTables),
-                Body::Refused(errno) => Err(Error::question(WHAT, errno)),
-            };
-        })?;
-        answered
+        match self.socket.ask_one(&question, read_table)? {
+            Ok(found) => Ok(found.unwrap_or_default()),
+            Err(ENOENT) => Ok(Look::default()),
+            // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
+            Err(EINVAL) => Err(Error::NoTables),
+            Err(errno) => Err(Error::question("table inet autoport", errno)),
+        }
     }
 }
 

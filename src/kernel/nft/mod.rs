@@ -27,7 +27,6 @@ use nftnl::MsgType;
 
 use change::Step;
 use encode::Encoder;
-use look::Standing;
 
 use super::netlink::message::{self, Messages};
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Refusal, Socket, Transaction};
@@ -95,9 +94,9 @@ impl Nft {
         let mut vacated = Vec::new();
         let mut applied =
             self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
-                let standing = look.standing(&nft.identity, &change.chains)?;
+                let flaw = look.flaw(&nft.identity, &change.chains)?;
                 vacated = change.vacated(look);
-                Ok(Some(match change.step(look, standing, tries)? {
+                Ok(Some(match change.step(look, flaw, tries)? {
                     Step::Wait => return Ok(None),
                     Step::Difference(difference) => Applied::of(&difference),
                     Step::Rebuild(reason) => {
@@ -126,16 +125,14 @@ impl Nft {
         everything: impl FnOnce() -> Result<Ruleset, E>,
     ) -> Result<String, E> {
         let look = self.look(Extent::Places(&change.places()))?;
-        Ok(match look.standing(&self.identity, &change.chains)? {
-            Standing::Intact { missing } => change.difference(&look, missing)?.to_string(),
-            Standing::Rebuild(_) => {
-                let mut table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
-                table.identity = self.identity.clone();
-                let is_there = look.table != Table::Absent;
-                let replaced = format!("table inet {TABLE}\ndelete table inet {TABLE}\n");
-                if is_there { format!("{replaced}{table}") } else { table.to_string() }
-            }
-        })
+        if look.flaw(&self.identity, &change.chains)?.is_none() {
+            return Ok(change.difference(&look)?.to_string());
+        }
+        let mut table = self.with_spared(Cow::Owned(everything()?))?.into_owned();
+        table.identity = self.identity.clone();
+        let replaced = format!("table inet {TABLE}\ndelete table inet {TABLE}\n");
+        let is_there = look.table != Table::Absent;
+        Ok(if is_there { format!("{replaced}{table}") } else { table.to_string() })
     }
 
     /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that.

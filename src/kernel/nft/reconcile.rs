@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Step;
 use super::elements::Seen;
-use super::look::Standing;
 use super::message::Attributes;
 use super::socket::Transaction;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare};
@@ -57,15 +56,15 @@ impl Nft {
         let mut vacated = Vec::new();
         let mut applied = self.attempt::<_, Error>(Extent::Everything, |nft, look, tries| {
             let spared = spared_in(look, everything);
-            let standing = look.thorough_standing(&nft.identity, everything)?;
+            let flaw = look.any_flaw(&nft.identity, everything)?;
             // What is built again is not compared one by one, and a copy of it takes its time.
-            if matches!(standing, Standing::Intact { .. }) {
+            if flaw.is_none() {
                 change.wanted.clone_from(&everything.elements);
                 let ours = look.elements.keys().filter(|place| !spared.contains(place));
                 change.released = ours.copied().collect();
                 vacated = change.vacated(look);
             }
-            Ok(Some(match change.step(look, standing, tries)? {
+            Ok(Some(match change.step(look, flaw, tries)? {
                 Step::Wait => return Ok(None),
                 Step::Difference(difference) => {
                     let (mut transaction, mut applied) = Applied::of(&difference);
@@ -98,13 +97,11 @@ impl Nft {
         if look.table == Table::Absent && everything.elements.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(match look.thorough_standing(&self.identity, everything)? {
-            Standing::Rebuild(reason) => vec![reason],
-            Standing::Intact { .. } => {
-                let spared = spared_in(&look, everything);
-                compare::differing_elements(&look, everything, &spared).collect()
-            }
-        })
+        if let Some(reason) = look.any_flaw(&self.identity, everything)? {
+            return Ok(vec![reason]);
+        }
+        let spared = spared_in(&look, everything);
+        Ok(compare::differing_elements(&look, everything, &spared).collect())
     }
 
     /// Reads the table back, whosever it is; `None` where none of this layout is.
@@ -231,7 +228,7 @@ fn delete_jumps(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
     }
 }
 
-fn delete(transaction: &mut Transaction, kind: u8, subject: &str, which: &[(u16, &[u8])]) {
+fn delete(transaction: &mut Transaction, kind: u16, subject: &str, which: &[(u16, &[u8])]) {
     let message = transaction.message(kind, 0, format!("deleting {subject}"));
     message.put_text(uapi::NFTA_TABLE, TABLE);
     for (attribute, value) in which {

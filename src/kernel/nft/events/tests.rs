@@ -1,8 +1,7 @@
 use super::super::message::Messages;
 use super::*;
 
-const NEWRULE: u8 = 6;
-const NEWGEN: u8 = uapi::NFT_MSG_NEWGEN;
+const NEWRULE: u16 = 10 << 8 | 6;
 const IP: u8 = 2;
 
 /// The port of nft(8): its process ID.
@@ -19,10 +18,10 @@ fn heard(ours: &mut bool, messages: &Messages, port: u32) -> bool {
 fn concerns(ours: &mut bool, tables: &[(u8, &str)], port: u32) -> bool {
     let mut messages = Messages::default();
     for (family, table) in tables {
-        messages.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, *family, 0);
+        messages.begin(NEWRULE, 0, [*family, 0, 0, 0]);
         messages.put_text(uapi::NFTA_TABLE, table);
     }
-    messages.begin(Kind { subsystem: NFTABLES, message: NEWGEN }, 0, 0, 0);
+    messages.begin(uapi::NFT_MSG_NEWGEN, 0, [0; 4]);
     heard(ours, &messages, port)
 }
 
@@ -42,7 +41,7 @@ fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
 fn what_was_told_in_several_datagrams_is_one_transaction() {
     let mut changed = false;
     let mut part = Messages::default();
-    part.begin(Kind { subsystem: NFTABLES, message: NEWRULE }, 0, INET, 0);
+    part.begin(NEWRULE, 0, [INET, 0, 0, 0]);
     part.put_text(uapi::NFTA_TABLE, TABLE);
     assert!(!heard(&mut changed, &part, NFT));
     assert!(concerns(&mut changed, &[], NFT));
