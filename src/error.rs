@@ -109,7 +109,6 @@ impl Error {
     ///
     /// There is no wildcard arm, so a new failure does not compile until someone has decided what
     /// the runtime is told.
-    #[must_use]
     pub fn code(&self) -> u32 {
         match self {
             Self::Request(error) => request_code(error),
@@ -130,7 +129,6 @@ impl Error {
 
     /// This error with the process behind a listener. That is looked for among all processes of the
     /// node, so this is for after the lock, and gives up in time.
-    #[must_use]
     pub fn with_process(mut self) -> Self {
         if let Self::Listening { listener, process, .. } = &mut self {
             *process = kernel::Process::of(listener, NAMING);
@@ -145,7 +143,6 @@ impl Error {
     }
 
     /// This error with its causes, for a line of text.
-    #[must_use]
     pub fn in_one_line(&self) -> String {
         let details = self.details();
         let separator = if details.is_empty() { "" } else { ": " };
@@ -153,7 +150,6 @@ impl Error {
     }
 
     /// The causes, outermost first, for the reply's `details`.
-    #[must_use]
     pub fn details(&self) -> String {
         let mut told = causes(self);
         if self.is_the_kernels() && is_denied(self) {
@@ -167,19 +163,16 @@ impl Error {
 pub type Cause = dyn StdError + 'static;
 
 /// The causes of an error, outermost first.
-#[must_use]
 pub fn causes(error: &Cause) -> String {
     chain(error).skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// An error with its causes.
-#[must_use]
 pub fn in_one_line(error: &Cause) -> String {
     chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether a lack of privilege is among an error and its causes.
-#[must_use]
 pub fn is_denied(error: &Cause) -> bool {
     chain(error).any(|error| {
         let io = error.downcast_ref::<io::Error>();

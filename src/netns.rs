@@ -74,7 +74,6 @@ pub enum Fate {
 
 impl Fate {
     /// What became of the namespace of `owner`, seen from this process.
-    #[must_use]
     pub fn of(owner: &Owner) -> Self {
         match (&owner.holder, &owner.netns) {
             (Holder::HostPod { .. }, _) => Self::Unknown("its pod is on the node's network"),
@@ -103,7 +102,6 @@ impl fmt::Display for Fate {
 /// Every doubt means alive, because who is gone loses its ports. A path below `/proc` is such a
 /// doubt: it vanishes with one process, while others may still live in the namespace. So is a
 /// symbolic link, which may lead there, or be turned: only a bind mount holds a namespace.
-#[must_use]
 pub fn fate(netns: &Netns) -> Fate {
     let found = look(&netns.path);
     if matches!(found, Ok(Found::Namespace(id)) if id == netns.id) {
@@ -147,7 +145,6 @@ pub fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> io::Re
 }
 
 /// Whether the namespace is provably gone.
-#[must_use]
 pub fn is_gone(netns: &Netns) -> bool {
     fate(netns) == Fate::Gone
 }

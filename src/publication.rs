@@ -151,7 +151,6 @@ impl Publication {
     /// record of which the pod named all ports itself tells nothing new.
     ///
     /// A pod has one sandbox: where records of an earlier one are left, those of the latest count.
-    #[must_use]
     pub fn of(records: &[Record]) -> Option<Self> {
         let latest = records.iter().max_by_key(|record| record.created)?;
         let sandbox = latest.owner.container_id();
@@ -176,7 +175,6 @@ impl Publication {
 
     /// The variables, in the order of `ports.env`: names are unique, and no value has anything in it
     /// that a shell or kubelet would interpret.
-    #[must_use]
     pub fn variables(&self) -> Vec<(String, String)> {
         let mut variables = Variables::default();
         self.own_variables(&mut variables);
@@ -187,7 +185,6 @@ impl Publication {
 
     /// The text of `ports.env`: lines `NAME='value'`, which a shell can source and which is the only
     /// form that kubelet's `fileKeyRef` takes.
-    #[must_use]
     pub fn to_env(&self) -> String {
         let line = |(name, value): &(String, String)| format!("{name}='{value}'\n");
         self.variables().iter().map(line).collect()
@@ -304,7 +301,6 @@ impl Variables {
 
 /// The variables that the pod of `records`, which are all that it has, is told: see
 /// [`Publication::of`].
-#[must_use]
 pub fn variables(records: &[Record]) -> Vec<(String, String)> {
     Publication::of(records).map(|told| told.variables()).unwrap_or_default()
 }

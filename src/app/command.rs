@@ -81,7 +81,6 @@ fn failure(error: &Error, stdin: &[u8]) -> Outcome {
 
 /// The reply to a command that ended in a panic: a bug, but the runtime still has to be told.
 /// 999 is what the Go plugins say for an internal error.
-#[must_use]
 pub fn panicked(message: &str) -> String {
     let reply = Reply::Error {
         version: cni::Version::NEWEST,

@@ -32,7 +32,6 @@ fn names<S: Serializer>(owners: &[Owner], out: S) -> Result<S::Ok, S::Error> {
 
 impl Dismantled {
     /// Whether nobody has host ports any more.
-    #[must_use]
     pub fn is_over(&self) -> bool {
         self.holders.is_empty() && self.unreadable == 0
     }

@@ -142,7 +142,6 @@ impl Listing {
     }
 
     /// Whether there is nobody.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.attachments.is_empty() && self.reservations.is_empty() && self.unreadable.is_empty()
     }
@@ -156,7 +155,6 @@ impl Listing {
     }
 
     /// How many numbers of `ranges` are held, on whatever address.
-    #[must_use]
     pub fn held_in(&self, ranges: &[PortRange], protocol: Protocol) -> usize {
         let hosts = self.hosts().filter(|host| host.protocol == protocol);
         let meant = hosts.filter(|host| ranges.iter().any(|range| range.contains(host.port)));

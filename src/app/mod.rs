@@ -52,7 +52,6 @@ pub use status::{Overview, overview, status};
 pub use watch::watch;
 
 /// The store that a configuration names. Reservations that outlive a boot belong to the node's own.
-#[must_use]
 pub fn store(config: &cni::StoreConfig) -> Store {
     let store = Store::at(&config.state_dir).waiting(config.lock_timeout);
     if config.state_dir == Path::new(cni::DEFAULT_STATE_DIR) {

@@ -42,7 +42,6 @@ pub struct Overview {
 }
 
 /// Looks at store and kernel as STATUS does, but makes no store where there is none.
-#[must_use]
 pub fn overview(store: &Store, log: &mut dyn Log) -> Overview {
     let found = store.read(log).map_err(Error::from).and_then(|shared| {
         let Some(shared) = shared else { return Ok(None) };

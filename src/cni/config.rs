@@ -76,7 +76,6 @@ pub struct StoreConfig {
 impl StoreConfig {
     /// What holds on this node outside of any network, as far as the file says it rightly: as DEL
     /// takes it, and for who looks at a node where the file may be wrong.
-    #[must_use]
     pub fn of_node_in_part(node_file: Option<&[u8]>) -> Self {
         let node = node_file.and_then(|bytes| decode_node_file(bytes).ok());
         let layers: Vec<&Object<'_>> = node.iter().collect();

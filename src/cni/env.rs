@@ -27,7 +27,6 @@ impl FromIterator<(OsString, OsString)> for Env {
 
 impl Env {
     /// Whether a runtime is calling: `CNI_COMMAND` is set and not empty.
-    #[must_use]
     pub fn is_plugin_call(&self) -> bool {
         self.values.contains_key("CNI_COMMAND")
     }

@@ -63,7 +63,6 @@ impl Error {
     }
 
     /// This error and its cause in one line, for places that have no `details`.
-    #[must_use]
     pub fn in_one_line(&self) -> String {
         let mut line = self.to_string();
         if let Some(cause) = self.source() {

@@ -128,7 +128,6 @@ impl Call {
 
 /// The version that an error reply to `stdin` is written in: the configuration's if it can be read
 /// and is spoken, else the newest.
-#[must_use]
 pub fn reply_version(stdin: &[u8]) -> Version {
     version_on(stdin).and_then(|text| Version::of_config(&text)).unwrap_or(Version::NEWEST)
 }

@@ -31,7 +31,6 @@ pub enum Reply {
 
 impl Reply {
     /// The bytes to print, and nothing besides.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let value = match self {
             Self::Result(result) => return result.get().as_bytes().to_vec(),

@@ -37,7 +37,6 @@ impl Version {
     pub const NEWEST: Self = Self::V1_1_0;
 
     /// The version as configurations and results spell it.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V0_1_0 => "0.1.0",
@@ -51,13 +50,11 @@ impl Version {
     }
 
     /// Reads a non-empty `cniVersion`. Only exact matches count, as in libcni's version check.
-    #[must_use]
     pub fn named(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 
     /// Reads the `cniVersion` of a configuration, where empty means 0.1.0 (Go `version.Decode`).
-    #[must_use]
     pub fn of_config(text: &str) -> Option<Self> {
         if text.is_empty() { Some(Self::V0_1_0) } else { Self::named(text) }
     }

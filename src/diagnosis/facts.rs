@@ -173,7 +173,6 @@ pub struct Facts {
 
 impl Facts {
     /// Looks at this node, in the network namespace of this process.
-    #[must_use]
     pub fn gather(
         conf_dir: PathBuf,
         plugin: PathBuf,

@@ -123,7 +123,6 @@ impl Report {
 }
 
 /// Everything that is to say about a node.
-#[must_use]
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut report = Report::default();
     let networks = conflist::networks(facts);
@@ -140,7 +139,6 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 /// How many there are.
-#[must_use]
 pub fn counted(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 const CONTEXT: usize = 3;
 
 /// The unified diff between two texts of the file `name`, in one hunk; nothing where they are equal.
-#[must_use]
 pub(super) fn unified(name: &str, old: &str, new: &str) -> String {
     if old == new {
         return String::new();

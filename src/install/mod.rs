@@ -145,7 +145,6 @@ impl Step {
     }
 
     /// Whether it changes anything.
-    #[must_use]
     pub const fn is_change(&self) -> bool {
         matches!(self.done, Done::Copied | Done::Changed | Done::Removed)
     }

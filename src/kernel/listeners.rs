@@ -201,7 +201,6 @@ impl Listeners {
     }
 
     /// The first that `host` would be in the way of, answering `within`.
-    #[must_use]
     pub fn find(&self, host: &HostPort, within: &[IpNetwork]) -> Option<&Listener> {
         let at_port = self.by_port.get(&(host.protocol, host.port))?;
         at_port.iter().find(|listener| listener.meets(host, within))
@@ -214,7 +213,6 @@ impl Listeners {
 
     /// The protocols whose sockets this kernel cannot list: SCTP where nobody uses it, or any
     /// protocol where the kernel was built without its `…_diag`. Nothing is known to listen there.
-    #[must_use]
     pub fn unknown(&self) -> &[Protocol] {
         &self.unknown
     }
@@ -280,7 +278,6 @@ impl Process {
     /// finding it means reading the descriptors of one process after the other, of which a machine may
     /// have any number. `None` as well for a socket of the kernel's own, for a process of another PID
     /// namespace, and where reading is not permitted.
-    #[must_use]
     #[expect(clippy::disallowed_methods, reason = "/proc is the kernel's, and this is its door")]
     pub fn of(listener: &Listener, budget: Duration) -> Option<Self> {
         if listener.inode == 0 {

@@ -46,7 +46,6 @@ pub struct Ask {
 
 impl Ask {
     /// Whether no host port is asked for at all.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.fixed.is_empty() && self.requested.is_empty()
     }

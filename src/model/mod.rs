@@ -44,7 +44,6 @@ impl Protocol {
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The number in the IP header, as IANA assigns it.
-    #[must_use]
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -99,7 +98,6 @@ impl Family {
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The version `address` belongs to.
-    #[must_use]
     pub const fn of(address: &IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
@@ -108,7 +106,6 @@ impl Family {
     }
 
     /// The address that stands for every local address of this version: `0.0.0.0` or `::`.
-    #[must_use]
     pub const fn wildcard(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -145,14 +142,12 @@ impl HostPort {
     }
 
     /// Whether this stands for every local address of its family.
-    #[must_use]
     pub const fn is_wildcard(&self) -> bool {
         self.address.is_unspecified()
     }
 
     /// Whether one packet could be meant for both: same protocol, port and family, and the same
     /// address or a wildcard on either side.
-    #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.protocol == other.protocol
             && self.port == other.port
@@ -184,7 +179,6 @@ pub struct Mapping {
 impl Mapping {
     /// Leads `host` to `container_port` on the pod's address of the same family, or nowhere if it
     /// has none: on this node the number is taken all the same.
-    #[must_use]
     pub fn towards(host: HostPort, container_port: NonZeroU16, pod: &[IpNetwork]) -> Self {
         let family = Family::of(&host.address);
         let address = pod.iter().map(IpNetwork::ip).find(|ip| Family::of(ip) == family);
@@ -263,7 +257,6 @@ pub struct Record {
 
 impl Record {
     /// The numbers that the node chose, each once, in however many protocols.
-    #[must_use]
     pub fn chosen_numbers(&self) -> BTreeSet<u16> {
         let run = |grant: &Grant| {
             let first = grant.port.get();

@@ -31,19 +31,16 @@ impl Attachment {
     }
 
     /// The `name` of the network configuration.
-    #[must_use]
     pub fn network(&self) -> &str {
         &self.network
     }
 
     /// `CNI_CONTAINERID`.
-    #[must_use]
     pub fn container_id(&self) -> &str {
         &self.container_id
     }
 
     /// `CNI_IFNAME`.
-    #[must_use]
     pub fn ifname(&self) -> &str {
         &self.ifname
     }
@@ -165,7 +162,6 @@ impl HostPod {
     }
 
     /// Its UID.
-    #[must_use]
     pub fn uid(&self) -> &str {
         &self.0
     }
@@ -217,7 +213,6 @@ impl TryFrom<HolderFields> for Holder {
 impl Holder {
     /// Whether both are the same interface in the same network, of whatever container: where a pod
     /// finds its numbers again after its sandbox was re-created.
-    #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Attachment(one), Self::Attachment(other)) => {
@@ -266,13 +261,11 @@ pub struct Owner {
 
 impl Owner {
     /// An owner of which nothing else is known.
-    #[must_use]
     pub fn bare(holder: impl Into<Holder>) -> Self {
         Self { holder: holder.into(), pod: None, netns: None }
     }
 
     /// The attachment; `None` for a pod on the node's own network.
-    #[must_use]
     pub const fn attachment(&self) -> Option<&Attachment> {
         match &self.holder {
             Holder::Attachment(attachment) => Some(attachment),
@@ -281,13 +274,11 @@ impl Owner {
     }
 
     /// The ID of the container (on Kubernetes: of the sandbox) that the ports lead to.
-    #[must_use]
     pub fn container_id(&self) -> Option<&str> {
         self.attachment().map(Attachment::container_id)
     }
 
     /// The UID of the pod, where one is known: runtimes may send an empty one.
-    #[must_use]
     pub fn uid(&self) -> Option<&str> {
         match &self.holder {
             Holder::HostPod { pod } => Some(pod.uid()),

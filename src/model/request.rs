@@ -20,19 +20,16 @@ pub struct PortRange {
 
 impl PortRange {
     /// Whether `port` is in it.
-    #[must_use]
     pub const fn contains(&self, port: NonZeroU16) -> bool {
         self.first.get() <= port.get() && port.get() <= self.last.get()
     }
 
     /// Whether some port is in both.
-    #[must_use]
     pub const fn overlaps(&self, other: &Self) -> bool {
         self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
     }
 
     /// How many numbers it holds: 1 to 65535.
-    #[must_use]
     pub const fn size(&self) -> usize {
         self.last.get() as usize - self.first.get() as usize + 1
     }
@@ -73,21 +70,18 @@ impl Request {
     pub const DEFAULT_RANGE: &'static str = "default";
 
     /// A request for one number of the default range, without name and on every local address.
-    #[must_use]
     pub const fn new(protocols: Vec<Protocol>, container_port: ContainerPort) -> Self {
         let count = NonZeroU16::MIN;
         Self { name: None, protocols, container_port, count, address: None, range: None }
     }
 
     /// Its protocols as they are written: `tcp+udp`.
-    #[must_use]
     pub fn protocol_list(&self) -> String {
         let names: Vec<_> = self.protocols.iter().map(ToString::to_string).collect();
         names.join("+")
     }
 
     /// What the range to choose from is called.
-    #[must_use]
     pub fn range_name(&self) -> &str {
         self.range.as_deref().unwrap_or(Self::DEFAULT_RANGE)
     }
@@ -176,7 +170,6 @@ pub struct PortPolicy {
 
 impl PortPolicy {
     /// The range called `name`, in its parts; [`Request::DEFAULT_RANGE`] is the one without name.
-    #[must_use]
     pub fn range(&self, name: &str) -> Option<&[PortRange]> {
         if name == Request::DEFAULT_RANGE {
             return Some(&self.ranges);
@@ -185,14 +178,12 @@ impl PortPolicy {
     }
 
     /// The excluded range that has `port`.
-    #[must_use]
     pub fn excluded_at(&self, port: NonZeroU16) -> Option<&PortRange> {
         let next = self.excluded.partition_point(|range| range.last < port);
         self.excluded.get(next).filter(|range| range.contains(port))
     }
 
     /// Whether `port` may be chosen or granted.
-    #[must_use]
     pub fn permits(&self, port: NonZeroU16) -> bool {
         port >= self.min_port && self.excluded_at(port).is_none()
     }

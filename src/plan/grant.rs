@@ -17,7 +17,6 @@ pub enum Earlier {
 
 /// Matches `requests` with the grants of an earlier time, each of which serves one of them: the same
 /// request first, then one of the same name that is as long and in the same protocols.
-#[must_use]
 pub fn earlier(requests: &[Request], grants: &[Grant]) -> Vec<Option<NonZeroU16>> {
     let mut left: Vec<Option<&Grant>> = grants.iter().map(Some).collect();
     let mut found = vec![None; requests.len()];
@@ -42,7 +41,6 @@ pub fn earlier(requests: &[Request], grants: &[Grant]) -> Vec<Option<NonZeroU16>
 }
 
 /// The host ports that `grants` stand for, sorted, each with its target on the pod.
-#[must_use]
 pub fn expand(grants: &[Grant], pod: &[IpNetwork]) -> Vec<Mapping> {
     let mut mappings = Vec::new();
     for Grant { request, port } in grants {

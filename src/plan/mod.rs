@@ -58,7 +58,6 @@ pub fn standing(
 }
 
 /// What an attachment holds while it changes from `before` to `wanted`: either.
-#[must_use]
 pub fn union(before: &[Mapping], wanted: &[Mapping]) -> Vec<Mapping> {
     let kept = before
         .iter()
@@ -69,7 +68,6 @@ pub fn union(before: &[Mapping], wanted: &[Mapping]) -> Vec<Mapping> {
 }
 
 /// Names the first thing that `recorded` has not as `wanted` has it.
-#[must_use]
 pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
     if recorded.policy != wanted.policy {
         return Some("the network's configuration changed since ADD".to_owned());

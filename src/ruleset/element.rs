@@ -62,7 +62,6 @@ impl Set {
     }
 
     /// Reads the name in the table back.
-    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let digest = name.rsplit_once('_').and_then(|(_, digest)| Digest::parse(digest));
         let own = digest.into_iter().flat_map(Self::of_network_policy);
@@ -70,7 +69,6 @@ impl Set {
     }
 
     /// The network policy that it is for, unless every table has it.
-    #[must_use]
     pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {
             SetKind::Held { digest, .. } => Some(digest),
@@ -79,7 +77,6 @@ impl Set {
     }
 
     /// Which of a packet's addresses its keys begin with, if they begin with one.
-    #[must_use]
     pub const fn key_address(self) -> Option<Side> {
         match self.kind {
             SetKind::Hairpins => Some(Side::Source),
@@ -192,7 +189,6 @@ pub struct Element {
 
 impl Element {
     /// Its place in the table. There is at most one element in each.
-    #[must_use]
     pub const fn place(&self) -> Place {
         (self.set, self.key)
     }

@@ -79,7 +79,6 @@ impl fmt::Display for Identity {
 
 impl Identity {
     /// The identity of a table built by this binary from the store `instance`.
-    #[must_use]
     pub fn current(instance: &str) -> Self {
         Self { layout: LAYOUT, instance: instance.to_owned(), boot: None }
     }
@@ -90,7 +89,6 @@ impl Identity {
     }
 
     /// Reads a table comment; `None` when it is not one of ours.
-    #[must_use]
     pub fn parse(comment: &str) -> Option<Self> {
         let (layout, rest) = comment.strip_prefix("autoport layout ")?.split_once(" instance ")?;
         let (instance, boot) =
@@ -143,7 +141,6 @@ pub struct Ruleset {
 impl Ruleset {
     /// The table that `records` imply. Where two records name the same host port, the later one in
     /// the iteration is taken; the caller passes only what each still owns.
-    #[must_use]
     pub fn new<'a>(identity: Identity, records: impl IntoIterator<Item = &'a Record>) -> Self {
         let mut network_policies: HashMap<NetworkPolicy, Digest> = HashMap::new();
         let mut elements = BTreeMap::new();
@@ -188,7 +185,6 @@ impl Ruleset {
     }
 
     /// The chains of the networks, and of the mark bits they use.
-    #[must_use]
     pub fn networks(&self) -> Vec<Chain> {
         let network_policies = self.network_policies.values();
         let bits: BTreeSet<u8> =
@@ -198,7 +194,6 @@ impl Ruleset {
     }
 
     /// All chains.
-    #[must_use]
     pub fn chains(&self) -> Vec<Chain> {
         let networks = self.networks();
         let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
@@ -280,7 +275,6 @@ pub(crate) fn host_at((set, key): &Place) -> Option<HostPort> {
 
 /// The chains that a change may need to add before `record`'s elements: those of its network, and
 /// the one of its mark bit.
-#[must_use]
 pub fn chains_of(record: &Record) -> Vec<Chain> {
     let network_policy = NetworkPolicy::of(record);
     let masquerade = network_policy.mark_bit().map(masquerade_chain);

@@ -27,7 +27,6 @@ impl Digest {
     }
 
     /// Reads `Self::chain` back.
-    #[must_use]
     pub fn of_chain(name: &str) -> Option<Self> {
         Self::parse(name.strip_prefix("net_")?)
     }
@@ -103,14 +102,12 @@ impl NetworkPolicy {
     }
 
     /// The map that translates claims on one address, or on every address, of `family`.
-    #[must_use]
     pub(super) const fn target_map(&self, family: Family, wildcard: bool) -> Set {
         Set { kind: SetKind::Targets { wildcard, counted: self.policy.counters }, family }
     }
 
     /// Whether a pod with this address can only be recognised as its own client one by one,
     /// because it shares its subnet with nobody.
-    #[must_use]
     pub(super) fn needs_hairpin(&self, address: &IpNetwork) -> bool {
         matches!(self.policy.masquerade, Masquerade::Local) && is_host(address)
     }

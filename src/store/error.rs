@@ -159,7 +159,6 @@ impl Damage {
 
 impl Unreadable {
     /// What a log is told of it.
-    #[must_use]
     pub fn event(self, then: Then) -> Event {
         Event::Unreadable { path: self.path, damage: self.source.into(), then }
     }
@@ -168,7 +167,6 @@ impl Unreadable {
     ///
     /// What a later version wrote, and what the system did not give this time, is never discarded on
     /// behalf of somebody else.
-    #[must_use]
     pub const fn is_discardable(&self) -> bool {
         !matches!(self.source, Damage::NewerLayout { .. } | Damage::UnknownKind | Damage::Io(_))
     }

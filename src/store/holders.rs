@@ -31,7 +31,6 @@ pub enum Who {
 
 impl Who {
     /// Whether an entry for `host` that leads here counts: the record lists it, or might.
-    #[must_use]
     pub fn counts_at(&self, host: &HostPort) -> bool {
         match self {
             Self::Record(record) => record::lists(&record.mappings, host),
@@ -87,7 +86,6 @@ impl Shared {
     }
 
     /// Reads what an entry leads to; `None` when that is nothing.
-    #[must_use]
     pub fn who(&self, key: &Key) -> Option<Who> {
         let read = match key.kind() {
             Kind::Attachment | Kind::HostPod => {

@@ -50,7 +50,6 @@ impl Kind {
 
 impl Key {
     /// The key of `holder`.
-    #[must_use]
     pub fn of(holder: &Holder) -> Self {
         match holder {
             Holder::Attachment(attachment) => Self::of_attachment(attachment),
@@ -59,7 +58,6 @@ impl Key {
     }
 
     /// The key of `attachment`.
-    #[must_use]
     pub fn of_attachment(attachment: &Attachment) -> Self {
         let plain =
             [attachment.network(), attachment.container_id(), attachment.ifname()].join(":");
@@ -73,7 +71,6 @@ impl Key {
 
     /// Whether the attachment that it names, by its name or by a hash, is one of this network: what a
     /// GC needs to know of a record that cannot be read.
-    #[must_use]
     pub fn is_of_network(&self, network: &str) -> bool {
         self.kind == Kind::Attachment
             && match self.stem.split_once(':') {
@@ -97,7 +94,6 @@ impl Key {
     }
 
     /// The attachment that a plain key names; a hash does not tell, and the other kinds have none.
-    #[must_use]
     pub fn attachment(&self) -> Option<Attachment> {
         let mut parts = self.stem.splitn(3, ':');
         let (network, container_id) = (parts.next()?, parts.next()?);
@@ -110,7 +106,6 @@ impl Key {
     }
 
     /// Whether this version knows what kind of holder it names.
-    #[must_use]
     pub fn is_known(&self) -> bool {
         self.kind != Kind::Unknown
     }

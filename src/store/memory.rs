@@ -50,14 +50,12 @@ pub struct Memory {
 
 impl Memory {
     /// What the node had chosen for the same interface in the same network, in whatever sandbox.
-    #[must_use]
     pub fn grants(&self, holder: &Holder) -> Vec<Grant> {
         let own = self.releases.iter().filter(|one| one.holder.is_same_place(holder));
         own.max_by_key(|one| one.at).map_or(Vec::new(), |one| one.grants.clone())
     }
 
     /// Whether a port that was released at this time was its own.
-    #[must_use]
     pub fn has(&self, protocol: Protocol, port: NonZeroU16, at: u64) -> bool {
         let its = |host: &HostPort| host.protocol == protocol && host.port == port;
         self.releases.iter().any(|one| one.at >= at && one.hosts.iter().any(its))
@@ -65,7 +63,6 @@ impl Memory {
 
     /// Whether the container that `holder` belongs to released this host port just now, in whatever
     /// network of its: they are reloaded one after the other, in any order.
-    #[must_use]
     pub fn is_reloading(&self, holder: &Holder, host: &HostPort, now: u64) -> bool {
         let Holder::Attachment(own) = holder else { return false };
         self.releases.iter().any(|one| {
@@ -145,7 +142,6 @@ impl Times {
 impl Shared {
     /// What this pod or container released a short while ago; other holders may have taken some of it
     /// since.
-    #[must_use]
     pub fn memory(&self, owner: &Owner, now: u64) -> Memory {
         let all = periods(now).flat_map(|number| read(&self.disk, &path(owner, number)).releases);
         Memory { releases: all.filter(|one| counts(one.at, now)).collect() }

@@ -76,32 +76,27 @@ impl Store {
     /// Names a state directory; does no I/O.
     ///
     /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
-    #[must_use]
     pub fn at(dir: &Path) -> Self {
         Self { dir: dir.components().collect(), persistent: None, patience: PATIENCE }
     }
 
     /// The same store, whose lock is waited for so long and not for a minute.
-    #[must_use]
     pub fn waiting(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
     /// Names a directory beside it, such as [`PERSISTENT`], for reservations that outlive a boot. A
     /// directory serves one store: what is in it is brought into any store that is begun with it.
-    #[must_use]
     pub fn with_persistent(self, dir: &Path) -> Self {
         Self { persistent: Some(dir.components().collect()), ..self }
     }
 
     /// The state directory.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Where what `holder` holds is recorded.
-    #[must_use]
     pub fn path_of(&self, holder: &Holder) -> PathBuf {
         self.dir.join(Key::of(holder).path())
     }
@@ -173,7 +168,6 @@ pub struct Shared {
 
 impl Shared {
     /// Which store this is.
-    #[must_use]
     pub fn instance(&self) -> &Instance {
         &self.instance
     }

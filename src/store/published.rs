@@ -42,7 +42,6 @@ pub struct Unlocked {
 impl Locked {
     /// Lets the lock go. The files of every pod whose records were changed are still as before:
     /// [`Unlocked::publish`].
-    #[must_use]
     pub fn unlock(self) -> Unlocked {
         lock::release(&self.shared.lock);
         Unlocked { shared: self.shared, changed: self.changed.into_inner() }
@@ -52,7 +51,6 @@ impl Locked {
 impl Store {
     /// The directory in which files are published for the pod with this UID; `None` where it can have
     /// none.
-    #[must_use]
     pub fn published_at(&self, uid: &str) -> Option<PathBuf> {
         Some(self.dir().join(directory(uid).ok()?))
     }

@@ -21,7 +21,6 @@ pub struct Probe {
 }
 
 /// Connects, or sends a datagram, to where `query` asks, whoever the client is there.
-#[must_use]
 pub fn probe(query: &Query) -> Probe {
     let to = SocketAddr::new(query.to, query.port.get());
     let outcome = match query.protocol {

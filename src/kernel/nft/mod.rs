@@ -306,7 +306,6 @@ impl Applied {
     }
 
     /// What was wrong with single elements, in short.
-    #[must_use]
     pub fn summary(&self) -> Option<String> {
         let (first, others) = self.mended.split_first()?;
         Some(match others.len() {

@@ -31,7 +31,6 @@ pub enum Asked {
 
 /// Reads a datagram of netlink messages as a command would; returns how many refusals, and objects that
 /// are understood, are in it.
-#[must_use]
 pub fn read(asked: Asked, datagram: &[u8]) -> usize {
     let understood = answers(datagram).map(|answer| match answer.body {
         Body::Done => 0,

@@ -191,7 +191,6 @@ fn sysctl(interface: &str) -> Option<String> {
 
 impl Loopback {
     /// Reads the sysctl of `interface`.
-    #[must_use]
     #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
     pub fn of(interface: &str) -> Self {
         let mut value = [b'0'];
