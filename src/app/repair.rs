@@ -76,10 +76,7 @@ pub fn repair(
     let everything = table::ruleset(&locked, &[], None, log)?;
     let mut applied = match nft.reconcile(&everything) {
         Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
-            nft.adopt(&everything)?;
-            let reason = "it belonged to another store".to_owned();
-            let restored = everything.traffic.clone();
-            Applied { rebuilt: Some(reason), restored, ..Applied::default() }
+            nft.adopt(&everything)?
         }
         reconciled => reconciled?,
     };

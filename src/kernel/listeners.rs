@@ -17,7 +17,7 @@ use nix::libc;
 use nix::net::if_::if_indextoname;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::netlink::message::{Attributes, Messages, address};
+use super::netlink::message::{Attributes, Messages, address, number_of};
 use super::netlink::socket::{DUMP, REQUEST, Socket};
 use super::{Error, uapi};
 use crate::model::{Family, HostPort, Protocol};
@@ -227,16 +227,12 @@ const fn listening(protocol: Protocol) -> u8 {
 }
 
 fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Messages {
-    let address_family = match family {
-        Family::V4 => uapi::AF_INET,
-        Family::V6 => uapi::AF_INET6,
-    };
     let states = (1_u32 << listening(protocol)).to_ne_bytes();
     let port = only.map_or(0, NonZeroU16::get).to_be_bytes();
     // From anywhere to anywhere, and no particular socket (`INET_DIAG_NOCOOKIE`).
     let rest = [&states[..], &port, &[0; 38], &[0xff; 8]].concat();
     let mut question = Messages::default();
-    let start = [address_family, protocol.number(), 0, 0];
+    let start = [number_of(family), protocol.number(), 0, 0];
     question.begin(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, start);
     question.extend(&rest);
     question

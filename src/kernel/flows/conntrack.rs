@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use nix::libc;
 
 use super::super::Error;
-use super::super::netlink::message::{Attributes, Messages};
+use super::super::netlink::message::{Attributes, Messages, address, number_of};
 use super::super::netlink::socket::{ACK, DUMP, Socket, question};
 use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
@@ -20,13 +20,6 @@ pub(in crate::kernel) struct Flow {
     pub(in crate::kernel) answered_by: SocketAddr,
     /// What deletes it and nothing else: its tuple, its ID and its zone, as they were listed.
     pub(super) handle: Vec<(u16, Vec<u8>)>,
-}
-
-const fn address_family(family: Family) -> u8 {
-    match family {
-        Family::V4 => uapi::AF_INET,
-        Family::V6 => uapi::AF_INET6,
-    }
 }
 
 /// One side of a tuple: the attributes of its address and port, and the flags that filter by them.
@@ -51,13 +44,9 @@ const DESTINATION: Side = Side {
 impl Side {
     fn read(&self, family: Family, tuple: Attributes<'_>) -> Option<SocketAddr> {
         let attribute = self.address[usize::from(family == Family::V6)];
-        let address = tuple.nested(uapi::CTA_TUPLE_IP)?.get(attribute)?;
-        let address = match address.len() {
-            4 => IpAddr::from(*address.first_chunk::<4>()?),
-            _ => IpAddr::from(*address.first_chunk::<16>()?),
-        };
+        let host = address(tuple.nested(uapi::CTA_TUPLE_IP)?.get(attribute)?)?;
         let port = tuple.nested(uapi::CTA_TUPLE_PROTO)?.get(self.port)?;
-        Some(SocketAddr::new(address, u16::from_be_bytes(port.try_into().ok()?)))
+        Some(SocketAddr::new(host, u16::from_be_bytes(port.try_into().ok()?)))
     }
 }
 
@@ -102,7 +91,7 @@ impl Filter {
     }
 
     fn begin(&self, kind: u16, flags: u16) -> Messages {
-        let mut question = question(kind, flags, address_family(self.family));
+        let mut question = question(kind, flags, number_of(self.family));
         let original = self.tuple(&mut question, uapi::CTA_TUPLE_ORIG, &DESTINATION, self.to);
         let reply = self.tuple(&mut question, uapi::CTA_TUPLE_REPLY, &SOURCE, self.answered_by);
         question.nest(uapi::CTA_FILTER, |filter| {
@@ -176,7 +165,7 @@ pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, E
 /// Deletes flows one by one; one that has ended meanwhile is as good as deleted.
 pub(super) fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<(), Error> {
     for flow in flows {
-        let family = address_family(Family::of(&flow.from));
+        let family = number_of(Family::of(&flow.from));
         let mut message = question(uapi::IPCTNL_MSG_CT_DELETE, ACK, family);
         for (attribute, payload) in &flow.handle {
             let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };

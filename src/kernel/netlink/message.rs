@@ -5,6 +5,9 @@
 
 use std::net::IpAddr;
 
+use crate::kernel::uapi;
+use crate::model::Family;
+
 /// `struct nlmsghdr` and `struct nfgenmsg`.
 const NLMSG_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
@@ -287,6 +290,14 @@ impl<'a> Attributes<'a> {
 /// The attributes of the only message in `bytes`.
 pub(crate) fn attributes_of(bytes: &[u8]) -> Attributes<'_> {
     Attributes(bytes.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or_default())
+}
+
+/// `AF_INET` or `AF_INET6`, which are also `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+pub(crate) const fn number_of(family: Family) -> u8 {
+    match family {
+        Family::V4 => uapi::NFPROTO_IPV4,
+        Family::V6 => uapi::NFPROTO_IPV6,
+    }
 }
 
 /// The IP address that these bytes are.

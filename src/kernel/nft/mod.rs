@@ -216,25 +216,41 @@ impl Nft {
     ///
     /// # Errors
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
-    pub fn adopt(&mut self, everything: &Ruleset) -> Result<(), Error> {
+    pub fn adopt(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
         self.attempt(Extent::Places(&[]), |nft, look, _| match look.permit(&nft.identity) {
             Err(Error::OtherInstance { .. }) | Ok(()) => {
-                Ok(Some((rebuild(&nft.identity, &whole, look), ())))
+                let reason = "it belonged to another store".to_owned();
+                Ok(Some(nft.rebuild(look, &whole, reason)))
             }
             Err(error) => Err(error),
         })
     }
 
-    /// The transaction that builds the table again for this `reason`, and what it comes to: nothing where
-    /// nothing is made of nothing.
+    /// The transaction that replaces whatever there is by `whole`, for this `reason`, and what it comes to:
+    /// nothing where nothing is made of nothing.
     fn rebuild(&self, look: &Look, whole: &Ruleset, reason: String) -> (Transaction, Applied) {
-        let built = rebuild(&self.identity, whole, look);
-        if built.is_empty() {
-            return (built, Applied::default());
+        let mut transaction = Transaction::begin();
+        if look.table == Table::Absent && whole.elements.is_empty() {
+            return (transaction, Applied::default());
         }
+        let mut encoder = Encoder::new();
+        if look.table != Table::Absent {
+            // What is added first is deleted whether it was there or not, so that the transaction does
+            // not depend on what others do after the look.
+            let table = encoder.table(MsgType::Add);
+            transaction.append(table, CREATE, "finding the table".to_owned());
+            transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
+        }
+        let table = encoder.table(MsgType::Add);
+        transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
+        put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, &self.identity.to_string());
+        add_sets(&mut transaction, &mut encoder, whole.sets());
+        add_chains(&mut transaction, &mut encoder, &whole.chains());
+        let all: Vec<&Element> = whole.elements.values().collect();
+        elements::add(&mut transaction, &all);
         let restored = whole.traffic.clone();
-        (built, Applied { rebuilt: Some(reason), restored, ..Applied::default() })
+        (transaction, Applied { rebuilt: Some(reason), restored, ..Applied::default() })
     }
 
     /// Looks, then sends what `propose` makes of it, until the kernel takes it or there is no
@@ -323,30 +339,6 @@ const fn is_passing(errno: i32) -> bool {
         errno,
         libc::EEXIST | libc::ENOENT | libc::EBUSY | libc::ERESTART | libc::EAGAIN | libc::EINTR
     )
-}
-
-/// The transaction that replaces whatever there is by `ruleset`. Nothing is made of nothing.
-fn rebuild(identity: &Identity, ruleset: &Ruleset, look: &Look) -> Transaction {
-    let mut transaction = Transaction::begin();
-    if look.table == Table::Absent && ruleset.elements.is_empty() {
-        return transaction;
-    }
-    let mut encoder = Encoder::new();
-    if look.table != Table::Absent {
-        // What is added first is deleted whether it was there or not, so that the transaction does
-        // not depend on what others do after the look.
-        let table = encoder.table(MsgType::Add);
-        transaction.append(table, CREATE, "finding the table".to_owned());
-        transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
-    }
-    let table = encoder.table(MsgType::Add);
-    transaction.append(table, CREATE | EXCL, "adding the table".to_owned());
-    put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, &identity.to_string());
-    add_sets(&mut transaction, &mut encoder, ruleset.sets());
-    add_chains(&mut transaction, &mut encoder, &ruleset.chains());
-    let all: Vec<&Element> = ruleset.elements.values().collect();
-    elements::add(&mut transaction, &all);
-    transaction
 }
 
 /// The transaction that makes a difference to a sound table.

@@ -10,16 +10,10 @@ use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys as sys;
 
 use super::encode::{Encoder, Raw, address_words};
+use super::message::number_of;
 use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::{Rule, Set, Side, Term};
-
-const fn nfproto(family: Family) -> u32 {
-    match family {
-        Family::V4 => uapi::NFPROTO_IPV4 as u32,
-        Family::V6 => uapi::NFPROTO_IPV6 as u32,
-    }
-}
 
 /// The register that begins `words` words of 32 bits after the first.
 const fn register(words: u32) -> u32 {
@@ -121,7 +115,7 @@ impl RuleEncoding {
         if self.family != Some(family) {
             self.family = Some(family);
             self.meta(uapi::NFT_META_NFPROTO, 0);
-            self.equals(&[nfproto(family) as u8]);
+            self.equals(&[number_of(family)]);
         }
     }
 
@@ -186,7 +180,7 @@ impl RuleEncoding {
         self.lookup(set, Some(uapi::NFT_REG_1));
         let numbers = [
             (sys::NFTNL_EXPR_NAT_TYPE, uapi::NFT_NAT_DNAT),
-            (sys::NFTNL_EXPR_NAT_FAMILY, nfproto(set.family)),
+            (sys::NFTNL_EXPR_NAT_FAMILY, number_of(set.family).into()),
             (sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, uapi::NFT_REG_1),
             (sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, register(address_words(set.family))),
         ];
