@@ -48,6 +48,44 @@ pub(crate) struct Scene {
     pub(crate) talk: Talk,
 }
 
+/// What `list` prints, in the words of the version that printed a line for each host port.
+fn allocations_of(list: &Value) -> BTreeSet<String> {
+    let of = |list: &Value, key: &str| list[key].as_array().expect("a list").clone();
+    let place = |host: &Value| ["protocol", "address", "port"].map(|key| host[key].to_string());
+    let mut lines = BTreeSet::new();
+    for one in of(list, "attachments") {
+        let pod = ["namespace", "name", "uid"].map(|key| one["pod"][key].to_string());
+        let attachment = ["network", "containerId", "ifname"].map(|key| one[key].to_string());
+        let grants = one["grants"].as_array().cloned().unwrap_or_default();
+        for mapping in of(&one, "mappings") {
+            let number = |value: &Value| value.as_u64().expect("a number");
+            let port = number(&mapping["port"]);
+            let is_chosen = |grant: &Value| {
+                let first = number(&grant["port"]);
+                (first..first + number(&grant["count"])).contains(&port)
+            };
+            let choice = if grants.iter().any(is_chosen) { "chosen" } else { "static" };
+            let target = mapping["target"].as_str().map(|target| {
+                let (address, _) = target.rsplit_once(':').expect("it has a port");
+                address.trim_matches(['[', ']'])
+            });
+            let target = [json!(target).to_string(), mapping["containerPort"].to_string()];
+            let words = [json!(choice).to_string(), one["state"].to_string()];
+            let parts = [&place(&mapping)[..], &target, &words, &pod, &attachment].concat();
+            lines.insert(format!("{} null", parts.join(" ")));
+        }
+    }
+    for one in of(list, "reservations") {
+        for host in of(&one, "hosts") {
+            let nothing = ["null"; 6].join(" ");
+            let place = place(&host).join(" ");
+            let name = &one["name"];
+            lines.insert(format!("{place} null null \"reserved\" \"reserved\" {nothing} {name}"));
+        }
+    }
+    lines
+}
+
 impl Scene {
     pub(crate) fn new(plugin: Plugin) -> Self {
         let node = Node::new();
@@ -99,6 +137,9 @@ impl Scene {
     fn allocations(&self, plugin: Plugin) -> BTreeSet<String> {
         let text = self.operator(plugin, &["list", "--output", "json"]);
         let list: Value = serde_json::from_str(&text).expect("list prints JSON");
+        if plugin == Plugin::Autoport {
+            return allocations_of(&list);
+        }
         let all = list["allocations"].as_array().expect("a list").clone();
         let names = [
             "protocol",

@@ -5,8 +5,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use super::decide::{self, Plan};
 use super::gather::{Gathered, Scene};
+use super::list::Told;
 use super::loopback::{self, Opening};
 use super::table;
 use crate::cni::{Call, Claim, Env};
@@ -34,24 +37,35 @@ pub struct Explained {
 }
 
 /// What an ADD would do.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Foreseen {
     /// What would be recorded.
-    pub wanted: Record,
+    pub record: Record,
+    /// Where the record would be.
+    pub record_file: PathBuf,
     /// What the attachment holds now.
     pub before: Option<Record>,
-    /// Who would give way, and why.
-    pub giving_way: Vec<(Owner, &'static str)>,
+    /// Who would give way.
+    pub superseded: Vec<Superseded>,
     /// Whether another run may choose other numbers.
-    pub is_random: bool,
-    /// Where the record would be.
-    pub record: PathBuf,
+    pub random: bool,
     /// What would be done to the table; `None` where nothing is translated.
-    pub script: Option<String>,
+    pub nft: Option<String>,
     /// The interface on which `route_localnet` would be set.
-    pub opened_to_loopback: Option<String>,
-    /// What the pod's containers would be told by this attachment, and where.
-    pub published: Option<(PathBuf, Publication)>,
+    pub route_localnet: Option<String>,
+    /// What the pod's containers would be told.
+    pub published: Option<Told>,
+}
+
+/// Who would lose all host ports, and why.
+#[derive(Debug, Serialize)]
+pub struct Superseded {
+    /// Who.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Why.
+    pub reason: &'static str,
 }
 
 /// Says what the ADD in `env` and `stdin` would do, and changes nothing: the store is locked for
@@ -108,23 +122,26 @@ fn foresee(
     let Plan { before, giving_way, wanted, .. } = plan;
     let going: Vec<&Record> = before.iter().chain(giving_way.iter().map(|(one, _)| one)).collect();
     let opening = loopback::towards(shared, &wanted, &claim.ask, gathered.towards.as_deref())?;
-    let script = script(shared, &going, &wanted, opening.as_ref(), log, unseen)?;
+    let nft = script(shared, &going, &wanted, opening.as_ref(), log, unseen)?;
     let published = wanted.owner.uid().and_then(|uid| {
         let found = shared.and_then(|shared| shared.records_of_pod(uid).ok()).unwrap_or_default();
         let mut records: Vec<Record> = found.into_iter().flatten().collect();
         records.retain(|record| record.owner.holder != wanted.owner.holder);
         records.push(wanted.clone());
         let publication = Publication::of(&records)?;
-        Some((store.published_at(uid)?, publication))
+        Some(Told::new(store.published_at(uid)?, publication))
     });
+    let superseded = giving_way.into_iter();
     Ok(Some(Foreseen {
-        is_random: claim.ask.allocation == Allocation::Random && !claim.ask.requested.is_empty(),
-        record: store.path_of(&claim.ask.holder),
-        giving_way: giving_way.into_iter().map(|(one, reason)| (one.owner, reason)).collect(),
-        wanted,
+        record_file: store.path_of(&claim.ask.holder),
+        random: claim.ask.allocation == Allocation::Random && !claim.ask.requested.is_empty(),
+        superseded: superseded
+            .map(|(one, reason)| Superseded { owner: one.owner, reason })
+            .collect(),
+        record: wanted,
         before,
-        script,
-        opened_to_loopback: opening.as_ref().and_then(Opening::switched_on).map(str::to_owned),
+        nft,
+        route_localnet: opening.as_ref().and_then(Opening::switched_on).map(str::to_owned),
         published,
     }))
 }

@@ -1,7 +1,7 @@
 //! Looking at what is recorded, at what the kernel has of it, and at what a pod was told. Nothing here
 //! changes anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
@@ -111,6 +111,23 @@ impl Listing {
         Ok(())
     }
 
+    /// Keeps the pods of `namespace`.
+    pub fn narrow_to_namespace(&mut self, namespace: &str) {
+        self.keep(|one| one.owner.pod.as_ref().is_some_and(|pod| pod.namespace == namespace));
+    }
+
+    /// Keeps those host ports of each holder that are `meant`, and the holders of one.
+    pub fn keep_hosts(&mut self, meant: impl Fn(&HostPort) -> bool) {
+        for hosts in self.unreadable.iter_mut().map(|(_, hosts)| hosts) {
+            hosts.retain(&meant);
+        }
+        self.attachments.iter_mut().for_each(|one| one.mappings.retain(|it| meant(&it.host)));
+        self.reservations.iter_mut().for_each(|one| one.hosts.retain(&meant));
+        self.attachments.retain(|one| !one.mappings.is_empty());
+        self.reservations.retain(|one| !one.hosts.is_empty());
+        self.unreadable.retain(|(_, hosts)| !hosts.is_empty());
+    }
+
     fn keep(&mut self, meant: impl Fn(&Record) -> bool) {
         self.attachments.retain(meant);
         self.reservations.clear();
@@ -162,13 +179,23 @@ impl Listing {
     }
 }
 
-/// What a pod was told.
-#[derive(Debug)]
+/// What a pod is told.
+#[derive(Debug, Serialize)]
 pub struct Told {
     /// Where.
     pub directory: PathBuf,
     /// What.
+    #[serde(flatten)]
     pub publication: Publication,
+    /// The same as variables.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Told {
+    pub(super) fn new(directory: PathBuf, publication: Publication) -> Self {
+        let variables = publication.variables().into_iter().collect();
+        Self { directory, publication, variables }
+    }
 }
 
 /// What the records of the pod with this UID tell it; `None` where that is nothing.
@@ -180,33 +207,32 @@ pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>,
     let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
     let records = records.map_err(store::Error::from)?;
     let publication = Publication::of(&records);
-    let told = |(directory, publication)| Told { directory, publication };
-    Ok(store.published_at(uid).zip(publication).map(told))
+    let told = store.published_at(uid).zip(publication);
+    Ok(told.map(|(directory, publication)| Told::new(directory, publication)))
 }
 
-/// What the kernel has of one record; `None` throughout where it was not seen.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// What the kernel has of one record.
+#[derive(Debug, Serialize)]
 pub struct InKernel {
-    /// Whether all is as ADD left it.
-    pub as_recorded: Option<bool>,
-    /// The first thing that is not.
+    /// The first thing that is not as ADD left it.
     pub difference: Option<String>,
     /// The chains that its packets go through, as ADD made them.
-    pub chains: Option<String>,
+    pub chains: String,
     /// Of each mapping, in the record's order.
-    #[serde(skip)]
     pub mappings: Vec<MappingInKernel>,
 }
 
-/// What the kernel has of one mapping; `None` throughout where it was not seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// What the kernel has of one mapping.
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MappingInKernel {
+    /// The host port that is mapped.
+    #[serde(flatten)]
+    pub host: HostPort,
     /// How many elements it takes.
-    pub elements: Option<usize>,
+    pub elements: usize,
     /// How many of them are there.
-    pub elements_present: Option<usize>,
+    pub elements_present: usize,
     /// How many connections it has had; only where they are counted.
     pub connections: Option<u64>,
     /// How many flows there are through it now; `None` where connection tracking does not say.
@@ -226,23 +252,22 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     let mappings = record.mappings.iter().map(|mapping| {
         let counted = flows.as_ref().ok().filter(|_| mapping.target.is_some());
         let flows = counted.map(|flows| flows.get(&mapping.host).copied().unwrap_or_default());
-        let (mut elements, mut present, mut connections) = (0, 0, None);
+        let (mut elements, mut elements_present, mut connections) = (0, 0, None);
         for element in elements_of(record, std::slice::from_ref(mapping)) {
             elements += 1;
             let Some(seen) = look.elements.get(&element.place()) else { continue };
             if seen.expiring || seen.data.as_ref() != Some(&element.data) {
                 continue;
             }
-            present += 1;
+            elements_present += 1;
             if element.data != Data::None {
                 connections = seen.packets;
             }
         }
-        let (elements, elements_present) = (Some(elements), Some(present));
-        MappingInKernel { elements, elements_present, connections, flows }
+        MappingInKernel { host: mapping.host, elements, elements_present, connections, flows }
     });
     let mappings = mappings.collect();
     let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
-    let chains = Some(expected.networks().iter().map(ToString::to_string).collect());
-    Ok(InKernel { as_recorded: Some(difference.is_none()), difference, chains, mappings })
+    let chains = expected.networks().iter().map(ToString::to_string).collect();
+    Ok(InKernel { difference, chains, mappings })
 }

@@ -40,7 +40,7 @@ pub use claim::{Claimed, claim, undo};
 pub use command::{Outcome, World, panicked, run};
 pub use differences::{Examined, examine};
 pub use dismantle::{Dismantled, dismantle};
-pub use explain::{Explained, Foreseen, NO_INSTANCE, explain};
+pub use explain::{Explained, Foreseen, NO_INSTANCE, Superseded, explain};
 pub use gc::{Collected, Judged, collect, gc};
 pub use list::{
     Ambiguous, InKernel, Listing, MappingInKernel, Subject, Told, in_kernel, list, told,

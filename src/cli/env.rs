@@ -1,35 +1,20 @@
 //! `autoport env`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
-use autoport::app::{self, Ambiguous};
-use autoport::model::Pod;
-use autoport::publication::Entry;
-use serde::Serialize;
+use autoport::app::{self, Ambiguous, Told};
 
 use super::output::{Answer, Screen};
 use super::{Failure, Store, subject_named};
 
-/// What the containers of a pod were told.
-#[derive(Serialize)]
-pub(super) struct Published {
-    pod: Pod,
-    directory: PathBuf,
-    ports: Vec<Entry>,
-    variables: BTreeMap<String, String>,
-    #[serde(skip)]
-    text: String,
-}
-
-impl Answer for Published {
+impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        out.write_all(self.text.as_bytes())
+        out.write_all(self.publication.to_env().as_bytes())
     }
 }
 
-pub(super) fn run(asked: &str, store: &Store) -> Result<Published, Failure> {
+pub(super) fn run(asked: &str, store: &Store) -> Result<Told, Failure> {
     let log = &mut crate::Stderr;
     let nobody = || Failure::nobody(asked);
     let mut listing = app::list(store, log)?.ok_or_else(nobody)?;
@@ -54,12 +39,5 @@ pub(super) fn run(asked: &str, store: &Store) -> Result<Published, Failure> {
              node chose"
         )
     };
-    let told = told.ok_or_else(|| Failure::Asked(nothing()))?;
-    Ok(Published {
-        text: told.publication.to_env(),
-        variables: told.publication.variables().into_iter().collect(),
-        pod: told.publication.pod,
-        directory: told.directory,
-        ports: told.publication.entries,
-    })
+    told.ok_or_else(|| Failure::Asked(nothing()))
 }

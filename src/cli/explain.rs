@@ -5,12 +5,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use autoport::app::{self, Explained, Foreseen, NO_INSTANCE};
+use autoport::app::{self, Explained, Foreseen, NO_INSTANCE, Superseded, Told};
 use autoport::cni::Env;
-use autoport::publication::Publication;
 use serde::Serialize;
 
-use super::allocation::{Holder, Mapped};
+use super::holders::{cells, name_of};
 use super::output::{Answer, Screen, Table, Tone};
 use super::status::Refusal;
 use super::{Failure, note};
@@ -34,60 +33,10 @@ pub(super) struct Explanation {
     unseen: Vec<String>,
     /// What ADD would write to its log.
     log: Vec<String>,
-    granted: Option<Granted>,
+    granted: Option<Foreseen>,
     /// Whether only the script is printed.
     #[serde(skip)]
     is_script: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Granted {
-    #[serde(flatten)]
-    holder: Holder,
-    host_ports: Vec<Mapped>,
-    /// Whether the numbers are only an example.
-    random: bool,
-    /// What the attachment would give up.
-    gives_up: Vec<Mapped>,
-    superseded: Vec<Superseded>,
-    record: PathBuf,
-    route_localnet: Option<String>,
-    published: Option<PathBuf>,
-    variables: Option<String>,
-    nft: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Superseded {
-    #[serde(flatten)]
-    holder: Holder,
-    reason: &'static str,
-}
-
-impl From<Foreseen> for Granted {
-    fn from(foreseen: Foreseen) -> Self {
-        let Foreseen { wanted, before, giving_way, .. } = foreseen;
-        let before = before.iter().flat_map(|before| Mapped::of(before).zip(&before.mappings));
-        let gone = before.filter(|(_, mapping)| wanted.mappings.binary_search(mapping).is_err());
-        let gives_up = gone.map(|(mapped, _)| mapped).collect();
-        let superseded = giving_way.iter();
-        let superseded =
-            superseded.map(|(owner, reason)| Superseded { holder: Holder::of(owner), reason });
-        let (published, publication) = foreseen.published.unzip();
-        Self {
-            holder: Holder::of(&wanted.owner),
-            host_ports: Mapped::of(&wanted).collect(),
-            random: foreseen.is_random,
-            gives_up,
-            superseded: superseded.collect(),
-            record: foreseen.record,
-            route_localnet: foreseen.opened_to_loopback,
-            variables: publication.as_ref().map(Publication::to_env),
-            published,
-            nft: foreseen.script,
-        }
-    }
 }
 
 impl Answer for Explanation {
@@ -112,7 +61,7 @@ impl Answer for Explanation {
             (None, None) => {
                 writeln!(out, "ADD would only print prevResult: no host port is requested")
             }
-            (Some(granted), None) => granted.text(out),
+            (Some(granted), None) => text_of(granted, out),
         }
     }
 
@@ -121,43 +70,41 @@ impl Answer for Explanation {
     }
 }
 
-impl Granted {
-    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        write!(out, "ADD for {} ({}) ", self.holder.name(), self.holder.attachment())?;
-        out.paint(Tone::Good, "would be granted")?;
-        writeln!(out, ":\n")?;
-        let mut table = Table::headed(["HOST PORT", "TARGET", "CHOICE"]);
-        for mapped in &self.host_ports {
-            table.row(mapped.cells());
+fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
+    let Foreseen { record, record_file, before, superseded, .. } = granted;
+    write!(out, "ADD for {} ({}) ", name_of(&record.owner), record.owner.holder)?;
+    out.paint(Tone::Good, "would be granted")?;
+    writeln!(out, ":\n")?;
+    let rows = cells(record).map(|(_, cells)| cells);
+    Table::of(["HOST PORT", "TARGET", "CHOICE"], rows).write("  ", out)?;
+    writeln!(out)?;
+    if granted.random {
+        writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
+    }
+    for given_up in before.iter().flat_map(|before| &before.mappings) {
+        if record.mappings.binary_search(given_up).is_err() {
+            writeln!(out, "{} would be released.", given_up.host)?;
         }
-        table.write("  ", out)?;
+    }
+    for Superseded { owner, reason } in superseded {
+        let (name, holder) = (name_of(owner), &owner.holder);
+        writeln!(out, "{name} ({holder}) would lose all its host ports: {reason}.")?;
+    }
+    writeln!(out, "Record: {}", record_file.display())?;
+    if let Some(interface) = &granted.route_localnet {
+        writeln!(out, "net.ipv4.conf.{interface}.route_localnet would be set to 1.")?;
+    }
+    if let Some(Told { directory, publication, .. }) = &granted.published {
+        writeln!(out, "Its containers could read in {}:\n", directory.display())?;
+        for line in publication.to_env().lines() {
+            writeln!(out, "  {line}")?;
+        }
         writeln!(out)?;
-        if self.random {
-            writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;
-        }
-        for mapped in &self.gives_up {
-            writeln!(out, "{} would be released.", mapped.place)?;
-        }
-        for Superseded { holder, reason } in &self.superseded {
-            let (name, attachment) = (holder.name(), holder.attachment());
-            writeln!(out, "{name} ({attachment}) would lose all its host ports: {reason}.")?;
-        }
-        writeln!(out, "Record: {}", self.record.display())?;
-        if let Some(interface) = &self.route_localnet {
-            writeln!(out, "net.ipv4.conf.{interface}.route_localnet would be set to 1.")?;
-        }
-        if let Some((directory, variables)) = self.published.as_ref().zip(self.variables.as_ref()) {
-            writeln!(out, "Its containers could read in {}:\n", directory.display())?;
-            for line in variables.lines() {
-                writeln!(out, "  {line}")?;
-            }
-            writeln!(out)?;
-        }
-        match self.nft.as_deref() {
-            None => writeln!(out, "Nothing would be translated."),
-            Some("") => writeln!(out, "The table would not change."),
-            Some(script) => write!(out, "In the kernel, as for nft -f -:\n\n{script}"),
-        }
+    }
+    match granted.nft.as_deref() {
+        None => writeln!(out, "Nothing would be translated."),
+        Some("") => writeln!(out, "The table would not change."),
+        Some(script) => write!(out, "In the kernel, as for nft -f -:\n\n{script}"),
     }
 }
 
@@ -184,7 +131,7 @@ pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Expla
         app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
     let (outcome, error, granted) = match outcome {
         Ok(None) => ("nothing", None, None),
-        Ok(Some(foreseen)) => ("granted", None, Some(Granted::from(foreseen))),
+        Ok(Some(foreseen)) => ("granted", None, Some(foreseen)),
         Err(error) => ("refused", Some(Refusal::from(&error)), None),
     };
     let nft = granted.as_ref().and_then(|granted| granted.nft.as_ref());

@@ -4,42 +4,41 @@ use std::io;
 
 use autoport::app::{self, Listing};
 use autoport::model::{HostPort, Protocol};
-use serde::Serialize;
 
-use super::allocation::{Age, Holder, Mapped, State};
-use super::output::{Answer, Cell, Screen, Table, age};
+use super::holders::{Age, Holders, cells, name_of};
+use super::output::{Answer, Cell, Screen, Table, Tone};
 use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
 
-/// The host ports that are held.
-#[derive(Serialize)]
-pub(super) struct Allocations {
-    allocations: Vec<Allocation>,
-}
-
-#[derive(Serialize)]
-struct Allocation {
-    #[serde(flatten)]
-    mapped: Mapped,
-    state: State,
-    #[serde(flatten)]
-    age: Age,
-    #[serde(flatten)]
-    holder: Holder,
-}
-
-impl Answer for Allocations {
+impl Answer for Holders {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        let mut table = Table::headed(["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"]);
-        for one in &self.allocations {
-            let [host, target, choice] = one.mapped.cells();
-            let age = Cell::or_dash(one.age.age_seconds.map(age));
-            table.row([host, target, choice, one.state.cell(), age, one.holder.name().into()]);
+        let mut rows: Vec<(HostPort, [Cell; 6])> = Vec::new();
+        for one in &self.attachments {
+            for (mapping, [host, target, choice]) in cells(&one.record) {
+                let (word, tone) = one.state.word();
+                let (state, holder) = (Cell::toned(word, tone), name_of(&one.record.owner).into());
+                rows.push((mapping.host, [host, target, choice, state, one.age.cell(), holder]));
+            }
         }
-        table.write("", out)
+        let mut add = |hosts: &[HostPort], state: fn() -> Cell, age: Option<Age>, holder: &str| {
+            for host in hosts {
+                let age = age.map_or_else(|| "-".into(), Age::cell);
+                let cells = [host.into(), "-".into(), "-".into(), state(), age, holder.into()];
+                rows.push((*host, cells));
+            }
+        };
+        for one in &self.reservations {
+            add(&one.of.hosts, || "-".into(), Some(one.age), &one.of.to_string());
+        }
+        for one in &self.unreadable {
+            add(&one.hosts, || Cell::toned("unreadable", Tone::Bad), None, &one.name);
+        }
+        rows.sort_by_key(|(host, _)| (host.port, host.protocol, host.address));
+        let names = ["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"];
+        Table::of(names, rows.into_iter().map(|(_, cells)| cells)).write("", out)
     }
 }
 
-pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Allocations, Failure> {
+pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Holders, Failure> {
     let listing = app::list(store, &mut crate::Stderr)?;
     let mut listing = listing.unwrap_or_else(|| {
         note(nothing_recorded(store));
@@ -51,42 +50,15 @@ pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Allocations,
     if let Some(pod) = &asked.pod {
         listing.narrow(&subject_named(pod))?;
     }
-    let mut allocations = allocations_of(&listing);
-    let order = |one: &Allocation| {
-        let host = one.mapped.place.host;
-        (host.port, host.protocol, host.address)
-    };
-    allocations.sort_by_key(order);
+    if let Some(namespace) = &asked.namespace {
+        listing.narrow_to_namespace(namespace);
+    }
     let protocol = asked.protocol.map(Protocol::from);
-    allocations.retain(|one| {
-        asked.namespace.as_ref().is_none_or(|namespace| one.holder.is_in_namespace(namespace))
-            && asked.port.is_none_or(|port| one.mapped.place.host.port == port)
-            && protocol.is_none_or(|protocol| one.mapped.place.host.protocol == protocol)
-    });
-    Ok(Allocations { allocations })
-}
-
-fn allocations_of(listing: &Listing) -> Vec<Allocation> {
-    let mut allocations = Vec::new();
-    let mut add = |mapped: Vec<Mapped>, state, age, holder: &Holder| {
-        let of = |mapped| Allocation { mapped, state, age, holder: holder.clone() };
-        allocations.extend(mapped.into_iter().map(of));
-    };
-    let bare = |hosts: &[HostPort], choice| -> Vec<Mapped> {
-        hosts.iter().map(|host| Mapped::bare(*host, choice)).collect()
-    };
-    for record in &listing.attachments {
-        let (state, _) = State::of(&record.owner);
-        let holder = Holder::of(&record.owner);
-        add(Mapped::of(record).collect(), state, Age::since(record.created), &holder);
+    if asked.port.is_some() || protocol.is_some() {
+        listing.keep_hosts(|host| {
+            asked.port.is_none_or(|port| port == host.port)
+                && protocol.is_none_or(|protocol| protocol == host.protocol)
+        });
     }
-    for one in &listing.reservations {
-        let holder = Holder::reservation(&one.name);
-        add(bare(&one.hosts, "reserved"), State::Reserved, Age::since(one.created), &holder);
-    }
-    for (one, hosts) in &listing.unreadable {
-        let holder = Holder::unreadable(&one.key);
-        add(bare(hosts, "unknown"), State::Unreadable, Age::default(), &holder);
-    }
-    allocations
+    Ok(listing.into())
 }

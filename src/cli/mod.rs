@@ -1,12 +1,12 @@
 //! The operator's command line: what was asked, who does it, and how it ended. Each command prints in
 //! a file of its own.
 
-mod allocation;
 mod arguments;
 mod doctor;
 mod env;
 mod explain;
 mod gc;
+mod holders;
 mod install;
 mod list;
 mod output;

@@ -1,6 +1,7 @@
 //! What the commands print: tables for people, JSON for programs.
 
 use std::io::{self, Write};
+use std::iter;
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -104,12 +105,9 @@ impl<T: ToString> From<T> for Cell {
 pub(super) struct Table<const N: usize>(Vec<[Cell; N]>);
 
 impl<const N: usize> Table<N> {
-    pub(super) fn headed(names: [&str; N]) -> Self {
-        Self(vec![names.map(|name| Cell::toned(name, Tone::Heading))])
-    }
-
-    pub(super) fn row(&mut self, cells: [Cell; N]) {
-        self.0.push(cells);
+    pub(super) fn of(names: [&str; N], rows: impl Iterator<Item = [Cell; N]>) -> Self {
+        let heading = names.map(|name| Cell::toned(name, Tone::Heading));
+        Self(iter::once(heading).chain(rows).collect())
     }
 
     /// Writes each line after `indent`.
@@ -185,10 +183,9 @@ mod tests {
 
     fn shown(colour: bool) -> String {
         let mut out = Vec::new();
-        let mut table = Table::headed(["NAME", "STATE"]);
-        table.row(["a".into(), Cell::toned("stale", Tone::Bad)]);
-        table.row(["l\u{f6}nger".into(), "-".into()]);
-        table
+        let rows =
+            [["a".into(), Cell::toned("stale", Tone::Bad)], ["l\u{f6}nger".into(), "-".into()]];
+        Table::of(["NAME", "STATE"], rows.into_iter())
             .write("", &mut Screen { out: &mut out, format: Format::Table, colour })
             .expect("memory takes it");
         String::from_utf8(out).expect("text")

@@ -7,16 +7,14 @@ use autoport::model::{HostPort, Protocol};
 use autoport::store::{Reservation, Store};
 use serde::Serialize;
 
-use super::allocation::Place;
 use super::output::{Answer, Screen};
 use super::{Failure, arguments, now};
 
 /// A reservation that was made or ended.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Changed {
     name: String,
-    host_ports: Vec<Place>,
+    hosts: Vec<HostPort>,
 }
 
 impl Answer for Changed {
@@ -46,7 +44,7 @@ pub(super) fn reserve(asked: &arguments::Reserve, store: &Store) -> Result<Chang
         persistent: asked.persist,
     };
     app::reserve(store, &reservation, &mut crate::Stderr)?;
-    Ok(Changed::of(&asked.name, &reservation.hosts))
+    Ok(Changed { name: reservation.name, hosts: reservation.hosts })
 }
 
 pub(super) fn release(name: &str, store: &Store) -> Result<Changed, Failure> {
@@ -54,11 +52,5 @@ pub(super) fn release(name: &str, store: &Store) -> Result<Changed, Failure> {
     let none =
         || format!("there is no reservation {name}; `autoport list` shows the existing ones");
     let freed = freed.ok_or_else(|| Failure::Asked(none()))?;
-    Ok(Changed::of(name, &freed))
-}
-
-impl Changed {
-    fn of(name: &str, hosts: &[HostPort]) -> Self {
-        Self { name: name.to_owned(), host_ports: hosts.iter().copied().map(Place::from).collect() }
-    }
+    Ok(Changed { name: name.to_owned(), hosts: freed })
 }

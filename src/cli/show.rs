@@ -2,210 +2,118 @@
 
 use std::io::{self, Write as _};
 use std::iter;
-use std::path::PathBuf;
 
-use autoport::app::{self, InKernel, Listing, MappingInKernel, Subject};
-use autoport::model::{HostPort, Masquerade, NamespaceId, Netns, Policy, Protocol, Record};
-use autoport::store::{self, Store};
-use ipnetwork::IpNetwork;
+use autoport::app::{self, Subject};
+use autoport::model::{Masquerade, Policy, Protocol};
+use autoport::store::Store;
 use serde::Serialize;
 
-use super::allocation::{Age, Holder, Mapped, Place, State};
+use super::holders::{Attachment, Details, Holders, cells, name_of};
 use super::output::{Answer, Cell, Screen, Table, Tone};
 use super::{Failure, arguments, subject_named};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
-pub(super) struct Shown {
-    attachments: Vec<Attachment>,
-    reservations: Vec<Reservation>,
-    unreadable: Vec<Damaged>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Attachment {
-    #[serde(flatten)]
-    holder: Holder,
-    state: State,
-    evidence: String,
-    #[serde(flatten)]
-    age: Age,
-    netns: Option<Namespace>,
-    pod_addresses: Vec<IpNetwork>,
-    policy: NetworkPolicy,
-    record: PathBuf,
-    /// Where its pod's containers read about it.
-    published: Option<PathBuf>,
-    host_ports: Vec<Traced>,
-    kernel: Kernel,
-}
-
-#[derive(Serialize)]
-struct Namespace {
-    path: String,
-    #[serde(flatten)]
-    id: NamespaceId,
-}
-
-/// In the words of the configuration.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct NetworkPolicy {
-    snat: bool,
-    masq_all: bool,
-    mark_masq_bit: u8,
-    source_ranges: Vec<IpNetwork>,
-    host_addresses: Vec<IpNetwork>,
-    counters: bool,
-}
-
-#[derive(Serialize)]
-struct Traced {
-    #[serde(flatten)]
-    mapped: Mapped,
-    #[serde(flatten)]
-    found: MappingInKernel,
-}
-
-#[derive(Serialize)]
-struct Kernel {
-    #[serde(flatten)]
-    seen: InKernel,
-    /// Why it was not seen.
-    error: Option<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Reservation {
-    #[serde(rename = "reservation")]
-    name: String,
-    #[serde(flatten)]
-    age: Age,
-    persistent: bool,
-    host_ports: Vec<Place>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Damaged {
-    unreadable: String,
-    reason: String,
-    host_ports: Vec<Place>,
-}
-
-impl From<&Policy> for NetworkPolicy {
-    fn from(policy: &Policy) -> Self {
-        Self {
-            snat: policy.masquerade != Masquerade::Nobody,
-            masq_all: policy.masquerade == Masquerade::Everybody,
-            mark_masq_bit: policy.mark_bit,
-            source_ranges: policy.source_ranges.clone(),
-            host_addresses: policy.host_addresses.clone(),
-            counters: policy.counters,
-        }
-    }
-}
-
-impl NetworkPolicy {
-    fn text(&self) -> String {
-        let Self { snat, masq_all, mark_masq_bit, counters, .. } = self;
-        let lists =
-            [("sourceRanges", &self.source_ranges), ("hostAddresses", &self.host_addresses)];
-        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
-        let lists = lists.map(|(name, list)| format!(", {name} {}", words(list)));
-        let lists = lists.collect::<Vec<_>>().concat();
-        format!(
-            "snat {snat}, masqAll {masq_all}, markMasqBit {mark_masq_bit}{lists}, counters {counters}"
-        )
-    }
-}
+#[serde(transparent)]
+pub(super) struct Shown(Holders);
 
 impl Answer for Shown {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let Self(Holders { attachments, reservations, unreadable }) = self;
         let mut gap = iter::once("").chain(iter::repeat("\n"));
         let mut begin = |out: &mut Screen<'_>, tone, title: &str| {
             write!(out, "{}", gap.next().unwrap_or_default())?;
             out.paint(tone, title)?;
             writeln!(out)
         };
-        for one in &self.attachments {
-            begin(out, Tone::Heading, &one.holder.name())?;
-            one.text(out)?;
+        for one in attachments {
+            begin(out, Tone::Heading, &name_of(&one.record.owner))?;
+            if let Some(details) = &one.details {
+                about(one, details, out)?;
+            }
         }
-        for one in &self.reservations {
-            begin(out, Tone::Heading, &format!("reservation {}", one.name))?;
-            let kept = if one.persistent { "kept across reboots" } else { "until the next reboot" };
+        for one in reservations {
+            begin(out, Tone::Heading, &one.of.to_string())?;
+            let persistent = one.of.persistent;
+            let kept = if persistent { "kept across reboots" } else { "until the next reboot" };
             writeln!(out, "  made        {}, {kept}", one.age)?;
-            writeln!(out, "  host ports  {}", words(&one.host_ports))?;
+            writeln!(out, "  host ports  {}", words(&one.of.hosts))?;
         }
-        for one in &self.unreadable {
-            begin(out, Tone::Bad, &one.unreadable)?;
+        for one in unreadable {
+            begin(out, Tone::Bad, &one.name)?;
             writeln!(out, "  {}", one.reason)?;
-            writeln!(out, "  host ports  {}", words(&one.host_ports))?;
+            writeln!(out, "  host ports  {}", words(&one.hosts))?;
         }
         Ok(())
     }
 
     fn is_well(&self) -> bool {
-        self.attachments.iter().all(|one| one.kernel.seen.as_recorded != Some(false))
+        let mut seen =
+            self.0.attachments.iter().filter_map(|one| one.details.as_ref()?.kernel.as_ref());
+        seen.all(|kernel| kernel.difference.is_none())
     }
 }
 
-impl Attachment {
-    fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        write!(out, "  state       ")?;
-        let (word, tone) = self.state.word();
-        out.paint(tone, word)?;
-        writeln!(out, ": {}", self.evidence)?;
-        let netns =
-            self.netns.as_ref().map_or("not examined".to_owned(), |Namespace { path, id }| {
-                format!("{} ({}:{})", path.escape_debug(), id.device, id.inode)
-            });
-        let published = self.published.as_ref().map(|path| path.display().to_string());
-        let rows = [
-            ("recorded", self.age.to_string()),
-            ("attachment", self.holder.attachment()),
-            ("netns", netns),
-            ("addresses", words(&self.pod_addresses)),
-            ("policy", self.policy.text()),
-            ("record", self.record.display().to_string()),
-            ("published", published.unwrap_or_default()),
-        ];
-        for (name, value) in rows {
-            writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
-        }
-        write!(out, "  kernel      ")?;
-        match (&self.kernel.error, &self.kernel.seen.difference) {
-            (Some(error), _) => out.paint(Tone::Doubtful, &format!("not seen: {error}"))?,
-            (None, Some(difference)) => out.paint(Tone::Bad, difference)?,
-            (None, None) => out.paint(Tone::Good, "as recorded")?,
-        }
-        writeln!(out, "\n")?;
-        self.table().write("  ", out)?;
-        for line in self.kernel.seen.chains.iter().flat_map(|chains| chains.lines()) {
-            writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
-        }
-        Ok(())
+fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
+    let Attachment { record, state, evidence, age, .. } = one;
+    write!(out, "  state       ")?;
+    let (word, tone) = state.word();
+    out.paint(tone, word)?;
+    writeln!(out, ": {evidence}")?;
+    let netns = record.owner.netns.as_ref().map_or("not examined".to_owned(), |netns| {
+        format!("{} ({}:{})", netns.path.escape_debug(), netns.id.device, netns.id.inode)
+    });
+    let published = details.published.as_ref().map(|path| path.display().to_string());
+    let rows = [
+        ("recorded", age.to_string()),
+        ("attachment", record.owner.holder.to_string()),
+        ("netns", netns),
+        ("addresses", words(&record.pod_addresses)),
+        ("policy", policy(&record.policy)),
+        ("record", details.record_file.display().to_string()),
+        ("published", published.unwrap_or_default()),
+    ];
+    for (name, value) in rows {
+        writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
     }
+    write!(out, "  kernel      ")?;
+    let difference = details.kernel.as_ref().and_then(|kernel| kernel.difference.as_ref());
+    match (&details.kernel_error, difference) {
+        (Some(error), _) => out.paint(Tone::Doubtful, &format!("not seen: {error}"))?,
+        (None, Some(difference)) => out.paint(Tone::Bad, difference)?,
+        (None, None) => out.paint(Tone::Good, "as recorded")?,
+    }
+    writeln!(out, "\n")?;
+    let found = details.kernel.iter().flat_map(|kernel| &kernel.mappings).map(Some);
+    let rows = cells(record).zip(found.chain(iter::repeat(None)));
+    let rows = rows.map(|((_, [host, target, choice]), found)| {
+        let kernel = match found.map(|found| (found.elements, found.elements_present)) {
+            None | Some((0, _)) => "-".into(),
+            Some((all, present)) if all == present => Cell::toned("yes", Tone::Good),
+            Some((all, present)) => Cell::toned(format!("{present} of {all}"), Tone::Bad),
+        };
+        let connections = Cell::or_dash(found.and_then(|found| found.connections));
+        let flows = Cell::or_dash(found.and_then(|found| found.flows));
+        [host, target, choice, kernel, connections, flows]
+    });
+    let names = ["HOST PORT", "TARGET", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
+    Table::of(names, rows).write("  ", out)?;
+    for line in details.kernel.iter().flat_map(|kernel| kernel.chains.lines()) {
+        writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
+    }
+    Ok(())
+}
 
-    fn table(&self) -> Table<6> {
-        let names = ["HOST PORT", "TARGET", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
-        let mut table = Table::headed(names);
-        for one in &self.host_ports {
-            let [host, target, choice] = one.mapped.cells();
-            let found = one.found;
-            let kernel = match found.elements.zip(found.elements_present) {
-                None | Some((0, _)) => "-".into(),
-                Some((all, present)) if all == present => Cell::toned("yes", Tone::Good),
-                Some((all, present)) => Cell::toned(format!("{present} of {all}"), Tone::Bad),
-            };
-            let connections = Cell::or_dash(found.connections);
-            table.row([host, target, choice, kernel, connections, Cell::or_dash(found.flows)]);
-        }
-        table
-    }
+/// In the words of the configuration.
+fn policy(policy: &Policy) -> String {
+    let snat = policy.masquerade != Masquerade::Nobody;
+    let masq_all = policy.masquerade == Masquerade::Everybody;
+    let Policy { mark_bit, source_ranges, host_addresses, counters, .. } = policy;
+    let lists = [("sourceRanges", source_ranges), ("hostAddresses", host_addresses)];
+    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    let lists = lists.map(|(name, list)| format!(", {name} {}", words(list)));
+    let lists = lists.collect::<Vec<_>>().concat();
+    format!("snat {snat}, masqAll {masq_all}, markMasqBit {mark_bit}{lists}, counters {counters}")
 }
 
 fn words<T: ToString>(list: &[T]) -> String {
@@ -230,64 +138,20 @@ pub(super) fn run(asked: &arguments::Subject, store: &Store) -> Result<Shown, Fa
     if listing.is_empty() {
         return Err(nobody);
     }
-    let Listing { instance, attachments, reservations, unreadable } = &listing;
-    let attachments = attachments.iter().map(|record| attachment(record, instance, store));
-    Ok(Shown {
-        attachments: attachments.collect::<Result<_, _>>()?,
-        reservations: reservations.iter().map(Reservation::from).collect(),
-        unreadable: unreadable.iter().map(Damaged::from).collect(),
-    })
-}
-
-impl From<&store::Reservation> for Reservation {
-    fn from(one: &store::Reservation) -> Self {
-        Self {
-            name: one.name.clone(),
-            age: Age::since(one.created),
-            persistent: one.persistent,
-            host_ports: one.hosts.iter().copied().map(Place::from).collect(),
-        }
+    let instance = std::mem::take(&mut listing.instance);
+    let mut holders = Holders::from(listing);
+    for one in &mut holders.attachments {
+        let told = one.record.owner.uid().map(|uid| app::told(store, uid, &mut crate::Stderr));
+        let (kernel, kernel_error) = match app::in_kernel(&instance, &one.record) {
+            Ok(kernel) => (Some(kernel), None),
+            Err(error) => (None, Some(error.in_one_line())),
+        };
+        one.details = Some(Details {
+            record_file: store.path_of(&one.record.owner.holder),
+            published: told.transpose()?.flatten().map(|told| told.directory),
+            kernel,
+            kernel_error,
+        });
     }
-}
-
-impl From<&(store::Unreadable, Vec<HostPort>)> for Damaged {
-    fn from((one, hosts): &(store::Unreadable, Vec<HostPort>)) -> Self {
-        Self {
-            unreadable: one.key.to_string(),
-            reason: one.to_string(),
-            host_ports: hosts.iter().copied().map(Place::from).collect(),
-        }
-    }
-}
-
-fn attachment(record: &Record, instance: &str, store: &Store) -> Result<Attachment, Failure> {
-    let owner = &record.owner;
-    let (state, evidence) = State::of(owner);
-    let uid = owner.pod.as_ref().map(|pod| pod.uid.as_str()).filter(|uid| !uid.is_empty());
-    let told = |uid| app::told(store, uid, &mut crate::Stderr);
-    let published = uid.map(told).transpose()?.flatten().map(|told| told.directory);
-    let (seen, error) = match app::in_kernel(instance, record) {
-        Ok(seen) => (seen, None),
-        Err(error) => (InKernel::default(), Some(error.in_one_line())),
-    };
-    let found = seen.mappings.iter().copied();
-    let found = found.chain(iter::repeat(MappingInKernel::default()));
-    let traced = Mapped::of(record).zip(found).map(|(mapped, found)| Traced { mapped, found });
-    let host_ports = traced.collect();
-    Ok(Attachment {
-        holder: Holder::of(owner),
-        state,
-        evidence: evidence.to_string(),
-        age: Age::since(record.created),
-        netns: owner
-            .netns
-            .as_ref()
-            .map(|Netns { path, id, .. }| Namespace { path: path.clone(), id: *id }),
-        pod_addresses: record.pod_addresses.clone(),
-        policy: (&record.policy).into(),
-        record: store.path_of(&owner.holder),
-        published,
-        host_ports,
-        kernel: Kernel { seen, error },
-    })
+    Ok(Shown(holders))
 }

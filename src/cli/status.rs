@@ -6,13 +6,13 @@ use std::io::{self, Write as _};
 use autoport::app::{self, Listing, Overview};
 use autoport::cni::Config;
 use autoport::error::Error;
-use autoport::kernel::Table as KernelTable;
-use autoport::model::{PortRange, Protocol, Request};
-use autoport::store::Store;
-use autoport::{ruleset, store};
+use autoport::kernel::Table;
+use autoport::model::{PortRange, Protocol, Record, Request};
+use autoport::netns::Fate;
+use autoport::ruleset::{self, Identity};
+use autoport::store::{self, Store};
 use serde::Serialize;
 
-use super::allocation::State;
 use super::output::{Answer, Screen, Tone};
 
 /// How the node is.
@@ -24,7 +24,8 @@ pub(super) struct Status {
     version: &'static str,
     table_layout: u32,
     store_layout: u32,
-    table: TableState,
+    /// `null` where it was not seen.
+    table: Option<Table>,
     state_dir: String,
     /// `null` where nothing has been recorded, or nothing can be read.
     records: Option<Counts>,
@@ -51,15 +52,6 @@ impl Refusal {
         let separator = if self.details.is_empty() { "" } else { ": " };
         format!("{} (code {}){separator}{}", self.msg, self.code, self.details)
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase", tag = "state")]
-enum TableState {
-    Absent,
-    Foreign,
-    Ours { layout: u32, instance: String },
-    Unseen,
 }
 
 #[derive(Serialize)]
@@ -97,12 +89,12 @@ impl Answer for Status {
             "autoport    {version}, table layout {table_layout}, store layout {store_layout}"
         )?;
         let table = match &self.table {
-            TableState::Absent => "none",
-            TableState::Foreign => "not made by autoport",
-            TableState::Ours { layout, instance } => {
+            Some(Table::Absent) => "none",
+            Some(Table::Foreign) => "not made by autoport",
+            Some(Table::Ours(Identity { layout, instance, .. })) => {
                 &format!("layout {layout}, instance {instance}")
             }
-            TableState::Unseen => "not seen",
+            None => "not seen",
         };
         writeln!(out, "table       {table}")?;
         match &self.records {
@@ -133,11 +125,11 @@ impl Answer for Status {
 pub(super) fn run(store: &Store, config: &Config) -> Status {
     let Overview { unavailable, table, listing } = app::overview(store, &mut crate::Stderr);
     let counts = listing.as_ref().map(|listing| {
-        let states = listing.attachments.iter().map(|record| State::of(&record.owner).0);
+        let is_stale = |record: &&Record| Fate::of(&record.owner) == Fate::Gone;
         Counts {
             instance: listing.instance.clone(),
             attachments: listing.attachments.len() + listing.unreadable.len(),
-            stale: states.filter(|state| *state == State::Stale).count(),
+            stale: listing.attachments.iter().filter(is_stale).count(),
             unreadable: listing.unreadable.len(),
             reservations: listing.reservations.len(),
             host_ports: listing.hosts().count(),
@@ -152,14 +144,7 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         version: env!("CARGO_PKG_VERSION"),
         table_layout: ruleset::LAYOUT,
         store_layout: store::LAYOUT,
-        table: match table {
-            None => TableState::Unseen,
-            Some(KernelTable::Absent) => TableState::Absent,
-            Some(KernelTable::Foreign) => TableState::Foreign,
-            Some(KernelTable::Ours(identity)) => {
-                TableState::Ours { layout: identity.layout, instance: identity.instance }
-            }
-        },
+        table,
         state_dir: store.dir().display().to_string(),
         records: counts,
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),

@@ -34,6 +34,7 @@ use chain::masquerade_chain;
 use element::Placing;
 
 use ipnetwork::IpNetwork;
+use serde::Serialize;
 
 use crate::model::{Family, HostPort, Mapping, Masquerade, Record};
 
@@ -59,7 +60,7 @@ pub(crate) fn is_of_network(chain: &str) -> bool {
 pub const LAYOUT: u32 = 2;
 
 /// What identifies a table as ours, carried in its comment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Identity {
     /// [`LAYOUT`] of the binary that built the table.
     pub layout: u32,

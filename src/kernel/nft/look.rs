@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use nix::libc::{EINVAL, ENODATA, ENOENT};
+use serde::Serialize;
 
 use super::elements::Seen;
 use super::message::{Attributes, Body, Messages};
@@ -22,7 +23,8 @@ const WHAT: &str = "its table";
 const PER_VOLLEY: usize = 32;
 
 /// The table, as its comment describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
 pub enum Table {
     /// There is none.
     #[default]
