@@ -15,13 +15,13 @@ export PATH=$tools/bin:$PATH
 
 if [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]]; then
     echo "scripts/fuzz.sh: no nightly toolchain, so no libFuzzer: changing the corpus at random"
-    FUZZ_SECONDS=$seconds exec cargo test --locked --release --test corpus -- --nocapture
+    FUZZ_SECONDS=$seconds exec cargo test --locked --release --package autoport --package autoport-agent --test corpus -- --nocapture
 fi
 
 found=$PWD/target/fuzz
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 cargo +nightly fuzz build
-for target in request annotation record netlink; do
+for target in request annotation record netlink nri; do
     mkdir -p "$found/$target"
     echo "scripts/fuzz.sh: $target, $seconds s"
     # libFuzzer prints each input that leads somewhere new; the figures are at the end.

@@ -1,4 +1,4 @@
-//! The files below src/ as the house rules see them: code without comments, strings and tests, the
+//! The files of a crate as the house rules see them: code without comments, strings and tests, the
 //! paths that it names, and its functions.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A source file.
 pub(crate) struct Source {
-    /// Below src/.
+    /// Below the crate's folder of sources.
     pub(crate) path: String,
     /// Where it is in the tree of modules; empty for `lib.rs` and `main.rs`.
     pub(crate) module: Vec<String>,
@@ -18,24 +18,33 @@ pub(crate) struct Source {
     pub(crate) strings: String,
 }
 
-/// The files of the library and of the executable.
+/// The files of the library and of the plugin.
 pub(crate) fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    below("src")
+}
+
+/// The files of the node agent.
+pub(crate) fn agent_sources() -> Vec<Source> {
+    below("agent/src")
+}
+
+fn below(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut folders = vec![root.clone()];
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("src can be listed") {
-            let path: PathBuf = entry.expect("src can be listed").path();
+        for entry in fs::read_dir(&folder).expect("sources can be listed") {
+            let path: PathBuf = entry.expect("sources can be listed").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a source file can be read");
-                let below = path.strip_prefix(&root).expect("it was found below src");
+                let below = path.strip_prefix(&root).expect("it was found there");
                 sources.push(Source::new(&below.display().to_string(), text));
             }
         }
     }
-    assert!(sources.len() > 10, "where are the sources? found {}", sources.len());
+    assert!(sources.len() > 5, "where are the sources? found {}", sources.len());
     sources
 }
 

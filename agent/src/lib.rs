@@ -1,0 +1,5 @@
+//! The node agent of autoport, which the container runtime asks before it creates sandboxes and containers.
+//!
+//! - [`nri`]: the protocol between runtime and agent.
+
+pub mod nri;
