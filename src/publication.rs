@@ -152,10 +152,19 @@ impl Publication {
     ///
     /// A pod has one sandbox: where records of an earlier one are left, those of the latest count.
     pub fn of(records: &[Record]) -> Option<Self> {
+        Self::told(records, |record| !record.grants.is_empty())
+    }
+
+    /// The same for a pod that waits for its variables in any case: with the records of which it named all
+    /// ports itself.
+    pub fn of_all(records: &[Record]) -> Option<Self> {
+        Self::told(records, |record| !record.mappings.is_empty())
+    }
+
+    fn told(records: &[Record], is_news: impl Fn(&Record) -> bool) -> Option<Self> {
         let latest = records.iter().max_by_key(|record| record.created)?;
         let sandbox = latest.owner.container_id();
-        let is_told =
-            |record: &&Record| record.owner.container_id() == sandbox && !record.grants.is_empty();
+        let is_told = |record: &&Record| record.owner.container_id() == sandbox && is_news(record);
         let mut told: Vec<&Record> = records.iter().filter(is_told).collect();
         told.sort_by_key(|record| record.created);
         let pod = told.first()?.owner.pod.clone()?;
@@ -176,9 +185,14 @@ impl Publication {
     /// The variables, in the order of `ports.env`: names are unique, and no value has anything in it
     /// that a shell or kubelet would interpret.
     pub fn variables(&self) -> Vec<(String, String)> {
+        self.variables_for(&|_| true)
+    }
+
+    /// The same for one container, whose `PORT`, `PORT0` and so on are about the entries that are `its`.
+    pub fn variables_for(&self, its: &dyn Fn(&Entry) -> bool) -> Vec<(String, String)> {
         let mut variables = Variables::default();
         self.own_variables(&mut variables);
-        self.kubewharf_variables(&mut variables);
+        self.kubewharf_variables(&mut variables, its);
         self.bcs_variables(&mut variables);
         variables.pairs
     }
@@ -215,9 +229,9 @@ impl Publication {
         }
     }
 
-    fn kubewharf_variables(&self, variables: &mut Variables) {
+    fn kubewharf_variables(&self, variables: &mut Variables, its: &dyn Fn(&Entry) -> bool) {
         let counted = || {
-            self.entries.iter().filter(|entry| match entry.origin {
+            self.entries.iter().filter(|entry| its(entry)).filter(|entry| match entry.origin {
                 Origin::Static => false,
                 Origin::Chosen => entry.dialects.contains(&Dialect::KubeWharf),
                 Origin::Passthrough => true,

@@ -198,14 +198,22 @@ impl Told {
     }
 }
 
+/// What the pod with this UID holds, a record for each attachment.
+///
+/// # Errors
+/// What the store says, and where one of the records cannot be read.
+pub fn records_of_pod(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Vec<Record>, Error> {
+    let Some(shared) = store.read(log)? else { return Ok(Vec::new()) };
+    let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
+    Ok(records.map_err(store::Error::from)?)
+}
+
 /// What the records of the pod with this UID tell it; `None` where that is nothing.
 ///
 /// # Errors
 /// What the store says.
 pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>, Error> {
-    let Some(shared) = store.read(log)? else { return Ok(None) };
-    let records: Result<Vec<Record>, _> = shared.records_of_pod(uid)?.into_iter().collect();
-    let records = records.map_err(store::Error::from)?;
+    let records = records_of_pod(store, uid, log)?;
     let publication = Publication::of(&records);
     let told = store.published_at(uid).zip(publication);
     Ok(told.map(|(directory, publication)| Told::new(directory, publication)))

@@ -43,7 +43,8 @@ pub use dismantle::{Dismantled, dismantle};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, Superseded, explain};
 pub use gc::{Collected, Judged, collect, gc};
 pub use list::{
-    Ambiguous, InKernel, Listing, MappingInKernel, Subject, Told, in_kernel, list, told,
+    Ambiguous, InKernel, Listing, MappingInKernel, Subject, Told, in_kernel, list, records_of_pod,
+    told,
 };
 pub use release::release;
 pub use repair::{Ownership, Repaired, repair};

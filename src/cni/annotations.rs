@@ -10,19 +10,25 @@ use super::number;
 use super::text::{escape, is_near};
 
 /// The capability that brings them (containerd since 1.5, CRI-O since 1.29).
-const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
+pub(super) const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
 /// What is before the slash of our own keys.
 const OURS: &str = "autoport.cni/";
 
 /// Which ports of the pod are wanted.
-pub(super) const PORTS: &str = "autoport.cni/ports";
+pub const PORTS: &str = "autoport.cni/ports";
 
 /// From which of the node's named ranges.
 pub(super) const RANGE: &str = "autoport.cni/range";
 
 /// How the numbers are chosen, instead of the configuration's `allocation`.
 pub(super) const ALLOCATION: &str = "autoport.cni/allocation";
+
+/// Whether the pod waits for its variables, which the node agent sets: `required`.
+pub const ENV: &str = "autoport.cni/env";
+
+/// Whether the node agent mounts the published files: `true` or `false`.
+pub const MOUNT: &str = "autoport.cni/mount";
 
 /// The switch of `KubeWharf`.
 pub(super) const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
@@ -90,7 +96,7 @@ fn refuse_near_misses(all: &Object<'_>) -> Result<(), Error> {
             continue;
         };
         let is_near = |ours: &&str| key != ours && is_near(rest, &ours[OURS.len()..], 1);
-        let near = [PORTS, RANGE, ALLOCATION].into_iter().find(is_near);
+        let near = [PORTS, RANGE, ALLOCATION, ENV, MOUNT].into_iter().find(is_near);
         if let Some(ours) = near {
             return Err(Error::Unsupported {
                 key: format!("annotation {}", escape(key)),

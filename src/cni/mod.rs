@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod gc;
 mod grammar;
+mod host_network;
 mod json;
 mod mappings;
 mod number;
@@ -27,12 +28,14 @@ use std::io;
 
 use serde_json::value::RawValue;
 
+pub use self::annotations::{ENV, MOUNT, PORTS};
 pub use self::command::{Command, Problem};
 pub use self::config::{
     Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,
 };
 pub use self::env::Env;
 pub use self::error::Error;
+pub use self::host_network::{PodAnnotations, asks_by, host_network_ask};
 pub use self::reply::Reply;
 pub use self::version::Version;
 

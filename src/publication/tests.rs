@@ -284,3 +284,30 @@ fn a_record_tells_what_was_chosen_first_and_where_it_answers() {
     let told = entries_of(&advertising(record(&on_host, Vec::new())));
     assert_eq!(told[0].host_ips, node, "on the node's own network, both families");
 }
+
+#[test]
+fn a_container_can_have_a_count_of_its_own() {
+    let dialects: BTreeSet<_> = [Dialect::KubeWharf].into();
+    let told = publication(vec![
+        Entry { dialects: dialects.clone(), ..entry(Some("a"), &TCP, 20001, 81) },
+        Entry { dialects, ..entry(Some("b"), &TCP, 20002, 82) },
+    ]);
+    let variables = told.variables_for(&|entry| entry.container_port == port(82));
+    let value =
+        |name: &str| variables.iter().find(|(its, _)| its == name).map(|(_, value)| value.as_str());
+    assert_eq!(
+        (value("PORT"), value("PORT0"), value("PORT1")),
+        (Some("20002"), Some("20002"), None)
+    );
+    assert_eq!(value("AUTOPORT_PORT_A"), Some("81"), "our own are about the pod");
+}
+
+#[test]
+fn a_pod_that_waits_for_its_variables_is_told_what_it_named_itself() {
+    let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() };
+    let mut record = record(&[("0.0.0.0", 8080, 80, Some("10.0.0.2:80"))], Vec::new());
+    record.owner.pod = Some(pod);
+    assert_eq!(Publication::of(&[record.clone()]), None);
+    let told = Publication::of_all(&[record]).expect("it is told");
+    assert!(told.to_env().contains("AUTOPORT_HOST_PORT_80_TCP='8080'"), "{}", told.to_env());
+}

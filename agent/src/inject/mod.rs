@@ -1,0 +1,160 @@
+//! What a container is told about its pod's host ports: from the pod's records to the changes that the
+//! runtime makes. No I/O.
+
+mod declared;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use autoport::cni::{self, ENV, MOUNT, PORTS};
+use autoport::model::{Dialect, Record};
+use autoport::publication::{Entry, Publication};
+
+use self::declared::Declared;
+use crate::nri::message::{Adjustment, Container, Mount, Pod, Variable};
+
+/// Where containers find the files `ports.env` and `ports.json`.
+pub const DIRECTORY: &str = "/run/autoport/pod";
+
+/// What is known of a pod besides its event.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// All that the pod holds, by its UID.
+    pub records: Vec<Record>,
+    /// The directory of its published files on the node.
+    pub directory: Option<PathBuf>,
+    /// The systems whose annotations are read.
+    pub aliases: BTreeSet<Dialect>,
+}
+
+/// The changes of one container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Injection {
+    pub adjustment: Adjustment,
+    /// The names of the container's own variables that are replaced.
+    pub replaced: Vec<String>,
+}
+
+/// Why a container must not be created.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "annotation {key} is {value:?}, it must be {allowed}; correct it in the Pod, or remove it"
+    )]
+    Annotation { key: &'static str, value: String, allowed: &'static str },
+    #[error(
+        "the Pod asks for host ports by annotation {annotation} and holds none, so container \
+         {container:?} is not created; the network configuration needs autoport with the capability \
+         io.kubernetes.cri.pod-annotations, which `autoport doctor` checks on the node; then delete \
+         the Pod"
+    )]
+    NoPorts { annotation: String, container: String },
+}
+
+/// Finds what `container` is told; `None` if nothing.
+///
+/// # Errors
+/// When the pod asks for something that it cannot be told: it waits, and does not run without.
+pub fn inject(
+    pod: &Pod,
+    container: &Container,
+    known: &Known,
+) -> Result<Option<Injection>, Refusal> {
+    let is_required = is_required(pod)?;
+    let mounts = mounts(pod)?;
+    let is_own =
+        |record: &&Record| record.owner.container_id().is_none_or(|sandbox| sandbox == pod.id);
+    let own: Vec<Record> = known.records.iter().filter(is_own).cloned().collect();
+    let told = if is_required { Publication::of_all(&own) } else { Publication::of(&own) };
+    let Some(told) = told else {
+        return match missing(pod, &own, is_required, &known.aliases) {
+            Some(annotation) => {
+                let container = container.name.clone();
+                Err(Refusal::NoPorts { annotation: annotation.to_owned(), container })
+            }
+            None => Ok(None),
+        };
+    };
+    let declared = Declared::of(container);
+    let is_its = |entry: &Entry| declared.counts(entry);
+    let variables = told.variables_for(&is_its);
+    let env: Vec<_> = variables.into_iter().map(|(name, value)| Variable { name, value }).collect();
+    let replaced = replaced(container, &env);
+    let mounts = known.directory.as_ref().filter(|_| mounts && is_free(container));
+    let mounts = mounts.and_then(|directory| mount(directory)).into_iter().collect();
+    Ok(Some(Injection { adjustment: Adjustment { mounts, env }, replaced }))
+}
+
+/// The annotation by which the pod asks for what it does not have.
+fn missing<'a>(
+    pod: &'a Pod,
+    own: &[Record],
+    is_required: bool,
+    aliases: &BTreeSet<Dialect>,
+) -> Option<&'a str> {
+    let asked = cni::asks_by(&pod.annotations, aliases);
+    match asked {
+        // Fixed host ports only: a patched kubelet, or BCS's webhook, has chosen them.
+        Some(key) if key != PORTS && !own.is_empty() => None,
+        Some(PORTS) if !own.is_empty() => {
+            let without_list: cni::PodAnnotations = pod
+                .annotations
+                .iter()
+                .filter(|(key, _)| *key != PORTS)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect();
+            cni::asks_by(&without_list, aliases).is_none().then_some(PORTS)
+        }
+        Some(key) => Some(key),
+        None => is_required.then_some(ENV),
+    }
+}
+
+fn is_required(pod: &Pod) -> Result<bool, Refusal> {
+    match pod.annotations.get(ENV).map(|value| value.trim()) {
+        None => Ok(false),
+        Some("required") => Ok(true),
+        Some(value) => {
+            let allowed = "\"required\"";
+            Err(Refusal::Annotation { key: ENV, value: value.to_owned(), allowed })
+        }
+    }
+}
+
+fn mounts(pod: &Pod) -> Result<bool, Refusal> {
+    match pod.annotations.get(MOUNT).map(|value| value.trim()) {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(value) => {
+            let allowed = "\"true\" or \"false\"";
+            Err(Refusal::Annotation { key: MOUNT, value: value.to_owned(), allowed })
+        }
+    }
+}
+
+/// Whether the container has no mount of its own there, which would be hidden.
+fn is_free(container: &Container) -> bool {
+    container.mounts.iter().all(|mount| mount.destination.trim_end_matches('/') != DIRECTORY)
+}
+
+fn mount(directory: &std::path::Path) -> Option<Mount> {
+    let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
+    Some(Mount {
+        destination: DIRECTORY.to_owned(),
+        kind: "bind".to_owned(),
+        source: directory.to_str()?.to_owned(),
+        options: options.map(str::to_owned).to_vec(),
+    })
+}
+
+/// The variables of the container that have a name of `ours`.
+fn replaced(container: &Container, ours: &[Variable]) -> Vec<String> {
+    let names: BTreeSet<&[u8]> = ours.iter().map(|variable| variable.name.as_bytes()).collect();
+    let name = |text: &Vec<u8>| text.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    let own: BTreeSet<Vec<u8>> = container.env.iter().filter_map(name).collect();
+    let both = own.iter().filter(|name| names.contains(name.as_slice()));
+    both.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;
