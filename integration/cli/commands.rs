@@ -385,7 +385,7 @@ fn what_changes_something_says_it_to_programs_too() {
     );
 
     let equal = json!({"attachments": 3, "adopted": 0, "rebuilt": null, "added": 0, "removed": 0,
-                       "differed": null});
+                       "mended": []});
     // The damaged record goes, and its elements with it.
     let (_, answer) = json_of(&["repair"]);
     assert_eq!((&answer["attachments"], &answer["removed"]), (&json!(3), &json!(4)), "{answer}");

@@ -101,7 +101,7 @@ impl Scene {
         let trace: Value = serde_json::from_str(&stdout)
             .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {stdout}{stderr}"));
         self.node.note(format!("{arguments:?}: {trace:#}"));
-        let well = if trace["fate"] == "passes" { 0 } else { 3 };
+        let well = if trace["state"] == "passes" { 0 } else { 3 };
         assert_eq!(status.code(), Some(well), "{arguments:?}: {stdout}{stderr}");
         trace
     }
@@ -123,17 +123,17 @@ impl Scene {
     /// Insists that the packet arrives, by both.
     fn arrives(&self, when: &str, ask: Ask) {
         let trace = self.traced(ask);
-        assert_eq!(trace["fate"], "passes", "{when}: {ask:?}: {trace:#}");
+        assert_eq!(trace["state"], "passes", "{when}: {ask:?}: {trace:#}");
         assert!(self.answers(ask, true), "{when}: {ask:?} does not arrive: {trace:#}");
     }
 
     /// Insists that the packet stops, by both, and that trace says where and why.
     fn stops(&self, when: &str, ask: Ask, at: &str, word: &str) {
         let trace = self.traced(ask);
-        assert_eq!(trace["fate"], "stops", "{when}: {ask:?}: {trace:#}");
+        assert_eq!(trace["state"], "stops", "{when}: {ask:?}: {trace:#}");
         let last = trace["steps"].as_array().and_then(|steps| steps.last()).expect("a step");
         let text = last["text"].as_str().unwrap_or_default();
-        assert!(last["at"] == at && text.contains(word), "{when}: {ask:?}: {trace:#}");
+        assert!(last["check"] == at && text.contains(word), "{when}: {ask:?}: {trace:#}");
         assert!(trace["verdict"].as_str().is_some_and(|it| it.contains(text)), "{trace:#}");
         assert!(!self.answers(ask, false), "{when}: {ask:?} arrives: {trace:#}");
     }
@@ -196,7 +196,7 @@ fn what_keeps_a_packet_from_the_table_is_named() {
     told(&["repair"]);
     nft("flush chain inet autoport output");
     scene.stops("a flushed chain", ask(Loopback, 8080), "table", "chain output");
-    assert_eq!(scene.traced(outside)["fate"], "unsure", "a damaged table may be damaged twice");
+    assert_eq!(scene.traced(outside)["state"], "unsure", "a damaged table may be damaged twice");
     told(&["repair"]);
     nft("add table inet autoport { flags dormant; }");
     scene.stops("a dormant table", outside, "table", "dormant");
@@ -226,7 +226,7 @@ fn what_keeps_a_packet_from_the_table_is_named() {
          add element inet autoport ports4 {{ tcp . 8090 : 10.1.0.2 . 80 }}"
     ));
     let trace = scene.traced(ask(Outside, 8090));
-    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(trace["state"], "unsure", "{trace:#}");
     assert!(
         trace.to_string().contains("the element that leads to 10.1.0.2:80 has no record"),
         "{trace:#}"
@@ -274,11 +274,11 @@ fn what_keeps_a_packet_from_the_pod_is_named() {
     scene.arrives("what is translated", outside);
     nft("delete table inet wall");
     wall("forward", "tcp sport 1-60999 accept");
-    assert_eq!(scene.traced(outside)["fate"], "unsure", "it is not understood");
+    assert_eq!(scene.traced(outside)["state"], "unsure", "it is not understood");
     nft("delete table inet wall");
     wall("output", "ip daddr != 10.1.0.2 accept");
     let trace = scene.traced(loopback);
-    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(trace["state"], "unsure", "{trace:#}");
     nft("delete table inet wall");
     wall("output", "tcp dport 8080 accept");
     scene.stops("it has the pod's port by then", loopback, "OUTPUT", "chain gate drops it");
@@ -302,7 +302,7 @@ fn what_keeps_a_packet_from_the_pod_is_named() {
     scene.arrives("restored", outside);
     ip("netns del web");
     let trace = scene.traced(outside);
-    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(trace["state"], "unsure", "{trace:#}");
     assert!(trace.to_string().contains("its network namespace no longer exists"), "{trace:#}");
 }
 
@@ -367,9 +367,9 @@ fn a_wrong_file_of_the_node_does_not_keep_trace_from_looking() {
     let trace = scene.traced(ask(Outside, 8080));
     let step = |at: &str| {
         let steps = trace["steps"].as_array().expect("steps");
-        steps.iter().find(|step| step["at"] == at).cloned().unwrap_or_default()
+        steps.iter().find(|step| step["check"] == at).cloned().unwrap_or_default()
     };
-    assert_eq!(trace["fate"], "unsure", "{trace:#}");
+    assert_eq!(trace["state"], "unsure", "{trace:#}");
     assert_eq!(step("table")["text"], "table inet autoport is there");
     assert_eq!(step("record")["text"], "nothing is recorded in /run/autoport");
     assert_eq!(step("record")["remedy"], "run `autoport doctor`");

@@ -1,5 +1,7 @@
 //! `autoport repair`: the table as the records imply it, and a store without what cannot be read.
 
+use serde::Serialize;
+
 use super::{adopt, end_flows, phases, reconcile, table};
 use crate::error::Error;
 use crate::event::{Log, Then};
@@ -18,15 +20,17 @@ pub enum Ownership {
 }
 
 /// What `repair` found and did.
-#[derive(Debug)]
+#[derive(Debug, Default, Serialize)]
 pub struct Repaired {
     /// How many attachments the table serves.
     pub attachments: usize,
     /// How many of their records were made again from the table.
     pub adopted: usize,
     /// The records that cannot be read here and now, but perhaps by a later version or another time.
+    #[serde(skip)]
     pub left_alone: Vec<Unreadable>,
     /// What had to be changed in the table.
+    #[serde(flatten)]
     pub applied: Applied,
 }
 

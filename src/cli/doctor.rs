@@ -31,17 +31,12 @@ pub(super) struct Report {
 }
 
 /// As wide as the longest of them, and two.
-const STATE: usize = 10;
-const CHECK: usize = 14;
+const WIDTHS: [usize; 2] = [10, 14];
 
 impl Answer for Report {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        for Finding { check, state, text, remedy } in &self.findings {
-            out.paint(tone(*state), &format!("{state:STATE$}"))?;
-            writeln!(out, "{check:CHECK$}{text}")?;
-            if let Some(remedy) = remedy {
-                writeln!(out, "{:1$}-> {remedy}", "", STATE + CHECK)?;
-            }
+        for finding in &self.findings {
+            out.finding(tone(finding.state), WIDTHS, finding)?;
         }
         let Self { failed, unseen, .. } = self;
         writeln!(out, "{failed} failed, {}, {unseen} not seen", counted(self.warnings, "warning"))

@@ -1,6 +1,5 @@
 //! Everyone who holds host ports, as several commands print them.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use autoport::app::{InKernel, Listing};
@@ -22,13 +21,16 @@ pub(super) struct Holders {
 
 /// A record, and what is known besides of who holds it.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Attachment {
     #[serde(flatten)]
     pub(super) record: Record,
-    pub(super) state: State,
+    /// What the evidence means, in a word.
+    pub(super) state: &'static str,
+    #[serde(skip)]
+    pub(super) tone: Tone,
     pub(super) evidence: String,
-    #[serde(flatten)]
-    pub(super) age: Age,
+    pub(super) age_seconds: Option<u64>,
     #[serde(flatten)]
     pub(super) details: Option<Details>,
 }
@@ -46,11 +48,11 @@ pub(super) struct Details {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Reservation {
     #[serde(flatten)]
     pub(super) of: store::Reservation,
-    #[serde(flatten)]
-    pub(super) age: Age,
+    pub(super) age_seconds: Option<u64>,
 }
 
 /// A record that cannot be read.
@@ -68,7 +70,7 @@ impl From<Listing> for Holders {
         Self {
             attachments: listing.attachments.into_iter().map(Attachment::from).collect(),
             reservations: reservations
-                .map(|of| Reservation { age: Age::since(of.created), of })
+                .map(|of| Reservation { age_seconds: since(of.created), of })
                 .collect(),
             unreadable: unreadable
                 .map(|(one, hosts)| Unreadable {
@@ -84,72 +86,32 @@ impl From<Listing> for Holders {
 impl From<Record> for Attachment {
     fn from(record: Record) -> Self {
         let evidence = Fate::of(&record.owner);
+        let (state, tone) = match evidence {
+            Fate::Alive => ("alive", Tone::Good),
+            Fate::Gone => ("stale", Tone::Bad),
+            Fate::Unknown(_) => ("unknown", Tone::Doubtful),
+        };
         Self {
-            state: State::of(&evidence),
+            state,
+            tone,
             evidence: evidence.to_string(),
-            age: Age::since(record.created),
+            age_seconds: since(record.created),
             record,
             details: None,
         }
     }
 }
 
-/// When something was recorded.
-#[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Age {
-    #[serde(skip)]
-    created: u64,
-    /// `null` of a record that was made again from the table.
-    age_seconds: Option<u64>,
+/// How many seconds ago something was recorded; nothing of a record that was made again from the table.
+fn since(created: u64) -> Option<u64> {
+    (created > 0).then(|| now().saturating_sub(created))
 }
 
-impl Age {
-    fn since(created: u64) -> Self {
-        let age_seconds = (created > 0).then(|| now().saturating_sub(created));
-        Self { created, age_seconds }
-    }
-
-    pub(super) fn cell(self) -> Cell {
-        Cell::or_dash(self.age_seconds.map(age))
-    }
-}
-
-impl fmt::Display for Age {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.age_seconds {
-            Some(seconds) => write!(out, "{}, {} ago", timestamp(self.created), age(seconds)),
-            None => out.write_str("time unknown"),
-        }
-    }
-}
-
-/// What is known of an attachment's pod.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum State {
-    Alive,
-    Stale,
-    Unknown,
-}
-
-impl State {
-    pub(super) const fn of(evidence: &Fate) -> Self {
-        match evidence {
-            Fate::Alive => Self::Alive,
-            Fate::Gone => Self::Stale,
-            Fate::Unknown(_) => Self::Unknown,
-        }
-    }
-
-    /// The word that stands for it, and its colour.
-    pub(super) const fn word(self) -> (&'static str, Tone) {
-        match self {
-            Self::Alive => ("alive", Tone::Good),
-            Self::Stale => ("stale", Tone::Bad),
-            Self::Unknown => ("unknown", Tone::Doubtful),
-        }
-    }
+/// When something was recorded, and how long ago.
+pub(super) fn recorded(created: u64, age_seconds: Option<u64>) -> String {
+    age_seconds.map_or("time unknown".to_owned(), |seconds| {
+        format!("{}, {} ago", timestamp(created), age(seconds))
+    })
 }
 
 /// Of each mapping of `record`: host port, target, and who chose.

@@ -5,8 +5,8 @@ use std::io;
 use autoport::app::{self, Listing};
 use autoport::model::{HostPort, Protocol};
 
-use super::holders::{Age, Holders, cells, name_of};
-use super::output::{Answer, Cell, Screen, Table, Tone};
+use super::holders::{Holders, cells, name_of};
+use super::output::{Answer, Cell, Screen, Table, Tone, age};
 use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
 
 impl Answer for Holders {
@@ -14,20 +14,22 @@ impl Answer for Holders {
         let mut rows: Vec<(HostPort, [Cell; 6])> = Vec::new();
         for one in &self.attachments {
             for (mapping, [host, target, choice]) in cells(&one.record) {
-                let (word, tone) = one.state.word();
-                let (state, holder) = (Cell::toned(word, tone), name_of(&one.record.owner).into());
-                rows.push((mapping.host, [host, target, choice, state, one.age.cell(), holder]));
+                let state = Cell::toned(one.state, one.tone);
+                let holder = name_of(&one.record.owner).into();
+                let age = Cell::or_dash(one.age_seconds.map(age));
+                rows.push((mapping.host, [host, target, choice, state, age, holder]));
             }
         }
-        let mut add = |hosts: &[HostPort], state: fn() -> Cell, age: Option<Age>, holder: &str| {
-            for host in hosts {
-                let age = age.map_or_else(|| "-".into(), Age::cell);
-                let cells = [host.into(), "-".into(), "-".into(), state(), age, holder.into()];
-                rows.push((*host, cells));
-            }
-        };
+        let mut add =
+            |hosts: &[HostPort], state: fn() -> Cell, seconds: Option<u64>, holder: &str| {
+                for host in hosts {
+                    let age = Cell::or_dash(seconds.map(age));
+                    let cells = [host.into(), "-".into(), "-".into(), state(), age, holder.into()];
+                    rows.push((*host, cells));
+                }
+            };
         for one in &self.reservations {
-            add(&one.of.hosts, || "-".into(), Some(one.age), &one.of.to_string());
+            add(&one.of.hosts, || "-".into(), one.age_seconds, &one.of.to_string());
         }
         for one in &self.unreadable {
             add(&one.hosts, || Cell::toned("unreadable", Tone::Bad), None, &one.name);

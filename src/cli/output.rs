@@ -1,8 +1,10 @@
 //! What the commands print: tables for people, JSON for programs.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::iter;
 
+use autoport::diagnosis::Finding;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
@@ -43,6 +45,19 @@ impl Screen<'_> {
     pub(super) fn paint(&mut self, tone: Tone, text: &str) -> io::Result<()> {
         let style = if self.colour { tone.style() } else { Style::new() };
         write!(self, "{style}{text}{style:#}")
+    }
+
+    /// Writes a line of a report, its first two columns so wide, and below it what to do.
+    pub(super) fn finding<S: fmt::Display>(
+        &mut self,
+        tone: Tone,
+        [state, check]: [usize; 2],
+        finding: &Finding<S>,
+    ) -> io::Result<()> {
+        self.paint(tone, &format!("{:state$}", finding.state))?;
+        writeln!(self, "{:check$}{}", finding.check, finding.text)?;
+        let remedy = finding.remedy.as_ref();
+        remedy.map_or(Ok(()), |remedy| writeln!(self, "{:1$}-> {remedy}", "", state + check))
     }
 }
 

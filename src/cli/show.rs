@@ -8,7 +8,7 @@ use autoport::model::{Masquerade, Policy, Protocol};
 use autoport::store::Store;
 use serde::Serialize;
 
-use super::holders::{Attachment, Details, Holders, cells, name_of};
+use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
 use super::output::{Answer, Cell, Screen, Table, Tone};
 use super::{Failure, arguments, subject_named};
 
@@ -36,7 +36,8 @@ impl Answer for Shown {
             begin(out, Tone::Heading, &one.of.to_string())?;
             let persistent = one.of.persistent;
             let kept = if persistent { "kept across reboots" } else { "until the next reboot" };
-            writeln!(out, "  made        {}, {kept}", one.age)?;
+            let made = recorded(one.of.created, one.age_seconds);
+            writeln!(out, "  made        {made}, {kept}")?;
             writeln!(out, "  host ports  {}", words(&one.of.hosts))?;
         }
         for one in unreadable {
@@ -55,17 +56,16 @@ impl Answer for Shown {
 }
 
 fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
-    let Attachment { record, state, evidence, age, .. } = one;
+    let Attachment { record, evidence, .. } = one;
     write!(out, "  state       ")?;
-    let (word, tone) = state.word();
-    out.paint(tone, word)?;
+    out.paint(one.tone, one.state)?;
     writeln!(out, ": {evidence}")?;
     let netns = record.owner.netns.as_ref().map_or("not examined".to_owned(), |netns| {
         format!("{} ({}:{})", netns.path.escape_debug(), netns.id.device, netns.id.inode)
     });
     let published = details.published.as_ref().map(|path| path.display().to_string());
     let rows = [
-        ("recorded", age.to_string()),
+        ("recorded", recorded(record.created, one.age_seconds)),
         ("attachment", record.owner.holder.to_string()),
         ("netns", netns),
         ("addresses", words(&record.pod_addresses)),

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use autoport::diagnosis::{self, Fate, Probe, Query, Step, Trace};
+use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
 use autoport::kernel;
 use autoport::model::Protocol;
 use clap::CommandFactory as _;
@@ -59,22 +59,17 @@ pub(super) struct Told {
 }
 
 /// As wide as the longest of them, and two.
-const FATE: usize = 8;
-const AT: usize = 15;
+const WIDTHS: [usize; 2] = [8, 15];
 
 impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        for Step { at, fate, text, remedy } in &self.trace.steps {
-            out.paint(tone(*fate), &format!("{fate:FATE$}"))?;
-            writeln!(out, "{at:AT$}{text}")?;
-            if let Some(remedy) = remedy {
-                writeln!(out, "{:1$}-> {remedy}", "", FATE + AT)?;
-            }
+        for step in &self.trace.steps {
+            out.finding(tone(step.state), WIDTHS, step)?;
         }
         if let Some(Probe { answered, said }) = &self.probe {
-            let tone = if *answered { Tone::Good } else { Tone::Bad };
-            out.paint(tone, &format!("{:FATE$}", if *answered { "ok" } else { "fails" }))?;
-            writeln!(out, "{:AT$}sent from this node: {said}", "probe")?;
+            let (state, tone) = if *answered { ("ok", Tone::Good) } else { ("fails", Tone::Bad) };
+            let text = format!("sent from this node: {said}");
+            out.finding(tone, WIDTHS, &Finding { check: "probe", state, text, remedy: None })?;
         }
         let mut sentence = self.trace.verdict.clone();
         if let Some(first) = sentence.get_mut(..1) {
@@ -85,7 +80,7 @@ impl Answer for Told {
 
     fn is_well(&self) -> bool {
         let missed = self.probe.as_ref().is_some_and(|probe| !probe.answered);
-        self.trace.fate == Fate::Passes && !missed
+        self.trace.state == Fate::Passes && !missed
     }
 }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use facts::Facts;
 use facts::{Seen, Unseen};
-pub use trace::{Fate, Probe, Query, Step, Trace, probe};
+pub use trace::{Fate, Probe, Query, Trace, probe};
 
 /// What one check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -48,11 +48,12 @@ impl fmt::Display for State {
     }
 }
 
-/// A line of the report.
+/// A line of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct Finding<S = State> {
+    /// What was looked at.
     pub check: &'static str,
-    pub state: State,
+    pub state: S,
     pub text: String,
     pub remedy: Option<String>,
 }

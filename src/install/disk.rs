@@ -134,9 +134,8 @@ impl Drop for Lock {
 /// A folder in which this process alone changes anything.
 pub(super) struct Folder {
     path: PathBuf,
-    open: File,
-    #[expect(dead_code, reason = "it is given back with the folder")]
-    lock: Lock,
+    /// The folder, and its lock, which is given back with it; none where nothing is to be changed.
+    open: Option<(File, Lock)>,
 }
 
 impl Folder {
@@ -146,13 +145,19 @@ impl Folder {
     /// every user who can read it, for as long as that user likes.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let open = File::open(path).map_err(Error::io("open", path))?;
-        let folder = Self { path: path.to_owned(), open, lock: Lock::take(path.join(LOCK))? };
+        let lock = Lock::take(path.join(LOCK))?;
+        let folder = Self { path: path.to_owned(), open: Some((open, lock)) };
         for name in names(path)? {
             if name.as_encoded_bytes().ends_with(TEMPORARY.as_bytes()) {
                 folder.remove(&path.join(name))?;
             }
         }
         Ok(folder)
+    }
+
+    /// One in which nothing is changed, whatever is asked.
+    pub(super) fn untouched(path: &Path) -> Self {
+        Self { path: path.to_owned(), open: None }
     }
 
     /// Puts `bytes` in the place of the file at `path`, with owner and mode of the file at `like`.
@@ -174,6 +179,7 @@ impl Folder {
         mode: u32,
         owner: Option<&Metadata>,
     ) -> Result<(), Error> {
+        let Some((folder, _)) = &self.open else { return Ok(()) };
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or(OsStr::new("autoport")));
         name.push(TEMPORARY);
@@ -191,22 +197,17 @@ impl Folder {
         };
         write().map_err(Error::io("write", &temporary))?;
         fs::rename(&temporary, path).map_err(Error::io("replace", path))?;
-        self.sync()
+        folder.sync_all().map_err(Error::io("sync", &self.path))
     }
 
     /// Deletes what may be there.
     pub(super) fn remove(&self, path: &Path) -> Result<(), Error> {
+        let Some((folder, _)) = &self.open else { return Ok(()) };
         match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => {
-                removed.map_err(Error::io("delete", path))?;
-                self.sync()
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.map_err(Error::io("delete", path))?,
         }
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.open.sync_all().map_err(Error::io("sync", &self.path))
+        folder.sync_all().map_err(Error::io("sync", &self.path))
     }
 }
 

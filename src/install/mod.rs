@@ -162,7 +162,8 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
         None => active(&places.conf_dir)?,
     };
     let text = regular(&path)?;
-    let mut edited = conflist::with_autoport(&text).map_err(Error::left(&path))?;
+    let left = |source| Error::Conflist { path: path.clone(), source };
+    let mut edited = conflist::with_autoport(&text).map_err(left)?;
     for plugin in conflist::types(&edited.text) {
         if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
             edited.remarks.push(format!(
@@ -175,10 +176,8 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
     let mut backup = None;
     if edited.how.is_some() {
         let before = before_of(&path);
-        if let Some(folder) = &folder {
-            folder.replace(&before, text.as_bytes(), &path)?;
-            folder.replace(&path, edited.text.as_bytes(), &path)?;
-        }
+        folder.replace(&before, text.as_bytes(), &path)?;
+        folder.replace(&path, edited.text.as_bytes(), &path)?;
         backup = Some(before);
     }
     steps.push(Step { backup, ..Step::of(path, &text, edited) });
@@ -204,15 +203,13 @@ pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
             Found::File(before) => String::from_utf8(before).ok(),
             Found::Nothing | Found::Other(_) => None,
         };
-        let edited = conflist::without_autoport(&text, before.as_deref());
-        let edited = edited.map_err(Error::left(&path))?;
-        if let Some(folder) = folder.as_ref().filter(|_| edited.how.is_some()) {
+        let left = |source| Error::Conflist { path: path.clone(), source };
+        let edited = conflist::without_autoport(&text, before.as_deref()).map_err(left)?;
+        if edited.how.is_some() {
             folder.replace(&path, edited.text.as_bytes(), &path)?;
         }
         steps.push(Step::of(path, &text, edited));
-        if let Some(folder) = &folder {
-            folder.remove(&backup)?;
-        }
+        folder.remove(&backup)?;
     }
     Ok(steps)
 }
@@ -244,22 +241,23 @@ pub fn remove_executable(places: &Places) -> Result<Step, Error> {
             cached.display()
         ));
     }
-    if !places.dry_run {
-        Folder::open(&places.bin_dir)?.remove(&path)?;
-    }
+    places.folder(&places.bin_dir)?.remove(&path)?;
     step(Done::Removed)
 }
 
-impl Error {
-    fn left(path: &Path) -> impl FnOnce(Problem) -> Self {
-        move |source| Self::Conflist { path: path.to_owned(), source }
-    }
-}
-
 impl Places {
-    /// The folder in which a configuration is changed; none in a dry run, or where there is none.
-    fn conf_folder(&self) -> Result<Option<Folder>, Error> {
+    /// A folder to change something in; in a dry run nothing is changed there.
+    fn folder(&self, path: &Path) -> Result<Folder, Error> {
+        if self.dry_run { Ok(Folder::untouched(path)) } else { Folder::open(path) }
+    }
+
+    /// The folder in which a configuration is changed.
+    fn conf_folder(&self) -> Result<Folder, Error> {
         let folder = match &self.conflist {
+            // There may be no runtime yet, and so nothing to change.
+            None if !disk::is_folder(&self.conf_dir) => {
+                return Ok(Folder::untouched(&self.conf_dir));
+            }
             None => &*self.conf_dir,
             Some(path) if !is_list(path) => return Err(Error::NotAList(path.clone())),
             Some(path) => match path.parent() {
@@ -267,23 +265,17 @@ impl Places {
                 Some(_) | None => Path::new("."),
             },
         };
-        if self.dry_run || self.conflist.is_none() && !disk::is_folder(folder) {
-            return Ok(None);
-        }
-        Folder::open(folder).map(Some)
+        self.folder(folder)
     }
 }
 
 fn copy_executable(places: &Places) -> Result<Step, Error> {
     let path = places.bin_dir.join(NAME);
-    let mut done = Done::Unchanged;
-    if !disk::is_own_executable(&path)? {
-        done = Done::Copied;
-        if !places.dry_run {
-            Folder::open(&places.bin_dir)?.replace_executable(&path)?;
-        }
+    if disk::is_own_executable(&path)? {
+        return Ok(Step::new(path, Done::Unchanged));
     }
-    Ok(Step::new(path, done))
+    places.folder(&places.bin_dir)?.replace_executable(&path)?;
+    Ok(Step::new(path, Done::Copied))
 }
 
 fn before_of(path: &Path) -> PathBuf {

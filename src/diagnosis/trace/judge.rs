@@ -4,7 +4,7 @@ use super::super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
 use super::super::network::{at, own_priority, remedy_of};
 use super::super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
 use super::way::{self, Led, Translated, Way};
-use super::{Fate, Query, Step, Trace};
+use super::{Fate, Finding, Query, Trace};
 use crate::kernel::{Hooked, Loopback, Neighbour, Table};
 use crate::model::{Family, Masquerade};
 use crate::ruleset::LAYOUT;
@@ -22,22 +22,22 @@ struct Walk<'a> {
     way: &'a Way,
     /// The stretch.
     at: &'static str,
-    steps: Vec<Step>,
+    steps: Vec<Finding<Fate>>,
 }
 
 pub(super) fn judge(way: &Way) -> Trace {
     let mut walk = Walk { way, at: "", steps: Vec::new() };
     let arrived = walk.follow().is_some();
     let steps = walk.steps;
-    let fate = steps.iter().map(|step| step.fate).max().unwrap_or(Fate::Unsure);
+    let fate = steps.iter().map(|step| step.state).max().unwrap_or(Fate::Unsure);
     let query = way.query;
     let reached = || match (&way.led, way.record()) {
         (Led::To(lead), Some(record)) => format!("{} of {}", lead.target, record.owner),
         (Led::To(lead), None) => lead.target.to_string(),
         (Led::Nowhere | Led::Damaged(_) | Led::Untranslated(_), _) => "a pod".to_owned(),
     };
-    let worst = steps.iter().find(|step| step.fate == fate);
-    let why = worst.map_or(String::new(), |step| format!("{}: {}", step.at, step.text));
+    let worst = steps.iter().find(|step| step.state == fate);
+    let why = worst.map_or(String::new(), |step| format!("{}: {}", step.check, step.text));
     let verdict = match fate {
         Fate::Passes => format!("{query} reaches {}", reached()),
         Fate::Unsure if arrived => {
@@ -45,13 +45,13 @@ pub(super) fn judge(way: &Way) -> Trace {
         }
         Fate::Unsure | Fate::Stops => format!("{query} stops at {why}"),
     };
-    Trace { steps, fate, verdict }
+    Trace { steps, state: fate, verdict }
 }
 
 impl<'a> Walk<'a> {
     fn step(&mut self, fate: Fate, text: impl Into<String>, remedy: Option<&str>) -> Option<()> {
         let remedy = remedy.map(str::to_owned);
-        self.steps.push(Step { at: self.at, fate, text: text.into(), remedy });
+        self.steps.push(Finding { check: self.at, state: fate, text: text.into(), remedy });
         (fate != Fate::Stops).then_some(())
     }
 

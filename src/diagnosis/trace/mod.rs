@@ -12,6 +12,7 @@ use std::num::NonZeroU16;
 
 use serde::Serialize;
 
+use super::Finding;
 use crate::error::Error;
 use crate::model::{HostPort, Protocol};
 use crate::store::Store;
@@ -38,13 +39,12 @@ impl Query {
 impl fmt::Display for Query {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = SocketAddr::new(self.to, self.port.get());
-        match self.from {
-            Some(from) => write!(out, "a packet from {from} to {to}/{}", self.protocol),
-            None if self.to.is_loopback() => {
-                write!(out, "a packet from this node to {to}/{}", self.protocol)
-            }
-            None => write!(out, "a packet from outside to {to}/{}", self.protocol),
-        }
+        let from = match self.from {
+            Some(from) => &from.to_string(),
+            None if self.to.is_loopback() => "this node",
+            None => "outside",
+        };
+        write!(out, "a packet from {from} to {to}/{}", self.protocol)
     }
 }
 
@@ -70,20 +70,13 @@ impl fmt::Display for Fate {
     }
 }
 
-/// A stretch of the way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
-    pub at: &'static str,
-    pub fate: Fate,
-    pub text: String,
-    pub remedy: Option<String>,
-}
-
 /// The whole way, as far as the packet gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trace {
-    pub steps: Vec<Step>,
-    pub fate: Fate,
+    /// The stretches of the way.
+    pub steps: Vec<Finding<Fate>>,
+    /// Of the whole way: that of its worst stretch.
+    pub state: Fate,
     pub verdict: String,
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
+
 use super::elements::Seen;
 use super::look::Look;
 use super::{Error, PATIENCE, Tries, make};
@@ -125,7 +127,7 @@ pub(super) enum Step {
 }
 
 /// How many elements were changed one by one; what was replaced counts as both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// How many were added.
     pub added: usize,

@@ -21,9 +21,9 @@ use std::io::{self, Read as _};
 use std::thread;
 use std::time::Duration;
 
-use nix::libc;
-
 use nftnl::MsgType;
+use nix::libc;
+use serde::Serialize;
 
 use change::Step;
 use encode::Encoder;
@@ -299,17 +299,20 @@ struct Tries {
 }
 
 /// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Applied {
     /// Why the whole table was built again, if it was.
     pub rebuilt: Option<String>,
     /// Otherwise, what was wrong with single elements, where all were looked at.
     pub mended: Vec<String>,
     /// And how many elements were changed.
+    #[serde(flatten)]
     pub counts: Counts,
     /// Why something that was released may still be there, if it may.
+    #[serde(skip)]
     pub unfinished: Option<Error>,
     /// What was not translated, or not rightly, until now: flows may have begun meanwhile.
+    #[serde(skip)]
     pub restored: Vec<Traffic>,
 }
 
