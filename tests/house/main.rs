@@ -54,7 +54,7 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 2] = [("nri", &[]), ("inject", &["nri"])];
+const AGENT_MAP: [(&str, &[&str]); 3] = [("nri", &[]), ("inject", &["nri"]), ("keeper", &[])];
 
 /// The one place for what the compiler cannot check, and the name by which the C library calls us.
 const UNSAFE_ROOMS: [&str; 2] = ["kernel/nft/encode.rs", "main.rs"];

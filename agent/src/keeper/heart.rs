@@ -1,0 +1,101 @@
+//! `agent.json`: that an agent is connected to the runtime. Plugins of any version and other agents read it.
+
+#![expect(clippy::disallowed_methods, reason = "the agent's own file in the state directory")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+
+use super::clock::{Instant, STOPPED};
+use super::error::Error;
+
+/// For the plugin an agent whose last heartbeat is older is not connected.
+pub const STALE: Duration = Duration::from_secs(5);
+
+/// The version of the file, raised when an older reader would misunderstand it.
+const VERSION: u32 = 1;
+
+/// As long as it is ever written: it is overwritten in its place, which needs no free memory on a tmpfs.
+const LENGTH: usize = 128;
+
+/// The content of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub version: u32,
+    /// Of the leader, in its own PID namespace.
+    pub pid: u32,
+    /// Whether the runtime's session is synchronized.
+    pub connected: bool,
+    /// When it was written.
+    #[serde(with = "nanoseconds")]
+    pub heartbeat: Instant,
+}
+
+mod nanoseconds {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Instant;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(time: &Instant, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(time.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Instant, D::Error> {
+        u64::deserialize(from).map(Instant)
+    }
+}
+
+/// Writes and reads the file.
+#[derive(Debug)]
+pub(super) struct Heart {
+    path: PathBuf,
+    /// The last beat that this process has written. A PID would not tell: agents in several containers
+    /// may have the same.
+    own: Option<Instant>,
+}
+
+impl Heart {
+    pub(super) const fn at(path: PathBuf) -> Self {
+        Self { path, own: None }
+    }
+
+    /// Writes that this agent is connected.
+    pub(super) fn write(&mut self, now: Instant) -> Result<(), Error> {
+        let (version, pid) = (VERSION, std::process::id());
+        let beat = Heartbeat { version, pid, connected: true, heartbeat: now };
+        let text = serde_json::to_string(&beat).map_err(io::Error::other);
+        let text = text.map_err(Error::of("encode", &self.path))?;
+        let text = format!("{text:<width$}\n", width = LENGTH - 1);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
+        let file: File = options.open(&self.path).map_err(Error::of("open", &self.path))?;
+        file.write_all_at(text.as_bytes(), 0).map_err(Error::of("write", &self.path))?;
+        self.own = Some(now);
+        Ok(())
+    }
+
+    /// Whether another agent has written the last beat, a short time ago.
+    pub(super) fn is_of_another(&self, now: Instant) -> Result<bool, Error> {
+        let seen = read(&self.path)?.map(|seen| seen.heartbeat);
+        Ok(seen.is_some_and(|seen| Some(seen) != self.own && now.since(seen) < STOPPED))
+    }
+}
+
+/// Reads such a file; `None` where there is none, or one that this version does not understand.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Option<Heartbeat>, Error> {
+    match autoport::regular::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::of("read", path)(error)),
+    }
+}

@@ -1,0 +1,71 @@
+//! A lock of a file in the state directory, which ends with the process that holds it.
+
+#![expect(clippy::disallowed_methods, reason = "the agent's own files in the state directory")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use super::error::Error;
+
+/// What came of trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Taken,
+    HeldByOther,
+}
+
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    held: Option<Flock<File>>,
+}
+
+impl Lock {
+    pub(super) const fn at(path: PathBuf) -> Self {
+        Self { path, held: None }
+    }
+
+    pub(super) const fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Takes the lock, or sees that it is taken; never waits.
+    pub(super) fn attempt(&mut self) -> Result<Attempt, Error> {
+        while self.held.is_none() {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
+            let file = options.open(&self.path).map_err(Error::of("open", &self.path))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => self.held = Some(held),
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(Attempt::HeldByOther),
+                Err((_, errno)) => return Err(Error::of("lock", &self.path)(errno.into())),
+            }
+            if !self.guards()? {
+                // It was deleted between the two.
+                self.held = None;
+            }
+        }
+        Ok(Attempt::Taken)
+    }
+
+    /// Whether the file that is locked is still the one that others would lock.
+    pub(super) fn guards(&self) -> Result<bool, Error> {
+        let Some(held) = &self.held else { return Ok(false) };
+        let own = held.metadata().map_err(Error::of("examine", &self.path))?;
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::of("examine", &self.path)(error)),
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        self.held = None;
+    }
+}

@@ -1,0 +1,198 @@
+//! Which of the node's agents answers the runtime, and how the plugin learns that one does.
+//!
+//! The leader holds a lock (`flock`) on `agent.lock` and writes its heartbeat to `agent.json`. Every agent is
+//! told of every event; the leader alone answers. A standby takes over as soon as the lock is free, and where
+//! the leader is stopped, so that its lock stays and its heart does not beat.
+//!
+//! Two answers to one event are an error of the runtime: the container is not created, and is tried again.
+//! No answer is worse: it is created without its variables. So in doubt an agent answers, or rejects.
+
+mod clock;
+mod error;
+mod heart;
+mod lock;
+
+use std::path::Path;
+use std::time::Duration;
+
+use self::clock::STALL;
+pub use self::clock::{Clock, Instant, Pulse, Role};
+pub use self::error::Error;
+use self::heart::Heart;
+pub use self::heart::{Heartbeat, STALE, read};
+use self::lock::{Attempt, Lock};
+
+/// Held by the leader.
+pub const LOCK: &str = "agent.lock";
+
+/// Says that the leader is connected.
+pub const HEARTBEAT: &str = "agent.json";
+
+/// Held by a preferred agent that waits for the lead; its content is that agent's heartbeat.
+const NEXT: &str = "agent.next";
+
+/// How often the heart beats. The contract with the plugin is once in a second.
+pub const BEAT: Duration = Duration::from_millis(500);
+
+/// What an agent does with an event.
+#[derive(Debug)]
+pub enum Standing {
+    /// It answers.
+    Leads,
+    /// Another agent answers.
+    StandsBy,
+    /// It cannot be told; pods that ask for host ports have to wait.
+    Unknown(Error),
+}
+
+/// The role of this agent.
+#[derive(Debug)]
+pub struct Keeper {
+    clock: Clock,
+    pulse: Pulse,
+    /// Whether it gets the lead back from an agent that is not preferred.
+    preferred: bool,
+    lead: Lock,
+    next: Lock,
+    heart: Heart,
+    /// The heart of a preferred agent that waits.
+    waiting: Heart,
+    connected: bool,
+    /// Answers although another agent has the lock, because that one is stopped.
+    deputy: bool,
+}
+
+impl Keeper {
+    /// An agent that has no role yet, in the state directory `dir`.
+    pub fn new(dir: &Path, preferred: bool, clock: Clock) -> Self {
+        Self {
+            pulse: Pulse::new(clock.now()),
+            clock,
+            preferred,
+            lead: Lock::at(dir.join(LOCK)),
+            next: Lock::at(dir.join(NEXT)),
+            heart: Heart::at(dir.join(HEARTBEAT)),
+            waiting: Heart::at(dir.join(NEXT)),
+            connected: false,
+            deputy: false,
+        }
+    }
+
+    /// For those who must not write after this agent has lost its role.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Whether this agent leads as far as it knows.
+    pub const fn leads(&self) -> bool {
+        self.deputy || self.lead.is_held()
+    }
+
+    /// Notes that the runtime's session is synchronized, or is over. Without one an agent cannot lead.
+    pub fn set_connected(&mut self, connected: bool) {
+        self.connected = connected;
+        if !connected {
+            self.give_up();
+            self.next.release();
+        }
+    }
+
+    /// Decides who answers an event that has arrived. A free lead is taken in any case: the agent that
+    /// should have it may be stopped.
+    pub fn standing(&mut self) -> Standing {
+        self.decide(true).unwrap_or_else(Standing::Unknown)
+    }
+
+    /// Beats: to be called every [`BEAT`]. Takes the lead where no agent has it, so that the plugin, which
+    /// may reject pods while there is no leader, need not wait for the next event.
+    ///
+    /// # Errors
+    /// When a file of the state directory cannot be used.
+    pub fn beat(&mut self) -> Result<(), Error> {
+        let standing = self.decide(false)?;
+        let now = self.clock.now();
+        self.pulse.beat(now);
+        if matches!(standing, Standing::Leads) {
+            self.heart.write(now)?;
+        } else if self.next.is_held() {
+            self.waiting.write(now)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a preferred agent that waits have the lead, after the answer to an event.
+    pub fn hand_over(&mut self) {
+        if !self.preferred && self.leads() && self.is_awaited(self.clock.now()) {
+            self.give_up();
+        }
+    }
+
+    fn decide(&mut self, is_event: bool) -> Result<Standing, Error> {
+        if !self.connected {
+            return Ok(Standing::StandsBy);
+        }
+        let now = self.clock.now();
+        if self.pulse.is_stalled(now, STALL) {
+            let led = self.leads();
+            self.give_up();
+            self.pulse.beat(now);
+            if led && self.heart.is_of_another(now)? {
+                return Ok(Standing::StandsBy);
+            }
+        }
+        if self.lead.is_held() && !self.lead.guards()? {
+            // The file was deleted: another agent may hold the lock of a new one.
+            self.give_up();
+        }
+        if self.lead.is_held() {
+            return Ok(Standing::Leads);
+        }
+        match self.lead.attempt()? {
+            Attempt::Taken if is_event || self.preferred || !self.is_awaited(now) => {
+                self.deputy = false;
+                self.next.release();
+                self.heart.write(now)?;
+                Ok(Standing::Leads)
+            }
+            Attempt::Taken => {
+                self.lead.release();
+                Ok(Standing::StandsBy)
+            }
+            Attempt::HeldByOther => self.stand_by(now),
+        }
+    }
+
+    /// Stands by, or answers for a leader that is stopped. The heartbeat is written at once, so that further
+    /// agents stand by.
+    fn stand_by(&mut self, now: Instant) -> Result<Standing, Error> {
+        if self.preferred && !self.next.is_held() && self.next.attempt()? == Attempt::Taken {
+            self.waiting.write(now)?;
+        }
+        if self.heart.is_of_another(now)? {
+            if self.deputy {
+                self.give_up();
+            }
+            return Ok(Standing::StandsBy);
+        }
+        self.deputy = true;
+        self.heart.write(now)?;
+        Ok(Standing::Leads)
+    }
+
+    /// Whether a preferred agent waits for the lead, and is not stopped itself.
+    fn is_awaited(&mut self, now: Instant) -> bool {
+        let attempt = self.next.attempt();
+        self.next.release();
+        let waits = matches!(attempt, Ok(Attempt::HeldByOther));
+        waits && self.waiting.is_of_another(now).unwrap_or(false)
+    }
+
+    fn give_up(&mut self) {
+        self.pulse.lose();
+        self.lead.release();
+        self.deputy = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;
