@@ -3,7 +3,6 @@
 use std::io::{self, Write as _};
 
 use autoport::app::{self, Collected, Judged};
-use autoport::model::Record;
 use autoport::netns::Fate;
 use serde::Serialize;
 
@@ -56,28 +55,20 @@ pub(super) fn run(dry_run: bool, store: &Store, screen: &mut Screen<'_>) -> Resu
         let nothing = Some(nothing_recorded(store));
         return Ok(screen.show(&Judgements { dry_run, nothing, ..Judgements::default() })?);
     };
-    let of = |record: &Record, removed, reason: String| Holder {
-        name: record.owner.to_string(),
-        host_ports: Some(record.mappings.len()),
-        removed,
-        reason,
-    };
     let mut holders = Vec::new();
     for one in judged {
-        holders.push(match one {
-            Judged::Removed(record) => of(&record, true, Fate::Gone.to_string()),
-            Judged::Kept(record, evidence) => of(&record, false, evidence.to_string()),
+        let (record, removed, reason) = match one {
+            Judged::Removed(record) => (Ok(record), true, Fate::Gone.to_string()),
+            Judged::Kept(record, evidence) => (Ok(record), false, evidence.to_string()),
             Judged::Failed(record, error) => {
                 failure.get_or_insert(error);
-                of(&record, false, "it could not be removed".to_owned())
+                (Ok(record), false, "it could not be removed".to_owned())
             }
-            Judged::Unreadable(unreadable) => Holder {
-                name: unreadable.key.to_string(),
-                host_ports: None,
-                removed: false,
-                reason: unreadable.to_string(),
-            },
-        });
+            Judged::Unreadable(one) => (Err(one.key.to_string()), false, one.to_string()),
+        };
+        let host_ports = record.as_ref().ok().map(|record| record.mappings.len());
+        let name = record.map_or_else(|key| key, |record| record.owner.to_string());
+        holders.push(Holder { name, host_ports, removed, reason });
     }
     let removed = holders.iter().filter(|holder| holder.removed).count();
     let kept = holders.len() - removed;

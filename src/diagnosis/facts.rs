@@ -140,7 +140,6 @@ pub struct Facts {
     pub(super) conf_dir: PathBuf,
     /// Where they look for our plugin.
     pub(super) plugin: PathBuf,
-    pub(super) release: String,
     /// Whether a table like ours can be built.
     pub(super) trial: Seen<Release>,
     /// The table in the kernel; `None` where it was not seen.
@@ -188,7 +187,6 @@ impl Facts {
         let table = || Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[]))).ok();
         let listeners = Listeners::of(&Protocol::ALL);
         Self {
-            release: sysctls.get("kernel/osrelease").unwrap_or_default().to_owned(),
             trial: kernel::trial().map_err(Unseen::from).and_then(|trial| Ok(trial?)),
             table: table().map(|look| look.table),
             configurations: configurations(&conf_dir),

@@ -10,7 +10,7 @@ const OLDEST: (u32, u32) = (6, 1);
 
 pub(super) fn kernel(facts: &Facts, report: &mut Report) {
     report.check("kernel");
-    let release = &facts.release;
+    let release = facts.sysctls.get("kernel/osrelease").unwrap_or_default();
     if version(release).is_none_or(|version| version < OLDEST) {
         report.warning(
             format!("Linux {release} is older than what autoport is tested on"),
