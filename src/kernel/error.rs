@@ -76,4 +76,9 @@ impl Error {
     pub(super) fn question(what: &'static str, errno: i32) -> Self {
         Self::Question { what, source: io::Error::from_raw_os_error(errno) }
     }
+
+    /// The errno with which the kernel answered a question.
+    pub(super) fn refusal(&self) -> Option<i32> {
+        if let Self::Question { source, .. } = self { source.raw_os_error() } else { None }
+    }
 }

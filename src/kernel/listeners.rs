@@ -177,23 +177,21 @@ impl Listeners {
         if protocols.is_empty() {
             return Ok(listeners);
         }
+        let cannot = [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT].map(Some);
         let mut socket = Socket::open_for(NETLINK_SOCK_DIAG)?;
         for (protocol, family) in protocols.iter().flat_map(|one| Family::ALL.map(|it| (*one, it)))
         {
-            let listed = socket.gather(&question(protocol, family, only), |answer, _, found| {
+            let question = question(protocol, family, only);
+            let listed = socket.gather(&question, "the sockets that listen", |answer, _, found| {
                 found.extend(Listener::read(protocol, family, answer.message));
-            })?;
-            match listed {
-                Ok(found) => {
-                    for listener in found {
-                        let at_port = listeners.by_port.entry((protocol, listener.port));
-                        at_port.or_default().push(listener);
-                    }
-                }
-                Err(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
-                    listeners.unknown.push(protocol);
-                }
-                Err(errno) => return Err(Error::question("the sockets that listen", errno)),
+            });
+            if listed.as_ref().is_err_and(|error| cannot.contains(&error.refusal())) {
+                listeners.unknown.push(protocol);
+                continue;
+            }
+            for listener in listed? {
+                let at_port = listeners.by_port.entry((protocol, listener.port));
+                at_port.or_default().push(listener);
             }
         }
         listeners.unknown.dedup();
@@ -229,12 +227,11 @@ const fn listening(protocol: Protocol) -> u8 {
 fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Messages {
     let states = (1_u32 << listening(protocol)).to_ne_bytes();
     let port = only.map_or(0, NonZeroU16::get).to_be_bytes();
-    // From anywhere to anywhere, and no particular socket (`INET_DIAG_NOCOOKIE`).
-    let rest = [&states[..], &port, &[0; 38], &[0xff; 8]].concat();
-    let mut question = Messages::default();
     let start = [number_of(family), protocol.number(), 0, 0];
-    question.begin(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, start);
-    question.extend(&rest);
+    // From anywhere to anywhere, and no particular socket (`INET_DIAG_NOCOOKIE`).
+    let header = [&start[..], &states, &port, &[0; 38], &[0xff; 8]].concat();
+    let mut question = Messages::default();
+    question.begin(uapi::SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, &header);
     question
 }
 

@@ -136,29 +136,29 @@ impl Filter {
 pub(super) fn count(socket: &mut Socket) -> Result<u32, Error> {
     let question = question(uapi::IPCTNL_MSG_CT_GET_STATS, 0, uapi::NFPROTO_UNSPEC);
     let read = |stats: Attributes<'_>| stats.u32(uapi::CTA_STATS_GLOBAL_ENTRIES);
-    let count = socket.ask_one(&question, read)?;
-    let count = count.and_then(|count| count.flatten().ok_or(libc::ENODATA));
-    count.map_err(|errno| Error::question("how many connections it tracks", errno))
+    let what = "how many connections it tracks";
+    let count = socket.ask_one(&question, what, read)?.flatten();
+    count.ok_or_else(|| Error::question(what, libc::ENODATA))
 }
 
 /// Lists the flows that pass `filter`; kernels that do not know a part of it list more.
 pub(super) fn list(socket: &mut Socket, filter: &Filter) -> Result<Vec<Flow>, Error> {
     let question = filter.begin(uapi::IPCTNL_MSG_CT_GET, DUMP);
     let family = filter.family;
-    let listing = socket.gather(&question, |_, attributes, flows| {
+    socket.gather(&question, "the connections it tracks", |_, attributes, flows| {
         flows.extend(Flow::read(family, attributes));
-    })?;
-    listing.map_err(|errno| Error::question("the connections it tracks", errno))
+    })
 }
 
 /// Has the kernel delete all flows that pass `filter`; says whether it can. Kernels before 6.11 take the
 /// tuples for those of one flow, and refuse them because they are not whole.
 pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, Error> {
     let question = filter.begin(uapi::IPCTNL_MSG_CT_DELETE, ACK);
-    match socket.ask_one(&question, |_| ())? {
-        Ok(_) => Ok(true),
-        Err(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT) => Ok(false),
-        Err(errno) => Err(Error::question("that connections are no longer tracked", errno)),
+    let deleted = socket.ask_one(&question, "that connections are no longer tracked", |_| ());
+    let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::ENOENT].map(Some);
+    match deleted {
+        Err(error) if cannot.contains(&error.refusal()) => Ok(false),
+        deleted => deleted.map(|_| true),
     }
 }
 
@@ -171,11 +171,9 @@ pub(super) fn delete(socket: &mut Socket, flows: &[Flow]) -> Result<(), Error> {
             let nested = if *attribute == uapi::CTA_TUPLE_ORIG { 1 << 15 } else { 0 };
             message.put(attribute | nested, &[payload]);
         }
-        match socket.ask_one(&message, |_| ())? {
-            Ok(_) | Err(libc::ENOENT) => {}
-            Err(errno) => {
-                return Err(Error::question("that a connection is no longer tracked", errno));
-            }
+        match socket.ask_one(&message, "that a connection is no longer tracked", |_| ()) {
+            Err(error) if error.refusal() != Some(libc::ENOENT) => return Err(error),
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(())

@@ -67,7 +67,7 @@ impl Nft {
     pub fn portmap(&mut self) -> Result<Portmap, Error> {
         let mut questions = Messages::default();
         for (space, table, name) in CHAINS {
-            questions.begin(uapi::NFT_MSG_GETCHAIN, REQUEST, [space.number(), 0, 0, 0]);
+            questions.begin(uapi::NFT_MSG_GETCHAIN, REQUEST, &[space.number(), 0, 0, 0]);
             questions.put_text(uapi::NFTA_CHAIN_TABLE, table);
             questions.put_text(uapi::NFTA_CHAIN_NAME, name);
         }

@@ -3,6 +3,7 @@
 //! Layout: netlink(7), `linux/netlink.h`, `linux/netfilter/nfnetlink.h`. Lengths and types of the
 //! headers are host-endian, the numbers inside `nf_tables` and conntrack attributes big-endian.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::kernel::uapi;
@@ -36,14 +37,14 @@ pub(crate) struct Messages {
 
 impl Messages {
     /// Begins a message; `header` is what precedes its attributes, `struct nfgenmsg` of netfilter.
-    pub(crate) fn begin(&mut self, kind: u16, flags: u16, header: [u8; NFGEN_HEADER]) {
+    pub(crate) fn begin(&mut self, kind: u16, flags: u16, header: &[u8]) {
         self.last = self.bytes.len();
-        let len = (NLMSG_HEADER + NFGEN_HEADER) as u32;
+        let len = (NLMSG_HEADER + header.len()) as u32;
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 8]);
-        self.bytes.extend_from_slice(&header);
+        self.bytes.extend_from_slice(header);
     }
 
     /// Appends a message that somebody else encoded, with our flags.
@@ -73,12 +74,6 @@ impl Messages {
     /// The flags of the last message.
     pub(crate) fn flags(&self) -> u16 {
         u16::from_ne_bytes([self.bytes[self.last + 6], self.bytes[self.last + 7]])
-    }
-
-    /// Adds to the header of the last message, which has no attribute yet.
-    pub(crate) fn extend(&mut self, header: &[u8]) {
-        self.bytes.extend_from_slice(header);
-        self.set_length();
     }
 
     /// Adds an attribute to the last message.
@@ -124,10 +119,6 @@ impl Messages {
         let len = (self.bytes.len() - start) as u16;
         self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
         self.bytes.resize(align(self.bytes.len()), 0);
-        self.set_length();
-    }
-
-    fn set_length(&mut self) {
         let message = (self.bytes.len() - self.last) as u32;
         self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
     }
@@ -178,7 +169,7 @@ pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let flags = u16::from_ne_bytes([header[6], header[7]]);
         let body = match kind {
-            NLMSG_ERROR | NLMSG_DONE => match i32_ne(message) {
+            NLMSG_ERROR | NLMSG_DONE => match u32_ne(message, 0).map(u32::cast_signed) {
                 None | Some(0) => Body::Done,
                 Some(negative) => Body::Refused(negative.saturating_neg()),
             },
@@ -192,10 +183,6 @@ pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
 
 fn u32_ne(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
-}
-
-fn i32_ne(bytes: &[u8]) -> Option<i32> {
-    bytes.first_chunk().map(|chunk| i32::from_ne_bytes(*chunk))
 }
 
 /// A run of attributes, not yet looked at.
@@ -270,20 +257,21 @@ impl<'a> Attributes<'a> {
     /// against the nth of that type, and as many of that type on either side. The kernel adds
     /// attributes of its own to what it was sent (handles, defaults), which do not matter.
     pub(crate) fn contains(self, expected: Attributes<'_>) -> bool {
-        expected.iter().all(|wanted| {
-            let of_kind = |attributes: Attributes<'_>| {
-                attributes.iter().filter(|attribute| attribute.kind == wanted.kind).count()
-            };
-            of_kind(self) == of_kind(expected)
-        }) && expected.iter().enumerate().all(|(index, wanted)| {
-            let before = expected.iter().take(index).filter(|a| a.kind == wanted.kind).count();
-            let found = self.iter().filter(|a| a.kind == wanted.kind).nth(before);
-            found.is_some_and(|found| {
-                found.payload == wanted.payload
-                    || wanted.nested
-                        && Attributes(found.payload).contains(Attributes(wanted.payload))
-            })
+        let kinds: BTreeSet<u16> = expected.iter().map(|wanted| wanted.kind).collect();
+        kinds.into_iter().all(|kind| {
+            let found = self.iter().filter(|found| found.kind == kind);
+            let wanted = expected.iter().filter(|wanted| wanted.kind == kind);
+            self.count(kind) == expected.count(kind)
+                && found.zip(wanted).all(|(found, wanted)| {
+                    found.payload == wanted.payload
+                        || wanted.nested
+                            && Attributes(found.payload).contains(Attributes(wanted.payload))
+                })
         })
+    }
+
+    fn count(self, kind: u16) -> usize {
+        self.iter().filter(|attribute| attribute.kind == kind).count()
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) const fn is_own_port(port: u32) -> bool {
 /// A question about objects of netfilter that are of `family`, to which attributes can be added.
 pub(crate) fn question(kind: u16, flags: u16, family: u8) -> Messages {
     let mut question = Messages::default();
-    question.begin(kind, REQUEST | flags, [family, 0, 0, 0]);
+    question.begin(kind, REQUEST | flags, &[family, 0, 0, 0]);
     question
 }
 
@@ -168,13 +168,16 @@ impl Socket {
         self.receive_all(each)
     }
 
-    /// Sends a question that has one answer: an object, or an acknowledgement. The inner error is the errno of a
-    /// refusal, `ENODATA` where nothing was said.
+    /// Sends a question about `what` that has one answer: an object, or an acknowledgement.
+    ///
+    /// # Errors
+    /// [`Error::Question`] for a refusal, with `ENODATA` where nothing was said; [`Error::Socket`].
     pub(crate) fn ask_one<T>(
         &mut self,
         question: &Messages,
+        what: &'static str,
         read: impl Fn(Attributes<'_>) -> T,
-    ) -> Result<Result<Option<T>, i32>, Error> {
+    ) -> Result<Option<T>, Error> {
         let mut answered = Err(ENODATA);
         self.ask(question, |answer| {
             answered = match answer.body {
@@ -183,16 +186,19 @@ impl Socket {
                 Body::Refused(errno) => Err(errno),
             };
         })?;
-        Ok(answered)
+        answered.map_err(|errno| Error::question(what, errno))
     }
 
-    /// Asks for a listing until it shows one state, and gathers what `read` finds in each object; the
-    /// inner error is the errno with which the kernel would not list.
+    /// Asks for a listing of `what` until it shows one state, and gathers what `read` finds in each object.
+    ///
+    /// # Errors
+    /// [`Error::Question`] where the kernel would not list; [`Error::Socket`], [`Error::Restless`].
     pub(crate) fn gather<T>(
         &mut self,
         question: &Messages,
+        what: &'static str,
         mut read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
-    ) -> Result<Result<Vec<T>, i32>, Error> {
+    ) -> Result<Vec<T>, Error> {
         for _ in 0..ATTEMPTS {
             self.send(question)?;
             let (mut found, mut end, mut interrupted) = (Vec::new(), None, false);
@@ -207,37 +213,33 @@ impl Socket {
                 }
             })?;
             match end {
-                Some(Err(errno)) => return Ok(Err(errno)),
-                Some(Ok(())) if !interrupted => return Ok(Ok(found)),
+                Some(Err(errno)) => return Err(Error::question(what, errno)),
+                Some(Ok(())) if !interrupted => return Ok(found),
                 Some(Ok(())) | None => {}
             }
         }
         Err(Error::Restless)
     }
 
-    /// The same, where refusals are an error: the kernel would not show `what`. Nothing where there is no such
-    /// thing.
+    /// The same, and nothing where there is no such thing.
     pub(crate) fn list<T>(
         &mut self,
         question: &Messages,
         what: &'static str,
         read: impl FnMut(Answer<'_>, Attributes<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
-        match self.gather(question, read)? {
-            Err(ENOENT) => Ok(Vec::new()),
-            listed => listed.map_err(|errno| Error::question(what, errno)),
+        match self.gather(question, what, read) {
+            Err(error) if error.refusal() == Some(ENOENT) => Ok(Vec::new()),
+            listed => listed,
         }
     }
 
-    /// Runs a transaction: all of it happens, or none. The inner error is a refusal.
+    /// Runs a transaction: all of it happens, or none.
     ///
     /// # Errors
-    /// [`Error::Socket`], [`Error::Unanswered`].
-    pub(crate) fn commit(
-        &mut self,
-        transaction: Transaction,
-    ) -> Result<Result<(), Refusal>, Error> {
-        let Some((messages, subjects)) = transaction.finish() else { return Ok(Ok(())) };
+    /// [`Error::Refused`] when none of it is in force; [`Error::Socket`], [`Error::Unanswered`].
+    pub(crate) fn commit(&mut self, transaction: Transaction) -> Result<(), Error> {
+        let Some((messages, subjects)) = transaction.finish() else { return Ok(()) };
         self.send(&messages)?;
         let numbers = self.numbers.clone();
         let (mut is_done, mut refused) = (false, None);
@@ -262,14 +264,14 @@ impl Socket {
             }
         }
         match refused {
-            None if is_done => Ok(Ok(())),
+            None if is_done => Ok(()),
             None => Err(Error::Unanswered),
             Some((number, errno)) => {
                 let subject =
                     (number as usize).checked_sub(1).and_then(|index| subjects.get(index));
-                let subject = subject.map_or("the transaction as a whole", String::as_str);
-                let subject = subject.to_owned();
-                Ok(Err(Refusal { subject, errno }))
+                let subject =
+                    subject.map_or("the transaction as a whole", String::as_str).to_owned();
+                Err(Error::Refused { subject, source: io::Error::from_raw_os_error(errno) })
             }
         }
     }
@@ -287,14 +289,6 @@ fn own_answers<'a>(
     })
 }
 
-/// Why nothing of a transaction is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// What the first refused message was about.
-    pub(crate) subject: String,
-    pub(crate) errno: i32,
-}
-
 /// A transaction being put together.
 #[derive(Debug)]
 pub(crate) struct Transaction {
@@ -306,14 +300,14 @@ pub(crate) struct Transaction {
 impl Transaction {
     pub(crate) fn begin() -> Self {
         let mut messages = Messages::default();
-        messages.begin(BATCH_BEGIN, REQUEST, [0, 0, 0, NFTABLES]);
+        messages.begin(BATCH_BEGIN, REQUEST, &[0, 0, 0, NFTABLES]);
         Self { messages, subjects: Vec::new() }
     }
 
     /// Begins a message about `subject`.
     pub(crate) fn message(&mut self, kind: u16, flags: u16, subject: String) -> &mut Messages {
         self.subjects.push(subject);
-        self.messages.begin(kind, REQUEST | flags, [INET, 0, 0, 0]);
+        self.messages.begin(kind, REQUEST | flags, &[INET, 0, 0, 0]);
         &mut self.messages
     }
 
@@ -340,7 +334,7 @@ impl Transaction {
         }
         let flags = self.messages.flags() | ACK;
         self.messages.set_flags(flags);
-        self.messages.begin(BATCH_END, REQUEST, [0, 0, 0, NFTABLES]);
+        self.messages.begin(BATCH_END, REQUEST, &[0, 0, 0, NFTABLES]);
         Some((self.messages, self.subjects))
     }
 }

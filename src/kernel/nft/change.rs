@@ -46,23 +46,9 @@ impl Change {
 
     /// Whether a wanted place is still taken by what somebody released a moment ago, or a wanted port
     /// still treated as that was.
-    fn must_wait(&self, look: &Look) -> bool {
-        look.elements.iter().any(|(place, seen)| seen.expiring && self.concerns(place))
-    }
-
-    /// What comes next, after a look that showed this flaw of the table.
-    pub(super) fn step(
-        &self,
-        look: &Look,
-        flaw: Option<String>,
-        tries: Tries,
-    ) -> Result<Step, Error> {
-        Ok(match flaw {
-            Some(reason) => Step::Rebuild(reason),
-            None if tries.refusals > 2 => Step::Rebuild("something in it was missing".to_owned()),
-            None if tries.waits < PATIENCE && self.must_wait(look) => Step::Wait,
-            None => Step::Difference(self.difference(look)?),
-        })
+    pub(super) fn must_wait(&self, look: &Look, tries: Tries) -> bool {
+        let goes = |(place, seen): (&Place, &Seen)| seen.expiring && self.concerns(place);
+        tries.waits < PATIENCE && look.elements.iter().any(goes)
     }
 
     /// What brings a sound table from what `look` saw to what is asked for.
@@ -114,16 +100,6 @@ impl Change {
         places.dedup();
         places
     }
-}
-
-/// How a change goes on.
-pub(super) enum Step {
-    /// It is too early.
-    Wait,
-    /// This makes it true.
-    Difference(Difference),
-    /// The table has to be built again, for this reason.
-    Rebuild(String),
 }
 
 /// How many elements were changed one by one; what was replaced counts as both.

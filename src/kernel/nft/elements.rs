@@ -159,7 +159,7 @@ pub(super) fn delete(transaction: &mut Transaction, places: &[Place]) {
 
 /// Asks for one element.
 pub(super) fn question(messages: &mut Messages, place: &Place) {
-    messages.begin(uapi::NFT_MSG_GETSETELEM, REQUEST, [INET, 0, 0, 0]);
+    messages.begin(uapi::NFT_MSG_GETSETELEM, REQUEST, &[INET, 0, 0, 0]);
     put_list(messages, place.0, &[place.1], put_key);
 }
 

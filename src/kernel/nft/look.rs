@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::elements::Seen;
 use super::message::{Attributes, Body, Messages};
-use super::socket::{self, DUMP};
+use super::socket::{self, DUMP, Transaction};
 use super::{Error, INET, Nft, elements};
 use crate::kernel::uapi;
 use crate::ruleset::{
@@ -66,6 +66,16 @@ pub struct Look {
 impl Look {
     pub(super) fn rule_count(&self, chain: &str) -> usize {
         self.rules.get(chain).map_or(0, Vec::len)
+    }
+
+    /// The transaction that deletes this table, and none that is built later, if it is meant.
+    pub(super) fn removal(&self, is_meant: bool, subject: &str) -> Transaction {
+        let mut transaction = Transaction::begin();
+        if is_meant {
+            let message = transaction.message(uapi::NFT_MSG_DELTABLE, 0, subject.to_owned());
+            message.put(uapi::NFTA_TABLE_HANDLE, &[&self.handle]);
+        }
+        transaction
     }
 
     /// Refuses a table that this binary must not touch.
@@ -260,12 +270,11 @@ impl Nft {
     fn look_at_table(&mut self) -> Result<Look, Error> {
         let mut question = socket::question(uapi::NFT_MSG_GETTABLE, 0, INET);
         question.put_text(uapi::NFTA_TABLE_NAME, TABLE);
-        match self.socket.ask_one(&question, read_table)? {
-            Ok(found) => Ok(found.unwrap_or_default()),
-            Err(ENOENT) => Ok(Look::default()),
+        match self.socket.ask_one(&question, "table inet autoport", read_table) {
+            Err(error) if error.refusal() == Some(ENOENT) => Ok(Look::default()),
             // What nfnetlink says when nobody answers for tables, and it has tried to load who would.
-            Err(EINVAL) => Err(Error::NoTables),
-            Err(errno) => Err(Error::question("table inet autoport", errno)),
+            Err(error) if error.refusal() == Some(EINVAL) => Err(Error::NoTables),
+            found => Ok(found?.unwrap_or_default()),
         }
     }
 }

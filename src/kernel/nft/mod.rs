@@ -25,11 +25,10 @@ use nftnl::MsgType;
 use nix::libc;
 use serde::Serialize;
 
-use change::Step;
 use encode::Encoder;
 
 use super::netlink::message::{self, Messages};
-use super::netlink::socket::{self, APPEND, CREATE, EXCL, Refusal, Socket, Transaction};
+use super::netlink::socket::{self, APPEND, CREATE, EXCL, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
 use crate::ruleset::{
     Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic,
@@ -96,17 +95,17 @@ impl Nft {
             self.attempt::<_, E>(Extent::Places(&change.places()), |nft, look, tries| {
                 let flaw = look.flaw(&nft.identity, &change.chains)?;
                 vacated = change.vacated(look);
-                Ok(Some(match change.step(look, flaw, tries)? {
-                    Step::Wait => return Ok(None),
-                    Step::Difference(difference) => Applied::of(&difference),
-                    Step::Rebuild(reason) => {
-                        let whole = match &mut whole {
-                            Some(whole) => whole,
-                            none => none.insert(nft.with_spared(Cow::Owned(everything()?))?),
-                        };
-                        nft.rebuild(look, whole, reason)
-                    }
-                }))
+                if let Some(reason) = flaw.or_else(|| tries.give_up()) {
+                    let whole = match &mut whole {
+                        Some(whole) => whole,
+                        none => none.insert(nft.with_spared(Cow::Owned(everything()?))?),
+                    };
+                    return Ok(Some(nft.rebuild(look, whole, reason)));
+                }
+                if change.must_wait(look, tries) {
+                    return Ok(None);
+                }
+                Ok(Some(Applied::of(&change.difference(look)?)))
             })?;
         if applied.rebuilt.is_none() {
             applied.unfinished = self.finish(&vacated).err();
@@ -182,13 +181,8 @@ impl Nft {
     pub fn remove_table(&mut self, dry_run: bool) -> Result<bool, Error> {
         self.attempt(Extent::Places(&[]), |nft, look, _| {
             look.permit(&nft.identity)?;
-            let mut transaction = Transaction::begin();
             let is_ours = matches!(look.table, Table::Ours(_));
-            if is_ours && !dry_run {
-                let mut encoder = Encoder::new();
-                transaction.append(encoder.table(MsgType::Del), 0, "deleting the table".to_owned());
-            }
-            Ok(Some((transaction, is_ours)))
+            Ok(Some((look.removal(is_ours && !dry_run, "deleting the table"), is_ours)))
         })
     }
 
@@ -199,15 +193,9 @@ impl Nft {
     /// As for [`Self::look`]; [`Error::Refused`], [`Error::Unanswered`].
     pub fn remove_of_another_boot(&mut self) -> Result<bool, Error> {
         self.attempt(Extent::Places(&[]), |nft, look, _| {
-            let mut transaction = Transaction::begin();
             let is_old =
                 matches!(&look.table, Table::Ours(found) if nft.identity.is_of_another_boot(found));
-            if is_old {
-                let subject = "deleting the table of an earlier boot".to_owned();
-                let message = transaction.message(uapi::NFT_MSG_DELTABLE, 0, subject);
-                message.put(uapi::NFTA_TABLE_HANDLE, &[&look.handle]);
-            }
-            Ok(Some((transaction, is_old)))
+            Ok(Some((look.removal(is_old, "deleting the table of an earlier boot"), is_old)))
         })
     }
 
@@ -269,13 +257,11 @@ impl Nft {
                 thread::sleep(TICK);
                 continue;
             };
-            let Err(Refusal { subject, errno }) = self.socket.commit(transaction)? else {
-                return Ok(done);
-            };
             tries.refusals += 1;
-            if tries.refusals == ATTEMPTS || !is_passing(errno) {
-                let source = io::Error::from_raw_os_error(errno);
-                return Err(Error::Refused { subject, source }.into());
+            match self.socket.commit(transaction) {
+                Err(Error::Refused { source, .. })
+                    if tries.refusals < ATTEMPTS && is_passing(&source) => {}
+                committed => return Ok(committed.map(|()| done)?),
             }
             thread::sleep(TICK);
         }
@@ -296,6 +282,13 @@ struct Tries {
     refusals: u32,
     /// How often it was too early, a [`TICK`] each.
     waits: u32,
+}
+
+impl Tries {
+    /// Why the table has to be built again although it looks sound: what is sent is refused every time.
+    fn give_up(self) -> Option<String> {
+        (self.refusals > 2).then(|| "something in it was missing".to_owned())
+    }
 }
 
 /// What [`Nft::apply`] or [`Nft::reconcile`] did: what was wanted is in force.
@@ -337,11 +330,9 @@ impl Applied {
 /// Whether a refusal is likely to pass. Somebody else changed the tables after the look: an element,
 /// a chain or the table came or went. Or the hash table of a set, into which thousands of elements
 /// have just been put, is being enlarged (`EBUSY` of `rhashtable_insert_rehash`).
-const fn is_passing(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EEXIST | libc::ENOENT | libc::EBUSY | libc::ERESTART | libc::EAGAIN | libc::EINTR
-    )
+fn is_passing(refusal: &io::Error) -> bool {
+    use libc::{EAGAIN, EBUSY, EEXIST, EINTR, ENOENT, ERESTART};
+    [EEXIST, ENOENT, EBUSY, ERESTART, EAGAIN, EINTR].map(Some).contains(&refusal.raw_os_error())
 }
 
 /// The transaction that makes a difference to a sound table.

@@ -4,9 +4,8 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::change::Step;
 use super::elements::Seen;
-use super::message::Attributes;
+use super::message::{Attributes, Messages};
 use super::socket::Transaction;
 use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare};
 use crate::kernel::uapi;
@@ -58,26 +57,22 @@ impl Nft {
             let spared = spared_in(look, everything);
             let flaw = look.any_flaw(&nft.identity, everything)?;
             // What is built again is not compared one by one, and a copy of it takes its time.
-            if flaw.is_none() {
-                change.wanted.clone_from(&everything.elements);
-                let ours = look.elements.keys().filter(|place| !spared.contains(place));
-                change.released = ours.copied().collect();
-                vacated = change.vacated(look);
+            if let Some(reason) = flaw.or_else(|| tries.give_up()) {
+                let whole = nft.with_spared(Cow::Borrowed(everything))?;
+                return Ok(Some(nft.rebuild(look, &whole, reason)));
             }
-            Ok(Some(match change.step(look, flaw, tries)? {
-                Step::Wait => return Ok(None),
-                Step::Difference(difference) => {
-                    let (mut transaction, mut applied) = Applied::of(&difference);
-                    let unused = remove_unused(&mut transaction, look, everything, &spared);
-                    let elements = compare::differing_elements(look, everything, &spared);
-                    applied.mended = elements.chain(unused).collect();
-                    (transaction, applied)
-                }
-                Step::Rebuild(reason) => {
-                    let whole = nft.with_spared(Cow::Borrowed(everything))?;
-                    nft.rebuild(look, &whole, reason)
-                }
-            }))
+            change.wanted.clone_from(&everything.elements);
+            let ours = look.elements.keys().filter(|place| !spared.contains(place));
+            change.released = ours.copied().collect();
+            vacated = change.vacated(look);
+            if change.must_wait(look, tries) {
+                return Ok(None);
+            }
+            let (mut transaction, mut applied) = Applied::of(&change.difference(look)?);
+            let unused = remove_unused(&mut transaction, look, everything, &spared);
+            let elements = compare::differing_elements(look, everything, &spared);
+            applied.mended = elements.chain(unused).collect();
+            Ok(Some((transaction, applied)))
         })?;
         if applied.rebuilt.is_none() {
             applied.unfinished = self.finish(&vacated).err();
@@ -200,14 +195,14 @@ fn remove_unused(
     delete_jumps(transaction, look, &chains);
     // A chain goes when it is empty and nothing leads to it: its rules may lead to another of these.
     for name in &chains {
-        delete(transaction, uapi::NFT_MSG_DELRULE, name, &[(uapi::NFTA_RULE_CHAIN, &text(name))]);
+        delete(transaction, uapi::NFT_MSG_DELRULE, name).put_text(uapi::NFTA_RULE_CHAIN, name);
     }
     for name in &chains {
-        delete(transaction, uapi::NFT_MSG_DELCHAIN, name, &[(uapi::NFTA_CHAIN_NAME, &text(name))]);
+        delete(transaction, uapi::NFT_MSG_DELCHAIN, name).put_text(uapi::NFTA_CHAIN_NAME, name);
     }
     for set in digests.into_iter().flat_map(Set::of_network_policy) {
         let name = set.to_string();
-        delete(transaction, uapi::NFT_MSG_DELSET, &name, &[(uapi::NFTA_SET_NAME, &text(&name))]);
+        delete(transaction, uapi::NFT_MSG_DELSET, &name).put_text(uapi::NFTA_SET_NAME, &name);
     }
     let (first, count) = (chains.first()?, chains.len());
     Some(format!("{count} chains without a host port, such as {first}, were left"))
@@ -217,25 +212,23 @@ fn remove_unused(
 fn delete_jumps(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
     for from in [HOSTPORTS, POSTROUTING] {
         for rule in look.rules.get(from).into_iter().flatten() {
-            let leads = |name: &&&str| rule.windows(name.len() + 1).any(|it| it == text(name));
+            let leads = |name: &&&str| {
+                let text = [name.as_bytes(), &[0]].concat();
+                rule.windows(text.len()).any(|it| it == text)
+            };
             let handle = Attributes(rule).get(uapi::NFTA_RULE_HANDLE);
             if let Some((name, handle)) = chains.iter().find(leads).zip(handle) {
-                let which: [(u16, &[u8]); 2] =
-                    [(uapi::NFTA_RULE_CHAIN, &text(from)), (uapi::NFTA_RULE_HANDLE, handle)];
-                delete(transaction, uapi::NFT_MSG_DELRULE, name, &which);
+                let message = delete(transaction, uapi::NFT_MSG_DELRULE, name);
+                message.put_text(uapi::NFTA_RULE_CHAIN, from);
+                message.put(uapi::NFTA_RULE_HANDLE, &[handle]);
             }
         }
     }
 }
 
-fn delete(transaction: &mut Transaction, kind: u16, subject: &str, which: &[(u16, &[u8])]) {
+/// Begins to delete something of our table; which it is, is for the caller to add.
+fn delete<'a>(transaction: &'a mut Transaction, kind: u16, subject: &str) -> &'a mut Messages {
     let message = transaction.message(kind, 0, format!("deleting {subject}"));
     message.put_text(uapi::NFTA_TABLE, TABLE);
-    for (attribute, value) in which {
-        message.put(*attribute, &[value]);
-    }
-}
-
-fn text(name: &str) -> Vec<u8> {
-    [name.as_bytes(), &[0]].concat()
+    message
 }

@@ -4,7 +4,7 @@ const KIND: u16 = 10 << 8 | 3;
 
 fn sample(extra: bool) -> Messages {
     let mut messages = Messages::default();
-    messages.begin(KIND, 1, [1, 0, 0, 0]);
+    messages.begin(KIND, 1, &[1, 0, 0, 0]);
     messages.put_text(1, "abc");
     messages.nest(2, |inner| {
         inner.put(1, &[&5_u32.to_be_bytes()]);
@@ -19,7 +19,7 @@ fn sample(extra: bool) -> Messages {
 #[test]
 fn what_is_written_reads_back() {
     let mut messages = sample(false);
-    messages.begin(KIND, 1, [1, 0, 0, 0]);
+    messages.begin(KIND, 1, &[1, 0, 0, 0]);
     let (bytes, next) = messages.numbered_from(7);
     let numbers = answers(&bytes).map(|answer| answer.number).collect::<Vec<_>>();
     assert_eq!((numbers, next), (vec![7, 8], 9));
@@ -35,12 +35,12 @@ fn what_is_written_reads_back() {
 fn user_data_of_any_bytes_is_read_as_far_as_it_goes() {
     let read = |userdata: &[u8], part| {
         let mut messages = Messages::default();
-        messages.begin(KIND, 1, [1, 0, 0, 0]);
+        messages.begin(KIND, 1, &[1, 0, 0, 0]);
         messages.put(5, &[userdata]);
         attributes_of(messages.as_bytes()).userdata(5, part).map(<[u8]>::to_vec)
     };
     let mut written = Messages::default();
-    written.begin(KIND, 1, [1, 0, 0, 0]);
+    written.begin(KIND, 1, &[1, 0, 0, 0]);
     written.put_userdata(5, &[(0, b"a\0"), (0xa0, b"x:y")]);
     let both = [0, 2, b'a', 0, 0xa0, 3, b'x', b':', b'y'];
     let written = attributes_of(written.as_bytes());

@@ -18,10 +18,10 @@ fn heard(ours: &mut bool, messages: &Messages, port: u32) -> bool {
 fn concerns(ours: &mut bool, tables: &[(u8, &str)], port: u32) -> bool {
     let mut messages = Messages::default();
     for (family, table) in tables {
-        messages.begin(NEWRULE, 0, [*family, 0, 0, 0]);
+        messages.begin(NEWRULE, 0, &[*family, 0, 0, 0]);
         messages.put_text(uapi::NFTA_TABLE, table);
     }
-    messages.begin(uapi::NFT_MSG_NEWGEN, 0, [0; 4]);
+    messages.begin(uapi::NFT_MSG_NEWGEN, 0, &[0; 4]);
     heard(ours, &messages, port)
 }
 
@@ -41,7 +41,7 @@ fn what_others_do_to_our_table_concerns_us_and_nothing_else_does() {
 fn what_was_told_in_several_datagrams_is_one_transaction() {
     let mut changed = false;
     let mut part = Messages::default();
-    part.begin(NEWRULE, 0, [INET, 0, 0, 0]);
+    part.begin(NEWRULE, 0, &[INET, 0, 0, 0]);
     part.put_text(uapi::NFTA_TABLE, TABLE);
     assert!(!heard(&mut changed, &part, NFT));
     assert!(concerns(&mut changed, &[], NFT));
