@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::loopback;
 use crate::error::Error;
-use crate::kernel::{self, Listeners, Loopback, Nft, Portmap};
+use crate::kernel::{self, Listeners, Nft, Portmap};
 use crate::model::{Ask, HostListeners, HostPort, NamespaceId};
 use crate::netns;
 use crate::store::Shared;
@@ -81,7 +81,7 @@ fn advertised(ask: &Ask) -> Result<Vec<IpAddr>, Error> {
 /// On a bridge that is once per boot, with an interface of its own once per pod.
 fn towards(ask: &Ask) -> Result<Option<String>, Error> {
     let mut pods = ask.pod_addresses.iter().map(ipnetwork::IpNetwork::ip);
-    let is_open = |name: &String| Loopback::of(name) == Loopback::Allowed;
+    let is_open = |name: &String| kernel::allows_loopback(name);
     match pods.find(IpAddr::is_ipv4) {
         Some(pod)
             if loopback::is_let_in(&ask.policy) && !ask.host_interfaces.iter().any(is_open) =>

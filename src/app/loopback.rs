@@ -5,7 +5,7 @@
 //! an interface is never open without the guard, and a table that is built again guards all of them.
 
 use crate::error::Error;
-use crate::kernel::{self, Change, Loopback};
+use crate::kernel::{self, Change};
 use crate::model::{Ask, Masquerade, Policy, Record, check_ifname};
 use crate::ruleset::Interface;
 use crate::store::{Inlet, Locked, Shared};
@@ -42,10 +42,9 @@ pub(super) fn towards(
     };
     let noted = |interface: &str| shared.map_or(Ok(None), |shared| shared.inlet(interface));
     let guarded = |interface: &String| !except.contains(interface);
-    let is_open = |interface: &str| Loopback::of(interface) == Loopback::Allowed;
     for interface in hints.iter().filter(|hint| check_ifname(hint).is_ok()) {
         let known = noted(interface)?.filter(|inlet| inlet.guarded == guarded(interface));
-        if let Some(inlet) = known.filter(|_| is_open(interface)) {
+        if let Some(inlet) = known.filter(|_| kernel::allows_loopback(interface)) {
             return Ok(Some(Opening { inlet, is_noted: true, is_open: true }));
         }
     }
@@ -54,7 +53,7 @@ pub(super) fn towards(
         None => kernel::interface_towards(pod)?,
     };
     let Some(interface) = found else { return Ok(None) };
-    let (noted, is_open) = (noted(&interface)?, is_open(&interface));
+    let (noted, is_open) = (noted(&interface)?, kernel::allows_loopback(&interface));
     let switched_on = noted.as_ref().map_or(!is_open, |noted| noted.switched_on);
     let inlet = Inlet { switched_on, guarded: guarded(&interface), interface };
     let is_noted = noted.as_ref() == Some(&inlet);

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::kernel::{ChainName, Conditions, Does, Hooked, Others, intersect};
 use crate::model::{Family, HostPort};
+use crate::ruleset::is_host;
 
 /// Chains that call each other deeper than the kernel allows.
 const DEPTH: usize = 16;
@@ -43,10 +44,6 @@ impl Translation {
             && meets(&self.conditions, &packet) != Some(false)
             && destination.is_none_or(|to| Family::of(&to.ip()) == family && is_meant(to))
     }
-}
-
-fn is_host(network: &IpNetwork) -> bool {
-    network.prefix() == if network.is_ipv4() { 32 } else { 128 }
 }
 
 /// The base chains in `hook`, and how each is hooked.

@@ -19,7 +19,7 @@ use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::netlink::message::{Attributes, Messages, address, number_of};
 use super::netlink::socket::{DUMP, REQUEST, Socket};
-use super::{Error, uapi};
+use super::{Error, is_among, uapi};
 use crate::model::{Family, HostPort, Protocol};
 
 /// A socket that listens.
@@ -60,18 +60,14 @@ impl Listener {
         if (self.protocol, self.port) != (host.protocol, host.port) || !is_of_family {
             return false;
         }
-        let is_within = |own| within.is_empty() || within.iter().any(|one| one.contains(own));
         let answers_on =
-            |own: &IpAddr| *own == host.address || host.is_wildcard() && is_within(*own);
+            |own: &IpAddr| *own == host.address || host.is_wildcard() && is_among(within, *own);
         if !address.is_unspecified() {
             return answers_on(&address);
         }
         let family = |one: &IpAddr| one.is_ipv4() == host.address.is_ipv4();
-        if host.is_wildcard() && within.is_empty() {
-            return true;
-        }
         if host.is_wildcard() && !within.iter().any(|network| family(&network.ip())) {
-            return false;
+            return within.is_empty();
         }
         // One that is bound to an interface has the addresses of that. An interface without any is one that
         // leads to others, such as a VRF.

@@ -27,8 +27,8 @@ pub use nft::{
     trial,
 };
 pub use route::{
-    Link, Local, Loopback, Neighbour, Path, allow_loopback, interface_towards, links, neighbour,
-    outward_addresses, path, refuse_loopback,
+    Link, Local, Neighbour, Path, allow_loopback, allows_loopback, interface_towards, links,
+    neighbour, outward_addresses, path, refuse_loopback,
 };
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.
@@ -36,3 +36,8 @@ const INET: u8 = 1;
 
 /// How often a change is tried again when somebody else changed the tables meanwhile.
 const ATTEMPTS: u32 = 16;
+
+/// Whether a gate lets the address pass. One without networks lets all.
+fn is_among(networks: &[ipnetwork::IpNetwork], address: std::net::IpAddr) -> bool {
+    networks.is_empty() || networks.iter().any(|network| network.contains(address))
+}

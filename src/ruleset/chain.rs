@@ -110,7 +110,7 @@ pub enum Term {
 }
 
 /// Whether the prefix leaves no room for neighbours.
-pub(super) fn is_host(network: &IpNetwork) -> bool {
+pub(crate) fn is_host(network: &IpNetwork) -> bool {
     *network == IpNetwork::from(network.ip())
 }
 

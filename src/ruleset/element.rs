@@ -267,14 +267,8 @@ pub(super) struct Placing<'a> {
 }
 
 impl<'a> Placing<'a> {
-    pub(super) fn of(record: &'a Record) -> Self {
-        let network_policy = NetworkPolicy::of(record);
-        let digest = network_policy.digest();
-        Self::with(record, network_policy, digest)
-    }
-
-    /// The same where the network policy and its digest are known: most records of a node share theirs.
-    pub(super) fn with(record: &'a Record, network_policy: NetworkPolicy, digest: Digest) -> Self {
+    /// Most records of a node share their network policy and its digest.
+    pub(super) fn of(record: &'a Record, network_policy: NetworkPolicy, digest: Digest) -> Self {
         Self {
             pod_addresses: &record.pod_addresses,
             comment: comment(&record.owner),
@@ -303,17 +297,13 @@ impl<'a> Placing<'a> {
             element(targets, address, Data::Target(target)),
             element(Set::holding(&host, self.digest), address, Data::None),
         ];
-        if self.is_alone(target.ip()) {
+        let is_alone =
+            |own: &IpNetwork| own.ip() == target.ip() && self.network_policy.needs_hairpin(own);
+        if self.pod_addresses.iter().any(is_alone) {
             let hairpins = Set { kind: SetKind::Hairpins, family };
             elements.push(element(hairpins, Some(target.ip()), Data::None));
         }
         elements
-    }
-
-    fn is_alone(&self, pod: IpAddr) -> bool {
-        self.pod_addresses
-            .iter()
-            .any(|own| own.ip() == pod && self.network_policy.needs_hairpin(own))
     }
 }
 

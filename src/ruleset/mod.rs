@@ -28,7 +28,7 @@ pub use network_policy::{Digest, NetworkPolicy};
 pub use script::Difference;
 pub(crate) use script::Jump;
 
-pub(crate) use chain::{base_chains, dispatch};
+pub(crate) use chain::{base_chains, dispatch, is_host};
 
 use chain::masquerade_chain;
 use element::Placing;
@@ -153,7 +153,7 @@ impl Ruleset {
             let network_policy = NetworkPolicy::of(record);
             let digest = network_policies.entry(network_policy.clone());
             let digest = *digest.or_insert_with_key(NetworkPolicy::digest);
-            let placing = Placing::with(record, network_policy, digest);
+            let placing = Placing::of(record, network_policy, digest);
             for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
                 elements.insert(element.place(), element);
             }
@@ -187,11 +187,7 @@ impl Ruleset {
 
     /// The chains of the networks, and of the mark bits they use.
     pub fn networks(&self) -> Vec<Chain> {
-        let network_policies = self.network_policies.values();
-        let bits: BTreeSet<u8> =
-            network_policies.clone().filter_map(NetworkPolicy::mark_bit).collect();
-        let masquerades = bits.into_iter().map(masquerade_chain);
-        masquerades.chain(network_policies.flat_map(NetworkPolicy::chains)).collect()
+        networks(self.network_policies.values())
     }
 
     /// All chains.
@@ -226,7 +222,9 @@ pub fn elements_of<'a>(
     record: &'a Record,
     mappings: &'a [Mapping],
 ) -> impl Iterator<Item = Element> + 'a {
-    let placing = Placing::of(record);
+    let network_policy = NetworkPolicy::of(record);
+    let digest = network_policy.digest();
+    let placing = Placing::of(record, network_policy, digest);
     mappings.iter().flat_map(move |mapping| placing.elements(mapping))
 }
 
@@ -277,9 +275,13 @@ pub(crate) fn host_at((set, key): &Place) -> Option<HostPort> {
 /// The chains that a change may need to add before `record`'s elements: those of its network, and
 /// the one of its mark bit.
 pub fn chains_of(record: &Record) -> Vec<Chain> {
-    let network_policy = NetworkPolicy::of(record);
-    let masquerade = network_policy.mark_bit().map(masquerade_chain);
-    masquerade.into_iter().chain(network_policy.chains()).collect()
+    networks(std::iter::once(&NetworkPolicy::of(record)))
+}
+
+fn networks<'a>(policies: impl Iterator<Item = &'a NetworkPolicy> + Clone) -> Vec<Chain> {
+    let bits: BTreeSet<u8> = policies.clone().filter_map(NetworkPolicy::mark_bit).collect();
+    let masquerades = bits.into_iter().map(masquerade_chain);
+    masquerades.chain(policies.flat_map(NetworkPolicy::chains)).collect()
 }
 
 /// The rule of `postrouting` that leads to a chain of [`chains_of`] named with

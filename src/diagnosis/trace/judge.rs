@@ -5,7 +5,7 @@ use super::super::network::{at, own_priority, remedy_of};
 use super::super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Finding, Query, Trace};
-use crate::kernel::{Hooked, Loopback, Neighbour, Table};
+use crate::kernel::{self, Hooked, Neighbour, Table};
 use crate::model::{Family, Masquerade};
 use crate::ruleset::LAYOUT;
 use crate::store::Who;
@@ -289,7 +289,7 @@ impl<'a> Walk<'a> {
             return self.stops(format!("{by} is down"), log);
         }
         let is_open = way.sysctls.of("all", "route_localnet") == Some("1");
-        if way.is_from_loopback() && Loopback::of(by) == Loopback::Refused && !is_open {
+        if way.is_from_loopback() && !kernel::allows_loopback(by) && !is_open {
             let name = of_interface(by, "route_localnet");
             let shown = sysctl_name(&name);
             let text = format!("{shown} is 0: nothing from 127.0.0.0/8 leaves there");

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::route::{ADDRESSES, Local};
-use super::{Error, Nft};
+use super::{Error, Nft, is_among};
 use crate::model::{Family, HostPort, Protocol};
 use crate::ruleset::{Data, Traffic, places_of};
 
@@ -72,11 +72,6 @@ fn admits(by: &Traffic, client: IpAddr) -> bool {
         IpAddr::V6(v6) if v6.is_loopback() => false,
         IpAddr::V4(_) | IpAddr::V6(_) => is_among(&by.source_ranges, client),
     }
-}
-
-/// Whether a gate lets the address pass. One without networks lets all.
-fn is_among(networks: &[IpNetwork], address: IpAddr) -> bool {
-    networks.is_empty() || networks.iter().any(|network| network.contains(address))
 }
 
 impl Turn<'_> {
@@ -137,10 +132,7 @@ impl Turn<'_> {
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(_) => None,
-    }
+    if let IpAddr::V4(v4) = address { Some(v4) } else { None }
 }
 
 /// The filters to list by. With many of them it takes less time to list everything.

@@ -49,8 +49,8 @@ pub(super) struct Lookup {
 }
 
 impl Conditions {
-    /// Adds that what is `loaded` equals `value`.
-    pub(super) fn meet(&mut self, loaded: &Loaded, value: &[u8]) {
+    /// Adds that what is `loaded` equals `value`; `None` where that is not understood.
+    pub(super) fn meet(&mut self, loaded: &Loaded, value: &[u8]) -> Option<()> {
         match loaded {
             Loaded::Family => match value.first() {
                 Some(&uapi::NFPROTO_IPV4) => self.family = Some(Family::V4),
@@ -61,9 +61,14 @@ impl Conditions {
             Loaded::Destination(family, mask) => {
                 self.destination = destination(*family, mask.as_deref(), value);
             }
-            Loaded::Port | Loaded::Local | Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => {
+            Loaded::Port => {
+                let port = number(value)?;
+                self.narrow(vec![port..=port]);
             }
+            Loaded::Local => {}
+            Loaded::Status(_) | Loaded::Value(_) | Loaded::Other => return None,
         }
+        Some(())
     }
 
     /// Adds that the port is among these.
@@ -263,21 +268,14 @@ impl Reading {
 
     fn compare(&mut self, loaded: &Loaded, operation: u32, value: &[u8]) -> Option<()> {
         match (loaded, operation) {
-            (Loaded::Port, uapi::NFT_CMP_EQ) => {
-                let port = number(value)?;
-                self.rule.conditions.narrow(vec![port..=port]);
-            }
             (Loaded::Port, uapi::NFT_CMP_LTE) => {
                 self.rule.conditions.narrow(vec![0..=number(value)?]);
             }
             (Loaded::Port, uapi::NFT_CMP_GTE) => {
                 self.rule.conditions.narrow(vec![number(value)?..=u16::MAX]);
             }
-            (Loaded::Local, uapi::NFT_CMP_EQ) => {}
             (Loaded::Status(true), uapi::NFT_CMP_NEQ) => self.rule.conditions.translated = true,
-            (Loaded::Family | Loaded::Protocol | Loaded::Destination(..), uapi::NFT_CMP_EQ) => {
-                self.rule.conditions.meet(loaded, value);
-            }
+            (_, uapi::NFT_CMP_EQ) => self.rule.conditions.meet(loaded, value)?,
             _ => return None,
         }
         Some(())

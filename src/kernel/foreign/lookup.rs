@@ -47,7 +47,7 @@ impl Lookup {
                 let last = last.or_else(|| end.map(|end| end - 1)).unwrap_or(first);
                 conditions.narrow(vec![first..=last]);
             } else {
-                conditions.meet(part, bytes);
+                let _ = conditions.meet(part, bytes);
             }
             at += len;
         }

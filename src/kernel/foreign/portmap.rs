@@ -21,29 +21,18 @@ const CHAINS: [Chain; 4] = [
     (Space::Ip6, "cni_hostport", "hostports"),
 ];
 
-/// A rule of portmap.
-#[derive(Clone, Debug)]
-struct Rule {
-    chain: Chain,
-    conditions: Conditions,
-}
-
-impl Rule {
-    /// Whether it translates packets to `host`.
-    fn takes(&self, host: &HostPort) -> bool {
-        let Conditions { protocol, ports, destination, .. } = &self.conditions;
-        let ports = ports.as_deref().unwrap_or_default();
-        self.chain.0.has(Family::of(&host.address))
-            && *protocol == Some(host.protocol.number())
-            && ports.iter().any(|run| run.contains(&host.port.get()))
-            && destination.is_none_or(|to| host.is_wildcard() || to.contains(host.address))
-    }
+/// Whether a rule that is for these packets translates those to `host`.
+fn takes(Conditions { protocol, ports, destination, .. }: &Conditions, host: &HostPort) -> bool {
+    let ports = ports.as_deref().unwrap_or_default();
+    *protocol == Some(host.protocol.number())
+        && ports.iter().any(|run| run.contains(&host.port.get()))
+        && destination.is_none_or(|to| host.is_wildcard() || to.contains(host.address))
 }
 
 /// Everything that portmap translates on this node.
 #[derive(Clone, Debug, Default)]
 pub struct Portmap {
-    rules: Vec<Rule>,
+    rules: Vec<(Chain, Conditions)>,
 }
 
 impl Portmap {
@@ -54,7 +43,10 @@ impl Portmap {
 
     /// The chain whose rule gets packets to `host` first, as nft(8) names it.
     pub(crate) fn chain_of(&self, host: &HostPort) -> Option<String> {
-        let (space, table, name) = self.rules.iter().find(|rule| rule.takes(host))?.chain;
+        let family = Family::of(&host.address);
+        let mut rules = self.rules.iter();
+        let ((space, table, name), _) =
+            rules.find(|((space, ..), conditions)| space.has(family) && takes(conditions, host))?;
         Some(format!("{} {table} {name}", space.as_str()))
     }
 }
@@ -89,7 +81,7 @@ impl Nft {
                     && let (OtherRule { conditions, .. }, None) = decode::rule(rule)
                     && conditions.ports.is_some()
                 {
-                    found.push(Rule { chain: *chain, conditions });
+                    found.push((*chain, conditions));
                 }
             })?);
         }

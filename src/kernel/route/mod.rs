@@ -23,6 +23,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::Error;
 
 use crate::model::{Family, check_ifname};
+use crate::ruleset::is_host;
 
 pub use outward::outward_addresses;
 pub use path::{Link, Neighbour, Path, links, neighbour, path};
@@ -88,11 +89,6 @@ fn talk_once<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
     })
 }
 
-/// No route at all, or one of type `unreachable`.
-fn is_no_route(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
-}
-
 /// The addresses of this node, of one family.
 #[derive(Debug, Default)]
 pub struct Local {
@@ -131,9 +127,7 @@ impl Local {
 
 impl FromIterator<IpNetwork> for Local {
     fn from_iter<I: IntoIterator<Item = IpNetwork>>(networks: I) -> Self {
-        let host =
-            |network: &IpNetwork| network.prefix() == if network.is_ipv4() { 32 } else { 128 };
-        let (hosts, networks) = networks.into_iter().partition::<Vec<_>, _>(host);
+        let (hosts, networks) = networks.into_iter().partition::<Vec<_>, _>(is_host);
         Self { hosts: hosts.iter().map(IpNetwork::ip).collect(), networks }
     }
 }
@@ -166,20 +160,13 @@ fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
 /// # Errors
 /// [`Error::Route`].
 pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
+    // No route at all, or one of type `unreachable`.
+    let no_route = [io::ErrorKind::NetworkUnreachable, io::ErrorKind::HostUnreachable];
     match path(pod, None) {
         Ok(path) => Ok(Some(path.interface)),
-        Err(refused) if is_no_route(&refused) => Ok(None),
+        Err(refusal) if no_route.contains(&refusal.kind()) => Ok(None),
         Err(source) => Err(Error::Route { pod, source }),
     }
-}
-
-/// Whether an interface may carry packets from and to 127.0.0.0/8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loopback {
-    /// `route_localnet` is set.
-    Allowed,
-    /// It is not, or there is no such interface.
-    Refused,
 }
 
 /// The sysctl of an interface; `None` where that is no name for one, which another plugin's result
@@ -189,17 +176,12 @@ fn sysctl(interface: &str) -> Option<String> {
     Some(format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet"))
 }
 
-impl Loopback {
-    /// Reads the sysctl of `interface`.
-    #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
-    pub fn of(interface: &str) -> Self {
-        let mut value = [b'0'];
-        let read = |path| std::fs::File::open(path)?.read_exact(&mut value);
-        match sysctl(interface).map(read) {
-            Some(Ok(())) if value != *b"0" => Self::Allowed,
-            Some(_) | None => Self::Refused,
-        }
-    }
+/// Whether `interface` may carry packets from and to 127.0.0.0/8: `route_localnet` is set.
+#[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]
+pub fn allows_loopback(interface: &str) -> bool {
+    let mut value = [b'0'];
+    let mut read = |path| std::fs::File::open(path)?.read_exact(&mut value);
+    sysctl(interface).is_some_and(|path| read(path).is_ok()) && value != *b"0"
 }
 
 /// Lets packets from 127.0.0.0/8 leave by `interface` and their answers come back. The chain
@@ -210,7 +192,7 @@ impl Loopback {
 /// `net.ipv4.conf.all.route_localnet` 1.
 pub fn allow_loopback(interface: &str) -> Result<(), Error> {
     let set = set_loopback(interface, "1");
-    if Loopback::of("all") == Loopback::Allowed { Ok(()) } else { set }
+    if allows_loopback("all") { Ok(()) } else { set }
 }
 
 /// Takes back what [`allow_loopback`] did. An interface that is gone needs nothing.
@@ -218,7 +200,7 @@ pub fn allow_loopback(interface: &str) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Sysctl`].
 pub fn refuse_loopback(interface: &str) -> Result<(), Error> {
-    if Loopback::of(interface) == Loopback::Refused {
+    if !allows_loopback(interface) {
         return Ok(());
     }
     set_loopback(interface, "0")

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::address::{
 };
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
-use super::super::Error;
+use super::super::{Error, is_among};
 use super::path::{question, take};
 use super::talk;
 
@@ -28,7 +28,7 @@ const WORLD: [IpAddr; 2] = [
 /// # Errors
 /// [`Error::Question`].
 pub fn outward_addresses(within: &[IpNetwork]) -> Result<Vec<IpAddr>, Error> {
-    let within = |own: IpAddr| within.is_empty() || within.iter().any(|one| one.contains(own));
+    let within = |own: IpAddr| is_among(within, own);
     let told = talk(false, |handle| async move {
         let mut told = Vec::new();
         for world in WORLD {
