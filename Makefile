@@ -49,6 +49,7 @@ check: ## format, lints, documentation, scripts, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test integration --test runtimes --test kubernetes -- -D warnings
+	cargo clippy --locked --package autoport-agent --test node -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh integration/*/*.sh
 	cargo test --locked --test licences
@@ -57,6 +58,7 @@ test: ## every test: of the modules, of the project, of real packets in namespac
 	@integration/setup.sh test
 	cargo test --locked --workspace --no-fail-fast
 	scripts/namespaces.sh cargo test --locked --test integration
+	scripts/namespaces.sh cargo test --locked --package autoport-agent --test node
 
 soak: ## N=10000 random operations of 16 processes, with kills and damage; the order is SEED's
 	@integration/setup.sh test

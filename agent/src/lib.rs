@@ -1,11 +1,17 @@
 //! The node agent of autoport, which the container runtime asks before it creates sandboxes and containers.
 //!
 //! - [`nri`]: the protocol between runtime and agent.
+//! - [`config`]: the agent's configuration file, and the plugin's configuration on this node.
+//! - [`hostnet`]: host ports of pods on the node's network.
+//! - [`service`]: the agent at work.
 //! - [`keeper`]: which of the node's agents answers the runtime.
 //! - [`inject`]: what a container is told. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
+pub mod config;
+pub mod hostnet;
 pub mod inject;
 pub mod keeper;
 pub mod nri;
+pub mod service;

@@ -54,7 +54,17 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 3] = [("nri", &[]), ("inject", &["nri"]), ("keeper", &[])];
+const AGENT_MAP: [(&str, &[&str]); 8] = [
+    ("nri", &[]),
+    ("config", &[]),
+    ("keeper", &[]),
+    ("inject", &["nri"]),
+    ("hostnet", &["nri"]),
+    ("service", &["nri", "config", "keeper", "inject", "hostnet"]),
+    // The executable, which sees the rooms from outside.
+    ("arguments", &[]),
+    ("supervisor", &[]),
+];
 
 /// The one place for what the compiler cannot check, and the name by which the C library calls us.
 const UNSAFE_ROOMS: [&str; 2] = ["kernel/nft/encode.rs", "main.rs"];

@@ -85,6 +85,16 @@ pub fn inject(
     Ok(Some(Injection { adjustment: Adjustment { mounts, env }, replaced }))
 }
 
+/// Whether the container lacks a variable that it should have.
+pub fn lacks(container: &Container, told: &Injection) -> bool {
+    told.adjustment.env.iter().any(|variable| {
+        let named = |text: &Vec<u8>| {
+            text.strip_prefix(variable.name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+        };
+        !container.env.iter().any(named)
+    })
+}
+
 /// The annotation by which the pod asks for what it does not have.
 fn missing<'a>(
     pod: &'a Pod,

@@ -57,9 +57,20 @@ pub struct Keeper {
     heart: Heart,
     /// The heart of a preferred agent that waits.
     waiting: Heart,
-    connected: bool,
-    /// Answers although another agent has the lock, because that one is stopped.
-    deputy: bool,
+    part: Part,
+}
+
+/// What an agent is, besides the holder of the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// It has no synchronized session with the runtime.
+    Offline,
+    /// It takes the lead when it is free.
+    Ready,
+    /// It answers although another agent has the lock, because that one is stopped.
+    Deputy,
+    /// It was stopped while it led, and another agent has answered meanwhile: that one gets the lock.
+    Overtaken,
 }
 
 impl Keeper {
@@ -73,8 +84,7 @@ impl Keeper {
             next: Lock::at(dir.join(NEXT)),
             heart: Heart::at(dir.join(HEARTBEAT)),
             waiting: Heart::at(dir.join(NEXT)),
-            connected: false,
-            deputy: false,
+            part: Part::Offline,
         }
     }
 
@@ -85,15 +95,17 @@ impl Keeper {
 
     /// Whether this agent leads as far as it knows.
     pub const fn leads(&self) -> bool {
-        self.deputy || self.lead.is_held()
+        matches!(self.part, Part::Deputy) || self.lead.is_held()
     }
 
     /// Notes that the runtime's session is synchronized, or is over. Without one an agent cannot lead.
     pub fn set_connected(&mut self, connected: bool) {
-        self.connected = connected;
         if !connected {
             self.give_up();
             self.next.release();
+            self.part = Part::Offline;
+        } else if self.part == Part::Offline {
+            self.part = Part::Ready;
         }
     }
 
@@ -128,7 +140,7 @@ impl Keeper {
     }
 
     fn decide(&mut self, is_event: bool) -> Result<Standing, Error> {
-        if !self.connected {
+        if self.part == Part::Offline {
             return Ok(Standing::StandsBy);
         }
         let now = self.clock.now();
@@ -136,8 +148,8 @@ impl Keeper {
             let led = self.leads();
             self.give_up();
             self.pulse.beat(now);
-            if led && self.heart.is_of_another(now)? {
-                return Ok(Standing::StandsBy);
+            if led {
+                self.part = Part::Overtaken;
             }
         }
         if self.lead.is_held() && !self.lead.guards()? {
@@ -147,9 +159,15 @@ impl Keeper {
         if self.lead.is_held() {
             return Ok(Standing::Leads);
         }
+        if self.part == Part::Overtaken {
+            if self.heart.is_of_another(now)? {
+                return Ok(Standing::StandsBy);
+            }
+            self.part = Part::Ready;
+        }
         match self.lead.attempt()? {
             Attempt::Taken if is_event || self.preferred || !self.is_awaited(now) => {
-                self.deputy = false;
+                self.part = Part::Ready;
                 self.next.release();
                 self.heart.write(now)?;
                 Ok(Standing::Leads)
@@ -169,12 +187,12 @@ impl Keeper {
             self.waiting.write(now)?;
         }
         if self.heart.is_of_another(now)? {
-            if self.deputy {
+            if self.part == Part::Deputy {
                 self.give_up();
             }
             return Ok(Standing::StandsBy);
         }
-        self.deputy = true;
+        self.part = Part::Deputy;
         self.heart.write(now)?;
         Ok(Standing::Leads)
     }
@@ -190,7 +208,9 @@ impl Keeper {
     fn give_up(&mut self) {
         self.pulse.lose();
         self.lead.release();
-        self.deputy = false;
+        if self.part == Part::Deputy {
+            self.part = Part::Ready;
+        }
     }
 }
 

@@ -164,6 +164,9 @@ pub struct Container {
     pub pod_sandbox_id: String,
     #[prost(string, tag = "3")]
     pub name: String,
+    /// See [`Container::may_run`].
+    #[prost(int32, tag = "4")]
+    pub state: i32,
     #[prost(btree_map = "string, string", tag = "6")]
     pub annotations: BTreeMap<String, String>,
     /// `NAME=value`. Bytes, because an image can have variables that are not UTF-8.
@@ -171,6 +174,13 @@ pub struct Container {
     pub env: Vec<Vec<u8>>,
     #[prost(message, repeated, tag = "9")]
     pub mounts: Vec<Mount>,
+}
+
+impl Container {
+    /// Whether it is created, paused or running: not stopped, and not unknown.
+    pub fn may_run(&self) -> bool {
+        (1..=3).contains(&self.state)
+    }
 }
 
 /// A mount of a container.

@@ -1,0 +1,52 @@
+//! What may be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use autoport_agent::config::{LogFormat, LogLevel};
+
+/// The node agent of autoport.
+///
+/// The container runtime asks it, by NRI, before it creates containers. It puts the host ports of each pod into
+/// the environment of all its containers, and assigns host ports to pods on the host network. It needs root and
+/// the capability CAP_NET_ADMIN, and runs in the node's network namespace.
+#[derive(Debug, Parser)]
+#[expect(clippy::doc_markdown, reason = "--help prints it as it is")]
+#[command(name = "autoport-agent", version, after_long_help = FILES)]
+pub(crate) struct Arguments {
+    /// The agent's configuration file [default: /etc/cni/autoport-agent.json, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The runtime's NRI socket [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Stand by for another agent of the node: NRI index 51, and answer only while that agent does not
+    #[arg(long)]
+    pub(crate) standby: bool,
+    /// The NRI index, 0 to 99; the runtime calls plugins in ascending order [default: 50; 51 with --standby]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(0..=99))]
+    pub(crate) index: Option<u8>,
+    /// The runtime's network configurations [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) net_conf_dir: Option<PathBuf>,
+    /// The node's configuration of the plugin
+    #[arg(long, value_name = "FILE", default_value = autoport::cni::NODE_FILE)]
+    pub(crate) node_file: PathBuf,
+    /// Format of the log on standard error [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// The least severe lines that are logged [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogLevel>,
+    /// Start the agent as a child process, and start it again at once if it ends unexpectedly; implied if
+    /// this is process 1
+    #[arg(long)]
+    pub(crate) supervise: bool,
+}
+
+const FILES: &str = "\
+Options override the keys of the configuration file. Ranges, limits and aliases are those of the plugin: its
+object in the network configuration, and /etc/cni/autoport.json.
+
+Exit status: 0 ended by a signal; 1 the agent failed; 2 wrong arguments or configuration.";

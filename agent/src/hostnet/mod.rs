@@ -1,0 +1,188 @@
+//! Host ports of pods on the node's own network. No CNI plugin is called for such a pod: its ports are
+//! claimed when its sandbox is set up, and released when it stops, with the library's functions.
+//! Nothing is translated.
+
+mod sandboxes;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use autoport::app::{self, Claimed};
+use autoport::cni::{self, Config};
+use autoport::event::{Event, Log};
+use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
+use autoport::netns;
+use autoport::store::Store;
+
+pub use self::sandboxes::Sandboxes;
+use crate::nri::message::Pod;
+
+/// A holder whose pod the runtime does not list is looked at again after this time, and released then.
+pub const SECOND_LOOK: Duration = Duration::from_mins(1);
+
+/// What a claim or a release works with.
+pub struct Call<'a> {
+    pub store: &'a Store,
+    /// Seconds since the epoch.
+    pub now: u64,
+    pub log: &'a mut dyn Log,
+}
+
+/// Whether the pod is on the node's network, as far as its event tells; the runtime lists no namespaces when
+/// a sandbox is stopped or removed.
+pub fn is_on_host(pod: &Pod, own: Option<NamespaceId>) -> Option<bool> {
+    let namespaces = &pod.linux.as_ref()?.namespaces;
+    if namespaces.is_empty() {
+        return None;
+    }
+    let network = namespaces.iter().find(|one| one.kind == "network");
+    let Some(network) = network else { return Some(true) };
+    // CRI-O lists a path that leads to the node's own.
+    let seen = netns::observe(&network.path).ok().flatten().map(|seen| seen.id);
+    Some(seen.is_some() && seen == own)
+}
+
+/// Whether an annotation may be about host ports, so that the configuration has to be read. A key that is
+/// misspelt is about them too.
+pub fn concerns(pod: &Pod) -> bool {
+    let words = ["autoport", "bkbcs.tencent.com"];
+    pod.annotations.keys().any(|key| words.iter().any(|word| key.contains(word)))
+}
+
+/// Claims what the pod asks for; `None` where that is nothing. `is_awaited` says whether the runtime still
+/// waits.
+///
+/// # Errors
+/// Why the sandbox must not run, in a line for the pod's events.
+pub fn claim(
+    pod: &Pod,
+    config: &Config,
+    call: &mut Call<'_>,
+    is_awaited: &dyn Fn() -> bool,
+) -> Result<Option<Claimed>, String> {
+    let holder = HostPod::new(&pod.uid).map_err(|error| error.to_string())?;
+    let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
+    let named = Named { namespace, name, uid };
+    let asked = cni::host_network_ask(holder.into(), named, &pod.annotations, config);
+    let Some((ask, ignored)) = asked.map_err(|error| error.in_one_line())? else { return Ok(None) };
+    for text in ignored {
+        call.log.note(Event::Ignored(text));
+    }
+    let claimed = app::claim(call.store, ask, is_awaited, call.now, call.log);
+    claimed.map_err(|error| format!("{} (code {})", error.in_one_line(), error.code()))
+}
+
+/// Takes back what the runtime did not wait for.
+///
+/// # Errors
+/// Why it is still held.
+pub fn undo(claimed: &Claimed, call: &mut Call<'_>) -> Result<(), String> {
+    app::undo(call.store, claimed, call.now, call.log).map_err(|error| error.in_one_line())
+}
+
+/// Releases what the pod with this UID holds, if it holds anything.
+///
+/// # Errors
+/// Why it is still held; a later look tries again.
+pub fn release(uid: &str, call: &mut Call<'_>) -> Result<bool, String> {
+    let Ok(pod) = HostPod::new(uid) else { return Ok(false) };
+    let records = app::records_of_pod(call.store, uid, call.log);
+    // A record that cannot be read is a reason to try: the store knows what to do with it.
+    let holds = records.map_or(true, |records| records.iter().any(is_of_host));
+    if holds {
+        let released = app::release(call.store, &Holder::from(pod), call.now, call.log);
+        released.map_err(|error| error.in_one_line())?;
+    }
+    Ok(holds)
+}
+
+fn is_of_host(record: &Record) -> bool {
+    matches!(record.owner.holder, Holder::HostPod { .. })
+}
+
+/// The holders whose pods the runtime does not list, each with the time of the first look.
+#[derive(Debug, Default)]
+pub struct Suspects(BTreeMap<String, u64>);
+
+impl Suspects {
+    /// Looks: gives the UIDs of the holders that are to be released, which the runtime did not list at a
+    /// look at least [`SECOND_LOOK`] ago either. A network namespace is never the evidence.
+    pub fn look(&mut self, holders: &[String], sandboxes: &Sandboxes, now: u64) -> Vec<String> {
+        let missing = |uid: &&String| !sandboxes.lists(uid);
+        let found: BTreeMap<String, u64> = holders
+            .iter()
+            .filter(missing)
+            .map(|uid| (uid.clone(), self.0.get(uid).copied().unwrap_or(now)))
+            .collect();
+        self.0 = found;
+        let is_due =
+            |(_, first): &(&String, &u64)| now.saturating_sub(**first) >= SECOND_LOOK.as_secs();
+        self.0.iter().filter(is_due).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Starts again: a new list of the runtime is a new first look.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// The UIDs of all pods on the node's network that hold host ports.
+///
+/// # Errors
+/// What the store says.
+pub fn holders(call: &mut Call<'_>) -> Result<Vec<String>, String> {
+    let listing = app::list(call.store, call.log).map_err(|error| error.in_one_line())?;
+    let records = listing.map(|listing| listing.attachments).unwrap_or_default();
+    let uid = |record: &Record| match &record.owner.holder {
+        Holder::HostPod { pod } => Some(pod.uid().to_owned()),
+        Holder::Attachment(_) => None,
+    };
+    Ok(records.iter().filter_map(uid).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nri::message::{LinuxPod, Namespace};
+
+    fn pod(namespaces: &[(&str, &str)]) -> Pod {
+        let namespace = |(kind, path): &(&str, &str)| Namespace {
+            kind: (*kind).to_owned(),
+            path: (*path).to_owned(),
+        };
+        let namespaces = namespaces.iter().map(namespace).collect();
+        Pod { linux: Some(LinuxPod { namespaces }), ..Pod::default() }
+    }
+
+    #[test]
+    fn the_host_network_is_a_pod_without_a_network_namespace_of_its_own() {
+        let own = netns::own().ok();
+        let this = format!("/proc/{}/ns/net", std::process::id());
+        for (namespaces, expected) in [
+            (&[][..], None),
+            (&[("pid", ""), ("ipc", "")], Some(true)),
+            (&[("pid", ""), ("network", "/var/run/netns/no-such")], Some(false)),
+            (&[("pid", ""), ("network", "")], Some(false)),
+            (&[("network", this.as_str())], Some(true)),
+        ] {
+            assert_eq!(is_on_host(&pod(namespaces), own), expected, "{namespaces:?}");
+        }
+        assert_eq!(is_on_host(&Pod::default(), own), None);
+    }
+
+    #[test]
+    fn a_holder_is_released_at_the_second_look_that_does_not_find_its_pod() {
+        let mut suspects = Suspects::default();
+        let mut sandboxes = Sandboxes::default();
+        sandboxes.run("here", "s1");
+        let holders = ["here".to_owned(), "gone".to_owned(), "late".to_owned()];
+        assert!(suspects.look(&holders, &sandboxes, 1000).is_empty());
+        assert!(suspects.look(&holders, &sandboxes, 1059).is_empty());
+        sandboxes.run("late", "s2");
+        assert_eq!(suspects.look(&holders, &sandboxes, 1060), ["gone"]);
+        sandboxes.remove("late", "s2");
+        assert_eq!(suspects.look(&holders, &sandboxes, 1100), ["gone"], "a first look again");
+        suspects.forget();
+        assert!(suspects.look(&holders, &sandboxes, 1200).is_empty());
+    }
+}

@@ -1,0 +1,105 @@
+//! The executable: arguments, configuration, log, signals.
+
+mod arguments;
+mod supervisor;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+use autoport_agent::config::{
+    File, INDEX, LogFormat, LogLevel, NET_CONF_DIR, Plugin, SOCKET, STANDBY_INDEX,
+};
+use autoport_agent::nri::Identity;
+use autoport_agent::service::{Service, Settings};
+
+use self::arguments::Arguments;
+
+/// Under this name the runtime knows the agent.
+const NAME: &str = "autoport";
+
+/// Wrong arguments or configuration, as clap has it.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let file = match File::read(arguments.config.as_deref()) {
+        Ok(file) => file,
+        Err(error) => {
+            log(LogFormat::default(), LogLevel::default());
+            tracing::error!("{error}");
+            return USAGE.into();
+        }
+    };
+    log(
+        arguments.log_format.or(file.log_format).unwrap_or_default(),
+        arguments.log_level.or(file.log_level).unwrap_or_default(),
+    );
+    if supervisor::is_wanted(arguments.supervise) {
+        return supervisor::run().map_or_else(|error| failed(&error), ExitCode::from);
+    }
+    match settings(arguments, file) {
+        Ok(settings) => run(settings).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!("{error}");
+            USAGE.into()
+        }
+    }
+}
+
+fn failed(error: &io::Error) -> ExitCode {
+    tracing::error!("the agent failed: {error}");
+    ExitCode::FAILURE
+}
+
+fn settings(
+    arguments: Arguments,
+    file: File,
+) -> Result<Settings, autoport_agent::nri::session::IndexTooLarge> {
+    let usual = if arguments.standby { STANDBY_INDEX } else { INDEX };
+    // The file is that of both agents, so its index is not the standby's.
+    let of_file = file.index.filter(|_| !arguments.standby);
+    let index = arguments.index.or(of_file).unwrap_or(usual);
+    let net_conf_dir = arguments.net_conf_dir.or(file.net_conf_dir);
+    let plugin = Plugin::new(net_conf_dir.unwrap_or_else(|| NET_CONF_DIR.into()));
+    Ok(Settings {
+        socket: arguments.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()),
+        identity: Identity::new(NAME, index)?,
+        preferred: !arguments.standby,
+        plugin: plugin.with_node_file(arguments.node_file),
+    })
+}
+
+/// Serves the runtime until a signal comes.
+fn run(settings: Settings) -> io::Result<()> {
+    supervisor::leave()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let service = Service::start(settings)?;
+        tokio::select! {
+            () = service.run() => Err(io::Error::other("the thread that uses the store has ended")),
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}
+
+fn log(format: LogFormat, level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    let lines = lines.with_target(false).with_ansi(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}

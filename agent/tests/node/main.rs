@@ -1,0 +1,279 @@
+//! The agent as a process: pods on the host network, two agents, restarts. The runtime is the one of the session's
+//! tests, the store and the kernel are real.
+
+#![expect(clippy::disallowed_methods, reason = "a test starts processes and prepares files")]
+
+mod agent;
+#[path = "../nri/runtime.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod runtime;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use prost::Message as _;
+
+use autoport_agent::nri::message::{
+    Container, ContainerCreated, CreateContainer, LinuxPod, Namespace, Pod, PodEvent, StateChange,
+    Status,
+};
+
+use self::agent::Node;
+use self::runtime::{Connection, Runtime};
+
+const PORTS: &str = "autoport.cni/ports";
+
+/// A pod on the host network.
+fn host_pod(uid: &str, sandbox: &str, annotations: &[(&str, &str)]) -> Pod {
+    let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let namespace = |kind: &str| Namespace { kind: kind.to_owned(), path: String::new() };
+    Pod {
+        id: sandbox.to_owned(),
+        name: format!("game-{uid}"),
+        uid: uid.to_owned(),
+        namespace: "games".to_owned(),
+        annotations: annotations.iter().map(own).collect(),
+        linux: Some(LinuxPod { namespaces: ["pid", "ipc", "mount"].map(namespace).to_vec() }),
+        pid: 4242,
+    }
+}
+
+fn run(runtime: &mut Connection, pod: &Pod) -> Result<(), Status> {
+    let change = StateChange { event: 1, pod: Some(pod.clone()) };
+    runtime.call("StateChange", &change).map(drop)
+}
+
+/// Stops a pod as runtimes do: without its namespaces.
+fn stop(runtime: &mut Connection, pod: &Pod) {
+    let pod = Pod { linux: None, pid: 0, ..pod.clone() };
+    runtime.call("StopPodSandbox", &PodEvent { pod: Some(pod) }).expect("it never fails");
+}
+
+/// The variables that a container of the pod gets.
+fn create(runtime: &mut Connection, pod: &Pod) -> Result<BTreeMap<String, String>, Status> {
+    let container = Container { name: "main".to_owned(), ..Container::default() };
+    let create = CreateContainer { pod: Some(pod.clone()), container: Some(container) };
+    let payload = runtime.call("CreateContainer", &create)?;
+    let adjust = ContainerCreated::decode(payload.as_slice()).expect("an answer").adjust;
+    let env = adjust.unwrap_or_default().env;
+    Ok(env.into_iter().map(|variable| (variable.name, variable.value)).collect())
+}
+
+fn port(runtime: &mut Connection, pod: &Pod) -> u16 {
+    let variables = create(runtime, pod).expect("it is created");
+    variables["AUTOPORT_PORT_HTTP"].parse().expect("a port")
+}
+
+fn asking(uid: &str) -> Pod {
+    host_pod(uid, &format!("sandbox-{uid}"), &[(PORTS, "http=auto")])
+}
+
+#[test]
+fn two_pods_on_the_host_network_have_a_port_each() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let _agent = node.start(&runtime.socket(), &[]);
+    let mut runtime = runtime.connect(Vec::new(), Vec::new());
+    let (one, two) = (asking("one"), asking("two"));
+    run(&mut runtime, &one).expect("it is assigned a port");
+    run(&mut runtime, &two).expect("it is assigned a port");
+    let (first, second) = (port(&mut runtime, &one), port(&mut runtime, &two));
+    assert_ne!(first, second);
+    let variables = create(&mut runtime, &one).expect("a restarted container is told the same");
+    assert_eq!(variables["AUTOPORT_HOST_PORT_HTTP"], first.to_string());
+    assert_eq!(variables["AUTOPORT_ADDR_HTTP"], format!("192.0.2.1:{first}"));
+    assert_eq!(variables["PORT"], first.to_string());
+    assert!(node.state().join("pods/one/ports.env").exists());
+    stop(&mut runtime, &one);
+    assert!(!node.state().join("pods/one/ports.env").exists());
+    // Made again with a new sandbox, and a late event about the old one.
+    let again = Pod { id: "sandbox-2".to_owned(), ..one.clone() };
+    run(&mut runtime, &again).expect("it is assigned a port");
+    stop(&mut runtime, &one);
+    assert_eq!(port(&mut runtime, &again), first, "the same pod gets the same number");
+}
+
+#[test]
+fn what_a_pod_cannot_have_is_an_error_that_helps() {
+    let (node, runtime) = (Node::new("\"portRange\": \"20000-20000\""), Runtime::new());
+    let _agent = node.start(&runtime.socket(), &[]);
+    let mut runtime = runtime.connect(Vec::new(), Vec::new());
+    let kubewharf = "pod.kubewharf.kubernetes.io/autoport";
+    for (annotation, shown) in [
+        ((PORTS, "http=8080"), "\\\"http=auto/tcp\\\""),
+        ((kubewharf, "true"), "\\\"http=auto, game=auto/udp\\\""),
+        (("autoport.cni/port", "http=auto"), "did you mean autoport.cni/ports?"),
+    ] {
+        let pod = host_pod("wrong", "s0", &[annotation]);
+        let status = run(&mut runtime, &pod).expect_err("it cannot have that");
+        let shown = shown.replace('\\', "");
+        assert!(status.code == 9 && status.message.contains(&shown), "{status:?}");
+        assert!(create(&mut runtime, &pod).is_err(), "and no container without");
+    }
+    run(&mut runtime, &asking("one")).expect("the only port");
+    let status = run(&mut runtime, &asking("two")).expect_err("none is left");
+    assert!(status.message.contains("20000") && status.message.contains("101"), "{status:?}");
+    stop(&mut runtime, &asking("one"));
+    run(&mut runtime, &asking("two")).expect("it is free again");
+    run(&mut runtime, &host_pod("other", "s3", &[])).expect("it asks for nothing");
+    assert_eq!(create(&mut runtime, &host_pod("other", "s3", &[])), Ok(BTreeMap::new()));
+}
+
+#[test]
+fn a_pod_that_was_not_told_about_is_assigned_its_ports_before_its_container() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let agent = node.start(&runtime.socket(), &["--log-format", "json"]);
+    let running = Container {
+        name: "main".to_owned(),
+        pod_sandbox_id: "sandbox-one".to_owned(),
+        state: 3,
+        ..Container::default()
+    };
+    let mut connection = runtime.connect(vec![asking("one")], vec![running.clone()]);
+    let first = port(&mut connection, &asking("one"));
+    agent.signal(Signal::SIGTERM);
+    let (status, log) = agent.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+    // The next agent finds the container that was created without.
+    let next = node.start(&runtime.socket(), &[]);
+    let mut connection = runtime.connect(vec![asking("one")], vec![running]);
+    assert_eq!(port(&mut connection, &asking("one")), first);
+    next.signal(Signal::SIGTERM);
+    let (_, log) = next.end();
+    assert!(log.contains("without the variables") && log.contains("game-one"), "{log}");
+}
+
+#[test]
+fn a_busy_store_is_an_error_in_time() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let _agent = node.start(&runtime.socket(), &[]);
+    let mut runtime = runtime.connect(Vec::new(), Vec::new());
+    run(&mut runtime, &asking("one")).expect("it is assigned a port");
+    let busy = autoport::store::Store::at(&node.state());
+    let busy = busy.lock(&mut autoport::event::Silent).expect("the test locks the store");
+    let begun = Instant::now();
+    let status = run(&mut runtime, &asking("two")).expect_err("the lock is taken");
+    assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
+    assert!(status.message.contains("lock"), "{status:?}");
+    drop(busy);
+    run(&mut runtime, &asking("two")).expect("the session goes on");
+}
+
+#[test]
+fn a_standby_answers_when_the_leader_is_killed() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let leader = node.start(&runtime.socket(), &[]);
+    let mut first = runtime.connect(Vec::new(), Vec::new());
+    let _standby = node.start(&runtime.socket(), &["--standby"]);
+    let mut second = runtime.connect(Vec::new(), Vec::new());
+    for connection in [&mut first, &mut second] {
+        run(connection, &asking("one")).expect("it is assigned a port");
+    }
+    let told = port(&mut first, &asking("one"));
+    assert_eq!(create(&mut second, &asking("one")), Ok(BTreeMap::new()), "one of them answers");
+    drop((leader, first));
+    assert_eq!(port(&mut second, &asking("one")), told);
+    run(&mut second, &asking("two")).expect("it is assigned a port");
+    // Another leader gets the lead back.
+    let _leader = node.start(&runtime.socket(), &[]);
+    let mut first = runtime.connect(Vec::new(), Vec::new());
+    let begun = Instant::now();
+    while create(&mut first, &asking("one")).expect("it is created").is_empty() {
+        assert_eq!(port(&mut second, &asking("one")), told);
+        assert!(begun.elapsed() < Duration::from_secs(5), "the standby keeps the lead");
+    }
+    assert_eq!(create(&mut second, &asking("one")), Ok(BTreeMap::new()));
+}
+
+#[test]
+fn a_standby_answers_when_the_leader_is_stopped() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let leader = node.start(&runtime.socket(), &[]);
+    let mut first = runtime.connect(Vec::new(), Vec::new());
+    let _standby = node.start(&runtime.socket(), &["--standby"]);
+    let mut second = runtime.connect(Vec::new(), Vec::new());
+    for connection in [&mut first, &mut second] {
+        run(connection, &asking("one")).expect("it is assigned a port");
+    }
+    let told = port(&mut first, &asking("one"));
+    std::thread::sleep(Duration::from_secs(1));
+    leader.signal(Signal::SIGSTOP);
+    let create_one = CreateContainer {
+        pod: Some(asking("one")),
+        container: Some(Container { name: "main".to_owned(), ..Container::default() }),
+    };
+    // The runtime waits for 2 s, drops the leader, and calls the next.
+    first.ask("CreateContainer", create_one.encode_to_vec(), Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
+    drop(first);
+    assert_eq!(port(&mut second, &asking("one")), told);
+    leader.signal(Signal::SIGCONT);
+    assert_eq!(port(&mut second, &asking("one")), told);
+}
+
+#[test]
+fn a_restarted_runtime_is_found_at_once() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let _agent = node.start(&runtime.socket(), &[]);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let mut connection = runtime.connect(vec![asking("one")], Vec::new());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(port(&mut connection, &asking("one")) >= 20000);
+    }
+}
+
+#[test]
+fn the_heartbeat_tells_the_plugin_that_an_agent_is_connected() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let agent = node.start(&runtime.socket(), &[]);
+    let path = node.state().join("agent.json");
+    let mut connection = runtime.accept();
+    assert!(!path.exists(), "not before the runtime has called");
+    connection.register();
+    connection.configure(2000);
+    connection.synchronize(Vec::new(), Vec::new(), false).expect("it is synchronized");
+    let read =
+        || autoport_agent::keeper::read(&path).expect("it can be read").expect("it is there");
+    let first = read();
+    assert_eq!((first.version, first.pid, first.connected), (1, agent.pid(), true));
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(read().heartbeat > first.heartbeat);
+}
+
+#[test]
+fn a_supervised_agent_is_started_again_and_ends_with_its_parent() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let agent = node.start(&runtime.socket(), &["--supervise"]);
+    let connection = runtime.connect(Vec::new(), Vec::new());
+    let read = || autoport_agent::keeper::read(&node.state().join("agent.json"));
+    let worker = read().expect("it can be read").expect("it is there").pid;
+    assert_ne!(worker, agent.pid());
+    let worker = nix::unistd::Pid::from_raw(worker as i32);
+    nix::sys::signal::kill(worker, Signal::SIGKILL).expect("the worker runs");
+    drop(connection);
+    let begun = Instant::now();
+    let _connection = runtime.connect(Vec::new(), Vec::new());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    agent.signal(Signal::SIGTERM);
+    let (status, log) = agent.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains("started again"), "{log}");
+}
+
+#[test]
+fn a_wrong_configuration_ends_the_agent_with_the_reason() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let file = node.state().with_file_name("agent.json");
+    fs::write(&file, r#"{"sokcet": "/run/nri.sock"}"#).expect("it can be written");
+    let file = file.to_str().expect("an ASCII path");
+    for options in [&["--config", file][..], &["--config", file, "--supervise"]] {
+        let (status, log) = node.start(&runtime.socket(), options).end();
+        assert_eq!(status, Some(2), "{log}");
+        assert!(log.contains("unknown field `sokcet`") && log.contains(file), "{log}");
+    }
+    let (status, log) = node.start(&runtime.socket(), &["--index", "100"]).end();
+    assert_eq!(status, Some(2), "{log}");
+}
