@@ -7,7 +7,7 @@ use std::path::Path;
 
 use autoport::kernel::{self, Asked};
 use autoport::model::{Family, Protocol};
-use autoport::ruleset::Set;
+use autoport::ruleset::{Digest, Set};
 use serde_json::{Value, json};
 
 use super::targets;
@@ -51,13 +51,21 @@ fn datagrams(trace: &str) -> Vec<Datagram> {
     all
 }
 
+/// The set of this name.
+fn named(name: &str) -> Option<Set> {
+    let digest = name.rsplit_once('_').map(|(_, digest)| format!("net_{digest}"));
+    let digest = digest.and_then(|chain| Digest::of_chain(&chain));
+    let own = digest.into_iter().flat_map(Set::of_network_policy);
+    Set::common().chain(own).find(|set| set.to_string() == name)
+}
+
 /// The set that a datagram names, or that of another network policy which stands for it.
 fn set_of(bytes: &[u8]) -> Option<Set> {
     // NFTA_SET_ELEM_LIST_SET, and the name up to its terminator.
     let names = bytes.windows(2).zip(2..).filter(|(window, _)| *window == [2, 0]);
     let mut sets = names.filter_map(|(_, at)| {
         let name = bytes[at..].split(|byte| *byte == 0).next()?;
-        Set::named(std::str::from_utf8(name).ok()?)
+        named(std::str::from_utf8(name).ok()?)
     });
     let set = sets.next()?;
     if set.network_policy().is_none() {

@@ -61,13 +61,6 @@ impl Set {
         kinds.into_iter().flat_map(|kind| Family::ALL.map(|family| Self { kind, family }))
     }
 
-    /// Reads the name in the table back.
-    pub fn named(name: &str) -> Option<Self> {
-        let digest = name.rsplit_once('_').and_then(|(_, digest)| Digest::parse(digest));
-        let own = digest.into_iter().flat_map(Self::of_network_policy);
-        Self::common().chain(own).find(|set| set.to_string() == name)
-    }
-
     /// The network policy that it is for, unless every table has it.
     pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {

@@ -16,11 +16,6 @@ use crate::model::{Family, Masquerade, Policy, Record};
 pub struct Digest(u64);
 
 impl Digest {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let digest = u64::from_str_radix(text, 16).ok().map(Self)?;
-        (digest.to_string() == text).then_some(digest)
-    }
-
     /// The chain that every network policy has, and only a network policy.
     pub(crate) fn chain(self) -> String {
         format!("net_{self}")
@@ -28,7 +23,9 @@ impl Digest {
 
     /// Reads `Self::chain` back.
     pub fn of_chain(name: &str) -> Option<Self> {
-        Self::parse(name.strip_prefix("net_")?)
+        let text = name.strip_prefix("net_")?;
+        let digest = u64::from_str_radix(text, 16).ok().map(Self)?;
+        (digest.to_string() == text).then_some(digest)
     }
 }
 
