@@ -14,9 +14,9 @@ OLD ?=
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 17
 
-build: ## dist/autoport, one static executable; debug symbols, completions, man pages beside it
+build: ## dist/autoport and dist/autoport-agent, static; debug symbols, completions, man pages beside them
 	@integration/setup.sh build
-	scripts/build.sh
+	scripts/build.sh autoport autoport-agent
 
 deb: dist/autoport ## a Debian package in dist
 	@scripts/deb.sh

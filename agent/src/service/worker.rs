@@ -111,6 +111,15 @@ impl Log for Traced {
 impl Worker {
     fn serve(&mut self, job: Job) {
         let Job { event, duty, limit, role, reply } = job;
+        if let Event::Synchronized { pods, containers } = event {
+            self.synchronize(&pods, containers.len());
+            // The runtime waits for this alone; what follows takes time for each pod.
+            let _ = reply.send(Ok(Answer::Done));
+            if duty == Duty::Answer {
+                self.report_uninjected(&pods, &containers);
+            }
+            return;
+        }
         let (pulse, clock) = (self.pulse.clone(), self.clock.clone());
         let is_awaited = || !reply.is_closed() && pulse.has_still(role, clock.now());
         let store = self.store.clone().waiting(limit / 4 * 3);
@@ -135,10 +144,7 @@ impl Worker {
         limits: &Limits<'_>,
     ) -> (Result<Answer, Failure>, Option<Claimed>) {
         match event {
-            Event::Synchronized { pods, containers } => {
-                self.synchronize(&pods, &containers, duty);
-                (Ok(Answer::Done), None)
-            }
+            Event::Synchronized { .. } => (Ok(Answer::Done), None),
             Event::RunPodSandbox(pod) => {
                 self.sandboxes.run(&pod.uid, &pod.id);
                 match self.run(&pod, duty, limits) {
@@ -167,14 +173,11 @@ impl Worker {
         }
     }
 
-    fn synchronize(&mut self, pods: &[Pod], containers: &[Container], duty: &Duty) {
+    fn synchronize(&mut self, pods: &[Pod], containers: usize) {
         let list = pods.iter().map(|pod| (pod.uid.as_str(), pod.id.as_str(), pod.pid != 0));
         self.sandboxes.synchronize(list);
         self.suspects.forget();
-        tracing::info!(pods = pods.len(), containers = containers.len(), "synchronized");
-        if *duty == Duty::Answer {
-            self.report_uninjected(pods, containers);
-        }
+        tracing::info!(pods = pods.len(), containers, "synchronized");
     }
 
     /// Names the running containers that were created without their variables. Only a restart helps them.

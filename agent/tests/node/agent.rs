@@ -29,6 +29,10 @@ impl Node {
         Self { dir }
     }
 
+    pub(crate) fn node_file(&self) -> PathBuf {
+        self.dir.path().join("autoport.json")
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -39,7 +43,7 @@ impl Node {
             .arg("--socket")
             .arg(socket)
             .arg("--node-file")
-            .arg(self.dir.path().join("autoport.json"))
+            .arg(self.node_file())
             .arg("--net-conf-dir")
             .arg(self.dir.path().join("net.d"))
             .args(options)

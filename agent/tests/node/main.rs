@@ -9,9 +9,13 @@ mod agent;
 mod runtime;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
+use autoport::app::{self, World};
+use autoport::event::Silent;
 use nix::sys::signal::Signal;
 use prost::Message as _;
 
@@ -94,6 +98,70 @@ fn two_pods_on_the_host_network_have_a_port_each() {
     assert_eq!(port(&mut runtime, &again), first, "the same pod gets the same number");
 }
 
+const CALL: &str = "AUTOPORT_TEST_NODE_FILE";
+
+/// The plugin, for [`add`]: a process of its own, because the library looks at the namespaces of its process.
+#[test]
+fn call_the_plugin() {
+    let Some(node_file) = env::var_os(CALL) else { return };
+    let stdin = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "cbr0", "type": "autoport",
+            "runtimeConfig": {{"io.kubernetes.cri.pod-annotations": {{"{PORTS}": "http=8080"}}}},
+            "prevResult": {{"cniVersion": "1.0.0", "interfaces": [], "ips": []}}}}"#
+    );
+    let outcome = app::run(World {
+        env: &env::vars_os().collect(),
+        stdin: Ok(stdin.into_bytes()),
+        node_file: || fs::read(node_file).map(Some),
+        is_awaited: &|| true,
+        now: SystemTime::now(),
+        log: &mut Silent,
+    });
+    assert!(!outcome.failed, "{}", String::from_utf8_lossy(&outcome.stdout));
+}
+
+/// The plugin's ADD for this sandbox, as a runtime calls it before the event.
+fn add(node: &Node, uid: &str, sandbox: &str) {
+    let called = Command::new(env::current_exe().expect("the path of this program"))
+        .args(["--exact", "call_the_plugin"])
+        .env(CALL, node.node_file())
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", sandbox)
+        .env("CNI_NETNS", "/proc/self/ns/net")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=games;K8S_POD_NAME=web;K8S_POD_UID={uid}"))
+        .output()
+        .expect("it can be run again");
+    assert!(called.status.success(), "{}", String::from_utf8_lossy(&called.stdout));
+}
+
+#[test]
+fn a_pod_on_the_pod_network_is_told_what_the_plugin_assigned() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let _agent = node.start(&runtime.socket(), &[]);
+    let mut runtime = runtime.connect(Vec::new(), Vec::new());
+    let network = Namespace { kind: "network".to_owned(), path: "/run/netns/none".to_owned() };
+    let linux = Some(LinuxPod { namespaces: vec![network] });
+    let pod = Pod { linux, ..host_pod("web", "s1", &[(PORTS, "http=8080")]) };
+    let status = create(&mut runtime, &pod).expect_err("the plugin was not called");
+    assert!(status.message.contains("io.kubernetes.cri.pod-annotations"), "{status:?}");
+    add(&node, "web", "s1");
+    run(&mut runtime, &pod).expect("there is nothing to do");
+    let variables = create(&mut runtime, &pod).expect("it is created");
+    let number: u16 = variables["AUTOPORT_HOST_PORT_HTTP"].parse().expect("a port");
+    assert!((20000..30000).contains(&number));
+    assert_eq!(variables["AUTOPORT_PORT_HTTP"], "8080");
+    // The records of an earlier sandbox are not those of this one.
+    let again = Pod { id: "s2".to_owned(), ..pod.clone() };
+    assert!(create(&mut runtime, &again).is_err());
+    stop(&mut runtime, &pod);
+    assert!(
+        create(&mut runtime, &pod).is_ok(),
+        "what the plugin assigned is released by the plugin"
+    );
+}
+
 #[test]
 fn what_a_pod_cannot_have_is_an_error_that_helps() {
     let (node, runtime) = (Node::new("\"portRange\": \"20000-20000\""), Runtime::new());
@@ -152,7 +220,7 @@ fn a_busy_store_is_an_error_in_time() {
     let mut runtime = runtime.connect(Vec::new(), Vec::new());
     run(&mut runtime, &asking("one")).expect("it is assigned a port");
     let busy = autoport::store::Store::at(&node.state());
-    let busy = busy.lock(&mut autoport::event::Silent).expect("the test locks the store");
+    let busy = busy.lock(&mut Silent).expect("the test locks the store");
     let begun = Instant::now();
     let status = run(&mut runtime, &asking("two")).expect_err("the lock is taken");
     assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
