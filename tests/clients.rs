@@ -89,10 +89,10 @@ fn understood(path: &Path) -> String {
     lines.add("command", &recorded.environment["CNI_COMMAND"]);
     match &parsed.call {
         Call::Add(claim) | Call::Check(claim) => lines.claim(claim),
-        Call::Del(release) => lines.add("attachment", &release.attachment),
-        Call::Gc(sweep) => {
-            lines.add("network", &sweep.network);
-            match &sweep.valid {
+        Call::Del { attachment, .. } => lines.add("attachment", attachment),
+        Call::Gc { network, valid, .. } => {
+            lines.add("network", network);
+            match valid {
                 Some(valid) => lines.all("valid", valid.iter().map(Attachment::to_string)),
                 None => lines.add("valid", "not said"),
             }

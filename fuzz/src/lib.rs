@@ -48,7 +48,7 @@ pub fn request(bytes: &[u8]) {
                 }
                 Call::Check(claim) => judge(&claim.ask),
                 Call::Version { cni_version } => json(&Reply::Versions { cni_version }),
-                Call::Del(_) | Call::Gc(_) | Call::Status(_) => {}
+                Call::Del { .. } | Call::Gc { .. } | Call::Status(_) => {}
             }
         }
         Err(error) => refusal(error, stdin),

@@ -107,8 +107,10 @@ fn execute(
             return Ok((Reply::Result(asked.result), granted));
         }
         Call::Check(asked) => check(&store(&asked.store), asked.ask, now, log),
-        Call::Del(asked) => release(&store(&asked.store), &asked.attachment.into(), now, log),
-        Call::Gc(asked) => gc(&store(&asked.store), &asked.network, asked.valid.as_ref(), now, log),
+        Call::Del { attachment, store: it } => release(&store(&it), &attachment.into(), now, log),
+        Call::Gc { network, valid, store: it } => {
+            gc(&store(&it), &network, valid.as_ref(), now, log)
+        }
         Call::Status(config) => status(&store(&config), log),
         Call::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
     };

@@ -161,27 +161,31 @@ fn superseded(
         });
         // What was left to a sibling is not wanted any more.
         let Some((wanted_host, held)) = overlaps.next() else { continue };
-        let record = match holder.who {
-            Who::Record(record) => record,
-            Who::Reservation(reservation) => {
-                let holder = reservation.to_string();
-                return Err(Error::Taken { wanted: wanted_host, held, holder });
-            }
-            Who::Unreadable(source) => {
-                let what = format!("host port {wanted_host}");
-                return Err(Error::Unreadable { what, source });
-            }
+        let standing = match &holder.who {
+            Who::Record(record) => plan::standing(claimant, &record.owner, netns::is_gone),
+            Who::Reservation(_) | Who::Unreadable(_) => Standing::Holds,
         };
-        match plan::standing(claimant, &record.owner, netns::is_gone) {
-            Standing::Same => {}
-            Standing::Holds | Standing::Sibling => {
-                let holder = record.owner.to_string();
-                return Err(Error::Taken { wanted: wanted_host, held, holder });
+        match (holder.who, standing) {
+            (Who::Record(_), Standing::Same) => {}
+            (Who::Record(record), Standing::Superseded(reason)) => {
+                superseded.push((*record, reason));
             }
-            Standing::Superseded(reason) => superseded.push((*record, reason)),
+            (who, _) => return Err(refused(wanted_host, held, who)),
         }
     }
     Ok(superseded)
+}
+
+/// Why `wanted` cannot be had of a holder who keeps `held`.
+pub(super) fn refused(wanted: HostPort, held: HostPort, holder: Who) -> Error {
+    let holder = match holder {
+        Who::Record(record) => record.owner.to_string(),
+        Who::Reservation(reservation) => reservation.to_string(),
+        Who::Unreadable(source) => {
+            return Error::Unreadable { what: format!("host port {wanted}"), source };
+        }
+    };
+    Error::Taken { wanted, held, holder }
 }
 
 /// Where the elements are of what `record` holds. What somebody else has taken over since is not its

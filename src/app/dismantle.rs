@@ -7,7 +7,7 @@ use crate::event::Log;
 use crate::kernel::{self, Nft};
 use crate::model::Owner;
 use crate::netns::Fate;
-use crate::store::{Shared, Store};
+use crate::store::{Locked, Shared, Store};
 
 /// What is still mapped, or what was taken back.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -55,40 +55,44 @@ impl Dismantled {
 /// When the store or the kernel refuses.
 pub fn dismantle(store: &Store, dry_run: bool, log: &mut dyn Log) -> Result<Dismantled, Error> {
     let Some(shared) = store.read(log)? else { return Ok(Dismantled::default()) };
-    let mut found = Dismantled::of(&shared)?;
     if dry_run {
+        let mut found = Dismantled::of(&shared)?;
         // Whoever is provably gone would have been collected.
         found.holders.retain(|owner| Fate::of(owner) != Fate::Gone);
-    }
-    if !found.is_over() {
-        return Ok(found);
-    }
-    if dry_run {
-        shared.belongs_here()?;
-        let mut nft = Nft::open(&shared.instance().id)?;
-        let (loopback, kept_loopback) = returned(&mut nft, &shared)?;
-        let table_removed = nft.remove_table(true)?;
-        return Ok(Dismantled { table_removed, loopback, kept_loopback, ..found });
+        return take_back(found, &shared, None);
     }
     drop(shared);
     let locked = store.lock(log)?;
-    let found = Dismantled::of(&locked)?;
+    let found = take_back(Dismantled::of(&locked)?, &locked, Some(&locked))?;
+    if found.is_over() {
+        locked.end()?;
+    }
+    Ok(found)
+}
+
+/// Does it where the store may be changed, and else only says what there is.
+fn take_back(
+    found: Dismantled,
+    shared: &Shared,
+    locked: Option<&Locked>,
+) -> Result<Dismantled, Error> {
     if !found.is_over() {
         return Ok(found);
     }
-    locked.belongs_here()?;
-    let mut nft = Nft::open(&locked.instance().id)?;
-    let (loopback, kept_loopback) = returned(&mut nft, &locked)?;
-    // The chain `guard` goes last: without it they would be open to everybody.
-    for interface in &loopback {
-        kernel::refuse_loopback(interface)?;
-        locked.forget_loopback(interface)?;
+    shared.belongs_here()?;
+    let mut nft = Nft::open(&shared.instance().id)?;
+    let (loopback, kept_loopback) = returned(&mut nft, shared)?;
+    if let Some(locked) = locked {
+        // The chain `guard` goes last: without it they would be open to everybody.
+        for interface in &loopback {
+            kernel::refuse_loopback(interface)?;
+            locked.forget_loopback(interface)?;
+        }
+        for interface in &kept_loopback {
+            locked.forget_loopback(interface)?;
+        }
     }
-    for interface in &kept_loopback {
-        locked.forget_loopback(interface)?;
-    }
-    let table_removed = nft.remove_table(false)?;
-    locked.end()?;
+    let table_removed = nft.remove_table(locked.is_none())?;
     Ok(Dismantled { table_removed, loopback, kept_loopback, ..found })
 }
 

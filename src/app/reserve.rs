@@ -1,5 +1,6 @@
 //! Ports that a daemon of the node has, taken out of the pool and given back.
 
+use super::decide;
 use crate::error::Error;
 use crate::event::{Log, Then};
 use crate::model::HostPort;
@@ -22,23 +23,18 @@ pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> R
     for holder in locked.holders(wanted)? {
         let held = holder.hosts[0];
         let wanted = wanted.iter().copied().find(|host| host.overlaps(&held)).unwrap_or(held);
-        let holder = match holder.who {
+        match holder.who {
             Who::Record(record) if record.owner.netns.as_ref().is_some_and(netns::is_gone) => {
-                format!(
+                let holder = format!(
                     "{}, which no longer exists: `autoport gc` releases its ports",
                     record.owner
-                )
+                );
+                return Err(Error::Taken { wanted, held, holder });
             }
-            Who::Record(record) => record.owner.to_string(),
-            Who::Reservation(other) if other.name == reservation.name => continue,
-            Who::Reservation(other) => other.to_string(),
-            Who::Unreadable(source) if source.key == own && source.is_discardable() => continue,
-            Who::Unreadable(source) => {
-                let what = format!("host port {wanted}");
-                return Err(Error::Unreadable { what, source });
-            }
-        };
-        return Err(Error::Taken { wanted, held, holder });
+            Who::Reservation(other) if other.name == reservation.name => {}
+            Who::Unreadable(other) if other.key == own && other.is_discardable() => {}
+            other => return Err(decide::refused(wanted, held, other)),
+        }
     }
     match locked.reserve(reservation) {
         Err(store::Error::Unreadable(unreadable))

@@ -1,10 +1,8 @@
 //! The commands of the specification: in which versions they are, and which variables each needs.
 
-use std::ffi::OsString;
 use std::fmt;
 
 use super::version::Version;
-use crate::model::InvalidName;
 
 /// The operations of the specification (SPEC section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,13 +38,14 @@ impl Command {
     }
 
     /// The versions of the specification in which this command can be used.
-    pub(super) fn versions(self) -> Vec<Version> {
+    pub(super) fn versions(self) -> Vec<&'static str> {
         let since = match self {
             Self::Add | Self::Del | Self::Version => Version::V0_1_0,
             Self::Check => Version::V0_4_0,
             Self::Gc | Self::Status => Version::V1_1_0,
         };
-        Version::ALL.into_iter().filter(|version| *version >= since).collect()
+        let versions = Version::ALL.into_iter().filter(|version| *version >= since);
+        versions.map(Version::as_str).collect()
     }
 
     /// The variables that must be there and not empty: the table of Go's `skel`, except that
@@ -75,27 +74,3 @@ pub(super) const PATH: &str = "CNI_PATH";
 
 /// The variables of the specification (SPEC section 2, "Parameters").
 pub(super) const VARIABLES: [&str; 6] = ["CNI_COMMAND", CONTAINER_ID, NETNS, IFNAME, ARGS, PATH];
-
-/// One thing that is wrong with the environment.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// Not set, or empty, and the command needs it.
-    #[error("{variable} is not set, {command} needs it")]
-    Missing { variable: &'static str, command: Command },
-    /// `CNI_COMMAND` is not there.
-    #[error("CNI_COMMAND is not set, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
-    NoCommand,
-    /// `CNI_COMMAND` is none of the specification's.
-    #[error("CNI_COMMAND is {0:?}, it must be one of ADD, CHECK, DEL, GC, STATUS, VERSION")]
-    UnknownCommand(OsString),
-    /// Bytes that are not UTF-8.
-    #[error("{variable} is {value:?}, it must be UTF-8")]
-    NotUtf8 { variable: &'static str, value: OsString },
-    /// A name that libcni would refuse.
-    #[error("{variable}: {rule}")]
-    BadName {
-        variable: &'static str,
-        /// What is wrong, with the value.
-        rule: InvalidName,
-    },
-}

@@ -142,8 +142,8 @@ impl Config {
     /// depend on which node it is looked for.
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
         judge.value(layers, "backend", backend)?;
-        let snat = judge.value(layers, "snat", boolean)?.unwrap_or(true);
-        let masq_all = judge.value(layers, "masqAll", boolean)?.unwrap_or(false);
+        let snat = judge.value(layers, "snat", |field| field.boolean())?.unwrap_or(true);
+        let masq_all = judge.value(layers, "masqAll", |field| field.boolean())?.unwrap_or(false);
         let policy = Policy {
             masquerade: match (snat, masq_all) {
                 // As in portmap, where masqAll without snat has no effect.
@@ -154,7 +154,7 @@ impl Config {
             mark_bit: judge.value(layers, "markMasqBit", mark_bit)?.unwrap_or(DEFAULT_MARK_BIT),
             source_ranges: judge.value(layers, "sourceRanges", networks)?.unwrap_or_default(),
             host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
-            counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
+            counters: judge.value(layers, "counters", |field| field.boolean())?.unwrap_or(false),
         };
         let ports = ports::read(layers, judge)?;
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
@@ -277,13 +277,8 @@ fn backend(field: &Field<'_>) -> Result<(), Error> {
     }
 }
 
-fn boolean(field: &Field<'_>) -> Result<bool, Error> {
-    field.boolean()
-}
-
 fn mark_bit(field: &Field<'_>) -> Result<u8, Error> {
-    let bit = field.number()?.parse().ok().filter(|bit| (0..=31).contains(bit));
-    bit.ok_or_else(|| field.invalid("it must be a bit of the packet mark, an integer from 0 to 31"))
+    field.number(0..=31, "it must be a bit of the packet mark, an integer from 0 to 31")
 }
 
 fn networks(field: &Field<'_>) -> Result<Vec<IpNetwork>, Error> {
@@ -334,11 +329,8 @@ fn state_dir(field: &Field<'_>) -> Result<PathBuf, Error> {
 
 /// Seconds; a fraction is welcome.
 fn lock_timeout(field: &Field<'_>) -> Result<Duration, Error> {
-    let seconds = field.number()?.parse().ok();
-    let seconds = seconds.filter(|seconds| (0.0..=LOCK_TIMEOUT_MAX_SECONDS).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
-        field.invalid(&format!("it must be a number of seconds, 0 to {LOCK_TIMEOUT_MAX_SECONDS}"))
-    })
+    let allowed = format!("it must be a number of seconds, 0 to {LOCK_TIMEOUT_MAX_SECONDS}");
+    field.number(0.0..=LOCK_TIMEOUT_MAX_SECONDS, &allowed).map(Duration::from_secs_f64)
 }
 
 #[cfg(test)]

@@ -18,11 +18,13 @@ enum Shape {
     Plain,
 }
 
-const fn shape(version: Version) -> Shape {
-    match version {
-        Version::V0_1_0 | Version::V0_2_0 => Shape::PerFamily,
-        Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => Shape::Labelled,
-        Version::V1_0_0 | Version::V1_1_0 => Shape::Plain,
+fn shape(version: Version) -> Shape {
+    if version < Version::V0_3_0 {
+        Shape::PerFamily
+    } else if version < Version::V1_0_0 {
+        Shape::Labelled
+    } else {
+        Shape::Plain
     }
 }
 

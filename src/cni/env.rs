@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::command::{ARGS, CONTAINER_ID, Command, IFNAME, NETNS, PATH, Problem, VARIABLES};
+use super::command::{ARGS, CONTAINER_ID, Command, IFNAME, NETNS, PATH, VARIABLES};
 use super::error::Error;
 use crate::model::{InvalidName, Pod, check_identifier, check_ifname};
 
@@ -33,51 +33,45 @@ impl Env {
 
     /// The command, whatever the other variables hold.
     pub(super) fn command(&self) -> Result<Command, Error> {
-        let problem = match self.values.get("CNI_COMMAND") {
-            None => Problem::NoCommand,
+        let found = match self.values.get("CNI_COMMAND") {
+            None => "not set".to_owned(),
             Some(value) => match Command::ALL.into_iter().find(|command| value == command.name()) {
                 Some(command) => return Ok(command),
-                None => Problem::UnknownCommand(value.clone()),
+                None => format!("{value:?}"),
             },
         };
+        let names = Command::ALL.map(Command::name).join(", ");
+        let problem = format!("CNI_COMMAND is {found}, it must be one of {names}");
         Err(Error::Environment { problems: vec![problem] })
     }
 
     /// Checks everything that `command` needs.
     pub(super) fn parameters(&self, command: Command) -> Result<Parameters, Error> {
         let mut problems = Vec::new();
-        let mut read = |variable, rule: fn(&str) -> Result<(), InvalidName>| {
+        let mut read = |variable: &'static str, rule: fn(&str) -> Result<(), InvalidName>| {
             if !command.needs().contains(&variable) {
                 return String::new();
             }
-            self.value(variable, command, rule).unwrap_or_else(|problem| {
-                problems.push(problem);
-                String::new()
-            })
+            let problem = match self.values.get(variable).map(|value| (value, value.to_str())) {
+                None => format!("{variable} is not set, {command} needs it"),
+                // Nothing is ever looked up in it, so it may be any bytes a path may be.
+                Some(_) if variable == PATH => return String::new(),
+                Some((value, None)) => format!("{variable} is {value:?}, it must be UTF-8"),
+                Some((_, Some(text))) => match rule(text) {
+                    Ok(()) => return text.to_owned(),
+                    Err(rule) => format!("{variable}: {rule}"),
+                },
+            };
+            problems.push(problem);
+            String::new()
         };
         let given = Parameters {
             container_id: read(CONTAINER_ID, |text| check_identifier("container ID", text)),
             netns: read(NETNS, |_| Ok(())),
             ifname: read(IFNAME, check_ifname),
         };
-        // Nothing is ever looked up in it, so it may be any bytes a path may be.
-        if command.needs().contains(&PATH) && !self.values.contains_key(PATH) {
-            problems.push(Problem::Missing { variable: PATH, command });
-        }
+        read(PATH, |_| Ok(()));
         if problems.is_empty() { Ok(given) } else { Err(Error::Environment { problems }) }
-    }
-
-    fn value(
-        &self,
-        variable: &'static str,
-        command: Command,
-        rule: fn(&str) -> Result<(), InvalidName>,
-    ) -> Result<String, Problem> {
-        let value = self.values.get(variable).ok_or(Problem::Missing { variable, command })?;
-        let text =
-            value.to_str().ok_or_else(|| Problem::NotUtf8 { variable, value: value.clone() })?;
-        rule(text).map_err(|rule| Problem::BadName { variable, rule })?;
-        Ok(text.to_owned())
     }
 
     /// The Pod that `CNI_ARGS` names, if it names one.

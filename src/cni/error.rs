@@ -6,19 +6,19 @@ use std::io;
 use std::num::NonZeroU16;
 
 use super::NODE_FILE;
-use super::command::{Command, Problem};
+use super::command::Command;
 use super::text::quote;
 
 /// Why a request was not understood. Which number the runtime is told is decided outside.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `CNI_*` variables are missing or malformed; all of them at once. The specification's code 4.
-    #[error("the CNI environment cannot be used: {}", list(problems))]
-    Environment { problems: Vec<Problem> },
+    #[error("the CNI environment cannot be used: {}", problems.join(", "))]
+    Environment { problems: Vec<String> },
     /// The configuration's version is not spoken, or too old for the command. Code 1.
     #[error(
         "cniVersion {} of the network configuration does not work with {command}, \
-         supported are {}", quote(config), list(&command.versions())
+         supported are {}", quote(config), command.versions().join(", ")
     )]
     IncompatibleVersion { config: String, command: Command },
     /// A key or value that must not be ignored and cannot be served. Code 2.
@@ -71,8 +71,4 @@ impl Error {
         }
         line
     }
-}
-
-fn list(items: &[impl ToString]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -3,6 +3,8 @@
 //! Values stay text until somebody asks for them, so what nobody needs is never judged.
 
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -44,11 +46,18 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The text of a number, as it was written.
-    pub(super) fn number(&self) -> Result<&'a str, Error> {
+    /// The number, which must be one of `range`.
+    pub(super) fn number<T: FromStr + PartialOrd>(
+        &self,
+        range: RangeInclusive<T>,
+        allowed: &str,
+    ) -> Result<T, Error> {
         let text = self.raw.get();
-        let first = |c: char| c == '-' || c.is_ascii_digit();
-        if text.starts_with(first) { Ok(text) } else { Err(self.wrong_type("a number")) }
+        if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+            return Err(self.wrong_type("a number"));
+        }
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| self.invalid(allowed))
     }
 
     pub(super) fn list(&self) -> Result<Vec<Self>, Error> {
@@ -113,6 +122,11 @@ impl<'a> Object<'a> {
         let Entries(entries) = serde_json::from_slice(text)
             .map_err(|source| Error::Decode { what: what.to_owned(), source })?;
         Ok(Self { path: prefix.to_owned(), entries })
+    }
+
+    /// A string, empty if there is none.
+    pub(super) fn text(&self, key: &str) -> Result<String, Error> {
+        self.get(key).map_or(Ok(String::new()), |field| field.string())
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {

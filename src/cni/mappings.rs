@@ -34,39 +34,19 @@ pub(super) fn read(conf: &Object<'_>) -> Result<Vec<PortMapping>, Error> {
 
 fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {
     let object = entry.object()?;
+    // Go reads an absent number as 0. Here the request has to be written down.
+    let number = |key: &str, least, allowed: &str| match object.get_any_case(key) {
+        Some(field) => field.number(least..=u16::MAX, allowed).map(NonZeroU16::new),
+        None => Err(Error::missing(format!("{}.{key}", entry.path()), allowed)),
+    };
+    let choosable = "it must be an integer from 1 to 65535, or 0 for a port that the node chooses";
     Ok(PortMapping {
-        host_port: host_port(entry, &object)?,
-        container_port: container_port(entry, &object)?,
+        host_port: number("hostPort", 0, choosable)?,
+        container_port: number("containerPort", 1, "it must be an integer from 1 to 65535")?
+            .unwrap_or(NonZeroU16::MIN),
         protocol: object.get_any_case("protocol").as_ref().map_or(Ok(Protocol::Tcp), protocol)?,
         host_ip: object.get_any_case("hostIP").as_ref().map_or(Ok(None), host_ip)?,
     })
-}
-
-/// Go reads an absent number as 0. Here the request has to be written down.
-fn host_port(entry: &Field<'_>, object: &Object<'_>) -> Result<Option<NonZeroU16>, Error> {
-    let allowed = "it must be an integer from 1 to 65535, or 0 for a port that the node chooses";
-    let field = number(entry, object, "hostPort", allowed)?;
-    match field.number()? {
-        "0" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| field.invalid(allowed)),
-    }
-}
-
-fn container_port(entry: &Field<'_>, object: &Object<'_>) -> Result<NonZeroU16, Error> {
-    let allowed = "it must be an integer from 1 to 65535";
-    let field = number(entry, object, "containerPort", allowed)?;
-    field.number()?.parse().map_err(|_| field.invalid(allowed))
-}
-
-fn number<'a>(
-    entry: &Field<'_>,
-    object: &Object<'a>,
-    key: &str,
-    allowed: &str,
-) -> Result<Field<'a>, Error> {
-    object
-        .get_any_case(key)
-        .ok_or_else(|| Error::missing(format!("{}.{key}", entry.path()), allowed))
 }
 
 /// What errors call the entry.

@@ -29,7 +29,7 @@ use std::io;
 use serde_json::value::RawValue;
 
 pub use self::annotations::{ENV, MOUNT, PORTS};
-pub use self::command::{Command, Problem};
+pub use self::command::Command;
 pub use self::config::{
     Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,
 };
@@ -55,9 +55,15 @@ pub enum Call {
     /// Say whether these host ports work as ADD left them.
     Check(Claim),
     /// Give back whatever the attachment holds.
-    Del(Release),
+    Del { attachment: Attachment, store: StoreConfig },
     /// Give back what no valid attachment of a network holds.
-    Gc(Sweep),
+    Gc {
+        /// The network it is about; others are left alone.
+        network: String,
+        /// The attachments to keep. `None` if the runtime did not say, which is not the same as none.
+        valid: Option<BTreeSet<Attachment>>,
+        store: StoreConfig,
+    },
     /// Say whether ADD could work.
     Status(StoreConfig),
     /// Say which versions are spoken.
@@ -74,23 +80,6 @@ pub struct Claim {
     pub ask: Ask,
     /// The result that ADD prints: `prevResult` in the configuration's version.
     pub result: Box<RawValue>,
-    pub store: StoreConfig,
-}
-
-/// What DEL needs, and nothing that may be missing by then.
-#[derive(Debug)]
-pub struct Release {
-    pub attachment: Attachment,
-    pub store: StoreConfig,
-}
-
-/// What GC needs.
-#[derive(Debug)]
-pub struct Sweep {
-    /// The network it is about; others are left alone.
-    pub network: String,
-    /// The attachments to keep. `None` if the runtime did not say, which is not the same as none.
-    pub valid: Option<BTreeSet<Attachment>>,
     pub store: StoreConfig,
 }
 
@@ -137,7 +126,7 @@ pub fn reply_version(stdin: &[u8]) -> Version {
 
 /// `cniVersion`, if it can be read.
 fn version_on(stdin: &[u8]) -> Option<String> {
-    Object::decode("", "", stdin).and_then(|conf| parse::config_version(&conf)).ok()
+    Object::decode("", "", stdin).and_then(|conf| conf.text("cniVersion")).ok()
 }
 
 #[cfg(test)]

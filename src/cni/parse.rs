@@ -10,7 +10,7 @@ use super::error::Error;
 use super::json::Object;
 use super::text::quote;
 use super::version::Version;
-use super::{Call, Claim, Parsed, Release, Sweep, gc, mappings, prev_result, requests};
+use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests};
 use crate::model::{Ask, Attachment, InvalidName, check_identifier};
 
 /// A call whose environment, version and network name are good.
@@ -30,9 +30,9 @@ impl<'a> Parser<'a> {
     pub(super) fn open(env: &'a Env, stdin: &'a [u8], command: Command) -> Result<Self, Error> {
         let given = env.parameters(command)?;
         let conf = Object::decode("the network configuration on stdin", "", stdin)?;
-        let config = config_version(&conf)?;
+        let config = conf.text("cniVersion")?;
         let version = Version::of_config(&config)
-            .filter(|version| command.versions().contains(version))
+            .filter(|version| command.versions().contains(&version.as_str()))
             .ok_or(Error::IncompatibleVersion { config, command })?;
         let network = network_name(&conf)?;
         let judge = match command {
@@ -52,12 +52,12 @@ impl<'a> Parser<'a> {
             Command::Check => Call::Check(self.claim(node_file)?),
             Command::Del => {
                 let store = self.layered(node_file, StoreConfig::from_layers)?;
-                Call::Del(Release { attachment: self.attachment()?, store })
+                Call::Del { attachment: self.attachment()?, store }
             }
             Command::Gc => {
                 let store = self.layered(node_file, StoreConfig::from_layers)?;
                 let valid = gc::valid_attachments(&self.conf, &self.network, &mut self.judge)?;
-                Call::Gc(Sweep { network: self.network, valid, store })
+                Call::Gc { network: self.network, valid, store }
             }
             // VERSION was answered before.
             Command::Status | Command::Version => {
@@ -116,13 +116,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The text of `cniVersion`, empty if there is none.
-pub(super) fn config_version(conf: &Object<'_>) -> Result<String, Error> {
-    conf.get("cniVersion").map_or(Ok(String::new()), |field| field.string())
-}
-
 fn network_name(conf: &Object<'_>) -> Result<String, Error> {
-    let name = conf.get("name").map_or(Ok(String::new()), |field| field.string())?;
+    let name = conf.text("name")?;
     check_identifier("network name", &name).map_err(bad_name)?;
     Ok(name)
 }

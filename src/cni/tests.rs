@@ -140,9 +140,7 @@ fn configuration_never_fails_del_and_gc() {
             let parsed = Call::parse(&env(command), stdin.as_bytes(), node_file);
             let Parsed { call, warnings } = parsed.expect(command);
             assert!(warnings.len() >= 3, "{warnings:?}");
-            let (Call::Del(Release { store, .. })
-            | Call::Gc(Sweep { store, .. })
-            | Call::Status(store)) = call
+            let (Call::Del { store, .. } | Call::Gc { store, .. } | Call::Status(store)) = call
             else {
                 panic!("{command} became something else");
             };
@@ -167,8 +165,8 @@ fn a_late_del_needs_next_to_nothing() {
     .map(|(name, value)| (OsString::from(name), OsString::from(value)))
     .collect();
     let parsed = Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None));
-    let Call::Del(release) = parsed.expect("DEL").call else { panic!("not DEL") };
-    assert_eq!(release.attachment.to_string(), "net/4f2a/eth0");
+    let Call::Del { attachment, .. } = parsed.expect("DEL").call else { panic!("not DEL") };
+    assert_eq!(attachment.to_string(), "net/4f2a/eth0");
 }
 
 #[test]
@@ -198,10 +196,11 @@ fn the_nodes_file_is_read_only_when_it_matters() {
 fn gc_knows_its_network_and_list() {
     let list = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
     for (rest, expected) in [(list, Some(1)), ("", None)] {
-        let Call::Gc(sweep) = parse("GC", &conf("1.1.0", rest)).expect("GC").call else {
+        let call = parse("GC", &conf("1.1.0", rest)).expect("GC").call;
+        let Call::Gc { network, valid, .. } = call else {
             panic!("not GC");
         };
-        assert_eq!((&*sweep.network, sweep.valid.map(|valid| valid.len())), ("net", expected));
+        assert_eq!((&*network, valid.map(|valid| valid.len())), ("net", expected));
     }
 }
 

@@ -2,32 +2,29 @@
 
 use std::fmt;
 
-/// A version of the specification, oldest first.
+/// A version of the specification, as configurations and results spell it. No number in any has two
+/// digits, so they are ordered as their texts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Version {
-    /// 0.1.0: what a configuration without `cniVersion` means.
-    V0_1_0,
-    /// 0.2.0.
-    V0_2_0,
-    /// 0.3.0: results list their interfaces.
-    V0_3_0,
-    /// 0.3.1.
-    V0_3_1,
-    /// 0.4.0: CHECK, and a prevResult on DEL.
-    V0_4_0,
-    /// 1.0.0: addresses in results no longer say their version.
-    V1_0_0,
-    /// 1.1.0: GC and STATUS.
-    V1_1_0,
-}
+pub struct Version(&'static str);
 
 impl Version {
+    /// What a configuration without `cniVersion` means.
+    pub const V0_1_0: Self = Self("0.1.0");
+    /// Results list their interfaces.
+    pub const V0_3_0: Self = Self("0.3.0");
+    /// CHECK, and a prevResult on DEL.
+    pub const V0_4_0: Self = Self("0.4.0");
+    /// Addresses in results no longer say their version.
+    pub const V1_0_0: Self = Self("1.0.0");
+    /// GC and STATUS.
+    pub const V1_1_0: Self = Self("1.1.0");
+
     /// Every version that is spoken, oldest first.
     pub const ALL: [Self; 7] = [
         Self::V0_1_0,
-        Self::V0_2_0,
+        Self("0.2.0"),
         Self::V0_3_0,
-        Self::V0_3_1,
+        Self("0.3.1"),
         Self::V0_4_0,
         Self::V1_0_0,
         Self::V1_1_0,
@@ -36,17 +33,9 @@ impl Version {
     /// The newest of them: what is answered where no version was understood.
     pub const NEWEST: Self = Self::V1_1_0;
 
-    /// The version as configurations and results spell it.
+    /// Its text.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::V0_1_0 => "0.1.0",
-            Self::V0_2_0 => "0.2.0",
-            Self::V0_3_0 => "0.3.0",
-            Self::V0_3_1 => "0.3.1",
-            Self::V0_4_0 => "0.4.0",
-            Self::V1_0_0 => "1.0.0",
-            Self::V1_1_0 => "1.1.0",
-        }
+        self.0
     }
 
     /// Reads a non-empty `cniVersion`. Only exact matches count, as in libcni's version check.

@@ -27,29 +27,25 @@ pub use request::{
 #[cfg(test)]
 pub(crate) use tests::test_ask;
 
-/// A transport protocol that has ports.
+/// A transport protocol that has ports, with its number in the IP header as IANA assigns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP, protocol number 6.
-    Tcp,
-    /// UDP, protocol number 17.
-    Udp,
-    /// SCTP, protocol number 132.
-    Sctp,
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+    /// SCTP.
+    Sctp = 132,
 }
 
 impl Protocol {
     /// Every protocol that can be mapped.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The number in the IP header, as IANA assigns it.
+    /// The number in the IP header.
     pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
+        self as u8
     }
 
     const fn name(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! Who holds host ports: the attachment of a container, or a pod on the node's own network.
 
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -192,20 +193,16 @@ struct HolderFields {
 }
 
 impl TryFrom<HolderFields> for Holder {
-    type Error = String;
+    type Error = Box<dyn Error>;
 
-    fn try_from(fields: HolderFields) -> Result<Self, String> {
+    fn try_from(fields: HolderFields) -> Result<Self, Box<dyn Error>> {
         let HolderFields { network, container_id, ifname, host_pod } = fields;
         match (network, container_id, ifname, host_pod) {
             (Some(network), Some(container_id), Some(ifname), None) => {
-                Attachment::new(&network, &container_id, &ifname)
-                    .map(Self::Attachment)
-                    .map_err(|error| error.to_string())
+                Ok(Attachment::new(&network, &container_id, &ifname)?.into())
             }
-            (None, None, None, Some(uid)) => {
-                HostPod::new(&uid).map(Self::from).map_err(|error| error.to_string())
-            }
-            _ => Err("it needs network, containerId and ifname, or hostPod alone".to_owned()),
+            (None, None, None, Some(uid)) => Ok(HostPod::new(&uid)?.into()),
+            _ => Err("it needs network, containerId and ifname, or hostPod alone".into()),
         }
     }
 }

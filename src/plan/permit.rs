@@ -6,70 +6,14 @@ use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Ask, HostPort, Mapping, PortPolicy, PortRange};
+use crate::model::{Ask, HostPort, Mapping, PortPolicy};
 
-/// Why a claim is refused by policy. Code 104.
+/// Why a claim is refused by policy, in one sentence. Code 104.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
-    /// The number is too low.
-    #[error("host port {host} is below minPort, {min}; ask for another port")]
-    BelowMinPort { host: HostPort, min: NonZeroU16 },
-    /// The number is excluded.
-    #[error("host port {host} is kept free by excludePorts ({range}); ask for another port")]
-    Excluded {
-        host: HostPort,
-        /// The entry of the list that has it.
-        range: PortRange,
-    },
-    /// The host IP is none of those on which ports are to answer.
-    #[error(
-        "host IP {address} is in none of hostAddresses of this node's configuration, {}; ask for one \
-         that is, or for none",
-        list(allowed)
-    )]
-    HostIp { address: IpAddr, allowed: Vec<IpNetwork> },
-    /// The pod's namespace may not ask by annotation.
-    #[error(
-        "{} may not ask for host ports by annotation ({annotation}); allowedNamespaces of this \
-         node's configuration would have to name it", pods_of(namespace.as_deref())
-    )]
-    Namespace {
-        annotation: &'static str,
-        /// The pod's namespace, if the runtime told it.
-        namespace: Option<String>,
-    },
-    /// The range is kept for other namespaces.
-    #[error(
-        "{} may not choose from range {range}; namespaces of namedRanges.{range} of this node's \
-         configuration would have to name it", pods_of(namespace.as_deref())
-    )]
-    Range {
-        range: String,
-        /// The pod's namespace, if the runtime told it.
-        namespace: Option<String>,
-    },
-    /// The pod, or its namespace, has or wants too many numbers that the node chooses.
-    #[error(
-        "{asked} host ports are asked for, and {whose} has {held} already, which together is more than \
-         {key} of this node's configuration permits, {limit}: it counts each number that the node \
-         chose, once for all protocols; ask for fewer ports, or have the node's operator raise {key}"
-    )]
-    TooMany {
-        key: &'static str,
-        limit: NonZeroU16,
-        /// How many the claim asks for.
-        asked: usize,
-        whose: String,
-        /// How many these have without the claim.
-        held: usize,
-    },
-}
+#[error("{0}")]
+pub struct Forbidden(String);
 
-fn list(networks: &[IpNetwork]) -> String {
-    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn pods_of(namespace: Option<&str>) -> String {
+fn pods_of(namespace: Option<&String>) -> String {
     namespace.map_or("pods of unknown namespace".to_owned(), |name| {
         format!("pods in namespace {name:?}")
     })
@@ -91,42 +35,57 @@ pub struct Chosen {
 /// [`Forbidden`], for the first thing that is.
 pub fn permit(ask: &Ask, held: Chosen) -> Result<(), Forbidden> {
     let Ask { fixed, requested, annotation, pod, ports, policy, .. } = ask;
-    let host_addresses = &policy.host_addresses;
     for Mapping { host, .. } in fixed {
         permit_number(*host, ports)?;
     }
     let named = fixed.iter().map(|one| one.host.address);
     for address in named.chain(requested.iter().filter_map(|request| request.address)) {
-        let allowed = host_addresses.is_empty()
-            || address.is_unspecified()
-            || host_addresses.iter().any(|network| network.contains(address));
-        if !allowed {
-            return Err(Forbidden::HostIp { address, allowed: host_addresses.clone() });
-        }
+        permit_address(address, &policy.host_addresses)?;
     }
     let namespace = pod.as_ref().map(|pod| &pod.namespace).filter(|name| !name.is_empty());
     let may = |allowed: &Option<BTreeSet<String>>| {
         allowed.as_ref().is_none_or(|allowed| namespace.is_some_and(|name| allowed.contains(name)))
     };
     if let Some(annotation) = annotation.filter(|_| !may(&ports.allowed_namespaces)) {
-        return Err(Forbidden::Namespace { annotation, namespace: namespace.cloned() });
+        return Err(Forbidden(format!(
+            "{} may not ask for host ports by annotation ({annotation}); allowedNamespaces of this \
+             node's configuration would have to name it",
+            pods_of(namespace)
+        )));
     }
     for range in requested.iter().filter_map(|request| request.range.as_ref()) {
         if ports.named_ranges.get(range).is_some_and(|named| !may(&named.namespaces)) {
-            return Err(Forbidden::Range { range: range.clone(), namespace: namespace.cloned() });
+            return Err(Forbidden(format!(
+                "{} may not choose from range {range}; namespaces of namedRanges.{range} of this \
+                 node's configuration would have to name it",
+                pods_of(namespace)
+            )));
         }
     }
     permit_count(ask, namespace, held)
 }
 
 fn permit_number(host: HostPort, ports: &PortPolicy) -> Result<(), Forbidden> {
-    if host.port < ports.min_port {
-        return Err(Forbidden::BelowMinPort { host, min: ports.min_port });
+    let why = if host.port < ports.min_port {
+        format!("is below minPort, {}", ports.min_port)
+    } else if let Some(range) = ports.excluded_at(host.port) {
+        format!("is kept free by excludePorts ({range})")
+    } else {
+        return Ok(());
+    };
+    Err(Forbidden(format!("host port {host} {why}; ask for another port")))
+}
+
+fn permit_address(address: IpAddr, allowed: &[IpNetwork]) -> Result<(), Forbidden> {
+    let is_allowed = |network: &IpNetwork| network.contains(address);
+    if allowed.is_empty() || address.is_unspecified() || allowed.iter().any(is_allowed) {
+        return Ok(());
     }
-    match ports.excluded_at(host.port) {
-        Some(range) => Err(Forbidden::Excluded { host, range: *range }),
-        None => Ok(()),
-    }
+    let allowed = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(Forbidden(format!(
+        "host IP {address} is in none of hostAddresses of this node's configuration, {allowed}; ask \
+         for one that is, or for none"
+    )))
 }
 
 /// A request for several protocols is for one number.
@@ -137,7 +96,12 @@ fn permit_count(ask: &Ask, namespace: Option<&String>, held: Chosen) -> Result<(
         if asked == 0 || asked + held <= limit.get().into() {
             return Ok(());
         }
-        Err(Forbidden::TooMany { key, limit, asked, whose, held })
+        Err(Forbidden(format!(
+            "{asked} host ports are asked for, and {whose} has {held} already, which together is \
+             more than {key} of this node's configuration permits, {limit}: it counts each number \
+             that the node chose, once for all protocols; ask for fewer ports, or have the node's \
+             operator raise {key}"
+        )))
     };
     let whose = pod.as_ref().map_or("the container".to_owned(), |pod| format!("pod {pod}"));
     judge("maxPortsPerPod", ports.max_per_pod, whose, held.pod)?;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
+use serde::Deserialize;
+
 use super::super::number;
 use super::super::text::{quote, word};
 use super::{Error, Field, Judge, Object, escape};
@@ -18,6 +20,7 @@ const DEFAULT_RANGE: &str = "20000-29999";
 const DEFAULT_PER_POD: NonZeroU16 = NonZeroU16::new(128).expect("it is not 0");
 
 pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPolicy, Error> {
+    let allocation = one_of("it must be \"sequential\", \"random\" or \"stable\"");
     let default = || number::range(DEFAULT_RANGE).into_iter().collect();
     Ok(PortPolicy {
         ranges: judge.value(layers, "portRange", ranges)?.unwrap_or_else(default),
@@ -28,7 +31,7 @@ pub(super) fn read(layers: &[&Object<'_>], judge: &mut Judge) -> Result<PortPoli
             .value(layers, "allocation", allocation)?
             .unwrap_or(Allocation::Sequential),
         host_listeners: judge
-            .value(layers, "hostListeners", host_listeners)?
+            .value(layers, "hostListeners", one_of("it must be \"reject\" or \"ignore\""))?
             .unwrap_or(HostListeners::Reject),
         allowed_namespaces: judge.value(layers, "allowedNamespaces", namespaces)?,
         max_per_pod: judge.value(layers, "maxPortsPerPod", number)?.unwrap_or(DEFAULT_PER_POD),
@@ -128,18 +131,14 @@ fn range(field: &Field<'_>) -> Result<PortRange, Error> {
 
 /// A port, or a count of ports.
 fn number(field: &Field<'_>) -> Result<NonZeroU16, Error> {
-    let number = number::port(field.number()?);
-    number.ok_or_else(|| field.invalid("it must be an integer from 1 to 65535"))
+    field.number(NonZeroU16::MIN..=NonZeroU16::MAX, "it must be an integer from 1 to 65535")
 }
 
-fn allocation(field: &Field<'_>) -> Result<Allocation, Error> {
-    let allowed = "it must be \"sequential\", \"random\" or \"stable\"";
-    word(&field.string()?).ok_or_else(|| field.invalid(allowed))
-}
-
-fn host_listeners(field: &Field<'_>) -> Result<HostListeners, Error> {
-    let allowed = "it must be \"reject\" or \"ignore\"";
-    word(&field.string()?).ok_or_else(|| field.invalid(allowed))
+/// Reads one of the words that `T` is written with.
+fn one_of<T: Deserialize<'static>>(
+    allowed: &'static str,
+) -> impl Fn(&Field<'_>) -> Result<T, Error> {
+    move |field| word(&field.string()?).ok_or_else(|| field.invalid(allowed))
 }
 
 /// An empty list permits no namespace.
@@ -157,9 +156,8 @@ fn namespaces(field: &Field<'_>) -> Result<BTreeSet<String>, Error> {
 }
 
 pub(super) fn aliases(field: &Field<'_>) -> Result<BTreeSet<Dialect>, Error> {
-    let allowed = "it must be \"kubewharf\" or \"bcs\"";
-    let alias = |item: Field<'_>| word(&item.string()?).ok_or_else(|| item.invalid(allowed));
-    field.list()?.into_iter().map(alias).collect()
+    let aliases = field.list()?;
+    aliases.iter().map(one_of("it must be \"kubewharf\" or \"bcs\"")).collect()
 }
 
 #[cfg(test)]

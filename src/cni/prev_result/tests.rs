@@ -23,7 +23,10 @@ fn a_missing_version_is_set_and_the_rest_left_alone() {
     for version in ["", r#""cniVersion":null,"#, r#""cniVersion":"","#] {
         let prev = format!("{{{version}\"z\":1.50e+400,\"a\":{{\"b\" :[]}}}}");
         let expected = r#"{"cniVersion":"0.3.1","z":1.50e+400,"a":{"b" :[]}}"#;
-        assert_eq!(parse(&prev, Version::V0_3_1).expect(&prev).echo.get(), expected);
+        assert_eq!(
+            parse(&prev, Version::named("0.3.1").expect("a version")).expect(&prev).echo.get(),
+            expected
+        );
     }
 }
 

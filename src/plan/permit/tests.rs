@@ -1,5 +1,7 @@
 use super::*;
-use crate::model::{Allocation, ContainerPort, HostListeners, NamedRange, Pod, Protocol, Request};
+use crate::model::{
+    Allocation, ContainerPort, HostListeners, NamedRange, Pod, PortRange, Protocol, Request,
+};
 
 fn port(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).expect("a port is not 0")
