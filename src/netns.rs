@@ -52,8 +52,8 @@ pub struct Missing {
 pub fn observe(path: &str) -> Result<Option<Netns>, Missing> {
     let missing = |found| Err(Missing { path: path.to_owned(), found });
     let id = match look(path) {
-        Ok(Found::Namespace(id)) => id,
-        Ok(Found::SomethingElse) => return missing("is not a network namespace"),
+        Ok(Some(id)) => id,
+        Ok(None) => return missing("is not a network namespace"),
         Err(Errno::ENOENT | Errno::ENOTDIR) => return missing("does not exist"),
         Err(_) => return Ok(None),
     };
@@ -104,7 +104,7 @@ impl fmt::Display for Fate {
 /// symbolic link, which may lead there, or be turned: only a bind mount holds a namespace.
 pub fn fate(netns: &Netns) -> Fate {
     let found = look(&netns.path);
-    if matches!(found, Ok(Found::Namespace(id)) if id == netns.id) {
+    if found == Ok(Some(netns.id)) {
         return Fate::Alive;
     }
     if !netns.path.starts_with('/') {
@@ -153,19 +153,16 @@ fn is_link(found: &FileStat) -> bool {
     found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits()
 }
 
-enum Found {
-    Namespace(NamespaceId),
-    SomethingElse,
-}
-
+/// The namespace at `path`; `None` where something else is there.
+///
 /// `O_PATH` opens nothing for real, so neither a FIFO nor a device node in the place of a namespace
 /// can do harm, and both questions go to the same file.
-fn look(path: &str) -> nix::Result<Found> {
+fn look(path: &str) -> nix::Result<Option<NamespaceId>> {
     let file = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     if fstatfs(file.as_fd())?.filesystem_type() != NSFS_MAGIC {
-        return Ok(Found::SomethingElse);
+        return Ok(None);
     }
-    Ok(Found::Namespace(identity(&fstat(file.as_fd())?)))
+    Ok(Some(identity(&fstat(file.as_fd())?)))
 }
 
 fn identify(path: &'static str) -> Result<NamespaceId, Error> {

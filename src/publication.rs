@@ -59,17 +59,29 @@ pub struct Entry {
 /// What `record` has to tell: what the node chose for it, in the order asked for, then what it named
 /// itself.
 fn entries_of(record: &Record) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = record.grants.iter().map(|grant| chosen(record, grant)).collect();
+    let chosen = record.grants.iter().map(|grant| chosen(record, grant));
+    let named = record
+        .mappings
+        .iter()
+        .filter(|mapping| !record.grants.iter().any(|grant| covers(grant, &mapping.host)));
+    let mut entries: Vec<Entry> = chosen.collect();
     let mut by_port: BTreeMap<_, Vec<&Mapping>> = BTreeMap::new();
-    for mapping in &record.mappings {
-        if !record.grants.iter().any(|grant| covers(grant, &mapping.host)) {
-            let HostPort { port, protocol, .. } = mapping.host;
-            by_port.entry((port, protocol, mapping.container_port)).or_default().push(mapping);
-        }
+    for mapping in named {
+        let (host, container_port) = (&mapping.host, mapping.container_port);
+        by_port.entry((host.port, host.protocol, container_port)).or_default().push(mapping);
     }
     for ((host_port, protocol, container_port), mappings) in by_port {
-        let named = Entry::of(record, host_port, container_port, &mappings);
-        entries.push(Entry { protocols: vec![protocol], ..named });
+        entries.push(Entry {
+            attachment: record.owner.attachment().cloned(),
+            name: None,
+            protocols: vec![protocol],
+            host_port,
+            container_port,
+            count: NonZeroU16::MIN,
+            host_ips: answering(&mappings, &record.advertised),
+            origin: Origin::Static,
+            dialects: record.dialects.clone(),
+        });
     }
     entries
 }
@@ -82,33 +94,15 @@ fn chosen(record: &Record, grant: &Grant) -> Entry {
         ContainerPort::Same => (grant.port, Origin::Passthrough),
     };
     Entry {
+        attachment: record.owner.attachment().cloned(),
         name: grant.request.name.clone(),
         protocols: grant.request.protocols.clone(),
+        host_port: grant.port,
+        container_port,
         count: grant.request.count,
+        host_ips: answering(&mappings, &record.advertised),
         origin,
-        ..Entry::of(record, grant.port, container_port, &mappings)
-    }
-}
-
-impl Entry {
-    /// One number that the pod named itself, in no protocol yet.
-    fn of(
-        record: &Record,
-        host_port: NonZeroU16,
-        container_port: NonZeroU16,
-        mappings: &[&Mapping],
-    ) -> Self {
-        Self {
-            attachment: record.owner.attachment().cloned(),
-            name: None,
-            protocols: Vec::new(),
-            host_port,
-            container_port,
-            count: NonZeroU16::MIN,
-            host_ips: answering(mappings, &record.advertised),
-            origin: Origin::Static,
-            dialects: record.dialects.clone(),
-        }
+        dialects: record.dialects.clone(),
     }
 }
 

@@ -42,7 +42,7 @@ fn in_code() -> BTreeSet<Row> {
             pattern.clear();
         }
     }
-    assert!(read("src/app/command.rs").contains("code: 999"), "a panic is told as 999");
+    assert!(read("src/app/command.rs").contains("NEWEST, 999,"), "a panic is told as 999");
     rows.insert((999, "panic".to_owned()));
     rows
 }

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use autoport::cni::{self, Call, Env, Reply};
+use autoport::cni::{self, Call, Env};
 use autoport::error::Error;
 use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
@@ -44,10 +44,10 @@ pub fn request(bytes: &[u8]) {
             match parsed.call {
                 Call::Add(claim) => {
                     judge(&claim.ask);
-                    json(&Reply::Result(claim.result));
+                    json(claim.result.get());
                 }
                 Call::Check(claim) => judge(&claim.ask),
-                Call::Version { cni_version } => json(&Reply::Versions { cni_version }),
+                Call::Version { cni_version } => json(&cni::versions(&cni_version)),
                 Call::Del { .. } | Call::Gc { .. } | Call::Status(_) => {}
             }
         }
@@ -282,13 +282,11 @@ fn refusal(error: cni::Error, stdin: &[u8]) {
 fn refusal_of(error: &Error, stdin: &[u8]) {
     let (message, details) = (error.to_string(), error.details());
     assert_one_line(&message);
-    let code = error.code();
-    json(&Reply::Error { version: cni::reply_version(stdin), code, message, details });
+    json(&cni::failure(cni::reply_version(stdin), error.code(), &message, &details));
 }
 
-fn json(reply: &Reply) {
-    let bytes = reply.to_bytes();
-    assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(), "{bytes:?}");
+fn json(reply: &str) {
+    assert!(serde_json::from_str::<serde_json::Value>(reply).is_ok(), "{reply:?}");
 }
 
 /// A name from outside must not look like a line of the log.

@@ -1,6 +1,6 @@
 //! Whether what is held works: the record against what is asked for, then the kernel against the record.
 
-use super::{decide, holds, loopback, siblings};
+use super::{decide, holds, loopback};
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::Nft;
@@ -39,7 +39,7 @@ fn difference(
     // What it holds it left to nobody.
     if !ask.fixed.iter().all(|wanted| holds(record.as_ref(), &wanted.host)) {
         let holders = shared.holders(&decide::hosts_of(&ask.fixed))?;
-        siblings::leave(&holders, &claimant, &mut ask.fixed);
+        decide::leave_to_siblings(&holders, &claimant, &mut ask.fixed);
         if ask.is_empty() {
             return Ok(None);
         }

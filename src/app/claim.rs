@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Change, Nft};
 use crate::model::{Ask, Mapping, Record};
-use crate::plan::{self, Cursors};
+use crate::plan;
 use crate::store::{self, Locked, Store};
 
 /// What a claim got.
@@ -82,12 +82,12 @@ fn grant(
     locked.belongs_here()?;
     let scene = Scene { shared: Some(locked), is_real: true, gathered, now: command.now };
     let Some(plan) = decide::decide(&scene, ask, command.log)? else { return Ok(None) };
-    let Plan { owner, before, giving_way, wanted, cursors } = plan;
+    let Plan { before, giving_way, wanted, cursors } = plan;
     if !is_awaited() {
         return Err(Error::NotAwaited);
     }
     for (record, reason) in giving_way {
-        let (claimant, holder) = (Box::new(owner.clone()), Box::new(record.owner.clone()));
+        let (claimant, holder) = (Box::new(wanted.owner.clone()), Box::new(record.owner.clone()));
         command.log.note(Event::Superseded { claimant, holder, reason });
         release::remove(command, &record)?;
     }
@@ -110,7 +110,11 @@ fn grant(
     }
     let given_up = before.as_ref().map_or(Ok(()), |before| give_up(locked, before, &wanted));
     let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
-    if let Err(error) = opened.and_then(|()| set_cursors(locked, &cursors)) {
+    // Where the next choices begin.
+    let mut cursors = cursors.iter();
+    let mut set =
+        || cursors.try_for_each(|(range, port)| locked.set_cursor(range.as_deref(), *port));
+    if let Err(error) = opened.and_then(|()| Ok(set()?)) {
         if before.is_none() {
             tolerate(release::remove(command, &wanted), Undone::MappingLeft, command.log);
         }
@@ -136,14 +140,6 @@ fn apply(
     }
     let own = store::Key::of(&wanted.owner.holder);
     tolerate(command.apply(&change, &[own], Some(wanted))?, Undone::StillMapped, command.log);
-    Ok(())
-}
-
-/// Records where the next choices begin.
-fn set_cursors(locked: &Locked, cursors: &Cursors) -> Result<(), Error> {
-    for (range, port) in cursors {
-        locked.set_cursor(range.as_deref(), *port)?;
-    }
     Ok(())
 }
 

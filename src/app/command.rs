@@ -4,7 +4,7 @@ use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
-use crate::cni::{self, Call, Env, Reply};
+use crate::cni::{self, Call, Env};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::store::Store;
@@ -60,7 +60,7 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
         execute(parsed.call, is_awaited, seconds(now), log)
     });
     match answer {
-        Ok((reply, granted)) => Outcome { stdout: reply.to_bytes(), failed: false, granted },
+        Ok((stdout, granted)) => Outcome { stdout, failed: false, granted },
         Err(error) => failure(&error, &stdin),
     }
 }
@@ -70,41 +70,30 @@ fn seconds(now: SystemTime) -> u64 {
 }
 
 fn failure(error: &Error, stdin: &[u8]) -> Outcome {
-    let reply = Reply::Error {
-        version: cni::reply_version(stdin),
-        code: error.code(),
-        message: error.to_string(),
-        details: error.details(),
-    };
-    Outcome { stdout: reply.to_bytes(), failed: true, granted: None }
+    let version = cni::reply_version(stdin);
+    let reply = cni::failure(version, error.code(), &error.to_string(), &error.details());
+    Outcome { stdout: reply.into_bytes(), failed: true, granted: None }
 }
 
 /// The reply to a command that ended in a panic: a bug, but the runtime still has to be told.
 /// 999 is what the Go plugins say for an internal error.
 pub fn panicked(message: &str) -> String {
-    let reply = Reply::Error {
-        version: cni::Version::NEWEST,
-        code: 999,
-        message: format!("autoport {} panicked, please report it", env!("CARGO_PKG_VERSION")),
-        details: message.to_owned(),
-    };
-    String::from_utf8_lossy(&reply.to_bytes()).into_owned()
+    let attempted = format!("autoport {} panicked, please report it", env!("CARGO_PKG_VERSION"));
+    cni::failure(cni::Version::NEWEST, 999, &attempted, message)
 }
-
-type Answer = (Reply, Option<(Store, Claimed)>);
 
 fn execute(
     call: Call,
     is_awaited: &dyn Fn() -> bool,
     now: u64,
     log: &mut dyn Log,
-) -> Result<Answer, Error> {
+) -> Result<(Vec<u8>, Option<(Store, Claimed)>), Error> {
     let done = match call {
         Call::Add(asked) => {
             let store = store(&asked.store);
             let claimed = claim(&store, asked.ask, is_awaited, now, log)?;
             let granted = claimed.map(|claimed| (store, claimed));
-            return Ok((Reply::Result(asked.result), granted));
+            return Ok((asked.result.get().into(), granted));
         }
         Call::Check(asked) => check(&store(&asked.store), asked.ask, now, log),
         Call::Del { attachment, store: it } => release(&store(&it), &attachment.into(), now, log),
@@ -112,7 +101,7 @@ fn execute(
             gc(&store(&it), &network, valid.as_ref(), now, log)
         }
         Call::Status(config) => status(&store(&config), log),
-        Call::Version { cni_version } => return Ok((Reply::Versions { cni_version }, None)),
+        Call::Version { cni_version } => return Ok((cni::versions(&cni_version).into(), None)),
     };
-    done.map(|()| (Reply::Nothing, None))
+    done.map(|()| (Vec::new(), None))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::choose::Chooser;
 use super::gather::Scene;
-use super::{siblings, table};
+use super::table;
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{Change, Portmap};
@@ -16,7 +16,6 @@ use crate::store::{self, Held, Shared, Who};
 
 /// What is to be done.
 pub(super) struct Plan {
-    pub(super) owner: Owner,
     /// What the attachment held before.
     pub(super) before: Option<Record>,
     /// Who gives way, and why.
@@ -99,7 +98,7 @@ pub(super) fn decide(
         return Err(Error::NoNamespace(missing));
     }
     let holders = holders_of(shared, &ask.fixed)?;
-    for sibling in siblings::leave(&holders, &owner, &mut ask.fixed) {
+    for sibling in leave_to_siblings(&holders, &owner, &mut ask.fixed) {
         let (claimant, sibling) = (ask.holder.clone(), Box::new(sibling.clone()));
         log.note(Event::LeftToSibling { claimant, sibling });
     }
@@ -124,7 +123,7 @@ pub(super) fn decide(
     }
     wanted.advertised.clone_from(&gathered.advertised);
     warn_of_portmap(&gathered.portmap, &wanted, log);
-    Ok(Some(Plan { owner, before, giving_way, wanted, cursors: granted.cursors }))
+    Ok(Some(Plan { before, giving_way, wanted, cursors: granted.cursors }))
 }
 
 /// Says which host ports portmap translates too: its rules come first, so they never get here.
@@ -142,6 +141,36 @@ fn holders_of(shared: Option<&Shared>, wanted: &[Mapping]) -> Result<Vec<Held>, 
 
 pub(super) fn hosts_of(mappings: &[Mapping]) -> Vec<HostPort> {
     mappings.iter().map(|mapping| mapping.host).collect()
+}
+
+/// Takes out of `wanted` what another network of the same container maps to the same container port
+/// already; gives those who do. `holders` are all who hold something of it.
+///
+/// podman and nerdctl ask for a container's host ports in each of its networks. A host port leads to
+/// one address, and either network's will do: the first has it.
+pub(super) fn leave_to_siblings<'a>(
+    holders: &'a [Held],
+    claimant: &Owner,
+    wanted: &mut Vec<Mapping>,
+) -> Vec<&'a Owner> {
+    let mut siblings = Vec::new();
+    for holder in holders {
+        let Who::Record(record) = &holder.who else { continue };
+        if plan::standing(claimant, &record.owner, netns::is_gone) != Standing::Sibling {
+            continue;
+        }
+        let before = wanted.len();
+        wanted.retain(|wanted| {
+            let serves = |held: &Mapping| {
+                (held.host, held.container_port) == (wanted.host, wanted.container_port)
+            };
+            !record.mappings.iter().any(serves)
+        });
+        if wanted.len() < before {
+            siblings.push(&record.owner);
+        }
+    }
+    siblings
 }
 
 /// Those of `holders` who hold a wanted port and give way, and why.

@@ -1,6 +1,6 @@
 //! The store and the kernel side by side, without a change to either: what `repair` would find.
 
-use super::table;
+use super::{split, table};
 use crate::error::Error;
 use crate::event::{Log, Silent};
 use crate::kernel::Nft;
@@ -27,13 +27,7 @@ pub struct Examined {
 pub fn examine(store: &Store, log: &mut dyn Log) -> Result<Option<Examined>, Error> {
     let Some(shared) = store.read(log)? else { return Ok(None) };
     shared.belongs_here()?;
-    let (mut records, mut unreadable) = (Vec::new(), Vec::new());
-    for read in shared.owned_records()? {
-        match read {
-            Ok(record) => records.push(record),
-            Err(error) => unreadable.push(error),
-        }
-    }
+    let (records, unreadable) = split(shared.owned_records()?);
     let instance = shared.instance().id.clone();
     let everything = table::ruleset(&shared, &[], None, &mut Silent)?;
     let compare = || Ok(Nft::open(&instance)?.differences(&everything)?);

@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{self, Nft};
@@ -37,14 +38,9 @@ impl Dismantled {
     }
 
     fn of(shared: &Shared) -> Result<Self, Error> {
-        let mut found = Self::default();
-        for read in shared.records()? {
-            match read {
-                Ok(record) => found.holders.push(record.owner),
-                Err(_) => found.unreadable += 1,
-            }
-        }
-        Ok(found)
+        let (records, unreadable) = split(shared.records()?);
+        let holders = records.into_iter().map(|record| record.owner).collect();
+        Ok(Self { holders, unreadable: unreadable.len(), ..Self::default() })
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{Extent, Nft};
@@ -37,20 +38,11 @@ pub fn list(store: &Store, log: &mut dyn Log) -> Result<Option<Listing>, Error> 
 }
 
 pub(super) fn listing_of(shared: &Shared) -> Result<Listing, Error> {
-    let mut listing = Listing { instance: shared.instance().id.clone(), ..Listing::default() };
-    let mut broken = Vec::new();
-    for read in shared.records()? {
-        match read {
-            Ok(record) => listing.attachments.push(record),
-            Err(unreadable) => broken.push(unreadable),
-        }
-    }
-    for read in shared.reservations()? {
-        match read {
-            Ok(reservation) => listing.reservations.push(reservation),
-            Err(unreadable) => broken.push(unreadable),
-        }
-    }
+    let (attachments, mut broken) = split(shared.records()?);
+    let (reservations, others) = split(shared.reservations()?);
+    broken.extend(others);
+    let instance = shared.instance().id.clone();
+    let mut listing = Listing { instance, attachments, reservations, unreadable: Vec::new() };
     for unreadable in broken {
         let hosts = shared.entered(&unreadable.key)?;
         listing.unreadable.push((unreadable, hosts));

@@ -19,7 +19,6 @@ mod reconcile;
 mod release;
 mod repair;
 mod reserve;
-mod siblings;
 mod status;
 mod survey;
 mod table;
@@ -33,7 +32,7 @@ use crate::event::{Event, Log, Undone};
 use crate::kernel::{Applied, Nft, Redirected};
 use crate::model::{HostPort, Record};
 use crate::ruleset::Traffic;
-use crate::store::{PERSISTENT, Store};
+use crate::store::{PERSISTENT, Store, Unreadable};
 
 pub use check::check;
 pub use claim::{Claimed, claim, undo};
@@ -82,6 +81,13 @@ fn report(applied: Applied, log: &mut dyn Log) -> Result<Vec<Traffic>, Error> {
 /// whose change is in force.
 fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) {
     tolerate(nft.end_flows(change), Undone::StaleFlows, log);
+}
+
+/// What could be read, and what could not.
+fn split<T>(read: Vec<Result<T, Unreadable>>) -> (Vec<T>, Vec<Unreadable>) {
+    let mut unreadable = Vec::new();
+    let readable = |one: Result<T, _>| one.map_err(|error| unreadable.push(error)).ok();
+    (read.into_iter().filter_map(readable).collect(), unreadable)
 }
 
 /// Whether exactly this host port is recorded.

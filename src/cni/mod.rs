@@ -1,4 +1,4 @@
-//! The bytes and variables of a CNI call in, a typed [`Call`] out, and a [`Reply`] back to bytes.
+//! The bytes and variables of a CNI call in, a typed [`Call`] out, and the text of a reply.
 //!
 //! Everything is checked here once, so that a [`Call`] needs no checking. Nothing is read or
 //! written: the caller hands in the environment, stdin and the node's own file.
@@ -36,12 +36,11 @@ pub use self::config::{
 pub use self::env::Env;
 pub use self::error::Error;
 pub use self::host_network::{PodAnnotations, asks_by, host_network_ask};
-pub use self::reply::Reply;
+pub use self::reply::{failure, versions};
 pub use self::version::Version;
 
 pub(crate) use self::json::Entries;
 use self::json::Object;
-use self::parse::Parser;
 use crate::model::{Ask, Attachment};
 
 /// The node's own file. Its keys win over the network configuration's.
@@ -68,7 +67,7 @@ pub enum Call {
     Status(StoreConfig),
     /// Say which versions are spoken.
     Version {
-        /// The asker's `cniVersion`, for [`Reply::Versions`].
+        /// The asker's `cniVersion`, for [`versions`].
         cni_version: String,
     },
 }
@@ -114,7 +113,7 @@ impl Call {
             let cni_version = asked.unwrap_or_else(|| Version::NEWEST.to_string());
             return Ok(Parsed { call: Self::Version { cni_version }, warnings: Vec::new() });
         }
-        Parser::open(env, stdin, command)?.parse(command, node_file)
+        parse::parse(env, stdin, command, node_file)
     }
 }
 

@@ -13,8 +13,51 @@ use super::version::Version;
 use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests};
 use crate::model::{Ask, Attachment, InvalidName, check_identifier};
 
+/// What reading [`super::NODE_FILE`] gives: nothing if there is none.
+pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
+
+/// Reads a call of any command but VERSION.
+pub(super) fn parse(
+    env: &Env,
+    stdin: &[u8],
+    command: Command,
+    node_file: impl FnOnce() -> NodeFile,
+) -> Result<Parsed, Error> {
+    let given = env.parameters(command)?;
+    let conf = Object::decode("the network configuration on stdin", "", stdin)?;
+    let config = conf.text("cniVersion")?;
+    let version = Version::of_config(&config)
+        .filter(|version| command.versions().contains(&version.as_str()))
+        .ok_or(Error::IncompatibleVersion { config, command })?;
+    let network = conf.text("name")?;
+    check_identifier("network name", &network).map_err(bad_name)?;
+    let judge = match command {
+        Command::Add | Command::Check => Judge::strict(),
+        Command::Del | Command::Gc | Command::Status | Command::Version => Judge::lenient(),
+    };
+    let mut parser = Parser { env, given, conf, version, network, judge };
+    let call = match command {
+        Command::Add => Call::Add(parser.claim(node_file)?),
+        Command::Check => Call::Check(parser.claim(node_file)?),
+        Command::Del => {
+            let store = parser.layered(node_file, StoreConfig::from_layers)?;
+            Call::Del { attachment: parser.attachment()?, store }
+        }
+        Command::Gc => {
+            let store = parser.layered(node_file, StoreConfig::from_layers)?;
+            let Parser { conf, network, judge, .. } = &mut parser;
+            let valid = gc::valid_attachments(conf, network, judge)?;
+            Call::Gc { network: parser.network, valid, store }
+        }
+        Command::Status | Command::Version => {
+            Call::Status(parser.layered(node_file, Config::from_layers)?.store)
+        }
+    };
+    Ok(Parsed { call, warnings: parser.judge.warnings })
+}
+
 /// A call whose environment, version and network name are good.
-pub(super) struct Parser<'a> {
+struct Parser<'a> {
     env: &'a Env,
     given: Parameters,
     conf: Object<'a>,
@@ -23,50 +66,7 @@ pub(super) struct Parser<'a> {
     judge: Judge,
 }
 
-/// What reading [`super::NODE_FILE`] gives: nothing if there is none.
-pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
-
-impl<'a> Parser<'a> {
-    pub(super) fn open(env: &'a Env, stdin: &'a [u8], command: Command) -> Result<Self, Error> {
-        let given = env.parameters(command)?;
-        let conf = Object::decode("the network configuration on stdin", "", stdin)?;
-        let config = conf.text("cniVersion")?;
-        let version = Version::of_config(&config)
-            .filter(|version| command.versions().contains(&version.as_str()))
-            .ok_or(Error::IncompatibleVersion { config, command })?;
-        let network = network_name(&conf)?;
-        let judge = match command {
-            Command::Add | Command::Check => Judge::strict(),
-            Command::Del | Command::Gc | Command::Status | Command::Version => Judge::lenient(),
-        };
-        Ok(Self { env, given, conf, version, network, judge })
-    }
-
-    pub(super) fn parse(
-        mut self,
-        command: Command,
-        node_file: impl FnOnce() -> NodeFile,
-    ) -> Result<Parsed, Error> {
-        let call = match command {
-            Command::Add => Call::Add(self.claim(node_file)?),
-            Command::Check => Call::Check(self.claim(node_file)?),
-            Command::Del => {
-                let store = self.layered(node_file, StoreConfig::from_layers)?;
-                Call::Del { attachment: self.attachment()?, store }
-            }
-            Command::Gc => {
-                let store = self.layered(node_file, StoreConfig::from_layers)?;
-                let valid = gc::valid_attachments(&self.conf, &self.network, &mut self.judge)?;
-                Call::Gc { network: self.network, valid, store }
-            }
-            // VERSION was answered before.
-            Command::Status | Command::Version => {
-                Call::Status(self.layered(node_file, Config::from_layers)?.store)
-            }
-        };
-        Ok(Parsed { call, warnings: self.judge.warnings })
-    }
-
+impl Parser<'_> {
     fn claim(&mut self, node_file: impl FnOnce() -> NodeFile) -> Result<Claim, Error> {
         let wanted = mappings::read(&self.conf)?;
         let annotations = Annotations::read(&self.conf)?;
@@ -114,12 +114,6 @@ impl<'a> Parser<'a> {
         Attachment::new(&self.network, &self.given.container_id, &self.given.ifname)
             .map_err(bad_name)
     }
-}
-
-fn network_name(conf: &Object<'_>) -> Result<String, Error> {
-    let name = conf.text("name")?;
-    check_identifier("network name", &name).map_err(bad_name)?;
-    Ok(name)
 }
 
 /// The container ID and interface name were checked with the environment, so this is the network's.
