@@ -82,12 +82,15 @@ pub fn panicked(message: &str) -> String {
     cni::failure(cni::Version::NEWEST, 999, &attempted, message)
 }
 
+/// What is printed, and what was granted.
+type Answer = (Vec<u8>, Option<(Store, Claimed)>);
+
 fn execute(
     call: Call,
     is_awaited: &dyn Fn() -> bool,
     now: u64,
     log: &mut dyn Log,
-) -> Result<(Vec<u8>, Option<(Store, Claimed)>), Error> {
+) -> Result<Answer, Error> {
     let done = match call {
         Call::Add(asked) => {
             let store = store(&asked.store);

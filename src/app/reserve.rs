@@ -33,7 +33,9 @@ pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> R
             }
             Who::Reservation(other) if other.name == reservation.name => {}
             Who::Unreadable(other) if other.key == own && other.is_discardable() => {}
-            other => return Err(decide::refused(wanted, held, other)),
+            who @ (Who::Record(_) | Who::Reservation(_) | Who::Unreadable(_)) => {
+                return Err(decide::refused(wanted, held, who));
+            }
         }
     }
     match locked.reserve(reservation) {

@@ -17,7 +17,7 @@ use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
 use super::text::{escape, is_near};
-use crate::model::{Dialect, Masquerade, Policy, PortPolicy, check_ifname};
+use crate::model::{Ask, Dialect, Holder, Masquerade, Policy, PortPolicy, check_ifname};
 
 mod ports;
 
@@ -136,14 +136,34 @@ impl Config {
         Ok((Self::from_layers(&layers, &mut judge)?, judge.warnings))
     }
 
+    /// A claim of `holder` by these rules, which asks for nothing yet.
+    pub(super) fn ask(self, holder: Holder) -> Ask {
+        Ask {
+            holder,
+            pod: None,
+            netns: None,
+            fixed: Vec::new(),
+            requested: Vec::new(),
+            annotation: None,
+            allocation: self.ports.allocation,
+            dialects: BTreeSet::new(),
+            pod_addresses: Vec::new(),
+            host_interfaces: Vec::new(),
+            ports: self.ports,
+            policy: self.policy,
+            advertise_addresses: self.advertise_addresses,
+            guard_except: self.guard_except,
+        }
+    }
+
     /// Reads all keys; an earlier layer wins over a later one, key by key.
     ///
     /// Values that an earlier layer hides are checked all the same, so that an error does not
     /// depend on which node it is looked for.
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
         judge.value(layers, "backend", backend)?;
-        let snat = judge.value(layers, "snat", |field| field.boolean())?.unwrap_or(true);
-        let masq_all = judge.value(layers, "masqAll", |field| field.boolean())?.unwrap_or(false);
+        let snat = judge.value(layers, "snat", boolean)?.unwrap_or(true);
+        let masq_all = judge.value(layers, "masqAll", boolean)?.unwrap_or(false);
         let policy = Policy {
             masquerade: match (snat, masq_all) {
                 // As in portmap, where masqAll without snat has no effect.
@@ -154,7 +174,7 @@ impl Config {
             mark_bit: judge.value(layers, "markMasqBit", mark_bit)?.unwrap_or(DEFAULT_MARK_BIT),
             source_ranges: judge.value(layers, "sourceRanges", networks)?.unwrap_or_default(),
             host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
-            counters: judge.value(layers, "counters", |field| field.boolean())?.unwrap_or(false),
+            counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
         };
         let ports = ports::read(layers, judge)?;
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
@@ -275,6 +295,10 @@ fn backend(field: &Field<'_>) -> Result<(), Error> {
         )),
         _ => Err(field.invalid("it must be \"nftables\"")),
     }
+}
+
+fn boolean(field: &Field<'_>) -> Result<bool, Error> {
+    field.boolean()
 }
 
 fn mark_bit(field: &Field<'_>) -> Result<u8, Error> {

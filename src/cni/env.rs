@@ -1,5 +1,7 @@
 //! The `CNI_*` variables of a call, and what each must look like.
 
+#![expect(clippy::unnecessary_debug_formatting, reason = "a variable may be no text")]
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 

@@ -9,7 +9,7 @@ use super::annotations::{Annotations, BCS, CAPABILITY, KUBEWHARF, PORTS};
 use super::config::Config;
 use super::error::Error;
 use super::json::Object;
-use super::requests::{self, Requests};
+use super::requests;
 use super::text::quote;
 use crate::model::{Ask, ContainerPort, Dialect, Holder, Pod, Request};
 
@@ -55,27 +55,12 @@ pub fn host_network_ask(
         refuse_without_list(&annotations, config)?;
     }
     let mut warnings = Vec::new();
-    let Requests { list, annotation, allocation, dialects } =
-        requests::read(&[], &annotations, config, &mut warnings)?;
-    for request in &list {
-        refuse_translation(request, annotation.unwrap_or(PORTS))?;
+    let mut ask = config.clone().ask(holder);
+    ask.pod = Some(pod);
+    requests::read(&mut ask, &[], &annotations, &config.aliases, &mut warnings)?;
+    for request in &ask.requested {
+        refuse_translation(request, ask.annotation.unwrap_or(PORTS))?;
     }
-    let ask = Ask {
-        holder,
-        pod: Some(pod),
-        netns: None,
-        fixed: Vec::new(),
-        requested: list,
-        annotation,
-        allocation,
-        dialects,
-        pod_addresses: Vec::new(),
-        host_interfaces: Vec::new(),
-        ports: config.ports.clone(),
-        policy: config.policy.clone(),
-        advertise_addresses: config.advertise_addresses.clone(),
-        guard_except: config.guard_except.clone(),
-    };
     Ok((!ask.is_empty()).then_some((ask, warnings)))
 }
 

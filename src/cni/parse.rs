@@ -11,7 +11,7 @@ use super::json::Object;
 use super::text::quote;
 use super::version::Version;
 use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests};
-use crate::model::{Ask, Attachment, InvalidName, check_identifier};
+use crate::model::{Attachment, InvalidName, check_identifier};
 
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
@@ -73,26 +73,17 @@ impl Parser<'_> {
         let silent = wanted.is_empty() && annotations.is_silent();
         let node_file = || if silent { Ok(None) } else { node_file() };
         let config = self.layered(node_file, Config::from_layers)?;
+        let (store, aliases) = (config.store.clone(), config.aliases.clone());
+        let mut ask = config.ask(self.attachment()?.into());
         let warnings = &mut self.judge.warnings;
-        let requests = requests::read(&wanted, &annotations, &config, warnings)?;
+        requests::read(&mut ask, &wanted, &annotations, &aliases, warnings)?;
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
-        let ask = Ask {
-            pod: self.env.pod(warnings),
-            holder: self.attachment()?.into(),
-            netns: Some(self.given.netns.clone()),
-            fixed: mappings::expand(&wanted, &prev.addresses)?,
-            requested: requests.list,
-            annotation: requests.annotation,
-            allocation: requests.allocation,
-            dialects: requests.dialects,
-            pod_addresses: prev.addresses,
-            host_interfaces: prev.host_interfaces,
-            ports: config.ports,
-            policy: config.policy,
-            advertise_addresses: config.advertise_addresses,
-            guard_except: config.guard_except,
-        };
-        Ok(Claim { ask, result: prev.echo, store: config.store })
+        ask.pod = self.env.pod(warnings);
+        ask.netns = Some(self.given.netns.clone());
+        ask.fixed = mappings::expand(&wanted, &prev.addresses)?;
+        ask.pod_addresses = prev.addresses;
+        ask.host_interfaces = prev.host_interfaces;
+        Ok(Claim { ask, result: prev.echo, store })
     }
 
     /// Reads the configuration with the node's own file laid over it.

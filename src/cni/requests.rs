@@ -3,24 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
-use super::config::Config;
 use super::error::Error;
 use super::grammar::{self, Item};
 use super::mappings::{PortMapping, key_of};
 use super::text::{quote, word};
-use crate::model::{Allocation, ContainerPort, Dialect, Request};
+use crate::model::{Allocation, Ask, ContainerPort, Dialect, PortPolicy, Request};
 
 mod bcs;
-
-/// What is asked for, and in whose words.
-#[derive(Debug)]
-pub(super) struct Requests {
-    pub(super) list: Vec<Request>,
-    /// The annotation that asked for some of them.
-    pub(super) annotation: Option<&'static str>,
-    pub(super) allocation: Allocation,
-    pub(super) dialects: BTreeSet<Dialect>,
-}
 
 /// What the `KubeWharf` annotation says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,22 +18,23 @@ enum KubeWharf {
     On(Option<Allocation>),
 }
 
-/// Puts together what the port mappings and the annotations ask for, in this order.
+/// Adds to `ask` what the port mappings and the annotations ask for, in this order.
 pub(super) fn read(
+    ask: &mut Ask,
     mapped: &[PortMapping],
     annotations: &Annotations,
-    config: &Config,
+    aliases: &BTreeSet<Dialect>,
     warnings: &mut Vec<String>,
-) -> Result<Requests, Error> {
+) -> Result<(), Error> {
     let kubewharf = match annotations.get(KUBEWHARF) {
-        Some(value) if config.aliases.contains(&Dialect::KubeWharf) => kubewharf(value)?,
+        Some(value) if aliases.contains(&Dialect::KubeWharf) => kubewharf(value)?,
         _ => KubeWharf::Off,
     };
     let text = annotations.get(PORTS);
-    let most = config.ports.max_per_pod;
+    let most = ask.ports.max_per_pod;
     let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text, most))?;
     let of_bcs = match annotations.get(BCS) {
-        Some(value) if config.aliases.contains(&Dialect::Bcs) && bcs::is_on(value, warnings) => {
+        Some(value) if aliases.contains(&Dialect::Bcs) && bcs::is_on(value, warnings) => {
             Some(bcs::items(annotations, mapped, &named, most)?)
         }
         _ => None,
@@ -58,7 +48,7 @@ pub(super) fn read(
     let mut list = of_mappings(mapped, &items)?;
     list.extend(items.into_iter().map(|item| item.request));
     if let Some(name) = annotations.get(RANGE) {
-        let range = range(name, config)?;
+        let range = range(name, &ask.ports)?;
         for request in &mut list {
             request.range.clone_from(&range);
         }
@@ -67,19 +57,19 @@ pub(super) fn read(
     if list.is_empty() && mapped.is_empty() && of_bcs.is_none() {
         refuse_lonely(annotations, kubewharf)?;
     }
-    let strategy = match (annotations.get(ALLOCATION), kubewharf) {
-        (Some(value), _) => Some(allocation(value)?),
-        (None, KubeWharf::On(strategy)) => strategy,
-        (None, KubeWharf::Off) => None,
-    };
-    let used =
-        [(kubewharf != KubeWharf::Off, Dialect::KubeWharf), (of_bcs.is_some(), Dialect::Bcs)];
-    Ok(Requests {
-        list,
-        annotation,
-        allocation: strategy.unwrap_or(config.ports.allocation),
-        dialects: used.into_iter().filter_map(|(is_used, one)| is_used.then_some(one)).collect(),
-    })
+    match (annotations.get(ALLOCATION), kubewharf) {
+        (Some(value), _) => ask.allocation = allocation(value)?,
+        (None, KubeWharf::On(Some(strategy))) => ask.allocation = strategy,
+        (None, KubeWharf::On(None) | KubeWharf::Off) => {}
+    }
+    if kubewharf != KubeWharf::Off {
+        ask.dialects.insert(Dialect::KubeWharf);
+    }
+    if of_bcs.is_some() {
+        ask.dialects.insert(Dialect::Bcs);
+    }
+    (ask.requested, ask.annotation) = (list, annotation);
+    Ok(())
 }
 
 fn allocation(value: &str) -> Result<Allocation, Error> {
@@ -105,15 +95,15 @@ fn kubewharf(value: &str) -> Result<KubeWharf, Error> {
 }
 
 /// The name of the range as a request has it.
-fn range(name: &str, config: &Config) -> Result<Option<String>, Error> {
+fn range(name: &str, ports: &PortPolicy) -> Result<Option<String>, Error> {
     let name = name.trim();
     if name == Request::DEFAULT_RANGE {
         return Ok(None);
     }
-    if config.ports.named_ranges.contains_key(name) {
+    if ports.named_ranges.contains_key(name) {
         return Ok(Some(name.to_owned()));
     }
-    let names = config.ports.named_ranges.keys().map(|name| quote(name));
+    let names = ports.named_ranges.keys().map(|name| quote(name));
     let known: Vec<String> = [quote(Request::DEFAULT_RANGE)].into_iter().chain(names).collect();
     Err(Error::annotation(
         RANGE,
