@@ -7,6 +7,7 @@ mod agent;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::env;

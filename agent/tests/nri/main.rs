@@ -1,6 +1,7 @@
 //! The session with a runtime, over a real socket: what each side sends, and what a slow, old or hostile
 //! runtime can do.
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
 
 use std::future::Future;

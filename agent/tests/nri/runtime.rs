@@ -1,10 +1,9 @@
 //! A container runtime as the agent sees it, on a real Unix socket: as strict as containerd where it matters,
 //! and as slow or hostile as a test wants. It writes and reads the frames with code of its own.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use prost::Message;
@@ -43,6 +42,27 @@ impl Runtime {
         let (stream, _) = self.listener.accept().expect("the agent connects");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
         Connection { stream, frame: usize::MAX, calls: 0, held: Vec::new() }
+    }
+
+    /// Accepts an agent that has connected, and synchronizes it; none where there is none, or one that ends
+    /// or is stopped meanwhile.
+    pub(crate) fn connect_if_any(&self) -> Option<(String, Connection)> {
+        self.listener.set_nonblocking(true).expect("a listener");
+        let accepted = self.listener.accept();
+        self.listener.set_nonblocking(false).expect("a listener");
+        let (stream, _) = accepted.ok()?;
+        stream.set_nonblocking(false).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a time limit");
+        let mut connection = Connection { stream, frame: usize::MAX, calls: 0, held: Vec::new() };
+        let (stream, _, body) = connection.try_receive(RUNTIME).ok()?;
+        let request = Request::decode(body.as_slice()).expect("a request");
+        let registration = RegisterPlugin::decode(request.payload.as_slice()).expect("its payload");
+        connection
+            .try_send(RUNTIME, stream, RESPONSE, &Response::default().encode_to_vec())
+            .ok()?;
+        connection.call_if_alive("Configure", &Configure::default())?.ok()?;
+        connection.call_if_alive("Synchronize", &Synchronize::default())?.ok()?;
+        Some((registration.plugin_idx, connection))
     }
 
     /// Accepts, and does everything up to the first event.
@@ -123,30 +143,51 @@ impl Connection {
         self.response(stream)
     }
 
+    /// The same for an agent that may have ended, or be stopped: none if it does not answer in 2 s.
+    pub(crate) fn call_if_alive(
+        &mut self,
+        method: &str,
+        payload: &impl Message,
+    ) -> Option<Result<Vec<u8>, Status>> {
+        let limit = Duration::from_secs(2);
+        self.stream.set_read_timeout(Some(limit)).expect("a time limit");
+        let (stream, body) = self.request(method, payload.encode_to_vec(), limit);
+        self.try_send(PLUGIN, stream, REQUEST, &body).ok()?;
+        let (answered, _, body) = self.try_receive(PLUGIN).ok()?;
+        assert_eq!(answered, stream);
+        Some(result(&body))
+    }
+
     /// Sends a request, and gives the number of its stream.
     pub(crate) fn ask(&mut self, method: &str, payload: Vec<u8>, limit: Duration) -> u32 {
+        let (stream, body) = self.request(method, payload, limit);
+        self.send(PLUGIN, stream, REQUEST, &body);
+        stream
+    }
+
+    fn request(&mut self, method: &str, payload: Vec<u8>, limit: Duration) -> (u32, Vec<u8>) {
         self.calls += 1;
-        let stream = self.calls * 2 - 1;
         let request = Request {
             service: "nri.pkg.api.v1alpha1.Plugin".to_owned(),
             method: method.to_owned(),
             payload,
             timeout_nano: limit.as_nanos().try_into().expect("a short time"),
         };
-        self.send(PLUGIN, stream, REQUEST, &request.encode_to_vec());
-        stream
+        (self.calls * 2 - 1, request.encode_to_vec())
     }
 
     pub(crate) fn response(&mut self, expected: u32) -> Result<Vec<u8>, Status> {
         let (stream, kind, body) = self.receive(PLUGIN);
         assert_eq!((stream, kind), (expected, RESPONSE));
-        let response = Response::decode(body.as_slice()).expect("a response");
-        let failed = response.status.filter(|status| status.code != 0);
-        failed.map_or(Ok(response.payload), Err)
+        result(&body)
     }
 
     /// Sends one ttrpc message, in frames of the size that the test wants.
     pub(crate) fn send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) {
+        self.try_send(connection, stream, kind, body).expect("the agent reads");
+    }
+
+    fn try_send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) -> io::Result<()> {
         let mut message = (body.len() as u32).to_be_bytes().to_vec();
         message.extend(stream.to_be_bytes());
         message.extend([kind, 0]);
@@ -155,28 +196,32 @@ impl Connection {
             let mut frame = connection.to_be_bytes().to_vec();
             frame.extend((payload.len() as u32).to_be_bytes());
             frame.extend(payload);
-            self.write(&frame);
+            self.try_write(&frame)?;
         }
+        Ok(())
     }
 
     /// Sends bytes as they are.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(self.frame) {
-            self.stream.write_all(piece).expect("the agent reads");
-            if self.frame < 16 {
-                thread::yield_now();
-            }
-        }
+        self.try_write(bytes).expect("the agent reads");
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        bytes.chunks(self.frame).try_for_each(|piece| self.stream.write_all(piece))
     }
 
     /// Reads one ttrpc message. A frame that containerd would not accept fails the test.
     fn receive(&mut self, connection: u32) -> (u32, u8, Vec<u8>) {
+        self.try_receive(connection).expect("the agent answers")
+    }
+
+    fn try_receive(&mut self, connection: u32) -> io::Result<(u32, u8, Vec<u8>)> {
         loop {
             if let Some(message) = whole(&mut self.held) {
-                return message;
+                return Ok(message);
             }
             let mut header = [0; 8];
-            self.stream.read_exact(&mut header).expect("the agent answers");
+            self.stream.read_exact(&mut header)?;
             assert_eq!(number(&header), connection);
             let length = number(&header[4..]) as usize;
             assert!(
@@ -185,9 +230,16 @@ impl Connection {
             );
             let begin = self.held.len();
             self.held.resize(begin + length, 0);
-            self.stream.read_exact(&mut self.held[begin..]).expect("the whole frame");
+            self.stream.read_exact(&mut self.held[begin..])?;
         }
     }
+}
+
+/// What a response says.
+fn result(body: &[u8]) -> Result<Vec<u8>, Status> {
+    let response = Response::decode(body).expect("a response");
+    let failed = response.status.filter(|status| status.code != 0);
+    failed.map_or(Ok(response.payload), Err)
 }
 
 /// Takes a message off the front, if it is complete.
