@@ -159,13 +159,16 @@ impl Keeper {
         if self.lead.is_held() {
             return Ok(Standing::Leads);
         }
+        let attempt = self.lead.attempt()?;
         if self.part == Part::Overtaken {
-            if self.heart.is_of_another(now)? {
+            if attempt == Attempt::Taken && self.heart.is_of_another(now)? {
+                self.lead.release();
                 return Ok(Standing::StandsBy);
             }
+            // Once the other has the lock, or is gone, a free one can be taken again.
             self.part = Part::Ready;
         }
-        match self.lead.attempt()? {
+        match attempt {
             Attempt::Taken if is_event || self.preferred || !self.is_awaited(now) => {
                 self.part = Part::Ready;
                 self.next.release();

@@ -116,6 +116,18 @@ fn a_stopped_leader_is_followed_before_the_runtime_goes_on_without_any() {
 }
 
 #[test]
+fn a_leader_that_was_stopped_follows_at_once_when_its_successor_is_killed() {
+    let node = Node::new();
+    let (mut first, mut second) = (node.agent(true), node.agent(false));
+    assert!(leads(&mut first));
+    node.run(1700, &mut [&mut second]);
+    assert_eq!((leads(&mut first), leads(&mut second)), (false, true));
+    node.run(500, &mut [&mut second, &mut first]);
+    drop(second);
+    assert!(leads(&mut first));
+}
+
+#[test]
 fn a_single_agent_that_was_stopped_answers_again() {
     let node = Node::new();
     let mut only = node.agent(true);
