@@ -260,8 +260,8 @@ fn show_and_list_say_whom_they_do_not_know() {
     let (status, listed, stderr) = autoport(&["list"]);
     assert!(status.success() && stderr.contains("nothing has been recorded in /run/autoport yet"));
     assert_eq!(listed, "HOST PORT  TARGET  CHOICE  STATE  AGE  HOLDER\n");
-    let none = json!({"attachments": [], "reservations": [], "unreadable": []});
-    assert_eq!(json_of(&["list"]).1, none);
+    let empty = json!({"attachments": [], "reservations": [], "unreadable": []});
+    assert_eq!(json_of(&["list"]).1, empty);
     assert!(!Path::new(STATE).exists(), "looking makes nothing");
 
     for (number, id) in [(5, "ab1"), (6, "ab2")] {
