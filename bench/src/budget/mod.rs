@@ -223,7 +223,7 @@ mod tests {
     fn every_microsecond_belongs_to_one_step() {
         let (adds, floors) = runs(PERF);
         assert_eq!((adds.len(), floors.len()), (1, 0));
-        let lines = ["execve(", "arch_prctl(", "read(0, 377", "flock(3", "exit_group(0"];
+        let lines = ["execve(", "arch_prctl(", "read(0, 377", "flock(3, LOCK_EX", "exit_group(0"];
         let took = steps(&lines.map(str::to_owned), &adds);
         let spans: Vec<_> = took
             .iter()
