@@ -30,7 +30,7 @@ impl Locked {
             index::enter(disk, &mapping.host, &key)?;
         }
         if let Some(place) = lookup::enter(disk, record)? {
-            self.note_leaving(&key, &place);
+            self.note_leaving(&place);
         }
         record::write(disk, &key.path(), record)?;
         if !record.grants.is_empty() {
@@ -57,7 +57,7 @@ impl Locked {
         let key = Key::of(&record.owner.holder);
         let Some(place) = leaving::place(record) else { return self.remove(record) };
         if self.disk.target(&place)?.is_none() {
-            self.note_leaving(&key, &place);
+            self.note_leaving(&place);
         }
         if self.leaving.borrow().is_empty() && self.disk.rename(&key.path(), &place).is_ok() {
             return self.withdraw_entries(record, Some(&place));

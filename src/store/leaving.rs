@@ -3,6 +3,8 @@
 //! Such a record takes the place of its container's entry, `containers/<container ID>/<key>`, until the
 //! connections have ended, which happens without the lock. A command that is killed before leaves it to
 //! the next ADD or DEL of the container, GC or repair.
+//!
+//! One host port may be in it twice: a container that came back has another address.
 
 use super::error::Error;
 use super::key::Key;
@@ -41,19 +43,20 @@ impl Shared {
     fn leaving_in(&self, directory: &str) -> Result<Vec<Record>, Error> {
         let keys = self.disk.names(directory)?.into_iter().filter_map(|name| Key::of_name(&name));
         // An entry is a link, which is not followed.
-        let read = |key: Key| record::read_at(&self.disk, &key, &format!("{directory}/{key}"));
-        let found = keys.filter_map(|key| read(key).ok().flatten());
-        Ok(found.filter(|record| record.boot_id == self.instance.boot_id).collect())
+        Ok(keys.filter_map(|key| self.leaving_at(&format!("{directory}/{key}"))).collect())
+    }
+
+    fn leaving_at(&self, place: &str) -> Option<Record> {
+        let record: Record = record::decode(&self.disk.read(place).ok()??).ok()?;
+        (record.boot_id == self.instance.boot_id).then_some(record)
     }
 }
 
 impl Locked {
     /// Remembers the record that is leaving at `place`, whose holder has come back: its connections are
     /// this command's to end.
-    pub(super) fn note_leaving(&self, key: &Key, place: &str) {
-        let found = record::read_at(&self.disk, key, place).ok().flatten();
-        let found = found.filter(|record| record.boot_id == self.instance.boot_id);
-        self.leaving.borrow_mut().extend(found);
+    pub(super) fn note_leaving(&self, place: &str) {
+        self.leaving.borrow_mut().extend(self.leaving_at(place));
     }
 
     /// The records that were found leaving where this command recorded something.

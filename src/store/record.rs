@@ -36,12 +36,7 @@ struct Written<'a, T> {
 /// Reads the record of `key`; `None` when there is none. The outer failure of the type is left to
 /// the caller, since an unreadable record is an answer to some and an error to others.
 pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Record>, Unreadable> {
-    read_at(disk, key, &key.path())
-}
-
-/// The same from another file.
-pub(super) fn read_at(disk: &Disk, key: &Key, path: &str) -> Result<Option<Record>, Unreadable> {
-    read_as(disk, key, path, parse)
+    read_as(disk, key, &key.path(), parse)
 }
 
 /// Reads what `parse` knows how to read from the file `path` of whoever has this key.

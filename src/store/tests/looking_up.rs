@@ -198,8 +198,10 @@ fn what_cannot_be_read_is_found_until_it_is_discarded() {
 fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
     let node = Node::new();
     let locked = node.lock();
-    let [first, second, third] =
-        [20_000, 30_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
+    let [first, mut second, third] =
+        [20_000, 20_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
+    // The same host port, by another address of the container.
+    second.mappings[0].target = Some("10.0.0.3:80".parse().expect("an address"));
     let hosts = |records: &[Record]| -> Vec<u16> {
         records.iter().flat_map(|record| &record.mappings).map(|it| it.host.port.get()).collect()
     };
@@ -213,11 +215,11 @@ fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
     locked.retire(&second).expect("retiring");
     drop(locked.unlock());
     let locked = node.lock();
-    assert_eq!(hosts(&locked.leaving("4f2a").expect("looking")), [20_000, 30_000]);
+    assert_eq!(hosts(&locked.leaving("4f2a").expect("looking")), [20_000, 20_000]);
 
     locked.save(&third).expect("saving");
     let found = locked.found_leaving();
-    assert_eq!(hosts(&found), [20_000, 30_000], "the command has to end their connections");
+    assert_eq!(hosts(&found), [20_000, 20_000], "the command has to end their connections");
     let unlocked = locked.unlock();
     for record in &found {
         unlocked.forget(record).expect("forgetting");
