@@ -175,7 +175,7 @@ fn the_watch_leaves_our_own_changes_alone() {
     assert_eq!(view::elements().len(), 12 * 8);
     let said = watch.said();
     assert!(!said.contains("built") && !said.contains("mended"), "{said}");
-    // Now somebody flushes in the middle of it, again and again.
+    // Another program flushes the table again and again while the watch repairs it.
     for (number, pod) in pods[..12].iter().enumerate() {
         nft("flush ruleset");
         add(&node, pod);

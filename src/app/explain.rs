@@ -80,7 +80,7 @@ pub fn explain(
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
     let outcome = Call::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
         log.extend(parsed.warnings.into_iter().map(Event::Ignored));
-        // Whoever calls this has put ADD into the environment.
+        // The environment says ADD: the command line sets it.
         let Call::Add(mut claim) = parsed.call else { return Ok(None) };
         if let Some(state_dir) = state_dir {
             claim.store.state_dir = state_dir;

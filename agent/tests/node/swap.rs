@@ -1,6 +1,6 @@
-//! Two agents, one of which is killed or stopped again and again while containers are created. The runtime does
-//! what containerd does: it asks one agent after the other, drops one that does not answer in 2 s, and
-//! creates the container with what it has.
+//! A leader and a standby. The test kills or stops one of them, again and again, while it creates containers. The
+//! runtime of the tests acts like containerd: it asks both agents in turn, drops one that does not answer in
+//! 2 s, and creates the container with the answers that it got.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -91,7 +91,7 @@ impl Desk {
         if now == self.texts[1] {
             assert!(self.executable().exists(), "{what}: the list names what is not there");
             let before = fs::read_to_string(self.backup()).unwrap_or_default();
-            assert_eq!(before, self.texts[0], "{what}: nobody knows what was before");
+            assert_eq!(before, self.texts[0], "{what}: the text before the command is not known");
         }
         if let Ok(found) = fs::metadata(self.executable()) {
             let whole = fs::metadata(Plugin::Autoport.path()).expect("it is built").len();

@@ -192,7 +192,7 @@ fn a_deleted_record_and_entries_that_lead_nowhere() {
 fn a_lost_index_entry() {
     let scene = Scene::new();
     fs::remove_file(Path::new(STATE).join("ports/tcp/8080/0.0.0.0")).expect("the entry is ours");
-    // Nobody else has it, so it is still the pod's own: the kernel says so to whoever asks for it.
+    // No other pod has taken the port, so the element still names this pod, and an ADD for it is rejected.
     scene.web.check().success();
     let refused = run(&scene.claim("greedy", 8080), "ADD");
     refused.failure(100);
