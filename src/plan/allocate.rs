@@ -45,18 +45,29 @@ pub fn allocate<E>(
 /// An answer about one spot, examined or not.
 type Look<'a, E> = &'a mut dyn FnMut(Spot, bool) -> Result<Availability, E>;
 
-/// Serves the requests in the order asked. Where that fails, the longest are placed first, ranges are filled
-/// from their start so that blocks fit best, and what a request had before does not count.
+/// Serves the requests in the order asked. Where that fails, the longest are placed first; where that fails
+/// too, ranges are filled from their start so that blocks fit best, and what a request had before does not
+/// count.
 fn serve<'a, E>(choice: &Choice<'a>, look: Look<'_, E>) -> Result<Result<Granted, Stuck<'a>>, E> {
     let requests = &choice.ask.requested;
-    let mut sequence: Vec<usize> = (0..requests.len()).collect();
-    let stuck = match Attempt::new(*choice, false, look).run(&sequence)? {
-        Err(stuck) if requests.len() > 1 => stuck,
-        outcome => return Ok(outcome),
-    };
-    sequence.sort_by_key(|at| Reverse((requests[*at].count, requests[*at].protocols.len())));
+    let asked: Vec<usize> = (0..requests.len()).collect();
+    let mut longest = asked.clone();
+    longest.sort_by_key(|at| Reverse((requests[*at].count, requests[*at].protocols.len())));
     // The one to report is the one that fails in the order asked.
-    Ok(Attempt::new(*choice, true, look).run(&sequence)?.map_err(|_| stuck))
+    let stuck = match Attempt::new(*choice, false, look).run(&asked)? {
+        Ok(granted) => return Ok(Ok(granted)),
+        Err(stuck) => stuck,
+    };
+    let differs = longest != asked;
+    let had = choice.earlier.iter().any(Option::is_some);
+    // Another attempt at equal requests for single numbers would fail like the first.
+    let packs = requests.len() > 1 && (differs || had || requests[0].count.get() > 1);
+    for (packed, is_worth_it) in [(false, differs), (true, packs)] {
+        if is_worth_it && let Ok(granted) = Attempt::new(*choice, packed, look).run(&longest)? {
+            return Ok(Ok(granted));
+        }
+    }
+    Ok(Err(stuck))
 }
 
 /// The host ports that a claim has, by number.

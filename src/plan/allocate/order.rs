@@ -25,8 +25,9 @@ fn parts<'a>(policy: &'a PortPolicy, request: &Request) -> &'a [PortRange] {
 
 /// The numbers of one range around a ring, and where it goes on.
 pub(super) struct Order {
-    /// `None` fills the range from its start, without gaps.
-    allocation: Option<Allocation>,
+    allocation: Allocation,
+    /// Whether the range is filled from its start, without gaps.
+    packed: bool,
     numbers: Vec<NonZeroU16>,
     next: usize,
     /// The last number that was taken, where the next choice goes on past it.
@@ -36,29 +37,30 @@ pub(super) struct Order {
 impl Order {
     pub(super) fn new(choice: &Choice<'_>, request: &Request, packed: bool) -> Self {
         let mut numbers: Vec<_> = numbers(&choice.ask.ports, request).collect();
-        let allocation = Some(choice.ask.allocation).filter(|_| !packed);
+        let allocation = choice.ask.allocation;
         let cursor = choice.cursors.get(&request.range);
         let mut next = 0;
         match allocation {
-            Some(Allocation::Random) => {
+            _ if packed => {}
+            Allocation::Random => {
                 fastrand::Rng::with_seed(choice.seed).shuffle(&mut numbers);
             }
-            Some(Allocation::Sequential) => {
+            Allocation::Sequential => {
                 let place = numbers.iter().position(|number| Some(number) == cursor);
                 next = place.map_or(0, |place| place + 1);
             }
-            Some(Allocation::Stable) | None => {}
+            Allocation::Stable => {}
         }
-        Self { allocation, numbers, next, last: None }
+        Self { allocation, packed, numbers, next, last: None }
     }
 
     pub(super) fn is_stable(&self) -> bool {
-        self.allocation == Some(Allocation::Stable)
+        self.allocation == Allocation::Stable && !self.packed
     }
 
     /// Turns the ring to another place each time: not every holder on it can be examined.
     pub(super) fn turn(&mut self, seed: u64) {
-        if self.allocation == Some(Allocation::Sequential) && !self.numbers.is_empty() {
+        if self.allocation == Allocation::Sequential && !self.numbers.is_empty() {
             self.next = fastrand::Rng::with_seed(seed).usize(..self.len());
         }
     }
@@ -94,13 +96,12 @@ impl Order {
 
     /// Goes on past the `count` numbers that were taken at `step`.
     pub(super) fn move_past(&mut self, step: usize, count: u16) {
-        let (first, mut taken) = (self.at(step), usize::from(count));
-        match self.allocation {
-            // The others of a block are elsewhere in this order.
-            Some(Allocation::Random) => taken = 1,
-            Some(Allocation::Sequential) => self.last = Some(first.saturating_add(count - 1)),
-            Some(Allocation::Stable) | None => {}
+        if self.allocation == Allocation::Sequential {
+            self.last = Some(self.at(step).saturating_add(count - 1));
         }
+        // The others of a block are elsewhere in a random order.
+        let is_random = self.allocation == Allocation::Random && !self.packed;
+        let taken = if is_random { 1 } else { usize::from(count) };
         self.next = (self.next + step + taken) % self.numbers.len();
     }
 }
