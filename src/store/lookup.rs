@@ -16,7 +16,7 @@ use super::disk::{Disk, parent};
 use super::error::{Error, Unreadable};
 use super::key::{Key, hashed};
 use super::lock::is_absence;
-use super::{Shared, Store, record};
+use super::{Shared, Store, layout1, record};
 use crate::model::{Record, check_identifier};
 
 pub(super) const OWNERS: &str = "owners";
@@ -206,11 +206,20 @@ impl Shared {
             };
             found.extend(read.filter(|read| read.as_ref().map_or(true, &is_it)));
         }
+        if !self.instance.is_current() {
+            for record in found.iter_mut().flatten() {
+                layout1::complete(&self.disk, record);
+            }
+        }
         Ok(found)
     }
 
-    /// The keys that are entered in a directory. One of a later version is an error.
+    /// The keys that are entered in a directory; all there are, where an earlier version left the
+    /// store without these entries. One of a later version is an error.
     fn keys_at(&self, directory: &str) -> Result<Vec<Result<Key, Key>>, Error> {
+        if !self.instance.is_current() {
+            return Ok(self.record_keys()?.into_iter().map(Ok).collect());
+        }
         // What is hidden is a file of a pod that is about to be published.
         let names = self.disk.names(directory)?.into_iter().filter(|it| !it.starts_with('.'));
         let key = |name: String| {
@@ -227,10 +236,17 @@ impl Shared {
         let directory = directory(NAMESPACES, namespace);
         let mut granted = Vec::new();
         for key in self.keys_at(&directory)?.into_iter().flatten() {
-            let target = self.disk.target(&format!("{directory}/{key}"))?;
-            let is_recorded = self.disk.inode(&key.path())?.is_some();
-            let count = target.filter(|_| is_recorded).and_then(|target| target.parse().ok());
-            granted.extend(count.map(|count| (key, count)));
+            let count = if self.instance.is_current() {
+                let target = self.disk.target(&format!("{directory}/{key}"))?;
+                let is_recorded = self.disk.inode(&key.path())?.is_some();
+                target.filter(|_| is_recorded).and_then(|target| target.parse().ok())
+            } else {
+                let record = self.record(&key).ok().flatten();
+                let pod = record.as_ref().and_then(|record| record.owner.pod.as_ref());
+                let is_its = pod.is_some_and(|pod| pod.namespace == namespace);
+                record.filter(|_| is_its).map(|record| record.chosen_numbers().len())
+            };
+            granted.extend(count.filter(|count| *count > 0).map(|count| (key, count)));
         }
         Ok(granted)
     }

@@ -139,8 +139,7 @@ impl Store {
     }
 
     /// Takes the store for reading, and waits for that. `None` when nothing is recorded: there
-    /// is no directory, or none that a command has finished making. Writes nothing but what a store of an
-    /// earlier layout lacks.
+    /// is no directory, or none that a command has finished making. Never makes anything.
     ///
     /// # Errors
     /// As for [`Store::lock`].
@@ -153,12 +152,6 @@ impl Store {
             let file = wait.take(file, &path, Mode::Shared)?;
             if lock::guards(&file, &path)? {
                 let instance = Instance::of_reader(&disk)?;
-                if instance.as_ref().is_some_and(|found| !found.is_current()) {
-                    // A writer brings it to the layout of today.
-                    lock::release(&file);
-                    self.lock(wait.log())?;
-                    continue;
-                }
                 return Ok(instance.map(|instance| Shared { disk, instance, lock: file }));
             }
         }
