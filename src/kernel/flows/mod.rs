@@ -77,7 +77,7 @@ fn admits(by: &Traffic, client: IpAddr) -> bool {
 impl Turn<'_> {
     /// Whether the flow has to end. `local` says whether an address is this node's, and is asked only if
     /// that decides.
-    fn ends(&self, flow: &Flow, local: &impl Fn(IpAddr) -> bool) -> bool {
+    fn ends(&self, flow: &Flow, local: &dyn Fn(IpAddr) -> bool) -> bool {
         let Self { host, target, by, is_new, .. } = self;
         let to = flow.to.ip();
         let is_of_family = to.is_ipv4() == host.address.is_ipv4();
@@ -189,7 +189,7 @@ impl Nft {
                     Some(filters) => self.delete_by(of_family, &filters)?,
                     None => false,
                 };
-                ended |= by_filter && conntrack::count(&mut self.socket)? < entries;
+                ended |= by_filter && conntrack::count(&mut self.socket)? != entries;
                 ended |= !by_filter && self.delete_listed(of_family)?;
             }
         }
@@ -238,19 +238,20 @@ impl Nft {
             by_port.entry((turn.host.protocol, turn.host.port.get())).or_default().push(turn);
         }
         for filter in listings(turns) {
-            let flows = conntrack::list(&mut self.socket, &filter)?;
+            let concerned_by = |flow: &Flow, local: &dyn Fn(IpAddr) -> bool| {
+                let at_port = by_port.get(&(flow.protocol, flow.to.port()))?;
+                at_port.iter().find(|turn| turn.ends(flow, local)).map(|turn| **turn)
+            };
+            let mut flows = conntrack::list(&mut self.socket, &filter)?;
+            // What is there without asking what the node's addresses are: mostly nothing.
+            flows.retain(|flow| concerned_by(flow, &|_| true).is_some());
             if flows.is_empty() {
                 continue;
             }
             let own = Local::of(filter.family)
                 .map_err(|source| Error::Question { what: ADDRESSES, source })?;
-            for flow in flows {
-                let concerned = by_port.get(&(flow.protocol, flow.to.port())).into_iter().flatten();
-                let ends = |turn: &&&Turn<'_>| turn.ends(&flow, &|address| own.contains(address));
-                if let Some(turn) = concerned.into_iter().find(ends) {
-                    found.push((**turn, flow));
-                }
-            }
+            let concerned = |flow| Some((concerned_by(&flow, &|it| own.contains(it))?, flow));
+            found.extend(flows.into_iter().filter_map(concerned));
         }
         Ok(found)
     }
