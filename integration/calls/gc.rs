@@ -125,6 +125,24 @@ fn gc_clears_away_what_nobody_recorded() {
 /// `nerdctl compose` creates a network and a subnet for each project. The chains and sets of deleted
 /// networks are removed, those in use stay.
 #[test]
+fn a_stray_file_in_the_store_keeps_nothing() {
+    let scene = Scene::new();
+    for directory in ["containers", "namespaces", "ports/tcp"] {
+        let directory = Path::new(STATE).join(directory);
+        fs::create_dir_all(&directory).expect("making a directory");
+        fs::write(directory.join("stray"), "{").expect("writing");
+    }
+    view::an_hour_passes();
+    let outcome = gc(&json!({"cni.dev/valid-attachments": [entry("a")]}));
+    assert!(outcome.status.success() && !outcome.stderr.contains("stray"), "{outcome}");
+    scene.assert_left("GC", "ad");
+    let collected = told(&["gc"]);
+    assert!(collected.contains("1 removed, 1 kept"), "{collected}");
+    let repaired = told(&["repair"]);
+    assert!(repaired.contains("equals the records of 1 attachments"), "{repaired}");
+}
+
+#[test]
 fn gc_clears_away_the_chains_and_sets_of_networks_that_are_gone() {
     let node = Node::new();
     let plain = network("blue");

@@ -70,7 +70,7 @@ pub fn collect(
         let Finished { done, published } = phases::with(locked, None, now, log, |command| {
             command.locked.belongs_here()?;
             command.clear_published();
-            command.finish(command.locked.all_leaving()?)?;
+            command.finish_all();
             for one in &mut judged {
                 if let Judged::Removed(record) = one
                     && let Err(error) = remove(command, record)
@@ -134,7 +134,8 @@ fn goes(record: &Record, is_listed: Option<bool>, now: u64) -> bool {
 
 fn sweep(command: &mut UnderLock<'_>, going: Vec<Result<Record, Unreadable>>) -> Result<(), Error> {
     command.clear_published();
-    let mut first_failure = command.finish(command.locked.all_leaving()?);
+    command.finish_all();
+    let mut first_failure = Ok(());
     for read in going {
         let removed = match read {
             Ok(record) => {

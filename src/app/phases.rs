@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::{end_flows, failed, reconcile, report, table};
+use super::{end_flows, failed, reconcile, report, table, tolerate};
 use crate::error::Error;
 use crate::event::{Log, Undone};
-use crate::kernel::{self, Change, Nft, Redirected};
+use crate::kernel::{self, Applied, Change, Nft, Redirected};
 use crate::model::{Attachment, Mapping, Owner, Record};
 use crate::ruleset::Traffic;
 use crate::store::{Key, Locked, Unlocked};
@@ -128,6 +128,18 @@ impl UnderLock<'_> {
         Ok(())
     }
 
+    /// The same for all records. What cannot be listed keeps the command from nothing.
+    pub(super) fn finish_all(&mut self) {
+        let all = self.locked.all_leaving().map_err(Error::from);
+        let finished = all.and_then(|leaving| self.finish(leaving));
+        tolerate(finished, Undone::StaleFlows, self.log);
+    }
+
+    /// Ends the flows that began before what `applied` has restored was translated.
+    pub(super) fn restored(&mut self, applied: &mut Applied) {
+        self.redirected[0].new.append(&mut applied.restored);
+    }
+
     /// Ends the flows of these, whose container may be there again.
     fn end_flows_of(&mut self, leaving: Vec<Record>) {
         let gone = leaving.iter().map(|record| Traffic::of(record, record.mappings.clone()));
@@ -171,7 +183,7 @@ impl UnderLock<'_> {
 }
 
 /// Forgets records whose flows have ended.
-pub(super) fn forget(unlocked: &Unlocked, leaving: &[Record], log: &mut dyn Log) {
+fn forget(unlocked: &Unlocked, leaving: &[Record], log: &mut dyn Log) {
     for error in leaving.iter().filter_map(|record| unlocked.forget(record).err()) {
         failed(log, Undone::NotCollected, error);
     }
@@ -214,7 +226,7 @@ fn publish_rest(unlocked: Unlocked, log: &mut dyn Log) {
 
 /// The same, and deletes those of pods that have no record. Gives the first failure and notes the
 /// others.
-pub(super) fn clear_published(unlocked: Unlocked, log: &mut dyn Log) -> Result<(), Error> {
+fn clear_published(unlocked: Unlocked, log: &mut dyn Log) -> Result<(), Error> {
     let cleared = unlocked.clear_published(PATIENCE, log);
     publish_rest(unlocked, log);
     let mut failures = cleared?.into_iter();

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{adopt, end_flows, phases, reconcile, table};
+use super::phases::{self, Finished, UnderLock};
+use super::{adopt, reconcile, table};
 use crate::error::Error;
 use crate::event::{Log, Then};
-use crate::kernel::{self, Applied, Nft, Redirected};
-use crate::ruleset::Traffic;
+use crate::kernel::{self, Applied, Nft, Survey};
 use crate::store::{Store, Unreadable};
 
 /// What `repair` does with a store or a table that belongs to somebody else: a store to another
@@ -43,6 +43,7 @@ pub struct Repaired {
 pub fn repair(
     store: &Store,
     ownership: Ownership,
+    now: u64,
     log: &mut dyn Log,
 ) -> Result<Option<Repaired>, Error> {
     if store.read(log)?.is_none() {
@@ -63,7 +64,22 @@ pub fn repair(
         Ownership::Respect => nft.probe().map(|()| None)?,
         Ownership::Adopt => nft.survey()?,
     };
-    let leaving = locked.all_leaving()?;
+    let Finished { done, published } = phases::with(locked, Some(nft), now, log, |command| {
+        mend(command, ownership, survey.as_ref())
+    });
+    let repaired = done?;
+    published?;
+    Ok(Some(repaired))
+}
+
+fn mend(
+    command: &mut UnderLock<'_>,
+    ownership: Ownership,
+    survey: Option<&Survey>,
+) -> Result<Repaired, Error> {
+    command.clear_published();
+    command.finish_all();
+    let locked = command.locked;
     let mut left_alone = Vec::new();
     for unreadable in locked.records()?.into_iter().filter_map(Result::err) {
         if !unreadable.is_discardable() {
@@ -71,26 +87,18 @@ pub fn repair(
             continue;
         }
         let then = Then::Removed(locked.discard(&unreadable.key)?.to_string());
-        log.note(unreadable.event(then));
+        command.log.note(unreadable.event(then));
     }
-    let adopted = match &survey {
-        Some(survey) => adopt::adopt(&locked, survey, log)?,
-        None => 0,
-    };
-    let everything = table::ruleset(&locked, &[], None, log)?;
-    let mut applied = match nft.reconcile(&everything) {
+    let adopted = survey.map_or(Ok(0), |survey| adopt::adopt(locked, survey, command.log))?;
+    let everything = table::ruleset(locked, &[], None, command.log)?;
+    let mut applied = match command.nft()?.reconcile(&everything) {
         Err(kernel::Error::OtherInstance { .. }) if ownership == Ownership::Adopt => {
-            nft.adopt(&everything)?
+            command.nft()?.adopt(&everything)?
         }
         reconciled => reconciled?,
     };
+    command.restored(&mut applied);
     locked.tidy()?;
     let attachments = locked.records()?.len() - left_alone.len();
-    let unlocked = locked.unlock();
-    let new = std::mem::take(&mut applied.restored);
-    let gone = leaving.iter().map(|it| Traffic::of(it, it.mappings.clone())).collect();
-    end_flows(&mut nft, &Redirected { gone, new, pods_stay: true }, log);
-    phases::forget(&unlocked, &leaving, log);
-    phases::clear_published(unlocked, log)?;
-    Ok(Some(Repaired { attachments, adopted, left_alone, applied }))
+    Ok(Repaired { attachments, adopted, left_alone, applied })
 }

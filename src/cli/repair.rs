@@ -10,7 +10,7 @@ use autoport::store::{self, Store};
 use serde::Serialize;
 
 use super::output::{Answer, Screen};
-use super::{Failure, asked_to_end, nothing_recorded};
+use super::{Failure, asked_to_end, nothing_recorded, now};
 
 /// What differed, and was made equal.
 #[derive(Serialize)]
@@ -51,7 +51,7 @@ impl Answer for Outcome {
 
 pub(super) fn run(adopt: bool, store: &Store, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
-    let repaired = app::repair(store, ownership, &mut crate::Stderr)?;
+    let repaired = app::repair(store, ownership, now(), &mut crate::Stderr)?;
     let nothing = repaired.is_none().then(|| nothing_recorded(store));
     let outcome = Outcome { repaired: repaired.unwrap_or_default(), nothing };
     let status = screen.show(&outcome)?;

@@ -7,7 +7,7 @@ use super::disk;
 use super::error::Error;
 use super::instance::Instance;
 use super::key::{Key, Kind};
-use super::{Locked, index, leaving, lookup, record, reservation};
+use super::{Locked, index, lookup, record, reservation};
 use crate::model::{HostPort, Record};
 
 impl Locked {
@@ -29,9 +29,7 @@ impl Locked {
         for mapping in &record.mappings {
             index::enter(disk, &mapping.host, &key)?;
         }
-        if let Some(place) = lookup::enter(disk, record)? {
-            self.note_leaving(&place);
-        }
+        self.enter(record)?;
         record::write(disk, &key.path(), record)?;
         if !record.grants.is_empty() {
             self.note_change(record);
@@ -48,44 +46,8 @@ impl Locked {
         self.withdraw_entries(record, None)
     }
 
-    /// The same for a record whose connections are still to be ended: [`super::Unlocked::forget`] says
-    /// that they are. Until then a DEL of its container finds it.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn retire(&self, record: &Record) -> Result<(), Error> {
-        let key = Key::of(&record.owner.holder);
-        let Some(place) = leaving::place(record) else { return self.remove(record) };
-        if self.disk.target(&place)?.is_none() {
-            self.note_leaving(&place);
-        }
-        if self.leaving.borrow().is_empty() && self.disk.rename(&key.path(), &place).is_ok() {
-            return self.withdraw_entries(record, Some(&place));
-        }
-        // On a full disk nothing can be written, but everything given back.
-        let kept = self.leave(record).is_ok().then_some(place);
-        self.disk.remove(&key.path())?;
-        self.withdraw_entries(record, kept.as_deref())
-    }
-
-    /// Notes that connections through mappings of `gone`, whose holder may stay, are still to be ended: beside
-    /// what was leaving before.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn leave(&self, gone: &Record) -> Result<(), Error> {
-        let Some(place) = leaving::place(gone) else { return Ok(()) };
-        let mut gone = gone.clone();
-        let earlier = self.leaving.borrow();
-        let its = earlier.iter().filter(|earlier| earlier.owner.holder == gone.owner.holder);
-        gone.mappings.extend(its.flat_map(|earlier| &earlier.mappings));
-        gone.mappings.sort_unstable();
-        gone.mappings.dedup();
-        record::write(&self.disk, &place, &gone)
-    }
-
     /// Takes out what is entered for a record that is no longer there, but for one place.
-    fn withdraw_entries(&self, record: &Record, but: Option<&str>) -> Result<(), Error> {
+    pub(super) fn withdraw_entries(&self, record: &Record, but: Option<&str>) -> Result<(), Error> {
         self.note_change(record);
         let key = Key::of(&record.owner.holder);
         self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))?;
@@ -190,7 +152,7 @@ impl Locked {
                             index::enter(&self.disk, host, &key)?;
                         }
                     }
-                    lookup::enter(&self.disk, &record)?;
+                    self.enter(&record)?;
                     entered.extend(lookup::entries(&record).into_keys());
                     listed.insert(key, Some(hosts));
                 }
@@ -209,7 +171,9 @@ impl Locked {
             listed.get(key).is_some_and(|held| held.as_ref().is_none_or(lists))
         })?;
         lookup::prune(&self.disk, |name, key| {
-            entered.contains(name) || listed.get(key).is_some_and(Option::is_none)
+            entered.contains(name)
+                || listed.get(key).is_some_and(Option::is_none)
+                || self.may_be_leaving(name)
         })
     }
 }

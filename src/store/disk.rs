@@ -389,9 +389,11 @@ impl Disk {
 
     /// At most `most` of them, in no order. A name that is no UTF-8 is none of ours.
     pub(super) fn some_names(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
+        use io::ErrorKind::{NotADirectory, NotFound};
         let failed = |error| Error::io("list", &self.full(name))(error);
         let entries = match fs::read_dir(self.reach(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            // A stray file in the place of a directory is none of ours either.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
         let name = |entry: io::Result<fs::DirEntry>| {

@@ -155,6 +155,11 @@ impl Damage {
             _ => Self::Io(error),
         }
     }
+
+    /// Whether nobody can read more of it than we do.
+    pub(super) const fn is_discardable(&self) -> bool {
+        !matches!(self, Self::NewerLayout { .. } | Self::UnknownKind | Self::Io(_))
+    }
 }
 
 impl Unreadable {
@@ -168,7 +173,7 @@ impl Unreadable {
     /// What a later version wrote, and what the system did not give this time, is never discarded on
     /// behalf of somebody else.
     pub const fn is_discardable(&self) -> bool {
-        !matches!(self.source, Damage::NewerLayout { .. } | Damage::UnknownKind | Damage::Io(_))
+        self.source.is_discardable()
     }
 }
 

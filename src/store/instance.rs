@@ -152,7 +152,9 @@ fn build(disk: &Disk) -> Result<(), Error> {
         for key in key? {
             match record::read(disk, &key) {
                 Ok(Some(mut record)) => {
-                    lookup::enter(disk, &record)?;
+                    for (name, target) in lookup::entries(&record) {
+                        disk.link(&name, &target)?;
+                    }
                     if layout1::complete(disk, &mut record) {
                         record::write(disk, &key.path(), &record)?;
                     }

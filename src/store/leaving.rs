@@ -6,17 +6,17 @@
 //!
 //! One host port may be in it twice: a container that came back has another address.
 
-use super::error::Error;
+use super::disk::parent;
+use super::error::{Damage, Error};
 use super::key::Key;
 use super::lookup::{self, CONTAINERS};
 use super::{Locked, Shared, Unlocked, record};
 use crate::model::Record;
 
-/// Where the record of a container stands while it is leaving.
-pub(super) fn place(record: &Record) -> Option<String> {
+/// Where the record of a container stands while it is leaving, and where its entry leads.
+fn place(record: &Record) -> Option<(String, String)> {
     let key = Key::of(&record.owner.holder);
-    let container = record.owner.container_id()?;
-    Some(format!("{}/{key}", lookup::directory(CONTAINERS, container)))
+    Some(lookup::of_container(record.owner.container_id()?, &key))
 }
 
 impl Shared {
@@ -35,28 +35,92 @@ impl Shared {
     pub fn all_leaving(&self) -> Result<Vec<Record>, Error> {
         let mut all = Vec::new();
         for name in self.disk.names(CONTAINERS)? {
-            all.append(&mut self.leaving_in(&format!("{CONTAINERS}/{name}"))?);
+            // What cannot be listed keeps the others from nothing.
+            all.extend(self.leaving_in(&format!("{CONTAINERS}/{name}")).unwrap_or_default());
         }
         Ok(all)
     }
 
     fn leaving_in(&self, directory: &str) -> Result<Vec<Record>, Error> {
         let keys = self.disk.names(directory)?.into_iter().filter_map(|name| Key::of_name(&name));
-        // An entry is a link, which is not followed.
-        Ok(keys.filter_map(|key| self.leaving_at(&format!("{directory}/{key}"))).collect())
+        let at = |key| self.leaving_at(&format!("{directory}/{key}")).ok().flatten();
+        Ok(keys.filter_map(at).collect())
     }
 
-    fn leaving_at(&self, place: &str) -> Option<Record> {
-        let record: Record = record::decode(&self.disk.read(place).ok()??).ok()?;
-        (record.boot_id == self.instance.boot_id).then_some(record)
+    /// An entry is a link, which is not followed.
+    fn leaving_at(&self, place: &str) -> Result<Option<Record>, Damage> {
+        let Some(bytes) = self.disk.read(place).map_err(Damage::of)? else { return Ok(None) };
+        let record: Record = record::decode(&bytes)?;
+        Ok((record.boot_id == self.instance.boot_id).then_some(record))
+    }
+
+    /// Whether what is at `place` means something, if only to a later version or another time.
+    pub(super) fn may_be_leaving(&self, place: &str) -> bool {
+        match self.leaving_at(place) {
+            Ok(found) => found.is_some(),
+            Err(damage) => !damage.is_discardable(),
+        }
     }
 }
 
 impl Locked {
-    /// Remembers the record that is leaving at `place`, whose holder has come back: its connections are
-    /// this command's to end.
-    pub(super) fn note_leaving(&self, place: &str) {
-        self.leaving.borrow_mut().extend(self.leaving_at(place));
+    /// Enters a record. Where its holder is still leaving, that serves as the entry of its container, and
+    /// its connections are this command's to end.
+    pub(super) fn enter(&self, record: &Record) -> Result<(), Error> {
+        for (name, target) in lookup::entries(record) {
+            if self.disk.link_new(&name, &target)? {
+                continue;
+            }
+            match self.disk.entry(&name)? {
+                Some(found) if found == target => {}
+                Some(found) if found == name && self.may_be_leaving(&name) => {
+                    self.note_leaving(&name);
+                }
+                // What is leaving may have left just now, without the lock.
+                Some(_) | None => self.disk.link_over(&name, &target)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a record whose connections are still to be ended: [`Unlocked::forget`] says
+    /// that they are. Until then a DEL of its container finds it.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn retire(&self, record: &Record) -> Result<(), Error> {
+        let key = Key::of(&record.owner.holder);
+        let Some((place, _)) = place(record) else { return self.remove(record) };
+        if self.disk.target(&place)?.is_none() {
+            self.note_leaving(&place);
+        }
+        if self.leaving.borrow().is_empty() && self.disk.rename(&key.path(), &place).is_ok() {
+            return self.withdraw_entries(record, Some(&place));
+        }
+        // On a full disk nothing can be written, but everything given back.
+        let kept = self.leave(record).is_ok().then_some(place);
+        self.disk.remove(&key.path())?;
+        self.withdraw_entries(record, kept.as_deref())
+    }
+
+    /// Notes that connections through mappings of `gone`, whose holder may stay, are still to be ended: beside
+    /// what was leaving before.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn leave(&self, gone: &Record) -> Result<(), Error> {
+        let Some((place, _)) = place(gone) else { return Ok(()) };
+        let mut gone = gone.clone();
+        let earlier = self.leaving.borrow();
+        let its = earlier.iter().filter(|earlier| earlier.owner.holder == gone.owner.holder);
+        gone.mappings.extend(its.flat_map(|earlier| &earlier.mappings));
+        gone.mappings.sort_unstable();
+        gone.mappings.dedup();
+        record::write(&self.disk, &place, &gone)
+    }
+
+    fn note_leaving(&self, place: &str) {
+        self.leaving.borrow_mut().extend(self.leaving_at(place).ok().flatten());
     }
 
     /// The records that were found leaving where this command recorded something.
@@ -72,16 +136,16 @@ impl Unlocked {
     /// # Errors
     /// When the file system refuses.
     pub fn forget(&self, record: &Record) -> Result<(), Error> {
-        let (disk, key) = (&self.shared.disk, Key::of(&record.owner.holder));
-        let Some(place) = place(record) else { return Ok(()) };
-        if !lookup::is_no_entry(disk, &place)? {
-            return Ok(());
+        let disk = &self.shared.disk;
+        let Some((place, target)) = place(record) else { return Ok(()) };
+        if disk.target(&place)?.is_none() {
+            disk.remove(&place)?;
         }
-        if disk.inode(&key.path())?.is_none() {
-            return lookup::withdraw(disk, &place);
+        // The place comes first: a command that found it taken records its holder and then does the same.
+        if disk.inode(&Key::of(&record.owner.holder).path())?.is_some() {
+            // Not by renaming: the temporary name belongs to whoever has the lock.
+            return disk.link_new(&place, &target).map(drop);
         }
-        // Not by renaming: the temporary name belongs to whoever has the lock.
-        disk.remove(&place)?;
-        disk.link_new(&place, &format!("../../{}", key.path())).map(drop)
+        disk.remove_if_empty(parent(&place)).map(drop)
     }
 }

@@ -50,30 +50,22 @@ pub(super) fn entries(record: &Record) -> BTreeMap<String, String> {
             entries.insert(format!("{}/{key}", directory(of, value)), target.to_owned());
         }
     };
-    let path = format!("../../{}", key.path());
-    enter(OWNERS, owner.uid(), &path);
-    enter(CONTAINERS, owner.container_id(), &path);
+    enter(OWNERS, owner.uid(), &link_to(&key));
     let namespace = owner.pod.as_ref().map(|pod| pod.namespace.as_str());
     let chosen = record.chosen_numbers().len();
     let is_counted = |namespace: &&str| chosen > 0 && !namespace.is_empty();
     enter(NAMESPACES, namespace.filter(is_counted), &chosen.to_string());
+    entries.extend(owner.container_id().map(|container| of_container(container, &key)));
     entries
 }
 
-/// Enters a record. Gives the place where one that is leaving serves as an entry as well.
-pub(super) fn enter(disk: &Disk, record: &Record) -> Result<Option<String>, Error> {
-    let mut leaving = None;
-    for (name, target) in entries(record) {
-        if disk.link_new(&name, &target)? {
-            continue;
-        }
-        match disk.target(&name)? {
-            None => leaving = Some(name),
-            Some(before) if before == target => {}
-            Some(_) => disk.link_over(&name, &target)?,
-        }
-    }
-    Ok(leaving)
+/// The entry of a record in the directory of its container, with its target.
+pub(super) fn of_container(container_id: &str, key: &Key) -> (String, String) {
+    (format!("{}/{key}", directory(CONTAINERS, container_id)), link_to(key))
+}
+
+fn link_to(key: &Key) -> String {
+    format!("../../{}", key.path())
 }
 
 /// Takes an entry out, and its directory with the last one. That of a pod goes when its published files
@@ -84,16 +76,15 @@ pub(super) fn withdraw(disk: &Disk, name: &str) -> Result<(), Error> {
     if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory).map(drop) }
 }
 
-/// Whether something else is in the place of an entry: a record that is leaving.
-pub(super) fn is_no_entry(disk: &Disk, name: &str) -> Result<bool, Error> {
-    Ok(disk.inode(name)?.is_some() && disk.target(name)?.is_none())
-}
-
-/// Takes out every entry of a record that does not tell under what names it is entered.
+/// Takes out every entry of a record that does not tell under what names it is entered; what is leaving
+/// is none.
 pub(super) fn forget(disk: &Disk, key: &Key) -> Result<(), Error> {
     for of in [OWNERS, CONTAINERS, NAMESPACES] {
         for value in disk.names(of)? {
-            withdraw(disk, &format!("{of}/{value}/{key}"))?;
+            let name = format!("{of}/{value}/{key}");
+            if disk.target(&name)?.is_some() {
+                withdraw(disk, &name)?;
+            }
         }
     }
     Ok(())
@@ -102,8 +93,8 @@ pub(super) fn forget(disk: &Disk, key: &Key) -> Result<(), Error> {
 /// Enters what is known of a record that cannot be read: a DEL of its container has to find it.
 pub(super) fn enter_unreadable(disk: &Disk, key: &Key) -> Result<(), Error> {
     let Some(attachment) = key.attachment() else { return Ok(()) };
-    let directory = directory(CONTAINERS, attachment.container_id());
-    disk.link(&format!("{directory}/{key}"), &format!("../../{}", key.path()))
+    let (name, target) = of_container(attachment.container_id(), key);
+    disk.link(&name, &target)
 }
 
 /// Takes out the entries of which `counts`, told the path and the key, says that they do not. What a
@@ -114,10 +105,8 @@ pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<
             let directory = format!("{of}/{value}");
             for name in disk.names(&directory)? {
                 let path = format!("{directory}/{name}");
-                if Key::of_name(&name).is_some_and(|key| !counts(&path, &key))
-                    && !is_no_entry(disk, &path)?
-                {
-                    disk.remove(&path)?;
+                if Key::of_name(&name).is_some_and(|key| !counts(&path, &key)) {
+                    disk.remove_all(&path)?;
                 }
             }
             if of != OWNERS {

@@ -206,12 +206,13 @@ impl Nft {
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt(Extent::Places(&[]), |nft, look, _| match look.permit(&nft.identity) {
-            Err(Error::OtherInstance { .. }) | Ok(()) => {
-                let reason = "it belonged to another store".to_owned();
-                Ok(Some(nft.rebuild(look, &whole, reason)))
-            }
-            Err(error) => Err(error),
+        self.attempt(Extent::Places(&[]), |nft, look, _| {
+            let reason = match look.permit(&nft.identity) {
+                Err(Error::OtherInstance { .. }) => "it belonged to another store",
+                Ok(()) => "it was replaced meanwhile",
+                Err(error) => return Err(error),
+            };
+            Ok(Some(nft.rebuild(look, &whole, reason.to_owned())))
         })
     }
 

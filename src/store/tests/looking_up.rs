@@ -230,3 +230,50 @@ fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
     shared.remove(&third).expect("removing");
     assert_eq!(node.lookups(), [""; 0]);
 }
+
+/// A command that is killed in its place, or a stray file, keeps no entry from its container: not even where
+/// the connections of what was leaving end at the same moment.
+#[test]
+fn what_is_no_leaving_record_is_no_entry() {
+    let node = Node::new();
+    let locked = node.lock();
+    let [first, second] = [20_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
+    let place = node.path("containers/4f2a/cbr0:4f2a:eth0");
+    locked.save(&first).expect("saving");
+    locked.retire(&first).expect("retiring");
+    let leaving = fs::read(&place).expect("reading");
+
+    // Recorded while it was there, forgotten by an earlier command after that.
+    locked.save(&second).expect("saving");
+    let earlier = locked.unlock();
+    earlier.forget(&first).expect("forgetting");
+    earlier.forget(&first).expect("forgetting twice");
+    drop(earlier);
+    let locked = node.lock();
+    assert_eq!(containers(locked.records_of_container("4f2a").expect("looking")), ["4f2a"]);
+    locked.remove(&second).expect("removing");
+    assert_eq!(node.lookups(), [""; 0]);
+
+    let junk = [&b"{"[..], &leaving[..leaving.len() / 2], b""];
+    for bytes in junk {
+        fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
+        fs::write(&place, bytes).expect("writing");
+        locked.save(&second).expect("saving");
+        assert_eq!(containers(locked.records_of_container("4f2a").expect("looking")), ["4f2a"]);
+        assert!(place.is_symlink(), "{bytes:?}");
+        locked.remove(&second).expect("removing");
+        fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
+        fs::write(&place, bytes).expect("writing");
+        locked.tidy().expect("tidying");
+        assert_eq!(node.lookups(), [""; 0], "{bytes:?}");
+    }
+    // What a later version left leaving is its own.
+    fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
+    let later =
+        String::from_utf8(leaving).expect("text").replacen("\"version\": 1", "\"version\": 9", 1);
+    fs::write(&place, &later).expect("writing");
+    fs::write(node.path("containers/stray"), "").expect("writing");
+    locked.tidy().expect("tidying");
+    assert_eq!(fs::read_to_string(&place).expect("reading"), later);
+    assert!(locked.all_leaving().expect("looking").is_empty());
+}
