@@ -23,13 +23,3 @@ const TARGETS: [(&str, random::Target); 4] = [
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"))
 }
-
-#[test]
-fn every_seed_goes_through_its_door() {
-    random::replay(folder(), &TARGETS);
-}
-
-#[test]
-fn no_change_of_a_seed_makes_a_panic() {
-    random::feed_changes(folder(), &TARGETS);
-}

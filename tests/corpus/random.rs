@@ -10,8 +10,18 @@ use fastrand::Rng;
 
 pub(crate) type Target = fn(&[u8]);
 
+#[test]
+fn every_seed_goes_through_its_door() {
+    replay(super::folder(), &super::TARGETS);
+}
+
+#[test]
+fn no_change_of_a_seed_makes_a_panic() {
+    feed_changes(super::folder(), &super::TARGETS);
+}
+
 /// Feeds each target with its seeds.
-pub(crate) fn replay(folder: &Path, targets: &[(&str, Target)]) {
+fn replay(folder: &Path, targets: &[(&str, Target)]) {
     for (name, target) in targets {
         for (seed, bytes) in corpus(folder, name) {
             let outcome = panic::catch_unwind(|| target(&bytes));
@@ -23,7 +33,7 @@ pub(crate) fn replay(folder: &Path, targets: &[(&str, Target)]) {
 /// Feeds each target with changes of its seeds: for `FUZZ_SECONDS`, otherwise with 500. The order is that
 /// of `FUZZ_SEED`.
 #[expect(clippy::print_stderr, reason = "the figures are what `make fuzz` is run for")]
-pub(crate) fn feed_changes(folder: &Path, targets: &[(&str, Target)]) {
+fn feed_changes(folder: &Path, targets: &[(&str, Target)]) {
     let seed = setting("FUZZ_SEED").unwrap_or(1);
     let time = setting("FUZZ_SECONDS").map(Duration::from_secs);
     for (name, target) in targets {
