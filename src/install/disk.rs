@@ -76,7 +76,10 @@ pub(super) fn names(path: &Path) -> Result<Vec<OsString>, Error> {
 }
 
 /// Everything in a folder that a runtime takes for a network, in the order in which it looks.
-pub(crate) fn configurations(path: &Path) -> Result<Vec<PathBuf>, Error> {
+///
+/// # Errors
+/// When the folder is there and cannot be listed.
+pub fn configurations(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let is_one = |name: &OsString| {
         // As Go does: behind the last dot, also where nothing stands before it.
         let extension = name.as_encoded_bytes().rsplit(|byte| *byte == b'.').next();

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub(crate) use disk::configurations;
+pub use disk::configurations;
 pub use problem::Problem;
 pub(crate) use text::Value;
 

@@ -1,14 +1,11 @@
 //! The plugin's configuration on this node: ranges, limits and aliases are the same for pods on the node's
 //! network.
 
-#![expect(clippy::disallowed_methods, reason = "the runtime's directory is listed here")]
-
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use autoport::cni::{Config, NODE_FILE, StoreConfig};
-use autoport::regular;
+use autoport::{install, regular};
 use serde_json::Value;
 
 use super::Unusable;
@@ -63,26 +60,18 @@ impl Plugin {
 
     /// The object of autoport in the first file that has one, in the order in which runtimes choose theirs.
     fn object(&self) -> Result<Option<(PathBuf, Value)>, Unusable> {
-        let entries = match fs::read_dir(&self.net_conf_dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Unusable::new(&self.net_conf_dir, error.to_string())),
-        };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
+        let paths = install::configurations(&self.net_conf_dir);
+        let paths = paths.map_err(|error| {
+            Unusable::new(&self.net_conf_dir, autoport::error::in_one_line(&error))
+        })?;
         // A file that cannot be read is not the one that the runtime uses.
-        let found = paths.into_iter().filter(|path| is_configuration(path)).find_map(|path| {
+        let found = paths.into_iter().find_map(|path| {
             let bytes = regular::read(&path).ok()?;
             let object = object_in(serde_json::from_slice(&bytes).ok()?)?;
             Some((path, object))
         });
         Ok(found)
     }
-}
-
-fn is_configuration(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| ["conflist", "conf", "json"].contains(&extension))
 }
 
 fn object_in(mut file: Value) -> Option<Value> {
@@ -96,6 +85,9 @@ fn object_in(mut file: Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn plugin(files: &[(&str, &str)]) -> (tempfile::TempDir, Plugin) {
