@@ -29,13 +29,15 @@ pub(super) enum Mode {
 /// Since when, for how long, and who is told.
 pub(super) struct Wait<'a> {
     begun: Instant,
-    patience: Duration,
+    until: Instant,
     log: &'a mut dyn Log,
 }
 
 impl<'a> Wait<'a> {
-    pub(super) fn new(patience: Duration, log: &'a mut dyn Log) -> Self {
-        Self { begun: Instant::now(), patience, log }
+    pub(super) fn new(patience: Duration, deadline: Option<Instant>, log: &'a mut dyn Log) -> Self {
+        let begun = Instant::now();
+        let until = begun + patience;
+        Self { begun, until: deadline.map_or(until, |deadline| deadline.min(until)), log }
     }
 
     /// Takes the lock on `file`, or gives up when the patience is used up. Gives the file that has the
@@ -44,7 +46,7 @@ impl<'a> Wait<'a> {
         if attempt(&file, mode).map_err(Error::io("lock", path))? {
             return Ok(file);
         }
-        let left = self.patience.saturating_sub(self.begun.elapsed());
+        let left = self.until.saturating_duration_since(Instant::now());
         let taken = if left.is_zero() {
             None
         } else {
@@ -173,12 +175,15 @@ fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
 
 /// Whether the lock is on the file that the next process will open. It is not when the state directory
 /// was deleted or moved while we waited; a lock on such a file guards nothing.
-pub(super) fn guards(file: &File, path: &Path) -> Result<bool, Error> {
-    let locked = file.metadata().map_err(Error::io("examine", path))?;
+///
+/// # Errors
+/// When one of the two cannot be examined.
+pub fn guards(file: &File, path: &Path) -> io::Result<bool> {
+    let locked = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(found) => Ok((found.dev(), found.ino()) == (locked.dev(), locked.ino())),
         Err(error) if is_absence(&error) => Ok(false),
-        Err(error) => Err(Error::io("examine", path)(error)),
+        Err(error) => Err(error),
     }
 }
 

@@ -36,7 +36,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
 
@@ -44,6 +44,7 @@ pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};
 pub use instance::Instance;
 pub use key::Key;
+pub use lock::guards;
 pub(crate) use lock::holder_of as lock_holder;
 pub use lookup::Presence;
 pub use loopback::Inlet;
@@ -70,6 +71,7 @@ pub struct Store {
     dir: PathBuf,
     persistent: Option<PathBuf>,
     patience: Duration,
+    deadline: Option<Instant>,
 }
 
 impl Store {
@@ -77,12 +79,18 @@ impl Store {
     ///
     /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.components().collect(), persistent: None, patience: PATIENCE }
+        let dir = dir.components().collect();
+        Self { dir, persistent: None, patience: PATIENCE, deadline: None }
     }
 
     /// The same store, whose lock is waited for so long and not for a minute.
     pub fn waiting(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The same store, none of whose locks is waited for after `deadline`.
+    pub fn by(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 
     /// Names a directory beside it, such as [`PERSISTENT`], for reservations that outlive a boot. A
@@ -119,19 +127,19 @@ impl Store {
     /// [`Error::LockTaken`] when the patience is used up, or when the directory is not ours alone,
     /// was written by a later version, or cannot be used.
     pub fn lock(&self, log: &mut dyn Log) -> Result<Locked, Error> {
-        let mut wait = Wait::new(self.patience, log);
+        let mut wait = Wait::new(self.patience, self.deadline, log);
         loop {
             let disk = Disk::create(&self.dir)?;
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Exclusive)? else { continue };
             let file = wait.take(file, &path, Mode::Exclusive)?;
-            if lock::guards(&file, &path)? {
+            if guards(&file, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_writer(&disk, || match &self.persistent {
                     Some(kept) => reservation::bring_back(&disk, kept, wait.log()),
                     None => Ok(()),
                 })?;
                 let persistent = self.persistent.clone();
-                let shared = Shared { disk, instance, lock: file };
+                let shared = Shared { disk, instance, lock: file, deadline: self.deadline };
                 let (changed, leaving) = (RefCell::default(), RefCell::default());
                 return Ok(Locked { shared, persistent, changed, leaving });
             }
@@ -144,15 +152,21 @@ impl Store {
     /// # Errors
     /// As for [`Store::lock`].
     pub fn read(&self, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
-        let mut wait = Wait::new(self.patience, log);
+        let mut wait = Wait::new(self.patience, self.deadline, log);
         loop {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Shared)? else { return Ok(None) };
             let file = wait.take(file, &path, Mode::Shared)?;
-            if lock::guards(&file, &path)? {
+            if guards(&file, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_reader(&disk)?;
-                return Ok(instance.map(|instance| Shared { disk, instance, lock: file }));
+                let deadline = self.deadline;
+                return Ok(instance.map(|instance| Shared {
+                    disk,
+                    instance,
+                    lock: file,
+                    deadline,
+                }));
             }
         }
     }
@@ -164,6 +178,7 @@ pub struct Shared {
     disk: Disk,
     instance: Instance,
     lock: File,
+    deadline: Option<Instant>,
 }
 
 impl Shared {

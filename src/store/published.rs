@@ -73,14 +73,14 @@ impl Unlocked {
         if !self.changed.remove(&own) {
             return Ok(());
         }
-        self.publish_for(&own, Wait::new(patience, log))
+        self.publish_for(&own, self.wait(patience, log))
     }
 
     /// The same for every pod whose records were changed and whose files were not yet written. Gives the
     /// failures: what one pod has made of its directory keeps no other's from being written.
     pub fn publish_rest(mut self, patience: Duration, log: &mut dyn Log) -> Vec<Error> {
         let changed = std::mem::take(&mut self.changed);
-        let publish = |own: &String| self.publish_for(own, Wait::new(patience, log)).err();
+        let publish = |own: &String| self.publish_for(own, self.wait(patience, log)).err();
         changed.iter().filter_map(publish).collect()
     }
 
@@ -107,11 +107,15 @@ impl Unlocked {
                 records.is_empty() || told.contains(&own) && Publication::of(&records).is_none()
             });
             if is_over {
-                let cleared = self.publish_for(&own, Wait::new(patience, log));
+                let cleared = self.publish_for(&own, self.wait(patience, log));
                 failures.extend(cleared.err());
             }
         }
         Ok(failures)
+    }
+
+    fn wait<'a>(&self, patience: Duration, log: &'a mut dyn Log) -> Wait<'a> {
+        Wait::new(patience, self.shared.deadline, log)
     }
 
     fn publish_for(&self, own: &str, mut wait: Wait<'_>) -> Result<(), Error> {
@@ -158,7 +162,7 @@ impl Unlocked {
                 opened => opened.map_err(Error::io("open", &path))?,
             };
             let dir = wait.take(dir, &path, Mode::Exclusive)?;
-            if lock::guards(&dir, &path)? {
+            if lock::guards(&dir, &path).map_err(Error::io("examine", &path))? {
                 return Ok(dir);
             }
         }

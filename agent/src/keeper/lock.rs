@@ -3,10 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "the agent's own files in the state directory")]
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
+use autoport::store;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
@@ -56,13 +56,8 @@ impl Lock {
 
     /// Whether the file that is locked is still the one that others would lock.
     pub(super) fn guards(&self) -> Result<bool, Error> {
-        let Some(held) = &self.held else { return Ok(false) };
-        let own = held.metadata().map_err(Error::of("examine", &self.path))?;
-        match std::fs::symlink_metadata(&self.path) {
-            Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::of("examine", &self.path)(error)),
-        }
+        let guards = self.held.as_ref().map(|held| store::guards(held, &self.path));
+        guards.unwrap_or(Ok(false)).map_err(Error::of("examine", &self.path))
     }
 
     pub(super) fn release(&mut self) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use super::looking_up::of_pod;
 use super::*;
 
 #[test]
@@ -31,6 +32,25 @@ fn a_taken_lock_is_waited_for_once_said_and_given_up() {
     // Who gave up may be handed the lock yet, and lets it go at once.
     drop(taken);
     node.store.lock(&mut Silent).expect("free again");
+}
+
+#[test]
+fn no_lock_is_waited_for_after_the_deadline() {
+    let node = Node::new();
+    let begun = Instant::now();
+    let by = |ms| node.store.clone().by(begun + Duration::from_millis(ms));
+    let locked = by(0).lock(&mut Silent).expect("a free lock needs no time");
+    assert!(matches!(by(60).lock(&mut Silent), Err(Error::LockTaken { .. })));
+    assert!(matches!(by(90).read(&mut Silent), Err(Error::LockTaken { .. })));
+    assert!(begun.elapsed() >= Duration::from_millis(90));
+    // That of the pod's published files, too.
+    locked.save(&of_pod(&locked, "4f2a", "u1", 1, 1)).expect("saving");
+    let mut unlocked = locked.unlock();
+    let taken = fs::File::open(node.path("owners/u1")).expect("the directory of the pod's entries");
+    fs2::FileExt::lock_exclusive(&taken).expect("free");
+    let published = unlocked.publish("u1", Duration::from_mins(1), &mut Silent);
+    assert!(matches!(published, Err(Error::LockTaken { .. })));
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
