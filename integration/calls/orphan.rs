@@ -281,7 +281,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     let listing = app::list(&store, &mut Silent).expect("it works").expect("two");
     assert_eq!(listing.attachments, [one.clone(), two]);
     for holder in [one.owner.holder, HostPod::new("uid-2").expect("a UID").into()] {
-        app::release(&store, &holder, now, &mut Silent).expect("it works");
+        app::release(&store, &holder, &|| true, now, &mut Silent).expect("it works");
     }
     assert_eq!(view::index(), [""; 0]);
     assert!(!Path::new(STATE).join("pods/uid-1").exists());

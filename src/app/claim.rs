@@ -49,21 +49,30 @@ pub fn claim(
     });
     let Some(claimed) = done.map_err(Error::with_process)? else { return Ok(None) };
     if let Err(error) = published {
-        tolerate(undo(store, &claimed, now, log), Undone::MappingLeft, log);
+        tolerate(undo(store, &claimed, &|| true, now, log), Undone::MappingLeft, log);
         return Err(error);
     }
     Ok(Some(claimed))
 }
 
-/// Takes back what a claim got that nobody knows of, unless it was changed since.
+/// Takes back what a claim got that nobody knows of, unless it was changed since. `is_wanted` is as for
+/// [`super::release()`].
 ///
 /// # Errors
 /// When the store or the kernel refuses.
-pub fn undo(store: &Store, claimed: &Claimed, now: u64, log: &mut dyn Log) -> Result<(), Error> {
+pub fn undo(
+    store: &Store,
+    claimed: &Claimed,
+    is_wanted: &dyn Fn() -> bool,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
     let undone = phases::with(store.lock(log)?, None, now, log, |command| {
         let key = store::Key::of(&claimed.record.owner.holder);
         match command.locked.record(&key) {
-            Ok(Some(record)) if claimed.before.is_none() && record == claimed.record => {
+            Ok(Some(record))
+                if claimed.before.is_none() && record == claimed.record && is_wanted() =>
+            {
                 release::remove(command, &record)
             }
             _ => Ok(()),

@@ -1,13 +1,17 @@
 //! One CNI command: the call in, a function of this module with what it asks, the reply out.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
 use crate::cni::{self, Call, Env};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::store::Store;
+
+/// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
+/// failed DEL keeps the main plugin from giving back the pod's address.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the world outside provides to a command.
 pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
@@ -41,7 +45,8 @@ impl Outcome {
     /// gone while the ADD waited for the lock.
     pub fn undo(self, now: SystemTime, log: &mut dyn Log) {
         if let Some((store, claimed)) = self.granted {
-            tolerate(undo(&store, &claimed, seconds(now), log), Undone::MappingLeft, log);
+            let undone = undo(&store, &claimed, &|| true, seconds(now), log);
+            tolerate(undone, Undone::MappingLeft, log);
         }
     }
 }
@@ -99,9 +104,12 @@ fn execute(
             return Ok((asked.result.get().into(), granted));
         }
         Call::Check(asked) => check(&store(&asked.store), asked.ask, now, log),
-        Call::Del { attachment, store: it } => release(&store(&it), &attachment.into(), now, log),
+        Call::Del { attachment, store: it } => {
+            let store = store(&it).waiting(PATIENCE);
+            release(&store, &attachment.into(), &|| true, now, log)
+        }
         Call::Gc { network, valid, store: it } => {
-            gc(&store(&it), &network, valid.as_ref(), now, log)
+            gc(&store(&it).waiting(PATIENCE), &network, valid.as_ref(), now, log)
         }
         Call::Status(config) => status(&store(&config), log),
         Call::Version { cni_version } => return Ok((cni::versions(&cni_version).into(), None)),

@@ -100,7 +100,7 @@ pub fn gc(
     now: u64,
     log: &mut dyn Log,
 ) -> Result<(), Error> {
-    let shared = store.clone().waiting(release::PATIENCE).read(log);
+    let shared = store.read(log);
     let shared = release::if_usable(shared, Undone::NothingRemoved, log)?.flatten();
     let Some(found) = shared.map(|shared| shared.records()).transpose()? else { return Ok(()) };
     let valid: Option<BTreeSet<Key>> =

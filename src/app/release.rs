@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use super::phases::{self, UnderLock};
 use super::{end_flows, failed, table, tolerate};
@@ -13,14 +12,10 @@ use crate::model::{Attachment, Holder, Mapping, Record};
 use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
 use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
 
-/// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
-/// failed DEL keeps the main plugin from giving back the pod's address.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
 /// something is held and cannot be reached just now is a failure: the runtime asks again.
 pub(super) fn lock(store: &Store, log: &mut dyn Log) -> Result<Option<Locked>, Error> {
-    let usable = store.clone().waiting(PATIENCE).lock(log).and_then(|locked| {
+    let usable = store.lock(log).and_then(|locked| {
         locked.belongs_here()?;
         Ok(locked)
     });
@@ -47,15 +42,24 @@ pub(super) fn if_usable<T>(
 
 /// Gives back what `holder` holds: of an attachment, all that its container holds by that interface,
 /// whatever the network is called by now. Where the store cannot be used, or has lost the record, what the
-/// table has of it goes all the same: the pod's address is given to another pod next.
+/// table has of it goes all the same: the pod's address is given to another pod next. `is_wanted` says
+/// whether the caller may still decide that: it is asked under the lock, for which a release may have
+/// waited long.
 ///
 /// # Errors
 /// When the lock stays taken, or the kernel refuses.
-pub fn release(store: &Store, holder: &Holder, now: u64, log: &mut dyn Log) -> Result<(), Error> {
+pub fn release(
+    store: &Store,
+    holder: &Holder,
+    is_wanted: &dyn Fn() -> bool,
+    now: u64,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
     let Holder::Attachment(attachment) = holder else {
         let Some(locked) = lock(store, log)? else { return Ok(()) };
         let released = phases::with(locked, None, now, log, |command| {
             let found = command.locked.record(&Key::of(holder)).transpose();
+            let found = found.filter(|_| is_wanted());
             found.map_or(Ok(()), |found| remove_or_discard(command, found))
         });
         return released.done;
@@ -69,7 +73,10 @@ pub fn release(store: &Store, holder: &Holder, now: u64, log: &mut dyn Log) -> R
     let Some(locked) = lock(store, log)? else {
         return withdraw_by_name(attachment, log);
     };
-    phases::with(locked, None, now, log, |command| release_attachment(command, attachment)).done
+    let released = phases::with(locked, None, now, log, |command| {
+        if is_wanted() { release_attachment(command, attachment) } else { Ok(()) }
+    });
+    released.done
 }
 
 fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<(), Error> {

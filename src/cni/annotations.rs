@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::error::Error;
 use super::json::Object;
 use super::number;
-use super::text::{escape, is_near};
+use super::text::{escape, is_near, quote};
 
 /// The capability that brings them (containerd since 1.5, CRI-O since 1.29).
 pub(super) const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
@@ -19,10 +19,10 @@ const OURS: &str = "autoport.cni/";
 pub const PORTS: &str = "autoport.cni/ports";
 
 /// From which of the node's named ranges.
-pub(super) const RANGE: &str = "autoport.cni/range";
+pub const RANGE: &str = "autoport.cni/range";
 
 /// How the numbers are chosen, instead of the configuration's `allocation`.
-pub(super) const ALLOCATION: &str = "autoport.cni/allocation";
+pub const ALLOCATION: &str = "autoport.cni/allocation";
 
 /// Whether the pod waits for its variables, which the node agent sets: `required`.
 pub const ENV: &str = "autoport.cni/env";
@@ -43,6 +43,9 @@ pub(super) const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com
 /// Present with whatever value: the container listens on the chosen number.
 const BCS_CONTAINER_PORT: &str = "randcontainerport.randhostport.webhook.bkbcs.tencent.com";
 
+/// A pod's annotations, as a program has them that is no plugin.
+pub type PodAnnotations = BTreeMap<String, String>;
+
 /// The annotations that matter here.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
@@ -60,21 +63,30 @@ impl Annotations {
         let Some(runtime) = conf.get("runtimeConfig") else { return Ok(Self::default()) };
         let Some(all) = runtime.object()?.get(CAPABILITY) else { return Ok(Self::default()) };
         let all = all.object()?;
-        refuse_near_misses(&all)?;
+        let keys = all.entries().iter().map(|(key, _)| key.as_str());
+        Self::of(keys, |key| all.get(key).map(|field| field.string()))
+    }
+
+    /// Finds them among `keys`, whose values are read by `text`.
+    pub(super) fn of<'a>(
+        keys: impl Iterator<Item = &'a str> + Clone,
+        text: impl Fn(&str) -> Option<Result<String, Error>>,
+    ) -> Result<Self, Error> {
+        refuse_near_misses(keys.clone(), &text)?;
         let mut texts = BTreeMap::new();
         for key in [PORTS, RANGE, ALLOCATION, KUBEWHARF, BCS, BCS_PORTS] {
-            if let Some(field) = all.get(key) {
-                texts.insert(key, field.string()?);
+            if let Some(text) = text(key) {
+                texts.insert(key, text?);
             }
         }
-        let chosen = |(key, _): &(String, _)| {
+        let chosen = |key: &str| {
             key.strip_prefix(BCS)?.strip_prefix('.')?;
-            number::port(&all.get(key)?.string().ok()?)
+            number::port(&text(key)?.ok()?)
         };
         Ok(Self {
             texts,
-            bcs_container_port: all.mentions(BCS_CONTAINER_PORT),
-            bcs_chosen: all.entries().iter().filter_map(chosen).collect(),
+            bcs_container_port: keys.clone().any(|key| key == BCS_CONTAINER_PORT),
+            bcs_chosen: keys.filter_map(chosen).collect(),
         })
     }
 
@@ -90,17 +102,20 @@ impl Annotations {
 }
 
 /// A pod whose request is misspelt would start without its ports, and nobody would know why.
-fn refuse_near_misses(all: &Object<'_>) -> Result<(), Error> {
-    for (key, _) in all.entries() {
+fn refuse_near_misses<'a>(
+    keys: impl Iterator<Item = &'a str>,
+    text: impl Fn(&str) -> Option<Result<String, Error>>,
+) -> Result<(), Error> {
+    for key in keys {
         let Some(rest) = key.strip_prefix(OURS).filter(|rest| rest.len() <= LONGEST) else {
             continue;
         };
-        let is_near = |ours: &&str| key != ours && is_near(rest, &ours[OURS.len()..], 1);
+        let is_near = |ours: &&str| key != *ours && is_near(rest, &ours[OURS.len()..], 1);
         let near = [PORTS, RANGE, ALLOCATION, ENV, MOUNT].into_iter().find(is_near);
         if let Some(ours) = near {
             return Err(Error::Unsupported {
                 key: format!("annotation {}", escape(key)),
-                value: all.get(key).map_or("null".to_owned(), |field| field.shown()),
+                value: text(key).transpose()?.map_or("null".to_owned(), |text| quote(&text)),
                 remedy: format!("did you mean {ours}?"),
             });
         }

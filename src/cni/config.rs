@@ -137,7 +137,7 @@ impl Config {
     }
 
     /// A claim of `holder` by these rules, which asks for nothing yet.
-    pub(super) fn ask(self, holder: Holder) -> Ask {
+    pub fn ask(self, holder: Holder) -> Ask {
         Ask {
             holder,
             pod: None,

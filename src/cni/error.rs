@@ -57,7 +57,7 @@ impl Error {
     }
 
     /// What is wrong with the value of an annotation.
-    pub(super) fn annotation(key: &str, value: &str, allowed: impl Into<String>) -> Self {
+    pub fn annotation(key: &str, value: &str, allowed: impl Into<String>) -> Self {
         let (key, value) = (format!("annotation {key}"), quote(value));
         Self::Invalid { key, value, allowed: allowed.into() }
     }

@@ -12,7 +12,6 @@ mod env;
 mod error;
 mod gc;
 mod grammar;
-mod host_network;
 mod json;
 mod mappings;
 mod number;
@@ -28,15 +27,15 @@ use std::io;
 
 use serde_json::value::RawValue;
 
-pub use self::annotations::{ENV, MOUNT, PORTS};
+pub use self::annotations::{ALLOCATION, ENV, MOUNT, PORTS, PodAnnotations, RANGE};
 pub use self::command::Command;
 pub use self::config::{
     Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,
 };
 pub use self::env::Env;
 pub use self::error::Error;
-pub use self::host_network::{PodAnnotations, asks_by, host_network_ask};
 pub use self::reply::{failure, versions};
+pub use self::requests::{asking, read_annotations};
 pub use self::version::Version;
 
 pub(crate) use self::json::Entries;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, RANGE};
+use super::annotations::{ALLOCATION, Annotations, BCS, KUBEWHARF, PORTS, PodAnnotations, RANGE};
 use super::error::Error;
 use super::grammar::{self, Item};
 use super::mappings::{PortMapping, key_of};
@@ -16,6 +16,41 @@ mod bcs;
 enum KubeWharf {
     Off,
     On(Option<Allocation>),
+}
+
+/// The annotations by which a pod asks for host ports that the node chooses. On the pod network such a pod may
+/// have fixed host ports only, if a patched kubelet has chosen them. A value that an ADD refuses asks too.
+pub fn asking<'a>(
+    annotations: &'a PodAnnotations,
+    aliases: &'a BTreeSet<Dialect>,
+) -> impl Iterator<Item = &'static str> + 'a {
+    let is_on = move |key: &&str| {
+        let Some(value) = annotations.get(*key) else { return false };
+        match *key {
+            KUBEWHARF if !aliases.contains(&Dialect::KubeWharf) => false,
+            BCS if !aliases.contains(&Dialect::Bcs) => false,
+            KUBEWHARF => !matches!(kubewharf(value), Ok(KubeWharf::Off)),
+            BCS => bcs::is_on(value),
+            _ => true,
+        }
+    };
+    [PORTS, KUBEWHARF, BCS].into_iter().filter(is_on)
+}
+
+/// Adds to `ask` what the annotations of a pod ask for that is on the node's own network, where no plugin is
+/// called for it.
+///
+/// # Errors
+/// What an ADD refuses in them.
+pub fn read_annotations(
+    ask: &mut Ask,
+    annotations: &PodAnnotations,
+    aliases: &BTreeSet<Dialect>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let keys = annotations.keys().map(String::as_str);
+    let annotations = Annotations::of(keys, |key| annotations.get(key).cloned().map(Ok))?;
+    read(ask, &[], &annotations, aliases, warnings)
 }
 
 /// Adds to `ask` what the port mappings and the annotations ask for, in this order.
@@ -34,8 +69,9 @@ pub(super) fn read(
     let most = ask.ports.max_per_pod;
     let named = text.map_or(Ok(Vec::new()), |text| grammar::parse(PORTS, text, most))?;
     let of_bcs = match annotations.get(BCS) {
-        Some(value) if aliases.contains(&Dialect::Bcs) && bcs::is_on(value, warnings) => {
-            Some(bcs::items(annotations, mapped, &named, most)?)
+        Some(value) if aliases.contains(&Dialect::Bcs) => {
+            bcs::warn_of(value, warnings);
+            bcs::is_on(value).then(|| bcs::items(annotations, mapped, &named, most)).transpose()?
         }
         _ => None,
     };

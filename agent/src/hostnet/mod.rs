@@ -2,13 +2,14 @@
 //! claimed when its sandbox is set up, and released when it stops, with the library's functions.
 //! Nothing is translated.
 
+mod ask;
 mod sandboxes;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use autoport::app::{self, Claimed};
-use autoport::cni::{self, Config};
+use autoport::cni::Config;
 use autoport::event::{Event, Log};
 use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
 use autoport::netns;
@@ -56,14 +57,14 @@ pub fn concerns(pod: &Pod) -> bool {
 /// Why the sandbox must not run, in a line for the pod's events.
 pub fn claim(
     pod: &Pod,
-    config: &Config,
+    config: Config,
     call: &mut Call<'_>,
     is_awaited: &dyn Fn() -> bool,
 ) -> Result<Option<Claimed>, String> {
     let holder = HostPod::new(&pod.uid).map_err(|error| error.to_string())?;
     let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
     let named = Named { namespace, name, uid };
-    let asked = cni::host_network_ask(holder.into(), named, &pod.annotations, config);
+    let asked = ask::ask(holder.into(), named, &pod.annotations, config);
     let Some((ask, ignored)) = asked.map_err(|error| error.in_one_line())? else { return Ok(None) };
     for text in ignored {
         call.log.note(Event::Ignored(text));
@@ -72,28 +73,35 @@ pub fn claim(
     claimed.map_err(|error| format!("{} (code {})", error.in_one_line(), error.code()))
 }
 
-/// Takes back what the runtime did not wait for.
+/// Takes back what the runtime did not wait for, if this agent still `leads` when it has the lock: another
+/// may have told the pod of it meanwhile.
 ///
 /// # Errors
 /// Why it is still held.
-pub fn undo(claimed: &Claimed, call: &mut Call<'_>) -> Result<(), String> {
-    app::undo(call.store, claimed, call.now, call.log).map_err(|error| error.in_one_line())
+pub fn undo(
+    claimed: &Claimed,
+    leads: &dyn Fn() -> bool,
+    call: &mut Call<'_>,
+) -> Result<(), String> {
+    let undone = app::undo(call.store, claimed, leads, call.now, call.log);
+    undone.map_err(|error| error.in_one_line())
 }
 
-/// Releases what the pod with this UID holds, if it holds anything.
+/// Releases what the pod with this UID holds, if it holds anything, and if this agent still `leads` when it has
+/// the lock: under another one the pod may run again. Gives whether it was released.
 ///
 /// # Errors
 /// Why it is still held; a later look tries again.
-pub fn release(uid: &str, call: &mut Call<'_>) -> Result<bool, String> {
+pub fn release(uid: &str, leads: &dyn Fn() -> bool, call: &mut Call<'_>) -> Result<bool, String> {
     let Ok(pod) = HostPod::new(uid) else { return Ok(false) };
     let records = app::records_of_pod(call.store, uid, call.log);
     // A record that cannot be read is a reason to try: the store knows what to do with it.
     let holds = records.map_or(true, |records| records.iter().any(is_of_host));
     if holds {
-        let released = app::release(call.store, &Holder::from(pod), call.now, call.log);
+        let released = app::release(call.store, &Holder::from(pod), leads, call.now, call.log);
         released.map_err(|error| error.in_one_line())?;
     }
-    Ok(holds)
+    Ok(holds && leads())
 }
 
 fn is_of_host(record: &Record) -> bool {
@@ -102,21 +110,20 @@ fn is_of_host(record: &Record) -> bool {
 
 /// The holders whose pods the runtime does not list, each with the time of the first look.
 #[derive(Debug, Default)]
-pub struct Suspects(BTreeMap<String, u64>);
+pub struct Suspects(BTreeMap<String, Instant>);
 
 impl Suspects {
     /// Looks: gives the UIDs of the holders that are to be released, which the runtime did not list at a
     /// look at least [`SECOND_LOOK`] ago either. A network namespace is never the evidence.
-    pub fn look(&mut self, holders: &[String], sandboxes: &Sandboxes, now: u64) -> Vec<String> {
+    pub fn look(&mut self, holders: &[String], sandboxes: &Sandboxes, now: Instant) -> Vec<String> {
         let missing = |uid: &&String| !sandboxes.lists(uid);
-        let found: BTreeMap<String, u64> = holders
+        let found: BTreeMap<String, Instant> = holders
             .iter()
             .filter(missing)
             .map(|uid| (uid.clone(), self.0.get(uid).copied().unwrap_or(now)))
             .collect();
         self.0 = found;
-        let is_due =
-            |(_, first): &(&String, &u64)| now.saturating_sub(**first) >= SECOND_LOOK.as_secs();
+        let is_due = |(_, first): &(&String, &Instant)| now.duration_since(**first) >= SECOND_LOOK;
         self.0.iter().filter(is_due).map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -176,13 +183,15 @@ mod tests {
         let mut sandboxes = Sandboxes::default();
         sandboxes.run("here", "s1");
         let holders = ["here".to_owned(), "gone".to_owned(), "late".to_owned()];
-        assert!(suspects.look(&holders, &sandboxes, 1000).is_empty());
-        assert!(suspects.look(&holders, &sandboxes, 1059).is_empty());
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert!(suspects.look(&holders, &sandboxes, at(0)).is_empty());
+        assert!(suspects.look(&holders, &sandboxes, at(59)).is_empty());
         sandboxes.run("late", "s2");
-        assert_eq!(suspects.look(&holders, &sandboxes, 1060), ["gone"]);
+        assert_eq!(suspects.look(&holders, &sandboxes, at(60)), ["gone"]);
         sandboxes.remove("late", "s2");
-        assert_eq!(suspects.look(&holders, &sandboxes, 1100), ["gone"], "a first look again");
+        assert_eq!(suspects.look(&holders, &sandboxes, at(100)), ["gone"], "a first look again");
         suspects.forget();
-        assert!(suspects.look(&holders, &sandboxes, 1200).is_empty());
+        assert!(suspects.look(&holders, &sandboxes, at(200)).is_empty());
     }
 }

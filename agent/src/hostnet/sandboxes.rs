@@ -17,13 +17,13 @@ struct Sandboxed {
 }
 
 impl Sandboxes {
-    /// Takes the runtime's list in place of what was known: UID, sandbox, and whether it may run.
-    pub fn synchronize<'a>(&mut self, list: impl Iterator<Item = (&'a str, &'a str, bool)>) {
+    /// Takes the runtime's list in place of what was known: UID and sandbox. Each may run: CRI-O lists none
+    /// with a PID.
+    pub fn synchronize<'a>(&mut self, list: impl Iterator<Item = (&'a str, &'a str)>) {
         self.pods.clear();
-        for (uid, sandbox, runs) in list {
+        for (uid, sandbox) in list {
             let pod = self.pods.entry(uid.to_owned()).or_default();
-            let group = if runs { &mut pod.running } else { &mut pod.stopped };
-            group.insert(sandbox.to_owned());
+            pod.running.insert(sandbox.to_owned());
         }
     }
 
@@ -94,8 +94,7 @@ mod tests {
     fn the_runtimes_list_counts() {
         let mut sandboxes = Sandboxes::default();
         sandboxes.run("gone", "s0");
-        let list = [("u1", "s1", false), ("u1", "s2", true), ("u2", "s3", false)];
-        sandboxes.synchronize(list.into_iter());
+        sandboxes.synchronize([("u1", "s1"), ("u1", "s2"), ("u2", "s3")].into_iter());
         assert!(!sandboxes.lists("gone") && sandboxes.lists("u1") && sandboxes.lists("u2"));
         assert!(!sandboxes.remove("u1", "s1"));
         assert!(sandboxes.stop("u1", "s2"));

@@ -6,7 +6,7 @@ mod declared;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use autoport::cni::{self, ENV, MOUNT, PORTS};
+use autoport::cni::{ENV, MOUNT, PORTS, asking};
 use autoport::model::{Dialect, Record};
 use autoport::publication::{Entry, Publication};
 
@@ -19,12 +19,21 @@ pub const DIRECTORY: &str = "/run/autoport/pod";
 /// What is known of a pod besides its event.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// All that the pod holds, by its UID.
+    /// What its sandbox holds, and what it holds itself on the node's network.
     pub records: Vec<Record>,
     /// The directory of its published files on the node.
     pub directory: Option<PathBuf>,
     /// The systems whose annotations are read.
     pub aliases: BTreeSet<Dialect>,
+}
+
+impl Known {
+    /// What is known if `records` are all that the pod holds, by its UID: those of an earlier sandbox are not
+    /// this one's.
+    pub fn of(pod: &Pod, mut records: Vec<Record>, directory: Option<PathBuf>) -> Self {
+        records.retain(|record| record.owner.container_id().is_none_or(|id| id == pod.id));
+        Self { records, directory, aliases: every_alias() }
+    }
 }
 
 /// The changes of one container.
@@ -51,6 +60,16 @@ pub enum Refusal {
     NoPorts { annotation: String, container: String },
 }
 
+/// Every system whose annotations the plugin can read.
+pub fn every_alias() -> BTreeSet<Dialect> {
+    [Dialect::KubeWharf, Dialect::Bcs].into()
+}
+
+/// Whether the pod may ask for host ports or their variables. Then it waits rather than that it runs without.
+pub fn asks(pod: &Pod) -> bool {
+    pod.annotations.contains_key(ENV) || asking(&pod.annotations, &every_alias()).next().is_some()
+}
+
 /// Finds what `container` is told; `None` if nothing.
 ///
 /// # Errors
@@ -62,12 +81,12 @@ pub fn inject(
 ) -> Result<Option<Injection>, Refusal> {
     let is_required = is_required(pod)?;
     let mounts = mounts(pod)?;
-    let is_own =
-        |record: &&Record| record.owner.container_id().is_none_or(|sandbox| sandbox == pod.id);
-    let own: Vec<Record> = known.records.iter().filter(is_own).cloned().collect();
-    let told = if is_required { Publication::of_all(&own) } else { Publication::of(&own) };
+    let published = Publication::of(&known.records);
+    // Files are published only where the node has chosen a port.
+    let directory = known.directory.as_ref().filter(|_| published.is_some());
+    let told = if is_required { Publication::of_all(&known.records) } else { published };
     let Some(told) = told else {
-        return match missing(pod, &own, is_required, &known.aliases) {
+        return match missing(pod, known, is_required) {
             Some(annotation) => {
                 let container = container.name.clone();
                 Err(Refusal::NoPorts { annotation: annotation.to_owned(), container })
@@ -80,7 +99,7 @@ pub fn inject(
     let variables = told.variables_for(&is_its);
     let env: Vec<_> = variables.into_iter().map(|(name, value)| Variable { name, value }).collect();
     let replaced = replaced(container, &env);
-    let mounts = known.directory.as_ref().filter(|_| mounts && is_free(container));
+    let mounts = directory.filter(|_| mounts && is_free(container));
     let mounts = mounts.and_then(|directory| mount(directory)).into_iter().collect();
     Ok(Some(Injection { adjustment: Adjustment { mounts, env }, replaced }))
 }
@@ -96,24 +115,12 @@ pub fn lacks(container: &Container, told: &Injection) -> bool {
 }
 
 /// The annotation by which the pod asks for what it does not have.
-fn missing<'a>(
-    pod: &'a Pod,
-    own: &[Record],
-    is_required: bool,
-    aliases: &BTreeSet<Dialect>,
-) -> Option<&'a str> {
-    let asked = cni::asks_by(&pod.annotations, aliases);
-    match asked {
+fn missing(pod: &Pod, known: &Known, is_required: bool) -> Option<&'static str> {
+    let mut asked = asking(&pod.annotations, &known.aliases);
+    match asked.next() {
         // Fixed host ports only: a patched kubelet, or BCS's webhook, has chosen them.
-        Some(key) if key != PORTS && !own.is_empty() => None,
-        Some(PORTS) if !own.is_empty() => {
-            let without_list: cni::PodAnnotations = pod
-                .annotations
-                .iter()
-                .filter(|(key, _)| *key != PORTS)
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
-            cni::asks_by(&without_list, aliases).is_none().then_some(PORTS)
+        Some(key) if !known.records.is_empty() => {
+            (key == PORTS && asked.next().is_none()).then_some(PORTS)
         }
         Some(key) => Some(key),
         None => is_required.then_some(ENV),

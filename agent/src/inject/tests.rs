@@ -74,8 +74,7 @@ fn record(sandbox: Option<&str>, ports: &[(&str, u16, ContainerPort)], is_chosen
 }
 
 fn known(records: Vec<Record>) -> Known {
-    let aliases = [Dialect::KubeWharf, Dialect::Bcs].into();
-    Known { records, directory: Some("/run/autoport/pods/u1".into()), aliases }
+    Known::of(&pod(&[]), records, Some("/run/autoport/pods/u1".into()))
 }
 
 fn http() -> Record {
@@ -167,6 +166,7 @@ fn a_pod_with_fixed_ports_is_told_if_it_asks() {
     assert_eq!(inject(&pod(&[]), &container(&[], ""), &known), Ok(None));
     let told = injected(&pod(&[(ENV, "required")]), &container(&[], ""), &known);
     assert_eq!(value(&told, "AUTOPORT_HOST_PORT_80_TCP"), Some("8080"));
+    assert!(told.adjustment.mounts.is_empty(), "there are no files of such a pod");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn what_a_pod_asks_for_and_cannot_be_told_is_an_error() {
     let fixed = known(vec![record(Some("s1"), &[("", 8080, ContainerPort::Same)], false)]);
     let asking = [(PORTS, "http=8080"), (KUBEWHARF, "true"), (ENV, "required")];
     for asked in asking {
-        for known in [&Known { records: Vec::new(), ..known(Vec::new()) }, &other] {
+        for known in [&known(Vec::new()), &other] {
             let refused = inject(&pod(&[asked]), &container(&[], ""), known);
             assert!(
                 matches!(&refused, Err(Refusal::NoPorts { annotation, .. }) if annotation == asked.0),

@@ -79,7 +79,8 @@ impl Pulse {
         self.0.last.store(now.0, Ordering::SeqCst);
     }
 
-    pub(super) fn lose(&self) {
+    /// Notes that the role is lost, before the files of the state directory tell.
+    pub fn lose(&self) {
         self.0.lost.fetch_add(1, Ordering::SeqCst);
     }
 

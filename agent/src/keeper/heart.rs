@@ -31,6 +31,9 @@ pub struct Heartbeat {
     pub pid: u32,
     /// Whether the runtime's session is synchronized.
     pub connected: bool,
+    /// Whether the leader hands the lead over to an agent that waits for it.
+    #[serde(default)]
+    pub standby: bool,
     /// When it was written.
     #[serde(with = "nanoseconds")]
     pub heartbeat: Instant,
@@ -55,20 +58,21 @@ mod nanoseconds {
 #[derive(Debug)]
 pub(super) struct Heart {
     path: PathBuf,
+    standby: bool,
     /// The last beat that this process has written. A PID would not tell: agents in several containers
     /// may have the same.
     own: Option<Instant>,
 }
 
 impl Heart {
-    pub(super) const fn at(path: PathBuf) -> Self {
-        Self { path, own: None }
+    pub(super) const fn at(path: PathBuf, standby: bool) -> Self {
+        Self { path, standby, own: None }
     }
 
     /// Writes that this agent is connected.
     pub(super) fn write(&mut self, now: Instant) -> Result<(), Error> {
-        let (version, pid) = (VERSION, std::process::id());
-        let beat = Heartbeat { version, pid, connected: true, heartbeat: now };
+        let (version, pid, standby) = (VERSION, std::process::id(), self.standby);
+        let beat = Heartbeat { version, pid, connected: true, standby, heartbeat: now };
         let text = serde_json::to_string(&beat).map_err(io::Error::other);
         let text = text.map_err(Error::of("encode", &self.path))?;
         let text = format!("{text:<width$}\n", width = LENGTH - 1);
@@ -81,10 +85,12 @@ impl Heart {
         Ok(())
     }
 
-    /// Whether another agent has written the last beat, a short time ago.
-    pub(super) fn is_of_another(&self, now: Instant) -> Result<bool, Error> {
-        let seen = read(&self.path)?.map(|seen| seen.heartbeat);
-        Ok(seen.is_some_and(|seen| Some(seen) != self.own && now.since(seen) < STOPPED))
+    /// The last beat, if another agent has written it a short time ago.
+    pub(super) fn of_another(&self, now: Instant) -> Result<Option<Heartbeat>, Error> {
+        let is_of_another = |seen: &Heartbeat| {
+            Some(seen.heartbeat) != self.own && now.since(seen.heartbeat) < STOPPED
+        };
+        Ok(read(&self.path)?.filter(is_of_another))
     }
 }
 

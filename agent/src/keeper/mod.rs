@@ -41,6 +41,9 @@ pub enum Standing {
     Leads,
     /// Another agent answers.
     StandsBy,
+    /// It is about to take the lead over from a standby. The runtime asks that one later: if this agent let
+    /// an event pass and the standby ended then, no agent would have answered.
+    Waits,
     /// It cannot be told; pods that ask for host ports have to wait.
     Unknown(Error),
 }
@@ -82,8 +85,8 @@ impl Keeper {
             preferred,
             lead: Lock::at(dir.join(LOCK)),
             next: Lock::at(dir.join(NEXT)),
-            heart: Heart::at(dir.join(HEARTBEAT)),
-            waiting: Heart::at(dir.join(NEXT)),
+            heart: Heart::at(dir.join(HEARTBEAT), !preferred),
+            waiting: Heart::at(dir.join(NEXT), !preferred),
             part: Part::Offline,
         }
     }
@@ -116,7 +119,8 @@ impl Keeper {
     }
 
     /// Beats: to be called every [`BEAT`]. Takes the lead where no agent has it, so that the plugin, which
-    /// may reject pods while there is no leader, need not wait for the next event.
+    /// may reject pods while there is no leader, need not wait for the next event. Hands it over to a
+    /// preferred agent that waits for it.
     ///
     /// # Errors
     /// When a file of the state directory cannot be used.
@@ -125,18 +129,15 @@ impl Keeper {
         let now = self.clock.now();
         self.pulse.beat(now);
         if matches!(standing, Standing::Leads) {
+            if !self.preferred && self.is_awaited(now) {
+                self.give_up();
+                return Ok(());
+            }
             self.heart.write(now)?;
         } else if self.next.is_held() {
             self.waiting.write(now)?;
         }
         Ok(())
-    }
-
-    /// Lets a preferred agent that waits have the lead, after the answer to an event.
-    pub fn hand_over(&mut self) {
-        if !self.preferred && self.leads() && self.is_awaited(self.clock.now()) {
-            self.give_up();
-        }
     }
 
     fn decide(&mut self, is_event: bool) -> Result<Standing, Error> {
@@ -161,9 +162,11 @@ impl Keeper {
         }
         let attempt = self.lead.attempt()?;
         if self.part == Part::Overtaken {
-            if attempt == Attempt::Taken && self.heart.is_of_another(now)? {
+            if attempt == Attempt::Taken
+                && let Some(leader) = self.heart.of_another(now)?
+            {
                 self.lead.release();
-                return Ok(Standing::StandsBy);
+                return Ok(self.behind(&leader));
             }
             // Once the other has the lock, or is gone, a free one can be taken again.
             self.part = Part::Ready;
@@ -189,15 +192,20 @@ impl Keeper {
         if self.preferred && !self.next.is_held() && self.next.attempt()? == Attempt::Taken {
             self.waiting.write(now)?;
         }
-        if self.heart.is_of_another(now)? {
+        if let Some(leader) = self.heart.of_another(now)? {
             if self.part == Part::Deputy {
                 self.give_up();
             }
-            return Ok(Standing::StandsBy);
+            return Ok(self.behind(&leader));
         }
         self.part = Part::Deputy;
         self.heart.write(now)?;
         Ok(Standing::Leads)
+    }
+
+    /// What this agent is while `leader` leads.
+    const fn behind(&self, leader: &Heartbeat) -> Standing {
+        if self.preferred && leader.standby { Standing::Waits } else { Standing::StandsBy }
     }
 
     /// Whether a preferred agent waits for the lead, and is not stopped itself.
@@ -205,7 +213,7 @@ impl Keeper {
         let attempt = self.next.attempt();
         self.next.release();
         let waits = matches!(attempt, Ok(Attempt::HeldByOther));
-        waits && self.waiting.is_of_another(now).unwrap_or(false)
+        waits && self.waiting.of_another(now).is_ok_and(|waiting| waiting.is_some())
     }
 
     fn give_up(&mut self) {

@@ -125,9 +125,9 @@ pub(super) fn configured(stream: u32) -> Message {
     success(stream, Configured { events: EVENTS }.encode_to_vec())
 }
 
-/// The answer to a part of [`Synchronize`], or to the last.
-pub(super) fn synchronized(stream: u32, more: bool) -> Message {
-    success(stream, Synchronized { more }.encode_to_vec())
+/// The answer to a part of [`Synchronize`] that is not the last.
+pub(super) fn part_taken(stream: u32) -> Message {
+    success(stream, Synchronized { more: true }.encode_to_vec())
 }
 
 /// The answer to a call that needs none.

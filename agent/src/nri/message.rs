@@ -133,9 +133,6 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     #[prost(message, optional, tag = "8")]
     pub linux: Option<LinuxPod>,
-    /// 0 where the sandbox has ended.
-    #[prost(uint32, tag = "9")]
-    pub pid: u32,
 }
 
 /// A pod's Linux properties.

@@ -27,6 +27,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// stopped, or no runtime.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
+/// The most bytes of pods and containers that the agent takes when it connects: those of 256 pods with as many
+/// annotations as Kubernetes permits, 256 KiB each.
+pub const LIST_MAX: usize = 64 << 20;
+
 /// The stream ID of the registration; the agent makes no other call.
 const REGISTRATION: u32 = 1;
 
@@ -86,6 +90,11 @@ pub enum Error {
         #[from]
         source: TooLarge,
     },
+    #[error(
+        "the runtime lists more than {} MiB of pods and containers; delete pods with large annotations \
+         from this node", LIST_MAX >> 20
+    )]
+    ListTooLong,
     #[error("the runtime's answer to the registration cannot be decoded")]
     Response { source: prost::DecodeError },
 }
@@ -97,7 +106,7 @@ pub struct Asked {
     /// By then the agent must have answered. The runtime waits for twice as long at least; then it
     /// drops the agent and goes on without it.
     pub limit: Duration,
-    /// For [`Session::answer`].
+    /// The number of the call, for [`Session::answer`].
     pub stream: u32,
 }
 
@@ -108,7 +117,8 @@ pub struct Session {
     decoder: Decoder,
     buffer: Box<[u8]>,
     runtime: Configure,
-    /// The parts of Synchronize so far.
+    /// The parts of Synchronize so far, and their size.
+    listed: usize,
     pods: Vec<Pod>,
     containers: Vec<Container>,
 }
@@ -127,6 +137,7 @@ impl Session {
             decoder: Decoder::default(),
             buffer: vec![0; BUFFER].into(),
             runtime: Configure::default(),
+            listed: 0,
             pods: Vec::new(),
             containers: Vec::new(),
         };
@@ -160,14 +171,10 @@ impl Session {
     /// When the session is over: the runtime may not know of the answer.
     pub async fn answer(
         &mut self,
-        asked: &Asked,
+        stream: u32,
         answer: Result<Answer, Failure>,
     ) -> Result<(), Error> {
-        let message = match (&asked.event, answer) {
-            (Event::Synchronized { .. }, Ok(_)) => call::synchronized(asked.stream, false),
-            (_, answer) => call::answer(asked.stream, answer),
-        };
-        self.send(&message).await
+        self.send(&call::answer(stream, answer)).await
     }
 
     /// The name and version of the runtime, for people: distributions write what they like.
@@ -200,15 +207,20 @@ impl Session {
         let reply = match call {
             Call::Event(event) => return Ok(Some(Asked { event: *event, limit, stream })),
             Call::Synchronize(mut part) => {
+                self.listed += request.payload.len();
+                if self.listed > LIST_MAX {
+                    return Err(Error::ListTooLong);
+                }
                 self.pods.append(&mut part.pods);
                 self.containers.append(&mut part.containers);
                 if !part.more {
+                    self.listed = 0;
                     let pods = std::mem::take(&mut self.pods);
                     let containers = std::mem::take(&mut self.containers);
                     let event = Event::Synchronized { pods, containers };
                     return Ok(Some(Asked { event, limit, stream }));
                 }
-                call::synchronized(stream, true)
+                call::part_taken(stream)
             }
             Call::Configure(runtime) => {
                 self.runtime = runtime;

@@ -1,14 +1,14 @@
 //! The one thread that uses store and kernel. It answers events in their order.
 
-use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Claimed};
-use autoport::cni;
+use autoport::cni::ENV;
 use autoport::event::{Event as Noted, Log};
-use autoport::model::{Dialect, NamespaceId};
+use autoport::kernel;
+use autoport::model::NamespaceId;
 use autoport::netns;
 use autoport::store::Store;
 use tokio::sync::oneshot;
@@ -19,6 +19,10 @@ use crate::inject::{self, Known};
 use crate::keeper::{Clock, Pulse, Role};
 use crate::nri::message::{Adjustment, Container, Pod};
 use crate::nri::{Answer, Event, Failure};
+
+/// How long the locks of the store are waited for in what the runtime does not wait for. Events wait
+/// meanwhile.
+const ASIDE: Duration = Duration::from_millis(250);
 
 /// What this agent is to do about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,18 +38,26 @@ pub(super) enum Duty {
 /// An event for the worker.
 pub(super) struct Job {
     pub(super) event: Event,
-    pub(super) duty: Duty,
-    pub(super) limit: Duration,
-    /// The role at the time of the event.
-    pub(super) role: Role,
-    pub(super) reply: oneshot::Sender<Result<Answer, Failure>>,
+    /// Whether its pod asks for host ports or their variables.
+    pub(super) asks: bool,
+    /// Until then locks are waited for.
+    pub(super) until: Instant,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// What becomes of it.
+pub(super) struct Reply {
+    pub(super) answer: Result<Answer, Failure>,
+    /// The role in which this agent has answered.
+    pub(super) led: Option<Role>,
 }
 
 /// What the thread is sent.
 pub(super) enum Task {
-    Event(Box<Job>),
+    /// An event, and the role at its time.
+    Event(Box<Job>, Duty, Role),
     /// Look for holders whose pods the runtime does not have.
-    Look,
+    Look(Role),
 }
 
 /// Starts the thread. It ends when the other end of the channel does.
@@ -65,11 +77,12 @@ pub(super) fn start(
             own: netns::own().ok(),
             sandboxes: Sandboxes::default(),
             suspects: Suspects::default(),
+            unreported: None,
         };
         for task in received {
             match task {
-                Task::Event(job) => worker.serve(*job),
-                Task::Look => worker.look(),
+                Task::Event(job, duty, role) => worker.serve(*job, &duty, role),
+                Task::Look(role) => worker.look(role),
             }
         }
     };
@@ -86,13 +99,18 @@ struct Worker {
     own: Option<NamespaceId>,
     sandboxes: Sandboxes,
     suspects: Suspects,
+    /// What the runtime listed, until its containers have been looked at.
+    unreported: Option<(Vec<Pod>, Vec<Container>)>,
 }
 
 /// What answering needs besides the event.
 struct Limits<'a> {
     store: Store,
+    asks: bool,
     /// Whether the runtime still waits, and this agent may still write.
     is_awaited: &'a dyn Fn() -> bool,
+    /// Whether this agent may still write. The runtime need not wait for what a pod gives back.
+    leads: &'a dyn Fn() -> bool,
 }
 
 /// Every line of the library goes to the log.
@@ -109,85 +127,129 @@ impl Log for Traced {
 }
 
 impl Worker {
-    fn serve(&mut self, job: Job) {
-        let Job { event, duty, limit, role, reply } = job;
+    fn serve(&mut self, job: Job, duty: &Duty, role: Role) {
+        let Job { event, asks, until, reply } = job;
+        let led = (*duty == Duty::Answer).then_some(role);
+        let is_over = self.note(&event);
         if let Event::Synchronized { pods, containers } = event {
-            self.synchronize(&pods, containers.len());
             // The runtime waits for this alone; what follows takes time for each pod.
-            let _ = reply.send(Ok(Answer::Done));
-            if duty == Duty::Answer {
-                self.report_uninjected(&pods, &containers);
+            let _ = reply.send(Reply { answer: Ok(Answer::Done), led });
+            self.unreported = led.map(|_| (pods, containers));
+            self.report();
+            return;
+        }
+        if reply.is_closed() {
+            // It was answered when it was due: a pod that asks was rejected.
+            if asks {
+                self.forget(&event);
             }
             return;
         }
         let (pulse, clock) = (self.pulse.clone(), self.clock.clone());
-        let is_awaited = || !reply.is_closed() && pulse.has_still(role, clock.now());
-        let store = self.store.clone().waiting(limit / 4 * 3);
-        let limits = Limits { store, is_awaited: &is_awaited };
-        let (answer, claimed) = self.answer(event, &duty, &limits);
-        let store = limits.store;
-        if reply.send(answer).is_err()
-            && let Some(claimed) = claimed
-        {
+        let leads = || pulse.has_still(role, clock.now());
+        let is_awaited = || !reply.is_closed() && leads();
+        let store = self.store.clone().by(until);
+        let limits = Limits { store, asks, is_awaited: &is_awaited, leads: &leads };
+        let (answer, claimed) = self.answer(&event, is_over, duty, &limits);
+        if answer.is_err() {
+            self.forget(&event);
+        }
+        if reply.send(Reply { answer, led }).is_err() && asks {
             // The runtime was told of a failure meanwhile.
+            self.forget(&event);
+            let store = self.aside();
             let mut call = Call { store: &store, now: now(), log: &mut Traced };
-            if let Err(error) = hostnet::undo(&claimed, &mut call) {
+            if let Some(Err(error)) =
+                claimed.map(|claimed| hostnet::undo(&claimed, &leads, &mut call))
+            {
                 tracing::warn!("cannot release host ports that were claimed too late: {error}");
             }
         }
     }
 
+    /// Notes which sandboxes there are; also where another agent answers. Gives whether the pod has ended.
+    fn note(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Synchronized { pods, containers } => {
+                self.sandboxes.synchronize(pods.iter().map(|pod| (&*pod.uid, &*pod.id)));
+                self.suspects.forget();
+                let (pods, containers) = (pods.len(), containers.len());
+                tracing::info!(pods, containers, "synchronized");
+                false
+            }
+            // Its sandbox may have been set up while no agent was connected.
+            Event::RunPodSandbox(pod) | Event::CreateContainer { pod, .. } => {
+                self.sandboxes.run(&pod.uid, &pod.id);
+                false
+            }
+            Event::StopPodSandbox(pod) => self.sandboxes.stop(&pod.uid, &pod.id),
+            Event::RemovePodSandbox(pod) => self.sandboxes.remove(&pod.uid, &pod.id),
+        }
+    }
+
+    /// Forgets a sandbox that was rejected. The runtime may not tell that it is removed.
+    fn forget(&mut self, event: &Event) {
+        if let Event::RunPodSandbox(pod) = event {
+            self.sandboxes.remove(&pod.uid, &pod.id);
+        }
+    }
+
     fn answer(
-        &mut self,
-        event: Event,
+        &self,
+        event: &Event,
+        has_ended: bool,
         duty: &Duty,
         limits: &Limits<'_>,
     ) -> (Result<Answer, Failure>, Option<Claimed>) {
         match event {
             Event::Synchronized { .. } => (Ok(Answer::Done), None),
-            Event::RunPodSandbox(pod) => {
-                self.sandboxes.run(&pod.uid, &pod.id);
-                match self.run(&pod, duty, limits) {
-                    Ok(claimed) => (Ok(Answer::Done), claimed),
-                    Err(reason) => {
-                        self.sandboxes.remove(&pod.uid, &pod.id);
-                        (Err(Failure::Refused(reason)), None)
-                    }
+            Event::RunPodSandbox(pod) => match self.run(pod, duty, limits) {
+                Ok(claimed) => (Ok(Answer::Done), claimed),
+                Err(reason) => (Err(Failure::Refused(reason)), None),
+            },
+            Event::StopPodSandbox(pod) | Event::RemovePodSandbox(pod) => {
+                if *duty == Duty::Answer && has_ended {
+                    self.release(pod, limits);
                 }
-            }
-            Event::StopPodSandbox(pod) => {
-                let has_ended = self.sandboxes.stop(&pod.uid, &pod.id);
-                self.release(&pod, has_ended, duty, limits);
-                (Ok(Answer::Done), None)
-            }
-            Event::RemovePodSandbox(pod) => {
-                let has_ended = self.sandboxes.remove(&pod.uid, &pod.id);
-                self.release(&pod, has_ended, duty, limits);
                 (Ok(Answer::Done), None)
             }
             Event::CreateContainer { pod, container } => {
-                let adjusted = self.create(&pod, &container, duty, limits);
+                let adjusted = self.create(pod, container, duty, limits);
                 let answer = adjusted.map(|adjust| adjust.map_or(Answer::Done, Answer::Adjust));
                 (answer.map_err(Failure::Refused), None)
             }
         }
     }
 
-    fn synchronize(&mut self, pods: &[Pod], containers: usize) {
-        let list = pods.iter().map(|pod| (pod.uid.as_str(), pod.id.as_str(), pod.pid != 0));
-        self.sandboxes.synchronize(list);
-        self.suspects.forget();
-        tracing::info!(pods = pods.len(), containers, "synchronized");
-    }
-
     /// Names the running containers that were created without their variables. Only a restart helps them.
-    fn report_uninjected(&self, pods: &[Pod], containers: &[Container]) {
-        for pod in pods {
+    /// Where the store cannot be read, it is tried again at the next look.
+    fn report(&mut self) {
+        let Some((pods, containers)) = self.unreported.take() else { return };
+        let store = self.aside();
+        for pod in &pods {
             let own = containers.iter().filter(|one| one.pod_sandbox_id == pod.id);
-            for container in own.filter(|container| container.may_run()) {
-                let known = self.known(pod, &self.store);
-                let told = known.ok().and_then(|known| inject::inject(pod, container, &known).ok());
-                if told.flatten().is_some_and(|told| inject::lacks(container, &told)) {
+            let mut running = own.filter(|container| container.may_run()).peekable();
+            if running.peek().is_none() {
+                continue;
+            }
+            let known = match self.known(pod, &store) {
+                Ok(known) => known,
+                Err(error) => {
+                    tracing::warn!("cannot look for containers without their variables: {error}");
+                    self.unreported = Some((pods, containers));
+                    return;
+                }
+            };
+            for container in running {
+                let lacks = match inject::inject(pod, container, &known) {
+                    Ok(told) => told.is_some_and(|told| inject::lacks(container, &told)),
+                    Err(refusal) => {
+                        let (pod, container) = (&pod.name, &container.name);
+                        tracing::warn!(pod, container, "the container runs, but {refusal}");
+                        false
+                    }
+                };
+                if lacks {
                     tracing::warn!(
                         namespace = pod.namespace,
                         pod = pod.name,
@@ -200,18 +262,17 @@ impl Worker {
         }
     }
 
-    fn run(
-        &mut self,
-        pod: &Pod,
-        duty: &Duty,
-        limits: &Limits<'_>,
-    ) -> Result<Option<Claimed>, String> {
-        let asks = cni::asks_by(&pod.annotations, &every_alias()).is_some();
+    /// The store for what the runtime does not wait for.
+    fn aside(&self) -> Store {
+        self.store.clone().by(Instant::now() + ASIDE)
+    }
+
+    fn run(&self, pod: &Pod, duty: &Duty, limits: &Limits<'_>) -> Result<Option<Claimed>, String> {
         if *duty == Duty::Watch || hostnet::is_on_host(pod, self.own) != Some(true) {
             return Ok(None);
         }
         match duty {
-            Duty::Reject(reason) if asks => Err(reason.clone()),
+            Duty::Reject(reason) if limits.asks => Err(reason.clone()),
             Duty::Reject(_) | Duty::Watch => Ok(None),
             Duty::Answer => self.claim(pod, limits),
         }
@@ -223,7 +284,7 @@ impl Worker {
         }
         let config = self.plugin.read().map_err(|error| error.to_string())?;
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced };
-        let claimed = hostnet::claim(pod, &config, &mut call, limits.is_awaited)?;
+        let claimed = hostnet::claim(pod, config, &mut call, limits.is_awaited)?;
         if let Some(claimed) = &claimed {
             let ports: Vec<_> = claimed.record.chosen_numbers().into_iter().collect();
             tracing::info!(namespace = pod.namespace, pod = pod.name, ?ports, "assigned");
@@ -231,13 +292,12 @@ impl Worker {
         Ok(claimed)
     }
 
-    fn release(&self, pod: &Pod, has_ended: bool, duty: &Duty, limits: &Limits<'_>) {
-        let is_elsewhere = hostnet::is_on_host(pod, self.own) == Some(false);
-        if *duty != Duty::Answer || !has_ended || is_elsewhere {
+    fn release(&self, pod: &Pod, limits: &Limits<'_>) {
+        if hostnet::is_on_host(pod, self.own) == Some(false) {
             return;
         }
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced };
-        match hostnet::release(&pod.uid, &mut call) {
+        match hostnet::release(&pod.uid, limits.leads, &mut call) {
             Ok(true) => tracing::info!(namespace = pod.namespace, pod = pod.name, "released"),
             Ok(false) => {}
             // The removal of the sandbox, or a later look, tries again.
@@ -246,22 +306,20 @@ impl Worker {
     }
 
     fn create(
-        &mut self,
+        &self,
         pod: &Pod,
         container: &Container,
         duty: &Duty,
         limits: &Limits<'_>,
     ) -> Result<Option<Adjustment>, String> {
-        let waits = pod.annotations.contains_key(cni::ENV);
-        let asks = waits || cni::asks_by(&pod.annotations, &every_alias()).is_some();
         match duty {
             Duty::Answer => {}
-            Duty::Reject(reason) if asks => return Err(reason.clone()),
+            Duty::Reject(reason) if limits.asks => return Err(reason.clone()),
             Duty::Reject(_) | Duty::Watch => return Ok(None),
         }
         let mut known = match self.known(pod, &limits.store) {
             Ok(known) => known,
-            Err(error) if asks => return Err(error),
+            Err(error) if limits.asks => return Err(error),
             Err(error) => {
                 tracing::warn!(pod = pod.name, "cannot look for host ports: {error}");
                 return Ok(None);
@@ -291,17 +349,24 @@ impl Worker {
     fn known(&self, pod: &Pod, store: &Store) -> Result<Known, String> {
         let records = app::records_of_pod(store, &pod.uid, &mut Traced);
         let records = records.map_err(|error| error.in_one_line())?;
-        let asks = cni::asks_by(&pod.annotations, &every_alias()).is_some();
-        let aliases = if asks && records.is_empty() {
-            self.plugin.read().map_err(|error| error.to_string())?.aliases
-        } else {
-            every_alias()
-        };
-        Ok(Known { records, directory: store.published_at(&pod.uid), aliases })
+        let mut known = Known::of(pod, records, store.published_at(&pod.uid));
+        if known.records.is_empty() && inject::asks(pod) {
+            known.aliases = self.plugin.read().map_err(|error| error.to_string())?.aliases;
+        }
+        if pod.annotations.contains_key(ENV) {
+            // The plugin looks the node's addresses up only where the node chooses a port.
+            for record in known.records.iter_mut().filter(|record| record.advertised.is_empty()) {
+                let found = kernel::outward_addresses(&record.policy.host_addresses);
+                record.advertised = found.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(known)
     }
 
-    fn look(&mut self) {
-        let mut call = Call { store: &self.store, now: now(), log: &mut Traced };
+    fn look(&mut self, role: Role) {
+        self.report();
+        let store = self.aside();
+        let mut call = Call { store: &store, now: now(), log: &mut Traced };
         let holders = match hostnet::holders(&mut call) {
             Ok(holders) => holders,
             Err(error) => {
@@ -309,22 +374,71 @@ impl Worker {
                 return;
             }
         };
-        for uid in self.suspects.look(&holders, &self.sandboxes, now()) {
-            match hostnet::release(&uid, &mut call) {
-                Ok(_) => {
+        let leads = || self.pulse.has_still(role, self.clock.now());
+        for uid in self.suspects.look(&holders, &self.sandboxes, Instant::now()) {
+            match hostnet::release(&uid, &leads, &mut call) {
+                Ok(true) => {
                     tracing::info!(uid, "released the host ports of a pod that no longer exists");
                 }
+                Ok(false) => {}
                 Err(error) => tracing::warn!(uid, "cannot release host ports: {error}"),
             }
         }
     }
 }
 
-fn every_alias() -> BTreeSet<Dialect> {
-    [Dialect::KubeWharf, Dialect::Bcs].into()
-}
-
 #[expect(clippy::disallowed_methods, reason = "the one clock of the worker")]
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::keeper::Keeper;
+
+    fn worker(dir: &Path) -> Worker {
+        let clock = Clock::of_node();
+        Worker {
+            store: Store::at(dir),
+            plugin: Plugin::new(dir.join("net.d")).with_node_file(dir.join("node-file")),
+            pulse: Keeper::new(dir, true, clock.clone()).pulse(),
+            clock,
+            own: None,
+            sandboxes: Sandboxes::default(),
+            suspects: Suspects::default(),
+            unreported: None,
+        }
+    }
+
+    fn pod() -> Pod {
+        let annotations = [("autoport.cni/ports".to_owned(), "http=auto".to_owned())].into();
+        Pod { id: "s1".into(), uid: "u1".into(), annotations, ..Pod::default() }
+    }
+
+    #[test]
+    fn a_sandbox_whose_setup_was_not_seen_is_known_by_its_container() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut worker = worker(dir.path());
+        worker.note(&Event::CreateContainer { pod: pod(), container: Container::default() });
+        assert!(worker.sandboxes.lists("u1"), "or its ports would be released after a minute");
+    }
+
+    #[test]
+    fn an_event_that_was_answered_meanwhile_is_noted_and_dropped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut worker = worker(dir.path());
+        let role = worker.pulse.role();
+        for (event, asks, is_listed) in
+            [(Event::RunPodSandbox(pod()), false, true), (Event::RunPodSandbox(pod()), true, false)]
+        {
+            let (reply, _) = oneshot::channel();
+            let job = Job { event, asks, until: Instant::now(), reply };
+            worker.serve(job, &Duty::Answer, role);
+            assert_eq!(worker.sandboxes.lists("u1"), is_listed);
+        }
+        assert!(!dir.path().join("lock").exists(), "the store is not used for it");
+    }
 }

@@ -3,9 +3,10 @@
 //! 2 s, and creates the container with the answers that it got.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use prost::Message as _;
@@ -16,19 +17,30 @@ use super::agent::{Agent, Node};
 use super::runtime::{Connection, Runtime};
 use super::{asking, run};
 
-/// How often an agent is hit; each hit takes some seconds.
-const HITS: usize = 6;
+/// How often an agent is hit, unless `SWAP_HITS` says otherwise; each hit takes some seconds.
+const HITS: u64 = 6;
+
+/// How long, in milliseconds, both are left alone after a hit, unless `SWAP_PAUSE` says otherwise. It is enough
+/// for the hit one to be back at work, so that no hit is the second of two.
+const PAUSE: u64 = 1000;
+
+fn setting(name: &str, usual: u64) -> u64 {
+    let text = env::var(name).ok().filter(|text| !text.is_empty());
+    text.map_or(usual, |text| text.parse().expect("a number"))
+}
 
 /// What became of the containers.
 #[derive(Debug, Default)]
 struct Tally {
     created: usize,
-    without: usize,
+    /// What each agent did about a container that has no variables.
+    without: Vec<String>,
     /// By an agent, or because both have answered: kubelet tries again.
     refused: usize,
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "the figures are what the test is run longer for")]
 fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit() {
     let (node, runtime) = (Node::new(""), Runtime::new());
     let socket = runtime.socket();
@@ -41,13 +53,14 @@ fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit(
     for connection in connected.values_mut() {
         run(connection, &asking("one")).expect("it is assigned a port");
     }
+    thread::sleep(Duration::from_millis(setting("SWAP_PAUSE", PAUSE)));
     let done = AtomicBool::new(false);
     let tally = thread::scope(|scope| {
         let done = &done;
         let created = scope.spawn(move || create_all(&runtime, connected, done));
         let mut rng = fastrand::Rng::with_seed(1);
-        for hit in 0..HITS {
-            thread::sleep(Duration::from_millis(rng.u64(1000..1400)));
+        for hit in 0..setting("SWAP_HITS", HITS) {
+            thread::sleep(Duration::from_millis(rng.u64(0..400)));
             let which = rng.usize(0..2);
             let options: &[&str] = if which == 0 { &[] } else { &["--standby"] };
             hit_one(&mut agents[which], hit % 2 == 0, &mut rng, || start(options));
@@ -55,8 +68,9 @@ fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit(
         done.store(true, Ordering::SeqCst);
         created.join().expect("the runtime goes on")
     });
+    eprintln!("{tally:?}");
     assert!(tally.created > 200, "{tally:?}");
-    assert_eq!(tally.without, 0, "{tally:?}");
+    assert!(tally.without.is_empty(), "{tally:?}");
     assert!(tally.refused < tally.created / 20, "{tally:?}");
 }
 
@@ -76,8 +90,7 @@ fn hit_one(
         thread::sleep(Duration::from_millis(rng.u64(500..4000)));
         agent.signal(Signal::SIGCONT);
     }
-    // The next hit is to find both at work.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_millis(setting("SWAP_PAUSE", PAUSE)));
 }
 
 fn create_all(
@@ -90,24 +103,28 @@ fn create_all(
         agents.extend(runtime.connect_if_any());
         tally.created += 1;
         match create(&mut agents) {
-            Some(1) => {}
-            Some(0) => tally.without += 1,
-            Some(_) | None => tally.refused += 1,
+            (Some(1), _) => {}
+            (Some(0), told) => tally.without.push(told),
+            (Some(_) | None, _) => tally.refused += 1,
         }
         thread::sleep(Duration::from_millis(10));
     }
     tally
 }
 
-/// How many agents have given the container its variables; none if one has rejected it.
-fn create(agents: &mut BTreeMap<String, Connection>) -> Option<usize> {
+/// How many agents have given the container its variables, `None` if one has rejected it; and what each did.
+fn create(agents: &mut BTreeMap<String, Connection>) -> (Option<usize>, String) {
     let container = Container { name: "main".to_owned(), ..Container::default() };
     let create = CreateContainer { pod: Some(asking("one")), container: Some(container) };
-    let mut told = 0;
+    let (mut told, mut done) = (0, Vec::new());
     let mut gone = Vec::new();
     let mut refused = false;
     for (index, agent) in &mut *agents {
-        match agent.call_if_alive("CreateContainer", &create) {
+        let begun = Instant::now();
+        let called = agent.call_if_alive("CreateContainer", &create);
+        let what = called.as_ref().map(Result::is_ok);
+        done.push(format!("{index}: {what:?} after {:?}", begun.elapsed()));
+        match called {
             None => gone.push(index.clone()),
             Some(Err(_)) => {
                 refused = true;
@@ -120,5 +137,5 @@ fn create(agents: &mut BTreeMap<String, Connection>) -> Option<usize> {
         }
     }
     agents.retain(|index, _| !gone.contains(index));
-    (!refused).then_some(told)
+    ((!refused).then_some(told), done.join(", "))
 }

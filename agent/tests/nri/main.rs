@@ -13,7 +13,7 @@ use prost::Message as _;
 
 use autoport_agent::nri::message::{
     Adjustment, Container, ContainerCreated, CreateContainer, Pod, PodEvent, Request, StateChange,
-    Variable,
+    Synchronize, Variable,
 };
 use autoport_agent::nri::{Answer, Asked, Error, Event, Failure, Identity, Session};
 
@@ -54,7 +54,7 @@ async fn accept_all(mut session: Session) -> (Vec<Event>, Error) {
             Ok(asked) => asked,
             Err(error) => return (events, error),
         };
-        if let Err(error) = session.answer(&asked, Ok(Answer::Done)).await {
+        if let Err(error) = session.answer(asked.stream, Ok(Answer::Done)).await {
             return (events, error);
         }
         events.push(asked.event);
@@ -131,6 +131,28 @@ fn a_synchronize_in_parts_is_one_event() {
 }
 
 #[test]
+fn a_synchronize_without_end_is_not_held() {
+    let script = |runtime: &Runtime| {
+        let mut connection = runtime.accept();
+        connection.register();
+        connection.configure(0);
+        let annotations = [("a".to_owned(), "x".repeat(4_000_000))].into();
+        let part = Synchronize {
+            pods: vec![Pod { annotations, ..pod("a") }],
+            more: true,
+            ..Synchronize::default()
+        };
+        let taken = (0..).take_while(|_| connection.call_if_alive("Synchronize", &part).is_some());
+        taken.count()
+    };
+    let taken = against(script, async |session| {
+        let (events, error) = accept_all(session).await;
+        assert!(events.is_empty() && matches!(error, Error::ListTooLong), "{error:?}");
+    });
+    assert_eq!(taken, 16, "parts of 4 MB, in 64 MiB");
+}
+
+#[test]
 fn events_of_old_and_new_runtimes_are_the_same() {
     let script = |runtime: &Runtime| {
         let mut connection = runtime.connect(Vec::new(), Vec::new());
@@ -182,7 +204,7 @@ fn large_events_and_answers_arrive_whole_in_frames_of_any_size() {
                     assert_eq!(container.env.iter().map(Vec::len).sum::<usize>() >> 20, 2);
                     answer = Answer::Adjust(thousand_ports());
                 }
-                session.answer(&asked, Ok(answer)).await.expect("the runtime reads");
+                session.answer(asked.stream, Ok(answer)).await.expect("the runtime reads");
             }
         });
         assert_eq!(adjusted, thousand_ports());
@@ -197,10 +219,10 @@ fn the_text_of_a_failure_reaches_the_runtime() {
     };
     let status = against(script, async |mut session| {
         let synchronized = session.next().await.expect("it is synchronized");
-        session.answer(&synchronized, Ok(Answer::Done)).await.expect("the runtime reads");
+        session.answer(synchronized.stream, Ok(Answer::Done)).await.expect("the runtime reads");
         let run = session.next().await.expect("an event");
         let refused = Failure::Refused("no free host port".to_owned());
-        session.answer(&run, Err(refused)).await.expect("the runtime reads");
+        session.answer(run.stream, Err(refused)).await.expect("the runtime reads");
     });
     assert_eq!((status.code, status.message.as_str()), (9, "no free host port"));
 }
@@ -227,7 +249,7 @@ fn an_answer_is_due_in_half_of_what_the_runtime_allows_and_never_after_a_second(
         against(script, async |mut session| {
             let asked: Asked = session.next().await.expect("an event");
             assert_eq!(asked.limit.as_millis(), expected.as_millis(), "{configured} ms, {left:?}");
-            session.answer(&asked, Ok(Answer::Done)).await.expect("the runtime reads");
+            session.answer(asked.stream, Ok(Answer::Done)).await.expect("the runtime reads");
         });
     }
 }
@@ -304,13 +326,13 @@ fn a_runtime_that_does_not_read_keeps_nobody_waiting() {
     };
     against(script, async |mut session| {
         let synchronized = session.next().await.expect("it is synchronized");
-        session.answer(&synchronized, Ok(Answer::Done)).await.expect("the runtime reads");
+        session.answer(synchronized.stream, Ok(Answer::Done)).await.expect("the runtime reads");
         let asked = session.next().await.expect("an event");
         let value = "x".repeat(3 << 20);
         let env = vec![Variable { name: "A".to_owned(), value }];
         let begun = Instant::now();
         let answer = Answer::Adjust(Adjustment { mounts: Vec::new(), env });
-        let error = session.answer(&asked, Ok(answer)).await.expect_err("it does not fit");
+        let error = session.answer(asked.stream, Ok(answer)).await.expect_err("it does not fit");
         assert!(matches!(error, Error::Stuck), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     });

@@ -11,14 +11,18 @@ use super::super::number;
 use super::super::text::quote;
 use crate::model::{ContainerPort, PortRange, Protocol, Request};
 
-/// Only `true` is a yes, as in BCS; what looks like another is worth a word.
-pub(super) fn is_on(value: &str, warnings: &mut Vec<String>) -> bool {
+/// Only `true` is a yes, as in BCS.
+pub(super) fn is_on(value: &str) -> bool {
+    value == "true"
+}
+
+/// What looks like another yes is worth a word.
+pub(super) fn warn_of(value: &str, warnings: &mut Vec<String>) {
     if !matches!(value, "true" | "false" | "") {
         let value = quote(value);
         warnings
             .push(format!("annotation {BCS} is {value} and counts as off: only \"true\" is on"));
     }
-    value == "true"
 }
 
 /// What is left to choose: the listed ports that neither the port mappings nor our own annotation

@@ -1,5 +1,8 @@
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
+use super::asking;
 use crate::cni::{Call, Env, Error};
 use crate::model::{Ask, Dialect};
 
@@ -152,4 +155,31 @@ fn the_annotations_of_bcs_are_read() {
         "a name is unknown here"
     );
     assert!(refusal(&[], &[on]).contains(BCS_PORTS), "no list");
+}
+
+/// An ADD of the same pod refuses what cannot be read, and ignores what is off.
+#[test]
+fn the_annotations_that_ask_are_those_that_an_add_reads() {
+    let all = [Dialect::KubeWharf, Dialect::Bcs].into();
+    let none = BTreeSet::new();
+    for (pairs, expected) in [
+        (&[(PORTS, "8080")][..], &[PORTS][..]),
+        (&[(PORTS, "")], &[PORTS]),
+        (&[(KUBEWHARF, " random ")], &[KUBEWHARF]),
+        (&[(KUBEWHARF, "yes")], &[KUBEWHARF]),
+        (&[(KUBEWHARF, " false ")], &[]),
+        (&[(KUBEWHARF, "0")], &[]),
+        (&[(BCS, "true"), (PORTS, "8080")], &[PORTS, BCS]),
+        (&[(BCS, " true ")], &[]),
+        (&[(BCS, "yes"), (BCS_PORTS, "8080")], &[]),
+        (&[("example.com/ports", "8080")], &[]),
+    ] {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let annotations = pairs.iter().map(own).collect();
+        let asked: Vec<_> = asking(&annotations, &all).collect();
+        assert_eq!(asked, expected, "{pairs:?}");
+        let is_refused_or_served = !matches!(claim(&[], pairs), Ok(ask) if ask.is_empty());
+        assert_eq!(is_refused_or_served, !expected.is_empty(), "{pairs:?}");
+        assert!(asking(&annotations, &none).all(|key| key == PORTS));
+    }
 }

@@ -1,0 +1,129 @@
+//! What a pod on the node's own network asks for. No plugin is called for it, so it asks by its annotations
+//! alone, by the plugin's rules.
+
+use std::num::NonZeroU16;
+
+use autoport::cni::{
+    ALLOCATION, Config, Error, PORTS, PodAnnotations, RANGE, asking, read_annotations,
+};
+use autoport::model::{Ask, ContainerPort, Dialect, Holder, Pod, Request};
+
+/// The claim of such a pod, with what is ignored, a line each; `None` if it asks for nothing. Nothing is
+/// translated for it, so it can ask for `auto` ports only.
+///
+/// # Errors
+/// When its annotations ask for something that it cannot have, or are misspelt.
+pub(super) fn ask(
+    holder: Holder,
+    pod: Pod,
+    annotations: &PodAnnotations,
+    config: Config,
+) -> Result<Option<(Ask, Vec<String>)>, Error> {
+    refuse_without_list(annotations, &config)?;
+    let mut warnings = Vec::new();
+    let aliases = config.aliases.clone();
+    let mut ask = config.ask(holder);
+    ask.pod = Some(pod);
+    read_annotations(&mut ask, annotations, &aliases, &mut warnings)?;
+    for request in &ask.requested {
+        refuse_translation(request, ask.annotation.unwrap_or(PORTS))?;
+    }
+    Ok((!ask.is_empty()).then_some((ask, warnings)))
+}
+
+const LIST: &str = "but no port is named: a Pod on the host network lists the host ports that its \
+                    program listens on in the annotation autoport.cni/ports, as in \
+                    \"http=auto, game=auto/udp\"";
+
+/// On the pod network the text would show a list that cannot be used here.
+fn refuse_without_list(annotations: &PodAnnotations, config: &Config) -> Result<(), Error> {
+    let asked = |alias| asking(annotations, &[alias].into()).next();
+    let alias = |alias| asked(alias).filter(|_| config.aliases.contains(&alias));
+    if annotations.contains_key(PORTS) || alias(Dialect::Bcs).is_some() {
+        return Ok(());
+    }
+    let mut keys = alias(Dialect::KubeWharf).into_iter().chain([RANGE, ALLOCATION]);
+    let lonely = keys.find_map(|key| Some((key, annotations.get(key)?)));
+    lonely.map_or(Ok(()), |(key, value)| Err(Error::annotation(key, value, LIST)))
+}
+
+fn refuse_translation(request: &Request, annotation: &'static str) -> Result<(), Error> {
+    let ContainerPort::From(_) = request.container_port else { return Ok(()) };
+    let (container_port, count) = (ContainerPort::Same, NonZeroU16::MIN);
+    let auto = Request { container_port, count, ..request.clone() };
+    let instead = if request.count == count {
+        format!("{:?}", auto.to_string())
+    } else {
+        let name = request.name.as_deref().unwrap_or("port");
+        let one = |at: u8| Request { name: Some(format!("{name}-{at}")), ..auto.clone() };
+        format!("an item for each port, as in \"{}, {}\",", one(0), one(1))
+    };
+    let allowed = format!(
+        "but the Pod is on the host network, where no port is translated to another one: write \
+         {instead} in the annotation {PORTS}, and let the program listen on the host port that its \
+         environment names"
+    );
+    Err(Error::annotation(annotation, &request.to_string(), allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use autoport::model::HostPod;
+
+    use super::*;
+
+    const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
+    const BCS: &str = "randhostport.webhook.bkbcs.tencent.com";
+    const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
+
+    fn asked(pairs: &[(&str, &str)]) -> Result<Option<Ask>, String> {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let annotations = pairs.iter().map(own).collect();
+        let (config, _) = Config::read(None, None).expect("the defaults");
+        let pod = Pod { namespace: "games".into(), name: "game-0".into(), uid: "u1".into() };
+        let holder = HostPod::new("u1").expect("a UID").into();
+        let asked = ask(holder, pod, &annotations, config);
+        asked.map(|asked| asked.map(|(ask, _)| ask)).map_err(|error| error.in_one_line())
+    }
+
+    #[test]
+    fn a_pod_gets_the_ports_that_its_program_listens_on() {
+        let asked = asked(&[(PORTS, "http=auto, game=auto/udp")]).expect("it is right");
+        let asked = asked.expect("it asks for ports");
+        let requested: Vec<String> = asked.requested.iter().map(ToString::to_string).collect();
+        assert_eq!(requested, ["http=auto/tcp", "game=auto/udp"]);
+        assert!(asked.fixed.is_empty() && asked.pod_addresses.is_empty() && asked.netns.is_none());
+    }
+
+    #[test]
+    fn a_pod_without_such_annotations_asks_for_nothing() {
+        for nothing in [
+            &[][..],
+            &[("example.com/other", "1")],
+            &[(KUBEWHARF, "false")],
+            &[(KUBEWHARF, "0"), ("autoport.cni/mount", "false")],
+            &[(BCS, "false"), (BCS_PORTS, "8080")],
+        ] {
+            assert!(matches!(asked(nothing), Ok(None)), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error_that_shows_what_can() {
+        for (pairs, shown) in [
+            (&[(PORTS, "http=8080")][..], "write \"http=auto/tcp\" in"),
+            (&[(PORTS, "8080")], "write \"auto/tcp\" in"),
+            (&[(PORTS, "rtp=10000-10009/udp")], "as in \"rtp-0=auto/udp, rtp-1=auto/udp\""),
+            (&[(KUBEWHARF, "true")], "\"http=auto, game=auto/udp\""),
+            (&[(KUBEWHARF, "true"), (PORTS, "8080")], "write \"auto/tcp\" in"),
+            (&[(RANGE, "game")], "\"http=auto, game=auto/udp\""),
+            (&[(ALLOCATION, "random")], "\"http=auto, game=auto/udp\""),
+            (&[(BCS, "true"), (BCS_PORTS, "8080")], "in the annotation autoport.cni/ports"),
+            (&[("autoport.cni/port", "http=auto")], "did you mean autoport.cni/ports?"),
+            (&[("autoport.cni/envs", "required")], "did you mean autoport.cni/env?"),
+        ] {
+            let error = asked(pairs).expect_err("it cannot be had");
+            assert!(error.contains(shown), "{error}");
+        }
+    }
+}

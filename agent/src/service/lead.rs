@@ -1,0 +1,128 @@
+//! The thread that decides whether this agent answers an event, and beats. It alone uses the files by which
+//! the node's agents agree.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use autoport::error::in_one_line;
+use autoport::event::Silent;
+use autoport::store::Store;
+
+use super::worker::{Duty, Job, Task};
+use crate::keeper::{Keeper, Standing};
+use crate::nri::RETRY;
+
+/// How often holders whose pods do not exist are looked for.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How often a preferred agent that waits for the lead tries to take it while an event waits.
+const STEP: Duration = Duration::from_millis(20);
+
+/// What the thread is sent.
+pub(super) enum Order {
+    /// The runtime's session is synchronized, or over.
+    Connected(bool),
+    /// Beat: sent by the session's thread, so that the heart stops if either thread does.
+    Beat,
+    /// Have it answered.
+    Event(Box<Job>),
+}
+
+/// Starts the thread. It ends when the other end of the channel or the worker does.
+pub(super) fn start(
+    store: Store,
+    keeper: Keeper,
+    worker: Sender<Task>,
+) -> std::io::Result<Sender<Order>> {
+    let (orders, received) = mpsc::channel();
+    let run = move || {
+        // The state directory is made by the first who needs it.
+        if let Err(error) = store.waiting(RETRY).lock(&mut Silent) {
+            tracing::warn!("cannot use the state directory: {}", in_one_line(&error));
+        }
+        Lead { keeper, worker, failed: false }.run(&received);
+    };
+    thread::Builder::new().name("lead".to_owned()).spawn(run)?;
+    Ok(orders)
+}
+
+struct Lead {
+    keeper: Keeper,
+    worker: Sender<Task>,
+    /// Whether the last beat failed.
+    failed: bool,
+}
+
+impl Lead {
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut look = Instant::now() + LOOK;
+        for order in orders {
+            let role = self.keeper.pulse().role();
+            let sent = match order {
+                Order::Connected(connected) => {
+                    self.keeper.set_connected(connected);
+                    Ok(())
+                }
+                Order::Beat => {
+                    self.beat();
+                    let is_due = Instant::now() >= look && self.keeper.leads();
+                    if is_due {
+                        look = Instant::now() + LOOK;
+                        self.worker.send(Task::Look(role))
+                    } else {
+                        Ok(())
+                    }
+                }
+                Order::Event(job) => {
+                    let duty = self.duty(&job);
+                    let role = self.keeper.pulse().role();
+                    self.worker.send(Task::Event(job, duty, role))
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        let beaten = self.keeper.beat();
+        if let Err(error) = &beaten
+            && !self.failed
+        {
+            tracing::warn!("no heartbeat: {}", in_one_line(error));
+        }
+        self.failed = beaten.is_err();
+    }
+
+    /// What this agent is to do about an event. Where it waits for the lead, so does the event.
+    fn duty(&mut self, job: &Job) -> Duty {
+        loop {
+            match self.keeper.standing() {
+                Standing::Leads => return Duty::Answer,
+                Standing::StandsBy => return Duty::Watch,
+                Standing::Waits if !job.asks => return Duty::Watch,
+                Standing::Waits if Instant::now() < job.until => {
+                    thread::sleep(STEP);
+                    // It is not stopped: it waits.
+                    self.beat();
+                }
+                Standing::Waits => {
+                    return Duty::Reject(
+                        "the standby agent of this node has not handed the lead over to this agent \
+                         yet; kubelet repeats the request"
+                            .to_owned(),
+                    );
+                }
+                Standing::Unknown(error) => {
+                    return Duty::Reject(format!(
+                        "the node's agents cannot agree which of them answers: {}; the state \
+                         directory of autoport must be writable",
+                        in_one_line(&error)
+                    ));
+                }
+            }
+        }
+    }
+}
