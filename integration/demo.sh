@@ -215,7 +215,7 @@ good "The client's connections to 8080 and $chosen are refused."
 command_line "autoport list"
 autoport list | indent
 # The interface towards pods stays guarded as long as route_localnet is set on it.
-left=$(nft list table inet autoport | sed '/set guarded {/,/elements/d')
+left=$(nft list table inet autoport | sed '/set guarded {/,/^\t}/d')
 [[ $left != *elements* ]] || stop "Elements are left: $left"
 good "No element of a pod is left in the kernel's table."
 left=$(find /run/autoport/attachments /run/autoport/ports -mindepth 2)$(ls -A /run/autoport/attachments)
