@@ -2,49 +2,45 @@
 # Installs what building, demonstrating and testing autoport needs on Debian 12
 # or later. Run it as root, or as a user who may use sudo (for apt only).
 #
-#   integration/setup.sh build   what `cargo build` needs
-#   integration/setup.sh check   that, and what `make check` needs
-#   integration/setup.sh demo    the first, and what the demo needs, with cnitool
-#   integration/setup.sh test    that, and what the tests need
-#   integration/setup.sh bench   that, and what the benchmark compares with
-#   integration/setup.sh clients what `test` needs, and the runtimes of `make test-clients`
-#   integration/setup.sh packages what `build` needs, and what inspects the packages
-#   integration/setup.sh kubernetes what `demo` needs, and what `make test-kubernetes`
-#                                does; the first time it builds Kubernetes
-#   integration/setup.sh kernels what `test` needs, and what `make test-kernels` boots
+#   integration/setup.sh build       what `cargo build` needs
+#   integration/setup.sh check       that, and what `make check` needs
+#   integration/setup.sh demo        the first, and what the demo needs, with cnitool
+#   integration/setup.sh test        that, and what the tests need
+#   integration/setup.sh bench       that, and what the benchmark compares with
+#   integration/setup.sh clients     what `test` needs, and the runtimes of `make test-clients`
+#   integration/setup.sh packages    what `build` needs, and what inspects the packages
+#   integration/setup.sh kubernetes  what `demo` needs, and what `make test-kubernetes`
+#                                    does; the first time it builds Kubernetes
+#   integration/setup.sh kernels     what `test` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
 # the folder AUTOPORT_TOOLS names (default: target/tools in this repository):
 #
-#   bin/cnitool   the CNI project's own tool                          (demo, test)
-#   bin/libcni    integration/programs/libcni/main.go on the same library      (demo, test)
-#   cni-sid/      sid's reference plugins, beside this release's in
-#                 /usr/lib/cni                                              (test)
-#   cni-bookworm/ those of Debian 12, with portmap 1.1.1                     (bench)
-#   bookworm/     podman 4.3 and containerd 1.6 with their libraries
-#                                                            (clients, kubernetes)
-#   sid/          containerd 2                                           (clients)
-#   bookworm-kubectl/     kubectl 1.20, for its kustomize               (packages)
-#   kubernetes-validate/  a Python environment: a validator of manifests and the
-#                 schemas of every Kubernetes, from PyPI                (packages)
-#   bin/cri       integration/programs/cri/main.go, a client of containerd
-#                                                            (clients, kubernetes)
-#   rootfs/echo   integration/programs/echo/main.go, what runs in a container (the same)
-#   image.tar     the same as an image                               (the same)
-#   kubernetes/   etcd, conntrack, and Kubernetes' own programs, built by
-#                 integration/cluster/build.sh                        (kubernetes)
-#   cache/        the Go toolchain and libcni, as packed by Debian    (demo, test)
-#   cache-cri/    the Go libraries of bin/cri                (clients, kubernetes)
-#   cache-kubernetes/  Kubernetes' source and its Go toolchain        (kubernetes)
-#   build-kubernetes/  an unfinished build: the next run goes on with it
-#   cache-cri/    the Go libraries of bin/cri                            (clients)
-#   busybox/      busybox-static, which cannot be installed beside busybox (kernels)
-#   previous/     autoport as it was at an earlier commit of this repository,
-#                 which shares a node with today's                          (test)
-#   kernels/      a folder per Debian release in $KERNELS (bookworm, trixie): its
-#                 kernel for clouds and the modules for networks         (kernels)
-#   stamps/       what each of them was made from
+#   bin/cnitool          demo, test           the CNI project's own tool
+#   bin/libcni           demo, test           integration/programs/libcni/main.go on the same library
+#   cni-sid/             test                 sid's reference plugins, beside this release's in /usr/lib/cni
+#   cni-bookworm/        bench                those of Debian 12, with portmap 1.1.1
+#   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
+#   sid/                 clients              containerd 2
+#   bookworm-kubectl/    packages             kubectl 1.20, for its kustomize
+#   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
+#                                             schemas of every Kubernetes, from PyPI
+#   bin/cri              clients, kubernetes  integration/programs/cri/main.go, a client of containerd
+#   rootfs/echo          clients, kubernetes  integration/programs/echo/main.go, what runs in a container
+#   image.tar            clients, kubernetes  the same as an image
+#   kubernetes/          kubernetes           etcd, conntrack, and Kubernetes' own programs, built by
+#                                             integration/cluster/build.sh
+#   cache/               demo, test           the Go toolchain and libcni, as packed by Debian
+#   cache-cri/           clients, kubernetes  the Go libraries of bin/cri
+#   cache-kubernetes/    kubernetes           Kubernetes' source and its Go toolchain
+#   build-kubernetes/    kubernetes           an unfinished build: the next run goes on with it
+#   busybox/             kernels              busybox-static, which cannot be installed beside busybox
+#   previous/            test                 autoport as it was at an earlier commit of this repository,
+#                                             which shares a node with today's
+#   kernels/             kernels              a folder per Debian release in $KERNELS (bookworm, trixie): its
+#                                             kernel for clouds and the modules for networks
+#   stamps/              all                  what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
 set -eEuo pipefail
