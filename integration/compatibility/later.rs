@@ -37,8 +37,9 @@ impl Future {
         fs::write(&path, format!("{before}:99{rest}")).expect("a file of ours");
     }
 
-    /// Insists that neither claims nor clean-up commands change the entries.
-    fn survives(&mut self, what: &str, port: PortMapping) {
+    /// Insists that neither claims nor clean-up commands change the entries. `unrepaired` is what
+    /// `repair` says it could not do, if anything.
+    fn survives(&mut self, what: &str, port: PortMapping, unrepaired: Option<&str>) {
         let index = view::index();
         let before = ruleset();
         let claim = self.scene.claim("greedy", port);
@@ -57,8 +58,10 @@ impl Future {
         for arguments in [&["gc"][..], &["repair"]] {
             let (status, stdout, stderr) = operator::of(Plugin::Autoport, &[], arguments);
             self.scene.node.note(format!("{what}: {arguments:?}: {status} {stdout}{stderr}"));
-            // `repair` says that it could not repair everything.
-            assert!(status.success() || arguments == ["repair"], "{what}: {stdout}{stderr}");
+            match unrepaired.filter(|_| arguments == ["repair"]) {
+                Some(why) => assert!(status.code() == Some(1) && stderr.contains(why), "{stderr}"),
+                None => assert!(status.success(), "{what}: {stdout}{stderr}"),
+            }
             assert_eq!(view::index(), index, "{what}: {arguments:?}: {stdout}{stderr}");
         }
         assert_eq!(ruleset(), before, "{what}");
@@ -73,11 +76,10 @@ fn a_record_of_a_later_version_is_held() {
     Future::raise(record);
     let written = fs::read(Path::new(STATE).join(record)).expect("a record");
     for port in [tcp(8080), udp(8080).on(FIRST[1]), tcp(8082)] {
-        future.survives("a record", port);
+        let unrepaired = "until the later autoport that wrote it releases them: it has layout \
+                          version 99, and this autoport knows up to 2";
+        future.survives("a record", port, Some(unrepaired));
     }
-    let (status, _, stderr) = operator::autoport(&["repair"]);
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("99"), "{stderr}");
     // The other one is served as ever.
     future.scene.game.check().success();
     run(&future.scene.game, "DEL").success();
@@ -91,7 +93,7 @@ fn a_reservation_of_a_later_version_is_held() {
     let record = "reservations/dns.json";
     Future::raise(record);
     let written = fs::read(Path::new(STATE).join(record)).expect("a reservation");
-    future.survives("a reservation", udp(5353));
+    future.survives("a reservation", udp(5353), None);
     assert_eq!(fs::read(Path::new(STATE).join(record)).ok(), Some(written));
 }
 
@@ -104,11 +106,11 @@ fn an_entry_of_an_unknown_kind_is_held() {
         // Whether what it leads to is there or not.
         let target = "../../../jobs/nightly.json";
         symlink(target, folder.join(address)).expect("an entry");
-        future.survives("an entry", tcp(port));
+        future.survives("an entry", tcp(port), None);
         let jobs = Path::new(STATE).join("jobs");
         fs::create_dir_all(&jobs).expect("a folder of another kind");
         fs::write(jobs.join("nightly.json"), "{\"version\":99}").expect("a record of another kind");
-        future.survives("an entry with its record", tcp(port));
+        future.survives("an entry with its record", tcp(port), None);
         assert!(jobs.join("nightly.json").exists());
     }
     // A choice passes it by.

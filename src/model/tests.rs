@@ -1,5 +1,7 @@
 //! The rules of the nouns.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn host(text: &str) -> HostPort {
@@ -45,6 +47,32 @@ fn host_ports_print_like_socket_addresses() {
     assert_eq!(host("::").to_string(), "[::]:80/tcp");
 }
 
+/// What most networks have.
+pub(crate) fn test_policy() -> Policy {
+    Policy {
+        masquerade: Masquerade::Local,
+        mark_bit: 13,
+        source_ranges: Vec::new(),
+        host_addresses: Vec::new(),
+        counters: false,
+    }
+}
+
+/// Ranges to choose from and no limit that a test would notice.
+pub(crate) fn test_ports(ranges: &[PortRange]) -> PortPolicy {
+    PortPolicy {
+        ranges: ranges.to_vec(),
+        named_ranges: BTreeMap::new(),
+        excluded: Vec::new(),
+        min_port: NonZeroU16::MIN,
+        allocation: Allocation::Sequential,
+        host_listeners: HostListeners::Reject,
+        allowed_namespaces: None,
+        max_per_pod: NonZeroU16::new(128).expect("it is not 0"),
+        max_per_namespace: None,
+    }
+}
+
 /// A request for nothing, for tests to fill in.
 pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
     let attachment = Attachment::new("net", "c1", "eth0").expect("a valid name");
@@ -60,13 +88,7 @@ pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
         pod_addresses: Vec::new(),
         host_interfaces: Vec::new(),
         ports,
-        policy: Policy {
-            masquerade: Masquerade::Local,
-            mark_bit: 13,
-            source_ranges: Vec::new(),
-            host_addresses: Vec::new(),
-            counters: false,
-        },
+        policy: test_policy(),
         advertise_addresses: Vec::new(),
         guard_except: Vec::new(),
     }

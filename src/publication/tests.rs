@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Masquerade, Owner, Policy, Request};
+use crate::model::{Owner, Request, test_policy};
 
 fn attachment(network: &str, sandbox: &str) -> Attachment {
     Attachment::new(network, sandbox, "eth0").expect("a valid attachment")
@@ -227,13 +227,7 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
     Record {
         owner: Owner::bare(attachment("cbr0", "4f2a")),
         pod_addresses: Vec::new(),
-        policy: Policy {
-            masquerade: Masquerade::Local,
-            mark_bit: 13,
-            source_ranges: Vec::new(),
-            host_addresses: Vec::new(),
-            counters: false,
-        },
+        policy: test_policy(),
         mappings: mappings.iter().map(mapping).collect(),
         grants,
         dialects: BTreeSet::new(),

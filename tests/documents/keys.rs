@@ -80,14 +80,22 @@ fn the_document_has_the_keys_of_the_code() {
     assert_eq!(documented.len(), rows().len(), "a key has two rows");
     assert_eq!(documented, in_code());
     let document = read("docs/configuration.md");
-    for refused in rejected() {
+    let rejected = rejected();
+    assert!(rejected.contains("conditionsV4"), "{rejected:?}");
+    for refused in rejected {
         assert!(document.contains(&format!("`{refused}`")), "it lacks {refused}");
+        let outcome = with(&refused, &json!("x"));
+        assert!(matches!(outcome, Err(Error::Unsupported { .. })), "{refused}: {outcome:?}");
     }
 }
 
 #[test]
 fn the_defaults_are_those_of_the_code() {
     let none = parse(&Map::new()).expect("no key is needed");
+    // Null is no value, so the loop would not see another default of these.
+    assert_eq!((&none.ports.allowed_namespaces, none.ports.max_per_namespace), (&None, None));
+    let unset = rows().into_iter().filter(|row| row.default.is_null()).map(|row| row.key);
+    assert_eq!(unset.collect::<Vec<_>>(), ["allowedNamespaces", "maxPortsPerNamespace"]);
     for row in rows() {
         let (key, default) = (&row.key, &row.default);
         let config = with(key, default).unwrap_or_else(|error| panic!("{key}: {error}"));

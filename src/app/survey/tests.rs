@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Attachment, Mapping, Masquerade, Policy, Record};
+use crate::model::{Attachment, Mapping, Record, test_policy};
 use crate::store::{Locked, REMEMBERED, Store};
 
 const NOW: u64 = 1_700_000_400 + 300;
@@ -49,13 +49,7 @@ impl Scene {
         Record {
             owner: owner(container_id),
             pod_addresses: Vec::new(),
-            policy: Policy {
-                masquerade: Masquerade::Local,
-                mark_bit: 13,
-                source_ranges: Vec::new(),
-                host_addresses: Vec::new(),
-                counters: false,
-            },
+            policy: test_policy(),
             mappings,
             grants: Vec::new(),
             dialects: std::collections::BTreeSet::new(),

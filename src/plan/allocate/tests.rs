@@ -3,7 +3,7 @@ use std::convert::Infallible;
 
 use super::*;
 use crate::model::{
-    Allocation, Ask, ContainerPort, HostListeners, NamedRange, Pod, PortPolicy, PortRange,
+    Allocation, Ask, ContainerPort, NamedRange, Pod, PortPolicy, PortRange, test_ports,
 };
 
 mod property;
@@ -61,19 +61,8 @@ struct Answer {
 
 impl Scene {
     fn new(ranges: &[PortRange]) -> Self {
-        let policy = PortPolicy {
-            ranges: ranges.to_vec(),
-            named_ranges: BTreeMap::new(),
-            excluded: Vec::new(),
-            min_port: NonZeroU16::MIN,
-            allocation: Allocation::Sequential,
-            host_listeners: HostListeners::Reject,
-            allowed_namespaces: None,
-            max_per_pod: port(128),
-            max_per_namespace: None,
-        };
         Self {
-            policy,
+            policy: test_ports(ranges),
             pod: None,
             cursors: Cursors::new(),
             fixed: Vec::new(),

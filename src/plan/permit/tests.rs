@@ -1,7 +1,5 @@
 use super::*;
-use crate::model::{
-    Allocation, ContainerPort, HostListeners, NamedRange, Pod, PortRange, Protocol, Request,
-};
+use crate::model::{ContainerPort, NamedRange, Pod, PortRange, Protocol, Request, test_ports};
 
 fn port(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).expect("a port is not 0")
@@ -14,15 +12,10 @@ fn policy() -> PortPolicy {
         namespaces: Some(BTreeSet::from(["games".to_owned()])),
     };
     PortPolicy {
-        ranges: vec![range(20000, 29999)],
         named_ranges: [("game".to_owned(), kept)].into(),
         excluded: vec![range(22, 22), range(6000, 6100)],
         min_port: port(20),
-        allocation: Allocation::Sequential,
-        host_listeners: HostListeners::Reject,
-        allowed_namespaces: None,
-        max_per_pod: port(128),
-        max_per_namespace: None,
+        ..test_ports(&[range(20000, 29999)])
     }
 }
 

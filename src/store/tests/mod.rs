@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::Silent;
-use crate::model::{Attachment, Dialect, Holder, HostPod, Masquerade, Owner, Policy, Protocol};
+use crate::model::{Attachment, Dialect, Holder, HostPod, Owner, Protocol, test_policy};
 
 /// A state directory on a tmpfs, as on a node, and the store in it.
 struct Node {
@@ -161,13 +161,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
     Record {
         owner: Owner::bare(attachment(container_id)),
         pod_addresses: vec!["10.0.0.2/24".parse().expect("an address")],
-        policy: Policy {
-            masquerade: Masquerade::Local,
-            mark_bit: 13,
-            source_ranges: Vec::new(),
-            host_addresses: Vec::new(),
-            counters: false,
-        },
+        policy: test_policy(),
         mappings,
         grants: Vec::new(),
         dialects: [].into(),
