@@ -3,6 +3,7 @@
 //! docs/annotations.md has the grammar for those who write it. Every error quotes the item, says
 //! at which character of the annotation the offending piece stands, and shows a right one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 
@@ -201,36 +202,49 @@ fn not_a_port(written: &str) -> &'static str {
 
 /// A name and a port of the pod stand in one item: otherwise it would be unclear which number is theirs.
 fn refuse_repetitions(items: &[Item<'_>]) -> Result<(), Error> {
-    for (index, later) in items.iter().enumerate() {
-        for earlier in &items[..index] {
-            let (own, other) = (&later.request, &earlier.request);
-            let wrong = if own.name.is_some() && own.name == other.name {
-                let name = own.name.as_deref().unwrap_or_default();
-                format!(
-                    "has the same name as {}: give it another one, as in {}",
-                    earlier.source,
-                    quote(&later.source.item.replacen(name, "other", 1))
-                )
-            } else if let Some((port, protocol)) = common_port(earlier, later) {
-                format!(
-                    "asks for container port {port}/{protocol}, as does {}: name it once, with \
-                     several protocols as in \"game=7777/tcp+udp\"",
-                    earlier.source
-                )
-            } else {
-                continue;
-            };
-            return Err(later.source.error(later.source.item, &wrong));
-        }
+    let (mut names, mut taken) = (BTreeMap::new(), Taken::new());
+    for later in items {
+        let name = later.request.name.as_deref();
+        let wrong = if let Some(name) = name
+            && let Some(earlier) = names.insert(name, later.source)
+        {
+            format!(
+                "has the same name as {earlier}: give it another one, as in {}",
+                quote(&later.source.item.replacen(name, "other", 1))
+            )
+        } else if let Some((port, protocol, earlier)) = common_port(&taken, later) {
+            format!(
+                "asks for container port {port}/{protocol}, as does {earlier}: name it once, with \
+                 several protocols as in \"game=7777/tcp+udp\""
+            )
+        } else {
+            let ports = later.ports.iter().flat_map(|ports| {
+                let place =
+                    |protocol: &Protocol| ((*protocol, ports.first), (*ports, later.source));
+                later.request.protocols.iter().map(place)
+            });
+            taken.extend(ports);
+            continue;
+        };
+        return Err(later.source.error(later.source.item, &wrong));
     }
     Ok(())
 }
 
-fn common_port(one: &Item<'_>, other: &Item<'_>) -> Option<(NonZeroU16, Protocol)> {
-    let (ports, others) = (one.ports?, other.ports?);
-    let both = |protocol: &&Protocol| other.request.protocols.contains(protocol);
-    let protocol = one.request.protocols.iter().find(both).filter(|_| ports.overlaps(&others))?;
-    Some((ports.first.max(others.first), *protocol))
+/// By protocol and first port. They do not overlap, so of those that begin before the end of another
+/// only the last can overlap that.
+type Taken<'a> = BTreeMap<(Protocol, NonZeroU16), (PortRange, Source<'a>)>;
+
+fn common_port<'a>(
+    taken: &Taken<'a>,
+    later: &Item<'_>,
+) -> Option<(NonZeroU16, Protocol, Source<'a>)> {
+    let ports = later.ports?;
+    later.request.protocols.iter().find_map(|protocol| {
+        let before = taken.range((*protocol, NonZeroU16::MIN)..=(*protocol, ports.last));
+        let (_, (others, earlier)) = before.last().filter(|(_, (one, _))| one.overlaps(&ports))?;
+        Some((ports.first.max(others.first), *protocol, *earlier))
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ fn requests(text: &str) -> Vec<String> {
 
 #[test]
 fn what_is_written_is_what_is_requested_for() {
-    let cases: [(&str, &[&str]); 9] = [
+    let cases: [(&str, &[&str]); 10] = [
         ("8080", &["8080/tcp"]),
         ("http=8080", &["http=8080/tcp"]),
         (" http = 8080 , metrics=9090/TCP ", &["http=8080/tcp", "metrics=9090/tcp"]),
@@ -20,6 +20,7 @@ fn what_is_written_is_what_is_requested_for() {
         ("media=auto/udp", &["media=auto/udp"]),
         ("auto", &["auto/tcp"]),
         ("a=1/sctp,b=65535", &["a=1/sctp", "b=65535/tcp"]),
+        ("a=5/udp,b=1-10,c=11-12/udp", &["a=5/udp", "b=1-10/tcp", "c=11-12/udp"]),
     ];
     for (text, expected) in cases {
         assert_eq!(requests(text), expected, "{text:?}");
@@ -54,7 +55,9 @@ fn what_is_malformed_is_quoted() {
         ("-a=8080", "\"-a\""),
         ("a=1,a=2", "\"a=2\""),
         ("a=1,b=1", "b=1"),
-        ("a=1-10,b=5", "b=5"),
+        ("a=1-10,b=5", "container port 5/tcp, as does item 1"),
+        ("a=5/udp,b=20,c=1-10/tcp+udp", "container port 5/udp, as does item 1"),
+        ("a=1,b=10-20,c=30,d=2-10", "container port 10/tcp, as does item 2"),
     ];
     for (text, piece) in cases {
         let error = match parse(KEY, text, MOST) {
@@ -87,6 +90,16 @@ fn the_list_is_bounded() {
     assert!(parse(KEY, &",".repeat(127), MOST).expect_err("empty").to_string().contains("empty"));
     let error = parse(KEY, &list(129), MOST).expect_err("too many").to_string();
     assert!(error.contains("lists 129 items") && error.contains("maxPortsPerPod"), "{error}");
+}
+
+/// The configuration may permit so many, and comparing each with each took a minute.
+#[test]
+fn the_longest_list_is_read_in_time() {
+    let list = (1..=65_535).map(|n| format!("a{n}={n}")).collect::<Vec<_>>().join(",");
+    let begun = std::time::Instant::now();
+    assert_eq!(parse(KEY, &list, NonZeroU16::MAX).expect("all are different").len(), 65_535);
+    let took = begun.elapsed();
+    assert!(took.as_secs() < 10, "{took:?}");
 }
 
 #[test]
