@@ -13,6 +13,8 @@ mod targets;
 
 use std::path::Path;
 
+use autoport::kernel::{self, Asked};
+
 const TARGETS: [(&str, random::Target); 4] = [
     ("request", targets::request),
     ("annotation", targets::annotation),
@@ -22,4 +24,14 @@ const TARGETS: [(&str, random::Target); 4] = [
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"))
+}
+
+/// What a kernel showed of the table is like what autoport would make: seeds of which nothing is known
+/// would never lead into the comparison.
+#[test]
+fn the_base_chains_and_their_rules_are_known() {
+    for (asked, name, count) in [(Asked::Chains, "chains", 5), (Asked::Rules, "rules", 5)] {
+        let seed = std::fs::read(folder().join("netlink").join(name)).expect("a seed");
+        assert_eq!(kernel::read(asked, &seed[1..]), count, "{name}");
+    }
 }

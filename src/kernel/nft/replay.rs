@@ -8,7 +8,7 @@ use super::message::{Attributes, Body, answers, attributes_of};
 use super::{Table, elements, look};
 use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
-use crate::ruleset::{Set, base_chains};
+use crate::ruleset::{Chain, Set, base_chains};
 
 /// What a recorded datagram is an answer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Asked {
 }
 
 /// Reads a datagram of netlink messages as a command would; returns how many refusals, and objects that
-/// are understood, are in it.
+/// are understood, are in it: of chains and rules, those that are as autoport makes the base chains.
 pub fn read(asked: Asked, datagram: &[u8]) -> usize {
     let understood = answers(datagram).map(|answer| match answer.body {
         Body::Done => 0,
@@ -43,16 +43,21 @@ pub fn read(asked: Asked, datagram: &[u8]) -> usize {
 fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> usize {
     let mut encoder = Encoder::new();
     let is_like = |ours: &[u8]| attributes.contains(attributes_of(ours));
+    let chain = |name| {
+        let name = look::chain_in(attributes, name)?;
+        base_chains().into_iter().find(|chain| chain.name == name)
+    };
     match asked {
         Asked::Table => usize::from(look::read_table(attributes).table != Table::Absent),
         Asked::Chains => {
-            let known = base_chains().iter().any(|chain| is_like(encoder.chain(chain)));
-            usize::from(known || look::chain_in(attributes, uapi::NFTA_CHAIN_NAME).is_some())
+            let own = chain(uapi::NFTA_CHAIN_NAME);
+            usize::from(own.is_some_and(|chain| is_like(encoder.chain(&chain))))
         }
         Asked::Rules => {
-            let mut rules = base_chains().into_iter().flat_map(|chain| chain.rules);
-            let known = rules.any(|rule| is_like(encoder.rule("", &rule)));
-            usize::from(known || look::chain_in(attributes, uapi::NFTA_RULE_CHAIN).is_some())
+            let own = chain(uapi::NFTA_RULE_CHAIN);
+            usize::from(own.is_some_and(|Chain { name, rules, .. }| {
+                rules.iter().any(|rule| is_like(encoder.rule(&name, rule)))
+            }))
         }
         Asked::Element(set) => usize::from(!elements::read(set, attributes).expiring),
         Asked::Elements(set) => elements::read_all(set, attributes).count(),
