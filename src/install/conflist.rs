@@ -1,5 +1,6 @@
 //! A network configuration list with autoport in it, and without: what changes in the text.
 
+use super::NAME;
 use super::from_portmap;
 use super::problem::Problem;
 use super::text::{Part, Value};
@@ -93,7 +94,7 @@ pub(super) fn types(text: &str) -> Vec<String> {
 /// # Errors
 /// When the list, or what it says for portmap, is not understood.
 pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
-    let list = List::read(text)?;
+    let mut list = List::read(text)?;
     list.permit()?;
     let mut remarks = Vec::new();
     let (autoport, portmap) = (list.only("autoport")?, list.only("portmap")?);
@@ -119,6 +120,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
             // What was portmap's own is now ours to judge, before a pod is refused because of it.
             let judged = Config::read(Some(object.as_bytes()), None);
             remarks.extend(judged.map_err(Problem::Config)?.1);
+            NAME.clone_into(&mut list.types[index]);
             (portmap.replaced(&object), "autoport replaces portmap")
         }
         (None, None) => {
@@ -127,10 +129,18 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
             let members = [("type", "\"autoport\""), ("capabilities", &capabilities)];
             let members = members.map(|(key, value)| from_portmap::member(like, key, value));
             let plugins = list.plugins.with(&list.items, &[like.with(&[], &members)]);
+            list.types.push(NAME.to_owned());
             (list.plugins.replaced(&plugins), "autoport added after the other plugins")
         }
     };
-    Ok(Edited { text: new, how: Some(how), remarks })
+    Ok(Edited { text: verified(new, &list.types)?, how: Some(how), remarks })
+}
+
+/// Insists that a changed text is a list of plugins of these types: it takes the place of one that every
+/// new pod of the node needs.
+fn verified(text: String, types: &[String]) -> Result<String, Problem> {
+    let is_meant = List::read(&text).is_ok_and(|list| list.types == types);
+    if is_meant { Ok(text) } else { Err(Problem::Broken) }
 }
 
 /// Takes autoport out of the list, and puts back what stood there in `before`, the text before the
@@ -155,14 +165,17 @@ pub(super) fn without_autoport(text: &str, before: Option<&str>) -> Result<Edite
     // What else was changed stays.
     if let Some(portmap) = portmap.filter(|_| list.places("portmap").is_empty()) {
         let text = list.items[index].value.replaced(portmap);
-        return done(text, Some("portmap replaces autoport"));
+        "portmap".clone_into(&mut list.types[index]);
+        return done(verified(text, &list.types)?, Some("portmap replaces autoport"));
     }
     list.items.remove(index);
+    list.types.remove(index);
     if list.items.is_empty() {
         return Err(shape("what would be left of \"plugins\"", "a list with a plugin"));
     }
     let plugins = list.plugins.with(&list.items, &[]);
-    let mut taken = done(list.plugins.replaced(&plugins), Some("autoport removed"))?;
+    let text = verified(list.plugins.replaced(&plugins), &list.types)?;
+    let mut taken = done(text, Some("autoport removed"))?;
     if before.is_none() {
         taken.remarks.push(
             "the original file is missing: if portmap was in the list, put it back by hand"

@@ -42,6 +42,12 @@ pub enum Problem {
          \"sourceRanges\" and the node's addresses in \"hostAddresses\", and install again"
     )]
     Condition { key: &'static str, value: String },
+    /// The changed text is not what was meant. The file is not touched.
+    #[error(
+        "the change would break the list, which is a bug in autoport: change the file by hand, and \
+         report the bug with this file"
+    )]
+    Broken,
     /// What was taken over from portmap is no configuration of autoport.
     #[error("portmap's settings in it are not valid for autoport: correct them first")]
     Config(#[source] cni::Error),

@@ -250,6 +250,57 @@ fn done_twice_is_done_once_and_undone_is_as_before() {
     }
 }
 
+/// White space in any place where JSON has it, the plugins in any order behind the main one.
+#[test]
+fn no_layout_breaks_a_list() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    for _ in 0..1000 {
+        let ours = [
+            r#"{"type":"portmap","backend":"iptables","snat":true,"conditionsV4":["-s","192.0.2.1"]}"#,
+            r#"{"backend":"iptables","capabilities":{"x":1},"type":"portmap"}"#,
+            r#"{"type":"tuning"}"#,
+        ][rng.usize(..3)];
+        let mut plugins = vec![ours, r#"{"type":"bandwidth","capabilities":{}}"#];
+        plugins.truncate(rng.usize(1..=2));
+        rng.shuffle(&mut plugins);
+        plugins.insert(0, r#"{"type":"ptp","a":[],"b":{},"c":[{}]}"#);
+        let list = plugins.join(",");
+        let list = format!(r#"{{"cniVersion":"1.0.0","name":"a","plugins":[{list}]}}"#);
+        let mut text = String::new();
+        for c in list.chars() {
+            let spaces = ["", "", " ", "\n", "\t", "\r\n  "];
+            let mut space = || if "[]{},:".contains(c) { spaces[rng.usize(..6)] } else { "" };
+            text = format!("{text}{}{c}{}", space(), space());
+        }
+        let installed = installed(&text).text;
+        let changed = installed.replace("\"a\"", "\"z\"");
+        for before in [None, Some(&*text)] {
+            let back = without_autoport(&changed, before).expect("it is understood").text;
+            let mut left = types(&text);
+            left.retain(|one| before.is_some() || one != "portmap");
+            assert_eq!(types(&back), left, "{text}");
+            assert!(back.contains("\"z\"") && !back.contains(NAME), "{back}");
+        }
+    }
+}
+
+#[test]
+fn what_would_break_a_list_is_not_written() {
+    let types = types(COMPACT);
+    assert!(verified(COMPACT.to_owned(), &types).is_ok());
+    for broken in [
+        COMPACT.replace("]}", "}"),
+        COMPACT.replace("},{", "}{"),
+        COMPACT.replace("},{", "},,{"),
+        COMPACT.replace("portmap", "portmapper"),
+        format!("{COMPACT},"),
+        String::new(),
+    ] {
+        let problem = verified(broken, &types).expect_err("it is broken");
+        assert!(matches!(problem, Problem::Broken), "{problem}");
+    }
+}
+
 #[test]
 fn what_others_changed_meanwhile_stays() {
     let now = installed(CALICO).text.replace("\"mtu\": 0", "\"mtu\": 1400");
