@@ -51,10 +51,13 @@ impl Dismantled {
 /// When the store or the kernel refuses.
 pub fn dismantle(store: &Store, dry_run: bool, log: &mut dyn Log) -> Result<Dismantled, Error> {
     let Some(shared) = store.read(log)? else { return Ok(Dismantled::default()) };
+    let mut found = Dismantled::of(&shared)?;
     if dry_run {
-        let mut found = Dismantled::of(&shared)?;
         // Whoever is provably gone would have been collected.
         found.holders.retain(|owner| Fate::of(owner) != Fate::Gone);
+    }
+    // While pods have ports, `uninstall --stay` asks again and again, and shuts out no other reader.
+    if dry_run || !found.is_over() {
         return take_back(found, &shared, None);
     }
     drop(shared);
@@ -100,3 +103,6 @@ fn returned(nft: &mut Nft, shared: &Shared) -> Result<(Vec<String>, Vec<String>)
     let is_portmaps = !nft.portmap()?.is_empty();
     Ok(if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) })
 }
+
+#[cfg(test)]
+mod tests;
