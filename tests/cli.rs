@@ -34,7 +34,6 @@ fn busy() -> (TempDir, PathBuf) {
             mark_bit: 13,
             source_ranges: Vec::new(),
             host_addresses: Vec::new(),
-            counters: false,
         },
         mappings: (10_000..11_000).map(mapping).collect(),
         grants: Vec::new(),

@@ -239,7 +239,6 @@ fn a_changed_configuration_shows_in_check_until_the_next_add() {
         ("markMasqBit", json!(14)),
         ("sourceRanges", json!(["10.0.0.0/8"])),
         ("hostAddresses", json!([FIRST[0]])),
-        ("counters", json!(true)),
     ] {
         let mut changed = web.clone();
         changed.network = changed.network.with(key, value);

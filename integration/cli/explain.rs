@@ -85,7 +85,7 @@ fn add_does_what_was_explained() {
     assert_foreseen("the next of the network", &ask(&api));
 
     let ranges = json!(["10.0.0.0/8", "2001:db8::/32"]);
-    let all = blue.clone().with("sourceRanges", ranges.clone()).with("counters", true);
+    let all = blue.clone().with("sourceRanges", ranges.clone());
     let all = all.with("hostAddresses", json!([format!("{}/32", FIRST[0]), SECOND[1]]));
     let green = of_network(&node, &all, "green", 7).mapping([tcp(8082), tcp(8083).on(SECOND[1])]);
     assert_foreseen("another network policy", &ask(&green));

@@ -326,7 +326,7 @@ fn which_addresses_answer_is_known() {
 
 #[test]
 fn without_snat_loopback_is_left_alone() {
-    let scene = Scene::new(&[("snat", json!(false)), ("counters", json!(true))]);
+    let scene = Scene::new(&[("snat", json!(false))]);
     scene.stops("127.0.0.1", ask(Loopback, 8080), "masquerade", "snat is off");
     scene.arrives("others", ask(Outside, 8080));
 }

@@ -27,7 +27,7 @@ struct Scene {
     plain: Attachment,
     specific: Attachment,
     choosing: Attachment,
-    /// Only the client's network may connect, and connections are counted.
+    /// Only the client's network may connect.
     guarded: Attachment,
     /// Its address is its own alone.
     alone: Attachment,
@@ -54,7 +54,6 @@ impl Scene {
         let guarded = bridge("green", 2)
             .with("sourceRanges", json!(["192.0.2.64/26", "2001:db8:0:1::/61"]))
             .with("hostAddresses", json!([format!("{}/32", FIRST[0]), "2001:db8::/32"]))
-            .with("counters", true)
             .with("markMasqBit", 14);
         let guarded = attach("guarded", guarded, both(8082));
         let alone = Network::new("red", Main::Ptp, 3, Plugin::Autoport);
@@ -108,13 +107,7 @@ fn content() -> Vec<String> {
         let line = line.trim().trim_start_matches("elements = {").trim_end_matches('}');
         for part in line.split(", ") {
             let words: Vec<&str> = part.trim_end_matches(',').split_whitespace().collect();
-            let text = words.join(" ");
-            let counted = text.split_once(" counter packets ");
-            let text = counted.map_or(text.clone(), |(before, after)| {
-                let rest = after.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
-                format!("{before} {rest}")
-            });
-            lines.push(text);
+            lines.push(words.join(" "));
         }
     }
     lines.sort();

@@ -89,11 +89,11 @@ impl Scene {
         changed[usize::from(count) - 1].host_port = 8500;
         let with =
             |of: &Attachment, mappings: &[PortMapping]| of.clone().mapping(mappings.to_vec());
-        let counting = make(&blue.clone().with("counters", true), "pod", POD, "uid");
+        let unmarked = make(&blue.clone().with("snat", false), "pod", POD, "uid");
         let (all_of, changed_of) = (with(&pod, &all), with(&pod, &changed));
         let few = with(&pod, &all[..1]);
         let before = [few.clone(), all_of.clone(), all_of.clone(), all_of.clone(), pod.clone()];
-        let after = [all_of.clone(), few, changed_of, with(&counting, &all), all_of.clone()];
+        let after = [all_of.clone(), few, changed_of, with(&unmarked, &all), all_of.clone()];
         let asked = |of: &Attachment| {
             if case.chosen {
                 of.clone().mapping((0..count).map(|_| tcp(0)))

@@ -1,6 +1,7 @@
 //! A client that connects again from the same source port after its pod was replaced by one with
 //! another address, while connection tracking still has the flow to the old pod.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,11 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
+use crate::stage::bare;
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::netns::{Netns, ip, nft};
 use crate::stage::node::{CLIENT, FIRST, Node, POD_PORT, Pod, address};
+use crate::stage::operator::told;
 use crate::stage::plugin::Plugin;
 use crate::stage::probe::{Probe, Transport};
 use crate::stage::view;
@@ -105,6 +108,76 @@ fn a_tcp_client_reaches_the_new_pod() {
         }
         pod.1.del().success();
     }
+}
+
+/// What makes elements again that have counted.
+type Restore<'a> = &'a dyn Fn(&Attachment);
+
+/// Elements count connections. What was counted is lost when an element is made again, so that it must not be
+/// taken for one that no client has used.
+#[test]
+fn a_tcp_client_of_a_table_that_was_built_again_reaches_the_new_pod() {
+    let node = Node::new();
+    let other = bare::attachment(&node, &bare::network("blue"), "other", 200);
+    let other = other.mapping([PortMapping::new(Transport::Tcp, PORT + 100, POD_PORT)]);
+    let restorers: [(&str, Restore<'_>); 4] = [
+        ("the ADD of another", &|_| {
+            nft("flush chain inet autoport hostports");
+            other.plugin_call("ADD").run().success();
+        }),
+        ("repair", &|_| {
+            nft("flush map inet autoport ports4\nflush map inet autoport ports6");
+            told(&["repair"]);
+        }),
+        ("its own ADD", &|own| {
+            nft("flush map inet autoport ports4\nflush map inet autoport ports6");
+            own.plugin_call("ADD").run().success();
+        }),
+        ("its own ADD with another port", &|own| {
+            let mut more = own.clone();
+            more.mappings.push(PortMapping::new(Transport::Tcp, PORT + 1, POD_PORT));
+            more.plugin_call("ADD").run().success();
+        }),
+    ];
+    for (number, (who, restore)) in restorers.into_iter().enumerate() {
+        let mut pod = web(&node, &format!("old{number}"), &shapes(Transport::Tcp)[0]);
+        for to in FIRST {
+            connect_and_forget(&node, &probe(Transport::Tcp, to));
+        }
+        restore(&pod.1);
+        let new = format!("new{number}");
+        replace(&node, &mut pod, &new);
+        for to in FIRST {
+            let answered = answered_within_one_retry(&node, &probe(Transport::Tcp, to));
+            assert_eq!(answered.as_deref(), Some(&*new), "{who}: {to}");
+        }
+        pod.1.del().success();
+    }
+}
+
+/// The kernel walks through its whole table of connections to end some. For a port that no client has
+/// used, nobody asks it to.
+#[test]
+fn a_del_of_an_unused_tcp_port_ends_no_connections() {
+    let node = Node::new();
+    let blue = bare::network("blue");
+    let [used, unused] = [("used", 5), ("unused", 6)].map(|(id, number)| {
+        let tcp = PortMapping::new(Transport::Tcp, PORT + number, POD_PORT);
+        let attachment = bare::attachment(&node, &blue, id, number).mapping([tcp]);
+        bare::add(&node, &attachment);
+        attachment
+    });
+    // The pod need not answer.
+    let hasty = Probe::tcp(FIRST[0], PORT + 5);
+    node.client_asks(&Probe { patience: RETRY / 4, ..hasty });
+    let asks_to_end = |attachment: &Attachment| {
+        let strace = ["strace", "-f", "-e", "trace=sendto", "-o", "/run/strace"];
+        attachment.plugin_call("DEL").under(&strace).run().success();
+        let trace = fs::read_to_string("/run/strace").expect("a trace");
+        trace.lines().filter(|line| line.contains("NFNL_SUBSYS_CTNETLINK<<8")).count()
+    };
+    assert_ne!(asks_to_end(&used), 0);
+    assert_eq!(asks_to_end(&unused), 0);
 }
 
 #[test]

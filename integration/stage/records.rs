@@ -21,7 +21,6 @@ pub(crate) fn policy() -> Policy {
         mark_bit: 13,
         source_ranges: Vec::new(),
         host_addresses: Vec::new(),
-        counters: false,
     }
 }
 
@@ -92,5 +91,6 @@ pub(crate) fn change(released: &[&Record], wanted: &[&Record]) -> Change {
         wanted: elements(wanted).into_iter().map(|element| (element.place(), element)).collect(),
         released: elements(released).iter().map(autoport::ruleset::Element::place).collect(),
         chains: wanted.iter().flat_map(|record| chains_of(record)).collect(),
+        is_new: true,
     }
 }

@@ -69,6 +69,11 @@ pub(crate) fn elements() -> Vec<String> {
     for part in table() {
         for set in [&part["map"], &part["set"]].into_iter().filter(|set| set["name"] != "guarded") {
             for element in set["elem"].as_array().into_iter().flatten() {
+                let mut element = element.clone();
+                // Of a map, an element is a pair. What it has counted says nothing of what it is.
+                if let Some(key) = element.pointer_mut("/0/elem").and_then(Value::as_object_mut) {
+                    key.remove("counter");
+                }
                 found.push(format!("{}: {element}", set["name"].as_str().unwrap_or_default()));
             }
         }

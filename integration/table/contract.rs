@@ -74,7 +74,7 @@ fn same_as_rebuild(before: &[&Record], released: &[&Record], wanted: &[&Record],
 fn a_difference_comes_to_the_same_as_a_rebuild() {
     let (one, two) = (pod("one", "10.1.0.5/24", &[8001]), pod("two", "10.1.0.6/24", &[8002, 8003]));
     let successor = pod("three", "10.1.0.7/24", &[8002, 8003]);
-    let green = Policy { mark_bit: 14, counters: true, ..policy() };
+    let green = Policy { mark_bit: 14, ..policy() };
     let green = map(record("green", green, &["10.2.0.5/24"]), Protocol::Udp, "192.0.2.1", 8001);
     let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
     let gated = map(record("gated", gated, &["10.1.0.9/24"]), Protocol::Sctp, "*", 8001);

@@ -271,9 +271,6 @@ fn a_foreign_element_that_takes_its_packets_is_noticed() {
         (&host4[0], "192.0.2.2 . tcp . 8080"),
         (&host4[1], "192.0.2.2 . tcp . 8080"),
         (&host6[0], "2001:db8:0:1::1 . udp . 8080"),
-        ("counted_ports4", "tcp . 8080 : 10.1.0.9 . 80"),
-        ("counted_ports6", "udp . 8080 : fd00:1::9 . 80"),
-        ("counted_host_ports4", "192.0.2.1 . tcp . 8081 : 10.1.0.9 . 80"),
         ("host_ports4", "192.0.2.77 . udp . 8080 timeout 1h : 10.1.0.9 . 80"),
         ("host_ports6", "2001:db8:0:1::1 . tcp . 8080 : fd00:1::9 . 80"),
     ] {

@@ -77,7 +77,6 @@ fn policies() -> Vec<(&'static str, Policy)> {
         ("masq-all", Policy { masquerade: Masquerade::Everybody, ..policy() }),
         ("bit-0", Policy { mark_bit: 0, ..policy() }),
         ("bit-31", Policy { mark_bit: 31, ..policy() }),
-        ("counters", Policy { counters: true, ..policy() }),
         ("sources", Policy { source_ranges: networks(&ranges), ..policy() }),
         ("hosts", Policy { host_addresses: networks(&ranges), ..policy() }),
         ("everywhere", Policy { host_addresses: networks(&everywhere), ..policy() }),
@@ -89,7 +88,6 @@ fn policies() -> Vec<(&'static str, Policy)> {
                 mark_bit: 31,
                 source_ranges: networks(&everywhere),
                 host_addresses: networks(&ranges),
-                counters: true,
             },
         ),
     ]
@@ -114,10 +112,7 @@ fn every_kind_of_pod_address_is_built_as_printed() {
         ("no-address", &[]),
     ];
     for (name, addresses) in kinds {
-        for counters in [false, true] {
-            let policy = Policy { counters, ..policy() };
-            agree(name, &ruleset(&[&everything(name, policy, addresses, 8000)]));
-        }
+        agree(name, &ruleset(&[&everything(name, policy(), addresses, 8000)]));
     }
 }
 

@@ -113,7 +113,6 @@ fn record_of(
         mark_bit: cni::DEFAULT_MARK_BIT,
         source_ranges: Vec::new(),
         host_addresses: Vec::new(),
-        counters: false,
     };
     let record = Record {
         owner,

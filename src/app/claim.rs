@@ -1,7 +1,5 @@
 //! A claim: gathered without the lock; decided, recorded and committed under it; finished after it.
 
-use std::collections::BTreeSet;
-
 use super::decide::{self, Plan};
 use super::gather::{Gathered, Scene};
 use super::loopback::{self, Opening};
@@ -101,11 +99,7 @@ fn grant(
         release::remove(command, &record)?;
     }
     let opening = loopback::towards(Some(locked), &wanted, ask, gathered.towards.as_deref())?;
-    let mut released = BTreeSet::new();
-    if let Some(before) = &before {
-        released = decide::released(locked, before)?;
-    }
-    let change = decide::change(&wanted, released);
+    let change = decide::change(Some(locked), &wanted, &before)?;
     // What is held from before this change until after it.
     let mappings = before.as_ref().map_or(&[][..], |before| &before.mappings);
     let held = Record { mappings: plan::union(mappings, &wanted.mappings), ..wanted.clone() };
@@ -148,7 +142,8 @@ fn apply(
         opening.note(command.locked, &mut change)?;
     }
     let own = store::Key::of(&wanted.owner.holder);
-    tolerate(command.apply(&change, &[own], Some(wanted))?, Undone::StillMapped, command.log);
+    let applied = command.apply(&change, &[own], Some(wanted))?;
+    tolerate(applied.map(drop), Undone::StillMapped, command.log);
     Ok(())
 }
 

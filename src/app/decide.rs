@@ -1,7 +1,5 @@
 //! What a claim comes to, before anything is changed: what `claim` then does, and `explain` only says.
 
-use std::collections::BTreeSet;
-
 use super::choose::Chooser;
 use super::gather::Scene;
 use super::table;
@@ -11,7 +9,7 @@ use crate::kernel::{Change, Portmap};
 use crate::model::{Ask, Grant, HostPort, Mapping, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
-use crate::ruleset::{Key, Set, chains_of, elements_of};
+use crate::ruleset::{chains_of, elements_of};
 use crate::store::{self, Held, Shared, Who};
 
 /// What is to be done.
@@ -217,21 +215,24 @@ pub(super) fn refused(wanted: HostPort, held: HostPort, holder: Who) -> Error {
     Error::Taken { wanted, held, holder }
 }
 
-/// Where the elements are of what `record` holds. What somebody else has taken over since is not its
-/// own to give.
-pub(super) fn released(shared: &Shared, record: &Record) -> Result<BTreeSet<(Set, Key)>, Error> {
-    table::places(shared, record, &shared.owned(record)?)
-}
-
-/// What brings the table to what `wanted` asks for; at `released` is what may be replaced.
-pub(super) fn change(wanted: &Record, released: BTreeSet<(Set, Key)>) -> Change {
+/// What brings the table to what `wanted` asks for, in place of what `going` have there. What somebody else
+/// has taken over since is not theirs to give.
+pub(super) fn change<'a>(
+    shared: Option<&Shared>,
+    wanted: &Record,
+    going: impl IntoIterator<Item = &'a Record>,
+) -> Result<Change, Error> {
     let mut change = Change {
         wanted: elements_of(wanted, &wanted.mappings).map(|e| (e.place(), e)).collect(),
-        released,
+        is_new: true,
         ..Change::default()
     };
+    for (record, shared) in going.into_iter().zip(shared.into_iter().cycle()) {
+        change.is_new = false;
+        change.released.append(&mut table::places(shared, record, &shared.owned(record)?)?);
+    }
     if !change.wanted.is_empty() {
         change.chains = chains_of(wanted);
     }
-    change
+    Ok(change)
 }

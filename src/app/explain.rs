@@ -1,6 +1,5 @@
 //! `autoport explain`: what an ADD would do, by the code that would do it.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -162,13 +161,7 @@ fn script(
     log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<String>, Error> {
-    let mut released = BTreeSet::new();
-    if let Some(shared) = shared {
-        for record in going {
-            released.append(&mut decide::released(shared, record)?);
-        }
-    }
-    let mut change = decide::change(wanted, released);
+    let mut change = decide::change(shared, wanted, going.iter().copied())?;
     if change.is_empty() {
         return Ok(None);
     }

@@ -8,7 +8,7 @@ use super::{end_flows, failed, reconcile, report, table, tolerate};
 use crate::error::Error;
 use crate::event::{Log, Undone};
 use crate::kernel::{self, Applied, Change, Nft, Redirected};
-use crate::model::{Attachment, Mapping, Owner, Record};
+use crate::model::{Attachment, HostPort, Mapping, Owner, Record};
 use crate::ruleset::Traffic;
 use crate::store::{Key, Locked, Unlocked};
 
@@ -160,7 +160,8 @@ impl UnderLock<'_> {
     }
 
     /// Makes `change` true, and builds the table again where it is damaged: from the records but those of
-    /// `without`, and with `instead`. Gives why something that was released may still be there.
+    /// `without`, and with `instead`. Gives what was released and certainly no client has used, or why
+    /// something may still be there.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -169,7 +170,7 @@ impl UnderLock<'_> {
         change: &Change,
         without: &[Key],
         instead: Option<&Record>,
-    ) -> Result<Result<(), Error>, Error> {
+    ) -> Result<Result<Vec<HostPort>, Error>, Error> {
         let Self { locked, nft, log, redirected, .. } = self;
         let everything = || table::ruleset(locked, without, instead, *log);
         let mut applied = open(nft, locked)?.apply(change, everything)?;
@@ -178,7 +179,8 @@ impl UnderLock<'_> {
         if let Some(wanted) = instead.filter(|_| applied.counts.added > 0) {
             new.push(Traffic::of(wanted, wanted.mappings.clone()));
         }
-        Ok(report(applied, *log).map(drop))
+        let unused = std::mem::take(&mut applied.unused);
+        Ok(report(applied, *log).map(|_| unused))
     }
 }
 

@@ -8,8 +8,8 @@ use super::{end_flows, failed, table, tolerate};
 use crate::error::Error;
 use crate::event::{Log, Then, Undone};
 use crate::kernel::{self, Change, Extent, Nft, Redirected};
-use crate::model::{Attachment, Holder, Mapping, Record};
-use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
+use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
+use crate::ruleset::{Data, Traffic, hairpin_of, host_at, place_of};
 use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
 
 /// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
@@ -126,22 +126,25 @@ fn withdraw_by_name(attachment: &Attachment, log: &mut dyn Log) -> Result<(), Er
 /// Its ports are remembered for a while.
 pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(), Error> {
     let locked = command.locked;
-    let owned = locked.owned(record)?;
-    let change = Change { released: table::places(locked, record, &owned)?, ..Change::default() };
-    let is_mapped = !change.is_empty();
-    if is_mapped {
-        withdraw(command, &change, &Key::of(&record.owner.holder))?;
-        command.end_flows(Traffic::of(record, owned));
+    let mut used = locked.owned(record)?;
+    let change = Change { released: table::places(locked, record, &used)?, ..Change::default() };
+    if !change.is_empty() {
+        let unused = withdraw(command, &change, &Key::of(&record.owner.holder))?;
+        used.retain(|mapping| mapping.target.is_some() && !unused.contains(&mapping.host));
     }
     // On a full disk nothing can be remembered, but everything given back.
     tolerate(locked.remember(record, command.now), Undone::NotRemembered, command.log);
-    if is_mapped { command.retire(record) } else { Ok(locked.remove(record)?) }
+    if change.is_empty() || used.is_empty() {
+        return Ok(locked.remove(record)?);
+    }
+    command.end_flows(Traffic::of(record, used));
+    command.retire(record)
 }
 
 /// Does the same for a record that cannot be read, as far as the index tells.
 pub(super) fn discard(command: &mut UnderLock<'_>, unreadable: Unreadable) -> Result<(), Error> {
     let (locked, key) = (command.locked, &unreadable.key);
-    let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
+    let mut released: BTreeSet<_> = locked.entered(key)?.iter().map(place_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
     let mut gone = Traffic::default();
     // Where it leads only the kernel knows.
@@ -159,21 +162,26 @@ pub(super) fn discard(command: &mut UnderLock<'_>, unreadable: Unreadable) -> Re
     Ok(())
 }
 
-/// Makes the kernel forget what `change` releases, which `holder` had.
-fn withdraw(command: &mut UnderLock<'_>, change: &Change, holder: &Key) -> Result<(), Error> {
+/// Makes the kernel forget what `change` releases, which `holder` had. Gives what certainly no client has
+/// used.
+fn withdraw(
+    command: &mut UnderLock<'_>,
+    change: &Change,
+    holder: &Key,
+) -> Result<Vec<HostPort>, Error> {
     match command.apply(change, std::slice::from_ref(holder), None) {
-        Ok(finished) => finished,
+        Ok(finished) => return finished,
         Err(Error::Kernel(error @ kernel::Error::OtherInstance { .. })) => {
             failed(command.log, Undone::OtherTable, error);
-            match holder.attachment() {
-                Some(attachment) => command.withdraw_by_name(&attachment),
-                None => Ok(()),
+            if let Some(attachment) = holder.attachment() {
+                command.withdraw_by_name(&attachment)?;
             }
         }
         Err(Error::Kernel(kernel::Error::NewerLayout { .. })) => {
             let places: Vec<_> = change.released.iter().copied().collect();
-            Ok(command.nft()?.withdraw(&places)?)
+            command.nft()?.withdraw(&places)?;
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
     }
+    Ok(Vec::new())
 }

@@ -108,12 +108,12 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
 fn policy(policy: &Policy) -> String {
     let snat = policy.masquerade != Masquerade::Nobody;
     let masq_all = policy.masquerade == Masquerade::Everybody;
-    let Policy { mark_bit, source_ranges, host_addresses, counters, .. } = policy;
+    let Policy { mark_bit, source_ranges, host_addresses, .. } = policy;
     let lists = [("sourceRanges", source_ranges), ("hostAddresses", host_addresses)];
     let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
     let lists = lists.map(|(name, list)| format!(", {name} {}", words(list)));
     let lists = lists.collect::<Vec<_>>().concat();
-    format!("snat {snat}, masqAll {masq_all}, markMasqBit {mark_bit}{lists}, counters {counters}")
+    format!("snat {snat}, masqAll {masq_all}, markMasqBit {mark_bit}{lists}")
 }
 
 fn words<T: ToString>(list: &[T]) -> String {

@@ -174,7 +174,6 @@ impl Config {
             mark_bit: judge.value(layers, "markMasqBit", mark_bit)?.unwrap_or(DEFAULT_MARK_BIT),
             source_ranges: judge.value(layers, "sourceRanges", networks)?.unwrap_or_default(),
             host_addresses: judge.value(layers, "hostAddresses", networks)?.unwrap_or_default(),
-            counters: judge.value(layers, "counters", boolean)?.unwrap_or(false),
         };
         let ports = ports::read(layers, judge)?;
         let aliases = judge.value(layers, "aliases", ports::aliases)?;

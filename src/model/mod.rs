@@ -209,8 +209,6 @@ pub struct Policy {
     pub source_ranges: Vec<IpNetwork>,
     /// The node addresses that wildcard mappings answer on; empty means every local address.
     pub host_addresses: Vec<IpNetwork>,
-    /// Whether each mapping counts its connections.
-    pub counters: bool,
 }
 
 /// Another system whose variables are written besides our own.

@@ -54,7 +54,6 @@ pub(crate) fn test_policy() -> Policy {
         mark_bit: 13,
         source_ranges: Vec::new(),
         host_addresses: Vec::new(),
-        counters: false,
     }
 }
 

@@ -13,9 +13,8 @@ use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetKind {
-    /// Claims on one address, or those on every address, to the pod; of networks with `counters`, or of
-    /// those without.
-    Targets { wildcard: bool, counted: bool },
+    /// Claims on one address, or those on every address, to the pod.
+    Targets { wildcard: bool },
     /// Pods that share their subnet with nobody, each with the ports by which it may meet itself.
     Hairpins,
     /// Claims on one address, or those on every address, whose packets are treated so.
@@ -36,8 +35,7 @@ pub struct Set {
 impl Set {
     /// The sets and maps that every table has.
     pub fn common() -> impl Iterator<Item = Self> {
-        let every = [(false, false), (false, true), (true, false), (true, true)];
-        let targets = every.map(|(wildcard, counted)| SetKind::Targets { wildcard, counted });
+        let targets = [false, true].map(|wildcard| SetKind::Targets { wildcard });
         let kinds = targets.into_iter().chain([SetKind::Hairpins]);
         // There is no 127.0.0.0/8 of IPv6.
         Self::of_kinds(kinds).chain([Self::GUARDED])
@@ -49,6 +47,11 @@ impl Set {
     /// The sets of a network policy.
     pub fn of_network_policy(digest: Digest) -> impl Iterator<Item = Self> {
         Self::of_kinds([false, true].map(|wildcard| SetKind::Held { wildcard, digest }))
+    }
+
+    /// The map that translates claims on one address, or on every address, of `family`.
+    pub(super) const fn leading(family: Family, wildcard: bool) -> Self {
+        Self { kind: SetKind::Targets { wildcard }, family }
     }
 
     /// The set of the claims like `host` whose packets are treated so.
@@ -73,21 +76,17 @@ impl Set {
     pub const fn key_address(self) -> Option<Side> {
         match self.kind {
             SetKind::Hairpins => Some(Side::Source),
-            SetKind::Targets { wildcard, .. } | SetKind::Held { wildcard, .. } if !wildcard => {
+            SetKind::Targets { wildcard } | SetKind::Held { wildcard, .. } if !wildcard => {
                 Some(Side::Destination)
             }
             SetKind::Targets { .. } | SetKind::Held { .. } | SetKind::Guarded => None,
         }
     }
 
-    /// Whether it is a map, which leads to an address and a port.
+    /// Whether it is a map, which leads to an address and a port. Each element of one counts the packets
+    /// that find it: in a nat chain, the connections.
     pub(crate) const fn is_map(self) -> bool {
         matches!(self.kind, SetKind::Targets { .. })
-    }
-
-    /// Whether each element counts the packets that find it: in a nat chain, the connections.
-    pub(crate) const fn counts(self) -> bool {
-        matches!(self.kind, SetKind::Targets { counted: true, .. })
     }
 
     /// How a rule reads the key from a packet.
@@ -127,7 +126,7 @@ impl Set {
         };
         // So that an element can be given a millisecond to live instead of being deleted.
         let flags = "\t\tflags timeout\n";
-        let counter = if self.counts() { "\t\tcounter\n" } else { "" };
+        let counter = if self.is_map() { "\t\tcounter\n" } else { "" };
         format!("\n\t{word} {self} {{\n\t\ttype {key}{data}\n{flags}{counter}\t}}\n")
     }
 }
@@ -140,10 +139,7 @@ impl fmt::Display for Set {
         };
         let host = |wildcard| if wildcard { "" } else { "host_" };
         match self.kind {
-            SetKind::Targets { wildcard, counted } => {
-                let counted = if counted { "counted_" } else { "" };
-                write!(out, "{counted}{}ports{digit}", host(wildcard))
-            }
+            SetKind::Targets { wildcard } => write!(out, "{}ports{digit}", host(wildcard)),
             SetKind::Hairpins => write!(out, "hairpins{digit}"),
             SetKind::Held { wildcard, digest } => {
                 write!(out, "{}held{digit}_{digest}", host(wildcard))
@@ -285,9 +281,8 @@ impl<'a> Placing<'a> {
             holder: if set.is_map() { self.holder.clone() } else { String::new() },
             host: Some(host),
         };
-        let targets = self.network_policy.target_map(family, host.is_wildcard());
         let mut elements = vec![
-            element(targets, address, Data::Target(target)),
+            element(Set::leading(family, host.is_wildcard()), address, Data::Target(target)),
             element(Set::holding(&host, self.digest), address, Data::None),
         ];
         let is_alone =

@@ -228,12 +228,10 @@ pub fn elements_of<'a>(
     mappings.iter().flat_map(move |mapping| placing.elements(mapping))
 }
 
-/// The places at which a claim on `host` may lead to a pod: with what they [cover](covers), all that
+/// The place at which a claim on `host` may lead to a pod: with what it [covers](covers), all that
 /// there may be of a claim of which nothing else is known, except hairpins.
-pub(crate) fn places_of(host: &HostPort) -> [Place; 2] {
-    let (family, wildcard) = (Family::of(&host.address), host.is_wildcard());
-    [false, true]
-        .map(|counted| (Set { kind: SetKind::Targets { wildcard, counted }, family }, key_of(host)))
+pub(crate) fn place_of(host: &HostPort) -> Place {
+    (Set::leading(Family::of(&host.address), host.is_wildcard()), key_of(host))
 }
 
 /// The place of a claim on `host` among those whose packets are treated so.
@@ -250,7 +248,7 @@ fn key_of(host: &HostPort) -> Key {
 /// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
 pub(crate) fn covers(has: impl Fn(&Place) -> bool, place: &Place) -> bool {
     let claim = || place.0.network_policy().and_then(|_| host_at(place));
-    has(place) || claim().is_some_and(|host| places_of(&host).iter().any(has))
+    has(place) || claim().is_some_and(|host| has(&place_of(&host)))
 }
 
 /// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its

@@ -98,11 +98,6 @@ impl NetworkPolicy {
         }
     }
 
-    /// The map that translates claims on one address, or on every address, of `family`.
-    pub(super) const fn target_map(&self, family: Family, wildcard: bool) -> Set {
-        Set { kind: SetKind::Targets { wildcard, counted: self.policy.counters }, family }
-    }
-
     /// Whether a pod with this address can only be recognised as its own client one by one,
     /// because it shares its subnet with nobody.
     pub(super) fn needs_hairpin(&self, address: &IpNetwork) -> bool {
@@ -151,7 +146,7 @@ impl NetworkPolicy {
         let mut rules = self.marking();
         for wildcard in [false, true] {
             for family in Family::ALL {
-                rules.push(Rule(vec![Term::Dnat(self.target_map(family, wildcard))]));
+                rules.push(Rule(vec![Term::Dnat(Set::leading(family, wildcard))]));
             }
         }
         rules

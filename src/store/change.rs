@@ -37,13 +37,15 @@ impl Locked {
         before.map_or(Ok(()), |before| self.withdraw_all_but(record, &before))
     }
 
-    /// Forgets `record`. Index entries that lead to another holder by now stay.
+    /// Forgets `record`. Index entries that lead to another holder by now stay, and what its holder left
+    /// before.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn remove(&self, record: &Record) -> Result<(), Error> {
+        let leaving = self.leaving_before(record)?;
         self.disk.remove(&Key::of(&record.owner.holder).path())?;
-        self.withdraw_entries(record, None)
+        self.withdraw_entries(record, leaving.as_deref())
     }
 
     /// Takes out what is entered for a record that is no longer there, but for one place.

@@ -91,10 +91,11 @@ impl Locked {
     pub fn retire(&self, record: &Record) -> Result<(), Error> {
         let key = Key::of(&record.owner.holder);
         let Some((place, _)) = place(record) else { return self.remove(record) };
-        if self.disk.target(&place)?.is_none() {
-            self.note_leaving(&place);
-        }
-        if self.leaving.borrow().is_empty() && self.disk.rename(&key.path(), &place).is_ok() {
+        let before = self.leaving_before(record)?;
+        if before.is_none()
+            && self.leaving.borrow().is_empty()
+            && self.disk.rename(&key.path(), &place).is_ok()
+        {
             return self.withdraw_entries(record, Some(&place));
         }
         // On a full disk nothing can be written, but everything given back.
@@ -117,6 +118,16 @@ impl Locked {
         gone.mappings.sort_unstable();
         gone.mappings.dedup();
         record::write(&self.disk, &place, &gone)
+    }
+
+    /// The place of `record` where something is leaving there already: that is noted.
+    pub(super) fn leaving_before(&self, record: &Record) -> Result<Option<String>, Error> {
+        let Some((place, _)) = place(record) else { return Ok(None) };
+        if self.disk.target(&place)?.is_some() || !self.may_be_leaving(&place) {
+            return Ok(None);
+        }
+        self.note_leaving(&place);
+        Ok(Some(place))
     }
 
     fn note_leaving(&self, place: &str) {

@@ -130,7 +130,7 @@ pub(super) fn networks() -> Vec<Network> {
         network("blue"),
         network("green").with("masqAll", true).with("markMasqBit", 14),
         network("red").with("sourceRanges", json!(["192.0.2.0/24", "2001:db8::/32"])),
-        network("grey").with("snat", false).with("counters", true),
+        network("grey").with("snat", false),
     ];
     let common = |one: Network| one.with("portRange", range.as_str()).with("lockTimeout", 60);
     all.into_iter().map(common).collect()

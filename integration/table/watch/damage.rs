@@ -78,10 +78,10 @@ fn damages() -> Vec<(String, String)> {
         ),
     ];
     for (element, sets) in [
-        ("tcp . 9999 : 10.1.0.9 . 80", &["ports4", "counted_ports4"][..]),
-        ("udp . 9999 timeout 1h : fd00:1::9 . 80", &["ports6", "counted_ports6"]),
-        ("192.0.2.1 . tcp . 8080 : 10.1.0.9 . 80", &["host_ports4", "counted_host_ports4"]),
-        ("2001:db8::1 . sctp . 9 : fd00:1::9 . 80", &["host_ports6", "counted_host_ports6"]),
+        ("tcp . 9999 : 10.1.0.9 . 80", &["ports4"][..]),
+        ("udp . 9999 timeout 1h : fd00:1::9 . 80", &["ports6"]),
+        ("192.0.2.1 . tcp . 8080 : 10.1.0.9 . 80", &["host_ports4"]),
+        ("2001:db8::1 . sctp . 9 : fd00:1::9 . 80", &["host_ports6"]),
         ("tcp . 9999", &[&held("held4"), &held("held6")]),
         ("192.0.2.1 . tcp . 8080", &[&held("host_held4")]),
         ("2001:db8::1 . tcp . 8080", &[&held("host_held6")]),

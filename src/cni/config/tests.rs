@@ -24,7 +24,6 @@ fn defaults() -> Config {
             mark_bit: 13,
             source_ranges: vec![],
             host_addresses: vec![],
-            counters: false,
         },
         ports: PortPolicy {
             ranges: super::super::number::range("20000-29999").into_iter().collect(),
@@ -50,7 +49,7 @@ fn defaults() -> Config {
 #[test]
 fn defaults_are_portmaps() {
     assert_eq!(strict("{}").expect("nothing is needed"), defaults());
-    let nulls = r#"{"snat":null,"masqAll":null,"markMasqBit":null,"backend":null,"counters":null,
+    let nulls = r#"{"snat":null,"masqAll":null,"markMasqBit":null,"backend":null,
                     "sourceRanges":null,"stateDir":null,"lockTimeout":null,"conditionsV4":null,
                     "conditionsV6":[],"externalSetMarkChain":"","hostAddresses":[]}"#;
     assert_eq!(strict(nulls).expect("null is absent"), defaults());
@@ -59,7 +58,7 @@ fn defaults_are_portmaps() {
 #[test]
 fn every_key_is_read() {
     let config = strict(
-        r#"{"backend":"nftables","masqAll":true,"markMasqBit":31,"counters":true,
+        r#"{"backend":"nftables","masqAll":true,"markMasqBit":31,
             "sourceRanges":["10.1.2.3/8","fd00::1"],"hostAddresses":["192.0.2.0/24"],
             "advertiseAddresses":["203.0.113.1","2001:db8::1"],
             "guardExcept":["loopback0","eth0","loopback0"],
@@ -67,7 +66,7 @@ fn every_key_is_read() {
     )
     .expect("all are good");
     assert_eq!(config.policy.masquerade, Masquerade::Everybody);
-    assert_eq!((config.policy.mark_bit, config.policy.counters), (31, true));
+    assert_eq!(config.policy.mark_bit, 31);
     let ranges: Vec<String> = config.policy.source_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.0.0.0/8", "fd00::1/128"]);
     assert_eq!(config.policy.host_addresses.len(), 1);
@@ -109,7 +108,6 @@ fn bad_values_name_key_value_and_remedy() {
             "sourceRanges[0] is \"10.0.0.0/8 accept\"",
         ),
         (r#"{"hostAddresses":["eth0"]}"#, 7, "hostAddresses[0]"),
-        (r#"{"counters":"yes"}"#, 6, "counters"),
         (r#"{"advertiseAddresses":"node1"}"#, 7, "advertiseAddresses is \"node1\", it must be one"),
         (r#"{"advertiseAddresses":["0.0.0.0"]}"#, 7, "advertiseAddresses[0] is \"0.0.0.0\""),
         (r#"{"advertiseAddresses":"192.0.2.0/24"}"#, 7, "without prefix"),
@@ -157,7 +155,6 @@ fn near_misses_are_errors_and_strangers_warnings() {
         ("lockTimeoutS", "lockTimeout"),
         ("markMaskBit", "markMasqBit"),
         ("Backend", "backend"),
-        ("counter", "counters"),
         ("conditionsv4", "conditionsV4"),
     ];
     for (key, ours) in cases {

@@ -12,7 +12,7 @@ use crate::kernel::{
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
 use crate::ruleset::{
-    Data, Digest, Identity, NetworkPolicy, Ruleset, Set, hairpin_of, held_at, places_of,
+    Data, Digest, Identity, NetworkPolicy, Ruleset, Set, hairpin_of, held_at, place_of,
 };
 use crate::store::{Held, Store, Who};
 
@@ -179,11 +179,11 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
         let Some(network_policy) = survey.network_policies.get(digest) else {
             return Led::Damaged(set);
         };
-        let counts = network_policy.policy().counters;
-        let maps = hosts.iter().flat_map(places_of).filter(|(set, _)| set.counts() == counts);
-        let mut targets = maps.filter_map(|place| match survey.elements.get(&place)?.data {
-            Data::Target(target) => Some((place.0, target)),
-            Data::None => None,
+        let mut targets = hosts.iter().map(place_of).filter_map(|place| {
+            match survey.elements.get(&place)?.data {
+                Data::Target(target) => Some((place.0, target)),
+                Data::None => None,
+            }
         });
         let Some((map, target)) = targets.next() else { return Led::Untranslated(set) };
         let hairpin = survey.elements.contains_key(&hairpin_of(host, target));

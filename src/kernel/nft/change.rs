@@ -20,6 +20,8 @@ pub struct Change {
     pub released: BTreeSet<Place>,
     /// The chains that the wanted elements lead to.
     pub chains: Vec<Chain>,
+    /// Whether nothing of what is wanted has been mapped before.
+    pub is_new: bool,
 }
 
 impl Change {
@@ -90,7 +92,7 @@ impl Change {
     /// # Errors
     /// None, as no element is in the way.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let transaction = make(&self.difference(&Look::default())?);
+        let transaction = make(&self.difference(&Look::default())?, self.is_new);
         Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 

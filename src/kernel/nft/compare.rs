@@ -37,7 +37,7 @@ impl Nft {
     /// As for [`Self::look`].
     pub fn check(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
         let hosts = expected.elements.keys().filter_map(ruleset::host_at);
-        let rivals = hosts.flat_map(|host| ruleset::places_of(&host));
+        let rivals = hosts.map(|host| ruleset::place_of(&host));
         let places: Vec<_> = expected.elements.keys().copied().chain(rivals).collect();
         let look = self.look(Extent::Places(&places))?;
         // A network's chains and sets are named by their content, so another layout names them

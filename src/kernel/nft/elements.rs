@@ -27,6 +27,8 @@ pub struct Seen {
     pub expiring: bool,
     /// How many packets have found it, where they are counted.
     pub packets: Option<u64>,
+    /// Whether none has since its mapping began: it counts none, and was not made again.
+    pub(super) unused: bool,
 }
 
 impl Seen {
@@ -42,9 +44,14 @@ impl Seen {
 /// What has longer to live was not released by us.
 const LONGEST_TICK: u64 = 100;
 
+const COUNTER: &str = "counter";
+
 /// How many elements go into one message. An attribute holds 64 KiB, and an element takes at most
-/// 340 bytes.
-const PER_MESSAGE: usize = 190;
+/// 384 bytes.
+const PER_MESSAGE: usize = 170;
+
+/// How many bytes an element that is made again has counted, in no packets: what it counted before is lost.
+const LOST: u64 = 1;
 
 fn octets(address: IpAddr) -> Vec<u8> {
     match address {
@@ -85,6 +92,16 @@ fn put_element(messages: &mut Messages, element: &Element) {
     messages.put_userdata(uapi::NFTA_SET_ELEM_USERDATA, parts);
 }
 
+fn put_lost_count(messages: &mut Messages) {
+    messages.nest(uapi::NFTA_SET_ELEM_EXPR, |expression| {
+        expression.put_text(uapi::NFTA_EXPR_NAME, COUNTER);
+        expression.nest(uapi::NFTA_EXPR_DATA, |counter| {
+            counter.put(uapi::NFTA_COUNTER_BYTES, &[&LOST.to_be_bytes()]);
+            counter.put(uapi::NFTA_COUNTER_PACKETS, &[&0_u64.to_be_bytes()]);
+        });
+    });
+}
+
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
@@ -112,15 +129,21 @@ fn put_runs<T>(
     }
 }
 
-/// Adds elements. Refused when one of them is there already.
-pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &[E]) {
+/// Adds elements. Refused when one of them is there already. Unless `is_new`, they may have translated
+/// something before.
+pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &[E], is_new: bool) {
     put_runs(
         transaction,
         (uapi::NFT_MSG_NEWSETELEM, CREATE | EXCL),
         elements,
         |element| element.borrow().place(),
         |set, key| format!("adding {key} to {set}"),
-        |list, element| put_element(list, element.borrow()),
+        |list, element| {
+            put_element(list, element.borrow());
+            if !is_new && element.borrow().set.is_map() {
+                put_lost_count(list);
+            }
+        },
     );
 }
 
@@ -211,24 +234,27 @@ pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
     let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
     let timeout = timeout.map(u64::from_be_bytes);
+    let (packets, bytes) = read_counter(element).unzip();
     let text = |part| element.usertext(uapi::NFTA_SET_ELEM_USERDATA, part).unwrap_or_default();
     Seen {
         data: if timeout > Some(LONGEST_TICK) { None } else { read_data(set, element) },
         comment: text(uapi::NFTNL_UDATA_SET_ELEM_COMMENT).to_owned(),
         holder: text(uapi::HOLDER).to_owned(),
         expiring: timeout.is_some_and(|timeout| timeout <= LONGEST_TICK),
-        packets: read_counter(element),
+        packets,
+        unused: bytes == Some(0),
     }
 }
 
-/// What a counter beside the element shows. The sets have one expression at most.
-fn read_counter(element: Attributes<'_>) -> Option<u64> {
+/// The packets and bytes that the counter beside the element shows. The sets have one expression at most.
+fn read_counter(element: Attributes<'_>) -> Option<(u64, u64)> {
     let expression = element.nested(uapi::NFTA_SET_ELEM_EXPR)?;
-    if expression.text(uapi::NFTA_EXPR_NAME)? != "counter" {
+    if expression.text(uapi::NFTA_EXPR_NAME)? != COUNTER {
         return None;
     }
-    let packets = expression.nested(uapi::NFTA_EXPR_DATA)?.get(uapi::NFTA_COUNTER_PACKETS)?;
-    packets.try_into().ok().map(u64::from_be_bytes)
+    let counter = expression.nested(uapi::NFTA_EXPR_DATA)?;
+    let read = |part| Some(u64::from_be_bytes(counter.get(part)?.try_into().ok()?));
+    Some((read(uapi::NFTA_COUNTER_PACKETS)?, read(uapi::NFTA_COUNTER_BYTES)?))
 }
 
 fn read_data(set: Set, element: Attributes<'_>) -> Option<Data> {

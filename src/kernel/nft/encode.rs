@@ -122,7 +122,7 @@ impl Encoder {
             // SAFETY: the pointer is `object`'s own and lives as long; setting a number copies it.
             unsafe { sys::nftnl_set_set_u32(object.as_ptr().as_ptr(), attribute as u16, value) };
         }
-        if set.counts() {
+        if set.is_map() {
             let counter = Raw::new(c"counter", &[], &[]).allocate();
             // SAFETY: both pointers are valid; the set takes ownership of the expression and frees
             // it with itself.

@@ -30,8 +30,9 @@ use encode::Encoder;
 use super::netlink::message::{self, Messages};
 use super::netlink::socket::{self, APPEND, CREATE, EXCL, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
+use crate::model::{HostPort, Protocol};
 use crate::ruleset::{
-    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic,
+    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic, host_at,
 };
 
 pub use change::{Change, Counts};
@@ -105,10 +106,13 @@ impl Nft {
                 if change.must_wait(look, tries) {
                     return Ok(None);
                 }
-                Ok(Some(Applied::of(&change.difference(look)?)))
+                Ok(Some(Applied::of(&change.difference(look)?, change.is_new)))
             })?;
         if applied.rebuilt.is_none() {
-            applied.unfinished = self.finish(&vacated).err();
+            match self.finish(&vacated) {
+                Ok(unused) => applied.unused = unused,
+                Err(error) => applied.unfinished = Some(error),
+            }
         }
         Ok(applied)
     }
@@ -134,12 +138,18 @@ impl Nft {
         Ok(if is_there { format!("{replaced}{table}") } else { table.to_string() })
     }
 
-    /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that.
-    fn finish(&mut self, places: &[Place]) -> Result<(), Error> {
-        if self.seen_at(places)?.values().any(|seen| !seen.expiring) {
-            return self.delete(places, |place| places.contains(place));
+    /// Sees to it that what was at `places` is on its way out: a kernel before 6.12 ignores that. Gives the
+    /// ports that no client has connected to. Of UDP and SCTP there are none: a flow that begins before the
+    /// element has expired can last for ever.
+    fn finish(&mut self, places: &[Place]) -> Result<Vec<HostPort>, Error> {
+        let seen = self.seen_at(places)?;
+        if seen.values().any(|seen| !seen.expiring) {
+            self.delete(places, |place| places.contains(place))?;
+            return Ok(Vec::new());
         }
-        Ok(())
+        let unused = seen.iter().filter(|(_, seen)| seen.unused);
+        let hosts = unused.filter_map(|(place, _)| host_at(place));
+        Ok(hosts.filter(|host| host.protocol == Protocol::Tcp).collect())
     }
 
     /// Waits until nothing at `places` is about to expire; says whether there was anything.
@@ -237,7 +247,7 @@ impl Nft {
         add_sets(&mut transaction, &mut encoder, whole.sets());
         add_chains(&mut transaction, &mut encoder, &whole.chains());
         let all: Vec<&Element> = whole.elements.values().collect();
-        elements::add(&mut transaction, &all);
+        elements::add(&mut transaction, &all, false);
         let restored = whole.traffic.clone();
         (transaction, Applied { rebuilt: Some(reason), restored, ..Applied::default() })
     }
@@ -302,6 +312,9 @@ pub struct Applied {
     /// And how many elements were changed.
     #[serde(flatten)]
     pub counts: Counts,
+    /// The host ports that were released and that certainly no client has connected to since they were mapped.
+    #[serde(skip)]
+    pub unused: Vec<HostPort>,
     /// Why something that was released may still be there, if it may.
     #[serde(skip)]
     pub unfinished: Option<Error>,
@@ -312,10 +325,10 @@ pub struct Applied {
 
 impl Applied {
     /// The transaction that makes a difference, and what it comes to.
-    fn of(difference: &Difference) -> (Transaction, Self) {
+    fn of(difference: &Difference, is_new: bool) -> (Transaction, Self) {
         let removed = difference.deleted.len() + difference.expired.len();
         let counts = Counts { added: difference.added.len(), removed };
-        (make(difference), Self { counts, ..Self::default() })
+        (make(difference, is_new), Self { counts, ..Self::default() })
     }
 
     /// What was wrong with single elements, in short.
@@ -337,7 +350,7 @@ fn is_passing(refusal: &io::Error) -> bool {
 }
 
 /// The transaction that makes a difference to a sound table.
-fn make(difference: &Difference) -> Transaction {
+fn make(difference: &Difference, is_new: bool) -> Transaction {
     let mut transaction = Transaction::begin();
     if !difference.chains.is_empty() {
         let mut encoder = Encoder::new();
@@ -350,7 +363,7 @@ fn make(difference: &Difference) -> Transaction {
     }
     elements::delete(&mut transaction, &difference.deleted);
     elements::expire(&mut transaction, &difference.expired);
-    elements::add(&mut transaction, &difference.added);
+    elements::add(&mut transaction, &difference.added, is_new);
     transaction
 }
 

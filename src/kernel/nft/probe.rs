@@ -80,7 +80,6 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
             mark_bit: 13,
             source_ranges: gates.clone(),
             host_addresses: gates,
-            counters: has_gates,
         },
         mappings: mappings.into(),
         pod_addresses: pods,

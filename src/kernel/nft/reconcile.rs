@@ -68,7 +68,7 @@ impl Nft {
             if change.must_wait(look, tries) {
                 return Ok(None);
             }
-            let (mut transaction, mut applied) = Applied::of(&change.difference(look)?);
+            let (mut transaction, mut applied) = Applied::of(&change.difference(look)?, false);
             let unused = remove_unused(&mut transaction, look, everything, &spared);
             let elements = compare::differing_elements(look, everything, &spared);
             applied.mended = elements.chain(unused).collect();

@@ -245,6 +245,9 @@ fn what_is_no_leaving_record_is_no_entry() {
 
     // Recorded while it was there, forgotten by an earlier command after that.
     locked.save(&second).expect("saving");
+    locked.remove(&second).expect("removing");
+    assert_eq!(locked.leaving("4f2a").expect("looking"), std::slice::from_ref(&first));
+    locked.save(&second).expect("saving");
     let earlier = locked.unlock();
     earlier.forget(&first).expect("forgetting");
     earlier.forget(&first).expect("forgetting twice");

@@ -15,7 +15,7 @@ fn written(kind: u16, put: impl FnOnce(&mut Messages)) -> Vec<u8> {
 fn keys_read_back() {
     for (family, address) in [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")] {
         for wildcard in [true, false] {
-            let kind = SetKind::Targets { wildcard, counted: false };
+            let kind = SetKind::Targets { wildcard };
             let set = Set { kind, family };
             let address = address.parse().expect("a test address");
             let key = Key::Port {
