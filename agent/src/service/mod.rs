@@ -38,6 +38,8 @@ pub struct Service {
     orders: mpsc::Sender<Order>,
 }
 
+type Answered = Result<Answer, Failure>;
+
 /// Why a session is over.
 enum Over {
     Session(crate::nri::Error),
@@ -109,16 +111,22 @@ impl Service {
                 self.orders.send(Order::Connected(true))?;
             }
             let stream = asked.stream;
-            let answer = self.answer(asked).await?;
+            let answered = self.answer(asked).await;
+            let is_over = answered.is_err();
+            let (Ok(answer) | Err(answer)) = answered;
             if let Err(failure) = &answer {
                 tracing::warn!("rejected: {failure}");
             }
             session.answer(stream, answer).await?;
+            if is_over {
+                return Err(Over::Thread);
+            }
         }
     }
 
-    /// The answer, at the latest when it is due. A pod that asks for no host ports is never rejected.
-    async fn answer(&self, asked: Asked) -> Result<Result<Answer, Failure>, Over> {
+    /// The answer, at the latest when it is due; as an error if it is the last, because a thread has ended. A
+    /// pod that asks for no host ports is never rejected.
+    async fn answer(&self, asked: Asked) -> Result<Answered, Answered> {
         let Asked { event, limit, .. } = asked;
         let asks = match &event {
             Event::RunPodSandbox(pod) | Event::CreateContainer { pod, .. } => inject::asks(pod),
@@ -126,15 +134,20 @@ impl Service {
                 false
             }
         };
+        let without = |failure| if asks { Err(failure) } else { Ok(Answer::Done) };
+        let ended = || {
+            let ended = "a thread of autoport-agent has ended; kubelet repeats the request";
+            without(Failure::Refused(ended.to_owned()))
+        };
         let (reply, replied) = oneshot::channel();
         // A quarter is left for what cannot be interrupted.
         let until = Instant::now() + limit / 4 * 3;
-        self.orders.send(Order::Event(Box::new(Job { event, asks, until, reply })))?;
+        let job = Job { event, asks, until, reply };
+        self.orders.send(Order::Event(Box::new(job))).map_err(|_| ended())?;
         let Ok(replied) = timeout(limit, replied).await else {
-            let late = Failure::Late { limit_ms: limit.as_millis() };
-            return Ok(if asks { Err(late) } else { Ok(Answer::Done) });
+            return Ok(without(Failure::Late { limit_ms: limit.as_millis() }));
         };
-        let Reply { answer, led } = replied.map_err(|_| Over::Thread)?;
+        let Reply { answer, led } = replied.map_err(|_| ended())?;
         let is_lost = led.is_some_and(|role| !self.pulse.has_still(role, self.clock.now()));
         if is_lost && asks && answer != Ok(Answer::Done) {
             let lost = "this agent was stopped for a moment, so that another may have answered; \
@@ -151,5 +164,33 @@ async fn beat(orders: mpsc::Sender<Order>) {
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while orders.send(Order::Beat).is_ok() {
         beats.tick().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nri::message::Pod;
+
+    #[test]
+    fn without_its_threads_an_agent_rejects_pods_that_ask_and_ends() {
+        let (orders, _) = mpsc::channel();
+        let clock = Clock::of_node();
+        let pulse = Keeper::new("/nowhere".as_ref(), true, clock.clone()).pulse();
+        let identity = Identity::new("autoport", 50).expect("an index");
+        let plugin = Plugin::new("/nowhere".into());
+        let settings = Settings { socket: "/nowhere".into(), identity, preferred: true, plugin };
+        let service = Service { settings, clock, pulse, orders };
+        let answer = |annotations: &[(&str, &str)]| {
+            let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let annotations = annotations.iter().map(own).collect();
+            let event = Event::RunPodSandbox(Pod { annotations, ..Pod::default() });
+            let asked = Asked { event, limit: RETRY, stream: 1 };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime of tokio").block_on(service.answer(asked))
+        };
+        assert_eq!(answer(&[]), Err(Ok(Answer::Done)));
+        let refused = answer(&[("autoport.cni/ports", "http=auto")]);
+        assert!(matches!(refused, Err(Err(Failure::Refused(_)))), "{refused:?}");
     }
 }

@@ -240,24 +240,21 @@ impl Worker {
                     return;
                 }
             };
+            let is_on_host = hostnet::is_on_host(pod, self.own) == Some(true);
             for container in running {
-                let lacks = match inject::inject(pod, container, &known) {
-                    Ok(told) => told.is_some_and(|told| inject::lacks(container, &told)),
-                    Err(refusal) => {
-                        let (pod, container) = (&pod.name, &container.name);
-                        tracing::warn!(pod, container, "the container runs, but {refusal}");
-                        false
-                    }
+                let remedy = match inject::inject(pod, container, &known) {
+                    Ok(told) if !told.iter().any(|it| inject::lacks(container, it)) => continue,
+                    Err(refusal) if !is_on_host => format!("it would be rejected now: {refusal}"),
+                    // What the pod lacks is assigned then.
+                    Ok(_) | Err(_) => "delete the Pod to have it created again".to_owned(),
                 };
-                if lacks {
-                    tracing::warn!(
-                        namespace = pod.namespace,
-                        pod = pod.name,
-                        container = container.name,
-                        "the container runs without the variables of its host ports, because no agent \
-                         was connected when it was created; delete the Pod to have it created again"
-                    );
-                }
+                tracing::warn!(
+                    namespace = pod.namespace,
+                    pod = pod.name,
+                    container = container.name,
+                    "the container runs without the variables of its host ports, because no agent was \
+                     connected when it was created; {remedy}"
+                );
             }
         }
     }

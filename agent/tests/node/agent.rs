@@ -77,8 +77,7 @@ impl Agent {
         }
         let status = self.child.wait().expect("it has ended");
         let mut log = String::new();
-        let stderr = self.child.stderr.take().expect("it was piped");
-        let mut stderr = stderr;
+        let mut stderr = self.child.stderr.take().expect("it was piped");
         stderr.read_to_string(&mut log).expect("the log is UTF-8");
         (status.code(), log)
     }
