@@ -161,12 +161,8 @@ impl Store {
             if guards(&file, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_reader(&disk)?;
                 let deadline = self.deadline;
-                return Ok(instance.map(|instance| Shared {
-                    disk,
-                    instance,
-                    lock: file,
-                    deadline,
-                }));
+                let shared = |instance| Shared { disk, instance, lock: file, deadline };
+                return Ok(instance.map(shared));
             }
         }
     }
