@@ -7,7 +7,7 @@ use autoport::store::Store;
 use serde::Serialize;
 
 use super::arguments::Runtime;
-use super::output::{Answer, Screen, Tone};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
 
 pub(super) fn run(
     asked: &Runtime,
@@ -36,7 +36,7 @@ const WIDTHS: [usize; 2] = [10, 14];
 impl Answer for Report {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for finding in &self.findings {
-            out.finding(tone(finding.state), WIDTHS, finding)?;
+            out.finding(style(finding.state), WIDTHS, finding)?;
         }
         let Self { failed, unseen, .. } = self;
         writeln!(out, "{failed} failed, {}, {unseen} not seen", counted(self.warnings, "warning"))
@@ -47,10 +47,10 @@ impl Answer for Report {
     }
 }
 
-const fn tone(state: State) -> Tone {
+const fn style(state: State) -> Style {
     match state {
-        State::Ok => Tone::Good,
-        State::Warning | State::Unseen => Tone::Doubtful,
-        State::Failed => Tone::Bad,
+        State::Ok => GOOD,
+        State::Warning | State::Unseen => DOUBTFUL,
+        State::Failed => BAD,
     }
 }

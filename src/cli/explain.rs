@@ -10,7 +10,7 @@ use autoport::cni::Env;
 use serde::Serialize;
 
 use super::holders::{cells, name_of};
-use super::output::{Answer, Screen, Table, Tone};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Table};
 use super::status::Refusal;
 use super::{Failure, note};
 
@@ -49,13 +49,13 @@ impl Answer for Explanation {
             [("assumed", &self.assumed), ("not seen", &self.unseen), ("log", &self.log)]
         {
             for line in list {
-                out.paint(Tone::Doubtful, what)?;
+                out.paint(DOUBTFUL, what)?;
                 writeln!(out, ": {line}")?;
             }
         }
         match (&self.granted, &self.error) {
             (_, Some(error)) => {
-                out.paint(Tone::Bad, "ADD would be rejected")?;
+                out.paint(BAD, "ADD would be rejected")?;
                 writeln!(out, ": {}", error.text())
             }
             (None, None) => {
@@ -73,7 +73,7 @@ impl Answer for Explanation {
 fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
     let Foreseen { record, record_file, before, superseded, .. } = granted;
     write!(out, "ADD for {} ({}) ", name_of(&record.owner), record.owner.holder)?;
-    out.paint(Tone::Good, "would be granted")?;
+    out.paint(GOOD, "would be granted")?;
     writeln!(out, ":\n")?;
     let rows = cells(record).map(|(_, cells)| cells);
     Table::of(["HOST PORT", "TARGET", "CHOICE"], rows).write("  ", out)?;

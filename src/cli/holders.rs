@@ -9,7 +9,7 @@ use autoport::{plan, store};
 use serde::Serialize;
 
 use super::now;
-use super::output::{Cell, Tone, age, timestamp};
+use super::output::{BAD, Cell, DOUBTFUL, GOOD, Style, age, timestamp};
 
 /// Who holds host ports, and since when.
 #[derive(Serialize)]
@@ -28,7 +28,7 @@ pub(super) struct Attachment {
     /// What the evidence means, in a word.
     pub(super) state: &'static str,
     #[serde(skip)]
-    pub(super) tone: Tone,
+    pub(super) style: Style,
     pub(super) evidence: String,
     pub(super) age_seconds: Option<u64>,
     #[serde(flatten)]
@@ -86,14 +86,14 @@ impl From<Listing> for Holders {
 impl From<Record> for Attachment {
     fn from(record: Record) -> Self {
         let evidence = Fate::of(&record.owner);
-        let (state, tone) = match evidence {
-            Fate::Alive => ("alive", Tone::Good),
-            Fate::Gone => ("stale", Tone::Bad),
-            Fate::Unknown(_) => ("unknown", Tone::Doubtful),
+        let (state, style) = match evidence {
+            Fate::Alive => ("alive", GOOD),
+            Fate::Gone => ("stale", BAD),
+            Fate::Unknown(_) => ("unknown", DOUBTFUL),
         };
         Self {
             state,
-            tone,
+            style,
             evidence: evidence.to_string(),
             age_seconds: since(record.created),
             record,

@@ -6,7 +6,7 @@ use autoport::app::{self, Listing};
 use autoport::model::{HostPort, Protocol};
 
 use super::holders::{Holders, cells, name_of};
-use super::output::{Answer, Cell, Screen, Table, Tone, age};
+use super::output::{Answer, BAD, Cell, Screen, Table, age};
 use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
 
 impl Answer for Holders {
@@ -14,7 +14,7 @@ impl Answer for Holders {
         let mut rows: Vec<(HostPort, [Cell; 6])> = Vec::new();
         for one in &self.attachments {
             for (mapping, [host, target, choice]) in cells(&one.record) {
-                let state = Cell::toned(one.state, one.tone);
+                let state = Cell::styled(one.state, one.style);
                 let holder = name_of(&one.record.owner).into();
                 let age = Cell::or_dash(one.age_seconds.map(age));
                 rows.push((mapping.host, [host, target, choice, state, age, holder]));
@@ -32,7 +32,7 @@ impl Answer for Holders {
             add(&one.of.hosts, || "-".into(), one.age_seconds, &one.of.to_string());
         }
         for one in &self.unreadable {
-            add(&one.hosts, || Cell::toned("unreadable", Tone::Bad), None, &one.name);
+            add(&one.hosts, || Cell::styled("unreadable", BAD), None, &one.name);
         }
         rows.sort_by_key(|(host, _)| (host.port, host.protocol, host.address));
         let names = ["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"];

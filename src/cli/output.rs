@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::iter;
 
 use autoport::diagnosis::Finding;
-use clap::builder::styling::{AnsiColor, Style};
+use clap::builder::styling::AnsiColor;
+pub(super) use clap::builder::styling::Style;
 use serde::Serialize;
 
 use super::arguments::Format;
@@ -41,20 +42,20 @@ impl Screen<'_> {
         Ok(if answer.is_well() { 0 } else { 3 })
     }
 
-    /// Writes `text` in the colour of `tone`.
-    pub(super) fn paint(&mut self, tone: Tone, text: &str) -> io::Result<()> {
-        let style = if self.colour { tone.style() } else { Style::new() };
+    /// Writes `text` in this style, where the terminal has colours.
+    pub(super) fn paint(&mut self, style: Style, text: &str) -> io::Result<()> {
+        let style = if self.colour { style } else { PLAIN };
         write!(self, "{style}{text}{style:#}")
     }
 
     /// Writes a line of a report, its first two columns so wide, and below it what to do.
     pub(super) fn finding<S: fmt::Display>(
         &mut self,
-        tone: Tone,
+        style: Style,
         [state, check]: [usize; 2],
         finding: &Finding<S>,
     ) -> io::Result<()> {
-        self.paint(tone, &format!("{:state$}", finding.state))?;
+        self.paint(style, &format!("{:state$}", finding.state))?;
         writeln!(self, "{:check$}{}", finding.check, finding.text)?;
         let remedy = finding.remedy.as_ref();
         remedy.map_or(Ok(()), |remedy| writeln!(self, "{:1$}-> {remedy}", "", state + check))
@@ -71,37 +72,21 @@ impl Write for Screen<'_> {
     }
 }
 
-/// How something is meant.
-#[derive(Clone, Copy)]
-pub(super) enum Tone {
-    Plain,
-    Heading,
-    Good,
-    Doubtful,
-    Bad,
-}
-
-impl Tone {
-    fn style(self) -> Style {
-        match self {
-            Self::Plain => Style::new(),
-            Self::Heading => Style::new().bold(),
-            Self::Good => AnsiColor::Green.on_default(),
-            Self::Doubtful => AnsiColor::Yellow.on_default(),
-            Self::Bad => AnsiColor::Red.on_default().bold(),
-        }
-    }
-}
+const PLAIN: Style = Style::new();
+pub(super) const HEADING: Style = Style::new().bold();
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// One cell of a table.
 pub(super) struct Cell {
     text: String,
-    tone: Tone,
+    style: Style,
 }
 
 impl Cell {
-    pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
-        Self { text: text.into(), tone }
+    pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
+        Self { text: text.into(), style }
     }
 
     /// What is not there is `-`.
@@ -112,7 +97,7 @@ impl Cell {
 
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self::toned(text.to_string(), Tone::Plain)
+        Self::styled(text.to_string(), PLAIN)
     }
 }
 
@@ -121,7 +106,7 @@ pub(super) struct Table<const N: usize>(Vec<[Cell; N]>);
 
 impl<const N: usize> Table<N> {
     pub(super) fn of(names: [&str; N], rows: impl Iterator<Item = [Cell; N]>) -> Self {
-        let heading = names.map(|name| Cell::toned(name, Tone::Heading));
+        let heading = names.map(|name| Cell::styled(name, HEADING));
         Self(iter::once(heading).chain(rows).collect())
     }
 
@@ -134,7 +119,7 @@ impl<const N: usize> Table<N> {
         for row in &self.0 {
             write!(out, "{indent}")?;
             for (column, cell) in row.iter().enumerate() {
-                out.paint(cell.tone, &cell.text)?;
+                out.paint(cell.style, &cell.text)?;
                 // Nothing is appended to the last one, so that a line can be copied.
                 if column + 1 < N {
                     write!(out, "{:1$}", "", widths[column] - length(cell) + 2)?;

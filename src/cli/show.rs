@@ -9,7 +9,7 @@ use autoport::store::Store;
 use serde::Serialize;
 
 use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
-use super::output::{Answer, Cell, Screen, Table, Tone};
+use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen, Table};
 use super::{Failure, arguments, subject_named};
 
 /// All that is known of somebody.
@@ -21,19 +21,19 @@ impl Answer for Shown {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let Self(Holders { attachments, reservations, unreadable }) = self;
         let mut gap = iter::once("").chain(iter::repeat("\n"));
-        let mut begin = |out: &mut Screen<'_>, tone, title: &str| {
+        let mut begin = |out: &mut Screen<'_>, style, title: &str| {
             write!(out, "{}", gap.next().unwrap_or_default())?;
-            out.paint(tone, title)?;
+            out.paint(style, title)?;
             writeln!(out)
         };
         for one in attachments {
-            begin(out, Tone::Heading, &name_of(&one.record.owner))?;
+            begin(out, HEADING, &name_of(&one.record.owner))?;
             if let Some(details) = &one.details {
                 about(one, details, out)?;
             }
         }
         for one in reservations {
-            begin(out, Tone::Heading, &one.of.to_string())?;
+            begin(out, HEADING, &one.of.to_string())?;
             let persistent = one.of.persistent;
             let kept = if persistent { "kept across reboots" } else { "until the next reboot" };
             let made = recorded(one.of.created, one.age_seconds);
@@ -41,7 +41,7 @@ impl Answer for Shown {
             writeln!(out, "  host ports  {}", words(&one.of.hosts))?;
         }
         for one in unreadable {
-            begin(out, Tone::Bad, &one.name)?;
+            begin(out, BAD, &one.name)?;
             writeln!(out, "  {}", one.reason)?;
             writeln!(out, "  host ports  {}", words(&one.hosts))?;
         }
@@ -58,7 +58,7 @@ impl Answer for Shown {
 fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
     let Attachment { record, evidence, .. } = one;
     write!(out, "  state       ")?;
-    out.paint(one.tone, one.state)?;
+    out.paint(one.style, one.state)?;
     writeln!(out, ": {evidence}")?;
     let netns = record.owner.netns.as_ref().map_or("not examined".to_owned(), |netns| {
         format!("{} ({}:{})", netns.path.escape_debug(), netns.id.device, netns.id.inode)
@@ -79,9 +79,9 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     write!(out, "  kernel      ")?;
     let difference = details.kernel.as_ref().and_then(|kernel| kernel.difference.as_ref());
     match (&details.kernel_error, difference) {
-        (Some(error), _) => out.paint(Tone::Doubtful, &format!("not seen: {error}"))?,
-        (None, Some(difference)) => out.paint(Tone::Bad, difference)?,
-        (None, None) => out.paint(Tone::Good, "as recorded")?,
+        (Some(error), _) => out.paint(DOUBTFUL, &format!("not seen: {error}"))?,
+        (None, Some(difference)) => out.paint(BAD, difference)?,
+        (None, None) => out.paint(GOOD, "as recorded")?,
     }
     writeln!(out, "\n")?;
     let found = details.kernel.iter().flat_map(|kernel| &kernel.mappings).map(Some);
@@ -89,8 +89,8 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     let rows = rows.map(|((_, [host, target, choice]), found)| {
         let kernel = match found.map(|found| (found.elements, found.elements_present)) {
             None | Some((0, _)) => "-".into(),
-            Some((all, present)) if all == present => Cell::toned("yes", Tone::Good),
-            Some((all, present)) => Cell::toned(format!("{present} of {all}"), Tone::Bad),
+            Some((all, present)) if all == present => Cell::styled("yes", GOOD),
+            Some((all, present)) => Cell::styled(format!("{present} of {all}"), BAD),
         };
         let connections = Cell::or_dash(found.and_then(|found| found.connections));
         let flows = Cell::or_dash(found.and_then(|found| found.flows));

@@ -13,7 +13,7 @@ use autoport::ruleset::{self, Identity};
 use autoport::store::{self, Store};
 use serde::Serialize;
 
-use super::output::{Answer, Screen, Tone};
+use super::output::{Answer, BAD, GOOD, Screen};
 
 /// How the node is.
 #[derive(Serialize)]
@@ -77,10 +77,9 @@ struct Range {
 
 impl Answer for Status {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        let (word, tone) =
-            if self.usable { ("usable", Tone::Good) } else { ("unusable", Tone::Bad) };
+        let (word, style) = if self.usable { ("usable", GOOD) } else { ("unusable", BAD) };
         write!(out, "host ports  ")?;
-        out.paint(tone, word)?;
+        out.paint(style, word)?;
         let error = self.error.as_ref().map(|error| format!(": {}", error.text()));
         writeln!(out, "{}", error.unwrap_or_default())?;
         let Self { version, table_layout, store_layout, state_dir, .. } = self;

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 
 use super::arguments::{self, Cli};
-use super::output::{Answer, Screen, Tone};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
 use super::{Failure, Store};
 
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
@@ -64,12 +64,12 @@ const WIDTHS: [usize; 2] = [8, 15];
 impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for step in &self.trace.steps {
-            out.finding(tone(step.state), WIDTHS, step)?;
+            out.finding(style(step.state), WIDTHS, step)?;
         }
         if let Some(Probe { answered, said }) = &self.probe {
-            let (state, tone) = if *answered { ("ok", Tone::Good) } else { ("fails", Tone::Bad) };
+            let (state, style) = if *answered { ("ok", GOOD) } else { ("fails", BAD) };
             let text = format!("sent from this node: {said}");
-            out.finding(tone, WIDTHS, &Finding { check: "probe", state, text, remedy: None })?;
+            out.finding(style, WIDTHS, &Finding { check: "probe", state, text, remedy: None })?;
         }
         let mut sentence = self.trace.verdict.clone();
         if let Some(first) = sentence.get_mut(..1) {
@@ -84,10 +84,10 @@ impl Answer for Told {
     }
 }
 
-const fn tone(fate: Fate) -> Tone {
+const fn style(fate: Fate) -> Style {
     match fate {
-        Fate::Passes => Tone::Good,
-        Fate::Unsure => Tone::Doubtful,
-        Fate::Stops => Tone::Bad,
+        Fate::Passes => GOOD,
+        Fate::Unsure => DOUBTFUL,
+        Fate::Stops => BAD,
     }
 }

@@ -24,7 +24,7 @@ fn timestamps_are_those_of_date() {
 
 fn shown(colour: bool) -> String {
     let mut out = Vec::new();
-    let rows = [["a".into(), Cell::toned("stale", Tone::Bad)], ["l\u{f6}nger".into(), "-".into()]];
+    let rows = [["a".into(), Cell::styled("stale", BAD)], ["l\u{f6}nger".into(), "-".into()]];
     Table::of(["NAME", "STATE"], rows.into_iter())
         .write("", &mut Screen { out: &mut out, format: Format::Table, colour })
         .expect("memory takes it");
