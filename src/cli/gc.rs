@@ -7,7 +7,7 @@ use autoport::netns::Fate;
 use serde::Serialize;
 
 use super::output::{Answer, Screen};
-use super::{Failure, Store, nothing_recorded, now};
+use super::{Failure, Store, now};
 
 /// What was judged, and how.
 #[derive(Default, Serialize)]
@@ -17,9 +17,6 @@ struct Judgements {
     removed: usize,
     kept: usize,
     holders: Vec<Holder>,
-    /// Why there are none, where nothing is recorded.
-    #[serde(skip)]
-    nothing: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -34,9 +31,6 @@ struct Holder {
 
 impl Answer for Judgements {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        if let Some(nothing) = &self.nothing {
-            return writeln!(out, "{nothing}");
-        }
         let dry = ["would remove", "would be removed"];
         let [verb, total] = if self.dry_run { dry } else { ["removed"; 2] };
         for Holder { name, host_ports, removed, reason } in &self.holders {
@@ -52,8 +46,8 @@ pub(super) fn run(dry_run: bool, store: &Store, screen: &mut Screen<'_>) -> Resu
     let log = &mut crate::Stderr;
     let collected = app::collect(store, dry_run, now(), log)?;
     let Some(Collected { judged, mut failure }) = collected else {
-        let nothing = Some(nothing_recorded(store));
-        return Ok(screen.show(&Judgements { dry_run, nothing, ..Judgements::default() })?);
+        let none = Judgements { dry_run, ..Judgements::default() };
+        return Ok(screen.show_nothing(store, &none)?);
     };
     let mut holders = Vec::new();
     for one in judged {
@@ -72,6 +66,6 @@ pub(super) fn run(dry_run: bool, store: &Store, screen: &mut Screen<'_>) -> Resu
     }
     let removed = holders.iter().filter(|holder| holder.removed).count();
     let kept = holders.len() - removed;
-    let status = screen.show(&Judgements { dry_run, removed, kept, holders, nothing: None })?;
+    let status = screen.show(&Judgements { dry_run, removed, kept, holders })?;
     failure.map_or(Ok(status), |error| Err(error.into()))
 }

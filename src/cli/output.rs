@@ -10,6 +10,7 @@ pub(super) use clap::builder::styling::Style;
 use serde::Serialize;
 
 use super::arguments::Format;
+use super::{Store, nothing_recorded};
 
 /// What a command has to say. As JSON it is what serde makes of it: docs/cli.md promises the names.
 pub(super) trait Answer: Serialize {
@@ -40,6 +41,14 @@ impl Screen<'_> {
             }
         }
         Ok(if answer.is_well() { 0 } else { 3 })
+    }
+
+    /// Prints that nothing has been recorded in `store`; for programs the answer `empty`.
+    pub(super) fn show_nothing(&mut self, store: &Store, empty: &impl Answer) -> io::Result<u8> {
+        match self.format {
+            Format::Table => writeln!(self, "{}", nothing_recorded(store)).map(|()| 0),
+            Format::Json => self.show(empty),
+        }
     }
 
     /// Writes `text` in this style, where the terminal has colours.

@@ -7,27 +7,13 @@ use autoport::app::{self, Ownership, Repaired};
 use autoport::error::Error;
 use autoport::kernel::Counts;
 use autoport::store::{self, Store};
-use serde::Serialize;
 
 use super::output::{Answer, Screen};
-use super::{Failure, asked_to_end, nothing_recorded, now};
+use super::{Failure, asked_to_end, now};
 
-/// What differed, and was made equal.
-#[derive(Serialize)]
-struct Outcome {
-    #[serde(flatten)]
-    repaired: Repaired,
-    /// Why there is none, where nothing is recorded.
-    #[serde(skip)]
-    nothing: Option<String>,
-}
-
-impl Answer for Outcome {
+impl Answer for Repaired {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        if let Some(nothing) = &self.nothing {
-            return writeln!(out, "{nothing}");
-        }
-        let Repaired { attachments, adopted, applied, .. } = &self.repaired;
+        let Self { attachments, adopted, applied, .. } = self;
         let Counts { added, removed } = applied.counts;
         let differed = applied.summary();
         if *adopted > 0 {
@@ -52,14 +38,14 @@ impl Answer for Outcome {
 pub(super) fn run(adopt: bool, store: &Store, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
     let repaired = app::repair(store, ownership, now(), &mut crate::Stderr)?;
-    let nothing = repaired.is_none().then(|| nothing_recorded(store));
-    let outcome = Outcome { repaired: repaired.unwrap_or_default(), nothing };
-    let status = screen.show(&outcome)?;
-    let Repaired { left_alone, applied, .. } = outcome.repaired;
-    if let Some(unreadable) = left_alone.into_iter().next() {
+    let Some(repaired) = repaired else {
+        return Ok(screen.show_nothing(store, &Repaired::default())?);
+    };
+    let status = screen.show(&repaired)?;
+    if let Some(unreadable) = repaired.left_alone.into_iter().next() {
         return Err(Error::from(store::Error::from(unreadable)).into());
     }
-    applied.unfinished.map_or(Ok(status), |error| Err(Error::from(error).into()))
+    repaired.applied.unfinished.map_or(Ok(status), |error| Err(Error::from(error).into()))
 }
 
 /// Repairs whenever something damages the table, until SIGTERM.
