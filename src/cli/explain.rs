@@ -1,6 +1,5 @@
 //! `autoport explain`.
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -147,17 +146,12 @@ pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Expla
 
 /// The variables of an ADD, and which of them nobody set.
 fn environment() -> (Env, Vec<String>) {
-    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    let mut assumed = Vec::new();
-    for (name, value) in ASSUMED {
-        // To a plugin, empty is unset.
-        if std::env::var_os(name).is_none_or(|value| value.is_empty()) {
-            variables.retain(|(known, _)| known != name);
-            variables.push((name.into(), value.into()));
-            assumed.push(format!("{name}={value}"));
-        }
-    }
-    variables.retain(|(known, _)| known != "CNI_COMMAND");
-    variables.push(("CNI_COMMAND".into(), "ADD".into()));
-    (variables.into_iter().collect(), assumed)
+    let mut assumed = ASSUMED.to_vec();
+    // To a plugin, empty is unset.
+    assumed.retain(|(name, _)| std::env::var_os(name).is_none_or(|value| value.is_empty()));
+    // Of several values the last counts.
+    let ours = [("CNI_COMMAND", "ADD")].into_iter().chain(assumed.iter().copied());
+    let ours = ours.map(|(name, value)| (name.into(), value.into()));
+    let env = std::env::vars_os().chain(ours).collect();
+    (env, assumed.iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
