@@ -14,25 +14,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// assigned, finds out why one does not answer, and repairs the node's nftables table.
 #[derive(Parser)]
 #[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
+#[command(next_help_heading = "For every command")]
 pub(crate) struct Cli {
     /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
-    #[arg(long, global = true, value_name = "DIRECTORY", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Output format
-    #[arg(
-        long,
-        short,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "table",
-        help_heading = GLOBAL
-    )]
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
-
-const GLOBAL: &str = "For every command";
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 success; 1 the command failed; 2 wrong arguments; 3 the command found a problem.";
