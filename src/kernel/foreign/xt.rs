@@ -1,8 +1,10 @@
 //! What iptables-nft cannot say in expressions of nftables: matches and targets of `x_tables`, as structs
 //! in the byte order of the machine but for addresses and the ports of a translation.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
+
+use crate::kernel::netlink::message::address;
 
 /// A number of 16 bits in the byte order of the machine.
 fn number_at(info: &[u8], at: usize) -> Option<u16> {
@@ -37,13 +39,9 @@ pub(super) fn multiport(info: &[u8]) -> Option<Vec<RangeInclusive<u16>>> {
 
 /// `struct nf_nat_range2`: flags, two addresses, two ports.
 pub(super) fn nat_range(info: &[u8]) -> Option<(IpAddr, Option<u16>)> {
-    let octets: [u8; 16] = *info.get(4..)?.first_chunk()?;
-    let v4 = octets[4..].iter().all(|byte| *byte == 0);
-    let to = if v4 {
-        IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(octets))
-    };
+    let octets = info.get(4..20)?;
+    let is_v4 = octets[4..].iter().all(|byte| *byte == 0);
+    let to = address(if is_v4 { &octets[..4] } else { octets })?;
     let port = info.get(36..).and_then(<[u8]>::first_chunk).map(|port| u16::from_be_bytes(*port));
     Some((to, port.filter(|port| *port != 0)))
 }
