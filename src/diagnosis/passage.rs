@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::kernel::{ChainName, Conditions, Does, Hooked, Others, intersect};
+use crate::kernel::{ChainName, Conditions, Does, Hooked, Others};
 use crate::model::{Family, HostPort};
 use crate::ruleset::is_host;
 
@@ -92,30 +92,25 @@ fn gather(others: &Others, via: &[ChainName], so_far: &Conditions, found: &mut V
 
 /// What meets both; `None` where nothing can.
 fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
-    let ports = match (&one.ports, &other.ports) {
-        (Some(one), Some(other)) => Some(intersect(one, other)).filter(|ports| !ports.is_empty()),
-        (ports, None) | (None, ports) => ports.clone(),
-    };
-    if ports.is_none() && (one.ports.is_some() || other.ports.is_some()) {
+    let mut both = one.clone();
+    if let Some(ports) = &other.ports {
+        both.narrow(ports.clone());
+    }
+    let is_nowhere = both.ports.as_ref().is_some_and(Vec::is_empty);
+    if is_nowhere || differ(one.family, other.family) || differ(one.protocol, other.protocol) {
         return None;
     }
-    let destination = match (one.destination, other.destination) {
+    both.destination = match (one.destination, other.destination) {
         (Some(one), Some(other)) if one.contains(other.ip()) => Some(other),
         (Some(one), Some(other)) if other.contains(one.ip()) => Some(one),
         (Some(_), Some(_)) => return None,
         (destination, None) | (None, destination) => destination,
     };
-    if differ(one.family, other.family) || differ(one.protocol, other.protocol) {
-        return None;
-    }
-    Some(Conditions {
-        family: one.family.or(other.family),
-        protocol: one.protocol.or(other.protocol),
-        ports,
-        destination,
-        translated: one.translated || other.translated,
-        unknown: one.unknown || other.unknown,
-    })
+    both.family = one.family.or(other.family);
+    both.protocol = one.protocol.or(other.protocol);
+    both.translated |= other.translated;
+    both.unknown |= other.unknown;
+    Some(both)
 }
 
 fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {

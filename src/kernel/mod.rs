@@ -17,7 +17,6 @@ mod uapi;
 
 pub use error::Error;
 pub use flows::Redirected;
-pub(crate) use foreign::intersect;
 pub use foreign::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space,
 };

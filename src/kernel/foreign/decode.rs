@@ -72,9 +72,14 @@ impl Conditions {
     }
 
     /// Adds that the port is among these.
-    pub(super) fn narrow(&mut self, ports: Vec<RangeInclusive<u16>>) {
+    pub(crate) fn narrow(&mut self, ports: Vec<RangeInclusive<u16>>) {
         self.ports = Some(match &self.ports {
-            Some(before) => intersect(before, &ports),
+            Some(before) => {
+                let pairs = before.iter().flat_map(|one| ports.iter().map(move |it| (one, it)));
+                let common =
+                    pairs.map(|(one, it)| *one.start().max(it.start())..=*one.end().min(it.end()));
+                common.filter(|run| !run.is_empty()).collect()
+            }
             None => ports,
         });
     }
@@ -88,18 +93,6 @@ fn destination(family: Family, mask: Option<&[u8]>, value: &[u8]) -> Option<IpNe
     let mut octets = value.to_vec();
     octets.resize(len, 0);
     IpNetwork::new(address(&octets)?, prefix.try_into().ok()?).ok()
-}
-
-/// What is in both lists of ports.
-pub(crate) fn intersect(
-    one: &[RangeInclusive<u16>],
-    other: &[RangeInclusive<u16>],
-) -> Vec<RangeInclusive<u16>> {
-    let pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
-    pairs
-        .map(|(one, other)| *one.start().max(other.start())..=*one.end().min(other.end()))
-        .filter(|run| !run.is_empty())
-        .collect()
 }
 
 pub(super) fn verdict(data: Attributes<'_>) -> Option<Does> {

@@ -20,7 +20,6 @@ use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
-pub(crate) use decode::intersect;
 pub use portmap::Portmap;
 
 /// What a listing is about, in an error.
