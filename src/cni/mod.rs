@@ -40,6 +40,7 @@ pub use self::version::Version;
 
 pub(crate) use self::json::Entries;
 use self::json::Object;
+pub(crate) use self::number::range as port_range;
 use crate::model::{Ask, Attachment};
 
 /// The node's own file. Its keys win over the network configuration's.

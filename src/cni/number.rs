@@ -11,7 +11,7 @@ pub(super) fn port(text: &str) -> Option<NonZeroU16> {
 }
 
 /// Reads `first-last`, or one port. White space around the ends is welcome.
-pub(super) fn range(text: &str) -> Option<PortRange> {
+pub(crate) fn range(text: &str) -> Option<PortRange> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first.trim())?, port(last.trim())?);
     (first <= last).then_some(PortRange { first, last })

@@ -18,7 +18,7 @@ use crate::error;
 use crate::event::Silent;
 use crate::install;
 use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others, Release, Table};
-use crate::model::{Family, Protocol, Record};
+use crate::model::{Family, HostPort, Protocol, Record};
 use crate::netns::Fate;
 use crate::regular;
 use crate::store::Store;
@@ -160,9 +160,7 @@ pub struct Facts {
     /// The interfaces of the default routes of IPv4.
     pub(super) uplinks: Vec<String>,
     pub(super) listeners: Seen<Vec<Listener>>,
-    pub(super) others: Seen<Others>,
-    /// What could not be seen of iptables-legacy.
-    pub(super) unseen_legacy: Option<String>,
+    pub(super) others: Seen<OthersInPart>,
     /// Empty where they were not seen.
     pub(super) links: Vec<Link>,
     /// By which interface some of the pods are reached; `None` where there is no route.
@@ -183,7 +181,6 @@ impl Facts {
         let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
         let stale = stale.map(|record| record.owner.to_string()).collect();
-        let (others, unseen_legacy) = others();
         let table = || Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[]))).ok();
         let listeners = Listeners::of(&Protocol::ALL);
         Self {
@@ -197,8 +194,7 @@ impl Facts {
             sysctls,
             uplinks: uplinks(),
             listeners: listeners.map(|found| found.all().cloned().collect()).map_err(Unseen::from),
-            others,
-            unseen_legacy,
+            others: others(),
             links: kernel::links().unwrap_or_default(),
             towards: towards(records),
             local: Family::ALL.into_iter().filter_map(|family| Local::of(family).ok()).collect(),
@@ -216,6 +212,12 @@ impl Facts {
     /// What each attachment holds.
     pub(super) fn records(&self) -> &[Record] {
         records_of(&self.store)
+    }
+
+    /// Each host port that is held, and by which record.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&Record, &HostPort)> {
+        let records = self.records().iter();
+        records.flat_map(|record| record.mappings.iter().map(move |it| (record, &it.host)))
     }
 }
 
@@ -282,14 +284,12 @@ fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
 }
 
 /// The rules of other programs, and what could not be seen of iptables-legacy.
-pub(super) fn others() -> (Seen<Others>, Option<String>) {
-    match Others::list() {
-        Ok(mut others) => {
-            let unseen = add_legacy(&mut others);
-            (Ok(others), unseen)
-        }
-        Err(error) => (Err(error.into()), None),
-    }
+pub(super) type OthersInPart = (Others, Option<String>);
+
+pub(super) fn others() -> Seen<OthersInPart> {
+    let mut others = Others::list()?;
+    let unseen = add_legacy(&mut others);
+    Ok((others, unseen))
 }
 
 /// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.

@@ -5,7 +5,7 @@ use super::passage::{Packet, Passage, Translation, hooked_at, passage, translati
 use super::{Facts, Report, State, counted, ports, some_of};
 use crate::kernel::{ChainName, Hooked, Others, Space};
 use crate::model::{Family, Masquerade, PortRange};
-use crate::ruleset;
+use crate::ruleset::AFTER_DSTNAT;
 
 pub(super) fn judge(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
     forwarding(facts, report);
@@ -155,7 +155,7 @@ fn forward_policy(facts: &Facts, report: &mut Report) {
     report.check("FORWARD");
     let hidden = "the chains of other tables";
     let seen = report.see(&facts.others, hidden, State::Warning, "try again");
-    let Some(others) = seen else { return };
+    let Some((others, _)) = seen else { return };
     for (name, _) in hooked_at(others, Hooked::FORWARD) {
         for family in Family::ALL.into_iter().filter(|family| name.space.has(*family)) {
             if family == Family::V6 && !in_use(facts, family) {
@@ -197,21 +197,14 @@ fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
     }
 }
 
-/// The priority of our base chains.
-pub(super) fn own_priority() -> i32 {
-    let chains = ruleset::base_chains();
-    let nat = chains.iter().filter(|chain| chain.name == "prerouting");
-    nat.filter_map(|chain| chain.base.as_ref()).map(|base| base.priority).next().unwrap_or(-99)
-}
-
 fn other_tables(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
     report.check("other tables");
-    let Ok(others) = &facts.others else {
+    let Ok((others, unseen_legacy)) = &facts.others else {
         return report.unseen("whether other tables translate host ports first");
     };
     let hooks = [Hooked::PREROUTING, Hooked::OUTPUT];
     let earlier: Vec<Translation> =
-        hooks.iter().flat_map(|hook| translations(others, *hook, own_priority())).collect();
+        hooks.iter().flat_map(|hook| translations(others, *hook, AFTER_DSTNAT)).collect();
     let mut taken = taken_ports(facts, &earlier);
     if taken.is_empty() {
         taken.extend(taken_range(facts, &earlier, ranges));
@@ -220,7 +213,7 @@ fn other_tables(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
     for (state, text, remedy) in taken.into_iter().take(5) {
         report.add(state, text, Some(remedy));
     }
-    if let Some(why) = &facts.unseen_legacy {
+    if let Some(why) = unseen_legacy {
         report.unseen(why);
     }
     report.or_ok(match earlier.len() {
@@ -238,9 +231,7 @@ type Taken = (State, String, String);
 
 /// The host ports of pods that an earlier rule translates.
 fn taken_ports(facts: &Facts, earlier: &[Translation]) -> Vec<Taken> {
-    let held = facts.records().iter();
-    let held = held.flat_map(|record| record.mappings.iter().map(move |one| (record, &one.host)));
-    let taken = held.filter_map(|(record, host)| {
+    let taken = facts.held().filter_map(|(record, host)| {
         let first = earlier.iter().find(|it| it.meets(host, |address| facts.is_local(address)))?;
         let text =
             format!("{} takes {host}, which {} holds, to {}", at(first), record.owner, first.to);

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use super::{Facts, Report, State, some_of};
-use crate::cni::Config;
+use crate::cni::{Config, port_range};
 use crate::kernel::{Listener, Named};
 use crate::model::{HostPort, PortRange, Record};
 
@@ -94,11 +94,7 @@ fn ephemeral(text: &str) -> Option<PortRange> {
 
 /// `1,2-3`
 fn reserved(text: &str) -> Vec<PortRange> {
-    let run = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        range(first.trim().parse().ok()?, last.trim().parse().ok()?)
-    };
-    text.split(',').filter_map(run).collect()
+    text.split(',').filter_map(port_range).collect()
 }
 
 fn common(one: PortRange, other: PortRange) -> Option<PortRange> {
@@ -122,11 +118,7 @@ fn listeners(facts: &Facts, configs: &[Config], report: &mut Report) {
     let remedy = "modprobe inet_diag, tcp_diag, udp_diag";
     let seen = report.see(&facts.listeners, "which programs listen", State::Warning, remedy);
     let Some(listeners) = seen else { return };
-    let held: Vec<(&Record, &HostPort)> = facts
-        .records()
-        .iter()
-        .flat_map(|record| record.mappings.iter().map(move |mapping| (record, &mapping.host)))
-        .collect();
+    let held: Vec<(&Record, &HostPort)> = facts.held().collect();
     let (mut on_held, mut in_range) = (Vec::new(), Vec::new());
     for listener in listeners {
         let meets = |(record, host): &&(&Record, &HostPort)| {

@@ -132,7 +132,7 @@ pub(super) fn loopback4() -> IpNetwork {
 
 /// Just after dstnat (-100), so that what kube-proxy translates is already translated and never
 /// looked up here.
-const AFTER_DSTNAT: i32 = -99;
+pub(crate) const AFTER_DSTNAT: i32 = -99;
 /// Just before srcnat (100), so that nobody else sees our mark.
 const BEFORE_SRCNAT: i32 = 99;
 /// Before connection tracking and every translation: the addresses are those on the wire.

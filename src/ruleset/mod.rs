@@ -28,7 +28,7 @@ pub use network_policy::{Digest, NetworkPolicy};
 pub use script::Difference;
 pub(crate) use script::Jump;
 
-pub(crate) use chain::{base_chains, dispatch, is_host};
+pub(crate) use chain::{AFTER_DSTNAT, base_chains, dispatch, is_host};
 
 use chain::masquerade_chain;
 use element::Placing;

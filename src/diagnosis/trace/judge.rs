@@ -1,13 +1,13 @@
 //! From what was asked to where the packet goes.
 
 use super::super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
-use super::super::network::{at, own_priority, remedy_of};
+use super::super::network::{at, remedy_of};
 use super::super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Finding, Query, Trace};
 use crate::kernel::{self, Hooked, Neighbour, Table};
 use crate::model::{Family, Masquerade};
-use crate::ruleset::LAYOUT;
+use crate::ruleset::{AFTER_DSTNAT, LAYOUT};
 use crate::store::Who;
 
 const DOCTOR: &str = "run `autoport doctor`";
@@ -106,18 +106,18 @@ impl<'a> Walk<'a> {
         let way = self.way;
         let hook = if way.from_node { Hooked::OUTPUT } else { Hooked::PREROUTING };
         let meets = |one: &Translation| one.meets(&way.query.host(), |own| own == way.query.to);
-        let first = |others| translations(others, hook, own_priority()).into_iter().find(meets);
-        match (way.others.as_ref().map(first), &way.unseen_legacy) {
-            (Ok(None), None) => self.passes("no other table translates it first"),
-            (Ok(None), Some(why)) => self.unsure(why, "run it as root, with iptables"),
-            (Ok(Some(other)), _) => {
+        let first = |others| translations(others, hook, AFTER_DSTNAT).into_iter().find(meets);
+        match way.others.as_ref().map(|(others, unseen)| (first(others), unseen)) {
+            Ok((None, None)) => self.passes("no other table translates it first"),
+            Ok((None, Some(why))) => self.unsure(why, "run it as root, with iptables"),
+            Ok((Some(other), _)) => {
                 let text = format!("{} takes it to {} first", at(&other), other.to);
                 if !other.conditions.unknown {
                     return self.stops(text, &remedy_of(&other));
                 }
                 self.unsure(format!("{text}, under conditions"), &remedy_of(&other))
             }
-            (Err(unseen), _) => self.unseen(unseen, "not seen", "try again"),
+            Err(unseen) => self.unseen(unseen, "not seen", "try again"),
         }
     }
 
@@ -318,7 +318,7 @@ impl<'a> Walk<'a> {
         let (at, hook) =
             if way.from_node { ("OUTPUT", Hooked::OUTPUT) } else { ("FORWARD", Hooked::FORWARD) };
         self.at = at;
-        let Ok(others) = &way.others else {
+        let Ok((others, _)) = &way.others else {
             return self.unsure("the chains of other tables are not seen", "run it as root");
         };
         let family = Family::of(&lead.target.ip());

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::facts::{self, Seen, Sysctls, Unseen};
+use super::super::facts::{self, OthersInPart, Seen, Sysctls, Unseen};
 use super::Query;
 use crate::event::Silent;
 use crate::kernel::{
-    self, Extent, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Others, Path, Survey,
+    self, Extent, Link, Listener, Listeners, Local, Look, Neighbour, Nft, Path, Survey,
 };
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
@@ -62,9 +62,7 @@ pub(super) struct Way {
     pub(super) from_node: bool,
     /// Whether it is for this node.
     pub(super) is_local: bool,
-    pub(super) others: Seen<Others>,
-    /// What could not be seen of iptables-legacy.
-    pub(super) unseen_legacy: Option<String>,
+    pub(super) others: Seen<OthersInPart>,
     pub(super) look: Look,
     pub(super) led: Led,
     /// Who holds the port by the records.
@@ -94,7 +92,6 @@ impl Way {
         let survey = nft.survey()?;
         let look = nft.look(Extent::Places(&[]))?;
         let led = survey.as_ref().map_or(Led::Nowhere, |survey| look_up(survey, &query));
-        let (others, unseen_legacy) = facts::others();
         let (holders, difference) = match recorded(&query, store) {
             Ok((holders, difference)) => (Ok(holders), difference),
             Err(unseen) => (Err(unseen), None),
@@ -115,8 +112,7 @@ impl Way {
             query,
             from_node,
             is_local: local.contains(query.to),
-            others,
-            unseen_legacy,
+            others: facts::others(),
             look,
             led,
             difference,
