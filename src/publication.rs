@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::model::{
     Attachment, ContainerPort, Dialect, Family, Grant, HostPort, Mapping, Pod, PortRange, Protocol,
-    Record,
+    Record, Request,
 };
 
 /// The version of `ports.json`, raised when an older reader would misunderstand it.
@@ -59,51 +59,38 @@ pub struct Entry {
 /// What `record` has to tell: what the node chose for it, in the order asked for, then what it named
 /// itself.
 fn entries_of(record: &Record) -> Vec<Entry> {
-    let chosen = record.grants.iter().map(|grant| chosen(record, grant));
-    let named = record
-        .mappings
-        .iter()
-        .filter(|mapping| !record.grants.iter().any(|grant| covers(grant, &mapping.host)));
-    let mut entries: Vec<Entry> = chosen.collect();
+    let entry = |request: &Request, host_port, mappings: &[&Mapping], origin| Entry {
+        attachment: record.owner.attachment().cloned(),
+        name: request.name.clone(),
+        protocols: request.protocols.clone(),
+        host_port,
+        container_port: match request.container_port {
+            ContainerPort::From(port) => port,
+            ContainerPort::Same => host_port,
+        },
+        count: request.count,
+        host_ips: answering(mappings, &record.advertised),
+        origin,
+        dialects: record.dialects.clone(),
+    };
+    let mut entries = Vec::new();
+    for grant in &record.grants {
+        let mappings = record.mappings.iter().filter(|mapping| covers(grant, &mapping.host));
+        let is_same = grant.request.container_port == ContainerPort::Same;
+        let origin = if is_same { Origin::Passthrough } else { Origin::Chosen };
+        entries.push(entry(&grant.request, grant.port, &mappings.collect::<Vec<_>>(), origin));
+    }
+    let is_named = |host| !record.grants.iter().any(|grant| covers(grant, host));
     let mut by_port: BTreeMap<_, Vec<&Mapping>> = BTreeMap::new();
-    for mapping in named {
+    for mapping in record.mappings.iter().filter(|mapping| is_named(&mapping.host)) {
         let (host, container_port) = (&mapping.host, mapping.container_port);
         by_port.entry((host.port, host.protocol, container_port)).or_default().push(mapping);
     }
     for ((host_port, protocol, container_port), mappings) in by_port {
-        entries.push(Entry {
-            attachment: record.owner.attachment().cloned(),
-            name: None,
-            protocols: vec![protocol],
-            host_port,
-            container_port,
-            count: NonZeroU16::MIN,
-            host_ips: answering(&mappings, &record.advertised),
-            origin: Origin::Static,
-            dialects: record.dialects.clone(),
-        });
+        let named = Request::new(vec![protocol], ContainerPort::From(container_port));
+        entries.push(entry(&named, host_port, &mappings, Origin::Static));
     }
     entries
-}
-
-fn chosen(record: &Record, grant: &Grant) -> Entry {
-    let mappings: Vec<&Mapping> =
-        record.mappings.iter().filter(|mapping| covers(grant, &mapping.host)).collect();
-    let (container_port, origin) = match grant.request.container_port {
-        ContainerPort::From(port) => (port, Origin::Chosen),
-        ContainerPort::Same => (grant.port, Origin::Passthrough),
-    };
-    Entry {
-        attachment: record.owner.attachment().cloned(),
-        name: grant.request.name.clone(),
-        protocols: grant.request.protocols.clone(),
-        host_port: grant.port,
-        container_port,
-        count: grant.request.count,
-        host_ips: answering(&mappings, &record.advertised),
-        origin,
-        dialects: record.dialects.clone(),
-    }
 }
 
 fn covers(grant: &Grant, host: &HostPort) -> bool {
@@ -311,12 +298,6 @@ impl Variables {
         }
         is_new
     }
-}
-
-/// The variables that the pod of `records`, which are all that it has, is told: see
-/// [`Publication::of`].
-pub fn variables(records: &[Record]) -> Vec<(String, String)> {
-    Publication::of(records).map(|told| told.variables()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -195,11 +195,11 @@ fn attachments_of_one_sandbox_stand_side_by_side() {
 #[test]
 fn variables_are_pairs() {
     let records = [chosen_record("a", "4f2a", 20417, 1)];
-    let told = variables(&records);
-    let env = Publication::of(&records);
+    let publication = Publication::of(&records).expect("it is told something");
+    let told = publication.variables();
     let line = |(name, value): &(String, String)| format!("{name}='{value}'\n");
     let lines: String = told.iter().map(line).collect();
-    assert_eq!(Some(lines), env.map(|told| told.to_env()));
+    assert_eq!(lines, publication.to_env());
     assert!(told.contains(&("AUTOPORT_PORTS".to_owned(), "20417".to_owned())), "{told:?}");
 }
 
