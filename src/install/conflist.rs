@@ -125,10 +125,10 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
         }
         (None, None) => {
             let like = list.items.last().map_or(list.plugins, |last| last.value);
-            let capabilities = from_portmap::all_capabilities(like);
-            let members = [("type", "\"autoport\""), ("capabilities", &capabilities)];
-            let members = members.map(|(key, value)| from_portmap::member(like, key, value));
-            let plugins = list.plugins.with(&list.items, &[like.with(&[], &members)]);
+            let capabilities = ("capabilities", from_portmap::all_capabilities(like));
+            let members = [("type", "\"autoport\"".to_owned()), capabilities];
+            let entry = like.with_members(Vec::new(), &members);
+            let plugins = list.plugins.with(&list.items, &[entry]);
             list.types.push(NAME.to_owned());
             (list.plugins.replaced(&plugins), "autoport added after the other plugins")
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::problem::Problem;
-use super::text::{Part, Value};
+use super::text::{Member, Part, Value};
 
 /// Without these in the plugin's object a runtime keeps to itself what pods ask for.
 pub(super) const CAPABILITIES: [&str; 2] = ["portMappings", "io.kubernetes.cri.pod-annotations"];
@@ -35,31 +35,17 @@ pub(super) fn translated(portmap: Value<'_>, remarks: &mut Vec<String>) -> Resul
         }
         dropped.is_none() && !CONDITIONS.contains(&key.as_str())
     });
-    let mut added = restrictions(portmap, remarks)?;
-    let mut is_capable = false;
-    for member in &mut members {
-        match member.key.as_str() {
-            "type" => member.set("\"autoport\""),
-            "capabilities" => {
-                member.set(&capable(member.value)?);
-                is_capable = true;
-            }
-            _ => {}
-        }
-    }
-    if !is_capable {
-        added.push(member(portmap, "capabilities", &all_capabilities(portmap)));
-    }
-    Ok(portmap.with(&members, &added))
-}
-
-pub(super) fn member(like: Value<'_>, key: &str, value: &str) -> String {
-    let space = if like.is_spaced() { " " } else { "" };
-    format!("\"{key}\":{space}{value}")
+    let mut set = restrictions(portmap, remarks)?;
+    let capabilities = match portmap.get("capabilities") {
+        Some(capabilities) => capable(capabilities)?,
+        None => all_capabilities(portmap),
+    };
+    set.extend([("type", "\"autoport\"".to_owned()), ("capabilities", capabilities)]);
+    Ok(portmap.with_members(members, &set))
 }
 
 pub(super) fn all_capabilities(like: Value<'_>) -> String {
-    let [one, other] = CAPABILITIES.map(|key| member(like, key, "true"));
+    let [one, other] = CAPABILITIES.map(|key| like.member(key, "true"));
     if like.is_spaced() { format!("{{ {one}, {other} }}") } else { format!("{{{one},{other}}}") }
 }
 
@@ -69,15 +55,8 @@ fn capable(capabilities: Value<'_>) -> Result<String, Problem> {
         return Ok(all_capabilities(capabilities));
     }
     let shape = Problem::Shape { what: "capabilities of portmap", expected: "an object" };
-    let mut members = capabilities.members().ok_or(shape)?;
-    let mut added = Vec::new();
-    for key in CAPABILITIES {
-        match members.iter_mut().rfind(|member| member.key == key) {
-            Some(found) => found.set("true"),
-            None => added.push(member(capabilities, key, "true")),
-        }
-    }
-    Ok(capabilities.with(&members, &added))
+    let members = capabilities.members().ok_or(shape)?;
+    Ok(capabilities.with_members(members, &CAPABILITIES.map(|key| (key, "true".to_owned()))))
 }
 
 /// The options that restrict who is served, and what each of them does otherwise than the conditions did.
@@ -90,7 +69,7 @@ const RESTRICTIONS: [(&str, &str); 2] = [
 ];
 
 /// The members that serve as the conditions did.
-fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<String>, Problem> {
+fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<Member>, Problem> {
     // By option and family.
     let mut found = BTreeMap::<&str, [Vec<String>; 2]>::new();
     for (family, key) in CONDITIONS.into_iter().enumerate() {
@@ -122,7 +101,7 @@ fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<Str
         let list = format!("[{}]", networks.join(", "));
         remarks.push(format!("the conditions are taken over as {key}: {list}"));
         remarks.push(otherwise.to_owned());
-        added.push(member(portmap, key, &list));
+        added.push((key, list));
     }
     Ok(added)
 }

@@ -24,6 +24,9 @@ pub(crate) struct Part<'a> {
     written: String,
 }
 
+/// The key of an object's member, and the value that it is to have.
+pub(super) type Member = (&'static str, String);
+
 impl Part<'_> {
     /// Gives it another value.
     pub(super) fn set(&mut self, value: &str) {
@@ -123,6 +126,24 @@ impl<'a> Value<'a> {
         }
         let behind = last.map_or(self.end() - 1, |last| last.value.end());
         text + &self.text[behind..self.end()]
+    }
+
+    /// A member for an object of this text.
+    pub(super) fn member(self, key: &str, value: &str) -> String {
+        let space = if self.is_spaced() { " " } else { "" };
+        format!("\"{key}\":{space}{value}")
+    }
+
+    /// As [`Self::with`], with these values of members: each in the place of the one with its key, or new.
+    pub(super) fn with_members(self, mut kept: Vec<Part<'_>>, set: &[Member]) -> String {
+        let mut new = Vec::new();
+        for (key, value) in set {
+            match kept.iter_mut().rfind(|member| member.key == *key) {
+                Some(found) => found.set(value),
+                None => new.push(self.member(key, value)),
+            }
+        }
+        self.with(&kept, &new)
     }
 
     /// The whole text with another value in the place of this one.
