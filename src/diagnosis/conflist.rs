@@ -155,24 +155,21 @@ fn used(
     with: Option<&Conflist<'_>>,
     report: &mut Report,
 ) {
-    let chain = match list {
-        Ok(list) if list.has(OWN) => return,
-        Ok(list) => list.kinds(),
-        Err(why) => {
-            let text = format!("{first}, which runtimes take first, is not understood: {why}");
-            let remedy = format!("correct {}", facts.conf_dir.join(first).display());
-            return report.failed(text, remedy);
-        }
-    };
-    match with {
-        None => report.failed(
+    let chain = list.as_ref().map(Conflist::kinds);
+    match (chain, with) {
+        (Err(why), _) => report.failed(
+            format!("{first}, which runtimes take first, is not understood: {why}"),
+            format!("correct {}", facts.conf_dir.join(first).display()),
+        ),
+        (Ok(chain), None) => report.failed(
             format!("{first}, which runtimes take first, does not chain autoport ({chain})"),
             "`autoport install` chains autoport into it",
         ),
-        Some(Conflist { file, .. }) => report.warning(
+        (Ok(chain), Some(Conflist { file, .. })) if *file != first => report.warning(
             format!("containerd and CRI-O take {first} ({chain}), and autoport is in {file} only"),
             format!("chain it into {first}, or rename one of them"),
         ),
+        (Ok(_), Some(_)) => {}
     }
 }
 
