@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
-use super::arguments::{self, Folders};
+use super::arguments::{Folders, Runtime, Uninstall};
 use super::output::{Answer, Screen};
 use super::{Failure, SIGNALS, Store, asked_to_end, note, now};
 
@@ -95,36 +95,30 @@ impl Outcome {
     }
 }
 
-impl From<&Folders> for Places {
-    fn from(asked: &Folders) -> Self {
-        Self {
-            bin_dir: asked.runtime.bin_dir.clone(),
-            conf_dir: asked.runtime.conf_dir.clone(),
-            conflist: asked.conflist.clone(),
-            dry_run: asked.dry_run,
-        }
+impl From<Folders> for Places {
+    fn from(Folders { runtime, conflist, dry_run, .. }: Folders) -> Self {
+        let Runtime { bin_dir, conf_dir } = runtime;
+        Self { bin_dir, conf_dir, conflist, dry_run }
     }
 }
 
-pub(super) fn install(asked: &Folders, screen: &mut Screen<'_>) -> Result<u8, Failure> {
-    let places = Places::from(asked);
-    repeatedly(asked.stay, screen, || {
-        Ok(Outcome::of(places.dry_run, install::install(&places)?, None))
-    })
+pub(super) fn install(asked: Folders, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+    let (stay, places) = (asked.stay, Places::from(asked));
+    repeatedly(stay, screen, || Ok(Outcome::of(places.dry_run, install::install(&places)?, None)))
 }
 
 pub(super) fn uninstall(
-    asked: &arguments::Uninstall,
+    Uninstall { folders, host }: Uninstall,
     store: impl FnOnce() -> Result<Store, Failure>,
     screen: &mut Screen<'_>,
 ) -> Result<u8, Failure> {
-    if asked.host {
+    if host {
         enter_host()
             .map_err(|error| Failure::System("enter the mount namespace of process 1", error))?;
     }
     let store = &store()?;
-    let places = Places::from(&asked.folders);
-    repeatedly(asked.folders.stay, screen, || {
+    let (stay, places) = (folders.stay, Places::from(folders));
+    repeatedly(stay, screen, || {
         let log = &mut crate::Stderr;
         let dry_run = places.dry_run;
         let mut steps = install::withdraw(&places)?;

@@ -110,25 +110,25 @@ fn wants_colour(stdout: &impl IsTerminal) -> bool {
 fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let state_dir = cli.state_dir;
     let store = || store_of(state_dir.clone()).map(|(store, _)| store);
-    let status = match &cli.command {
-        Command::List(asked) => screen.show(&list::run(asked, &store()?)?),
-        Command::Show { what } => screen.show(&show::run(what, &store()?)?),
-        Command::Env { pod } => screen.show(&env::run(pod, &store()?)?),
+    let status = match cli.command {
+        Command::List(asked) => screen.show(&list::run(&asked, &store()?)?),
+        Command::Show { what } => screen.show(&show::run(&what, &store()?)?),
+        Command::Env { pod } => screen.show(&env::run(&pod, &store()?)?),
         Command::Status => {
             let (store, config) = store_of(state_dir)?;
             screen.show(&status::run(&store, &config))
         }
-        Command::Explain { nft } => screen.show(&explain::run(*nft, state_dir)?),
-        Command::Gc { dry_run } => return gc::run(*dry_run, &store()?, screen),
-        Command::Reserve(asked) => screen.show(&reserve::reserve(asked, &store()?)?),
-        Command::Release { name } => screen.show(&reserve::release(name, &store()?)?),
+        Command::Explain { nft } => screen.show(&explain::run(nft, state_dir)?),
+        Command::Gc { dry_run } => return gc::run(dry_run, &store()?, screen),
+        Command::Reserve(asked) => screen.show(&reserve::reserve(&asked, &store()?)?),
+        Command::Release { name } => screen.show(&reserve::release(&name, &store()?)?),
         Command::Install(asked) => return install::install(asked, screen),
         Command::Uninstall(asked) => return install::uninstall(asked, store, screen),
         Command::Repair(asked) if asked.watch => return repair::watch(&store()?),
         Command::Repair(asked) => return repair::run(asked.adopt, &store()?, screen),
         Command::Doctor(asked) => {
             let (store, node_file) = store_in_part(state_dir);
-            screen.show(&doctor::run(asked, &store, node_file))
+            screen.show(&doctor::run(&asked, &store, node_file))
         }
         Command::Trace(asked) => {
             let (store, node_file) = store_in_part(state_dir);
@@ -136,7 +136,7 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
                 let dir = store.dir().display();
                 note(format_args!("{why}; the records are read from {dir}"));
             }
-            screen.show(&trace::run(asked, &store)?)
+            screen.show(&trace::run(&asked, &store)?)
         }
     };
     Ok(status?)
