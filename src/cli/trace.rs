@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
 use autoport::kernel;
-use autoport::model::Protocol;
+use autoport::model::{HostPort, Protocol};
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use serde::Serialize;
@@ -15,17 +15,14 @@ use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
 use super::{Failure, Store};
 
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
-    let query = Query {
-        protocol: asked.port.protocol.into(),
-        port: asked.port.number,
-        from: asked.from,
-        to: asked.to.unwrap_or_else(|| known_by(asked.from)),
-    };
-    if let Some(from) = query.from.filter(|from| from.is_ipv6() != query.to.is_ipv6()) {
-        let to = query.to;
+    let to = asked.to.unwrap_or_else(|| known_by(asked.from));
+    let arguments::Port { protocol, number: port, .. } = asked.port;
+    let host = HostPort { protocol: protocol.into(), address: to, port };
+    let query = Query { from: asked.from, host };
+    if let Some(from) = query.from.filter(|from| from.is_ipv6() != to.is_ipv6()) {
         wrong(&format!("{from} and the destination {to} are of different IP versions: set --to"));
     }
-    if asked.probe && query.protocol == Protocol::Sctp {
+    if asked.probe && host.protocol == Protocol::Sctp {
         wrong("--probe supports tcp and udp only");
     }
     let trace = Trace::of(query, store)?;

@@ -4,9 +4,9 @@ use super::super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
 use super::super::network::{at, remedy_of};
 use super::super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
 use super::way::{self, Led, Translated, Way};
-use super::{Fate, Finding, Query, Trace};
+use super::{Fate, Finding, Trace};
 use crate::kernel::{self, Hooked, Neighbour, Table};
-use crate::model::{Family, Masquerade};
+use crate::model::{Family, HostPort, Masquerade};
 use crate::ruleset::{AFTER_DSTNAT, LAYOUT};
 use crate::store::Who;
 
@@ -92,7 +92,7 @@ impl<'a> Walk<'a> {
 
     fn destination(&mut self) -> Option<()> {
         self.at = "destination";
-        let to = self.way.query.to;
+        let to = self.way.query.host.address;
         if !self.way.is_local {
             let text = format!("{to} is no address of this node");
             return self.stops(text, "use an address that `ip addr` shows");
@@ -105,7 +105,8 @@ impl<'a> Walk<'a> {
         self.at = "other tables";
         let way = self.way;
         let hook = if way.from_node { Hooked::OUTPUT } else { Hooked::PREROUTING };
-        let meets = |one: &Translation| one.meets(&way.query.host(), |own| own == way.query.to);
+        let meets =
+            |one: &Translation| one.meets(&way.query.host, |own| own == way.query.host.address);
         let first = |others| translations(others, hook, AFTER_DSTNAT).into_iter().find(meets);
         match way.others.as_ref().map(|(others, unseen)| (first(others), unseen)) {
             Ok((None, None)) => self.passes("no other table translates it first"),
@@ -177,7 +178,7 @@ impl<'a> Walk<'a> {
                 self.stops(text, REPAIR)
             }
             Led::Nowhere => {
-                let Query { port, protocol, .. } = way.query;
+                let HostPort { port, protocol, .. } = way.query.host;
                 let nowhere = format!("no element contains port {port}/{protocol}");
                 let text = match (&way.listener, &way.holders) {
                     (Some(one), _) => format!("no pod holds it; {one} of this node listens there"),
@@ -209,7 +210,7 @@ impl<'a> Walk<'a> {
 
     fn host_addresses(&mut self, lead: &Translated) -> Option<()> {
         self.at = "hostAddresses";
-        let to = self.way.query.to;
+        let to = self.way.query.host.address;
         let hosts = &lead.network_policy.policy().host_addresses;
         if hosts.is_empty() {
             return Some(());
@@ -262,7 +263,7 @@ impl<'a> Walk<'a> {
         if way.from_node {
             return Some(());
         }
-        let name = match (Family::of(&way.query.to), &way.arrives_by) {
+        let name = match (Family::of(&way.query.host.address), &way.arrives_by) {
             (Family::V4, Some(path)) => of_interface(&path.interface, "forwarding"),
             (Family::V4, None) => "net/ipv4/ip_forward".to_owned(),
             (Family::V6, _) => "net/ipv6/conf/all/forwarding".to_owned(),
@@ -324,7 +325,7 @@ impl<'a> Walk<'a> {
         let family = Family::of(&lead.target.ip());
         let packet = Packet {
             family,
-            protocol: Some(way.query.protocol.number()),
+            protocol: Some(way.query.host.protocol.number()),
             port: Some(lead.target.port()),
             destination: Some(lead.target.ip()),
         };
@@ -376,7 +377,7 @@ impl<'a> Walk<'a> {
                 self.stops(text, "have the program listen on 0.0.0.0 or ::")
             }
             (None, None) => {
-                let text = format!("nothing listens on {target}/{}", way.query.protocol);
+                let text = format!("nothing listens on {target}/{}", way.query.host.protocol);
                 self.stops(text, "start the program, or correct containerPort")
             }
         }?;

@@ -7,14 +7,13 @@ mod probe;
 mod way;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::Finding;
 use crate::error::Error;
-use crate::model::{HostPort, Protocol};
+use crate::model::HostPort;
 use crate::store::Store;
 
 pub use probe::{Probe, probe};
@@ -22,29 +21,20 @@ pub use probe::{Probe, probe};
 /// The packet in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    pub protocol: Protocol,
-    pub port: NonZeroU16,
     /// The client, if it is a certain one.
     pub from: Option<IpAddr>,
-    /// The address that the client asks.
-    pub to: IpAddr,
-}
-
-impl Query {
-    fn host(&self) -> HostPort {
-        HostPort { protocol: self.protocol, address: self.to, port: self.port }
-    }
+    /// What the client asks for, at one address of the node.
+    pub host: HostPort,
 }
 
 impl fmt::Display for Query {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let to = SocketAddr::new(self.to, self.port.get());
         let from = match self.from {
             Some(from) => &from.to_string(),
-            None if self.to.is_loopback() => "this node",
+            None if self.host.address.is_loopback() => "this node",
             None => "outside",
         };
-        write!(out, "a packet from {from} to {to}/{}", self.protocol)
+        write!(out, "a packet from {from} to {}", self.host)
     }
 }
 

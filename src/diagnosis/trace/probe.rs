@@ -22,8 +22,8 @@ pub struct Probe {
 
 /// Connects, or sends a datagram, to where `query` asks, whoever the client is there.
 pub fn probe(query: &Query) -> Probe {
-    let to = SocketAddr::new(query.to, query.port.get());
-    let outcome = match query.protocol {
+    let to = SocketAddr::new(query.host.address, query.host.port.get());
+    let outcome = match query.host.protocol {
         Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).map(drop),
         Protocol::Udp => ask(to),
         Protocol::Sctp => Err(ErrorKind::Unsupported.into()),

@@ -83,11 +83,11 @@ pub(super) struct Way {
 impl Way {
     /// Asks for it.
     pub(super) fn ask(query: Query, store: &Store) -> Result<Self, crate::error::Error> {
-        let family = Family::of(&query.to);
+        let family = Family::of(&query.host.address);
         let local = Local::of(family).unwrap_or_default();
-        let from_node = query
-            .from
-            .map_or(query.to.is_loopback(), |from| from.is_loopback() || local.contains(from));
+        let from_node = query.from.map_or(query.host.address.is_loopback(), |from| {
+            from.is_loopback() || local.contains(from)
+        });
         let mut nft = Nft::open("")?;
         let survey = nft.survey()?;
         let look = nft.look(Extent::Places(&[]))?;
@@ -104,14 +104,14 @@ impl Way {
                 (Err(io::ErrorKind::NotFound.into()), Neighbour::Unknown, Err(Unseen::Hidden))
             }
         };
-        let host = query.host();
+        let host = query.host;
         let listener = Listeners::near(&[host])
             .ok()
             .and_then(|all| Some(kernel::Named(all.find(&host, &[])?).to_string()));
         Ok(Self {
             query,
             from_node,
-            is_local: local.contains(query.to),
+            is_local: local.contains(query.host.address),
             others: facts::others(),
             look,
             led,
@@ -129,7 +129,7 @@ impl Way {
 
     /// Whether some attachment's record has the port translated.
     pub(super) fn holds(&self) -> bool {
-        let host = self.query.host();
+        let host = self.query.host;
         let mappings =
             self.holders.iter().flat_map(|held| records(held)).flat_map(|it| &it.mappings);
         mappings.filter(|one| one.target.is_some()).any(|one| one.host.overlaps(&host))
@@ -162,8 +162,8 @@ fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
 /// What the rules of the table come to: sets of one address before those of every address, in either
 /// the first map that has it.
 fn look_up(survey: &Survey, query: &Query) -> Led {
-    let host = query.host();
-    let hosts = [host, HostPort { address: Family::of(&query.to).wildcard(), ..host }];
+    let host = query.host;
+    let hosts = [host, HostPort { address: Family::of(&query.host.address).wildcard(), ..host }];
     let digests: Vec<Digest> =
         survey.elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
     for host in &hosts {
@@ -196,7 +196,7 @@ fn recorded(query: &Query, store: &Store) -> Seen<(Vec<Held>, Option<String>)> {
         return Err(Unseen::Failed(format!("nothing is recorded in {dir}")));
     };
     shared.belongs_here()?;
-    let holders = shared.holders(&[query.host()])?;
+    let holders = shared.holders(&[query.host])?;
     let instance = &shared.instance().id;
     let mut difference = None;
     for record in records(&holders) {
@@ -249,7 +249,7 @@ fn look_inside(
     // Who is masqueraded is seen as the node's address towards the pod.
     let masked = masquerades(to, query.from).0;
     let client = path.filter(|_| masked).and_then(|path| path.source).unwrap_or(client);
-    let (target, protocol) = (to.target, query.protocol);
+    let (target, protocol) = (to.target, query.host.protocol);
     let look = move || {
         let port = target.port().try_into().ok()?;
         let at = |address| HostPort { protocol, address, port };
