@@ -59,15 +59,8 @@ pub fn are_equal(mut one: &File, mut other: &File) -> io::Result<bool> {
     if own.len() != its.len() {
         return Ok(false);
     }
-    let (mut first, mut second) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    loop {
-        let read = one.read(&mut first)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        other.read_exact(&mut second[..read])?;
-        if first[..read] != second[..read] {
-            return Ok(false);
-        }
-    }
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    one.read_to_end(&mut first)?;
+    other.read_to_end(&mut second)?;
+    Ok(first == second)
 }
