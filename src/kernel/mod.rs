@@ -22,9 +22,10 @@ pub use foreign::{
 };
 pub use listeners::{Listener, Listeners, Named, Process};
 pub use nft::{
-    Applied, Asked, Change, Counts, Events, Extent, Look, Nft, Release, Survey, Table, Woken, read,
-    trial,
+    Applied, Change, Counts, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial,
 };
+#[cfg(feature = "replay")]
+pub use nft::{Asked, read};
 pub use route::{
     Link, Local, Neighbour, Path, allow_loopback, allows_loopback, interface_towards, links,
     neighbour, outward_addresses, path, refuse_loopback,

@@ -123,10 +123,6 @@ impl Messages {
         self.bytes[self.last..self.last + 4].copy_from_slice(&message.to_ne_bytes());
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::elements::Seen;
 use super::look::Look;
-use super::{Error, PATIENCE, Tries, make};
+use super::{Error, PATIENCE, Tries};
 use crate::model::HostPort;
 use crate::ruleset::{self, Chain, Difference, Element, Place, Set, SetKind};
 
@@ -84,16 +84,6 @@ impl Change {
         });
         difference.added = added.map(|(_, element)| element.clone()).collect();
         Ok(difference)
-    }
-
-    /// What the kernel is sent for it where the table has nothing:
-    /// for benchmarks of the encoding alone.
-    ///
-    /// # Errors
-    /// None, as no element is in the way.
-    pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let transaction = make(&self.difference(&Look::default())?, self.is_new);
-        Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.as_bytes().to_vec()))
     }
 
     pub(super) fn places(&self) -> Vec<Place> {

@@ -11,8 +11,9 @@ mod events;
 mod look;
 mod probe;
 mod reconcile;
-mod replay;
 mod rule_encode;
+#[cfg(feature = "replay")]
+mod tests;
 mod withdraw;
 
 use std::borrow::Cow;
@@ -40,7 +41,8 @@ pub use events::{Events, Woken};
 pub use look::{Extent, Look, Table};
 pub use probe::{Release, trial};
 pub use reconcile::Survey;
-pub use replay::{Asked, read};
+#[cfg(feature = "replay")]
+pub use tests::{Asked, read};
 
 /// How often, and how far apart, something is looked at that goes by itself within a timer tick of
 /// the kernel's: 1 to 10 ms.

@@ -1,5 +1,11 @@
 use super::*;
 
+impl Messages {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 const KIND: u16 = 10 << 8 | 3;
 
 fn sample(extra: bool) -> Messages {

@@ -1,11 +1,13 @@
-//! Reading what the kernel said at another time, or what somebody says that it said: the readers that
-//! the commands use, without a socket.
+//! Reading what the kernel said at another time, or what somebody says that it said, and writing what
+//! it would be sent: the readers and the writer that the commands use, without a socket. Only tests, the
+//! fuzzer and the benchmarks have it (feature `replay`).
 
 use super::super::flows::Flow;
 use super::super::listeners::Listener;
 use super::encode::Encoder;
+use super::look::Look;
 use super::message::{Attributes, Body, answers, attributes_of};
-use super::{Table, elements, look};
+use super::{Change, Error, Table, elements, look, make};
 use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
 use crate::ruleset::{Chain, Set, base_chains};
@@ -63,5 +65,17 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> usize {
         Asked::Elements(set) => elements::read_all(set, attributes).count(),
         Asked::Flows(family) => Flow::read(family, attributes).iter().count(),
         Asked::Listeners(protocol, family) => Listener::read(protocol, family, message).len(),
+    }
+}
+
+impl Change {
+    /// What the kernel is sent for it where the table has nothing: for
+    /// benchmarks of the encoding alone.
+    ///
+    /// # Errors
+    /// None, as no element is in the way.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let transaction = make(&self.difference(&Look::default())?, self.is_new);
+        Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.numbered_from(0).0))
     }
 }
