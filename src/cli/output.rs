@@ -7,6 +7,7 @@ use std::iter;
 use autoport::diagnosis::Finding;
 use clap::builder::styling::AnsiColor;
 pub(super) use clap::builder::styling::Style;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arguments::Format;
@@ -149,19 +150,8 @@ pub(super) fn age(seconds: u64) -> String {
 
 /// Seconds since the epoch as RFC 3339 writes them, in UTC.
 pub(super) fn timestamp(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March end with the odd day: Hinnant, "chrono-Compatible Low-Level Date
-    // Algorithms", civil_from_days.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let march = (5 * day + 2) / 153;
-    let day = day - (153 * march + 2) / 5 + 1;
-    let month = if march < 10 { march + 3 } else { march - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let time = seconds.try_into().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.unwrap_or(Timestamp::MAX).to_string()
 }
 
 #[cfg(test)]

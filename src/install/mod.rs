@@ -9,7 +9,6 @@
 
 mod cache;
 mod conflist;
-mod diff;
 mod disk;
 mod from_portmap;
 mod problem;
@@ -19,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use similar::TextDiff;
 
 pub use disk::configurations;
 pub use problem::Problem;
@@ -139,7 +139,8 @@ impl Step {
         let Some(how) = how else {
             return Self { remarks, ..Self::new(path, Done::Unchanged) };
         };
-        let diff = diff::unified(&path.display().to_string(), old, &text);
+        let name = path.display().to_string();
+        let diff = TextDiff::from_lines(old, &text).unified_diff().header(&name, &name).to_string();
         let (how, diff) = (Some(how.to_owned()), Some(diff));
         Self { how, diff, remarks, ..Self::new(path, Done::Changed) }
     }

@@ -1,5 +1,7 @@
 //! Configurations as main plugins and runtimes ship them.
 
+use similar::{ChangeTag, TextDiff};
+
 use super::*;
 
 /// Flannel's, from its manifest: white space as there, `hairpinMode` inside `delegate`.
@@ -151,9 +153,9 @@ fn refused(text: &str) -> String {
 
 /// The lines that differ.
 fn difference(old: &str, new: &str) -> Vec<String> {
-    let diff = crate::install::diff::unified("", old, new);
-    let lines = diff.lines().skip(3).filter(|line| !line.starts_with([' ', '\\']));
-    lines.map(str::to_owned).collect()
+    let diff = TextDiff::from_lines(old, new);
+    let changes = diff.iter_all_changes().filter(|change| change.tag() != ChangeTag::Equal);
+    changes.map(|change| format!("{}{}", change.tag(), change.value().trim_end())).collect()
 }
 
 fn json(text: &str) -> serde_json::Value {
