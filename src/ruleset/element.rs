@@ -1,14 +1,12 @@
 //! Maps, sets and their elements: everything in the table that varies per pod.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-
-use ipnetwork::IpNetwork;
+use std::net::SocketAddr;
 
 use super::chain::{Side, protocol_name};
 use super::key::{Key, Place};
-use super::network_policy::{Digest, NetworkPolicy};
-use crate::model::{Attachment, Family, HostPort, Mapping, Owner, Record};
+use super::network_policy::Digest;
+use crate::model::{Attachment, Family, HostPort, Owner};
 
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,12 +50,6 @@ impl Set {
     /// The map that translates claims on one address, or on every address, of `family`.
     pub(super) const fn leading(family: Family, wildcard: bool) -> Self {
         Self { kind: SetKind::Targets { wildcard }, family }
-    }
-
-    /// The set of the claims like `host` whose packets are treated so.
-    pub(crate) fn holding(host: &HostPort, digest: Digest) -> Self {
-        let kind = SetKind::Held { wildcard: host.is_wildcard(), digest };
-        Self { kind, family: Family::of(&host.address) }
     }
 
     fn of_kinds(kinds: impl IntoIterator<Item = SetKind>) -> impl Iterator<Item = Self> {
@@ -244,55 +236,6 @@ pub(crate) fn comment(owner: &Owner) -> String {
     };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_./:@".contains(c) { c } else { '_' };
     name.chars().map(plain).take(COMMENT_MAX).collect()
-}
-
-/// What the elements of one record have in common.
-pub(super) struct Placing<'a> {
-    network_policy: NetworkPolicy,
-    digest: Digest,
-    pod_addresses: &'a [IpNetwork],
-    comment: String,
-    holder: String,
-}
-
-impl<'a> Placing<'a> {
-    /// Most records of a node share their network policy and its digest.
-    pub(super) fn of(record: &'a Record, network_policy: NetworkPolicy, digest: Digest) -> Self {
-        Self {
-            pod_addresses: &record.pod_addresses,
-            comment: comment(&record.owner),
-            holder: record.owner.attachment().map(holder_name).unwrap_or_default(),
-            network_policy,
-            digest,
-        }
-    }
-
-    /// The elements of one mapping: none where nothing is translated.
-    pub(super) fn elements(&self, mapping: &Mapping) -> Vec<Element> {
-        let Some(target) = mapping.target else { return Vec::new() };
-        let host = mapping.host;
-        let family = Family::of(&host.address);
-        let address = (!host.is_wildcard()).then_some(host.address);
-        let element = |set: Set, address: Option<IpAddr>, data: Data| Element {
-            set,
-            key: Key::Port { address, protocol: host.protocol, port: host.port },
-            data,
-            comment: self.comment.clone(),
-            holder: if set.is_map() { self.holder.clone() } else { String::new() },
-            host: Some(host),
-        };
-        let mut elements = vec![
-            element(Set::leading(family, host.is_wildcard()), address, Data::Target(target)),
-            element(Set::holding(&host, self.digest), address, Data::None),
-        ];
-        let is_alone =
-            |own: &IpNetwork| own.ip() == target.ip() && self.network_policy.needs_hairpin(own);
-        if self.pod_addresses.iter().any(is_alone) {
-            let hairpins = Set { kind: SetKind::Hairpins, family };
-            elements.push(element(hairpins, Some(target.ip()), Data::None));
-        }
-        elements
-    }
 }
 
 #[cfg(test)]

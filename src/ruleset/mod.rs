@@ -20,7 +20,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use chain::{BaseChain, Chain, Hook, Rule, Side, Term};
-pub(crate) use element::{COMMENT_MAX, comment, container_of, read_holder};
+pub(crate) use element::{COMMENT_MAX, comment, container_of, holder_name, read_holder};
 pub use element::{Data, Element, Set, SetKind};
 
 pub use key::{Interface, Key, Place};
@@ -31,7 +31,6 @@ pub(crate) use script::Jump;
 pub(crate) use chain::{AFTER_DSTNAT, base_chains, dispatch, is_host};
 
 use chain::masquerade_chain;
-use element::Placing;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -153,10 +152,8 @@ impl Ruleset {
             let network_policy = NetworkPolicy::of(record);
             let digest = network_policies.entry(network_policy.clone());
             let digest = *digest.or_insert_with_key(NetworkPolicy::digest);
-            let placing = Placing::of(record, network_policy, digest);
-            for element in record.mappings.iter().flat_map(|mapping| placing.elements(mapping)) {
-                elements.insert(element.place(), element);
-            }
+            let own = elements_by(record, &record.mappings, network_policy, digest);
+            elements.extend(own.map(|element| (element.place(), element)));
             traffic.push(Traffic::of(record, record.mappings.clone()));
         }
         let named =
@@ -224,8 +221,40 @@ pub fn elements_of<'a>(
 ) -> impl Iterator<Item = Element> + 'a {
     let network_policy = NetworkPolicy::of(record);
     let digest = network_policy.digest();
-    let placing = Placing::of(record, network_policy, digest);
-    mappings.iter().flat_map(move |mapping| placing.elements(mapping))
+    elements_by(record, mappings, network_policy, digest)
+}
+
+/// The same for a record whose network policy and its digest are known: most of a node share them.
+fn elements_by<'a>(
+    record: &'a Record,
+    mappings: &'a [Mapping],
+    network_policy: NetworkPolicy,
+    digest: Digest,
+) -> impl Iterator<Item = Element> + 'a {
+    let comment = comment(&record.owner);
+    let holder = record.owner.attachment().map(holder_name).unwrap_or_default();
+    mappings.iter().flat_map(move |Mapping { host, target, .. }| {
+        // Nothing is translated.
+        let Some(target) = *target else { return Vec::new() };
+        let element = |(set, key): Place, data| Element {
+            set,
+            key,
+            data,
+            comment: comment.clone(),
+            holder: if set.is_map() { holder.clone() } else { String::new() },
+            host: Some(*host),
+        };
+        let mut elements = vec![
+            element(place_of(host), Data::Target(target)),
+            element(held_at(host, digest), Data::None),
+        ];
+        let is_alone =
+            |own: &IpNetwork| own.ip() == target.ip() && network_policy.needs_hairpin(own);
+        if record.pod_addresses.iter().any(is_alone) {
+            elements.push(element(hairpin_of(host, target), Data::None));
+        }
+        elements
+    })
 }
 
 /// The place at which a claim on `host` may lead to a pod: with what it [covers](covers), all that
@@ -236,7 +265,8 @@ pub(crate) fn place_of(host: &HostPort) -> Place {
 
 /// The place of a claim on `host` among those whose packets are treated so.
 pub(crate) fn held_at(host: &HostPort, digest: Digest) -> Place {
-    (Set::holding(host, digest), key_of(host))
+    let kind = SetKind::Held { wildcard: host.is_wildcard(), digest };
+    (Set { kind, family: Family::of(&host.address) }, key_of(host))
 }
 
 fn key_of(host: &HostPort) -> Key {
