@@ -43,8 +43,8 @@ pub(super) fn convert(
         for entry in ips.into_iter().flatten().filter_map(Value::as_object_mut) {
             entry.remove("version");
             let family = family_of(entry, "address").filter(|_| shape(to) == Shape::Labelled);
-            if let Some([_, label]) = family.map(names) {
-                entry.insert("version".into(), label.into());
+            if let Some(family) = family {
+                entry.insert("version".into(), family.number().to_string().into());
             }
         }
         if shape(to) == Shape::PerFamily {
@@ -59,7 +59,7 @@ pub(super) fn convert(
 fn into_list(result: &mut Map<String, Value>) {
     let (mut ips, mut routes) = (Vec::new(), Vec::new());
     for family in Family::ALL {
-        let Some(Value::Object(mut old)) = result.remove(names(family)[0]) else { continue };
+        let Some(Value::Object(mut old)) = result.remove(&name(family)) else { continue };
         if let Some(Value::Array(own)) = old.remove("routes") {
             routes.extend(own);
         }
@@ -96,7 +96,7 @@ fn into_families(result: &mut Map<String, Value>) {
         if !routes.is_empty() {
             old.insert("routes".into(), routes.into());
         }
-        result.insert(names(family)[0].into(), old.into());
+        result.insert(name(family), old.into());
     }
 }
 
@@ -111,12 +111,9 @@ fn family_of(entry: &Map<String, Value>, field: &str) -> Option<Family> {
     Some(Family::of(&network.ip()))
 }
 
-/// How the old shape calls the object of a family, and how the one after it labels its addresses.
-const fn names(family: Family) -> [&'static str; 2] {
-    match family {
-        Family::V4 => ["ip4", "4"],
-        Family::V6 => ["ip6", "6"],
-    }
+/// How the old shape calls the object of a family.
+fn name(family: Family) -> String {
+    format!("ip{}", family.number())
 }
 
 #[cfg(test)]

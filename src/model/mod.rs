@@ -84,9 +84,9 @@ pub struct UnknownProtocol(pub String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
-    V4,
+    V4 = 4,
     /// IPv6.
-    V6,
+    V6 = 6,
 }
 
 impl Family {
@@ -99,6 +99,11 @@ impl Family {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,
         }
+    }
+
+    /// The number of the version.
+    pub const fn number(self) -> u8 {
+        self as u8
     }
 
     /// The address that stands for every local address of this version: `0.0.0.0` or `::`.

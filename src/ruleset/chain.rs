@@ -226,12 +226,8 @@ impl fmt::Display for Side {
 
 impl fmt::Display for Rule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for term in &self.0 {
-            write!(out, "{separator}{term}")?;
-            separator = " ";
-        }
-        Ok(())
+        let terms: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        out.write_str(&terms.join(" "))
     }
 }
 
@@ -248,8 +244,7 @@ impl fmt::Display for Term {
         let bit = |bit: &u8| 1_u32 << bit;
         match self {
             Self::ToLocalAddress => out.write_str("fib daddr type local"),
-            Self::Family(Family::V4) => out.write_str("meta nfproto ipv4"),
-            Self::Family(Family::V6) => out.write_str("meta nfproto ipv6"),
+            Self::Family(family) => write!(out, "meta nfproto ipv{}", family.number()),
             Self::Within(side, network) => {
                 let address = network.ip();
                 write!(out, "{} {side} {address}", protocol_name(Family::of(&address)))?;

@@ -102,10 +102,7 @@ impl Set {
 
     /// How nft declares it.
     pub(super) fn declaration(self) -> String {
-        let address = match self.family {
-            Family::V4 => "ipv4_addr",
-            Family::V6 => "ipv6_addr",
-        };
+        let address = format!("ipv{}_addr", self.family.number());
         let key = match (self.kind, self.key_address()) {
             (SetKind::Guarded, _) => "ifname".to_owned(),
             (_, Some(_)) => format!("{address} . inet_proto . inet_service"),
@@ -125,10 +122,7 @@ impl Set {
 
 impl fmt::Display for Set {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digit = match self.family {
-            Family::V4 => '4',
-            Family::V6 => '6',
-        };
+        let digit = self.family.number();
         let host = |wildcard| if wildcard { "" } else { "host_" };
         match self.kind {
             SetKind::Targets { wildcard } => write!(out, "{}ports{digit}", host(wildcard)),
