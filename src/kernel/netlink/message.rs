@@ -284,6 +284,14 @@ pub(crate) const fn number_of(family: Family) -> u8 {
     }
 }
 
+/// The bytes of an address, in the order of the packet.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
 /// The IP address that these bytes are.
 pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);

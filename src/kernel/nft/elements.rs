@@ -4,11 +4,11 @@
 //! compares the padding too.
 
 use std::borrow::Borrow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use super::INET;
-use super::message::{Attributes, Messages, address};
+use super::message::{Attributes, Messages, address, octets};
 use super::socket::{self, CREATE, DUMP, EXCL, REQUEST, Transaction};
 use crate::kernel::uapi;
 use crate::model::Protocol;
@@ -52,13 +52,6 @@ const PER_MESSAGE: usize = 170;
 
 /// How many bytes an element that is made again has counted, in no packets: what it counted before is lost.
 const LOST: u64 = 1;
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
 
 fn put_key(messages: &mut Messages, key: &Key) {
     messages.nest(uapi::NFTA_SET_ELEM_KEY, |value| match key {

@@ -13,7 +13,7 @@ use super::{Error, Extent, Nft, elements};
 use crate::model::{
     Attachment, Family, HostPort, Mapping, Masquerade, Owner, Policy, Protocol, Record,
 };
-use crate::ruleset::{Data, Identity, Ruleset};
+use crate::ruleset::{Identity, Ruleset};
 
 /// How released elements go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,9 @@ fn table() -> Result<Release, Error> {
     let ruleset = Ruleset::new(Identity::current(instance), &records);
     let mut nft = Nft::open(instance)?;
     nft.adopt(&ruleset)?;
-    let leads = |data: &Data| matches!(data, Data::Target(_));
-    let Some(element) = ruleset.elements.values().find(|element| leads(&element.data)) else {
+    let Some((&place, element)) = ruleset.elements.first_key_value() else {
         return Ok(Release::Deletion);
     };
-    let place = element.place();
     nft.attempt::<_, Error>(Extent::Places(&[]), |_, _, _| {
         let mut transaction = Transaction::begin();
         elements::expire(&mut transaction, &[(place, element.data)]);

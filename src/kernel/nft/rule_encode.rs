@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys as sys;
 
 use super::encode::{Encoder, Raw, address_words};
-use super::message::number_of;
+use super::message::{number_of, octets};
 use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::{Rule, Set, Side, Term};
@@ -133,10 +133,7 @@ impl RuleEncoding {
     fn within(&mut self, side: Side, network: &IpNetwork) {
         let family = Family::of(&network.ip());
         self.family(family);
-        let (mut address, mut mask) = match network {
-            IpNetwork::V4(v4) => (v4.network().octets().to_vec(), v4.mask().octets().to_vec()),
-            IpNetwork::V6(v6) => (v6.network().octets().to_vec(), v6.mask().octets().to_vec()),
-        };
+        let (mut address, mut mask) = (octets(network.network()), octets(network.mask()));
         // As nft does it, so that CHECK knows a table that was saved and loaded again by nft: of a
         // prefix that ends with a byte only those bytes are compared.
         if network.prefix().is_multiple_of(8) {

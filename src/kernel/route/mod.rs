@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::Error;
-
+use super::netlink::message::number_of;
 use crate::model::{Family, check_ifname};
 use crate::ruleset::is_host;
 
@@ -109,10 +108,7 @@ impl Local {
             .kind(RouteType::Local)
             .protocol(RouteProtocol::Unspec)
             .build();
-        question.header.address_family = match family {
-            Family::V4 => AddressFamily::Inet,
-            Family::V6 => AddressFamily::Inet6,
-        };
+        question.header.address_family = number_of(family).into();
         // Strictly: otherwise the kernel would send all routes of the family, which on a router are a million.
         let list = |handle: Handle| handle.route().get(question.clone()).execute().try_collect();
         let routes: Vec<RouteMessage> = talk(true, list)?;
@@ -200,10 +196,7 @@ pub fn allow_loopback(interface: &str) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Sysctl`].
 pub fn refuse_loopback(interface: &str) -> Result<(), Error> {
-    if !allows_loopback(interface) {
-        return Ok(());
-    }
-    set_loopback(interface, "0")
+    if allows_loopback(interface) { set_loopback(interface, "0") } else { Ok(()) }
 }
 
 #[expect(clippy::disallowed_methods, reason = "sysctls are the kernel's, and this is its door")]

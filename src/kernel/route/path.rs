@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -15,7 +14,9 @@ use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, N
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::super::netlink::message::number_of;
 use super::{address, talk};
+use crate::model::Family;
 
 /// Where a packet leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,7 +159,7 @@ pub enum Neighbour {
 /// # Errors
 /// When the kernel does not list it.
 pub fn neighbour(address: IpAddr, index: u32) -> io::Result<Neighbour> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = number_of(Family::of(&address)).into();
     let list = |handle: Handle| {
         handle.neighbours().get().set_address_family(family).execute().try_collect()
     };
