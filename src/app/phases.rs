@@ -176,7 +176,7 @@ impl UnderLock<'_> {
         let mut applied = open(nft, locked)?.apply(change, everything)?;
         let new = &mut redirected[0].new;
         new.append(&mut applied.restored);
-        if let Some(wanted) = instead.filter(|_| applied.counts.added > 0) {
+        if let Some(wanted) = instead.filter(|_| applied.added > 0) {
             new.push(Traffic::of(wanted, wanted.mappings.clone()));
         }
         let unused = std::mem::take(&mut applied.unused);

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use autoport::app::{self, Ownership, Repaired};
 use autoport::error::Error;
-use autoport::kernel::Counts;
+use autoport::kernel::Applied;
 use autoport::store::{self, Store};
 
 use super::output::{Answer, Screen};
@@ -14,7 +14,7 @@ use super::{Failure, asked_to_end, now};
 impl Answer for Repaired {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let Self { attachments, adopted, applied, .. } = self;
-        let Counts { added, removed } = applied.counts;
+        let Applied { added, removed, .. } = applied;
         let differed = applied.summary();
         if *adopted > 0 {
             writeln!(out, "restored {adopted} records from the table")?;

@@ -21,9 +21,7 @@ pub use foreign::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space,
 };
 pub use listeners::{Listener, Listeners, Named, Process};
-pub use nft::{
-    Applied, Change, Counts, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial,
-};
+pub use nft::{Applied, Change, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial};
 #[cfg(feature = "replay")]
 pub use nft::{Asked, read};
 pub use route::{

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use super::elements::Seen;
 use super::look::Look;
 use super::{Error, PATIENCE, Tries};
@@ -92,15 +90,6 @@ impl Change {
         places.dedup();
         places
     }
-}
-
-/// How many elements were changed one by one; what was replaced counts as both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// How many were added.
-    pub added: usize,
-    /// How many were taken away.
-    pub removed: usize,
 }
 
 fn unrecorded(host: HostPort, set: Set, seen: &Seen) -> Error {

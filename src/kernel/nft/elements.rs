@@ -218,12 +218,6 @@ fn read_key(set: Set, bytes: &[u8]) -> Option<Key> {
     Some(Key::Port { address, protocol, port })
 }
 
-/// Reads the element in an answer.
-pub(super) fn read(set: Set, answer: Attributes<'_>) -> Seen {
-    let list = answer.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-    read_element(set, list.nested(uapi::NFTA_LIST_ELEM).unwrap_or_default())
-}
-
 fn read_element(set: Set, element: Attributes<'_>) -> Seen {
     let timeout = element.get(uapi::NFTA_SET_ELEM_TIMEOUT).and_then(|bytes| bytes.try_into().ok());
     let timeout = timeout.map(u64::from_be_bytes);

@@ -234,7 +234,8 @@ impl Nft {
                 answered += 1;
                 match answer.body {
                     Body::Object(attributes) => {
-                        found.insert(*place, elements::read(place.0, attributes));
+                        let read = elements::read_all(place.0, attributes).flatten();
+                        found.extend(read.map(|(_, seen)| (*place, seen)));
                     }
                     Body::Refused(ENOENT) | Body::Done => {}
                     Body::Refused(errno) => refused = Some(errno),

@@ -36,7 +36,7 @@ use crate::ruleset::{
     Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic, host_at,
 };
 
-pub use change::{Change, Counts};
+pub use change::Change;
 pub use events::{Events, Woken};
 pub use look::{Extent, Look, Table};
 pub use probe::{Release, trial};
@@ -311,9 +311,10 @@ pub struct Applied {
     pub rebuilt: Option<String>,
     /// Otherwise, what was wrong with single elements, where all were looked at.
     pub mended: Vec<String>,
-    /// And how many elements were changed.
-    #[serde(flatten)]
-    pub counts: Counts,
+    /// And how many elements were added, one by one; what was replaced counts as removed, too.
+    pub added: usize,
+    /// And how many were removed.
+    pub removed: usize,
     /// The host ports that were released and that certainly no client has connected to since they were mapped.
     #[serde(skip)]
     pub unused: Vec<HostPort>,
@@ -329,8 +330,8 @@ impl Applied {
     /// The transaction that makes a difference, and what it comes to.
     fn of(difference: &Difference, is_new: bool) -> (Transaction, Self) {
         let removed = difference.deleted.len() + difference.expired.len();
-        let counts = Counts { added: difference.added.len(), removed };
-        (make(difference, is_new), Self { counts, ..Self::default() })
+        let added = difference.added.len();
+        (make(difference, is_new), Self { added, removed, ..Self::default() })
     }
 
     /// What was wrong with single elements, in short.

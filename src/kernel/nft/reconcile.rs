@@ -77,7 +77,7 @@ impl Nft {
         if applied.rebuilt.is_none() {
             applied.unfinished = self.finish(&vacated).err();
         }
-        if applied.counts.added > 0 {
+        if applied.added > 0 {
             applied.restored.clone_from(&everything.traffic);
         }
         Ok(applied)

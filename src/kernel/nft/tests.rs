@@ -61,7 +61,10 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> usize {
                 rules.iter().any(|rule| is_like(encoder.rule(&name, rule)))
             }))
         }
-        Asked::Element(set) => usize::from(!elements::read(set, attributes).expiring),
+        Asked::Element(set) => {
+            let read = elements::read_all(set, attributes).flatten();
+            read.filter(|(_, seen)| !seen.expiring).count()
+        }
         Asked::Elements(set) => elements::read_all(set, attributes).count(),
         Asked::Flows(family) => Flow::read(family, attributes).iter().count(),
         Asked::Listeners(protocol, family) => Listener::read(protocol, family, message).len(),
