@@ -16,13 +16,11 @@ const NAMING: Duration = Duration::from_millis(100);
 
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a field is named for what it is")]
 pub enum Error {
     /// Standard input could not be read.
     #[error("cannot read the network configuration on stdin")]
-    Stdin {
-        /// Why not.
-        source: std::io::Error,
-    },
+    Stdin { source: io::Error },
     /// The request was not understood.
     #[error(transparent)]
     Request(#[from] cni::Error),
@@ -43,17 +41,10 @@ pub enum Error {
     /// The runtime that asked is gone, and so is whoever would take the host ports back.
     #[error("the runtime no longer waits for the reply, so no host port was assigned; ask again")]
     NotAwaited,
-    /// Somebody else holds a host port.
+    /// Somebody else holds a host port: one that overlaps what was wanted.
     #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
         if wanted == held { String::new() } else { format!(" as {held}") })]
-    Taken {
-        /// What was asked for.
-        wanted: HostPort,
-        /// What is held and overlaps it.
-        held: HostPort,
-        /// Who holds it.
-        holder: String,
-    },
+    Taken { wanted: HostPort, held: HostPort, holder: String },
     /// The operator forbids it.
     #[error(transparent)]
     Forbidden(#[from] plan::Forbidden),
@@ -67,9 +58,7 @@ pub enum Error {
         } else { "" },
     )]
     Listening {
-        /// What was asked for.
         wanted: HostPort,
-        /// The socket.
         listener: Box<kernel::Listener>,
         /// The process, where it was looked for and found.
         process: Option<kernel::Process>,
@@ -79,28 +68,15 @@ pub enum Error {
     Exhausted(#[from] plan::Exhausted),
     /// Something that is asked for is in a record that cannot be read.
     #[error("{what} is in a record that cannot be read")]
-    Unreadable {
-        /// What was asked for.
-        what: String,
-        /// What is wrong with the record.
-        source: store::Unreadable,
-    },
+    Unreadable { what: String, source: store::Unreadable },
     /// CHECK found something that is not as ADD left it.
     #[error(
         "{attachment} is not as ADD left it: {difference}; ADD it again, or run `autoport repair`"
     )]
-    Different {
-        /// Which attachment.
-        attachment: String,
-        /// What is different.
-        difference: String,
-    },
+    Different { attachment: String, difference: String },
     /// STATUS: ADD could not work.
     #[error("host ports cannot be mapped on this node")]
-    Unavailable {
-        /// Why not.
-        source: Box<Error>,
-    },
+    Unavailable { source: Box<Error> },
 }
 
 impl Error {

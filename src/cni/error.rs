@@ -30,14 +30,9 @@ pub enum Error {
     /// A value of another JSON type than its key takes. Code 6, as Go's decoder makes it.
     #[error("cannot decode {key}: found {value}, expected {expected}")]
     WrongType { key: String, value: String, expected: &'static str },
-    /// A value of the right type that makes no sense. Code 7.
+    /// A value of the right type that makes no sense: as JSON, or `missing`. Code 7.
     #[error("{key} is {value}, {allowed}")]
-    Invalid {
-        key: String,
-        /// What stands there, as JSON, or `missing`.
-        value: String,
-        allowed: String,
-    },
+    Invalid { key: String, value: String, allowed: String },
     /// An annotation asks for more ports than any Pod may have. Code 104.
     #[error(
         "annotation {key} lists {count} items and asks for a host port with each, which is more \

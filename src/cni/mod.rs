@@ -55,21 +55,13 @@ pub enum Call {
     Check(Claim),
     /// Give back whatever the attachment holds.
     Del { attachment: Attachment, store: StoreConfig },
-    /// Give back what no valid attachment of a network holds.
-    Gc {
-        /// The network it is about; others are left alone.
-        network: String,
-        /// The attachments to keep. `None` if the runtime did not say, which is not the same as none.
-        valid: Option<BTreeSet<Attachment>>,
-        store: StoreConfig,
-    },
+    /// Give back what no valid attachment of the network holds; other networks are left alone. `None` if
+    /// the runtime did not say which are valid, which is not the same as none.
+    Gc { network: String, valid: Option<BTreeSet<Attachment>>, store: StoreConfig },
     /// Say whether ADD could work.
     Status(StoreConfig),
-    /// Say which versions are spoken.
-    Version {
-        /// The asker's `cniVersion`, for [`versions`].
-        cni_version: String,
-    },
+    /// Say which versions are spoken, with the asker's `cniVersion`: for [`versions`].
+    Version { cni_version: String },
 }
 
 /// An ADD or CHECK.

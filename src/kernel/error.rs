@@ -22,13 +22,10 @@ pub enum Error {
          boot a kernel that was built with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"
     )]
     NoTables,
-    /// The transaction was refused as a whole; nothing changed.
+    /// The transaction was refused as a whole; nothing changed. `subject` is what the first refused
+    /// message was about.
     #[error("the kernel rejected {subject} in table inet autoport, nothing was changed")]
-    Refused {
-        /// What the first refused message was about.
-        subject: String,
-        source: io::Error,
-    },
+    Refused { subject: String, source: io::Error },
     /// The kernel did not say whether the transaction is in force.
     #[error("the kernel did not say whether the change to table inet autoport is in force")]
     Unanswered,
@@ -61,14 +58,9 @@ pub enum Error {
     /// The route towards a pod could not be looked up.
     #[error("could not find the interface towards pod {pod}")]
     Route { pod: std::net::IpAddr, source: io::Error },
-    /// A sysctl could not be written.
+    /// A sysctl, a file under `/proc/sys`, could not be written.
     #[error("could not set {path} to {value}")]
-    Sysctl {
-        /// The file under `/proc/sys`.
-        path: String,
-        value: &'static str,
-        source: io::Error,
-    },
+    Sysctl { path: String, value: &'static str, source: io::Error },
 }
 
 impl Error {
