@@ -4,8 +4,6 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::Family;
-
 /// Reads one address. IPv4 in IPv6's clothes (`::ffff:192.0.2.1`) is the IPv4 address, since that
 /// is what packets to it carry.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
@@ -19,10 +17,11 @@ pub(super) fn network(text: &str) -> Option<IpNetwork> {
         None => (text, None),
     };
     let written: IpAddr = written.parse().ok()?;
-    let prefix = prefix.unwrap_or(bits(&written));
+    let bits = |address: IpAddr| IpNetwork::from(address).prefix();
+    let prefix = prefix.unwrap_or(bits(written));
     let address = written.to_canonical();
     // A prefix that reaches into the ::ffff:0:0/96 part has no IPv4 counterpart.
-    match prefix.checked_sub(bits(&written) - bits(&address)) {
+    match prefix.checked_sub(bits(written) - bits(address)) {
         Some(prefix) => IpNetwork::new(address, prefix).ok(),
         None => IpNetwork::new(written, prefix).ok(),
     }
@@ -44,13 +43,6 @@ pub(super) fn normalise(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
 fn prefix_length(text: &str) -> Option<u8> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
-}
-
-const fn bits(address: &IpAddr) -> u8 {
-    match Family::of(address) {
-        Family::V4 => 32,
-        Family::V6 => 128,
-    }
 }
 
 #[cfg(test)]

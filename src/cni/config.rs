@@ -297,7 +297,11 @@ fn backend(field: &Field<'_>) -> Result<(), Error> {
 }
 
 fn boolean(field: &Field<'_>) -> Result<bool, Error> {
-    field.boolean()
+    match field.raw().get() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(field.wrong_type("true or false")),
+    }
 }
 
 fn mark_bit(field: &Field<'_>) -> Result<u8, Error> {

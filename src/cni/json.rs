@@ -38,14 +38,6 @@ impl<'a> Field<'a> {
         self.decode('"', "a string")
     }
 
-    pub(super) fn boolean(&self) -> Result<bool, Error> {
-        match self.raw.get() {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(self.wrong_type("true or false")),
-        }
-    }
-
     /// The number, which must be one of `range`.
     pub(super) fn number<T: FromStr + PartialOrd>(
         &self,
@@ -61,18 +53,7 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn list(&self) -> Result<Vec<Self>, Error> {
-        self.list_of_at_most(usize::MAX)
-    }
-
-    pub(super) fn list_of_at_most(&self, most: usize) -> Result<Vec<Self>, Error> {
         let items: Vec<&RawValue> = self.decode('[', "a list")?;
-        if items.len() > most {
-            return Err(Error::Invalid {
-                key: self.path.clone(),
-                value: format!("a list of {} items", items.len()),
-                allowed: format!("it must have at most {most}"),
-            });
-        }
         let item = |(index, raw)| Self { path: format!("{}[{index}]", self.path), raw };
         Ok(items.into_iter().enumerate().map(item).collect())
     }
@@ -100,7 +81,11 @@ impl<'a> Field<'a> {
         Error::WrongType { key: self.path.clone(), value: self.shown(), expected }
     }
 
-    fn decode<T: Deserialize<'a>>(&self, first: char, expected: &'static str) -> Result<T, Error> {
+    pub(super) fn decode<T: Deserialize<'a>>(
+        &self,
+        first: char,
+        expected: &'static str,
+    ) -> Result<T, Error> {
         if !self.raw.get().starts_with(first) {
             return Err(self.wrong_type(expected));
         }

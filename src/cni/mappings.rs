@@ -29,7 +29,15 @@ pub(super) struct PortMapping {
 pub(super) fn read(conf: &Object<'_>) -> Result<Vec<PortMapping>, Error> {
     let Some(runtime) = conf.get("runtimeConfig") else { return Ok(Vec::new()) };
     let Some(list) = runtime.object()?.get_any_case("portMappings") else { return Ok(Vec::new()) };
-    list.list_of_at_most(MAX_MAPPINGS)?.iter().map(read_one).collect()
+    let items = list.list()?;
+    if items.len() > MAX_MAPPINGS {
+        return Err(Error::Invalid {
+            key: list.path().to_owned(),
+            value: format!("a list of {} items", items.len()),
+            allowed: format!("it must have at most {MAX_MAPPINGS}"),
+        });
+    }
+    items.iter().map(read_one).collect()
 }
 
 fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {

@@ -29,8 +29,7 @@ pub(super) fn read(conf: &Object<'_>, asked: Version, ifname: &str) -> Result<Pr
                    the one that makes the interface";
     let field = conf.get("prevResult").ok_or_else(|| Error::missing("prevResult", chained))?;
     let object = field.object()?;
-    let shape: Shape = serde_json::from_str(field.raw().get())
-        .map_err(|source| Error::Decode { what: field.path().to_owned(), source })?;
+    let shape: Shape = field.decode('{', "an object")?;
     Ok(PrevResult {
         addresses: shape.addresses(ifname)?,
         host_interfaces: shape.host_interfaces(),
