@@ -9,7 +9,7 @@ use autoport::cni::Env;
 use serde::Serialize;
 
 use super::holders::{cells, name_of};
-use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Table};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 use super::status::Refusal;
 use super::{Failure, note};
 
@@ -75,7 +75,7 @@ fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
     out.paint(GOOD, "would be granted")?;
     writeln!(out, ":\n")?;
     let rows = cells(record).map(|(_, cells)| cells);
-    Table::of(["HOST PORT", "TARGET", "CHOICE"], rows).write("  ", out)?;
+    out.table("  ", ["HOST PORT", "TARGET", "CHOICE"], rows)?;
     writeln!(out)?;
     if granted.random {
         writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;

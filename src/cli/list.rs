@@ -6,7 +6,7 @@ use autoport::app::{self, Listing};
 use autoport::model::{HostPort, Protocol};
 
 use super::holders::{Holders, cells, name_of};
-use super::output::{Answer, BAD, Cell, Screen, Table, age};
+use super::output::{Answer, BAD, Cell, Screen, age};
 use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
 
 impl Answer for Holders {
@@ -36,7 +36,7 @@ impl Answer for Holders {
         }
         rows.sort_by_key(|(host, _)| (host.port, host.protocol, host.address));
         let names = ["HOST PORT", "TARGET", "CHOICE", "STATE", "AGE", "HOLDER"];
-        Table::of(names, rows.into_iter().map(|(_, cells)| cells)).write("", out)
+        out.table("", names, rows.into_iter().map(|(_, cells)| cells))
     }
 }
 

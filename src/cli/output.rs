@@ -58,6 +58,33 @@ impl Screen<'_> {
         write!(self, "{style}{text}{style:#}")
     }
 
+    /// Writes rows with their columns aligned, each line after `indent`.
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        indent: &str,
+        names: [&str; N],
+        rows: impl Iterator<Item = [Cell; N]>,
+    ) -> io::Result<()> {
+        let heading = names.map(|name| Cell::styled(name, HEADING));
+        let rows: Vec<[Cell; N]> = iter::once(heading).chain(rows).collect();
+        let length = |cell: &Cell| cell.text.chars().count();
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            rows.iter().map(|row| length(&row[column])).max().unwrap_or_default()
+        });
+        for row in &rows {
+            write!(self, "{indent}")?;
+            for (column, cell) in row.iter().enumerate() {
+                self.paint(cell.style, &cell.text)?;
+                // Nothing is appended to the last one, so that a line can be copied.
+                if column + 1 < N {
+                    write!(self, "{:1$}", "", widths[column] - length(cell) + 2)?;
+                }
+            }
+            writeln!(self)?;
+        }
+        Ok(())
+    }
+
     /// Writes a line of a report, its first two columns so wide, and below it what to do.
     pub(super) fn finding<S: fmt::Display>(
         &mut self,
@@ -108,36 +135,6 @@ impl Cell {
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Self {
         Self::styled(text.to_string(), PLAIN)
-    }
-}
-
-/// Rows of which the columns are aligned.
-pub(super) struct Table<const N: usize>(Vec<[Cell; N]>);
-
-impl<const N: usize> Table<N> {
-    pub(super) fn of(names: [&str; N], rows: impl Iterator<Item = [Cell; N]>) -> Self {
-        let heading = names.map(|name| Cell::styled(name, HEADING));
-        Self(iter::once(heading).chain(rows).collect())
-    }
-
-    /// Writes each line after `indent`.
-    pub(super) fn write(&self, indent: &str, out: &mut Screen<'_>) -> io::Result<()> {
-        let length = |cell: &Cell| cell.text.chars().count();
-        let widths: [usize; N] = std::array::from_fn(|column| {
-            self.0.iter().map(|row| length(&row[column])).max().unwrap_or_default()
-        });
-        for row in &self.0 {
-            write!(out, "{indent}")?;
-            for (column, cell) in row.iter().enumerate() {
-                out.paint(cell.style, &cell.text)?;
-                // Nothing is appended to the last one, so that a line can be copied.
-                if column + 1 < N {
-                    write!(out, "{:1$}", "", widths[column] - length(cell) + 2)?;
-                }
-            }
-            writeln!(out)?;
-        }
-        Ok(())
     }
 }
 

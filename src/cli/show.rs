@@ -9,7 +9,7 @@ use autoport::store::Store;
 use serde::Serialize;
 
 use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
-use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen, Table};
+use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen};
 use super::{Failure, arguments, subject_named};
 
 /// All that is known of somebody.
@@ -97,7 +97,7 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
         [host, target, choice, kernel, connections, flows]
     });
     let names = ["HOST PORT", "TARGET", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
-    Table::of(names, rows).write("  ", out)?;
+    out.table("  ", names, rows)?;
     for line in details.kernel.iter().flat_map(|kernel| kernel.chains.lines()) {
         writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
     }

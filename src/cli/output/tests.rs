@@ -25,8 +25,8 @@ fn timestamps_are_those_of_date() {
 fn shown(colour: bool) -> String {
     let mut out = Vec::new();
     let rows = [["a".into(), Cell::styled("stale", BAD)], ["l\u{f6}nger".into(), "-".into()]];
-    Table::of(["NAME", "STATE"], rows.into_iter())
-        .write("", &mut Screen { out: &mut out, format: Format::Table, colour })
+    Screen { out: &mut out, format: Format::Table, colour }
+        .table("", ["NAME", "STATE"], rows.into_iter())
         .expect("memory takes it");
     String::from_utf8(out).expect("text")
 }
