@@ -40,20 +40,16 @@ pub(super) enum Found {
 
 /// Reads a whole file; a link is not followed.
 pub(super) fn look(path: &Path) -> Result<Found, Error> {
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(Error::io("examine", path)(error)),
-    };
-    let kind = found.file_type();
-    if !kind.is_file() {
-        return Ok(Found::Other(match () {
-            () if kind.is_symlink() => "a symbolic link",
-            () if kind.is_dir() => "a directory",
-            () => "a special file",
-        }));
+    match fs::symlink_metadata(path).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_file() => {
+            regular::read(path).map(Found::File).map_err(Error::io("read", path))
+        }
+        Ok(kind) if kind.is_symlink() => Ok(Found::Other("a symbolic link")),
+        Ok(kind) if kind.is_dir() => Ok(Found::Other("a directory")),
+        Ok(_) => Ok(Found::Other("a special file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(Error::io("examine", path)(error)),
     }
-    regular::read(path).map(Found::File).map_err(Error::io("read", path))
 }
 
 /// Lists the names in a folder; none where there is no folder.

@@ -174,12 +174,10 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
         }
     }
     let mut steps = vec![copy_executable(places)?];
-    let mut backup = None;
-    if edited.how.is_some() {
-        let before = before_of(&path);
-        folder.replace(&before, text.as_bytes(), &path)?;
+    let backup = edited.how.map(|_| before_of(&path));
+    if let Some(before) = &backup {
+        folder.replace(before, text.as_bytes(), &path)?;
         folder.replace(&path, edited.text.as_bytes(), &path)?;
-        backup = Some(before);
     }
     steps.push(Step { backup, ..Step::of(path, &text, edited) });
     Ok(steps)
