@@ -4,8 +4,8 @@ use super::{Facts, Report, State, counted, node_file, some_of};
 use crate::cni::{self, Config, Version};
 use crate::install::Value;
 
-/// The name of a network configuration file, and what is in it or why that is not understood.
-pub(super) type Network<'a> = (&'a str, Result<Conflist<'a>, String>);
+/// What is in a network configuration file; or its name, and why it is not understood.
+pub(super) type Network<'a> = Result<Conflist<'a>, (&'a str, String)>;
 
 pub(super) struct Conflist<'a> {
     file: &'a str,
@@ -89,18 +89,16 @@ const MAKERS: [&str; 5] = ["flannel", "calico", "cilium-cni", "antrea", "kube-ov
 /// Every file, with the reason where it is not understood.
 pub(super) fn networks(facts: &Facts) -> Vec<Network<'_>> {
     let files = facts.configurations.iter().flat_map(|found| &found.files);
-    let mut networks = Vec::new();
-    for (file, bytes) in files {
-        let bytes = bytes.as_deref().map_err(Clone::clone);
-        networks.push((file.as_str(), bytes.and_then(|bytes| Conflist::read(file, bytes))));
-    }
-    networks
+    let networks = files.map(|(file, bytes)| {
+        let list = bytes.as_deref().map_err(Clone::clone);
+        list.and_then(|bytes| Conflist::read(file, bytes)).map_err(|why| (file.as_str(), why))
+    });
+    networks.collect()
 }
 
 /// How each network that autoport is chained in is configured, as far as ADD would take it.
 pub(super) fn configs(facts: &Facts, networks: &[Network<'_>]) -> Vec<Config> {
-    let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
-    let own = lists.flat_map(Conflist::own);
+    let own = networks.iter().flatten().flat_map(Conflist::own);
     own.filter_map(|(_, own)| Some(own.config(node_file::valid(facts)).ok()?.0)).collect()
 }
 
@@ -113,20 +111,18 @@ pub(super) fn judge(facts: &Facts, networks: &[Network<'_>], report: &mut Report
     let remedy = "name the right directory with --conf-dir";
     let seen = report.see(&facts.configurations, &hidden, State::Failed, remedy);
     let Some(found) = seen else { return };
-    let Some((first, list)) = networks.first() else {
+    let Some(first) = networks.first() else {
         return report.failed(
             format!("{dir} has no network configuration"),
             "install the cluster's CNI plugin, or name the directory with --conf-dir",
         );
     };
-    let lists = networks.iter().filter_map(|(_, list)| list.as_ref().ok());
-    let (with, without): (Vec<_>, Vec<_>) = lists.partition(|list| list.has(OWN));
-    used(facts, first, list, with.first().copied(), report);
-    for (file, list) in networks.iter().skip(1) {
-        if let Err(why) = list {
-            let text = format!("{file} is not understood: {why}");
-            report.warning(text, format!("correct or remove {dir}/{file}"));
-        }
+    let (with, without): (Vec<_>, Vec<_>) =
+        networks.iter().flatten().partition(|list| list.has(OWN));
+    used(facts, first, with.first().copied(), report);
+    for (file, why) in networks.iter().skip(1).filter_map(|list| list.as_ref().err()) {
+        let text = format!("{file} is not understood: {why}");
+        report.warning(text, format!("correct or remove {dir}/{file}"));
     }
     for list in &with {
         chain(list, report);
@@ -148,14 +144,11 @@ pub(super) fn judge(facts: &Facts, networks: &[Network<'_>], report: &mut Report
 }
 
 /// Whether the network that runtimes use, the first, has autoport in it.
-fn used(
-    facts: &Facts,
-    first: &str,
-    list: &Result<Conflist<'_>, String>,
-    with: Option<&Conflist<'_>>,
-    report: &mut Report,
-) {
-    let chain = list.as_ref().map(Conflist::kinds);
+fn used(facts: &Facts, first: &Network<'_>, with: Option<&Conflist<'_>>, report: &mut Report) {
+    let (first, chain) = match first {
+        Ok(list) => (list.file, Ok(list.kinds())),
+        Err((file, why)) => (*file, Err(why)),
+    };
     match (chain, with) {
         (Err(why), _) => report.failed(
             format!("{first}, which runtimes take first, is not understood: {why}"),
