@@ -36,7 +36,7 @@ const WIDTHS: [usize; 2] = [10, 14];
 impl Answer for Report {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for finding in &self.findings {
-            out.finding(style(finding.state), WIDTHS, finding)?;
+            out.finding(shown(finding.state), WIDTHS, finding)?;
         }
         let Self { failed, unseen, .. } = self;
         writeln!(out, "{failed} failed, {}, {unseen} not seen", counted(self.warnings, "warning"))
@@ -47,10 +47,11 @@ impl Answer for Report {
     }
 }
 
-const fn style(state: State) -> Style {
+const fn shown(state: State) -> (&'static str, Style) {
     match state {
-        State::Ok => GOOD,
-        State::Warning | State::Unseen => DOUBTFUL,
-        State::Failed => BAD,
+        State::Ok => ("ok", GOOD),
+        State::Unseen => ("not seen", DOUBTFUL),
+        State::Warning => ("warning", DOUBTFUL),
+        State::Failed => ("failed", BAD),
     }
 }

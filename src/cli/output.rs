@@ -1,6 +1,5 @@
 //! What the commands print: tables for people, JSON for programs.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::iter;
 
@@ -86,13 +85,13 @@ impl Screen<'_> {
     }
 
     /// Writes a line of a report, its first two columns so wide, and below it what to do.
-    pub(super) fn finding<S: fmt::Display>(
+    pub(super) fn finding<S>(
         &mut self,
-        style: Style,
+        (word, style): (&str, Style),
         [state, check]: [usize; 2],
         finding: &Finding<S>,
     ) -> io::Result<()> {
-        self.paint(style, &format!("{:state$}", finding.state))?;
+        self.paint(style, &format!("{word:state$}"))?;
         writeln!(self, "{:check$}{}", finding.check, finding.text)?;
         let remedy = finding.remedy.as_ref();
         remedy.map_or(Ok(()), |remedy| writeln!(self, "{:1$}-> {remedy}", "", state + check))

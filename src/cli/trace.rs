@@ -61,12 +61,13 @@ const WIDTHS: [usize; 2] = [8, 15];
 impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for step in &self.trace.steps {
-            out.finding(style(step.state), WIDTHS, step)?;
+            out.finding(shown(step.state), WIDTHS, step)?;
         }
         if let Some(Probe { answered, said }) = &self.probe {
-            let (state, style) = if *answered { ("ok", GOOD) } else { ("fails", BAD) };
+            let state = if *answered { ("ok", GOOD) } else { ("fails", BAD) };
             let text = format!("sent from this node: {said}");
-            out.finding(style, WIDTHS, &Finding { check: "probe", state, text, remedy: None })?;
+            let finding = Finding { check: "probe", state: (), text, remedy: None };
+            out.finding(state, WIDTHS, &finding)?;
         }
         let mut sentence = self.trace.verdict.clone();
         if let Some(first) = sentence.get_mut(..1) {
@@ -81,10 +82,10 @@ impl Answer for Told {
     }
 }
 
-const fn style(fate: Fate) -> Style {
+const fn shown(fate: Fate) -> (&'static str, Style) {
     match fate {
-        Fate::Passes => GOOD,
-        Fate::Unsure => DOUBTFUL,
-        Fate::Stops => BAD,
+        Fate::Passes => ("ok", GOOD),
+        Fate::Unsure => ("unsure", DOUBTFUL),
+        Fate::Stops => ("stops", BAD),
     }
 }

@@ -37,17 +37,6 @@ pub enum State {
     Failed,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Ok => "ok",
-            Self::Unseen => "not seen",
-            Self::Warning => "warning",
-            Self::Failed => "failed",
-        })
-    }
-}
-
 /// A line of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding<S = State> {

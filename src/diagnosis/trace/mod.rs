@@ -50,16 +50,6 @@ pub enum Fate {
     Stops,
 }
 
-impl fmt::Display for Fate {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Passes => "ok",
-            Self::Unsure => "unsure",
-            Self::Stops => "stops",
-        })
-    }
-}
-
 /// The whole way, as far as the packet gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trace {
