@@ -65,20 +65,15 @@ pub(super) struct Unreadable {
 
 impl From<Listing> for Holders {
     fn from(listing: Listing) -> Self {
-        let reservations = listing.reservations.into_iter();
-        let unreadable = listing.unreadable.into_iter();
+        let reserved = |of: store::Reservation| Reservation { age_seconds: since(of.created), of };
+        let unreadable = |(one, hosts): (store::Unreadable, Vec<HostPort>)| {
+            let (name, reason) = (one.key.to_string(), one.to_string());
+            Unreadable { name, reason, hosts }
+        };
         Self {
             attachments: listing.attachments.into_iter().map(Attachment::from).collect(),
-            reservations: reservations
-                .map(|of| Reservation { age_seconds: since(of.created), of })
-                .collect(),
-            unreadable: unreadable
-                .map(|(one, hosts)| Unreadable {
-                    name: one.key.to_string(),
-                    reason: one.to_string(),
-                    hosts,
-                })
-                .collect(),
+            reservations: listing.reservations.into_iter().map(reserved).collect(),
+            unreadable: listing.unreadable.into_iter().map(unreadable).collect(),
         }
     }
 }
