@@ -15,7 +15,7 @@ use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
 use autoport::netns;
 use autoport::store::Store;
 
-pub use self::sandboxes::Sandboxes;
+pub use self::sandboxes::{Listed, Sandboxes};
 use crate::nri::message::Pod;
 
 /// A holder whose pod the runtime does not list is looked at again after this time, and released then.
@@ -181,13 +181,13 @@ mod tests {
     fn a_holder_is_released_at_the_second_look_that_does_not_find_its_pod() {
         let mut suspects = Suspects::default();
         let mut sandboxes = Sandboxes::default();
-        sandboxes.run("here", "s1");
+        sandboxes.run("here", "s1", Instant::now());
         let holders = ["here".to_owned(), "gone".to_owned(), "late".to_owned()];
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
         assert!(suspects.look(&holders, &sandboxes, at(0)).is_empty());
         assert!(suspects.look(&holders, &sandboxes, at(59)).is_empty());
-        sandboxes.run("late", "s2");
+        sandboxes.run("late", "s2", Instant::now());
         assert_eq!(suspects.look(&holders, &sandboxes, at(60)), ["gone"]);
         sandboxes.remove("late", "s2");
         assert_eq!(suspects.look(&holders, &sandboxes, at(100)), ["gone"], "a first look again");

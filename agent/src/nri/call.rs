@@ -10,7 +10,10 @@ use super::message::{
 
 /// What the agent is told about: `RunPodSandbox`, `StopPodSandbox`, `RemovePodSandbox`,
 /// `CreateContainer`. A runtime closes the connection of a plugin that asks for an event unknown to it.
-const EVENTS: i32 = 0b1111;
+pub(super) const EVENTS: i32 = 0b1111;
+
+/// `RemovePodSandbox` alone: for the runtime no event at all means every event.
+pub(super) const FEWEST_EVENTS: i32 = 0b100;
 
 /// The numbers of the first three in a [`StateChange`].
 const RUN: i32 = 1;
@@ -121,8 +124,8 @@ pub(super) fn registration(stream: u32, name: &str, index: &str) -> Message {
 }
 
 /// The answer to [`Configure`].
-pub(super) fn configured(stream: u32) -> Message {
-    success(stream, Configured { events: EVENTS }.encode_to_vec())
+pub(super) fn configured(stream: u32, events: i32) -> Message {
+    success(stream, Configured { events }.encode_to_vec())
 }
 
 /// The answer to a part of [`Synchronize`] that is not the last.

@@ -53,6 +53,12 @@ impl Identity {
         Ok(Self { name: name.to_owned(), index })
     }
 
+    /// The same under another name, for [`Session::list`].
+    #[must_use]
+    pub fn listing(&self) -> Self {
+        Self { name: format!("{}-list", self.name), index: self.index }
+    }
+
     #[must_use]
     pub const fn index(&self) -> u8 {
         self.index
@@ -117,6 +123,8 @@ pub struct Session {
     decoder: Decoder,
     buffer: Box<[u8]>,
     runtime: Configure,
+    /// The bits of the events of which the agent is told.
+    events: i32,
     /// The parts of Synchronize so far, and their size.
     listed: usize,
     pods: Vec<Pod>,
@@ -137,6 +145,7 @@ impl Session {
             decoder: Decoder::default(),
             buffer: vec![0; BUFFER].into(),
             runtime: Configure::default(),
+            events: call::EVENTS,
             listed: 0,
             pods: Vec::new(),
             containers: Vec::new(),
@@ -144,6 +153,22 @@ impl Session {
         let (name, index) = (&identity.name, identity.digits());
         session.send(&call::registration(REGISTRATION, name, &index)).await?;
         Ok(session)
+    }
+
+    /// Asks the runtime for its sandboxes, by a registration that lasts for that time only.
+    ///
+    /// # Errors
+    /// When the runtime does not list them.
+    pub async fn list(socket: &Path, identity: &Identity) -> Result<Vec<Pod>, Error> {
+        let mut session = Self::open(socket, identity).await?;
+        session.events = call::FEWEST_EVENTS;
+        loop {
+            let Asked { event, stream, .. } = session.next().await?;
+            session.answer(stream, Ok(Answer::Done)).await?;
+            if let Event::Synchronized { pods, .. } = event {
+                return Ok(pods);
+            }
+        }
     }
 
     /// The next event. Its answer is due before this is called again.
@@ -224,7 +249,7 @@ impl Session {
             }
             Call::Configure(runtime) => {
                 self.runtime = runtime;
-                call::configured(stream)
+                call::configured(stream, self.events)
             }
             Call::Ignored => call::nothing(stream),
             Call::Unknown => call::unknown(stream, &request.method),

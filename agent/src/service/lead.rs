@@ -10,11 +10,9 @@ use autoport::event::Silent;
 use autoport::store::Store;
 
 use super::worker::{Duty, Job, Task};
+use crate::hostnet::Listed;
 use crate::keeper::{Keeper, Standing};
 use crate::nri::RETRY;
-
-/// How often holders whose pods do not exist are looked for.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// How often a preferred agent that waits for the lead tries to take it while an event waits.
 const STEP: Duration = Duration::from_millis(20);
@@ -25,6 +23,8 @@ pub(super) enum Order {
     Connected(bool),
     /// Beat: sent by the session's thread, so that the heart stops if either thread does.
     Beat,
+    /// Look for holders whose pods do not exist, by a list of the runtime if there is one.
+    Look(Option<Listed>),
     /// Have it answered.
     Event(Box<Job>),
 }
@@ -56,7 +56,6 @@ struct Lead {
 
 impl Lead {
     fn run(mut self, orders: &Receiver<Order>) {
-        let mut look = Instant::now() + LOOK;
         for order in orders {
             let role = self.keeper.pulse().role();
             let sent = match order {
@@ -66,14 +65,12 @@ impl Lead {
                 }
                 Order::Beat => {
                     self.beat();
-                    let is_due = Instant::now() >= look && self.keeper.leads();
-                    if is_due {
-                        look = Instant::now() + LOOK;
-                        self.worker.send(Task::Look(role))
-                    } else {
-                        Ok(())
-                    }
+                    Ok(())
                 }
+                Order::Look(listed) if self.keeper.leads() => {
+                    self.worker.send(Task::Look(role, listed))
+                }
+                Order::Look(_) => Ok(()),
                 Order::Event(job) => {
                     let duty = self.duty(&job);
                     let role = self.keeper.pulse().role();

@@ -6,8 +6,9 @@ mod lead;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::mpsc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use autoport::app;
 use tokio::sync::oneshot;
@@ -16,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::lead::Order;
 use self::worker::{Job, Reply};
 use crate::config::Plugin;
+use crate::hostnet::Listed;
 use crate::inject;
 use crate::keeper::{BEAT, Clock, Keeper, Pulse};
 use crate::nri::{Answer, Asked, Event, Failure, Identity, RETRY, Session};
@@ -36,7 +38,14 @@ pub struct Service {
     clock: Clock,
     pulse: Pulse,
     orders: mpsc::Sender<Order>,
+    needs_list: Arc<AtomicBool>,
 }
+
+/// How often holders whose pods do not exist are looked for.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How long the runtime may take for its list.
+const LIST_LIMIT: Duration = Duration::from_secs(2);
 
 type Answered = Result<Answer, Failure>;
 
@@ -70,15 +79,24 @@ impl Service {
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();
-        let worker = worker::start(store.clone(), plugin, clock.clone(), pulse.clone())?;
+        let needs_list = Arc::new(AtomicBool::new(true));
+        let (beats, lists) = (pulse.clone(), needs_list.clone());
+        let worker = worker::start(store.clone(), plugin, clock.clone(), beats, lists)?;
         let orders = lead::start(store, keeper, worker)?;
-        Ok(Self { settings, clock, pulse, orders })
+        Ok(Self { settings, clock, pulse, orders, needs_list })
     }
 
     /// Serves the runtime until a thread ends: when a session is over, it begins another.
     pub async fn run(&self) {
         let mut told = String::new();
         tokio::spawn(beat(self.orders.clone()));
+        let Settings { socket, identity, .. } = self.settings.clone();
+        tokio::spawn(look(
+            socket,
+            identity.listing(),
+            self.orders.clone(),
+            self.needs_list.clone(),
+        ));
         loop {
             let Err(over) = self.session().await;
             // Before the thread gets to it, which may wait for a disk.
@@ -167,6 +185,37 @@ async fn beat(orders: mpsc::Sender<Order>) {
     }
 }
 
+/// Has holders whose pods do not exist looked for. A list of the runtime is asked for where its events do not
+/// tell which sandboxes it has.
+async fn look(
+    socket: PathBuf,
+    identity: Identity,
+    orders: mpsc::Sender<Order>,
+    needs_list: Arc<AtomicBool>,
+) {
+    loop {
+        sleep(LOOK).await;
+        let asked = Instant::now();
+        let mut listed = None;
+        if needs_list.load(Ordering::Relaxed) {
+            match timeout(LIST_LIMIT, Session::list(&socket, &identity)).await {
+                Ok(Ok(pods)) => {
+                    let list = pods.into_iter().map(|pod| (pod.uid, pod.id)).collect();
+                    listed = Some(Listed { list, asked });
+                }
+                Ok(Err(error)) => {
+                    let reason = autoport::error::in_one_line(&error);
+                    tracing::warn!("cannot list the runtime's sandboxes: {reason}");
+                }
+                Err(_) => tracing::warn!("the runtime does not list its sandboxes"),
+            }
+        }
+        if orders.send(Order::Look(listed)).is_err() {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +229,8 @@ mod tests {
         let identity = Identity::new("autoport", 50).expect("an index");
         let plugin = Plugin::new("/nowhere".into());
         let settings = Settings { socket: "/nowhere".into(), identity, preferred: true, plugin };
-        let service = Service { settings, clock, pulse, orders };
+        let needs_list = Arc::default();
+        let service = Service { settings, clock, pulse, orders, needs_list };
         let answer = |annotations: &[(&str, &str)]| {
             let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
             let annotations = annotations.iter().map(own).collect();

@@ -1,6 +1,7 @@
 //! The one thread that uses store and kernel. It answers events in their order.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use autoport::store::Store;
 use tokio::sync::oneshot;
 
 use crate::config::Plugin;
-use crate::hostnet::{self, Call, Sandboxes, Suspects};
+use crate::hostnet::{self, Call, Listed, Sandboxes, Suspects};
 use crate::inject::{self, Known};
 use crate::keeper::{Clock, Pulse, Role};
 use crate::nri::message::{Adjustment, Container, Pod};
@@ -57,7 +58,7 @@ pub(super) enum Task {
     /// An event, and the role at its time.
     Event(Box<Job>, Duty, Role),
     /// Look for holders whose pods the runtime does not have.
-    Look(Role),
+    Look(Role, Option<Listed>),
 }
 
 /// Starts the thread. It ends when the other end of the channel does.
@@ -66,6 +67,7 @@ pub(super) fn start(
     plugin: Plugin,
     clock: Clock,
     pulse: Pulse,
+    needs_list: Arc<AtomicBool>,
 ) -> std::io::Result<mpsc::Sender<Task>> {
     let (tasks, received) = mpsc::channel();
     let run = move || {
@@ -78,11 +80,12 @@ pub(super) fn start(
             sandboxes: Sandboxes::default(),
             suspects: Suspects::default(),
             unreported: None,
+            needs_list,
         };
         for task in received {
             match task {
                 Task::Event(job, duty, role) => worker.serve(*job, &duty, role),
-                Task::Look(role) => worker.look(role),
+                Task::Look(role, listed) => worker.look(role, listed),
             }
         }
     };
@@ -101,6 +104,8 @@ struct Worker {
     suspects: Suspects,
     /// What the runtime listed, until its containers have been looked at.
     unreported: Option<(Vec<Pod>, Vec<Container>)>,
+    /// Whether a holder's pod may end without an event.
+    needs_list: Arc<AtomicBool>,
 }
 
 /// What answering needs besides the event.
@@ -179,7 +184,7 @@ impl Worker {
             }
             // Its sandbox may have been set up while no agent was connected.
             Event::RunPodSandbox(pod) | Event::CreateContainer { pod, .. } => {
-                self.sandboxes.run(&pod.uid, &pod.id);
+                self.sandboxes.run(&pod.uid, &pod.id, Instant::now());
                 false
             }
             Event::StopPodSandbox(pod) => self.sandboxes.stop(&pod.uid, &pod.id),
@@ -360,8 +365,11 @@ impl Worker {
         Ok(known)
     }
 
-    fn look(&mut self, role: Role) {
+    fn look(&mut self, role: Role, listed: Option<Listed>) {
         self.report();
+        if let Some(listed) = listed {
+            self.sandboxes.reconcile(&listed);
+        }
         let store = self.aside();
         let mut call = Call { store: &store, now: now(), log: &mut Traced };
         let holders = match hostnet::holders(&mut call) {
@@ -371,6 +379,8 @@ impl Worker {
                 return;
             }
         };
+        let may_end_unseen = holders.iter().any(|uid| self.sandboxes.may_end_unseen(uid));
+        self.needs_list.store(may_end_unseen, Ordering::Relaxed);
         let leads = || self.pulse.has_still(role, self.clock.now());
         for uid in self.suspects.look(&holders, &self.sandboxes, Instant::now()) {
             match hostnet::release(&uid, &leads, &mut call) {
@@ -390,52 +400,4 @@ fn now() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::keeper::Keeper;
-
-    fn worker(dir: &Path) -> Worker {
-        let clock = Clock::of_node();
-        Worker {
-            store: Store::at(dir),
-            plugin: Plugin::new(dir.join("net.d")).with_node_file(dir.join("node-file")),
-            pulse: Keeper::new(dir, true, clock.clone()).pulse(),
-            clock,
-            own: None,
-            sandboxes: Sandboxes::default(),
-            suspects: Suspects::default(),
-            unreported: None,
-        }
-    }
-
-    fn pod() -> Pod {
-        let annotations = [("autoport.cni/ports".to_owned(), "http=auto".to_owned())].into();
-        Pod { id: "s1".into(), uid: "u1".into(), annotations, ..Pod::default() }
-    }
-
-    #[test]
-    fn a_sandbox_whose_setup_was_not_seen_is_known_by_its_container() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut worker = worker(dir.path());
-        worker.note(&Event::CreateContainer { pod: pod(), container: Container::default() });
-        assert!(worker.sandboxes.lists("u1"), "or its ports would be released after a minute");
-    }
-
-    #[test]
-    fn an_event_that_was_answered_meanwhile_is_noted_and_dropped() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut worker = worker(dir.path());
-        let role = worker.pulse.role();
-        for (event, asks, is_listed) in
-            [(Event::RunPodSandbox(pod()), false, true), (Event::RunPodSandbox(pod()), true, false)]
-        {
-            let (reply, _) = oneshot::channel();
-            let job = Job { event, asks, until: Instant::now(), reply };
-            worker.serve(job, &Duty::Answer, role);
-            assert_eq!(worker.sandboxes.lists("u1"), is_listed);
-        }
-        assert!(!dir.path().join("lock").exists(), "the store is not used for it");
-    }
-}
+mod tests;
