@@ -74,6 +74,7 @@ torture: ## every point at which a command can be killed or fail, however alike
 
 test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
 	@integration/setup.sh clients
+	cargo build --locked --package autoport-agent
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
 

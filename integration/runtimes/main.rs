@@ -10,9 +10,11 @@
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
 mod containerd;
+mod daemon;
 mod libcni;
 #[expect(dead_code, reason = "shared with the cluster's tests")]
 mod machine;
+mod nri;
 mod podman;
 #[expect(dead_code, reason = "shared with the cluster's tests")]
 mod recording;

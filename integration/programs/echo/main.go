@@ -2,9 +2,13 @@
 // and UDP with its name and with the address it was asked from, as
 // integration/stage/echo.rs does in the pods that have no runtime.
 //
-//	echo [PORT...]           ports 80 and 81 unless told; the name is the host name
+//	echo [PORT...]           the name is the host name; $NAME is the port that the environment names. Unless
+//	                         told, ports 80 and 81 as far as they are free: on the network of the node there
+//	                         are several
 //	echo -name NAME PORT...  where containers share a host name
 //	echo -tell FILE          what is in the file too, on TCP port 82
+//	echo -print FILE         prints the file, and ends
+//	echo -write FILE         writes it, and ends
 package main
 
 import (
@@ -15,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -45,18 +50,40 @@ func main() {
 	host, _ := os.Hostname()
 	name := flag.String("name", host, "what to answer")
 	told := flag.String("tell", "", "a file whose content to tell")
+	printed := flag.String("print", "", "a file to print")
+	written := flag.String("write", "", "a file to write")
 	flag.Parse()
+	if *written != "" {
+		if err := os.WriteFile(*written, nil, 0o600); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+	if *printed != "" {
+		text, err := os.ReadFile(*printed)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Print(string(text))
+		return
+	}
 	if *told != "" {
 		go tell(*told)
 	}
 	ports := flag.Args()
+	complain := log.Fatal
 	if len(ports) == 0 {
 		ports = []string{"80", "81"}
+		complain = log.Print
 	}
 	for _, port := range ports {
+		if variable, is := strings.CutPrefix(port, "$"); is {
+			port = os.Getenv(variable)
+		}
 		listener, err := net.Listen("tcp", ":"+port)
 		if err != nil {
-			log.Fatal(err)
+			complain(err)
+			continue
 		}
 		socket, err := net.ListenPacket("udp", ":"+port)
 		if err != nil {
