@@ -23,7 +23,6 @@ mod text;
 mod version;
 
 use std::collections::BTreeSet;
-use std::io;
 
 use serde_json::value::RawValue;
 
@@ -80,33 +79,6 @@ pub struct Parsed {
     pub call: Call,
     /// What was passed over, for the log: one line each.
     pub warnings: Vec<String>,
-}
-
-impl Call {
-    /// Reads a call. `node_file` reads [`NODE_FILE`], and is called only if its content matters:
-    /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
-    /// for ports in.
-    ///
-    /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
-    ///
-    /// # Errors
-    /// When the environment is incomplete, stdin is not a JSON object, the version is not spoken,
-    /// or the network has no valid name; on ADD and CHECK also when there is no `prevResult` or
-    /// something in the configuration cannot be served.
-    pub fn parse(
-        env: &Env,
-        stdin: &[u8],
-        node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
-    ) -> Result<Parsed, Error> {
-        let command = env.command()?;
-        if command == Command::Version {
-            // It has to answer whatever is on stdin, be it nothing.
-            let asked = version_on(stdin).filter(|text| !text.is_empty());
-            let cni_version = asked.unwrap_or_else(|| Version::NEWEST.to_string());
-            return Ok(Parsed { call: Self::Version { cni_version }, warnings: Vec::new() });
-        }
-        parse::parse(env, stdin, command, node_file)
-    }
 }
 
 /// The version that an error reply to `stdin` is written in: the configuration's if it can be read

@@ -1,4 +1,4 @@
-//! One call: first what every command but VERSION has in common, then what each has of its own.
+//! One call: VERSION at once, of the others first what they have in common, then what each has of its own.
 
 use std::io;
 
@@ -10,50 +10,67 @@ use super::error::Error;
 use super::json::Object;
 use super::text::quote;
 use super::version::Version;
-use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests};
+use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests, version_on};
 use crate::model::{Attachment, InvalidName, check_identifier};
 
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
 
-/// Reads a call of any command but VERSION.
-pub(super) fn parse(
-    env: &Env,
-    stdin: &[u8],
-    command: Command,
-    node_file: impl FnOnce() -> NodeFile,
-) -> Result<Parsed, Error> {
-    let given = env.parameters(command)?;
-    let conf = Object::decode("the network configuration on stdin", "", stdin)?;
-    let config = conf.text("cniVersion")?;
-    let version = Version::of_config(&config)
-        .filter(|version| command.versions().contains(&version.as_str()))
-        .ok_or(Error::IncompatibleVersion { config, command })?;
-    let network = conf.text("name")?;
-    check_identifier("network name", &network).map_err(bad_name)?;
-    let judge = match command {
-        Command::Add | Command::Check => Judge::strict(),
-        Command::Del | Command::Gc | Command::Status | Command::Version => Judge::lenient(),
-    };
-    let mut parser = Parser { env, given, conf, version, network, judge };
-    let call = match command {
-        Command::Add => Call::Add(parser.claim(node_file)?),
-        Command::Check => Call::Check(parser.claim(node_file)?),
-        Command::Del => {
-            let store = parser.layered(node_file, StoreConfig::from_layers)?;
-            Call::Del { attachment: parser.attachment()?, store }
+impl Call {
+    /// Reads a call. `node_file` reads [`super::NODE_FILE`], and is called only if its content matters:
+    /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
+    /// for ports in.
+    ///
+    /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
+    ///
+    /// # Errors
+    /// When the environment is incomplete, stdin is not a JSON object, the version is not spoken,
+    /// or the network has no valid name; on ADD and CHECK also when there is no `prevResult` or
+    /// something in the configuration cannot be served.
+    pub fn parse(
+        env: &Env,
+        stdin: &[u8],
+        node_file: impl FnOnce() -> NodeFile,
+    ) -> Result<Parsed, Error> {
+        let command = env.command()?;
+        if command == Command::Version {
+            // It has to answer whatever is on stdin, be it nothing.
+            let asked = version_on(stdin).filter(|text| !text.is_empty());
+            let cni_version = asked.unwrap_or_else(|| Version::NEWEST.to_string());
+            return Ok(Parsed { call: Self::Version { cni_version }, warnings: Vec::new() });
         }
-        Command::Gc => {
-            let store = parser.layered(node_file, StoreConfig::from_layers)?;
-            let Parser { conf, network, judge, .. } = &mut parser;
-            let valid = gc::valid_attachments(conf, network, judge)?;
-            Call::Gc { network: parser.network, valid, store }
-        }
-        Command::Status | Command::Version => {
-            Call::Status(parser.layered(node_file, Config::from_layers)?.store)
-        }
-    };
-    Ok(Parsed { call, warnings: parser.judge.warnings })
+        let given = env.parameters(command)?;
+        let conf = Object::decode("the network configuration on stdin", "", stdin)?;
+        let config = conf.text("cniVersion")?;
+        let version = Version::of_config(&config)
+            .filter(|version| command.versions().contains(&version.as_str()))
+            .ok_or(Error::IncompatibleVersion { config, command })?;
+        let network = conf.text("name")?;
+        check_identifier("network name", &network).map_err(bad_name)?;
+        let judge = match command {
+            Command::Add | Command::Check => Judge::strict(),
+            Command::Del | Command::Gc | Command::Status | Command::Version => Judge::lenient(),
+        };
+        let mut parser = Parser { env, given, conf, version, network, judge };
+        let call = match command {
+            Command::Add => Call::Add(parser.claim(node_file)?),
+            Command::Check => Call::Check(parser.claim(node_file)?),
+            Command::Del => {
+                let store = parser.layered(node_file, StoreConfig::from_layers)?;
+                Call::Del { attachment: parser.attachment()?, store }
+            }
+            Command::Gc => {
+                let store = parser.layered(node_file, StoreConfig::from_layers)?;
+                let Parser { conf, network, judge, .. } = &mut parser;
+                let valid = gc::valid_attachments(conf, network, judge)?;
+                Call::Gc { network: parser.network, valid, store }
+            }
+            Command::Status | Command::Version => {
+                Call::Status(parser.layered(node_file, Config::from_layers)?.store)
+            }
+        };
+        Ok(Parsed { call, warnings: parser.judge.warnings })
+    }
 }
 
 /// A call whose environment, version and network name are good.

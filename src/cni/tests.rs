@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::io;
 
 use super::*;
 
