@@ -257,7 +257,7 @@ fn elements_by<'a>(
     })
 }
 
-/// The place at which a claim on `host` may lead to a pod: with what it [covers](covers), all that
+/// The place at which a claim on `host` may lead to a pod: with what it [`covers`], all that
 /// there may be of a claim of which nothing else is known, except hairpins.
 pub(crate) fn place_of(host: &HostPort) -> Place {
     (Set::leading(Family::of(&host.address), host.is_wildcard()), key_of(host))
