@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
+use serde_json::value::RawValue;
 
 use super::address;
 use super::error::Error;
@@ -29,15 +30,16 @@ pub(super) struct PortMapping {
 pub(super) fn read(conf: &Object<'_>) -> Result<Vec<PortMapping>, Error> {
     let Some(runtime) = conf.get("runtimeConfig") else { return Ok(Vec::new()) };
     let Some(list) = runtime.object()?.get_any_case("portMappings") else { return Ok(Vec::new()) };
-    let items = list.list()?;
-    if items.len() > MAX_MAPPINGS {
+    // Before each item is given a name: of millions, the names fill the memory.
+    let count = list.decode::<Vec<&RawValue>>('[', "a list")?.len();
+    if count > MAX_MAPPINGS {
         return Err(Error::Invalid {
             key: list.path().to_owned(),
-            value: format!("a list of {} items", items.len()),
+            value: format!("a list of {count} items"),
             allowed: format!("it must have at most {MAX_MAPPINGS}"),
         });
     }
-    items.iter().map(read_one).collect()
+    list.list()?.iter().map(read_one).collect()
 }
 
 fn read_one(entry: &Field<'_>) -> Result<PortMapping, Error> {
