@@ -8,7 +8,7 @@ SEED ?= 1
 KERNELS ?= bookworm trixie
 OLD ?=
 
-.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -18,13 +18,13 @@ build: ## dist/autoport and dist/autoport-agent, static; debug symbols, completi
 	@integration/setup.sh build
 	scripts/build.sh autoport autoport-agent
 
-deb: dist/autoport ## a Debian package in dist
+deb: dist/autoport dist/autoport-agent ## a Debian package in dist
 	@scripts/deb.sh
 
-image: dist/autoport ## an OCI image in dist, which podman, docker, skopeo and ctr load
+image: dist/autoport dist/autoport-agent ## an OCI image in dist, which podman, docker, skopeo and ctr load
 	@scripts/image.sh
 
-dist/autoport:
+dist/autoport dist/autoport-agent:
 	@$(MAKE) build
 
 install: ## dist/autoport to $(DESTDIR)$(PREFIX)/bin (PREFIX=/opt/cni)
@@ -78,12 +78,13 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
 
-test-packages: dist/autoport ## the package, the image, the manifests and the units, built and inspected
+test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests and the units, built and inspected
 	@integration/setup.sh packages
 	integration/packages.sh
 
 test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
 	@integration/setup.sh kubernetes
+	cargo build --locked --package autoport-agent
 	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
 
 test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
@@ -98,6 +99,11 @@ bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pi
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh $(STAGE)
+
+bench-agent: dist/autoport dist/autoport-agent ## what the node agent adds to containerd's RunPodSandbox and CreateContainer; as root
+	@integration/setup.sh clients
+	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --test runtimes \
+		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture what_the_agent_costs
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

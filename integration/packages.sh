@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is handed out (Debian package, OCI image, manifests, units) and inspects each with the
-# programs that will have to take it. Uses the executable of `make build`, or the one that is named.
+# programs that will have to take it. Uses the executables of `make build`, or the one that is named and
+# autoport-agent beside it.
 #
 #   integration/packages.sh [EXECUTABLE]
 set -euo pipefail
@@ -25,7 +26,10 @@ one() { # the one file that matches
     echo "$1"
 }
 
-[ -x "$executable" ] || die "$executable is not there: run make build"
+agent=$(dirname "$executable")/autoport-agent
+for needed in "$executable" "$agent"; do
+    [ -x "$needed" ] || die "$needed is not there: run make build"
+done
 version=$("$executable" --version)
 [[ $version =~ ^autoport\ [0-9]+\.[0-9]+\.[0-9]+ ]] || die "it says $version"
 
@@ -36,16 +40,19 @@ cmp "$deb" "$(one "$work"/b/*.deb)" || die "the package is another each time"
 lintian --fail-on error,warning "$deb"
 contents=$(dpkg-deb --contents "$deb")
 for path in ./usr/lib/cni/autoport './usr/sbin/autoport -> ../lib/cni/autoport' \
-    ./lib/systemd/system/autoport-{repair.service,gc.service,gc.timer}; do
+    ./usr/sbin/autoport-agent ./lib/systemd/system/autoport-{repair.service,gc.service,gc.timer} \
+    ./lib/systemd/system/autoport-agent{,-standby}.service; do
     holds "$contents" "$path"
 done
 [[ $contents != *./opt/* && $contents != *./etc/* ]] || die "what belongs to the administrator: $contents"
-for path in man/man1/autoport.1.gz man/man1/autoport-install.1.gz bash-completion/completions/autoport \
-    zsh/vendor-completions/_autoport fish/vendor_completions.d/autoport.fish; do
+for path in man/man1/autoport{,-install,-agent}.1.gz bash-completion/completions/autoport{,-agent} \
+    zsh/vendor-completions/_autoport{,-agent} fish/vendor_completions.d/autoport{,-agent}.fish; do
     holds "$contents" "./usr/share/$path"
 done
 dpkg-deb -x "$deb" "$work/root"
 equal "what the package has" "$("$work/root/usr/sbin/autoport" --version)" "$version"
+equal "its agent" "$("$work/root/usr/sbin/autoport-agent" --version)" "autoport-agent ${version#autoport }"
+if grep -e /usr/local/ -e /opt/ "$work"/root/lib/systemd/system/*; then die "a unit of the package runs what it has not"; fi
 dpkg-deb -e "$deb" "$work/control"
 (cd "$work/root" && md5sum --quiet -c "$work/control/md5sums")
 
@@ -74,25 +81,27 @@ for blob in "$work"/layers/*; do
     if gzip -t "$blob" 2>/dev/null; then tar -xzf "$blob" -C "$work/rootfs"; fi
 done
 equal "what the image has" "$(cd "$work/rootfs" && find . -type f | sort | xargs)" \
-    "./autoport ./licenses/LICENSE ./licenses/NOTICE"
+    "./autoport ./autoport-agent ./licenses/LICENSE ./licenses/NOTICE"
 # Nothing else is there: no loader, no library, no shell, no /proc.
 unshare=(unshare --root="$work/rootfs")
 [ "$EUID" -eq 0 ] || unshare=(unshare --user --map-root-user --root="$work/rootfs")
 equal "what it says in the image" "$("${unshare[@]}" /autoport --version)" "$version"
+equal "what the agent says" "$("${unshare[@]}" /autoport-agent --version)" "autoport-agent ${version#autoport }"
 
 step "the systemd units"
 units=$work/units
 mkdir "$units"
 for unit in deploy/*.service deploy/*.timer; do
     # Of this machine only what is there can be verified: an executable, and no manual page.
-    sed -e "s,/opt/cni/bin/autoport,$(realpath "$executable"),g" -e '/^Documentation=/d' "$unit" >"$units/${unit##*/}"
+    sed -e "s,/opt/cni/bin/autoport,$(realpath "$executable"),g" -e "s,/usr/local/sbin/autoport-agent,$(realpath "$agent"),g" \
+        -e '/^Documentation=/d' "$unit" >"$units/${unit##*/}"
 done
 text=$(systemd-analyze verify "$units"/* 2>&1) || die "$text"
 equal "what systemd-analyze says" "$text" ""
 # systemd.exec(5): what gives a service a mount namespace, in which `gc` could judge nobody.
 if grep -E '^(Protect(System|Home|Kernel|ControlGroups|Proc|Clock)|Private(Tmp|Devices|Mounts)|(ReadWrite|ReadOnly|Inaccessible|Exec|NoExec)Paths|(Temporary)?FileSystem|Bind|Root|MountFlags|MountAPIVFS|DynamicUser|(Runtime|State|Cache|Logs)Directory)' \
-    deploy/autoport-gc.service; then
-    die "autoport-gc.service would not see what the plugin sees"
+    deploy/autoport-{gc,agent,agent-standby}.service; then
+    die "a unit would not see what the plugin sees"
 fi
 
 step "the manifests"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Debian package of dist/autoport: dist/autoport_VERSION_ARCHITECTURE.deb.
+# Makes a Debian package of dist/autoport, and of dist/autoport-agent beside it:
+# dist/autoport_VERSION_ARCHITECTURE.deb.
 # Needs dpkg-deb and no root. The same sources give the same bytes. DEBFULLNAME and DEBEMAIL, as in
 # debchange(1), say who maintains it.
 #
@@ -10,7 +11,8 @@ umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 executable=${1:-dist/autoport}
 out=${2:-dist}
-for needed in "$executable" dist/man/autoport.1 dist/completions/autoport.bash; do
+agent=$(dirname "$executable")/autoport-agent
+for needed in "$executable" "$agent" dist/man/autoport{,-agent}.1 dist/completions/autoport{,-agent}.bash; do
     [ -e "$needed" ] || {
         echo "scripts/deb.sh: $needed is not there: run make build" >&2
         exit 1
@@ -33,18 +35,21 @@ pack() { gzip -9nc "$1" | install -D -m 0644 /dev/stdin "$root/$2"; }
 put 0755 "$executable" usr/lib/cni/autoport
 mkdir -p "$root/usr/sbin"
 ln -s ../lib/cni/autoport "$root/usr/sbin/autoport"
-# Debian's folder of plugins.
+put 0755 "$agent" usr/sbin/autoport-agent
+# Debian's folders of plugins and of the administrator's programs.
 for unit in deploy/autoport-*.{service,timer}; do
-    sed 's,/opt/cni/bin/,/usr/lib/cni/,g' "$unit" |
+    sed -e 's,/opt/cni/bin/,/usr/lib/cni/,g' -e 's,/usr/local/sbin/,/usr/sbin/,g' "$unit" |
         install -D -m 0644 /dev/stdin "$root/lib/systemd/system/${unit##*/}"
 done
 
 for page in dist/man/*.[1-8]; do
     pack "$page" "usr/share/man/man${page##*.}/${page##*/}.gz"
 done
-put 0644 dist/completions/autoport.bash usr/share/bash-completion/completions/autoport
-put 0644 dist/completions/_autoport usr/share/zsh/vendor-completions/_autoport
-put 0644 dist/completions/autoport.fish usr/share/fish/vendor_completions.d/autoport.fish
+for name in autoport autoport-agent; do
+    put 0644 "dist/completions/$name.bash" "usr/share/bash-completion/completions/$name"
+    put 0644 "dist/completions/_$name" "usr/share/zsh/vendor-completions/_$name"
+    put 0644 "dist/completions/$name.fish" "usr/share/fish/vendor_completions.d/$name.fish"
+done
 
 doc=usr/share/doc/autoport
 put 0644 deploy/debian/copyright "$doc/copyright"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes an OCI image of dist/autoport, from scratch: dist/autoport_VERSION_ARCHITECTURE.oci.tar, which
-# `podman load`, `docker load`, `skopeo copy oci-archive:` and `ctr images import` take. No engine and
-# no root are needed. The same executable gives the same bytes.
+# Makes an OCI image of dist/autoport, and of dist/autoport-agent beside it, from scratch:
+# dist/autoport_VERSION_ARCHITECTURE.oci.tar, which `podman load`, `docker load`, `skopeo copy oci-archive:`
+# and `ctr images import` take. No engine and no root are needed. The same executables give the same bytes.
 #
 #   scripts/image.sh [EXECUTABLE [FOLDER]]
 set -euo pipefail
@@ -10,10 +10,13 @@ umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 executable=${1:-dist/autoport}
 out=${2:-dist}
-[ -x "$executable" ] || {
-    echo "scripts/image.sh: $executable is not there: run make build" >&2
-    exit 1
-}
+agent=$(dirname "$executable")/autoport-agent
+for needed in "$executable" "$agent"; do
+    [ -x "$needed" ] || {
+        echo "scripts/image.sh: $needed is not there: run make build" >&2
+        exit 1
+    }
+done
 
 version=$("$executable" --version)
 version=${version#autoport }
@@ -41,8 +44,9 @@ blob() { # blob FILE: moves it to where its hash says; prints type-less descript
 }
 
 install -m 0755 "$executable" "$work/root/autoport"
+install -m 0755 "$agent" "$work/root/autoport-agent"
 install -m 0644 LICENSE NOTICE "$work/root/licenses/"
-archive "$work/layer.tar" "$work/root" autoport licenses
+archive "$work/layer.tar" "$work/root" autoport autoport-agent licenses
 diff=$(hash "$work/layer.tar")
 gzip -9n "$work/layer.tar"
 layer=$(blob "$work/layer.tar.gz")

@@ -1,6 +1,8 @@
 //! Writes shell completions and man pages below a folder: `generate dist` makes `dist/completions` and
-//! `dist/man`. A program of its own, so that the executable does not carry it.
+//! `dist/man`, for the plugin and the node agent. A program of its own, so that they do not carry it.
 
+#[path = "../../agent/src/arguments.rs"]
+mod agent;
 #[path = "../../src/cli/arguments.rs"]
 #[expect(dead_code, reason = "what was written on a command line is read elsewhere")]
 mod arguments;
@@ -23,10 +25,13 @@ fn main() -> io::Result<()> {
             Ok(()) | Err(_) => fs::create_dir_all(folder)?,
         }
     }
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        let mut command = arguments::Cli::command();
-        clap_complete::generate_to(shell, &mut command, "autoport", &completions)?;
+    for command in [arguments::Cli::command(), agent::Arguments::command()] {
+        let name = command.get_name().to_owned();
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut command.clone(), &*name, &completions)?;
+        }
+        // `help` has no page of its own: each command's page is what it would show.
+        clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
     }
-    // `help` has no page of its own: each command's page is what it would show.
-    clap_mangen::generate_to(arguments::Cli::command().disable_help_subcommand(true), &man)
+    Ok(())
 }

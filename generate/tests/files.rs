@@ -26,6 +26,9 @@ fn shells_and_man_read_what_is_generated() {
             assert!(text.contains(word), "{name}: {word}");
         }
     }
+    let agent = read("man/autoport-agent.1");
+    assert!(agent.contains("net\\-conf\\-dir"), "{agent}");
+    assert!(read("completions/autoport-agent.fish").contains("standby"));
     let bash =
         Command::new("bash").arg("-n").arg(folder.join("completions/autoport.bash")).output();
     let bash = bash.expect("bash is there");

@@ -21,6 +21,29 @@ const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
+/// A folder with a kustomization, as kubectl is told of it. Those of this release have no `maxSurge`, so the rolling
+/// update of the agents is replaced.
+pub(crate) fn kustomized(folder: &Path) -> String {
+    if !folder.ends_with("deploy/kubernetes") {
+        return folder.to_string_lossy().into_owned();
+    }
+    let overlay = "/run/overlay";
+    fs::create_dir_all(overlay).expect("/run is ours");
+    let kustomization = json!({
+        "bases": [format!("../..{}", folder.display())],
+        "patchesJson6902": [{
+            "target": {"group": "apps", "version": "v1", "kind": "DaemonSet", "name": "autoport"},
+            "path": "patch.yaml",
+        }],
+    });
+    let strategy = json!({"rollingUpdate": {"maxUnavailable": "10%"}});
+    let patch = json!([{"op": "replace", "path": "/spec/updateStrategy", "value": strategy}]);
+    for (name, value) in [("kustomization.yaml", kustomization), ("patch.yaml", patch)] {
+        fs::write(format!("{overlay}/{name}"), value.to_string()).expect("/run is ours");
+    }
+    overlay.to_owned()
+}
+
 /// A running cluster. Everything in it ends with it.
 pub(crate) struct Cluster {
     pub(crate) machine: Machine,

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
-use crate::cluster::{Cluster, pod};
+use crate::cluster::{Cluster, kustomized, pod};
 use crate::machine::{published, wait_for};
 use crate::pods::port;
 use crate::stage::chain::{Main, Network};
@@ -53,12 +53,20 @@ fn main_plugin_writes(network: &Network) -> String {
 /// node's disk is memory here, and what the container writes there counts as its own.
 fn image() -> PathBuf {
     fs::create_dir_all(DIST).expect("/run is ours");
-    let mut strip = Command::new("objcopy");
-    strip.arg("--strip-all").arg(Plugin::Autoport.path()).arg(MADE);
+    let strip = |from: &Path, to: &str| {
+        let mut strip = Command::new("objcopy");
+        strip.arg("--strip-all").arg(from).arg(to);
+        strip
+    };
+    let plugin = Plugin::Autoport.path();
+    let mut strips = [
+        strip(&plugin, MADE),
+        strip(&plugin.with_file_name("autoport-agent"), "/run/dist/autoport-agent"),
+    ];
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
     let mut make = Command::new(script);
     make.args([MADE, DIST]).env("TMPDIR", DIST);
-    for command in [&mut strip, &mut make] {
+    for command in strips.iter_mut().chain([&mut make]) {
         let (ok, text) = run(command, "");
         assert!(ok, "{command:?}: {text}");
     }
@@ -80,7 +88,7 @@ fn types() -> Vec<String> {
 
 /// A folder of `deploy`, as kubectl is told of it.
 fn manifests(folder: &str) -> String {
-    format!("{}/deploy/{folder}", env!("CARGO_MANIFEST_DIR"))
+    kustomized(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder))
 }
 
 /// A node whose pods have their host ports from portmap, in a network that autoport cannot take over.

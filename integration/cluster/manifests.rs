@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, kustomized};
 
 /// How kubectl is given what is in `folder`: each folder with a kustomization as one, each other
 /// YAML file by itself.
@@ -13,7 +13,7 @@ fn manifests(folder: &Path, found: &mut Vec<[String; 2]>) {
     let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
         entries.map(|entry| entry.path()).partition(|path| path.is_dir());
     if folder.join("kustomization.yaml").exists() {
-        found.push(["-k".to_owned(), word(folder)]);
+        found.push(["-k".to_owned(), kustomized(folder)]);
     } else {
         let files = files.iter().filter(|path| path.extension().is_some_and(|kind| kind == "yaml"));
         found.extend(files.map(|path| ["-f".to_owned(), word(path)]));
