@@ -1,7 +1,11 @@
 //! The node agent beside containerd 2, which asks it before it creates sandboxes and containers.
 
+mod cost;
+
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -84,7 +88,8 @@ impl Containerd {
 
     /// Starts an agent, and waits until it is connected.
     fn agent(&self, name: &'static str, options: &[&str]) -> Agent {
-        let program = Plugin::Autoport.path().with_file_name("autoport-agent");
+        let built = || Plugin::Autoport.path().with_file_name("autoport-agent");
+        let program = env::var_os("AUTOPORT_AGENT").map_or_else(built, PathBuf::from);
         assert!(program.exists(), "{} is missing: run make test-clients", program.display());
         let _ = fs::remove_file(log(name));
         let script = format!(
@@ -117,9 +122,8 @@ impl Containerd {
         pod
     }
 
-    /// Creates and starts a container whose configuration has these fields more. The values of its variables
-    /// are in base64.
-    fn try_create(&self, pod: &Value, sandbox: &str, name: &str, more: Value) -> (bool, String) {
+    /// The request for a container whose configuration has these fields more.
+    fn request(pod: &Value, sandbox: &str, name: &str, more: Value) -> String {
         let network = &pod["linux"]["security_context"]["namespace_options"]["network"];
         let network = network.as_str().unwrap_or("POD");
         let mut config = json!({
@@ -131,9 +135,14 @@ impl Containerd {
         for (key, value) in more {
             config[key] = value;
         }
-        let request = json!({"podSandboxId": sandbox, "config": config, "sandboxConfig": pod});
+        json!({"podSandboxId": sandbox, "config": config, "sandboxConfig": pod}).to_string()
+    }
+
+    /// Creates and starts a container whose configuration has these fields more. The values of its variables
+    /// are in base64.
+    fn try_create(&self, pod: &Value, sandbox: &str, name: &str, more: Value) -> (bool, String) {
         let file = "/run/request.json";
-        fs::write(file, request.to_string()).expect("/run is ours");
+        fs::write(file, Self::request(pod, sandbox, name, more)).expect("/run is ours");
         self.cri("create", &format!("@{file}"))
     }
 
