@@ -4,7 +4,6 @@
 //! at which character of the annotation the offending piece stands, and shows a right one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroU16;
 
 use super::error::Error;
@@ -33,7 +32,8 @@ impl Item<'_> {
 }
 
 /// Where an item stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, derive_more::Display)]
+#[display("item {}, {}", index + 1, quote(item))]
 pub(super) struct Source<'a> {
     /// The annotation's key.
     pub(super) key: &'static str,
@@ -85,12 +85,6 @@ impl<'a> Source<'a> {
                 before.chars().count() + 1
             ),
         )
-    }
-}
-
-impl fmt::Display for Source<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "item {}, {}", self.index + 1, quote(self.item))
     }
 }
 

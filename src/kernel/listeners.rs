@@ -232,18 +232,13 @@ fn question(protocol: Protocol, family: Family, only: Option<NonZeroU16>) -> Mes
 }
 
 /// A process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("process {pid} ({})", command.escape_debug())]
 pub struct Process {
     /// Its number, as seen from this PID namespace.
     pub pid: u32,
     /// Its `comm`.
     pub command: String,
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "process {} ({})", self.pid, self.command.escape_debug())
-    }
 }
 
 /// How long a report looks for the process behind a listener: past it, the report has the socket only.

@@ -118,7 +118,20 @@ impl Family {
 /// A port on this node, the thing that is allocated.
 ///
 /// A port mapping without host IP stands for two of these, one per family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    derive_more::Display,
+)]
+#[display("{}/{protocol}", SocketAddr::new(*address, port.get()))]
 #[serde(rename_all = "camelCase")]
 pub struct HostPort {
     /// The transport protocol.
@@ -154,12 +167,6 @@ impl HostPort {
             && self.port == other.port
             && Family::of(&self.address) == Family::of(&other.address)
             && (self.address == other.address || self.is_wildcard() || other.is_wildcard())
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", SocketAddr::new(self.address, self.port.get()), self.protocol)
     }
 }
 

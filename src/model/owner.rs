@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// What the CNI specification identifies by network name, container ID and interface name
 /// (SPEC section 2, "CNI operations").
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display,
+)]
+#[display("{network}/{container_id}/{}", ifname.escape_debug())]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
     network: String,
@@ -44,12 +47,6 @@ impl Attachment {
     /// `CNI_IFNAME`.
     pub fn ifname(&self) -> &str {
         &self.ifname
-    }
-}
-
-impl fmt::Display for Attachment {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}/{}", self.network, self.container_id, self.ifname.escape_debug())
     }
 }
 
@@ -169,12 +166,25 @@ impl HostPod {
 }
 
 /// What a set of host ports belongs to, and what its record is named after.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    derive_more::Display,
+    derive_more::From,
+)]
 #[serde(untagged, try_from = "HolderFields")]
 pub enum Holder {
     /// One network interface of a container.
     Attachment(Attachment),
     /// A pod on the node's own network. The evidence that it is gone is never a namespace.
+    #[display("host network, UID {}", pod.uid())]
     HostPod {
         /// The pod.
         #[serde(rename = "hostPod")]
@@ -216,27 +226,6 @@ impl Holder {
                 one.network == other.network && one.ifname == other.ifname
             }
             _ => self == other,
-        }
-    }
-}
-
-impl From<Attachment> for Holder {
-    fn from(attachment: Attachment) -> Self {
-        Self::Attachment(attachment)
-    }
-}
-
-impl From<HostPod> for Holder {
-    fn from(pod: HostPod) -> Self {
-        Self::HostPod { pod }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attachment(attachment) => attachment.fmt(out),
-            Self::HostPod { pod } => write!(out, "host network, UID {}", pod.uid()),
         }
     }
 }

@@ -55,7 +55,8 @@ pub struct BaseChain {
 }
 
 /// The hooks in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display(rename_all = "lowercase")]
 pub enum Hook {
     /// Packets that arrive.
     Prerouting,
@@ -70,11 +71,13 @@ pub enum Hook {
 pub struct Rule(pub Vec<Term>);
 
 /// Which of a packet's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Side {
     /// The source.
+    #[display("saddr")]
     Source,
     /// The destination.
+    #[display("daddr")]
     Destination,
 }
 
@@ -202,25 +205,6 @@ impl fmt::Display for Chain {
             writeln!(out, "\t\t{rule}")?;
         }
         writeln!(out, "\t}}")
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Prerouting => "prerouting",
-            Self::Output => "output",
-            Self::Postrouting => "postrouting",
-        })
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Source => "saddr",
-            Self::Destination => "daddr",
-        })
     }
 }
 

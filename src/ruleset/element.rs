@@ -136,11 +136,13 @@ impl fmt::Display for Set {
 }
 
 /// What an element leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Data {
     /// Membership alone.
+    #[display("nothing")]
     None,
     /// The pod.
+    #[display("{} . {}", _0.ip(), _0.port())]
     Target(SocketAddr),
 }
 
@@ -179,15 +181,6 @@ impl fmt::Display for Element {
             write!(out, " : {}", self.data)?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Data {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => out.write_str("nothing"),
-            Self::Target(target) => write!(out, "{} . {}", target.ip(), target.port()),
-        }
     }
 }
 

@@ -34,7 +34,6 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -263,20 +262,13 @@ impl Shared {
 }
 
 /// The store while this command alone may change it.
-#[derive(Debug)]
+#[derive(Debug, derive_more::Deref)]
 pub struct Locked {
+    #[deref]
     shared: Shared,
     persistent: Option<PathBuf>,
     /// The pods whose records were changed, as `owners` names them.
     changed: RefCell<BTreeSet<String>>,
     /// What was leaving where a record was entered.
     leaving: RefCell<Vec<Record>>,
-}
-
-impl Deref for Locked {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
 }

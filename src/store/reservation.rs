@@ -4,7 +4,6 @@
 //! to outlive a boot is kept in another directory as well, from where the first command after the
 //! boot brings it back.
 
-use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +19,8 @@ use crate::model::HostPort;
 pub const PERSISTENT: &str = "/var/lib/autoport/reservations";
 
 /// Host ports that belong to something that is no container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, derive_more::Display)]
+#[display("reservation {name}")]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
     /// For whom; a name as a network can have it, of at most 200 bytes.
@@ -31,12 +31,6 @@ pub struct Reservation {
     pub created: u64,
     /// Whether it outlives a boot.
     pub persistent: bool,
-}
-
-impl fmt::Display for Reservation {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "reservation {}", self.name)
-    }
 }
 
 /// Reads the reservation with this key; `None` when there is none.

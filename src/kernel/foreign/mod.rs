@@ -8,7 +8,6 @@ mod portmap;
 mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
@@ -65,17 +64,12 @@ impl Space {
 }
 
 /// A chain of some table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("table {} {table}, chain {chain}", space.as_str())]
 pub struct ChainName {
     pub space: Space,
     pub table: String,
     pub chain: String,
-}
-
-impl fmt::Display for ChainName {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "table {} {}, chain {}", self.space.as_str(), self.table, self.chain)
-    }
 }
 
 /// Where a base chain is.
