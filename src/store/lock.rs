@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,8 +52,7 @@ impl<'a> Wait<'a> {
         } else {
             let (lock, holder) = (path.to_owned(), holder_of(&file));
             self.log.note(Event::Waiting { lock, patience: left, holder });
-            let waiter = Waiter::on(&file, mode).map_err(Error::io("lock", path))?;
-            waiter.wait(left).map_err(Error::io("lock", path))?
+            Waiter::wait(&file, mode, self.until).map_err(Error::io("lock", path))?
         };
         taken.ok_or_else(|| {
             let (waited, holder) = (self.begun.elapsed(), holder_of(&file));
@@ -78,69 +77,48 @@ struct Waiter {
     /// Device and inode of the lock.
     place: (u64, u64),
     mode: Mode,
-    state: Arc<Mutex<State>>,
     told: Receiver<io::Result<File>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Wanted,
-    /// Whoever asked gave up: the lock is to be let go at once.
-    Unwanted,
-    Over,
-}
-
-/// Those that gave up. At most one for each lock and mode is not over.
+/// Those that gave up, and those of them that are over.
 static GAVE_UP: Mutex<Vec<Waiter>> = Mutex::new(Vec::new());
 
-/// What is behind these locks is whole after each statement.
-fn sound<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Waiter {
+    /// Gives a file with the lock; `None` where it stays taken until then.
+    fn wait(file: &File, mode: Mode, until: Instant) -> io::Result<Option<File>> {
+        loop {
+            let waiter = Self::on(file, mode)?;
+            match waiter.told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(taken) => return taken.map(Some),
+                Err(RecvTimeoutError::Timeout) => {
+                    GAVE_UP.lock().unwrap_or_else(PoisonError::into_inner).push(waiter);
+                    return Ok(None);
+                }
+                // It had the lock when nobody listened; that of the same opening is there still.
+                Err(RecvTimeoutError::Disconnected) if attempt(file, mode)? => {
+                    return file.try_clone().map(Some);
+                }
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
     fn on(file: &File, mode: Mode) -> io::Result<Self> {
         let found = file.metadata()?;
         let place = (found.dev(), found.ino());
-        let mut gave_up = sound(&GAVE_UP);
-        while let Some(at) = gave_up.iter().position(|it| (it.place, it.mode) == (place, mode)) {
-            let waiter = gave_up.swap_remove(at);
-            let mut state = sound(&waiter.state);
-            if *state == State::Unwanted {
-                *state = State::Wanted;
-                drop(state);
-                return Ok(waiter);
-            }
+        let mut gave_up = GAVE_UP.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = gave_up.iter().position(|it| (it.place, it.mode) == (place, mode)) {
+            return Ok(gave_up.swap_remove(at));
         }
         drop(gave_up);
-        let (tell, told) = mpsc::channel();
-        let state = Arc::new(Mutex::new(State::Wanted));
-        let (file, shared) = (file.try_clone()?, Arc::clone(&state));
+        // Without a place to put the file, it reaches only who listens just now.
+        let (tell, told) = mpsc::sync_channel(0);
+        let file = file.try_clone()?;
         thread::Builder::new().stack_size(STACK).spawn(move || {
-            let taken = block(&file, mode);
-            let before = std::mem::replace(&mut *sound(&shared), State::Over);
-            if before == State::Wanted {
-                // Whoever asked has the receiver.
-                let _ = tell.send(taken.map(|()| file));
-            }
+            // Where nobody does, closing it lets the lock go.
+            let _ = tell.try_send(block(&file, mode).map(|()| file));
         })?;
-        Ok(Self { place, mode, state, told })
-    }
-
-    /// `None` when the patience is used up.
-    fn wait(self, patience: Duration) -> io::Result<Option<File>> {
-        if let Ok(taken) = self.told.recv_timeout(patience) {
-            return taken.map(Some);
-        }
-        let mut state = sound(&self.state);
-        if *state == State::Over {
-            drop(state);
-            return self.told.recv().map_err(io::Error::other)?.map(Some);
-        }
-        *state = State::Unwanted;
-        drop(state);
-        sound(&GAVE_UP).push(self);
-        Ok(None)
+        Ok(Self { place, mode, told })
     }
 }
 
