@@ -29,22 +29,21 @@ pub(super) fn delete(
     until: Option<Instant>,
 ) -> io::Result<()> {
     let name = name.as_ref();
-    match unlink(parent, name)? {
-        Unlinked::Gone => return Ok(()),
-        Unlinked::Nonempty => {}
+    if unlink(parent, name)? {
+        return Ok(());
     }
     let top = enter(parent, name)?;
     let mut number: u64 = 0;
     loop {
         let (entries, mut more) = names(&top)?;
         for entry in entries {
-            if unlink(&top, Path::new(&entry))? == Unlinked::Gone {
+            if unlink(&top, Path::new(&entry))? {
                 continue;
             }
             let inner = enter(&top, Path::new(&entry))?;
             let (all_below, more_below) = names(&inner)?;
             for below in all_below {
-                if unlink(&inner, Path::new(&below))? == Unlinked::Gone {
+                if unlink(&inner, Path::new(&below))? {
                     continue;
                 }
                 more = true;
@@ -78,21 +77,15 @@ fn in_time(until: Option<Instant>) -> io::Result<()> {
     Err(io::Error::other("it has very many entries, or entries are still being added"))
 }
 
-#[derive(PartialEq, Eq)]
-enum Unlinked {
-    Gone,
-    /// A directory with something in it.
-    Nonempty,
-}
-
-fn unlink(dir: &File, name: &Path) -> io::Result<Unlinked> {
+/// Says whether it is gone: a directory with something in it is not.
+fn unlink(dir: &File, name: &Path) -> io::Result<bool> {
     let deleted = match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::EISDIR) => unlinkat(dir, name, UnlinkatFlags::RemoveDir),
         deleted => deleted,
     };
     match deleted {
-        Ok(()) | Err(Errno::ENOENT) => Ok(Unlinked::Gone),
-        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(Unlinked::Nonempty),
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
