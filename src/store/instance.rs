@@ -47,12 +47,12 @@ pub struct Instance {
 }
 
 impl Instance {
-    fn new(boot_id: String) -> Result<Self, Error> {
+    fn new() -> Result<Self, Error> {
         Ok(Self {
             version: LAYOUT,
             id: random("uuid")?.replace('-', ""),
             netns: netns::own()?,
-            boot_id,
+            boot_id: boot_id()?,
         })
     }
 
@@ -81,42 +81,32 @@ impl Instance {
         Ok(counts.then_some(found))
     }
 
-    /// Reads the instance, or starts a new one where there is none or only one of an earlier boot.
+    /// Reads the instance, or starts a new one where there is none or only one of an earlier boot. One of
+    /// an earlier layout becomes one of today's.
     ///
     /// What an earlier boot recorded goes first, then `furnish` brings in what outlives a boot, and the
     /// new instance is written last: a command killed in between leaves the old instance or none, and
-    /// the next one does it all again.
+    /// the next one does it all again. One of an earlier layout knows nothing of the new entries.
     pub(super) fn of_writer(
         disk: &Disk,
         furnish: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let boot_id = match Self::read(disk)? {
+        let new = match Self::read(disk)? {
             Some(found) if disk.is_volatile() || found.boot_id == boot_id()? => {
-                return found.upgraded(disk);
+                if found.is_current() {
+                    return Ok(found);
+                }
+                Self { version: LAYOUT, ..found }
             }
-            Some(_) => {
-                for directory in OF_ONE_BOOT {
+            found => {
+                for directory in found.map_or(&[][..], |_| &OF_ONE_BOOT) {
                     disk.remove_all(directory)?;
                 }
-                boot_id()?
+                furnish()?;
+                Self::new()?
             }
-            None => boot_id()?,
         };
-        furnish()?;
         build(disk)?;
-        let new = Self::new(boot_id)?;
-        new.write(disk)?;
-        Ok(new)
-    }
-
-    /// The same store in the layout of today. The new version is written last: a command killed in
-    /// between leaves a store of the version before, which knows nothing of the new entries.
-    fn upgraded(self, disk: &Disk) -> Result<Self, Error> {
-        if self.is_current() {
-            return Ok(self);
-        }
-        build(disk)?;
-        let new = Self { version: LAYOUT, ..self };
         new.write(disk)?;
         Ok(new)
     }
