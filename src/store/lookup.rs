@@ -76,20 +76,6 @@ pub(super) fn withdraw(disk: &Disk, name: &str) -> Result<(), Error> {
     if parent(directory) == OWNERS { Ok(()) } else { disk.remove_if_empty(directory).map(drop) }
 }
 
-/// Takes out every entry of a record that does not tell under what names it is entered; what is leaving
-/// is none.
-pub(super) fn forget(disk: &Disk, key: &Key) -> Result<(), Error> {
-    for of in [OWNERS, CONTAINERS, NAMESPACES] {
-        for value in disk.names(of)? {
-            let name = format!("{of}/{value}/{key}");
-            if disk.target(&name)?.is_some() {
-                withdraw(disk, &name)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Enters what is known of a record that cannot be read: a DEL of its container has to find it.
 pub(super) fn enter_unreadable(disk: &Disk, key: &Key) -> Result<(), Error> {
     let Some(attachment) = key.attachment() else { return Ok(()) };

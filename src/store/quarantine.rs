@@ -55,7 +55,9 @@ impl Locked {
             }
         };
         self.withdraw(key, hosts.iter())?;
-        lookup::forget(&self.disk, key)?;
+        // It does not tell under what names it is entered; what is leaving is no entry.
+        let is_entry = |name: &str| !matches!(self.disk.target(name), Ok(None));
+        lookup::prune(&self.disk, |name, entered| entered != key || !is_entry(name))?;
         Ok(aside)
     }
 
