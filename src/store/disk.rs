@@ -321,11 +321,7 @@ impl Disk {
 
     /// Where a symbolic link points; `None` when it is missing or something else.
     pub(super) fn target(&self, name: &str) -> Result<Option<String>, Error> {
-        match readlinkat(&self.dir, name) {
-            Ok(target) => Ok(target.into_string().ok()),
-            Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
-            Err(errno) => Err(self.error("read", name)(errno)),
-        }
+        Ok(self.entry(name)?.filter(|found| found != name))
     }
 
     /// What is in the place of an index entry: where it points, or its own name where it is no link;
@@ -391,7 +387,9 @@ impl Disk {
     pub(super) fn some_names(&self, name: &str, most: usize) -> Result<Vec<String>, Error> {
         use io::ErrorKind::{NotADirectory, NotFound};
         let failed = |error| Error::io("list", &self.full(name))(error);
-        let entries = match fs::read_dir(self.reach(name)) {
+        // A path through the open directory: there is no call relative to one.
+        let path = format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd());
+        let entries = match fs::read_dir(path) {
             // A stray file in the place of a directory is none of ours either.
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
@@ -406,11 +404,6 @@ impl Disk {
     pub(super) fn keys(&self, kind: Kind) -> Result<Vec<Key>, Error> {
         let names = self.names(kind.directory())?;
         Ok(names.iter().filter_map(|name| Key::of_file(kind, name)).collect())
-    }
-
-    /// A path that leads through the open directory, for what has no call relative to one.
-    fn reach(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))
     }
 
     /// Makes a change of a name here durable, where that is wanted.
