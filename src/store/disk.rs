@@ -125,29 +125,25 @@ impl Disk {
         move |errno| Error::io(action, &self.full(name))(errno)
     }
 
-    /// Opens the file to lock; makes it for a writer. `None` when it is missing, for a writer when the
-    /// directory is.
+    /// Opens the file to lock; makes it for a writer. `None` when it is missing; a writer asks again: the
+    /// directory was deleted since it was opened, or another command was faster.
     pub(super) fn lock_file(&self, name: &str, mode: lock::Mode) -> Result<Option<File>, Error> {
         let access = match mode {
             // Some network file systems want a file open for writing to lock it exclusively.
             lock::Mode::Exclusive => OFlag::O_RDWR,
             lock::Mode::Shared => OFlag::O_RDONLY,
         };
-        loop {
-            match self.open_file(name, access, Mode::empty()) {
-                Err(Errno::ENOENT) if mode == lock::Mode::Shared => return Ok(None),
-                Err(Errno::ENOENT) => {}
-                opened => return opened.map(Some).map_err(self.error("open", name)),
-            }
-            match self.open_file(name, access | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE_FILE) {
-                Err(Errno::EEXIST) => {}
-                // The directory was deleted since it was opened.
-                Err(Errno::ENOENT) => return Ok(None),
-                opened => {
-                    let file = opened.map_err(self.error("create", name))?;
-                    fchmod(&file, PRIVATE_FILE).map_err(self.error("protect", name))?;
-                    return Ok(Some(file));
-                }
+        match self.open_file(name, access, Mode::empty()) {
+            Err(Errno::ENOENT) if mode == lock::Mode::Shared => return Ok(None),
+            Err(Errno::ENOENT) => {}
+            opened => return opened.map(Some).map_err(self.error("open", name)),
+        }
+        match self.open_file(name, access | OFlag::O_CREAT | OFlag::O_EXCL, PRIVATE_FILE) {
+            Err(Errno::EEXIST | Errno::ENOENT) => Ok(None),
+            opened => {
+                let file = opened.map_err(self.error("create", name))?;
+                fchmod(&file, PRIVATE_FILE).map_err(self.error("protect", name))?;
+                Ok(Some(file))
             }
         }
     }
