@@ -36,10 +36,11 @@ const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
 /// An open state directory.
 #[derive(Debug)]
 pub(super) struct Disk {
-    path: PathBuf,
-    dir: File,
+    pub(super) path: PathBuf,
+    pub(super) dir: File,
     mode: u32,
-    volatile: bool,
+    /// Whether everything in here ends with this boot: a tmpfs needs neither syncing nor a boot ID.
+    pub(super) is_volatile: bool,
     /// Whether what is written here is to survive a crash of the node.
     durable: bool,
 }
@@ -56,8 +57,8 @@ impl Disk {
         };
         let mode = check_owner(path, &dir)?;
         let kind = fstatfs(&dir).map_err(Error::io("examine the file system of", path))?;
-        let volatile = kind.filesystem_type() == TMPFS_MAGIC;
-        Ok(Some(Self { path: path.to_owned(), dir, mode, volatile, durable: false }))
+        let is_volatile = kind.filesystem_type() == TMPFS_MAGIC;
+        Ok(Some(Self { path: path.to_owned(), dir, mode, is_volatile, durable: false }))
     }
 
     /// Opens `path`, made if it is missing, and takes away whatever others may do in it.
@@ -101,15 +102,6 @@ impl Disk {
     /// Syncs each change from now on.
     pub(super) fn durable(self) -> Self {
         Self { durable: true, ..self }
-    }
-
-    /// Whether everything in here ends with this boot: a tmpfs needs neither syncing nor a boot ID.
-    pub(super) fn is_volatile(&self) -> bool {
-        self.volatile
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The full path of `name`, for people.
@@ -309,10 +301,6 @@ impl Disk {
     /// Opens a directory below this one, unless a link is in its place.
     pub(super) fn open_directory(&self, name: &str) -> nix::Result<File> {
         self.open_file(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
-    }
-
-    pub(super) fn dir(&self) -> &File {
-        &self.dir
     }
 
     /// Where a symbolic link points; `None` when it is missing or something else.

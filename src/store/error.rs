@@ -210,7 +210,7 @@ struct Remedy<'a>(&'a Key, &'a Damage);
 
 impl fmt::Display for Remedy<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.kind(), self.1) {
+        match (self.0.kind, self.1) {
             (Kind::Unknown, _) | (_, Damage::NewerLayout { .. }) => {
                 out.write_str("the later autoport that wrote it releases them")
             }
@@ -221,7 +221,7 @@ impl fmt::Display for Remedy<'_> {
                 out.write_str("a DEL of its container, a GC or `autoport repair`")
             }
             (Kind::HostPod, _) => out.write_str("`autoport repair`"),
-            (Kind::Reservation, _) => write!(out, "`autoport release {}`", self.0.stem()),
+            (Kind::Reservation, _) => write!(out, "`autoport release {}`", self.0.stem),
         }
     }
 }

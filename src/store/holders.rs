@@ -87,7 +87,7 @@ impl Shared {
 
     /// Reads what an entry leads to; `None` when that is nothing.
     pub fn who(&self, key: &Key) -> Option<Who> {
-        let read = match key.kind() {
+        let read = match key.kind {
             Kind::Attachment | Kind::HostPod => {
                 self.record(key).map(|read| read.map(|record| Who::Record(Box::new(record))))
             }

@@ -77,7 +77,7 @@ impl Instance {
     /// counts.
     pub(super) fn of_reader(disk: &Disk) -> Result<Option<Self>, Error> {
         let Some(found) = Self::read(disk)? else { return Ok(None) };
-        let counts = disk.is_volatile() || found.boot_id == boot_id()?;
+        let counts = disk.is_volatile || found.boot_id == boot_id()?;
         Ok(counts.then_some(found))
     }
 
@@ -92,7 +92,7 @@ impl Instance {
         furnish: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let new = match Self::read(disk)? {
-            Some(found) if disk.is_volatile() || found.boot_id == boot_id()? => {
+            Some(found) if disk.is_volatile || found.boot_id == boot_id()? => {
                 if found.is_current() {
                     return Ok(found);
                 }

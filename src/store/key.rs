@@ -21,8 +21,9 @@ const LONGEST: usize = 200;
 /// network's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    kind: Kind,
-    stem: String,
+    pub(super) kind: Kind,
+    /// Without the directory and the ending.
+    pub(super) stem: String,
 }
 
 /// What a key is the name of: the directory its file is in.
@@ -108,15 +109,6 @@ impl Key {
     /// Whether this version knows what kind of holder it names.
     pub fn is_known(&self) -> bool {
         self.kind != Kind::Unknown
-    }
-
-    pub(super) const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Without the directory and the ending.
-    pub(super) fn stem(&self) -> &str {
-        &self.stem
     }
 
     /// Reads the name of a file in the directory of `kind` back.

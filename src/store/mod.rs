@@ -191,7 +191,7 @@ impl Shared {
         if recorded == own {
             return Ok(());
         }
-        Err(Error::OtherNetns { path: self.disk.path().to_owned(), recorded, own })
+        Err(Error::OtherNetns { path: self.disk.path.clone(), recorded, own })
     }
 
     /// Everything that the attachment or host-network pod of this key holds. A record of another

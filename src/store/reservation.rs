@@ -50,7 +50,7 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Reservation, Damage> {
 
 /// The file of a reservation in the directory of those that outlive a boot.
 fn kept_file(key: &Key) -> String {
-    format!("{}.json", key.stem())
+    format!("{}.json", key.stem)
 }
 
 /// Brings back what is kept at `kept` and not in the store. What cannot be read is left where it is,

@@ -38,7 +38,7 @@ impl<'a> SharedDir<'a> {
     /// can reach it.
     pub(super) fn make(disk: &'a Disk, name: &'a str) -> Result<Self, Error> {
         let error = |errno| Error::io("open up", &disk.full(name))(errno);
-        let enter = || match mkdirat(disk.dir(), name, Mode::S_IRWXU) {
+        let enter = || match mkdirat(&disk.dir, name, Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => disk.open_directory(name),
             Err(errno) => Err(errno),
         };
@@ -69,7 +69,7 @@ impl<'a> SharedDir<'a> {
 
     /// Deletes the directory `name` of `disk` with everything in it.
     pub(super) fn remove(disk: &Disk, name: &str) -> Result<(), Error> {
-        tree::delete(disk.dir(), name, soon()).map_err(Error::io("delete", &disk.full(name)))
+        tree::delete(&disk.dir, name, soon()).map_err(Error::io("delete", &disk.full(name)))
     }
 
     /// Puts a file with these bytes, which everybody may read, in the place of whatever `name` is.
@@ -77,7 +77,7 @@ impl<'a> SharedDir<'a> {
     pub(super) fn replace(&self, temporary: &str, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let full = self.disk.full(&format!("{}/{name}", self.name));
         self.disk.write_temporary(temporary, &full, bytes, Mode::from_bits_truncate(0o644))?;
-        let put = || renameat(self.disk.dir(), temporary, &self.dir, name);
+        let put = || renameat(&self.disk.dir, temporary, &self.dir, name);
         let done = match put() {
             Err(Errno::EISDIR) => {
                 tree::delete(&self.dir, name, soon()).map_err(Error::io("delete", &full))?;
