@@ -1,6 +1,5 @@
 //! What can go wrong with the state directory, as facts.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,7 +66,7 @@ pub enum Error {
         "lock {} stayed taken for {:.1} s{}; try again, or raise lockTimeout",
         path.display(),
         waited.as_secs_f64(),
-        ByHolder(holder.as_ref())
+        holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
     )]
     LockTaken {
         /// The lock file.
@@ -136,7 +135,7 @@ impl Error {
 
 /// A record that exists and cannot be understood. Its ports stay held until it is discarded.
 #[derive(Debug, thiserror::Error)]
-#[error("record {} cannot be read; its ports stay held until {}", path.display(), Remedy(key, source))]
+#[error("record {} cannot be read; its ports stay held until {}", path.display(), remedy(key, source))]
 pub struct Unreadable {
     /// Whose record it is.
     pub key: Key,
@@ -206,31 +205,17 @@ pub enum Damage {
 }
 
 /// What frees the ports of a record that cannot be read.
-struct Remedy<'a>(&'a Key, &'a Damage);
-
-impl fmt::Display for Remedy<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.kind, self.1) {
-            (Kind::Unknown, _) | (_, Damage::NewerLayout { .. }) => {
-                out.write_str("the later autoport that wrote it releases them")
-            }
-            (Kind::Attachment | Kind::HostPod, Damage::Io(_)) => {
-                out.write_str("it can be read again, or a DEL of its container")
-            }
-            (Kind::Attachment, _) => {
-                out.write_str("a DEL of its container, a GC or `autoport repair`")
-            }
-            (Kind::HostPod, _) => out.write_str("`autoport repair`"),
-            (Kind::Reservation, _) => write!(out, "`autoport release {}`", self.0.stem),
+fn remedy(key: &Key, damage: &Damage) -> String {
+    let remedy = match (key.kind, damage) {
+        (Kind::Unknown, _) | (_, Damage::NewerLayout { .. }) => {
+            "the later autoport that wrote it releases them"
         }
-    }
-}
-
-/// The part of a sentence that names who has the lock, or nothing.
-struct ByHolder<'a>(Option<&'a LockHolder>);
-
-impl fmt::Display for ByHolder<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |holder| write!(out, ", by {holder}"))
-    }
+        (Kind::Attachment | Kind::HostPod, Damage::Io(_)) => {
+            "it can be read again, or a DEL of its container"
+        }
+        (Kind::Attachment, _) => "a DEL of its container, a GC or `autoport repair`",
+        (Kind::HostPod, _) => "`autoport repair`",
+        (Kind::Reservation, _) => return format!("`autoport release {}`", key.stem),
+    };
+    remedy.to_owned()
 }
