@@ -117,6 +117,6 @@ impl Shared {
     /// # Errors
     /// When the index cannot be examined.
     pub fn entered_at(&self, protocol: Protocol, port: NonZeroU16) -> Result<bool, Error> {
-        index::any_at(&self.disk, protocol, port)
+        Ok(self.disk.inode(&index::directory(protocol, port))?.is_some())
     }
 }

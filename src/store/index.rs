@@ -12,7 +12,7 @@ use crate::model::{HostPort, Protocol};
 /// From an entry up to the state directory.
 const UP: &str = "../../../";
 
-fn directory(protocol: Protocol, port: NonZeroU16) -> String {
+pub(super) fn directory(protocol: Protocol, port: NonZeroU16) -> String {
     format!("{}/{port}", of_protocol(protocol))
 }
 
@@ -42,11 +42,6 @@ pub(super) fn withdraw(disk: &Disk, host: &HostPort) -> Result<(), Error> {
 /// Takes away the directory of a port that nobody is entered for.
 pub(super) fn abandon(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Result<(), Error> {
     disk.remove_if_empty(&directory(protocol, port)).map(drop)
-}
-
-/// Whether anything at all is entered for a port, on whatever address: one look-up.
-pub(super) fn any_at(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Result<bool, Error> {
-    Ok(disk.inode(&directory(protocol, port))?.is_some())
 }
 
 /// Who is entered for exactly this host port.
