@@ -1,10 +1,10 @@
 //! Whether what is held works: the record against what is asked for, then the kernel against the record.
 
-use super::{decide, holds, loopback};
+use super::{decide, loopback};
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::Nft;
-use crate::model::{Ask, Grant};
+use crate::model::{Ask, Grant, Record};
 use crate::plan;
 use crate::ruleset::{Identity, Ruleset};
 use crate::store::{self, Key, Store};
@@ -37,7 +37,8 @@ fn difference(
     let record = shared.record(&Key::of(&ask.holder)).map_err(store::Error::from)?;
     let (claimant, _) = decide::owner(ask);
     // What it holds it left to nobody.
-    if !ask.fixed.iter().all(|wanted| holds(record.as_ref(), &wanted.host)) {
+    let holds = |record: &Record| ask.fixed.iter().all(|it| record.mapping_at(&it.host).is_some());
+    if !record.as_ref().is_some_and(holds) {
         let holders = shared.holders(&decide::hosts_of(&ask.fixed))?;
         decide::leave_to_siblings(&holders, &claimant, &mut ask.fixed);
         if ask.is_empty() {

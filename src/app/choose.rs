@@ -41,11 +41,14 @@ impl<'a> Chooser<'a> {
         Ok(Self { scene, ask, owner, before, kin, memory })
     }
 
+    fn holds(&self, host: &HostPort) -> bool {
+        self.before.is_some_and(|before| before.mapping_at(host).is_some())
+    }
+
     /// Whether the attachment holds the port, or its container released it just now: then its own
     /// runtime listens on it (podman's conmon, while the network is being reloaded).
     fn is_its_own(&self, host: &HostPort) -> bool {
-        super::holds(self.before, host)
-            || self.memory.is_reloading(&self.ask.holder, host, self.scene.now)
+        self.holds(host) || self.memory.is_reloading(&self.ask.holder, host, self.scene.now)
     }
 
     /// Refuses what the operator forbids.
@@ -141,7 +144,7 @@ impl<'a> Chooser<'a> {
         examined: bool,
         survey: &mut Survey<'_>,
     ) -> Result<Availability, Error> {
-        if spot.hosts().all(|host| super::holds(self.before, &host)) {
+        if spot.hosts().all(|host| self.holds(&host)) {
             return Ok(Availability::Free);
         }
         let found = survey.look(spot, examined)?;

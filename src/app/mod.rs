@@ -30,7 +30,6 @@ use crate::cni;
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{Applied, Nft, Redirected};
-use crate::model::{HostPort, Record};
 use crate::ruleset::Traffic;
 use crate::store::{PERSISTENT, Store, Unreadable};
 
@@ -88,12 +87,6 @@ fn split<T>(read: Vec<Result<T, Unreadable>>) -> (Vec<T>, Vec<Unreadable>) {
     let mut unreadable = Vec::new();
     let readable = |one: Result<T, _>| one.map_err(|error| unreadable.push(error)).ok();
     (read.into_iter().filter_map(readable).collect(), unreadable)
-}
-
-/// Whether exactly this host port is recorded.
-fn holds(record: Option<&Record>, host: &HostPort) -> bool {
-    let find = |record: &Record| record.mappings.binary_search_by(|it| it.host.cmp(host)).is_ok();
-    record.is_some_and(find)
 }
 
 /// Notes why something failed that does not fail the command.

@@ -262,6 +262,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// The mapping of exactly this host port.
+    pub fn mapping_at(&self, host: &HostPort) -> Option<&Mapping> {
+        let place = self.mappings.binary_search_by(|mapping| mapping.host.cmp(host)).ok()?;
+        self.mappings.get(place)
+    }
+
     /// The numbers that the node chose, each once, in however many protocols.
     pub fn chosen_numbers(&self) -> BTreeSet<u16> {
         let run = |grant: &Grant| {

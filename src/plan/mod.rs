@@ -72,11 +72,7 @@ pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
     if recorded.policy != wanted.policy {
         return Some("the network's configuration changed since ADD".to_owned());
     }
-    let found = |host| {
-        let place = recorded.mappings.binary_search_by(|mapping| mapping.host.cmp(&host)).ok()?;
-        recorded.mappings.get(place)
-    };
-    wanted.mappings.iter().find_map(|mapping| match found(mapping.host) {
+    wanted.mappings.iter().find_map(|mapping| match recorded.mapping_at(&mapping.host) {
         None => Some(format!("host port {} is not recorded for it", mapping.host)),
         Some(recorded) if recorded.target != mapping.target => {
             let name = |target: Option<SocketAddr>| {

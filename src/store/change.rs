@@ -65,7 +65,7 @@ impl Locked {
 
     /// Takes out what is entered for `before` and not for `record`, both of one holder.
     fn withdraw_all_but(&self, record: &Record, before: &Record) -> Result<(), Error> {
-        let gone = before.mappings.iter().filter(|old| !record::lists(&record.mappings, &old.host));
+        let gone = before.mappings.iter().filter(|old| record.mapping_at(&old.host).is_none());
         self.withdraw(&Key::of(&record.owner.holder), gone.map(|mapping| &mapping.host))?;
         if !before.grants.is_empty() {
             self.note_change(before);

@@ -33,7 +33,7 @@ impl Who {
     /// Whether an entry for `host` that leads here counts: the record lists it, or might.
     pub fn counts_at(&self, host: &HostPort) -> bool {
         match self {
-            Self::Record(record) => record::lists(&record.mappings, host),
+            Self::Record(record) => record.mapping_at(host).is_some(),
             Self::Reservation(reservation) => reservation.hosts.binary_search(host).is_ok(),
             Self::Unreadable(_) => true,
         }

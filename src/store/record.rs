@@ -127,8 +127,3 @@ fn check_content(record: &Record) -> Result<(), String> {
     }
     Ok(())
 }
-
-/// Whether sorted mappings hold exactly this host port.
-pub(super) fn lists(mappings: &[Mapping], host: &HostPort) -> bool {
-    mappings.binary_search_by(|mapping| mapping.host.cmp(host)).is_ok()
-}
