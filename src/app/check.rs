@@ -13,11 +13,11 @@ use crate::store::{self, Key, Store};
 ///
 /// # Errors
 /// [`Error::Different`]; or what the store or the kernel says.
-pub fn check(store: &Store, mut ask: Ask, now: u64, log: &mut dyn Log) -> Result<(), Error> {
+pub fn check(store: &Store, mut ask: Ask, log: &mut dyn Log) -> Result<(), Error> {
     if ask.is_empty() {
         return Ok(());
     }
-    match difference(store, &mut ask, now, log)? {
+    match difference(store, &mut ask, log)? {
         None => Ok(()),
         Some(difference) => {
             Err(Error::Different { attachment: ask.holder.to_string(), difference })
@@ -25,12 +25,7 @@ pub fn check(store: &Store, mut ask: Ask, now: u64, log: &mut dyn Log) -> Result
     }
 }
 
-fn difference(
-    store: &Store,
-    ask: &mut Ask,
-    now: u64,
-    log: &mut dyn Log,
-) -> Result<Option<String>, Error> {
+fn difference(store: &Store, ask: &mut Ask, log: &mut dyn Log) -> Result<Option<String>, Error> {
     let nothing_recorded = || Ok(Some("nothing is recorded for it".to_owned()));
     let Some(shared) = store.read(log)? else { return nothing_recorded() };
     shared.belongs_here()?;
@@ -54,9 +49,8 @@ fn difference(
         };
         grants.push(Grant { request: request.clone(), port });
     }
-    let (netns, boot_id) = (shared.instance().netns, &shared.instance().boot_id);
-    let wanted = decide::wanted(ask, claimant, grants, now, netns, boot_id);
-    if let Some(difference) = plan::difference(&record, &wanted) {
+    let wanted = decide::mappings(ask, &claimant, &grants, shared.instance().netns);
+    if let Some(difference) = plan::difference(&record, &ask.policy, &wanted) {
         return Ok(Some(difference));
     }
     let owned = shared.owned(&record)?;

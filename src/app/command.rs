@@ -103,7 +103,7 @@ fn execute(
             let granted = claimed.map(|claimed| (store, claimed));
             return Ok((asked.result.get().into(), granted));
         }
-        Call::Check(asked) => check(&store(&asked.store), asked.ask, now, log),
+        Call::Check(asked) => check(&store(&asked.store), asked.ask, log),
         Call::Del { attachment, store: it } => {
             let store = store(&it).waiting(PATIENCE);
             release(&store, &attachment.into(), &|| true, now, log)

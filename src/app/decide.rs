@@ -10,7 +10,7 @@ use crate::model::{Ask, Grant, HostPort, Mapping, NamespaceId, Owner, Record};
 use crate::netns;
 use crate::plan::{self, Cursors, Standing};
 use crate::ruleset::{chains_of, elements_of};
-use crate::store::{self, Held, Shared, Who};
+use crate::store::{Held, Key, Shared, Who};
 
 /// What is to be done.
 pub(super) struct Plan {
@@ -39,36 +39,23 @@ fn on_host(owner: &Owner, netns: NamespaceId) -> bool {
     owner.attachment().is_none() || owner.netns.as_ref().is_some_and(|own| own.id == netns)
 }
 
-/// The record that `ask` of `owner` asks for, with these grants for its requests; `netns` is the node's
-/// own network namespace.
-pub(super) fn wanted(
+/// What `ask` of `owner` is to hold, sorted, with these grants for its requests; `netns` is the node's own
+/// network namespace.
+pub(super) fn mappings(
     ask: &Ask,
-    owner: Owner,
-    grants: Vec<Grant>,
-    now: u64,
+    owner: &Owner,
+    grants: &[Grant],
     netns: NamespaceId,
-    boot_id: &str,
-) -> Record {
-    let on_host = on_host(&owner, netns);
+) -> Vec<Mapping> {
     let mut mappings = ask.fixed.clone();
-    mappings.extend(plan::expand(&grants, &ask.pod_addresses));
+    mappings.extend(plan::expand(grants, &ask.pod_addresses));
     mappings.sort_unstable();
-    if on_host {
+    if on_host(owner, netns) {
         for mapping in &mut mappings {
             mapping.target = None;
         }
     }
-    Record {
-        owner,
-        pod_addresses: ask.pod_addresses.clone(),
-        policy: ask.policy.clone(),
-        mappings,
-        grants,
-        dialects: ask.dialects.clone(),
-        advertised: Vec::new(),
-        created: now,
-        boot_id: boot_id.to_owned(),
-    }
+    mappings
 }
 
 /// Decides who gets what. What the container's other networks map already is taken out of `ask`;
@@ -83,14 +70,9 @@ pub(super) fn decide(
 ) -> Result<Option<Plan>, Error> {
     let Scene { shared, gathered, now, .. } = *scene;
     let (netns, boot_id) = scene.place()?;
-    let before = match shared.map_or(Ok(None), |shared| shared.record(&store::Key::of(&ask.holder)))
-    {
-        Err(source) => {
-            let what = format!("what {} holds", ask.holder);
-            return Err(Error::Unreadable { what, source });
-        }
-        Ok(before) => before,
-    };
+    let before = shared.map_or(Ok(None), |shared| shared.record(&Key::of(&ask.holder)));
+    let what = || format!("what {} holds", ask.holder);
+    let before = before.map_err(|source| Error::Unreadable { what: what(), source })?;
     let (owner, missing) = owner(ask);
     if let Some(missing) = missing.filter(|_| scene.is_real) {
         return Err(Error::NoNamespace(missing));
@@ -111,15 +93,21 @@ pub(super) fn decide(
     let mut giving_way = superseded(&owner, holders, &ask.fixed)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
-    let mut wanted = wanted(ask, owner.clone(), granted.grants, now, netns, boot_id);
-    if !wanted.grants.is_empty() {
-        let holders = holders_of(shared, &wanted.mappings)?;
-        giving_way = superseded(&owner, holders, &wanted.mappings)?;
+    let mappings = mappings(ask, &owner, &granted.grants, netns);
+    if !granted.grants.is_empty() {
+        giving_way = superseded(&owner, holders_of(shared, &mappings)?, &mappings)?;
     }
-    if let Some(before) = &before {
-        wanted.created = before.created;
-    }
-    wanted.advertised.clone_from(&gathered.advertised);
+    let wanted = Record {
+        owner,
+        pod_addresses: ask.pod_addresses.clone(),
+        policy: ask.policy.clone(),
+        mappings,
+        grants: granted.grants,
+        dialects: ask.dialects.clone(),
+        advertised: gathered.advertised.clone(),
+        created: before.as_ref().map_or(now, |before| before.created),
+        boot_id: boot_id.to_owned(),
+    };
     warn_of_portmap(&gathered.portmap, &wanted, log);
     Ok(Some(Plan { before, giving_way, wanted, cursors: granted.cursors }))
 }

@@ -8,7 +8,7 @@ mod permit;
 
 use std::net::SocketAddr;
 
-use crate::model::{Mapping, Netns, Owner, Record};
+use crate::model::{Mapping, Netns, Owner, Policy, Record};
 
 pub use self::allocate::allocate;
 pub use self::choice::{Availability, Choice, Cursors, Granted, Spot};
@@ -67,12 +67,12 @@ pub fn union(before: &[Mapping], wanted: &[Mapping]) -> Vec<Mapping> {
     union
 }
 
-/// Names the first thing that `recorded` has not as `wanted` has it.
-pub fn difference(recorded: &Record, wanted: &Record) -> Option<String> {
-    if recorded.policy != wanted.policy {
+/// Names the first thing that `recorded` has not as it is wanted.
+pub fn difference(recorded: &Record, policy: &Policy, wanted: &[Mapping]) -> Option<String> {
+    if recorded.policy != *policy {
         return Some("the network's configuration changed since ADD".to_owned());
     }
-    wanted.mappings.iter().find_map(|mapping| match recorded.mapping_at(&mapping.host) {
+    wanted.iter().find_map(|mapping| match recorded.mapping_at(&mapping.host) {
         None => Some(format!("host port {} is not recorded for it", mapping.host)),
         Some(recorded) if recorded.target != mapping.target => {
             let name = |target: Option<SocketAddr>| {
