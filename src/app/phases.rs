@@ -64,15 +64,18 @@ pub(super) fn with<T>(
             end_flows(nft, change, log);
         }
     }
-    forget(&unlocked, &leaving, log);
+    for record in &leaving {
+        tolerate(unlocked.forget(record), Undone::NotCollected, log);
+    }
     let published = match &uid {
         Some(uid) => unlocked.publish(uid, PATIENCE, log).map_err(Error::from),
-        None if clears => {
-            return Finished { done, published: clear_published(unlocked, log) };
-        }
+        None if clears => clear_published(&unlocked, log),
         None => Ok(()),
     };
-    publish_rest(unlocked, log);
+    // A container may have made anything of its directory, and no command fails for that of another pod.
+    for error in unlocked.publish_rest(PATIENCE, log) {
+        failed(log, Undone::PublicationLeft, error);
+    }
     Finished { done, published }
 }
 
@@ -184,13 +187,6 @@ impl UnderLock<'_> {
     }
 }
 
-/// Forgets records whose flows have ended.
-fn forget(unlocked: &Unlocked, leaving: &[Record], log: &mut dyn Log) {
-    for error in leaving.iter().filter_map(|record| unlocked.forget(record).err()) {
-        failed(log, Undone::NotCollected, error);
-    }
-}
-
 fn open<'a>(nft: &'a mut Option<Nft>, locked: &Locked) -> Result<&'a mut Nft, Error> {
     let open = match nft.take() {
         Some(open) => open,
@@ -218,20 +214,9 @@ pub(super) fn withdraw_by_name(
 /// How long is waited for a pod's directory, in which a command may be held up by its containers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Writes the published files of every pod whose records were changed. A container may have made
-/// anything of its directory, and no command fails for that of another pod.
-fn publish_rest(unlocked: Unlocked, log: &mut dyn Log) {
-    for error in unlocked.publish_rest(PATIENCE, log) {
-        failed(log, Undone::PublicationLeft, error);
-    }
-}
-
-/// The same, and deletes those of pods that have no record. Gives the first failure and notes the
-/// others.
-fn clear_published(unlocked: Unlocked, log: &mut dyn Log) -> Result<(), Error> {
-    let cleared = unlocked.clear_published(PATIENCE, log);
-    publish_rest(unlocked, log);
-    let mut failures = cleared?.into_iter();
+/// Deletes the published files of pods that have no record. Gives the first failure and notes the others.
+fn clear_published(unlocked: &Unlocked, log: &mut dyn Log) -> Result<(), Error> {
+    let mut failures = unlocked.clear_published(PATIENCE, log)?.into_iter();
     let first = failures.next();
     for error in failures {
         failed(log, Undone::PublicationLeft, error);
