@@ -69,7 +69,6 @@ pub fn collect(
         let locked = store.lock(log)?;
         let Finished { done, published } = phases::with(locked, None, now, log, |command| {
             command.locked.belongs_here()?;
-            command.clear_published();
             command.finish_all();
             for one in &mut judged {
                 if let Judged::Removed(record) = one
@@ -133,7 +132,6 @@ fn goes(record: &Record, is_listed: Option<bool>, now: u64) -> bool {
 }
 
 fn sweep(command: &mut UnderLock<'_>, going: Vec<Result<Record, Unreadable>>) -> Result<(), Error> {
-    command.clear_published();
     command.finish_all();
     let mut first_failure = Ok(());
     for read in going {

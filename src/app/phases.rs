@@ -131,8 +131,10 @@ impl UnderLock<'_> {
         Ok(())
     }
 
-    /// The same for all records. What cannot be listed keeps the command from nothing.
+    /// The same for all records, and has the published files of pods without a record deleted when the lock
+    /// is free: [`Finished`] says what came of that. What cannot be listed keeps the command from nothing.
     pub(super) fn finish_all(&mut self) {
+        self.clears = true;
         let all = self.locked.all_leaving().map_err(Error::from);
         let finished = all.and_then(|leaving| self.finish(leaving));
         tolerate(finished, Undone::StaleFlows, self.log);
@@ -155,11 +157,6 @@ impl UnderLock<'_> {
     /// [`Finished`] what came of it.
     pub(super) fn publish(&mut self, owner: &Owner) {
         self.uid = owner.uid().map(str::to_owned);
-    }
-
-    /// Has the published files of pods without a record deleted when the lock is free, likewise.
-    pub(super) const fn clear_published(&mut self) {
-        self.clears = true;
     }
 
     /// Makes `change` true, and builds the table again where it is damaged: from the records but those of

@@ -77,7 +77,6 @@ fn mend(
     ownership: Ownership,
     survey: Option<&Survey>,
 ) -> Result<Repaired, Error> {
-    command.clear_published();
     command.finish_all();
     let locked = command.locked;
     let mut left_alone = Vec::new();
