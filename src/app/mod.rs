@@ -30,7 +30,6 @@ use crate::cni;
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel::{Applied, Nft, Redirected};
-use crate::ruleset::Traffic;
 use crate::store::{PERSISTENT, Store, Unreadable};
 
 pub use check::check;
@@ -60,20 +59,18 @@ pub fn store(config: &cni::StoreConfig) -> Store {
     }
 }
 
-/// Notes what had to be changed in the table besides what a command is about, and hands back what is
-/// translated only now.
+/// Notes what had to be changed in the table besides what a command is about.
 ///
 /// # Errors
 /// Why something that was released may still be there.
-fn report(applied: Applied, log: &mut dyn Log) -> Result<Vec<Traffic>, Error> {
-    let mended = applied.summary();
-    if let Some(reason) = applied.rebuilt {
+fn report(applied: &mut Applied, log: &mut dyn Log) -> Result<(), Error> {
+    if let Some(reason) = applied.rebuilt.clone() {
         log.note(Event::Built { reason });
     }
-    if let Some(summary) = mended {
+    if let Some(summary) = applied.summary() {
         log.note(Event::Mended { summary });
     }
-    applied.unfinished.map_or(Ok(applied.restored), |error| Err(error.into()))
+    applied.unfinished.take().map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Ends the flows that `change` makes stale. One that lives on is worth a word, not the failure of a command

@@ -101,9 +101,9 @@ impl UnderLock<'_> {
     /// # Errors
     /// When the store or the kernel refuses, or something that was released may still be there.
     pub(super) fn reconcile(&mut self) -> Result<(), Error> {
-        let Self { locked, nft, log, redirected, .. } = self;
-        let mended = reconcile::reconcile(locked, open(nft, locked)?, *log)?;
-        redirected[0].new.extend(mended.restored);
+        let Self { locked, nft, log, .. } = self;
+        let mut applied = reconcile::reconcile(locked, open(nft, locked)?, *log)?;
+        self.restored(&mut applied);
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl UnderLock<'_> {
             new.push(Traffic::of(wanted, wanted.mappings.clone()));
         }
         let unused = std::mem::take(&mut applied.unused);
-        Ok(report(applied, *log).map(|_| unused))
+        Ok(report(&mut applied, *log).map(|()| unused))
     }
 }
 

@@ -78,10 +78,10 @@ fn look(store: &Store, log: &mut dyn Log) -> Result<bool, Error> {
     };
     shared.belongs_here()?;
     let mut nft = Nft::open(&shared.instance().id)?;
-    let mended = reconcile::reconcile(&shared, &mut nft, log)?;
+    let applied = reconcile::reconcile(&shared, &mut nft, log)?;
     drop(shared);
-    end_flows(&mut nft, &Redirected { new: mended.restored, ..Redirected::default() }, log);
-    Ok(mended.anything)
+    end_flows(&mut nft, &Redirected { new: applied.restored, ..Redirected::default() }, log);
+    Ok(applied.rebuilt.is_some() || !applied.mended.is_empty())
 }
 
 /// Whether the same may work in a while although nobody changes the table.
