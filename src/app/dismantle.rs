@@ -80,28 +80,23 @@ fn take_back(
     }
     shared.belongs_here()?;
     let mut nft = Nft::open(&shared.instance().id)?;
-    let (loopback, kept_loopback) = returned(&mut nft, shared)?;
+    let switched_on = shared.loopback()?.into_iter().filter(|inlet| inlet.switched_on);
+    let interfaces: Vec<_> = switched_on.map(|inlet| inlet.interface).collect();
+    // Its pods would no longer be reached from 127.0.0.1, and it sets the sysctl itself.
+    let is_portmaps = !nft.portmap()?.is_empty();
     if let Some(locked) = locked {
         // The chain `guard` goes last: without it they would be open to everybody.
-        for interface in &loopback {
-            kernel::refuse_loopback(interface)?;
-            locked.forget_loopback(interface)?;
-        }
-        for interface in &kept_loopback {
+        for interface in &interfaces {
+            if !is_portmaps {
+                kernel::refuse_loopback(interface)?;
+            }
             locked.forget_loopback(interface)?;
         }
     }
+    let (loopback, kept_loopback) =
+        if is_portmaps { (Vec::new(), interfaces) } else { (interfaces, Vec::new()) };
     let table_removed = nft.remove_table(locked.is_none())?;
     Ok(Dismantled { table_removed, loopback, kept_loopback, ..found })
-}
-
-/// On which of the interfaces `route_localnet` goes back, and on which it stays for portmap: whose pods
-/// would no longer be reached from 127.0.0.1, and which sets the sysctl itself.
-fn returned(nft: &mut Nft, shared: &Shared) -> Result<(Vec<String>, Vec<String>), Error> {
-    let switched_on = shared.loopback()?.into_iter().filter(|inlet| inlet.switched_on);
-    let noted = switched_on.map(|inlet| inlet.interface).collect();
-    let is_portmaps = !nft.portmap()?.is_empty();
-    Ok(if is_portmaps { (Vec::new(), noted) } else { (noted, Vec::new()) })
 }
 
 #[cfg(test)]
