@@ -2,6 +2,7 @@
 
 use super::choose::Chooser;
 use super::gather::Scene;
+use super::survey::standing;
 use super::table;
 use crate::error::Error;
 use crate::event::{Event, Log};
@@ -142,7 +143,7 @@ pub(super) fn leave_to_siblings<'a>(
     let mut siblings = Vec::new();
     for holder in holders {
         let Who::Record(record) = &holder.who else { continue };
-        if plan::standing(claimant, &record.owner, netns::is_gone) != Standing::Sibling {
+        if standing(claimant, &holder.who) != Standing::Sibling {
             continue;
         }
         let before = wanted.len();
@@ -176,10 +177,7 @@ fn superseded(
         });
         // What was left to a sibling is not wanted any more.
         let Some((wanted_host, held)) = overlaps.next() else { continue };
-        let standing = match &holder.who {
-            Who::Record(record) => plan::standing(claimant, &record.owner, netns::is_gone),
-            Who::Reservation(_) | Who::Unreadable(_) => Standing::Holds,
-        };
+        let standing = standing(claimant, &holder.who);
         match (holder.who, standing) {
             (Who::Record(_), Standing::Same) => {}
             (Who::Record(record), Standing::Superseded(reason)) => {

@@ -82,7 +82,10 @@ impl<'a> Survey<'a> {
                     return Ok(Availability::Held);
                 }
                 self.left -= 1;
-                let who = shared.who(&key).filter(|who| is_respected(self.owner, who));
+                let keeps = |who: &Who| {
+                    matches!(standing(self.owner, who), Standing::Holds | Standing::Sibling)
+                };
+                let who = shared.who(&key).filter(keeps);
                 self.holders.insert(key.clone(), who);
             }
             let holder = self.holders.get(&key).and_then(Option::as_ref);
@@ -103,14 +106,11 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// Whether `owner` has to leave to a holder what that one holds.
-fn is_respected(owner: &Owner, who: &Who) -> bool {
+/// How a holder stands to `claimant`, by the evidence there is now.
+pub(super) fn standing(claimant: &Owner, who: &Who) -> Standing {
     match who {
-        Who::Record(record) => {
-            let standing = plan::standing(owner, &record.owner, netns::is_gone);
-            matches!(standing, Standing::Holds | Standing::Sibling)
-        }
-        Who::Reservation(_) | Who::Unreadable(_) => true,
+        Who::Record(record) => plan::standing(claimant, &record.owner, netns::is_gone),
+        Who::Reservation(_) | Who::Unreadable(_) => Standing::Holds,
     }
 }
 
