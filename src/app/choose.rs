@@ -9,7 +9,7 @@ use crate::kernel::Listener;
 use crate::model::{Ask, Grant, HostPort, Owner, Record};
 use crate::plan::{
     self, Availability, Choice, Chosen, Cursors, Earlier, Granted, Spot, Standing, allocate,
-    earlier, permit,
+    earlier,
 };
 use crate::store::{Key, Memory, Shared};
 
@@ -51,14 +51,6 @@ impl<'a> Chooser<'a> {
         self.holds(host) || self.memory.is_reloading(&self.ask.holder, host, self.scene.now)
     }
 
-    /// Refuses what the operator forbids.
-    ///
-    /// # Errors
-    /// [`Error::Forbidden`].
-    pub(super) fn permit(&self) -> Result<(), Error> {
-        Ok(permit(self.ask, self.chosen_already()?)?)
-    }
-
     /// Whether a record is of an earlier sandbox of the pod, whose DEL has not come.
     fn is_earlier(&self, record: &Record) -> bool {
         let standing = plan::standing(self.owner, &record.owner, |_| false);
@@ -67,7 +59,7 @@ impl<'a> Chooser<'a> {
 
     /// How many numbers are chosen besides this claim, for the limits. What it held before, and what
     /// it takes over from an earlier sandbox, is part of it.
-    fn chosen_already(&self) -> Result<Chosen, Error> {
+    pub(super) fn chosen_already(&self) -> Result<Chosen, Error> {
         let mut chosen = Chosen::default();
         let mut part_of_it = BTreeSet::from([Key::of(&self.ask.holder)]);
         for record in &self.kin {

@@ -90,7 +90,7 @@ pub(super) fn decide(
         log.note(Event::NoAddress(Box::new(owner.clone())));
     }
     let chooser = Chooser::new(scene, ask, &owner, before.as_ref())?;
-    chooser.permit()?;
+    plan::permit(ask, chooser.chosen_already()?)?;
     let mut giving_way = superseded(&owner, holders, &ask.fixed)?;
     chooser.find_listeners()?;
     let granted = chooser.choose()?;
