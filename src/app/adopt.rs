@@ -1,16 +1,14 @@
 //! Records made again from the table, after the state directory was lost or where a table of another
 //! store is taken over: as far as the elements go, and no further.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use crate::cni;
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::Survey;
-use crate::model::{
-    Attachment, Family, HostPort, Mapping, Masquerade, Owner, Pod, Policy, Protocol, Record,
-};
+use crate::model::{Attachment, Family, HostPort, Mapping, Masquerade, Owner, Pod, Policy, Record};
 use crate::ruleset::{COMMENT_MAX, Data, Element, NetworkPolicy, comment, held_at, read_holder};
 use crate::store::{Inlet, Key, Locked};
 
@@ -39,14 +37,10 @@ pub(super) fn adopt(locked: &Locked, survey: &Survey, log: &mut dyn Log) -> Resu
         let count = elements.len();
         log.note(Event::Nameless { comment: comment.to_owned(), count, first });
     }
-    let mut taken: BTreeMap<(Protocol, NonZeroU16), Vec<HostPort>> = BTreeMap::new();
-    for host in targets().filter_map(|element| element.host) {
-        taken.entry((host.protocol, host.port)).or_default().push(host);
-    }
-    let is_taken = |host: &HostPort| {
-        let others = taken.get(&(host.protocol, host.port)).into_iter().flatten();
-        others.into_iter().any(|other| other.overlaps(host))
-    };
+    // On any address, which is what a claim on every address overlaps.
+    let place = |host: &HostPort| (host.protocol, host.port, Family::of(&host.address));
+    let taken: BTreeSet<_> = targets().filter_map(|one| one.host.as_ref().map(place)).collect();
+    let is_taken = |wildcard: &HostPort| taken.contains(&place(wildcard));
     let mut adopted = 0;
     for (attachment, elements) in &shares {
         // What cannot be read may still say more than the table does.
