@@ -61,15 +61,13 @@ impl Shared {
                 }
             }
         }
-        Ok(entered.into_iter().filter_map(|(key, hosts)| self.holder(&key, hosts)).collect())
-    }
-
-    /// Whoever an index entry leads to, if any of the entries counts.
-    fn holder(&self, key: &Key, mut hosts: Vec<HostPort>) -> Option<Held> {
-        let who = self.who(key)?;
-        hosts.retain(|host| who.counts_at(host));
-        hosts.sort_unstable();
-        (!hosts.is_empty()).then_some(Held { who, hosts })
+        let held = entered.into_iter().filter_map(|(key, mut hosts)| {
+            let who = self.who(&key)?;
+            hosts.retain(|host| who.counts_at(host));
+            hosts.sort_unstable();
+            (!hosts.is_empty()).then_some(Held { who, hosts })
+        });
+        Ok(held.collect())
     }
 
     /// Everyone who is entered for a port, on whatever address. For whoever asks about many ports of
