@@ -182,7 +182,7 @@ const fn store_code(error: &store::Error) -> u32 {
         | store::Error::OtherNetns { .. }
         | store::Error::Name(_)
         | store::Error::NotPersistent { .. } => 7,
-        store::Error::LockTaken { .. } => 11,
+        store::Error::LockTaken { .. } | store::Error::NoAgent { .. } => 11,
         store::Error::NewerLayout { .. } | store::Error::Unreadable(_) => 102,
     }
 }

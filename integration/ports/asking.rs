@@ -1,14 +1,17 @@
 //! How a pod asks for host ports by annotation, what is published for it, and what is rejected.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::choosing::{network, pod};
 use crate::stage::bare::{annotated, chosen, run, tcp};
-use crate::stage::chain::{Attachment, Main, Network};
+use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::echo::Echo;
 use crate::stage::node::{FIRST, Node, address};
 use crate::stage::plugin::{Outcome, Plugin};
@@ -348,5 +351,45 @@ fn a_uid_that_is_no_file_name_is_told_nothing() {
         assert!(!Path::new(STATE).join("evil").exists());
         run(&web, "DEL").success();
         view::assert_nothing_held();
+    }
+}
+
+#[test]
+fn a_pod_that_needs_the_agent_waits_for_it() {
+    let node = Node::new();
+    let [optional, required] =
+        ["optional", "required"].map(|value| network("20000-20009").with("agent", value));
+    let required_by_pod = ("autoport.cni/env", "required");
+    let fixed = [tcp(8080)];
+    let without = ["no node agent is connected", "start autoport-agent"];
+    let pods = [
+        (&required, &[(PORTS, "80")][..], &[][..], true),
+        (&required, &[(KUBEWHARF, "true"), (PORTS, "80")], &[], true),
+        (&required, &[], &fixed[..], false),
+        (&optional, &[(PORTS, "80")], &[], false),
+        (&optional, &[(PORTS, "80"), required_by_pod], &[], true),
+        (&optional, &[required_by_pod], &fixed[..], true),
+    ];
+    let claim = |network: &Network, mappings: &[PortMapping]| {
+        pod(&node, network, "web", 5).mapping(mappings.iter().cloned())
+    };
+    for (network, annotations, mappings, needs) in pods {
+        let claim = claim(network, mappings);
+        if needs {
+            refused(&claim, annotations, 11, &without);
+        } else {
+            granted(&claim, annotations);
+        }
+    }
+    ask(&claim(&required, &[]), &[required_by_pod]).success();
+    // What an agent that leads keeps there.
+    fs::create_dir_all(STATE).expect("/run is ours");
+    let lock = File::create(Path::new(STATE).join("agent.lock")).expect("a file");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("it is free");
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a time"));
+    let beat = json!({"version": 1, "connected": true, "heartbeat": now.as_nanos() as u64});
+    fs::write(Path::new(STATE).join("agent.json"), beat.to_string()).expect("a file");
+    for (network, annotations, mappings, _) in pods {
+        granted(&claim(network, mappings), annotations);
     }
 }

@@ -99,6 +99,9 @@ fn execute(
     let done = match call {
         Call::Add(asked) => {
             let store = store(&asked.store);
+            if asked.needs_agent {
+                store.require_agent()?;
+            }
             let claimed = claim(&store, asked.ask, is_awaited, now, log)?;
             let granted = claimed.map(|claimed| (store, claimed));
             return Ok((asked.result.get().into(), granted));

@@ -74,7 +74,7 @@ impl Annotations {
     ) -> Result<Self, Error> {
         refuse_near_misses(keys.clone(), &text)?;
         let mut texts = BTreeMap::new();
-        for key in [PORTS, RANGE, ALLOCATION, KUBEWHARF, BCS, BCS_PORTS] {
+        for key in [PORTS, RANGE, ALLOCATION, ENV, KUBEWHARF, BCS, BCS_PORTS] {
             if let Some(text) = text(key) {
                 texts.insert(key, text?);
             }
@@ -97,7 +97,7 @@ impl Annotations {
 
     /// Whether none of them could ask for anything.
     pub(super) fn is_silent(&self) -> bool {
-        self.texts.keys().all(|key| *key == BCS_PORTS)
+        self.texts.keys().all(|key| [BCS_PORTS, ENV].contains(key))
     }
 }
 

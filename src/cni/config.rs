@@ -114,6 +114,8 @@ pub struct Config {
     pub advertise_addresses: Vec<IpAddr>,
     /// `guardExcept`: interfaces that the guard against loopback addresses leaves alone, sorted.
     pub guard_except: Vec<String>,
+    /// `agent`: whether pods that ask by annotation wait for the node agent.
+    pub agent_required: bool,
     /// Where the records are.
     pub store: StoreConfig,
 }
@@ -179,12 +181,14 @@ impl Config {
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
         let advertised = judge.value(layers, "advertiseAddresses", advertised)?;
         let guard_except = judge.value(layers, "guardExcept", interfaces)?;
+        let agent_required = judge.value(layers, "agent", required)?;
         let config = Self {
             policy,
             ports,
             aliases: aliases.unwrap_or_else(|| [Dialect::KubeWharf, Dialect::Bcs].into()),
             advertise_addresses: advertised.unwrap_or_default(),
             guard_except: guard_except.unwrap_or_default(),
+            agent_required: agent_required.unwrap_or(false),
             store: StoreConfig::from_layers(layers, judge)?,
         };
         for layer in layers {
@@ -293,6 +297,14 @@ fn backend(field: &Field<'_>) -> Result<(), Error> {
                                    using portmap on this node",
         )),
         _ => Err(field.invalid("it must be \"nftables\"")),
+    }
+}
+
+fn required(field: &Field<'_>) -> Result<bool, Error> {
+    match &*field.string()? {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        _ => Err(field.invalid("it must be \"optional\" or \"required\"")),
     }
 }
 

@@ -68,6 +68,8 @@ pub enum Call {
 pub struct Claim {
     /// What is asked for. If no port is, the node's own file has not been read.
     pub ask: Ask,
+    /// Whether the pod must not start without the agent.
+    pub needs_agent: bool,
     /// The result that ADD prints: `prevResult` in the configuration's version.
     pub result: Box<RawValue>,
     pub store: StoreConfig,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, ENV};
 use super::command::Command;
 use super::config::{Config, Judge, StoreConfig, decode_node_file};
 use super::env::{Env, Parameters};
@@ -91,16 +91,19 @@ impl Parser<'_> {
         let node_file = || if silent { Ok(None) } else { node_file() };
         let config = self.layered(node_file, Config::from_layers)?;
         let (store, aliases) = (config.store.clone(), config.aliases.clone());
+        let agent_required = config.agent_required;
         let mut ask = config.ask(self.attachment()?.into());
         let warnings = &mut self.judge.warnings;
         requests::read(&mut ask, &wanted, &annotations, &aliases, warnings)?;
+        let is_required = annotations.get(ENV).is_some_and(|text| text.trim() == "required");
+        let needs_agent = is_required || agent_required && !ask.requested.is_empty();
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
         ask.pod = self.env.pod(warnings);
         ask.netns = Some(self.given.netns.clone());
         ask.fixed = mappings::expand(&wanted, &prev.addresses)?;
         ask.pod_addresses = prev.addresses;
         ask.host_interfaces = prev.host_interfaces;
-        Ok(Claim { ask, result: prev.echo, store })
+        Ok(Claim { needs_agent: needs_agent && !ask.is_empty(), ask, result: prev.echo, store })
     }
 
     /// Reads the configuration with the node's own file laid over it.

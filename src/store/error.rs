@@ -76,6 +76,16 @@ pub enum Error {
         /// Who had it at the end, if `/proc/locks` tells.
         holder: Option<LockHolder>,
     },
+    /// A pod that has to be told its host ports by the agent would start without them.
+    #[error(
+        "the Pod needs the variables of its host ports, and no node agent is connected to the runtime: \
+         {}/agent.lock is free, or agent.json there is older than 5 s; start autoport-agent on this node",
+        dir.display()
+    )]
+    NoAgent {
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// Two nodes faked on one machine share a state directory, or a namespace was re-created.
     #[error(
         "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \

@@ -6,6 +6,7 @@
 //! containers read.
 //! `docs/store.md` has the layout and what every crash leaves.
 
+mod agent;
 mod change;
 mod cursor;
 mod disk;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
 
+pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK};
 pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};
 pub use instance::Instance;

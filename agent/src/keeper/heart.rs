@@ -6,16 +6,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::clock::{Instant, STOPPED};
 use super::error::Error;
-
-/// For the plugin an agent whose last heartbeat is older is not connected.
-pub const STALE: Duration = Duration::from_secs(5);
 
 /// The version of the file, raised when an older reader would misunderstand it.
 const VERSION: u32 = 1;

@@ -19,14 +19,11 @@ use self::clock::STALL;
 pub use self::clock::{Clock, Instant, Pulse, Role};
 pub use self::error::Error;
 use self::heart::Heart;
-pub use self::heart::{Heartbeat, STALE, read};
+pub use self::heart::{Heartbeat, read};
 use self::lock::{Attempt, Lock};
 
-/// Held by the leader.
-pub const LOCK: &str = "agent.lock";
-
-/// Says that the leader is connected.
-pub const HEARTBEAT: &str = "agent.json";
+/// Held by the leader, and its heartbeat.
+pub use autoport::store::{AGENT_HEARTBEAT as HEARTBEAT, AGENT_LOCK as LOCK};
 
 /// Held by a preferred agent that waits for the lead; its content is that agent's heartbeat.
 const NEXT: &str = "agent.next";

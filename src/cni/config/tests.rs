@@ -37,6 +37,7 @@ fn defaults() -> Config {
             max_per_namespace: None,
         },
         aliases: [Dialect::KubeWharf, Dialect::Bcs].into(),
+        agent_required: false,
         advertise_addresses: vec![],
         guard_except: vec![],
         store: StoreConfig {
