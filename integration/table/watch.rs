@@ -1,9 +1,11 @@
 //! `autoport repair --watch`: changes of the table by other programs are undone without a command
 //! of the runtime, and nothing else causes any work.
 
+mod agent;
 mod cost;
 mod damage;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -43,10 +45,19 @@ impl Watch {
     fn start_under(words: &[&str]) -> Self {
         let executable = Plugin::Autoport.path();
         let words = words.iter().map(|word| (*word).into()).chain([executable.into_os_string()]);
-        let mut words = words.collect::<Vec<_>>().into_iter();
-        let mut child = Command::new(words.next().expect("there is the executable"))
-            .args(words)
-            .args(["repair", "--watch"])
+        Self::run(&words.chain(["repair".into(), "--watch".into()]).collect::<Vec<_>>())
+    }
+
+    /// The node agent, for a runtime that does not run.
+    fn of_agent() -> Self {
+        let agent = Plugin::Autoport.path().with_file_name("autoport-agent");
+        assert!(agent.exists(), "{}: cargo build --package autoport-agent", agent.display());
+        Self::run(&[agent.into_os_string(), "--socket".into(), "/run/none.sock".into()])
+    }
+
+    fn run(words: &[OsString]) -> Self {
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
             .env("PATH", PATH)
             .stdin(Stdio::null())

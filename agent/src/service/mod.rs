@@ -1,8 +1,10 @@
-//! The agent at work: one session with the runtime after the other, a thread that decides who answers, and one
-//! that uses store and kernel. The session's thread itself touches no disk, so that no disk keeps an event
+//! The agent at work: one session with the runtime after the other, a thread that decides who answers, one
+//! that uses store and kernel for the events, and one that restores the table. The session's thread itself touches no disk, so that no disk keeps an event
 //! beyond its deadline.
 
 mod lead;
+mod table;
+mod traced;
 mod worker;
 
 use std::path::PathBuf;
@@ -76,6 +78,7 @@ impl Service {
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         let store = app::store(&settings.plugin.store());
         let clock = Clock::of_node();
+        table::start(store.clone())?;
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();

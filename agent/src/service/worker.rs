@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Claimed};
 use autoport::cni::ENV;
-use autoport::event::{Event as Noted, Log};
 use autoport::kernel;
 use autoport::model::NamespaceId;
 use autoport::netns;
 use autoport::store::Store;
 use tokio::sync::oneshot;
 
+use super::traced::Traced;
 use crate::config::Plugin;
 use crate::hostnet::{self, Call, Listed, Sandboxes, Suspects};
 use crate::inject::{self, Known};
@@ -116,19 +116,6 @@ struct Limits<'a> {
     is_awaited: &'a dyn Fn() -> bool,
     /// Whether this agent may still write. The runtime need not wait for what a pod gives back.
     leads: &'a dyn Fn() -> bool,
-}
-
-/// Every line of the library goes to the log.
-struct Traced;
-
-impl Log for Traced {
-    fn note(&mut self, event: Noted) {
-        if matches!(event, Noted::Failed { .. } | Noted::Unreadable { .. }) {
-            tracing::warn!("{event}");
-        } else {
-            tracing::info!("{event}");
-        }
-    }
 }
 
 impl Worker {

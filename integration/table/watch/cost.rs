@@ -66,11 +66,12 @@ fn a_fight_is_bounded() {
 fn the_time_to_restore() {
     for (records, each) in [(1, 1), (20, 50), (1_000, 1), (100, 50), (5_000, 1)] {
         let records = in_one_transaction(records).max(1);
-        elsewhere(|| time_to_restore(records, each));
+        // As nice as the unit makes it, where that is allowed.
+        elsewhere(|| time_to_restore(records, each, || Watch::start_under(&["nice", "-n", "-10"])));
     }
 }
 
-fn time_to_restore(records: u16, each: u16) {
+pub(super) fn time_to_restore(records: u16, each: u16, start: impl Fn() -> Watch) {
     // The store is of the namespace of the process that makes it, and this is only a thread.
     let begin = ["reserve", "anything", "1"];
     assert!(tool(Command::new(Plugin::Autoport.path()).args(begin).env_clear(), "").0);
@@ -94,9 +95,8 @@ fn time_to_restore(records: u16, each: u16) {
     let never = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).expect("a free port");
     let (mut times, mut spent, mut memory) = (Vec::new(), Vec::new(), String::new());
     for _ in 0..5 {
-        // A new one each time: the pauses of one that is kept busy are another matter. As nice as
-        // the unit makes it, where that is allowed.
-        let watch = Watch::start_under(&["nice", "-n", "-10"]);
+        // A new one each time: the pauses of one that is kept busy are another matter.
+        let watch = start();
         // Until the pause after its first look is over.
         thread::sleep(Duration::from_millis(100));
         let mut events = Events::open().expect("netlink works");

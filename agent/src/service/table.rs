@@ -1,0 +1,32 @@
+//! The thread that restores the table of nftables when another program has damaged it, as `autoport repair
+//! --watch` does. It writes nothing to the store, so an agent that does not lead has it too, and one beside
+//! that program finds nothing to do.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::Duration;
+
+use autoport::app;
+use autoport::store::Store;
+
+use super::traced::Traced;
+
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts the thread, which ends with the process.
+pub(super) fn start(store: Store) -> io::Result<()> {
+    // Nothing is ever written to it.
+    let (stop, writer) = io::pipe()?;
+    let run = move || {
+        loop {
+            if let Err(error) = app::watch(&store, stop.as_fd(), &mut Traced) {
+                tracing::warn!("cannot watch the table: {}", error.in_one_line());
+            }
+            thread::sleep(PAUSE);
+            let _ = &writer;
+        }
+    };
+    thread::Builder::new().name("table".to_owned()).spawn(run).map(drop)
+}
