@@ -10,7 +10,7 @@
 //	                         prints the container's ID
 //	cri exec    REQUEST      ExecSync with an ExecSyncRequest in JSON; prints its standard output
 //	cri end     ID           StopContainer at once, then RemoveContainer
-//	cri measure REQUEST      a hundred sandboxes with one container each, one after the other; prints the
+//	cri measure REQUEST      fifty sandboxes with one container each, one after the other; prints the
 //	                         microseconds of RunPodSandbox and of CreateContainer, a line for each
 //
 // A REQUEST that begins with @ is the name of a file with it. CRI_SOCKET names containerd's socket. Exit status: 0 done, 1 the call failed
@@ -36,7 +36,7 @@ import (
 const patience = 2 * time.Minute
 
 // How many sandboxes are measured.
-const rounds = 100
+const rounds = 50
 
 // create starts a container and gives its ID.
 func create(ctx context.Context, client runtime.RuntimeServiceClient, request *runtime.CreateContainerRequest) (string, error) {
@@ -63,7 +63,9 @@ func end(ctx context.Context, client runtime.RuntimeServiceClient, container str
 }
 
 // measure gives the durations of a round's two calls.
-func measure(ctx context.Context, client runtime.RuntimeServiceClient, request *runtime.CreateContainerRequest, round uint32) (string, error) {
+func measure(client runtime.RuntimeServiceClient, request *runtime.CreateContainerRequest, round uint32) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	request.SandboxConfig.Metadata.Attempt = round
 	begun := time.Now()
 	sandbox, err := client.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: request.SandboxConfig})
@@ -139,7 +141,7 @@ func call(client runtime.RuntimeServiceClient, method, argument string) (string,
 		}
 		var lines []string
 		for round := range uint32(rounds) {
-			line, err := measure(ctx, client, &request, round)
+			line, err := measure(client, &request, round)
 			if err != nil {
 				return "", err
 			}

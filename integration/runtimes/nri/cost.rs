@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{PORTS, pid, same};
 use crate::daemon::Containerd;
 
-/// The microseconds of a hundred sandboxes and of their containers, in the order of their sizes.
+/// The microseconds of fifty sandboxes and of their containers, in the order of their sizes.
 fn measured(node: &Containerd, pod: &Value) -> [Vec<u64>; 2] {
     let text = node.does("measure", &Containerd::request(pod, "", "main", json!({})));
     let rows = text
