@@ -17,8 +17,8 @@ mod text;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use diffy::DiffOptions;
 use serde::Serialize;
-use similar::TextDiff;
 
 pub use disk::configurations;
 pub use problem::Problem;
@@ -140,7 +140,9 @@ impl Step {
             return Self { remarks, ..Self::new(path, Done::Unchanged) };
         };
         let name = path.display().to_string();
-        let diff = TextDiff::from_lines(old, &text).unified_diff().header(&name, &name).to_string();
+        let mut options = DiffOptions::new();
+        options.set_original_filename(name.clone()).set_modified_filename(name);
+        let diff = options.create_patch(old, &text).to_string();
         let (how, diff) = (Some(how.to_owned()), Some(diff));
         Self { how, diff, remarks, ..Self::new(path, Done::Changed) }
     }

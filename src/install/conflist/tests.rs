@@ -1,6 +1,6 @@
 //! Configurations as main plugins and runtimes ship them.
 
-use similar::{ChangeTag, TextDiff};
+use diffy::{Hunk, Line};
 
 use super::*;
 
@@ -153,9 +153,14 @@ fn refused(text: &str) -> String {
 
 /// The lines that differ.
 fn difference(old: &str, new: &str) -> Vec<String> {
-    let diff = TextDiff::from_lines(old, new);
-    let changes = diff.iter_all_changes().filter(|change| change.tag() != ChangeTag::Equal);
-    changes.map(|change| format!("{}{}", change.tag(), change.value().trim_end())).collect()
+    let patch = diffy::create_patch(old, new);
+    let lines = patch.hunks().iter().flat_map(Hunk::lines);
+    let changed = lines.filter_map(|line| match line {
+        Line::Delete(line) => Some(format!("-{}", line.trim_end())),
+        Line::Insert(line) => Some(format!("+{}", line.trim_end())),
+        Line::Context(_) => None,
+    });
+    changed.collect()
 }
 
 fn json(text: &str) -> serde_json::Value {
