@@ -1,11 +1,10 @@
 //! The commands of the specification: in which versions they are, and which variables each needs.
 
-use std::fmt;
-
 use super::version::Version;
 
 /// The operations of the specification (SPEC section 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, derive_more::Display)]
+#[display("{}", self.name())]
 pub enum Command {
     /// ADD.
     Add,
@@ -57,12 +56,6 @@ impl Command {
             Self::Gc => &[PATH],
             Self::Status | Self::Version => &[],
         }
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(self.name())
     }
 }
 

@@ -1,10 +1,9 @@
 //! Which versions of the CNI specification are spoken.
 
-use std::fmt;
-
 /// A version of the specification, as configurations and results spell it. No number in any has two
 /// digits, so they are ordered as their texts are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Display)]
+#[display("{}", self.as_str())]
 pub struct Version(&'static str);
 
 impl Version {
@@ -46,12 +45,6 @@ impl Version {
     /// Reads the `cniVersion` of a configuration, where empty means 0.1.0 (Go `version.Decode`).
     pub fn of_config(text: &str) -> Option<Self> {
         if text.is_empty() { Some(Self::V0_1_0) } else { Self::named(text) }
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(self.as_str())
     }
 }
 

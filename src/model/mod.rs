@@ -8,7 +8,6 @@ mod owner;
 mod request;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -30,6 +29,8 @@ pub(crate) use tests::{test_ask, test_policy, test_ports};
 /// A transport protocol that has ports, with its number in the IP header as IANA assigns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(derive_more::Display)]
+#[display("{}", self.name())]
 pub enum Protocol {
     /// TCP.
     Tcp = 6,
@@ -54,12 +55,6 @@ impl Protocol {
             Self::Udp => "udp",
             Self::Sctp => "sctp",
         }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(self.name())
     }
 }
 
@@ -118,21 +113,10 @@ impl Family {
 /// A port on this node, the thing that is allocated.
 ///
 /// A port mapping without host IP stands for two of these, one per family.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    derive_more::Display,
-)]
-#[display("{}/{protocol}", SocketAddr::new(*address, port.get()))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[derive(derive_more::Display)]
+#[display("{}/{protocol}", SocketAddr::new(*address, port.get()))]
 pub struct HostPort {
     /// The transport protocol.
     pub protocol: Protocol,

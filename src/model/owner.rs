@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// What the CNI specification identifies by network name, container ID and interface name
 /// (SPEC section 2, "CNI operations").
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display,
-)]
-#[display("{network}/{container_id}/{}", ifname.escape_debug())]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[derive(derive_more::Display)]
+#[display("{network}/{container_id}/{}", ifname.escape_debug())]
 pub struct Attachment {
     network: String,
     container_id: String,
@@ -166,20 +165,9 @@ impl HostPod {
 }
 
 /// What a set of host ports belongs to, and what its record is named after.
-#[derive(
-    Clone,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    derive_more::Display,
-    derive_more::From,
-)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged, try_from = "HolderFields")]
+#[derive(derive_more::Display, derive_more::From)]
 pub enum Holder {
     /// One network interface of a container.
     Attachment(Attachment),

@@ -1,7 +1,5 @@
 //! Configurations as main plugins and runtimes ship them.
 
-use diffy::{Hunk, Line};
-
 use super::*;
 
 /// Flannel's, from its manifest: white space as there, `hairpinMode` inside `delegate`.
@@ -153,14 +151,9 @@ fn refused(text: &str) -> String {
 
 /// The lines that differ.
 fn difference(old: &str, new: &str) -> Vec<String> {
-    let patch = diffy::create_patch(old, new);
-    let lines = patch.hunks().iter().flat_map(Hunk::lines);
-    let changed = lines.filter_map(|line| match line {
-        Line::Delete(line) => Some(format!("-{}", line.trim_end())),
-        Line::Insert(line) => Some(format!("+{}", line.trim_end())),
-        Line::Context(_) => None,
-    });
-    changed.collect()
+    let patch = diffy::create_patch(old, new).to_string();
+    let changed = patch.lines().skip(2).filter(|line| line.starts_with(['-', '+']));
+    changed.map(str::to_owned).collect()
 }
 
 fn json(text: &str) -> serde_json::Value {

@@ -1,0 +1,32 @@
+//! Whether an agent is there, by its lock and its heart.
+
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::*;
+
+fn beat(dir: &Path, connected: bool, age: Duration) {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a time"));
+    let heartbeat = now.saturating_sub(age).as_nanos();
+    let text = format!(r#"{{"version":1,"connected":{connected},"heartbeat":{heartbeat}}}  "#);
+    fs::write(dir.join(AGENT_HEARTBEAT), text).expect("a file");
+}
+
+#[test]
+fn an_agent_is_connected_while_it_holds_its_lock_and_its_heart_beats() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::at(dir.path());
+    let is_there = || store.require_agent().is_ok();
+    assert!(!is_there(), "there is no file");
+    beat(dir.path(), true, Duration::ZERO);
+    let lock = File::create(dir.path().join(AGENT_LOCK)).expect("a file");
+    assert!(!is_there(), "the lock is free");
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("it is free");
+    assert!(is_there());
+    for (connected, age) in [(false, 0), (true, 6)] {
+        beat(dir.path(), connected, Duration::from_secs(age));
+        assert!(!is_there(), "{connected} {age}");
+    }
+    drop(lock);
+}
