@@ -140,19 +140,25 @@ impl Socket {
         }
     }
 
-    /// Hands every answer that there is to `each`. An error leaves none for the next question.
+    /// Hands every answer that there is to `each`; the end of the last one is the end of all. An error leaves
+    /// none for the next question.
     fn receive_all(&mut self, mut each: impl FnMut(Answer<'_>)) -> Result<(), Error> {
-        let numbers = self.numbers.clone();
-        loop {
+        let (numbers, mut over) = (self.numbers.clone(), false);
+        while !over {
             match self.receive() {
-                Ok(Some(datagram)) => own_answers(datagram, &numbers).for_each(&mut each),
-                Ok(None) => return Ok(()),
+                Ok(Some(datagram)) => own_answers(datagram, &numbers).for_each(|answer| {
+                    let is_end = !matches!(answer.body, Body::Object(_));
+                    over |= is_end && answer.number as usize + 1 == numbers.len();
+                    each(answer);
+                }),
+                Ok(None) => over = true,
                 Err(error) => {
                     while let Ok(Some(_)) = self.receive() {}
                     return Err(error);
                 }
             }
         }
+        Ok(())
     }
 
     /// Sends `questions` and hands every answer to `each`.
@@ -246,7 +252,7 @@ impl Socket {
         // An error (ENOBUFS) says that answers were lost; what is left of them still counts. The kernel
         // has none to add once the send has returned (nfnetlink_rcv_batch), so it says so once or twice.
         let mut errors = 0;
-        loop {
+        while !is_done {
             let datagram = match self.receive() {
                 Ok(Some(datagram)) => datagram,
                 Err(_) if errors < MOST_ERRORS => {
