@@ -15,7 +15,7 @@ use super::{Error, Store};
 /// Held by the agent that answers the runtime.
 pub const AGENT_LOCK: &str = "agent.lock";
 
-/// Its [`Heartbeat`].
+/// What the leading agent writes twice a second.
 pub const AGENT_HEARTBEAT: &str = "agent.json";
 
 /// An agent whose last heartbeat is older is not connected.
