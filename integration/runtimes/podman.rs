@@ -257,12 +257,15 @@ fn a_pod_with_two_containers() {
 /// The image of `make image`, in which there is nothing but the program.
 #[test]
 fn the_image_is_loaded_and_runs() {
-    const EXECUTABLE: &str = "/run/stripped";
+    const EXECUTABLE: &str = "/run/autoport.stripped";
     let podman = Podman::new();
     // The debug symbols are most of it, and would be compressed.
     let plugin = Plugin::Autoport.path();
-    let (ok, text) = run(Command::new("strip").args(["-o", EXECUTABLE]).arg(plugin), "");
-    assert!(ok, "{text}");
+    let agent = plugin.with_file_name("autoport-agent");
+    for (from, to) in [(&*plugin, EXECUTABLE), (&agent, "/run/autoport-agent")] {
+        let (ok, text) = run(Command::new("strip").args(["-o", to]).arg(from), "");
+        assert!(ok, "{text}");
+    }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
     let (ok, text) = run(Command::new(script).args([EXECUTABLE, "/run/image"]), "");
     assert!(ok, "{text}");
