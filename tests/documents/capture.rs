@@ -2,12 +2,10 @@
 
 use super::*;
 
-/// The first argument of every call of a function of the demo, up to its first variable.
-fn arguments<'a>(script: &'a str, function: &str) -> Vec<&'a str> {
-    let calls = script
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix(function)?.strip_prefix(" \""));
-    calls.filter_map(|text| text.split(['$', '"', '\\']).next()).collect()
+/// What follows `start` in each line of the demo that begins so, up to a variable or the end of the text.
+fn after<'a>(script: &'a str, start: &str) -> Vec<&'a str> {
+    let lines = script.lines().filter_map(|line| line.trim_start().strip_prefix(start));
+    lines.filter_map(|text| text.split(['$', '"', '\\']).next()).collect()
 }
 
 /// What the demo prints is in README.md as it would be printed today, but for what varies.
@@ -17,7 +15,7 @@ fn the_demo_in_the_overview_is_that_of_today() {
     let captured = overview.split("<!-- demo -->\n").nth(1).expect("the first marker");
     let captured = captured.split("\n<!-- /demo -->").next().expect("the last marker");
     let script = read("integration/demo.sh");
-    let steps = arguments(&script, "step");
+    let steps = after(&script, "step \"");
     assert!(steps.len() >= 5, "the steps of the demo: {steps:?}");
     let numbered: Vec<_> = captured
         .lines()
@@ -30,7 +28,12 @@ fn the_demo_in_the_overview_is_that_of_today() {
     for (title, step) in numbered.iter().zip(&steps) {
         assert!(title.starts_with(step), "{title:?}, {step:?}: {again}");
     }
-    for command in arguments(&script, "command_line") {
-        assert!(captured.contains(&format!("   $ {command}")), "{command:?}: {again}");
+    // A line that begins with a quotation mark continues a `say`.
+    for (start, shown) in
+        [("command_line \"", "   $ "), ("say \"", "   "), ("\"", "   "), ("good \"", "   ✓ ")]
+    {
+        for text in after(&script, start) {
+            assert!(captured.contains(&format!("{shown}{text}")), "{text:?}: {again}");
+        }
     }
 }
