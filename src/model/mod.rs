@@ -24,7 +24,7 @@ pub use request::{
     Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Request,
 };
 #[cfg(test)]
-pub(crate) use tests::{test_ask, test_policy, test_ports};
+pub(crate) use tests::{test_ask, test_ports, test_record};
 
 /// A transport protocol that has ports, with its number in the IP header as IANA assigns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

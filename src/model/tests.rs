@@ -48,7 +48,7 @@ fn host_ports_print_like_socket_addresses() {
 }
 
 /// What most networks have.
-pub(crate) fn test_policy() -> Policy {
+fn test_policy() -> Policy {
     Policy {
         masquerade: Masquerade::Local,
         mark_bit: 13,
@@ -69,6 +69,21 @@ pub(crate) fn test_ports(ranges: &[PortRange]) -> PortPolicy {
         allowed_namespaces: None,
         max_per_pod: NonZeroU16::new(128).expect("it is not 0"),
         max_per_namespace: None,
+    }
+}
+
+/// A record of no ports, for tests to fill in.
+pub(crate) fn test_record(owner: Owner) -> Record {
+    Record {
+        owner,
+        pod_addresses: Vec::new(),
+        policy: test_policy(),
+        mappings: Vec::new(),
+        grants: Vec::new(),
+        dialects: [].into(),
+        advertised: Vec::new(),
+        created: 0,
+        boot_id: String::new(),
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Owner, Request, test_policy};
+use crate::model::{Owner, Request, test_record};
 
 fn attachment(network: &str, sandbox: &str) -> Attachment {
     Attachment::new(network, sandbox, "eth0").expect("a valid attachment")
@@ -225,15 +225,10 @@ fn record(mappings: &[(&str, u16, u16, Option<&str>)], grants: Vec<Grant>) -> Re
             }
         };
     Record {
-        owner: Owner::bare(attachment("cbr0", "4f2a")),
-        pod_addresses: Vec::new(),
-        policy: test_policy(),
         mappings: mappings.iter().map(mapping).collect(),
         grants,
-        dialects: BTreeSet::new(),
         advertised: vec!["192.0.2.10".parse().expect("an address")],
-        created: 0,
-        boot_id: String::new(),
+        ..test_record(Owner::bare(attachment("cbr0", "4f2a")))
     }
 }
 

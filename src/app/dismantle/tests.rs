@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::Silent;
-use crate::model::{Attachment, Record, test_policy};
+use crate::model::{Attachment, Record, test_record};
 
 #[test]
 fn a_node_with_pods_is_looked_at_beside_other_readers() {
@@ -10,18 +10,8 @@ fn a_node_with_pods_is_looked_at_beside_other_readers() {
     let store = Store::at(&parent.path().join("state")).waiting(Duration::from_secs(1));
     let owner = Owner::bare(Attachment::new("net", "c1", "eth0").expect("a valid name"));
     let locked = store.lock(&mut Silent).expect("locking");
-    let record = Record {
-        owner: owner.clone(),
-        pod_addresses: Vec::new(),
-        policy: test_policy(),
-        mappings: Vec::new(),
-        grants: Vec::new(),
-        dialects: [].into(),
-        advertised: Vec::new(),
-        created: 0,
-        boot_id: locked.instance().boot_id.clone(),
-    };
-    locked.save(&record).expect("saving");
+    let boot_id = locked.instance().boot_id.clone();
+    locked.save(&Record { boot_id, ..test_record(owner.clone()) }).expect("saving");
     drop(locked);
     let _reader = store.read(&mut Silent).expect("reading");
     for dry_run in [true, false] {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Attachment, Mapping, Record, test_policy};
+use crate::model::{Attachment, Mapping, Record, test_record};
 use crate::store::{Locked, REMEMBERED, Store};
 
 const NOW: u64 = 1_700_000_400 + 300;
@@ -47,15 +47,10 @@ impl Scene {
             hosts.map(|host| Mapping::towards(host, port(80), &[])).collect();
         mappings.sort_unstable();
         Record {
-            owner: owner(container_id),
-            pod_addresses: Vec::new(),
-            policy: test_policy(),
             mappings,
-            grants: Vec::new(),
-            dialects: std::collections::BTreeSet::new(),
-            advertised: Vec::new(),
             created: NOW,
             boot_id: self.locked.instance().boot_id.clone(),
+            ..test_record(owner(container_id))
         }
     }
 

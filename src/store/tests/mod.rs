@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::Silent;
-use crate::model::{Attachment, Dialect, Holder, HostPod, Owner, Protocol, test_policy};
+use crate::model::{Attachment, Dialect, Holder, HostPod, Owner, Protocol, test_record};
 
 /// A state directory on a tmpfs, as on a node, and the store in it.
 struct Node {
@@ -159,15 +159,12 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
     let mut mappings: Vec<Mapping> = hosts.iter().map(mapping).collect();
     mappings.sort();
     Record {
-        owner: Owner::bare(attachment(container_id)),
         pod_addresses: vec!["10.0.0.2/24".parse().expect("an address")],
-        policy: test_policy(),
         mappings,
-        grants: Vec::new(),
-        dialects: [].into(),
         advertised: vec!["192.0.2.10".parse().expect("an address")],
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
+        ..test_record(Owner::bare(attachment(container_id)))
     }
 }
 
