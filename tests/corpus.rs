@@ -26,8 +26,8 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus"))
 }
 
-/// What a kernel showed of the table is like what autoport would make: seeds of which nothing is known
-/// would never lead into the comparison.
+/// The recorded chains and rules equal those that autoport makes. Otherwise the fuzzer would never reach the
+/// comparison.
 #[test]
 fn the_base_chains_and_their_rules_are_known() {
     for (asked, name, count) in [(Asked::Chains, "chains", 5), (Asked::Rules, "rules", 5)] {

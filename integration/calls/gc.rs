@@ -122,8 +122,6 @@ fn gc_clears_away_what_nobody_recorded() {
     scene.assert_left("GC", "bd");
 }
 
-/// `nerdctl compose` creates a network and a subnet for each project. The chains and sets of deleted
-/// networks are removed, those in use stay.
 #[test]
 fn a_stray_file_in_the_store_keeps_nothing() {
     let scene = Scene::new();
@@ -142,6 +140,8 @@ fn a_stray_file_in_the_store_keeps_nothing() {
     assert!(repaired.contains("equals the records of 1 attachments"), "{repaired}");
 }
 
+/// `nerdctl compose` creates a network and a subnet for each project. The chains and sets of deleted
+/// networks are removed, those in use stay.
 #[test]
 fn gc_clears_away_the_chains_and_sets_of_networks_that_are_gone() {
     let node = Node::new();

@@ -21,8 +21,8 @@ const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
-/// A folder with a kustomization, as kubectl is told of it. Those of this release have no `maxSurge`, so the rolling
-/// update of the agents is replaced.
+/// The folder that `kubectl -k` is given for `folder`. DaemonSets of Kubernetes 1.20 have no `maxSurge`, so an
+/// overlay replaces the update strategy.
 pub(crate) fn kustomized(folder: &Path) -> String {
     if !folder.ends_with("deploy/kubernetes") {
         return folder.to_string_lossy().into_owned();

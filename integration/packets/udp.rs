@@ -286,7 +286,7 @@ fn what_is_forwarded_costs_one_look_at_the_nodes_addresses() {
     assert!(told.iter().any(|line| line.contains("127.0.0.0")), "{told:#?}");
     assert!(told.iter().all(|line| !line.contains("198.1")), "{told:#?}");
     assert_eq!(forwarded(), DESTINATIONS);
-    // Everything is listed for so many ports, and no flow is to one of them.
+    // For so many ports all flows are listed, and none of them leads to one of the ports.
     let many = attachment(&node, &blue, "many", 201).mapping((1..8).map(|more| udp(PORT + more)));
     let trace = self::trace(&many, "ADD");
     assert!(!trace.iter().any(|line| line.contains("NETLINK_GET_STRICT_CHK")), "{trace:#?}");

@@ -123,10 +123,10 @@ fn a_client_is_no_listener() {
     assert_eq!(busy(Protocol::Udp, number, &CLAIMS), [false; 6]);
     // A server that is gone leaves its connections behind.
     drop(server);
-    // So may, for a moment, what another test starts: between fork and exec it has all descriptors.
+    // Another test may hold the socket a moment longer: between fork and exec, a child has all descriptors.
     let begun = Instant::now();
     while busy(Protocol::Tcp, 80, &CLAIMS) != [false; 6] {
-        assert!(begun.elapsed() < Duration::from_secs(10), "somebody listens");
+        assert!(begun.elapsed() < Duration::from_secs(10), "the port stays busy");
     }
     drop(accepted);
 }
@@ -141,7 +141,7 @@ fn a_listener_is_named_with_its_process() {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", server.as_raw_fd()));
     assert_eq!(link.expect("a link").to_str(), Some(&*format!("socket:[{}]", found.inode)));
     assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
-    // What another test starts has all descriptors of this program for a moment, between fork and exec.
+    // A child of another test has all descriptors of this program between fork and exec.
     let settled = |expected: Option<u32>| {
         let begun = Instant::now();
         loop {

@@ -112,7 +112,7 @@ pub(crate) fn ruleset() -> String {
     run(Command::new("nft").args(["--stateless", "list", "ruleset"]), "").1
 }
 
-/// The same with the elements, whose counters are at an unknown number.
+/// The same with the elements, without the numbers of their counters.
 pub(crate) fn full_ruleset() -> String {
     let listing = settle();
     let mut parts = listing.split(" counter packets ");

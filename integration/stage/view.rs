@@ -70,7 +70,7 @@ pub(crate) fn elements() -> Vec<String> {
         for set in [&part["map"], &part["set"]].into_iter().filter(|set| set["name"] != "guarded") {
             for element in set["elem"].as_array().into_iter().flatten() {
                 let mut element = element.clone();
-                // Of a map, an element is a pair. What it has counted says nothing of what it is.
+                // An element of a map is a pair. Its count is no part of its identity.
                 if let Some(key) = element.pointer_mut("/0/elem").and_then(Value::as_object_mut) {
                     key.remove("counter");
                 }
