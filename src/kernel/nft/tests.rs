@@ -1,6 +1,6 @@
-//! Reading what the kernel said at another time, or what somebody says that it said, and writing what
-//! it would be sent: the readers and the writer that the commands use, without a socket. Only tests, the
-//! fuzzer and the benchmarks have it (feature `replay`).
+//! The readers and the writer that the commands use, without a socket: they decode recorded or invented
+//! replies of the kernel, and encode a change. Only for tests, the fuzzer and the benchmarks (feature
+//! `replay`).
 
 use super::super::flows::Flow;
 use super::super::listeners::Listener;
