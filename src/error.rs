@@ -41,7 +41,7 @@ pub enum Error {
     /// The runtime that asked is gone, and so is whoever would take the host ports back.
     #[error("the runtime no longer waits for the reply, so no host port was assigned; ask again")]
     NotAwaited,
-    /// Somebody else holds a host port: one that overlaps what was wanted.
+    /// Another holder has a host port that overlaps the wanted one.
     #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
         if wanted == held { String::new() } else { format!(" as {held}") })]
     Taken { wanted: HostPort, held: HostPort, holder: String },

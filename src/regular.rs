@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "the door to files that are only read")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub fn read_all(input: impl Read) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When one of them cannot be read.
-pub fn are_equal(mut one: &File, mut other: &File) -> io::Result<bool> {
+pub fn are_equal(one: &File, other: &File) -> io::Result<bool> {
     let (own, its) = (one.metadata()?, other.metadata()?);
     if (own.dev(), own.ino()) == (its.dev(), its.ino()) {
         return Ok(true);
@@ -59,8 +59,10 @@ pub fn are_equal(mut one: &File, mut other: &File) -> io::Result<bool> {
     if own.len() != its.len() {
         return Ok(false);
     }
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    one.read_to_end(&mut first)?;
-    other.read_to_end(&mut second)?;
-    Ok(first == second)
+    for (own, its) in BufReader::new(one).bytes().zip(BufReader::new(other).bytes()) {
+        if own? != its? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

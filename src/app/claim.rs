@@ -53,8 +53,8 @@ pub fn claim(
     Ok(Some(claimed))
 }
 
-/// Takes back what a claim got that nobody knows of, unless it was changed since. `is_wanted` is as for
-/// [`super::release()`].
+/// Takes back what a claim got, for a pod that was not told of it, unless the record has changed since.
+/// `is_wanted` is as for [`super::release()`].
 ///
 /// # Errors
 /// When the store or the kernel refuses.

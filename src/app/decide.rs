@@ -1,5 +1,7 @@
 //! What a claim comes to, before anything is changed: what `claim` then does, and `explain` only says.
 
+use std::collections::BTreeSet;
+
 use super::choose::Chooser;
 use super::gather::Scene;
 use super::survey::standing;
@@ -201,8 +203,8 @@ pub(super) fn refused(wanted: HostPort, held: HostPort, holder: Who) -> Error {
     Error::Taken { wanted, held, holder }
 }
 
-/// What brings the table to what `wanted` asks for, in place of what `going` have there. What somebody else
-/// has taken over since is not theirs to give.
+/// What brings the table to what `wanted` asks for, in place of what the records `going` have there. A port
+/// that another holder has taken over since stays with that one.
 pub(super) fn change<'a>(
     shared: Option<&Shared>,
     wanted: &Record,
@@ -213,9 +215,10 @@ pub(super) fn change<'a>(
         is_new: true,
         ..Change::default()
     };
-    for (record, shared) in going.into_iter().zip(shared.into_iter().cycle()) {
+    for record in going {
         change.is_new = false;
-        change.released.append(&mut table::places(shared, record, &shared.owned(record)?)?);
+        let places = |shared: &Shared| table::places(shared, record, &shared.owned(record)?);
+        change.released.append(&mut shared.map_or(Ok(BTreeSet::new()), places)?);
     }
     if !change.wanted.is_empty() {
         change.chains = chains_of(wanted);

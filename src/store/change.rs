@@ -175,7 +175,7 @@ impl Locked {
         lookup::prune(&self.disk, |name, key| {
             entered.contains(name)
                 || listed.get(key).is_some_and(Option::is_none)
-                || self.may_be_leaving(name)
+                || self.note_leaving(name)
         })
     }
 }

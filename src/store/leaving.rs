@@ -53,14 +53,6 @@ impl Shared {
         let record: Record = record::decode(&bytes)?;
         Ok((record.boot_id == self.instance.boot_id).then_some(record))
     }
-
-    /// Whether what is at `place` means something, if only to a later version or another time.
-    pub(super) fn may_be_leaving(&self, place: &str) -> bool {
-        match self.leaving_at(place) {
-            Ok(found) => found.is_some(),
-            Err(damage) => !damage.is_discardable(),
-        }
-    }
 }
 
 impl Locked {
@@ -73,9 +65,7 @@ impl Locked {
             }
             match self.disk.entry(&name)? {
                 Some(found) if found == target => {}
-                Some(found) if found == name && self.may_be_leaving(&name) => {
-                    self.note_leaving(&name);
-                }
+                Some(found) if found == name && self.note_leaving(&name) => {}
                 // What is leaving may have left just now, without the lock.
                 Some(_) | None => self.disk.link_over(&name, &target)?,
             }
@@ -123,15 +113,21 @@ impl Locked {
     /// The place of `record` where something is leaving there already: that is noted.
     pub(super) fn leaving_before(&self, record: &Record) -> Result<Option<String>, Error> {
         let Some((place, _)) = place(record) else { return Ok(None) };
-        if self.disk.target(&place)?.is_some() || !self.may_be_leaving(&place) {
-            return Ok(None);
-        }
-        self.note_leaving(&place);
-        Ok(Some(place))
+        let is_leaving = self.disk.target(&place)?.is_none() && self.note_leaving(&place);
+        Ok(is_leaving.then_some(place))
     }
 
-    fn note_leaving(&self, place: &str) {
-        self.leaving.borrow_mut().extend(self.leaving_at(place).ok().flatten());
+    /// Notes the record that is leaving at `place`, whose connections are then this command's to end; says
+    /// whether what is there means something, if only to a later version or another time.
+    pub(super) fn note_leaving(&self, place: &str) -> bool {
+        match self.leaving_at(place) {
+            Ok(found) => {
+                let is_there = found.is_some();
+                self.leaving.borrow_mut().extend(found);
+                is_there
+            }
+            Err(damage) => !damage.is_discardable(),
+        }
     }
 
     /// The records that were found leaving where this command recorded something.

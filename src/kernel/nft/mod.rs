@@ -11,9 +11,10 @@ mod events;
 mod look;
 mod probe;
 mod reconcile;
-mod rule_encode;
 #[cfg(feature = "replay")]
-mod tests;
+#[path = "tests/replay.rs"]
+mod replay;
+mod rule_encode;
 mod withdraw;
 
 use std::borrow::Cow;
@@ -42,7 +43,7 @@ pub use look::{Extent, Look, Table};
 pub use probe::{Release, trial};
 pub use reconcile::Survey;
 #[cfg(feature = "replay")]
-pub use tests::{Asked, read};
+pub use replay::{Asked, read};
 
 /// How often, and how far apart, something is looked at that goes by itself within a timer tick of
 /// the kernel's: 1 to 10 ms.

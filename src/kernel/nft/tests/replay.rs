@@ -1,5 +1,5 @@
-//! The readers and the writer that the commands use, without a socket: they decode recorded or invented
-//! replies of the kernel, and encode a change. Only for tests, the fuzzer and the benchmarks (feature
+//! The readers and the writer of the commands, without a socket: recorded answers of the kernel, or any bytes,
+//! are read, and the messages for a change are written. For tests, the fuzzer and the benchmarks only (feature
 //! `replay`).
 
 use super::super::flows::Flow;
