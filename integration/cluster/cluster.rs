@@ -21,7 +21,7 @@ const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
-/// The folder that `kubectl -k` is given for `folder`. DaemonSets of Kubernetes 1.20 have no `maxSurge`, so an
+/// The folder that `kubectl -k` is given for `folder`. `DaemonSets` of Kubernetes 1.20 have no `maxSurge`, so an
 /// overlay replaces the update strategy.
 pub(crate) fn kustomized(folder: &Path) -> String {
     if !folder.ends_with("deploy/kubernetes") {
