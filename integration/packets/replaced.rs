@@ -110,11 +110,10 @@ fn a_tcp_client_reaches_the_new_pod() {
     }
 }
 
-/// What makes elements again that have counted.
+/// Writes elements again that have counted connections.
 type Restore<'a> = &'a dyn Fn(&Attachment);
 
-/// Elements count connections. What was counted is lost when an element is made again, so that it must not be
-/// taken for one that no client has used.
+/// An element that is written again has lost its count, and must not be taken for one that no client has used.
 #[test]
 fn a_tcp_client_of_a_table_that_was_built_again_reaches_the_new_pod() {
     let node = Node::new();
@@ -155,8 +154,9 @@ fn a_tcp_client_of_a_table_that_was_built_again_reaches_the_new_pod() {
     }
 }
 
-/// The kernel walks through its whole table of connections to end some. For a port that no client has
-/// used, it is not asked to: unless a DEL is held up until the element has expired, so it may try again.
+/// To end connections, the kernel walks through its whole table of them. DEL of a port that no client has
+/// used does not ask for that, unless the element expires before DEL has read its count: so DEL has several
+/// tries.
 #[test]
 fn a_del_of_an_unused_tcp_port_ends_no_connections() {
     let node = Node::new();

@@ -123,7 +123,7 @@ pub struct Session {
     decoder: Decoder,
     buffer: Box<[u8]>,
     runtime: Configure,
-    /// The bits of the events of which the agent is told.
+    /// The events that the runtime sends, a bit for each.
     events: i32,
     /// The parts of Synchronize so far, and their size.
     listed: usize,

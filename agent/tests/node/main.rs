@@ -119,7 +119,7 @@ const RUNTIME_CONFIG: &str = "AUTOPORT_TEST_RUNTIME_CONFIG";
 
 /// The plugin, for [`add`]: a process of its own, because the library looks at the namespaces of its process.
 #[test]
-#[ignore = "the other process of the tests that call the plugin"]
+#[ignore = "run by add, as a process of its own"]
 fn call_the_plugin() {
     let node_file = env::var_os(CALL).expect("the file of the node");
     let runtime_config = env::var(RUNTIME_CONFIG).expect("what the runtime tells the plugin");

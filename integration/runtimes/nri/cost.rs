@@ -18,7 +18,7 @@ fn measured(node: &Containerd, pod: &Value) -> [Vec<u64>; 2] {
 }
 
 #[test]
-#[ignore = "make bench-agent"]
+#[ignore = "a measurement, run by make bench-agent"]
 #[expect(clippy::print_stdout, reason = "what was measured")]
 fn what_the_agent_costs() {
     let node = Containerd::with_agents(same);

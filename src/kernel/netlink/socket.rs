@@ -92,7 +92,7 @@ impl Socket {
             Ok(socket)
         };
         let netlink = open().map_err(|source| Error::Socket { action: "open", source })?;
-        Ok(Self { netlink, buffer: vec![0; RECEIVE_BUFFER], numbers: 0..0 })
+        Ok(Self { netlink, buffer: Vec::with_capacity(RECEIVE_BUFFER), numbers: 0..0 })
     }
 
     /// Has the kernel send what it tells the multicast `group`, with room for `room` bytes of it.
@@ -130,9 +130,9 @@ impl Socket {
     /// The next datagram; `None` when there is none.
     pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
-            let received = self.netlink.recv(&mut &mut self.buffer[..], MSG_DONTWAIT | MSG_TRUNC);
-            match received {
-                Ok(len) => return Ok(Some(&self.buffer[..len.min(RECEIVE_BUFFER)])),
+            self.buffer.clear();
+            match self.netlink.recv(&mut self.buffer, MSG_DONTWAIT | MSG_TRUNC) {
+                Ok(_) => return Ok(Some(&self.buffer)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(Error::Socket { action: "receive from", source }),
