@@ -52,9 +52,9 @@ done
 dpkg-deb -x "$deb" "$work/root"
 equal "what the package has" "$("$work/root/usr/sbin/autoport" --version)" "$version"
 equal "its agent" "$("$work/root/usr/sbin/autoport-agent" --version)" "autoport-agent ${version#autoport }"
-for program in $(sed -n 's,^Exec[A-Za-z]*=[-@:+!]*\([^ ]*\).*,\1,p' "$work"/root/lib/systemd/system/*); do
+while read -r program; do
     [ -x "$work/root$program" ] || die "a unit of the package runs $program, which it does not contain"
-done
+done < <(sed -n 's,^Exec[A-Za-z]*=[-@:+!]*\([^ ]*\).*,\1,p' "$work"/root/lib/systemd/system/*)
 dpkg-deb -e "$deb" "$work/control"
 (cd "$work/root" && md5sum --quiet -c "$work/control/md5sums")
 
