@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use super::real_time::RealTime;
 
 /// Of the thread that waits: it makes one system call.
 const STACK: usize = 32 << 10;
@@ -25,6 +26,11 @@ pub(super) enum Mode {
     /// Other readers.
     Shared,
 }
+
+/// The lock, until this is dropped: first the file, for which others wait.
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are there to be dropped")]
+pub(super) struct Lock(pub(super) File, pub(super) RealTime);
 
 /// Since when, for how long, and who is told.
 pub(super) struct Wait<'a> {
@@ -163,12 +169,6 @@ pub fn guards(file: &File, path: &Path) -> io::Result<bool> {
         Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Lets the lock go and keeps the file.
-pub(super) fn release(file: &File) {
-    // It cannot fail, and closing the file does the same.
-    let _ = fs2::FileExt::unlock(file);
 }
 
 /// `ENOTDIR` too: there is nothing below a file.

@@ -24,6 +24,7 @@ mod memory;
 mod place;
 mod published;
 mod quarantine;
+mod real_time;
 mod record;
 mod reservation;
 mod shared_dir;
@@ -34,7 +35,6 @@ mod tests;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,8 @@ use crate::model::{Holder, HostPort, Mapping, Record};
 use crate::netns;
 use disk::Disk;
 use key::Kind;
-use lock::{Mode, Wait};
+use lock::{Lock, Mode, Wait};
+use real_time::RealTime;
 
 const LOCK: &str = "lock";
 
@@ -129,6 +130,7 @@ impl Store {
     /// was written by a later version, or cannot be used.
     pub fn lock(&self, log: &mut dyn Log) -> Result<Locked, Error> {
         let mut wait = Wait::new(self.patience, self.deadline, log);
+        let real_time = RealTime::begin();
         loop {
             let disk = Disk::create(&self.dir)?;
             let path = disk.full(LOCK);
@@ -140,7 +142,8 @@ impl Store {
                     None => Ok(()),
                 })?;
                 let persistent = self.persistent.clone();
-                let shared = Shared { disk, instance, lock: file, deadline: self.deadline };
+                let lock = Some(Lock(file, real_time));
+                let shared = Shared { disk, instance, lock, deadline: self.deadline };
                 let (changed, leaving) = (RefCell::default(), RefCell::default());
                 return Ok(Locked { shared, persistent, changed, leaving });
             }
@@ -154,6 +157,7 @@ impl Store {
     /// As for [`Store::lock`].
     pub fn read(&self, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
         let mut wait = Wait::new(self.patience, self.deadline, log);
+        let real_time = RealTime::begin();
         loop {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
             let path = disk.full(LOCK);
@@ -161,8 +165,8 @@ impl Store {
             let file = wait.take(file, &path, Mode::Shared)?;
             if guards(&file, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_reader(&disk)?;
-                let deadline = self.deadline;
-                let shared = |instance| Shared { disk, instance, lock: file, deadline };
+                let (lock, deadline) = (Some(Lock(file, real_time)), self.deadline);
+                let shared = |instance| Shared { disk, instance, lock, deadline };
                 return Ok(instance.map(shared));
             }
         }
@@ -174,7 +178,8 @@ impl Store {
 pub struct Shared {
     disk: Disk,
     instance: Instance,
-    lock: File,
+    /// `None` after it was let go.
+    lock: Option<Lock>,
     deadline: Option<Instant>,
 }
 

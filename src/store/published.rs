@@ -42,8 +42,8 @@ pub struct Unlocked {
 impl Locked {
     /// Lets the lock go. The files of every pod whose records were changed are still as before:
     /// [`Unlocked::publish`].
-    pub fn unlock(self) -> Unlocked {
-        lock::release(&self.shared.lock);
+    pub fn unlock(mut self) -> Unlocked {
+        drop(self.shared.lock.take());
         Unlocked { shared: self.shared, changed: self.changed.into_inner() }
     }
 }

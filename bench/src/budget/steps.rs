@@ -22,7 +22,7 @@ pub(super) const START: &str = "runtime start";
 pub(super) const EXIT: &str = "exit";
 
 /// An ADD on a node that has the table, in order. `brk` is memory for whatever is being done.
-pub(super) const STEPS: [Step; 25] = [
+pub(super) const STEPS: [Step; 26] = [
     step(
         START,
         "the C library's start, in every static program: heap, thread, stack guard; what is constant \
@@ -88,6 +88,11 @@ pub(super) const STEPS: [Step; 25] = [
         "lock",
         "the state directory: ours, nobody else's to write, and in memory, so that nothing needs a sync",
         &[("openat", "O_DIRECTORY"), ("statx", "S_IFDIR"), ("geteuid", ""), ("fstatfs", "TMPFS")],
+    ),
+    step(
+        "lock",
+        "to run before normal threads until the lock is let go",
+        &[("sched_getscheduler", ""), ("sched_setscheduler", "SCHED_RR")],
     ),
     step(
         "lock",
@@ -162,8 +167,8 @@ pub(super) const STEPS: [Step; 25] = [
     ),
     step(
         "reply",
-        "the lock is let go; the reply",
-        &[("flock", "LOCK_UN"), ("close", ""), ("write", "(1, ")],
+        "the lock is let go, and the thread is a normal one again; the reply",
+        &[("close", ""), ("sched_setscheduler", "SCHED_OTHER"), ("write", "(1, ")],
     ),
 ];
 

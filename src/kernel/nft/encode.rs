@@ -1,4 +1,4 @@
-//! Chains, sets and rules as libnftnl encodes them: the only unsafe code of this crate.
+//! Chains, sets and rules as libnftnl encodes them.
 //!
 //! This is the cold path, taken when a table, or a network's chains, have to be made. What
 //! nftnl's safe types lack (maps, `fib`, registers beyond the first, lookups with a result) is

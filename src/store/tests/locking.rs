@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use nix::libc::{SCHED_BATCH, SCHED_FIFO, SCHED_OTHER, SCHED_RR};
+
 use super::looking_up::of_pod;
 use super::*;
 
@@ -132,15 +134,16 @@ fn a_lock_on_a_deleted_file_is_not_enough() {
     let node = Node::new();
     let taken = node.lock();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(&mut Silent));
+        scope.spawn(|| {
+            let got = node.store.lock(&mut Silent).expect("locking");
+            let at_once = node.store.clone().waiting(Duration::ZERO);
+            let error = at_once.lock(&mut Silent).expect_err("it is taken");
+            assert!(matches!(error, Error::LockTaken { .. }), "{error}");
+            got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
+        });
         thread::sleep(Duration::from_millis(30));
         fs::remove_dir_all(&node.dir).expect("removing the state directory");
         drop(taken);
-        let got = waiter.join().expect("no panic").expect("locking");
-        let error =
-            node.store.clone().waiting(Duration::ZERO).lock(&mut Silent).expect_err("it is taken");
-        assert!(matches!(error, Error::LockTaken { .. }), "{error}");
-        got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
     });
     assert!(node.holds("4f2a"));
 }
@@ -152,13 +155,14 @@ fn a_lock_in_a_moved_directory_is_not_enough() {
     let taken = node.lock();
     let before = taken.instance().id.clone();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| node.store.lock(&mut Silent));
+        scope.spawn(|| {
+            let got = node.store.lock(&mut Silent).expect("locking");
+            assert_ne!(got.instance().id, before, "a store of its own");
+            got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
+        });
         thread::sleep(Duration::from_millis(30));
         fs::rename(&node.dir, node.dir.with_file_name("moved")).expect("moving the directory");
         drop(taken);
-        let got = waiter.join().expect("no panic").expect("locking");
-        assert_ne!(got.instance().id, before, "a store of its own");
-        got.save(&record(&got, "4f2a", &[host("0.0.0.0", 80)])).expect("saving");
     });
     assert!(node.path("attachments/cbr0:4f2a:eth0.json").exists());
     assert!(!node.dir.with_file_name("moved").join("attachments").exists());
@@ -267,4 +271,49 @@ fn hold_the_lock_until_killed() {
     let locked = Store::at(Path::new(&dir)).lock(&mut Silent);
     let _locked = locked.expect("locking");
     thread::sleep(Duration::from_mins(1));
+}
+
+/// Field 41 of proc(5)'s stat, for this thread.
+fn policy() -> i32 {
+    let stat = fs::read_to_string("/proc/thread-self/stat").expect("the state of this thread");
+    let (_, fields) = stat.rsplit_once(") ").expect("a command in parentheses");
+    fields.split(' ').nth(38).and_then(|policy| policy.parse().ok()).expect("a policy")
+}
+
+/// Whether the kernel lets this process schedule itself before others: `CAP_SYS_NICE`, among all users.
+fn may_be_real_time() -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("the state of this process");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = effective.and_then(|all| u64::from_str_radix(all, 16).ok());
+    let users = fs::read_to_string("/proc/self/uid_map").expect("the users of this process");
+    effective.expect("capabilities") >> 23 & 1 == 1 && users.contains("4294967295")
+}
+
+#[test]
+fn who_has_the_lock_runs_before_normal_threads_and_only_then() {
+    let node = Node::new();
+    let pid = nix::unistd::gettid().to_string();
+    let policies = [
+        ("--other", "0", SCHED_OTHER, SCHED_RR),
+        ("--batch", "0", SCHED_BATCH, SCHED_RR),
+        ("--fifo", "2", SCHED_FIFO, SCHED_FIFO),
+    ];
+    let may_be = may_be_real_time();
+    for (option, priority, normal, with_lock) in
+        policies.into_iter().take(if may_be { 3 } else { 2 })
+    {
+        let set =
+            std::process::Command::new("chrt").args([option, "--pid", priority, &pid]).status();
+        assert!(set.is_ok_and(|set| set.success()), "chrt {option}");
+        let with_lock = if may_be { with_lock } else { normal };
+        let locked = node.lock();
+        assert_eq!(policy(), with_lock);
+        let unlocked = locked.unlock();
+        assert_eq!(policy(), normal);
+        drop(unlocked);
+        let shared = node.read();
+        assert_eq!(policy(), with_lock);
+        drop(shared);
+        assert_eq!(policy(), normal);
+    }
 }
