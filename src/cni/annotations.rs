@@ -101,6 +101,18 @@ impl Annotations {
     }
 }
 
+/// Whether the value of [`ENV`], if the pod has one, says that it waits for its variables.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn requires_variables(value: Option<&str>) -> Result<bool, Error> {
+    match value.map(str::trim) {
+        None => Ok(false),
+        Some("required") => Ok(true),
+        Some(value) => Err(Error::annotation(ENV, value, "it must be \"required\"")),
+    }
+}
+
 /// A pod whose request is misspelt would start without its ports, and nobody would know why.
 fn refuse_near_misses<'a>(
     keys: impl Iterator<Item = &'a str>,

@@ -26,7 +26,9 @@ use std::collections::BTreeSet;
 
 use serde_json::value::RawValue;
 
-pub use self::annotations::{ALLOCATION, ENV, MOUNT, PORTS, PodAnnotations, RANGE};
+pub use self::annotations::{
+    ALLOCATION, ENV, MOUNT, PORTS, PodAnnotations, RANGE, requires_variables,
+};
 pub use self::command::Command;
 pub use self::config::{
     Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::annotations::{Annotations, ENV};
+use super::annotations::{Annotations, ENV, requires_variables};
 use super::command::Command;
 use super::config::{Config, Judge, StoreConfig, decode_node_file};
 use super::env::{Env, Parameters};
@@ -95,7 +95,7 @@ impl Parser<'_> {
         let mut ask = config.ask(self.attachment()?.into());
         let warnings = &mut self.judge.warnings;
         requests::read(&mut ask, &wanted, &annotations, &aliases, warnings)?;
-        let is_required = annotations.get(ENV).is_some_and(|text| text.trim() == "required");
+        let is_required = requires_variables(annotations.get(ENV))?;
         let needs_agent = is_required || agent_required && !ask.requested.is_empty();
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
         ask.pod = self.env.pod(warnings);

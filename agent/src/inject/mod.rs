@@ -6,7 +6,7 @@ mod declared;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use autoport::cni::{ENV, MOUNT, PORTS, asking};
+use autoport::cni::{self, ENV, MOUNT, PORTS, asking, requires_variables};
 use autoport::model::{Dialect, Record};
 use autoport::publication::{Entry, Publication};
 
@@ -47,10 +47,8 @@ pub struct Injection {
 /// Why a container must not be created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error(
-        "annotation {key} is {value:?}, it must be {allowed}; correct it in the Pod, or remove it"
-    )]
-    Annotation { key: &'static str, value: String, allowed: &'static str },
+    #[error("{0}; correct it in the Pod, or remove it")]
+    Annotation(String),
     #[error(
         "the Pod asks for host ports by annotation {annotation} and holds none, so container \
          {container:?} is not created; the network configuration needs autoport with the capability \
@@ -58,6 +56,12 @@ pub enum Refusal {
          the Pod"
     )]
     NoPorts { annotation: String, container: String },
+}
+
+impl From<cni::Error> for Refusal {
+    fn from(error: cni::Error) -> Self {
+        Self::Annotation(error.to_string())
+    }
 }
 
 /// Every system whose annotations the plugin can read.
@@ -79,7 +83,7 @@ pub fn inject(
     container: &Container,
     known: &Known,
 ) -> Result<Option<Injection>, Refusal> {
-    let is_required = is_required(pod)?;
+    let is_required = requires_variables(pod.annotations.get(ENV).map(String::as_str))?;
     let mounts = mounts(pod)?;
     let published = Publication::of(&known.records);
     // Files are published only where the node has chosen a port.
@@ -127,24 +131,12 @@ fn missing(pod: &Pod, known: &Known, is_required: bool) -> Option<&'static str> 
     }
 }
 
-fn is_required(pod: &Pod) -> Result<bool, Refusal> {
-    match pod.annotations.get(ENV).map(|value| value.trim()) {
-        None => Ok(false),
-        Some("required") => Ok(true),
-        Some(value) => {
-            let allowed = "\"required\"";
-            Err(Refusal::Annotation { key: ENV, value: value.to_owned(), allowed })
-        }
-    }
-}
-
 fn mounts(pod: &Pod) -> Result<bool, Refusal> {
     match pod.annotations.get(MOUNT).map(|value| value.trim()) {
         None | Some("true") => Ok(true),
         Some("false") => Ok(false),
         Some(value) => {
-            let allowed = "\"true\" or \"false\"";
-            Err(Refusal::Annotation { key: MOUNT, value: value.to_owned(), allowed })
+            Err(cni::Error::annotation(MOUNT, value, "it must be \"true\" or \"false\"").into())
         }
     }
 }

@@ -183,3 +183,17 @@ fn the_annotations_that_ask_are_those_that_an_add_reads() {
         assert!(asking(&annotations, &none).all(|key| key == PORTS));
     }
 }
+
+#[test]
+fn a_pod_waits_for_its_variables_only_by_one_word() {
+    for annotations in [&[("autoport.cni/env", " required ")][..], &[]] {
+        assert!(claim(&[(80, 80)], annotations).is_ok(), "{annotations:?}");
+    }
+    for value in ["true", "Required", "", "optional"] {
+        let said = refusal(&[(80, 80)], &[("autoport.cni/env", value)]);
+        assert!(
+            said.contains("autoport.cni/env") && said.contains("must be \"required\""),
+            "{said}"
+        );
+    }
+}
