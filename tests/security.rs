@@ -27,7 +27,7 @@ fn every_test_that_is_named_exists() {
                     source = suites::source_of(suite);
                     test
                 }
-                None if code.starts_with("src/") => {
+                None if ["src/", "agent/"].iter().any(|room| code.starts_with(room)) => {
                     file = code.to_owned();
                     source = read(&file);
                     ""

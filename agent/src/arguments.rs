@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use autoport_agent::config::{LogFormat, LogLevel};
+use autoport_agent::metrics::{Address, Probe};
 
 /// The node agent of autoport.
 ///
@@ -33,6 +34,16 @@ pub(crate) struct Arguments {
     /// The node's configuration of the plugin
     #[arg(long, value_name = "FILE", default_value = autoport::cni::NODE_FILE)]
     pub(crate) node_file: PathBuf,
+    /// Serve /metrics, /healthz and /readyz at this IP address and port [default: nowhere; with --standby, the
+    /// port after that of the configuration file]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<Address>,
+    /// Serve the same on this Unix socket, for --probe
+    #[arg(long, value_name = "PATH")]
+    pub(crate) probe_socket: Option<PathBuf>,
+    /// Ask the agent at --probe-socket whether it is well, and exit with 0 or 1
+    #[arg(long, value_name = "QUESTION", requires = "probe_socket")]
+    pub(crate) probe: Option<Probe>,
     /// Format of the log on standard error [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
@@ -49,4 +60,5 @@ const FILES: &str = "\
 Options override the keys of the configuration file. Ranges, limits and aliases are those of the plugin: its
 object in the network configuration, and /etc/cni/autoport.json.
 
-Exit status: 0 ended by a signal; 1 the agent failed; 2 wrong arguments or configuration.";
+Exit status: 0 ended by a signal; 1 the agent failed; 2 wrong arguments or configuration. With --probe: 0 the
+agent is well; 1 it is not, with the reason.";

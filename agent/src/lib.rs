@@ -5,6 +5,7 @@
 //! - [`hostnet`]: host ports of pods on the node's network.
 //! - [`service`]: the agent at work.
 //! - [`keeper`]: which of the node's agents answers the runtime.
+//! - [`metrics`]: what the agent counts, whether it is well, and the door to both.
 //! - [`inject`]: what a container is told. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
@@ -13,5 +14,6 @@ pub mod config;
 pub mod hostnet;
 pub mod inject;
 pub mod keeper;
+pub mod metrics;
 pub mod nri;
 pub mod service;

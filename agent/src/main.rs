@@ -4,6 +4,7 @@ mod arguments;
 mod supervisor;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -13,6 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 use autoport_agent::config::{
     File, INDEX, LogFormat, LogLevel, NET_CONF_DIR, Plugin, SOCKET, STANDBY_INDEX,
 };
+use autoport_agent::metrics::{self, Address, Doors, Probe};
 use autoport_agent::nri::Identity;
 use autoport_agent::service::{Service, Settings};
 
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         arguments.log_format.or(file.log_format).unwrap_or_default(),
         arguments.log_level.or(file.log_level).unwrap_or_default(),
     );
+    if let (Some(probe), Some(door)) = (arguments.probe, &arguments.probe_socket) {
+        let socket = arguments.socket.or(file.socket).unwrap_or_else(|| SOCKET.into());
+        return ask(door, probe, &socket);
+    }
     if supervisor::is_wanted(arguments.supervise) {
         return supervisor::run().map_or_else(|error| failed(&error), ExitCode::from);
     }
@@ -64,13 +70,38 @@ fn settings(
     let of_file = file.index.filter(|_| !arguments.standby);
     let index = arguments.index.or(of_file).unwrap_or(usual);
     let net_conf_dir = arguments.net_conf_dir.or(file.net_conf_dir);
+    // Nor is its address.
+    let of_file = file.metrics_address;
+    let of_file = if arguments.standby { of_file.map(Address::next) } else { of_file };
+    let address = arguments.metrics_address.or(of_file);
     let plugin = Plugin::new(net_conf_dir.unwrap_or_else(|| NET_CONF_DIR.into()));
     Ok(Settings {
         socket: arguments.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()),
         identity: Identity::new(NAME, index)?,
         preferred: !arguments.standby,
         plugin: plugin.with_node_file(arguments.node_file),
+        doors: Doors { address, socket: arguments.probe_socket },
     })
+}
+
+/// Asks the agent at `door`. One that waits for a runtime without NRI is as ready as it can be on this node: an
+/// update must not wait for it.
+fn ask(door: &Path, probe: Probe, socket: &Path) -> ExitCode {
+    match metrics::ask(door, probe) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(reason)) if probe == Probe::Ready && !socket.exists() => {
+            tracing::info!("there is no runtime with NRI on this node: {reason}");
+            ExitCode::SUCCESS
+        }
+        Ok(Err(reason)) => {
+            tracing::error!("{reason}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tracing::error!("cannot ask the agent at {}: {error}", door.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Serves the runtime until a signal comes.

@@ -54,13 +54,14 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 8] = [
+const AGENT_MAP: [(&str, &[&str]); 9] = [
     ("nri", &[]),
-    ("config", &[]),
+    ("config", &["metrics"]),
+    ("metrics", &[]),
     ("keeper", &[]),
     ("inject", &["nri"]),
     ("hostnet", &["nri"]),
-    ("service", &["nri", "config", "keeper", "inject", "hostnet"]),
+    ("service", &["nri", "config", "keeper", "inject", "hostnet", "metrics"]),
     // The executable, which sees the rooms from outside.
     ("arguments", &[]),
     ("supervisor", &[]),

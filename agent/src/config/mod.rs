@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use autoport::regular;
 use serde::Deserialize;
 
+use crate::metrics::Address;
+
 pub use self::plugin::Plugin;
 
 /// Where the file is if no option says otherwise; it need not exist.
@@ -32,6 +34,7 @@ pub struct File {
     pub socket: Option<PathBuf>,
     pub index: Option<u8>,
     pub net_conf_dir: Option<PathBuf>,
+    pub metrics_address: Option<Address>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<LogLevel>,
 }
@@ -119,7 +122,7 @@ mod tests {
     fn all_keys_are_optional() {
         assert_eq!(File::parse(b"{}"), Ok(File::default()));
         let all = br#"{"socket": "/run/nri.sock", "index": 51, "netConfDir": "/etc/cni/net.d",
-                       "logFormat": "json", "logLevel": "debug"}"#;
+                       "metricsAddress": "127.0.0.1:9417", "logFormat": "json", "logLevel": "debug"}"#;
         let file = File::parse(all).expect("all keys are right");
         assert_eq!((file.index, file.log_format), (Some(51), Some(LogFormat::Json)));
         assert!(File::read(Some(Path::new("/no/such/file"))).is_err());
@@ -133,6 +136,7 @@ mod tests {
             (r#"{"index": 100}"#, "index must be 0 to 99"),
             (r#"{"socket": "nri.sock"}"#, "socket must be an absolute path"),
             (r#"{"logFormat": "xml"}"#, "`xml`"),
+            (r#"{"metricsAddress": ":9417"}"#, "\":9417\" is not an IP address and a port"),
             ("[]x", "invalid length"),
             ("", "EOF"),
         ] {

@@ -8,7 +8,7 @@ mod sandboxes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use autoport::app::{self, Claimed};
+use autoport::app::{self, Claimed, Listing};
 use autoport::cni::Config;
 use autoport::event::{Event, Log};
 use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
@@ -16,6 +16,7 @@ use autoport::netns;
 use autoport::store::Store;
 
 pub use self::sandboxes::{Listed, Sandboxes};
+use crate::nri::Rejection;
 use crate::nri::message::Pod;
 
 /// A holder whose pod the runtime does not list is looked at again after this time, and released then.
@@ -54,23 +55,42 @@ pub fn concerns(pod: &Pod) -> bool {
 /// waits.
 ///
 /// # Errors
-/// Why the sandbox must not run, in a line for the pod's events.
+/// Why the sandbox must not run.
 pub fn claim(
     pod: &Pod,
     config: Config,
     call: &mut Call<'_>,
     is_awaited: &dyn Fn() -> bool,
-) -> Result<Option<Claimed>, String> {
-    let holder = HostPod::new(&pod.uid).map_err(|error| error.to_string())?;
+) -> Result<Option<Claimed>, Rejection> {
+    let holder =
+        HostPod::new(&pod.uid).map_err(|error| Rejection::new("request", error.to_string()))?;
     let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
     let named = Named { namespace, name, uid };
     let asked = ask::ask(holder.into(), named, &pod.annotations, config);
-    let Some((ask, ignored)) = asked.map_err(|error| error.in_one_line())? else { return Ok(None) };
+    let asked = asked.map_err(|error| Rejection::new("request", error.in_one_line()))?;
+    let Some((ask, ignored)) = asked else { return Ok(None) };
     for text in ignored {
         call.log.note(Event::Ignored(text));
     }
     let claimed = app::claim(call.store, ask, is_awaited, call.now, call.log);
-    claimed.map_err(|error| format!("{} (code {})", error.in_one_line(), error.code()))
+    claimed.map_err(|error| {
+        let text = format!("{} (code {})", error.in_one_line(), error.code());
+        Rejection::new(kind(error.code()), text)
+    })
+}
+
+/// The kind of reason that a code of docs/errors.md is.
+const fn kind(code: u32) -> &'static str {
+    match code {
+        5 => "late",
+        11 => "lock",
+        100 => "held",
+        101 => "range_full",
+        103 => "listener",
+        104 => "policy",
+        102 | 110 | 111 => "node",
+        _ => "request",
+    }
 }
 
 /// Takes back what the runtime did not wait for, if this agent still `leads` when it has the lock: another
@@ -134,17 +154,12 @@ impl Suspects {
 }
 
 /// The UIDs of all pods on the node's network that hold host ports.
-///
-/// # Errors
-/// What the store says.
-pub fn holders(call: &mut Call<'_>) -> Result<Vec<String>, String> {
-    let listing = app::list(call.store, call.log).map_err(|error| error.in_one_line())?;
-    let records = listing.map(|listing| listing.attachments).unwrap_or_default();
+pub fn holders(listing: &Listing) -> Vec<String> {
     let uid = |record: &Record| match &record.owner.holder {
         Holder::HostPod { pod } => Some(pod.uid().to_owned()),
         Holder::Attachment(_) => None,
     };
-    Ok(records.iter().filter_map(uid).collect())
+    listing.attachments.iter().filter_map(uid).collect()
 }
 
 #[cfg(test)]

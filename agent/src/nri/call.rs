@@ -43,6 +43,20 @@ pub enum Event {
     CreateContainer { pod: Pod, container: Container },
 }
 
+impl Event {
+    /// Its name in the protocol.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Synchronized { .. } => "Synchronize",
+            Self::RunPodSandbox(_) => "RunPodSandbox",
+            Self::StopPodSandbox(_) => "StopPodSandbox",
+            Self::RemovePodSandbox(_) => "RemovePodSandbox",
+            Self::CreateContainer { .. } => "CreateContainer",
+        }
+    }
+}
+
 /// The answer to an [`Event`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -55,13 +69,28 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("{0}")]
-    Refused(String),
+    Refused(Rejection),
     /// The runtime would drop the agent, and go on without it, if it waited longer.
     #[error(
         "autoport-agent did not finish in {limit_ms} ms and rejects the request so that the pod does \
          not start without its host ports; it is repeated by kubelet"
     )]
     Late { limit_ms: u128 },
+}
+
+/// Why a pod has to wait.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Rejection {
+    /// The kind of reason in one word, which is counted.
+    pub kind: &'static str,
+    pub text: String,
+}
+
+impl Rejection {
+    pub fn new(kind: &'static str, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
 }
 
 /// A call of the runtime.
@@ -234,7 +263,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_not_a_success() {
-        for failure in [Failure::Refused("no".into()), Failure::Late { limit_ms: 1000 }] {
+        for failure in
+            [Failure::Refused(Rejection::new("full", "no")), Failure::Late { limit_ms: 1000 }]
+        {
             let text = failure.to_string();
             let message = answer(5, Err(failure));
             assert_eq!(rejection(&message.body).expect("a response"), Some(text));

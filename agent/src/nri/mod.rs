@@ -10,5 +10,5 @@ pub mod frame;
 pub mod message;
 pub mod session;
 
-pub use call::{Answer, Event, Failure};
+pub use call::{Answer, Event, Failure, Rejection};
 pub use session::{Asked, Error, Identity, RETRY, Session};

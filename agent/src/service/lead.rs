@@ -12,7 +12,8 @@ use autoport::store::Store;
 use super::worker::{Duty, Job, Task};
 use crate::hostnet::Listed;
 use crate::keeper::{Keeper, Standing};
-use crate::nri::RETRY;
+use crate::metrics::Metrics;
+use crate::nri::{RETRY, Rejection};
 
 /// How often a preferred agent that waits for the lead tries to take it while an event waits.
 const STEP: Duration = Duration::from_millis(20);
@@ -34,6 +35,7 @@ pub(super) fn start(
     store: Store,
     keeper: Keeper,
     worker: Sender<Task>,
+    metrics: Metrics,
 ) -> std::io::Result<Sender<Order>> {
     let (orders, received) = mpsc::channel();
     let run = move || {
@@ -41,7 +43,7 @@ pub(super) fn start(
         if let Err(error) = store.waiting(RETRY).lock(&mut Silent) {
             tracing::warn!("cannot use the state directory: {}", in_one_line(&error));
         }
-        Lead { keeper, worker, failed: false }.run(&received);
+        Lead { keeper, worker, metrics, failed: false }.run(&received);
     };
     thread::Builder::new().name("lead".to_owned()).spawn(run)?;
     Ok(orders)
@@ -50,6 +52,7 @@ pub(super) fn start(
 struct Lead {
     keeper: Keeper,
     worker: Sender<Task>,
+    metrics: Metrics,
     /// Whether the last beat failed.
     failed: bool,
 }
@@ -77,6 +80,7 @@ impl Lead {
                     self.worker.send(Task::Event(job, duty, role))
                 }
             };
+            self.metrics.is_leader(self.keeper.leads());
             if sent.is_err() {
                 return;
             }
@@ -106,18 +110,19 @@ impl Lead {
                     self.beat();
                 }
                 Standing::Waits => {
-                    return Duty::Reject(
+                    return Duty::Reject(Rejection::new(
+                        "lead",
                         "the standby agent of this node has not handed the lead over to this agent \
-                         yet; kubelet repeats the request"
-                            .to_owned(),
-                    );
+                         yet; kubelet repeats the request",
+                    ));
                 }
                 Standing::Unknown(error) => {
-                    return Duty::Reject(format!(
+                    let text = format!(
                         "the node's agents cannot agree which of them answers: {}; the state \
                          directory of autoport must be writable",
                         in_one_line(&error)
-                    ));
+                    );
+                    return Duty::Reject(Rejection::new("state_directory", text));
                 }
             }
         }

@@ -5,6 +5,7 @@
 mod lead;
 mod table;
 mod traced;
+mod usage;
 mod worker;
 
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use crate::config::Plugin;
 use crate::hostnet::Listed;
 use crate::inject;
 use crate::keeper::{BEAT, Clock, Keeper, Pulse};
-use crate::nri::{Answer, Asked, Event, Failure, Identity, RETRY, Session};
+use crate::metrics::{self, Doors, Health, Metrics, Outcome};
+use crate::nri::{Answer, Asked, Event, Failure, Identity, RETRY, Rejection, Session};
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct Settings {
     /// Whether this agent gets the lead back from one that is not preferred.
     pub preferred: bool,
     pub plugin: Plugin,
+    /// Where its metrics are served.
+    pub doors: Doors,
 }
 
 /// The agent.
@@ -41,6 +45,8 @@ pub struct Service {
     pulse: Pulse,
     orders: mpsc::Sender<Order>,
     needs_list: Arc<AtomicBool>,
+    metrics: Metrics,
+    health: Arc<Health>,
 }
 
 /// How often holders whose pods do not exist are looked for.
@@ -78,21 +84,24 @@ impl Service {
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         let store = app::store(&settings.plugin.store());
         let clock = Clock::of_node();
-        table::start(store.clone())?;
+        let (metrics, health) = (Metrics::default(), Arc::new(Health::default()));
+        metrics::start(settings.doors.clone(), metrics.clone(), health.clone())?;
+        table::start(store.clone(), metrics.clone())?;
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();
         let needs_list = Arc::new(AtomicBool::new(true));
         let (beats, lists) = (pulse.clone(), needs_list.clone());
-        let worker = worker::start(store.clone(), plugin, clock.clone(), beats, lists)?;
-        let orders = lead::start(store, keeper, worker)?;
-        Ok(Self { settings, clock, pulse, orders, needs_list })
+        let counted = metrics.clone();
+        let worker = worker::start(store.clone(), plugin, clock.clone(), beats, lists, counted)?;
+        let orders = lead::start(store, keeper, worker, metrics.clone())?;
+        Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health })
     }
 
     /// Serves the runtime until a thread ends: when a session is over, it begins another.
     pub async fn run(&self) {
         let mut told = String::new();
-        tokio::spawn(beat(self.orders.clone()));
+        tokio::spawn(beat(self.orders.clone(), self.health.clone()));
         let Settings { socket, identity, .. } = self.settings.clone();
         tokio::spawn(look(
             socket,
@@ -108,6 +117,8 @@ impl Service {
             let (Over::Session(error), Ok(())) = (over, closed) else { return };
             // The same failure, ten times in a second, is one line.
             let reason = autoport::error::in_one_line(&error);
+            self.metrics.is_connected(false);
+            self.health.is_unready(format!("not connected to the runtime: {reason}"));
             if reason != told {
                 tracing::warn!(
                     socket = %self.settings.socket.display(),
@@ -126,7 +137,9 @@ impl Service {
         let mut session = Session::open(socket, identity).await?;
         loop {
             let asked = session.next().await?;
-            if matches!(asked.event, Event::Synchronized { .. }) {
+            let (begun, method) = (Instant::now(), asked.event.name());
+            let is_first = matches!(asked.event, Event::Synchronized { .. });
+            if is_first {
                 let (name, version) = session.runtime();
                 tracing::info!(runtime = name, version, "connected");
                 self.orders.send(Order::Connected(true))?;
@@ -138,7 +151,17 @@ impl Service {
             if let Err(failure) = &answer {
                 tracing::warn!("rejected: {failure}");
             }
+            let outcome = match &answer {
+                Ok(_) => Outcome::Answered,
+                Err(Failure::Refused(rejection)) => Outcome::Rejected(rejection.kind),
+                Err(Failure::Late { .. }) => Outcome::Rejected("late"),
+            };
             session.answer(stream, answer).await?;
+            self.metrics.request(method, outcome, begun.elapsed());
+            if is_first {
+                self.metrics.is_connected(true);
+                self.health.is_ready();
+            }
             if is_over {
                 return Err(Over::Thread);
             }
@@ -158,7 +181,7 @@ impl Service {
         let without = |failure| if asks { Err(failure) } else { Ok(Answer::Done) };
         let ended = || {
             let ended = "a thread of autoport-agent has ended; kubelet repeats the request";
-            without(Failure::Refused(ended.to_owned()))
+            without(Failure::Refused(Rejection::new("agent", ended)))
         };
         let (reply, replied) = oneshot::channel();
         // A quarter is left for what cannot be interrupted.
@@ -173,17 +196,18 @@ impl Service {
         if is_lost && asks && answer != Ok(Answer::Done) {
             let lost = "this agent was stopped for a moment, so that another may have answered; \
                         kubelet repeats the request";
-            return Ok(Err(Failure::Refused(lost.to_owned())));
+            return Ok(Err(Failure::Refused(Rejection::new("lead", lost))));
         }
         Ok(answer)
     }
 }
 
 /// Has the heart beat as long as this thread runs.
-async fn beat(orders: mpsc::Sender<Order>) {
+async fn beat(orders: mpsc::Sender<Order>, health: Arc<Health>) {
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while orders.send(Order::Beat).is_ok() {
+        health.runs();
         beats.tick().await;
     }
 }
@@ -231,9 +255,11 @@ mod tests {
         let pulse = Keeper::new("/nowhere".as_ref(), true, clock.clone()).pulse();
         let identity = Identity::new("autoport", 50).expect("an index");
         let plugin = Plugin::new("/nowhere".into());
-        let settings = Settings { socket: "/nowhere".into(), identity, preferred: true, plugin };
-        let needs_list = Arc::default();
-        let service = Service { settings, clock, pulse, orders, needs_list };
+        let (socket, doors) = ("/nowhere".into(), Doors::default());
+        let settings = Settings { socket, identity, preferred: true, plugin, doors };
+        let (needs_list, health) = (Arc::default(), Arc::default());
+        let metrics = Metrics::default();
+        let service = Service { settings, clock, pulse, orders, needs_list, metrics, health };
         let answer = |annotations: &[(&str, &str)]| {
             let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
             let annotations = annotations.iter().map(own).collect();

@@ -11,17 +11,18 @@ use autoport::app;
 use autoport::store::Store;
 
 use super::traced::Traced;
+use crate::metrics::Metrics;
 
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the thread, which ends with the process.
-pub(super) fn start(store: Store) -> io::Result<()> {
+pub(super) fn start(store: Store, metrics: Metrics) -> io::Result<()> {
     // Nothing is ever written to it.
     let (stop, writer) = io::pipe()?;
     let run = move || {
         loop {
-            if let Err(error) = app::watch(&store, stop.as_fd(), &mut Traced) {
+            if let Err(error) = app::watch(&store, stop.as_fd(), &mut Traced(&metrics)) {
                 tracing::warn!("cannot watch the table: {}", error.in_one_line());
             }
             thread::sleep(PAUSE);

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use autoport::app::{self, Claimed};
+use autoport::app::{self, Claimed, Listing};
 use autoport::cni::ENV;
 use autoport::kernel;
 use autoport::model::NamespaceId;
@@ -14,12 +14,14 @@ use autoport::store::Store;
 use tokio::sync::oneshot;
 
 use super::traced::Traced;
+use super::usage::usage;
 use crate::config::Plugin;
 use crate::hostnet::{self, Call, Listed, Sandboxes, Suspects};
 use crate::inject::{self, Known};
 use crate::keeper::{Clock, Pulse, Role};
+use crate::metrics::{Allocation, Metrics};
 use crate::nri::message::{Adjustment, Container, Pod};
-use crate::nri::{Answer, Event, Failure};
+use crate::nri::{Answer, Event, Failure, Rejection};
 
 /// How long the locks of the store are waited for in what the runtime does not wait for. Events wait
 /// meanwhile.
@@ -33,7 +35,7 @@ pub(super) enum Duty {
     /// Note it, since another agent answers.
     Watch,
     /// Reject what asks for host ports, since it is not known who answers.
-    Reject(String),
+    Reject(Rejection),
 }
 
 /// An event for the worker.
@@ -68,6 +70,7 @@ pub(super) fn start(
     clock: Clock,
     pulse: Pulse,
     needs_list: Arc<AtomicBool>,
+    metrics: Metrics,
 ) -> std::io::Result<mpsc::Sender<Task>> {
     let (tasks, received) = mpsc::channel();
     let run = move || {
@@ -81,6 +84,7 @@ pub(super) fn start(
             suspects: Suspects::default(),
             unreported: None,
             needs_list,
+            metrics,
         };
         for task in received {
             match task {
@@ -106,6 +110,7 @@ struct Worker {
     unreported: Option<(Vec<Pod>, Vec<Container>)>,
     /// Whether a holder's pod may end without an event.
     needs_list: Arc<AtomicBool>,
+    metrics: Metrics,
 }
 
 /// What answering needs besides the event.
@@ -150,7 +155,7 @@ impl Worker {
             // The runtime was told of a failure meanwhile.
             self.forget(&event);
             let store = self.aside();
-            let mut call = Call { store: &store, now: now(), log: &mut Traced };
+            let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
             if let Some(Err(error)) =
                 claimed.map(|claimed| hostnet::undo(&claimed, &leads, &mut call))
             {
@@ -240,6 +245,7 @@ impl Worker {
                     // What the pod lacks is assigned then.
                     Ok(_) | Err(_) => "delete the Pod to have it created again".to_owned(),
                 };
+                self.metrics.uninjected();
                 tracing::warn!(
                     namespace = pod.namespace,
                     pod = pod.name,
@@ -256,7 +262,12 @@ impl Worker {
         self.store.clone().by(Instant::now() + ASIDE)
     }
 
-    fn run(&self, pod: &Pod, duty: &Duty, limits: &Limits<'_>) -> Result<Option<Claimed>, String> {
+    fn run(
+        &self,
+        pod: &Pod,
+        duty: &Duty,
+        limits: &Limits<'_>,
+    ) -> Result<Option<Claimed>, Rejection> {
         if *duty == Duty::Watch || hostnet::is_on_host(pod, self.own) != Some(true) {
             return Ok(None);
         }
@@ -267,14 +278,17 @@ impl Worker {
         }
     }
 
-    fn claim(&self, pod: &Pod, limits: &Limits<'_>) -> Result<Option<Claimed>, String> {
+    fn claim(&self, pod: &Pod, limits: &Limits<'_>) -> Result<Option<Claimed>, Rejection> {
         if !hostnet::concerns(pod) {
             return Ok(None);
         }
-        let config = self.plugin.read().map_err(|error| error.to_string())?;
-        let mut call = Call { store: &limits.store, now: now(), log: &mut Traced };
-        let claimed = hostnet::claim(pod, config, &mut call, limits.is_awaited)?;
+        let config = self.plugin.read();
+        let config = config.map_err(|error| Rejection::new("configuration", error.to_string()))?;
+        let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
+        let claimed = hostnet::claim(pod, config, &mut call, limits.is_awaited)
+            .inspect_err(|_| self.metrics.allocation(Allocation::Rejected))?;
         if let Some(claimed) = &claimed {
+            self.metrics.allocation(Allocation::Assigned);
             let ports: Vec<_> = claimed.record.chosen_numbers().into_iter().collect();
             tracing::info!(namespace = pod.namespace, pod = pod.name, ?ports, "assigned");
         }
@@ -285,12 +299,18 @@ impl Worker {
         if hostnet::is_on_host(pod, self.own) == Some(false) {
             return;
         }
-        let mut call = Call { store: &limits.store, now: now(), log: &mut Traced };
+        let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
         match hostnet::release(&pod.uid, limits.leads, &mut call) {
-            Ok(true) => tracing::info!(namespace = pod.namespace, pod = pod.name, "released"),
+            Ok(true) => {
+                self.metrics.allocation(Allocation::Released);
+                tracing::info!(namespace = pod.namespace, pod = pod.name, "released");
+            }
             Ok(false) => {}
             // The removal of the sandbox, or a later look, tries again.
-            Err(error) => tracing::warn!(pod = pod.name, "cannot release host ports: {error}"),
+            Err(error) => {
+                self.metrics.allocation(Allocation::Kept);
+                tracing::warn!(pod = pod.name, "cannot release host ports: {error}");
+            }
         }
     }
 
@@ -300,7 +320,7 @@ impl Worker {
         container: &Container,
         duty: &Duty,
         limits: &Limits<'_>,
-    ) -> Result<Option<Adjustment>, String> {
+    ) -> Result<Option<Adjustment>, Rejection> {
         match duty {
             Duty::Answer => {}
             Duty::Reject(reason) if limits.asks => return Err(reason.clone()),
@@ -308,7 +328,7 @@ impl Worker {
         }
         let mut known = match self.known(pod, &limits.store) {
             Ok(known) => known,
-            Err(error) if limits.asks => return Err(error),
+            Err(error) if limits.asks => return Err(Rejection::new("state_directory", error)),
             Err(error) => {
                 tracing::warn!(pod = pod.name, "cannot look for host ports: {error}");
                 return Ok(None);
@@ -319,8 +339,10 @@ impl Worker {
             let claimed = self.claim(pod, limits)?;
             known.records.extend(claimed.map(|claimed| claimed.record));
         }
-        let told = inject::inject(pod, container, &known).map_err(|error| error.to_string())?;
+        let told = inject::inject(pod, container, &known);
+        let told = told.map_err(|error| Rejection::new("no_ports", error.to_string()))?;
         Ok(told.map(|told| {
+            self.metrics.injected(told.replaced.len());
             if !told.replaced.is_empty() {
                 let (container, replaced) = (&container.name, &told.replaced);
                 tracing::info!(
@@ -336,7 +358,7 @@ impl Worker {
 
     /// What is known of the pod. The configuration is read only where it counts.
     fn known(&self, pod: &Pod, store: &Store) -> Result<Known, String> {
-        let records = app::records_of_pod(store, &pod.uid, &mut Traced);
+        let records = app::records_of_pod(store, &pod.uid, &mut Traced(&self.metrics));
         let records = records.map_err(|error| error.in_one_line())?;
         let mut known = Known::of(pod, records, store.published_at(&pod.uid));
         if known.records.is_empty() && inject::asks(pod) {
@@ -352,16 +374,28 @@ impl Worker {
         Ok(known)
     }
 
+    /// A configuration that cannot be used is an error for the pods that ask.
+    fn count(&self, listing: &Listing) {
+        if let Ok(config) = self.plugin.read() {
+            self.metrics.usage(usage(&config, listing));
+        }
+    }
+
     fn look(&mut self, role: Role, listed: Option<Listed>) {
         self.report();
         if let Some(listed) = listed {
             self.sandboxes.reconcile(&listed);
         }
         let store = self.aside();
-        let mut call = Call { store: &store, now: now(), log: &mut Traced };
-        let holders = match hostnet::holders(&mut call) {
-            Ok(holders) => holders,
+        let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
+        let holders = match app::list(call.store, call.log) {
+            Ok(listing) => {
+                let listing = listing.unwrap_or_default();
+                self.count(&listing);
+                hostnet::holders(&listing)
+            }
             Err(error) => {
+                let error = error.in_one_line();
                 tracing::warn!("cannot look for pods that no longer exist: {error}");
                 return;
             }
@@ -372,10 +406,14 @@ impl Worker {
         for uid in self.suspects.look(&holders, &self.sandboxes, Instant::now()) {
             match hostnet::release(&uid, &leads, &mut call) {
                 Ok(true) => {
+                    self.metrics.allocation(Allocation::Released);
                     tracing::info!(uid, "released the host ports of a pod that no longer exists");
                 }
                 Ok(false) => {}
-                Err(error) => tracing::warn!(uid, "cannot release host ports: {error}"),
+                Err(error) => {
+                    self.metrics.allocation(Allocation::Kept);
+                    tracing::warn!(uid, "cannot release host ports: {error}");
+                }
             }
         }
     }

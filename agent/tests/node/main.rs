@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test starts processes and prepares files")]
 
 mod agent;
+mod doors;
 mod late;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -53,6 +54,11 @@ fn cbr0_pod(uid: &str, sandbox: &str, annotations: &[(&str, &str)]) -> Pod {
     let network = Namespace { kind: "network".to_owned(), path: "/run/netns/none".to_owned() };
     let linux = Some(LinuxPod { namespaces: vec![network] });
     Pod { linux, ..host_pod(uid, sandbox, annotations) }
+}
+
+fn ip(command: &str) {
+    let done = Command::new("ip").args(command.split(' ')).status().expect("ip can be started");
+    assert!(done.success(), "ip {command}");
 }
 
 fn run(runtime: &mut Connection, pod: &Pod) -> Result<(), Status> {
@@ -190,8 +196,7 @@ fn a_pod_with_fixed_ports_is_told_them_with_the_nodes_address_and_without_files(
         "link set d0 up",
         "link set d1 up",
     ] {
-        let done = Command::new("ip").args(command.split(' ')).status().expect("ip can be started");
-        assert!(done.success(), "ip {command}");
+        ip(command);
     }
     let _agent = node.start(&runtime.socket(), &[]);
     let mut runtime = runtime.connect(Vec::new(), Vec::new());
@@ -222,9 +227,10 @@ fn nothing_is_released_by_an_agent_that_no_longer_leads() {
     let claimed = claimed.expect("it can be had").expect("it asks for a port");
     hostnet::undo(&claimed, &|| false, &mut call).expect("it is left to the other agent");
     assert_eq!(hostnet::release("one", &|| false, &mut call), Ok(false));
-    assert_eq!(hostnet::holders(&mut call), Ok(vec!["one".to_owned()]));
+    let held = || app::list(&store, &mut Silent).expect("it can be read").unwrap_or_default();
+    assert_eq!(hostnet::holders(&held()), ["one"]);
     hostnet::undo(&claimed, &|| true, &mut call).expect("it can be released");
-    assert_eq!(hostnet::holders(&mut call), Ok(Vec::new()));
+    assert!(hostnet::holders(&held()).is_empty());
 }
 
 #[test]

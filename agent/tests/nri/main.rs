@@ -15,7 +15,7 @@ use autoport_agent::nri::message::{
     Adjustment, Container, ContainerCreated, CreateContainer, Pod, PodEvent, Request, StateChange,
     Synchronize, Variable,
 };
-use autoport_agent::nri::{Answer, Asked, Error, Event, Failure, Identity, Session};
+use autoport_agent::nri::{Answer, Asked, Error, Event, Failure, Identity, Rejection, Session};
 
 use self::runtime::{Connection, PLUGIN, RUNTIME, Runtime};
 
@@ -221,7 +221,7 @@ fn the_text_of_a_failure_reaches_the_runtime() {
         let synchronized = session.next().await.expect("it is synchronized");
         session.answer(synchronized.stream, Ok(Answer::Done)).await.expect("the runtime reads");
         let run = session.next().await.expect("an event");
-        let refused = Failure::Refused("no free host port".to_owned());
+        let refused = Failure::Refused(Rejection::new("full", "no free host port"));
         session.answer(run.stream, Err(refused)).await.expect("the runtime reads");
     });
     assert_eq!((status.code, status.message.as_str()), (9, "no free host port"));

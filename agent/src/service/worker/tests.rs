@@ -15,6 +15,7 @@ fn worker(dir: &Path) -> Worker {
         suspects: Suspects::default(),
         unreported: None,
         needs_list: Arc::default(),
+        metrics: Metrics::default(),
     }
 }
 

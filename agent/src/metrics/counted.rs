@@ -1,0 +1,273 @@
+//! What is counted, under the names of docs/agent.md.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Begins all names.
+const PREFIX: &str = "autoport_agent";
+
+/// The bounds of the histogram: an answer usually takes less than a millisecond, and is due in a second.
+const SECONDS: [f64; 11] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// What became of an event of the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Answered,
+    /// For a reason of one word.
+    Rejected(&'static str),
+}
+
+/// What became of the host ports of a pod on the host network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    Assigned,
+    Rejected,
+    Released,
+    /// They could not be released, and are still held.
+    Kept,
+}
+
+impl Allocation {
+    const ALL: [Self; 4] = [Self::Assigned, Self::Rejected, Self::Released, Self::Kept];
+
+    const fn labels(self) -> Labels<2> {
+        let result = match self {
+            Self::Assigned => "assigned",
+            Self::Rejected => "rejected",
+            Self::Released => "released",
+            Self::Kept => "kept",
+        };
+        [("network", "host"), ("result", result)]
+    }
+}
+
+/// How the table was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// As a whole.
+    Built,
+    /// Where it differed.
+    Mended,
+    Failed,
+}
+
+impl Repair {
+    const ALL: [Self; 3] = [Self::Built, Self::Mended, Self::Failed];
+
+    const fn labels(self) -> Labels<1> {
+        let kind = match self {
+            Self::Built => "built",
+            Self::Mended => "mended",
+            Self::Failed => "failed",
+        };
+        [("kind", kind)]
+    }
+}
+
+/// How many numbers of a range are held in a protocol, and how many may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub range: String,
+    pub protocol: String,
+    pub held: usize,
+    pub free: usize,
+}
+
+/// The counters. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    registry: Registry,
+    connected: Gauge,
+    leader: Gauge,
+    requests: Family<Labels<2>, Counter>,
+    seconds: Family<Labels<1>, Histogram>,
+    rejections: Family<Labels<1>, Counter>,
+    injected: Counter,
+    uninjected: Counter,
+    replaced: Counter,
+    allocations: Family<Labels<2>, Counter>,
+    repairs: Family<Labels<1>, Counter>,
+    lock_waits: Counter,
+    ports: Family<Vec<(&'static str, String)>, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let histogram = || Histogram::new(SECONDS);
+        let mut counted = Counted {
+            registry: Registry::with_prefix(PREFIX),
+            connected: Gauge::default(),
+            leader: Gauge::default(),
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(histogram as fn() -> Histogram),
+            rejections: Family::default(),
+            injected: Counter::default(),
+            uninjected: Counter::default(),
+            replaced: Counter::default(),
+            allocations: Family::default(),
+            repairs: Family::default(),
+            lock_waits: Counter::default(),
+            ports: Family::default(),
+        };
+        counted.register();
+        // A counter that appears with its first event has no rate before the second one.
+        for allocation in Allocation::ALL {
+            drop(counted.allocations.get_or_create(&allocation.labels()));
+        }
+        for repair in Repair::ALL {
+            drop(counted.repairs.get_or_create(&repair.labels()));
+        }
+        Self(Arc::new(counted))
+    }
+}
+
+impl Counted {
+    fn register(&mut self) {
+        let Self { registry, connected, leader, requests, seconds, .. } = self;
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the agent", version);
+        registry.register(
+            "nri_connected",
+            "Whether the agent is connected to the runtime and synchronized",
+            connected.clone(),
+        );
+        registry.register("leader", "Whether this agent answers the runtime", leader.clone());
+        registry.register("nri_requests", "Events of the runtime", requests.clone());
+        registry.register(
+            "nri_request_seconds",
+            "Time from an event of the runtime to the answer",
+            seconds.clone(),
+        );
+        registry.register(
+            "rejections",
+            "Events that were rejected, by reason",
+            self.rejections.clone(),
+        );
+        registry.register(
+            "injected_containers",
+            "Containers that were given the variables of their host ports",
+            self.injected.clone(),
+        );
+        registry.register(
+            "uninjected_containers",
+            "Containers that were found running without the variables of their host ports",
+            self.uninjected.clone(),
+        );
+        registry.register(
+            "replaced_variables",
+            "Variables of containers that had the name of one of autoport",
+            self.replaced.clone(),
+        );
+        registry.register(
+            "allocations",
+            "Assignments and releases of host ports for Pods on the host network",
+            self.allocations.clone(),
+        );
+        registry.register(
+            "repairs",
+            "Times that the nftables table was restored",
+            self.repairs.clone(),
+        );
+        registry.register(
+            "store_lock_waits",
+            "Times that another process had the lock of the state directory",
+            self.lock_waits.clone(),
+        );
+        registry.register(
+            "ports",
+            "Numbers of each range, as the leader last counted them",
+            self.ports.clone(),
+        );
+    }
+}
+
+impl Metrics {
+    /// All of it, in the text format of `OpenMetrics`.
+    ///
+    /// # Errors
+    /// Never: a `String` takes everything.
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+
+    pub fn is_connected(&self, connected: bool) {
+        self.0.connected.set(connected.into());
+    }
+
+    pub fn is_leader(&self, leads: bool) {
+        self.0.leader.set(leads.into());
+        if !leads {
+            // Another agent counts them from now on.
+            self.0.ports.clear();
+        }
+    }
+
+    /// An event, named as the runtime names it, that took so long.
+    pub fn request(&self, method: &'static str, outcome: Outcome, took: Duration) {
+        let result = match outcome {
+            Outcome::Answered => "answered",
+            Outcome::Rejected(reason) => {
+                self.0.rejections.get_or_create(&[("reason", reason)]).inc();
+                "rejected"
+            }
+        };
+        self.0.requests.get_or_create(&[("method", method), ("result", result)]).inc();
+        self.0.seconds.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
+    }
+
+    /// A container was given its variables, which replaced so many of its own.
+    pub fn injected(&self, replaced: usize) {
+        self.0.injected.inc();
+        self.0.replaced.inc_by(replaced as u64);
+    }
+
+    pub fn uninjected(&self) {
+        self.0.uninjected.inc();
+    }
+
+    pub fn allocation(&self, allocation: Allocation) {
+        self.0.allocations.get_or_create(&allocation.labels()).inc();
+    }
+
+    pub fn repair(&self, repair: Repair) {
+        self.0.repairs.get_or_create(&repair.labels()).inc();
+    }
+
+    pub fn waits_for_lock(&self) {
+        self.0.lock_waits.inc();
+    }
+
+    /// What is used of all ranges, in place of what was known before.
+    pub fn usage(&self, all: Vec<Usage>) {
+        let ports = &self.0.ports;
+        ports.clear();
+        for Usage { range, protocol, held, free } in all {
+            for (state, numbers) in [("held", held), ("free", free)] {
+                let state = state.to_owned();
+                let labels = [("range", range.clone()), ("protocol", protocol.clone())];
+                let labels = labels.into_iter().chain([("state", state)]).collect();
+                ports.get_or_create(&labels).set(numbers as i64);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

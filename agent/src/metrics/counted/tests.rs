@@ -1,0 +1,46 @@
+use super::*;
+
+#[test]
+fn what_is_counted_has_the_names_of_the_documentation() {
+    let metrics = Metrics::default();
+    metrics.is_connected(true);
+    metrics.is_leader(true);
+    let took = Duration::from_micros(400);
+    metrics.request("CreateContainer", Outcome::Answered, took);
+    metrics.request("RunPodSandbox", Outcome::Rejected("full"), took);
+    metrics.injected(2);
+    metrics.uninjected();
+    metrics.allocation(Allocation::Assigned);
+    metrics.repair(Repair::Mended);
+    metrics.waits_for_lock();
+    let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
+    metrics.usage(vec![usage]);
+    let text = metrics.text().expect("a string takes everything");
+    for line in [
+        r#"build_info{version="0.1.0"} 1"#,
+        "nri_connected 1",
+        "leader 1",
+        r#"nri_requests_total{method="CreateContainer",result="answered"} 1"#,
+        r#"nri_requests_total{method="RunPodSandbox",result="rejected"} 1"#,
+        r#"nri_request_seconds_bucket{le="0.0005",method="CreateContainer"} 1"#,
+        r#"nri_request_seconds_bucket{le="0.00025",method="CreateContainer"} 0"#,
+        r#"rejections_total{reason="full"} 1"#,
+        "injected_containers_total 1",
+        "uninjected_containers_total 1",
+        "replaced_variables_total 2",
+        r#"allocations_total{network="host",result="assigned"} 1"#,
+        r#"allocations_total{network="host",result="kept"} 0"#,
+        r#"repairs_total{kind="mended"} 1"#,
+        r#"repairs_total{kind="built"} 0"#,
+        "store_lock_waits_total 1",
+        r#"ports{range="a\"b",protocol="tcp",state="held"} 3"#,
+        r#"ports{range="a\"b",protocol="tcp",state="free"} 7"#,
+    ] {
+        let line = format!("autoport_agent_{line}");
+        assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+    metrics.is_leader(false);
+    let text = metrics.text().expect("a string takes everything");
+    assert!(!text.contains("protocol=\"tcp\""), "another agent counts the ranges: {text}");
+}
