@@ -1,7 +1,6 @@
 //! What happens beside the result of a command, as facts: a log prints them, an agent counts them.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,7 +171,11 @@ pub enum Undone {
 }
 
 /// A process that holds the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("process {pid}{}", match &**command {
+    "" => String::new(),
+    name => format!(" ({}{})", name.escape_debug(), if *stopped { ", stopped" } else { "" }),
+})]
 pub struct LockHolder {
     /// As seen from this PID namespace.
     pub pid: u32,
@@ -180,17 +183,6 @@ pub struct LockHolder {
     pub command: String,
     /// Whether it was stopped, so that it will not release the lock by itself.
     pub stopped: bool,
-}
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "process {}", self.pid)?;
-        if self.command.is_empty() {
-            return Ok(());
-        }
-        let stopped = if self.stopped { ", stopped" } else { "" };
-        write!(out, " ({}{stopped})", self.command.escape_debug())
-    }
 }
 
 #[cfg(test)]

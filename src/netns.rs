@@ -2,7 +2,6 @@
 //!
 //! The only module that looks at `/proc/self/ns` and at the paths of `CNI_NETNS`.
 
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -62,13 +61,16 @@ pub fn observe(path: &str) -> Result<Option<Netns>, Missing> {
 }
 
 /// What can be said of a recorded namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Fate {
     /// Its path leads to it.
+    #[display("its network namespace exists")]
     Alive,
     /// It provably does not exist any more: whoever asks for the ports of its pod gets them.
+    #[display("its network namespace no longer exists")]
     Gone,
     /// It cannot be told, for this reason; that counts as alive.
+    #[display("it may be in use: {_0}")]
     Unknown(&'static str),
 }
 
@@ -81,16 +83,6 @@ impl Fate {
             (Holder::Attachment(_), None) => {
                 Self::Unknown("its network namespace was not recorded")
             }
-        }
-    }
-}
-
-impl fmt::Display for Fate {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Alive => out.write_str("its network namespace exists"),
-            Self::Gone => out.write_str("its network namespace no longer exists"),
-            Self::Unknown(reason) => write!(out, "it may be in use: {reason}"),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::version::Version;
 
 /// The operations of the specification (SPEC section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, derive_more::Display)]
-#[display("{}", self.name())]
+#[display(rename_all = "UPPERCASE")]
 pub enum Command {
     /// ADD.
     Add,
@@ -24,17 +24,6 @@ impl Command {
     /// Every command.
     pub const ALL: [Self; 6] =
         [Self::Add, Self::Check, Self::Del, Self::Gc, Self::Status, Self::Version];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Check => "CHECK",
-            Self::Del => "DEL",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-        }
-    }
 
     /// The versions of the specification in which this command can be used.
     pub(super) fn versions(self) -> Vec<&'static str> {

@@ -37,12 +37,12 @@ impl Env {
     pub(super) fn command(&self) -> Result<Command, Error> {
         let found = match self.values.get("CNI_COMMAND") {
             None => "not set".to_owned(),
-            Some(value) => match Command::ALL.into_iter().find(|command| value == command.name()) {
+            Some(value) => match Command::ALL.into_iter().find(|it| *value == *it.to_string()) {
                 Some(command) => return Ok(command),
                 None => format!("{value:?}"),
             },
         };
-        let names = Command::ALL.map(Command::name).join(", ");
+        let names = Command::ALL.map(|command| command.to_string()).join(", ");
         let problem = format!("CNI_COMMAND is {found}, it must be one of {names}");
         Err(Error::Environment { problems: vec![problem] })
     }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
-use crate::model::{Family, HostPort, Mapping, Protocol, UnknownProtocol};
+use crate::model::{Family, HostPort, Mapping, Protocol};
 
 /// How many entries are read: as many as there are port numbers. It bounds how long one command
 /// keeps the others waiting for the lock.
@@ -67,9 +67,7 @@ pub(super) fn key_of(index: usize) -> String {
 fn protocol(field: &Field<'_>) -> Result<Protocol, Error> {
     match &*field.string()? {
         "" => Ok(Protocol::Tcp),
-        text => text
-            .parse()
-            .map_err(|UnknownProtocol(_)| field.unsupported("it must be one of tcp, udp, sctp")),
+        text => text.parse().map_err(|_| field.unsupported("it must be one of tcp, udp, sctp")),
     }
 }
 

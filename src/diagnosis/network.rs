@@ -193,7 +193,7 @@ fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
         ACCEPT.to_owned()
     } else {
         let ChainName { space, table, chain } = name;
-        format!("nft insert rule {} {table} {chain} ct status dnat accept", space.as_str())
+        format!("nft insert rule {space} {table} {chain} ct status dnat accept")
     }
 }
 

@@ -23,7 +23,11 @@ use super::{Error, is_among, uapi};
 use crate::model::{Family, HostPort, Protocol};
 
 /// A socket that listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{}/{protocol} ({})", SocketAddr::new(*address, port.get()), match inode {
+    0 => "a socket of the kernel's own".to_owned(),
+    _ => format!("uid {uid}, socket:[{inode}]"),
+})]
 pub struct Listener {
     pub protocol: Protocol,
     /// The address it is bound to, as its owner wrote it.
@@ -37,17 +41,6 @@ pub struct Listener {
     only_v6: bool,
     /// The number of the interface that it is bound to (`SO_BINDTODEVICE`).
     device: Option<NonZeroU32>,
-}
-
-impl fmt::Display for Listener {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, address, port, inode, uid, .. } = self;
-        write!(out, "{}/{protocol} ", SocketAddr::new(*address, port.get()))?;
-        match inode {
-            0 => write!(out, "(a socket of the kernel's own)"),
-            _ => write!(out, "(uid {uid}, socket:[{inode}])"),
-        }
-    }
 }
 
 impl Listener {

@@ -10,7 +10,6 @@ mod request;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
-use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -26,11 +25,12 @@ pub use request::{
 #[cfg(test)]
 pub(crate) use tests::{test_ask, test_ports, test_record};
 
-/// A transport protocol that has ports, with its number in the IP header as IANA assigns it.
+/// A transport protocol that has ports, with its number in the IP header as IANA assigns it. Its name is read
+/// in any case: the CNI conventions write `tcp`, the Kubernetes API `TCP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(derive_more::Display)]
-#[display("{}", self.name())]
+#[derive(derive_more::Display, derive_more::FromStr)]
+#[display(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
     Tcp = 6,
@@ -48,39 +48,16 @@ impl Protocol {
     pub const fn number(self) -> u8 {
         self as u8
     }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
 }
 
-impl FromStr for Protocol {
-    type Err = UnknownProtocol;
-
-    /// Reads the name in any case: the CNI conventions write `tcp`, the Kubernetes API `TCP`.
-    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
-        Self::ALL
-            .into_iter()
-            .find(|protocol| protocol.name().eq_ignore_ascii_case(text))
-            .ok_or_else(|| UnknownProtocol(text.to_owned()))
-    }
-}
-
-/// A protocol name that is none of tcp, udp and sctp.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("protocol {0:?} is not one of tcp, udp, sctp")]
-pub struct UnknownProtocol(pub String);
-
-/// An IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An IP version; its text is what nft(8) writes before an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Display)]
 pub enum Family {
     /// IPv4.
+    #[display("ip")]
     V4 = 4,
     /// IPv6.
+    #[display("ip6")]
     V6 = 6,
 }
 

@@ -96,6 +96,9 @@ pub fn check_ifname(value: &str) -> Result<(), InvalidName> {
 /// The Kubernetes Pod behind an attachment, where the runtime told us (`CNI_ARGS`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[derive(derive_more::Display)]
+#[display("{}{}{}", namespace.escape_debug(), if namespace.is_empty() { "" } else { "/" },
+    name.escape_debug())]
 pub struct Pod {
     /// `K8S_POD_NAMESPACE`; empty where the runtime sends none (podman).
     pub namespace: String,
@@ -103,15 +106,6 @@ pub struct Pod {
     pub name: String,
     /// `K8S_POD_UID`; empty where the runtime sends none (CRI-O before 1.24, podman).
     pub uid: String,
-}
-
-impl fmt::Display for Pod {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.namespace.is_empty() {
-            write!(out, "{}/", self.namespace.escape_debug())?;
-        }
-        write!(out, "{}", self.name.escape_debug())
-    }
 }
 
 /// The identity of a Linux namespace: device and inode of its nsfs file (namespaces(7)).

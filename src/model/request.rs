@@ -10,7 +10,20 @@ use serde::{Deserialize, Serialize};
 use super::Protocol;
 
 /// A run of port numbers, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    derive_more::Display,
+)]
+#[display("{first}{}", if first == last { String::new() } else { format!("-{last}") })]
 pub struct PortRange {
     /// The lowest.
     pub first: NonZeroU16,
@@ -32,15 +45,6 @@ impl PortRange {
     /// How many numbers it holds: 1 to 65535.
     pub const fn size(&self) -> usize {
         self.last.get() as usize - self.first.get() as usize + 1
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            return write!(out, "{}", self.first);
-        }
-        write!(out, "{}-{}", self.first, self.last)
     }
 }
 

@@ -67,7 +67,8 @@ pub enum Hook {
 }
 
 /// A rule: terms from left to right.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{}", _0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
 pub struct Rule(pub Vec<Term>);
 
 /// Which of a packet's addresses.
@@ -82,23 +83,32 @@ pub enum Side {
 }
 
 /// A part of a rule: a condition, or what is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display(rename_all = "lowercase")]
 pub enum Term {
     /// The destination is an address of this node, by the routing table.
+    #[display("fib daddr type local")]
     ToLocalAddress,
     /// The packet is of this family.
+    #[display("meta nfproto ipv{}", _0.number())]
     Family(Family),
     /// One of the addresses is in the network.
+    #[display("{} {_0} {}", Family::of(&_1.ip()), shortest(_1))]
     Within(Side, IpNetwork),
     /// The key that `set` is keyed by, read from the packet, is in `set`.
+    #[display("{}{} @{_0}", _0.family_condition(), _0.key_expression())]
     In(Set),
     /// The mark has this bit.
+    #[display("meta mark & {0:#010x} == {0:#010x}", 1_u32 << _0)]
     MarkHas(u8),
     /// Set this bit of the mark.
+    #[display("meta mark set meta mark | {:#010x}", 1_u32 << _0)]
     MarkSet(u8),
     /// Clear this bit of the mark.
+    #[display("meta mark set meta mark & {:#010x}", !(1_u32 << _0))]
     MarkClear(u8),
     /// Translate the destination to what the map says.
+    #[display("{}dnat {} to {} map @{_0}", _0.family_condition(), _0.family, _0.key_expression())]
     Dnat(Set),
     /// Replace the source by the address of the interface the packet leaves by.
     Masquerade,
@@ -107,9 +117,16 @@ pub enum Term {
     /// Go back to the calling chain.
     Return,
     /// Continue in the chain, then come back.
+    #[display("jump {_0}")]
     Jump(String),
     /// Continue in the chain and do not come back.
+    #[display("goto {_0}")]
     Goto(String),
+}
+
+/// A network as nft(8) lists it: that of one address without its prefix.
+fn shortest(network: &IpNetwork) -> String {
+    if is_host(network) { network.ip().to_string() } else { network.to_string() }
 }
 
 /// Whether the prefix leaves no room for neighbours.
@@ -205,50 +222,5 @@ impl fmt::Display for Chain {
             writeln!(out, "\t\t{rule}")?;
         }
         writeln!(out, "\t}}")
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let terms: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        out.write_str(&terms.join(" "))
-    }
-}
-
-/// `ip` or `ip6`, as nft writes it before an address.
-pub(super) const fn protocol_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
-impl fmt::Display for Term {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bit = |bit: &u8| 1_u32 << bit;
-        match self {
-            Self::ToLocalAddress => out.write_str("fib daddr type local"),
-            Self::Family(family) => write!(out, "meta nfproto ipv{}", family.number()),
-            Self::Within(side, network) => {
-                let address = network.ip();
-                write!(out, "{} {side} {address}", protocol_name(Family::of(&address)))?;
-                if is_host(network) { Ok(()) } else { write!(out, "/{}", network.prefix()) }
-            }
-            Self::In(set) => {
-                write!(out, "{}{} @{set}", set.family_condition(), set.key_expression())
-            }
-            Self::MarkHas(b) => write!(out, "meta mark & {0:#010x} == {0:#010x}", bit(b)),
-            Self::MarkSet(b) => write!(out, "meta mark set meta mark | {:#010x}", bit(b)),
-            Self::MarkClear(b) => write!(out, "meta mark set meta mark & {:#010x}", !bit(b)),
-            Self::Dnat(set) => {
-                let (family, key) = (protocol_name(set.family), set.key_expression());
-                write!(out, "{}dnat {family} to {key} map @{set}", set.family_condition())
-            }
-            Self::Masquerade => out.write_str("masquerade"),
-            Self::Drop => out.write_str("drop"),
-            Self::Return => out.write_str("return"),
-            Self::Jump(chain) => write!(out, "jump {chain}"),
-            Self::Goto(chain) => write!(out, "goto {chain}"),
-        }
     }
 }

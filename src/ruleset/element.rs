@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::chain::{Side, protocol_name};
+use super::chain::Side;
 use super::key::{Key, Place};
 use super::network_policy::Digest;
 use crate::model::{Attachment, Family, HostPort, Owner};
@@ -87,7 +87,7 @@ impl Set {
             return "iifname".to_owned();
         }
         let address = self.key_address();
-        let address = address.map(|side| format!("{} {side} . ", protocol_name(self.family)));
+        let address = address.map(|side| format!("{} {side} . ", self.family));
         format!("{}meta l4proto . th dport", address.unwrap_or_default())
     }
 
@@ -147,7 +147,10 @@ pub enum Data {
 }
 
 /// One element.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{key}{}{}",
+    if comment.is_empty() { String::new() } else { format!(" comment \"{comment}\"") },
+    if *data == Data::None { String::new() } else { format!(" : {data}") })]
 pub struct Element {
     /// Where it belongs.
     pub set: Set,
@@ -168,19 +171,6 @@ impl Element {
     /// Its place in the table. There is at most one element in each.
     pub const fn place(&self) -> Place {
         (self.set, self.key)
-    }
-}
-
-impl fmt::Display for Element {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.key)?;
-        if !self.comment.is_empty() {
-            write!(out, " comment \"{}\"", self.comment)?;
-        }
-        if self.data != Data::None {
-            write!(out, " : {}", self.data)?;
-        }
-        Ok(())
     }
 }
 

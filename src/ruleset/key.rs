@@ -1,6 +1,5 @@
 //! The keys of maps and sets.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -11,9 +10,10 @@ use crate::model::{Protocol, check_ifname};
 pub type Place = (Set, Key);
 
 /// The key of an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Display)]
 pub enum Key {
     /// Of every set but one.
+    #[display("{}{protocol} . {port}", address.map_or(String::new(), |own| format!("{own} . ")))]
     Port {
         /// The address, where the set's keys begin with one.
         address: Option<IpAddr>,
@@ -21,6 +21,7 @@ pub enum Key {
         port: NonZeroU16,
     },
     /// Of [`Set::GUARDED`].
+    #[display("{:?}", self.interface().unwrap_or_default())]
     Interface(Interface),
 }
 
@@ -60,19 +61,5 @@ impl Key {
         let Self::Interface(Interface(name)) = self else { return None };
         let name = name.split(|byte| *byte == 0).next()?;
         Some(String::from_utf8_lossy(name).into_owned())
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Port { address, protocol, port } => {
-                if let Some(address) = address {
-                    write!(out, "{address} . ")?;
-                }
-                write!(out, "{protocol} . {port}")
-            }
-            Self::Interface(_) => write!(out, "{:?}", self.interface().unwrap_or_default()),
-        }
     }
 }

@@ -59,7 +59,9 @@ pub(crate) fn is_of_network(chain: &str) -> bool {
 pub const LAYOUT: u32 = 2;
 
 /// What identifies a table as ours, carried in its comment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("autoport layout {layout} instance {instance}{}",
+    boot.as_ref().map_or(String::new(), |boot| format!(" boot {boot}")))]
 pub struct Identity {
     /// [`LAYOUT`] of the binary that built the table.
     pub layout: u32,
@@ -68,13 +70,6 @@ pub struct Identity {
     /// The boot in which it was built. One of another boot was saved then and loaded since, and says
     /// nothing; layout 1 had none.
     pub boot: Option<String>,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "autoport layout {} instance {}", self.layout, self.instance)?;
-        self.boot.as_ref().map_or(Ok(()), |boot| write!(out, " boot {boot}"))
-    }
 }
 
 impl Identity {

@@ -1,6 +1,5 @@
 //! The chains of a network: what happens to a packet once its host port is known to be held.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -12,7 +11,8 @@ use super::{Set, SetKind};
 use crate::model::{Family, Masquerade, Policy, Record};
 
 /// What names a network policy: a digest of its rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Display)]
+#[display("{_0:016x}")]
 pub struct Digest(u64);
 
 impl Digest {
@@ -26,12 +26,6 @@ impl Digest {
         let text = name.strip_prefix("net_")?;
         let digest = u64::from_str_radix(text, 16).ok().map(Self)?;
         (digest.to_string() == text).then_some(digest)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:016x}", self.0)
     }
 }
 

@@ -2,7 +2,6 @@
 //! it, and stays where somebody who can read more than we do finds it.
 
 use std::error::Error as _;
-use std::fmt;
 use std::path::PathBuf;
 
 use super::Locked;
@@ -13,24 +12,15 @@ use super::lookup;
 const DIRECTORY: &str = "unreadable";
 
 /// Where a discarded record is.
-#[derive(Debug)]
+#[derive(Debug, derive_more::Display)]
 pub enum Aside {
     /// Here.
+    #[display("a copy is at {}", _0.display())]
     Kept(PathBuf),
     /// Nowhere, for this reason. No command fails for it.
+    #[display("no copy could be kept: {_0}{}",
+        _0.source().map_or(String::new(), |source| format!(" ({source})")))]
     Lost(Box<Error>),
-}
-
-impl fmt::Display for Aside {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kept(path) => write!(out, "a copy is at {}", path.display()),
-            Self::Lost(error) => {
-                write!(out, "no copy could be kept: {error}")?;
-                error.source().map_or(Ok(()), |source| write!(out, " ({source})"))
-            }
-        }
-    }
 }
 
 impl Locked {

@@ -34,7 +34,7 @@ fn every_missing_variable_is_named_at_once() {
 #[test]
 fn commands_are_exact() {
     for command in Command::ALL {
-        let found = env(&[("CNI_COMMAND", command.name())]).command().expect("a command");
+        let found = env(&[("CNI_COMMAND", &command.to_string())]).command().expect("a command");
         assert_eq!(found, command);
     }
     for bad in ["add", "ADD ", "UPDATE", "ADD\n"] {

@@ -6,7 +6,6 @@ mod judge;
 mod probe;
 mod way;
 
-use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -19,23 +18,17 @@ use crate::store::Store;
 pub use probe::{Probe, probe};
 
 /// The packet in question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("a packet from {} to {host}", match from {
+    Some(from) => from.to_string(),
+    None if host.address.is_loopback() => "this node".to_owned(),
+    None => "outside".to_owned(),
+})]
 pub struct Query {
     /// The client, if it is a certain one.
     pub from: Option<IpAddr>,
     /// What the client asks for, at one address of the node.
     pub host: HostPort,
-}
-
-impl fmt::Display for Query {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let from = match self.from {
-            Some(from) => &from.to_string(),
-            None if self.host.address.is_loopback() => "this node",
-            None => "outside",
-        };
-        write!(out, "a packet from {from} to {}", self.host)
-    }
 }
 
 /// How a packet fares.

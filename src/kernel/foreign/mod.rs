@@ -24,8 +24,9 @@ pub use portmap::Portmap;
 /// What a listing is about, in an error.
 const WHAT: &str = "the tables of this node";
 
-/// The family of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The family of a table, as nft(8) calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display(rename_all = "lowercase")]
 pub enum Space {
     /// `ip`.
     Ip,
@@ -48,15 +49,6 @@ impl Space {
         }
     }
 
-    /// How nft(8) calls it.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-            Self::Inet => "inet",
-        }
-    }
-
     /// Whether packets of `family` pass its chains.
     pub(crate) const fn has(self, family: Family) -> bool {
         matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
@@ -65,7 +57,7 @@ impl Space {
 
 /// A chain of some table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
-#[display("table {} {table}, chain {chain}", space.as_str())]
+#[display("table {space} {table}, chain {chain}")]
 pub struct ChainName {
     pub space: Space,
     pub table: String,

@@ -47,7 +47,7 @@ impl Portmap {
         let mut rules = self.rules.iter();
         let ((space, table, name), _) =
             rules.find(|((space, ..), conditions)| space.has(family) && takes(conditions, host))?;
-        Some(format!("{} {table} {name}", space.as_str()))
+        Some(format!("{space} {table} {name}"))
     }
 }
 
