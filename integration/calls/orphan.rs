@@ -277,7 +277,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     view::an_hour_passes();
     crate::stage::bare::gc(&network("blue"), &[]).success();
     let collected = app::collect(&store, false, now, &mut Silent).expect("it works");
-    assert_eq!(collected.expect("something is recorded").judged.len(), 2);
+    assert_eq!(collected.expect("something is recorded").holders.len(), 2);
     let listing = app::list(&store, &mut Silent).expect("it works").expect("two");
     assert_eq!(listing.attachments, [one.clone(), two]);
     for holder in [one.owner.holder, HostPod::new("uid-2").expect("a UID").into()] {

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::phases::{self, Finished, UnderLock};
 use super::{failed, release, tolerate};
 use crate::error::Error;
@@ -18,24 +20,49 @@ use crate::store::{Key, Store, Unreadable};
 const YOUNG: u64 = 60;
 
 /// A holder, and what `autoport gc` made of it.
-#[derive(Debug)]
-pub enum Judged {
-    /// It was removed, or would be.
-    Removed(Record),
-    /// It stays, by this evidence.
-    Kept(Record, Fate),
-    /// It stays, since nothing is known of it.
-    Unreadable(Unreadable),
-    /// It should have been removed.
-    Failed(Record, Error),
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judged {
+    /// Who.
+    pub name: String,
+    /// How many it has; `None` where its record cannot be read.
+    pub host_ports: Option<usize>,
+    /// Whether it was removed, or would be.
+    pub removed: bool,
+    /// By which evidence, or why it stays.
+    pub reason: String,
+    /// Why it stays although it should have been removed.
+    #[serde(skip)]
+    pub failure: Option<Error>,
+}
+
+impl Judged {
+    fn of(read: &Result<Record, Unreadable>) -> Self {
+        let (name, host_ports, removed, reason) = match read {
+            Ok(Record { owner, mappings, .. }) => {
+                let fate = Fate::of(owner);
+                (owner.to_string(), Some(mappings.len()), fate == Fate::Gone, fate.to_string())
+            }
+            Err(unreadable) => (unreadable.key.to_string(), None, false, unreadable.to_string()),
+        };
+        Self { name, host_ports, removed, reason, failure: None }
+    }
 }
 
 /// What `autoport gc` found and did.
-#[derive(Debug)]
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Collected {
+    /// Whether it only says what it would do.
+    pub dry_run: bool,
+    /// How many of the holders were removed, or would be.
+    pub removed: usize,
+    /// How many of them stay.
+    pub kept: usize,
     /// Each holder.
-    pub judged: Vec<Judged>,
+    pub holders: Vec<Judged>,
     /// Why something besides them was left undone.
+    #[serde(skip)]
     pub failure: Option<Error>,
 }
 
@@ -55,26 +82,18 @@ pub fn collect(
     shared.belongs_here()?;
     let found = shared.records()?;
     drop(shared);
-    let judge = |read: Result<Record, Unreadable>| match read {
-        Ok(record) => match Fate::of(&record.owner) {
-            Fate::Gone => Judged::Removed(record),
-            fate @ (Fate::Alive | Fate::Unknown(_)) => Judged::Kept(record, fate),
-        },
-        Err(unreadable) => Judged::Unreadable(unreadable),
-    };
-    let mut judged: Vec<Judged> = found.into_iter().map(judge).collect();
-    let failure = if dry_run {
-        None
-    } else {
+    let mut holders: Vec<Judged> = found.iter().map(Judged::of).collect();
+    let mut failure = None;
+    if !dry_run {
         let locked = store.lock(log)?;
         let Finished { done, published } = phases::with(locked, None, now, log, |command| {
             command.locked.belongs_here()?;
             command.finish_all();
-            for one in &mut judged {
-                if let Judged::Removed(record) = one
-                    && let Err(error) = remove(command, record)
-                {
-                    *one = Judged::Failed(record.clone(), error);
+            for (one, read) in holders.iter_mut().zip(&found).filter(|(one, _)| one.removed) {
+                one.failure = read.iter().find_map(|record| remove(command, record).err());
+                if one.failure.is_some() {
+                    one.removed = false;
+                    "it could not be removed".clone_into(&mut one.reason);
                 }
             }
             let tidied = command.locked.tidy().map_err(Error::from);
@@ -82,9 +101,11 @@ pub fn collect(
             let reconciled = command.reconcile();
             Ok(tidied.and(reconciled).err())
         });
-        done?.or(published.err())
-    };
-    Ok(Some(Collected { judged, failure }))
+        failure = done?.or(published.err());
+    }
+    let removed = holders.iter().filter(|one| one.removed).count();
+    let kept = holders.len() - removed;
+    Ok(Some(Collected { dry_run, removed, kept, holders, failure }))
 }
 
 /// Gives back what no attachment of `network` in `valid` holds, and then makes the table equal to what is
