@@ -2,7 +2,6 @@
 //! changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -11,10 +10,10 @@ use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{Extent, Nft};
-use crate::model::{HostPort, PortRange, Protocol, Record};
+use crate::model::{HostPort, Pod, PortRange, Protocol, Record};
 use crate::publication::Publication;
 use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
-use crate::store::{self, Reservation, Shared, Store, Unreadable};
+use crate::store::{self, Reservation, Shared, Store};
 
 /// Everyone who holds host ports.
 #[derive(Debug, Default)]
@@ -25,8 +24,19 @@ pub struct Listing {
     pub attachments: Vec<Record>,
     /// The reservations, by name.
     pub reservations: Vec<Reservation>,
-    /// Those whose record cannot be read, with what the index says that they hold.
-    pub unreadable: Vec<(Unreadable, Vec<HostPort>)>,
+    /// Those whose record cannot be read.
+    pub unreadable: Vec<Unread>,
+}
+
+/// Somebody whose record cannot be read.
+#[derive(Debug, Serialize)]
+pub struct Unread {
+    /// Who.
+    pub name: String,
+    /// Why it cannot be read.
+    pub reason: String,
+    /// What the index says that it holds.
+    pub hosts: Vec<HostPort>,
 }
 
 /// Reads who holds what; `None` where nothing has been recorded.
@@ -44,27 +54,10 @@ pub(super) fn listing_of(shared: &Shared) -> Result<Listing, Error> {
     let instance = shared.instance().id.clone();
     let mut listing = Listing { instance, attachments, reservations, unreadable: Vec::new() };
     for unreadable in broken {
-        let hosts = shared.entered(&unreadable.key)?;
-        listing.unreadable.push((unreadable, hosts));
+        let (name, reason) = (unreadable.key.to_string(), unreadable.to_string());
+        listing.unreadable.push(Unread { name, reason, hosts: shared.entered(&unreadable.key)? });
     }
     Ok(listing)
-}
-
-/// Whom, or what, an operator asks about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// A host port, of one protocol or any.
-    Port(NonZeroU16, Option<Protocol>),
-    /// A pod by namespace and name.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// The name or UID of a pod, the ID of a container or the beginning of one, or the name of a
-    /// reservation.
-    Name(String),
 }
 
 /// Several containers have an ID that begins so, or several pods the name.
@@ -78,29 +71,11 @@ pub struct Ambiguous {
 }
 
 impl Listing {
-    /// Keeps what `subject` means.
-    ///
-    /// # Errors
-    /// [`Ambiguous`].
-    pub fn narrow(&mut self, subject: &Subject) -> Result<(), Ambiguous> {
-        match subject {
-            Subject::Port(port, protocol) => {
-                let meant = |host: &HostPort| {
-                    host.port == *port && protocol.is_none_or(|protocol| protocol == host.protocol)
-                };
-                self.attachments.retain(|one| one.mappings.iter().any(|it| meant(&it.host)));
-                self.reservations.retain(|one| one.hosts.iter().any(meant));
-                self.unreadable.retain(|(_, hosts)| hosts.iter().any(meant));
-            }
-            Subject::Pod { namespace, name } => {
-                self.keep(|one| {
-                    let pod = one.owner.pod.as_ref();
-                    pod.is_some_and(|pod| pod.namespace == *namespace && pod.name == *name)
-                });
-            }
-            Subject::Name(name) => return self.narrow_to_name(name),
-        }
-        Ok(())
+    /// Keeps those who hold a host port that is `meant`.
+    pub fn keep_holders(&mut self, meant: impl Fn(&HostPort) -> bool) {
+        self.attachments.retain(|one| one.mappings.iter().any(|it| meant(&it.host)));
+        self.reservations.retain(|one| one.hosts.iter().any(&meant));
+        self.unreadable.retain(|one| one.hosts.iter().any(&meant));
     }
 
     /// Keeps the pods of `namespace`.
@@ -110,14 +85,10 @@ impl Listing {
 
     /// Keeps those host ports of each holder that are `meant`, and the holders of one.
     pub fn keep_hosts(&mut self, meant: impl Fn(&HostPort) -> bool) {
-        for hosts in self.unreadable.iter_mut().map(|(_, hosts)| hosts) {
-            hosts.retain(&meant);
-        }
+        self.keep_holders(&meant);
         self.attachments.iter_mut().for_each(|one| one.mappings.retain(|it| meant(&it.host)));
         self.reservations.iter_mut().for_each(|one| one.hosts.retain(&meant));
-        self.attachments.retain(|one| !one.mappings.is_empty());
-        self.reservations.retain(|one| !one.hosts.is_empty());
-        self.unreadable.retain(|(_, hosts)| !hosts.is_empty());
+        self.unreadable.iter_mut().for_each(|one| one.hosts.retain(&meant));
     }
 
     fn keep(&mut self, meant: impl Fn(&Record) -> bool) {
@@ -126,11 +97,18 @@ impl Listing {
         self.unreadable.clear();
     }
 
-    fn narrow_to_name(&mut self, name: &str) -> Result<(), Ambiguous> {
+    /// Keeps whatever has this name: a pod's, with or without its namespace and a slash, or its UID; the ID
+    /// of a container or the beginning of one; a reservation's.
+    ///
+    /// # Errors
+    /// [`Ambiguous`].
+    pub fn narrow_to_name(&mut self, name: &str) -> Result<(), Ambiguous> {
         let is_it = |one: &Record| {
-            let pod = one.owner.pod.as_ref();
-            one.owner.container_id() == Some(name)
-                || pod.is_some_and(|pod| pod.name == name || pod.uid == name)
+            let is_pod = |pod: &Pod| {
+                let is_whole = name.split_once('/') == Some((&pod.namespace, &pod.name));
+                is_whole || pod.name == name || pod.uid == name
+            };
+            one.owner.container_id() == Some(name) || one.owner.pod.as_ref().is_some_and(is_pod)
         };
         let reserved = |one: &Reservation| one.name == name;
         if self.attachments.iter().any(is_it) || self.reservations.iter().any(reserved) {
@@ -159,7 +137,7 @@ impl Listing {
     pub fn hosts(&self) -> impl Iterator<Item = &HostPort> {
         let mapped = self.attachments.iter().flat_map(|one| &one.mappings).map(|one| &one.host);
         let reserved = self.reservations.iter().flat_map(|one| &one.hosts);
-        let unreadable = self.unreadable.iter().flat_map(|(_, hosts)| hosts);
+        let unreadable = self.unreadable.iter().flat_map(|one| &one.hosts);
         mapped.chain(reserved).chain(unreadable)
     }
 

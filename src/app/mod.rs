@@ -40,7 +40,7 @@ pub use dismantle::{Dismantled, dismantle};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, Superseded, explain};
 pub use gc::{Collected, Judged, collect, gc};
 pub use list::{
-    Ambiguous, InKernel, Listing, MappingInKernel, Subject, Told, in_kernel, list, records_of_pod,
+    Ambiguous, InKernel, Listing, MappingInKernel, Told, Unread, in_kernel, list, records_of_pod,
     told,
 };
 pub use release::release;

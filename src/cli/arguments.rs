@@ -1,11 +1,13 @@
 //! What may be written on the command line.
 //!
-//! Names nothing but clap: the program that makes completions and man pages includes this file.
+//! Names nothing of the executable: the program that makes completions and man pages includes this file.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use autoport::model::Protocol;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Host ports for containers.
@@ -62,7 +64,7 @@ pub(crate) enum Command {
     /// Prints the content of ports.env, which a shell can source.
     Env {
         /// NAMESPACE/NAME, the name or UID of a pod, or the beginning of a container ID
-        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         pod: String,
     },
     /// Show whether autoport can serve requests, and how much of each port range is used
@@ -167,6 +169,7 @@ pub(crate) struct List {
     pub(crate) port: Option<NonZeroU16>,
     /// Only this protocol
     #[arg(long, value_name = "PROTO", ignore_case = true)]
+    #[arg(value_parser = PossibleValuesParser::new(["tcp", "udp", "sctp"]).try_map(protocol))]
     pub(crate) protocol: Option<Protocol>,
 }
 
@@ -227,14 +230,6 @@ pub(crate) struct Uninstall {
     pub(crate) host: bool,
 }
 
-/// A transport protocol that has ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
 /// `PORT[/PROTO][@ADDRESS]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
@@ -293,9 +288,9 @@ fn port_number(text: &str) -> Result<NonZeroU16, String> {
     number.ok_or_else(|| format!("port {text:?} is not a number from 1 to 65535"))
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
-    Protocol::from_str(text, true)
-        .map_err(|_| format!("protocol {text:?} is not one of tcp, udp, sctp"))
+fn protocol(text: impl AsRef<str>) -> Result<Protocol, String> {
+    let text = text.as_ref();
+    text.parse().map_err(|_| format!("protocol {text:?} is not one of tcp, udp, sctp"))
 }
 
 fn node_address(text: &str) -> Result<IpAddr, String> {

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use autoport::app::{self, Ambiguous, Told};
 
 use super::output::{Answer, Screen};
-use super::{Failure, Store, subject_named};
+use super::{Failure, Store};
 
 impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
@@ -18,7 +18,7 @@ pub(super) fn run(asked: &str, store: &Store) -> Result<Told, Failure> {
     let log = &mut crate::Stderr;
     let nobody = || Failure::nobody(asked);
     let mut listing = app::list(store, log)?.ok_or_else(nobody)?;
-    listing.narrow(&subject_named(asked))?;
+    listing.narrow_to_name(asked)?;
     if listing.attachments.is_empty() {
         return Err(nobody());
     }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use autoport::app::{InKernel, Listing};
-use autoport::model::{Holder, HostPort, Mapping, Owner, Record};
+use autoport::app::{InKernel, Listing, Unread};
+use autoport::model::{Holder, Mapping, Owner, Record};
 use autoport::netns::Fate;
 use autoport::{plan, store};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use super::output::{BAD, Cell, DOUBTFUL, GOOD, Style, age, timestamp};
 pub(super) struct Holders {
     pub(super) attachments: Vec<Attachment>,
     pub(super) reservations: Vec<Reservation>,
-    pub(super) unreadable: Vec<Unreadable>,
+    pub(super) unreadable: Vec<Unread>,
 }
 
 /// A record, and what is known besides of who holds it.
@@ -55,25 +55,13 @@ pub(super) struct Reservation {
     pub(super) age_seconds: Option<u64>,
 }
 
-/// A record that cannot be read.
-#[derive(Serialize)]
-pub(super) struct Unreadable {
-    pub(super) name: String,
-    pub(super) reason: String,
-    pub(super) hosts: Vec<HostPort>,
-}
-
 impl From<Listing> for Holders {
     fn from(listing: Listing) -> Self {
         let reserved = |of: store::Reservation| Reservation { age_seconds: since(of.created), of };
-        let unreadable = |(one, hosts): (store::Unreadable, Vec<HostPort>)| {
-            let (name, reason) = (one.key.to_string(), one.to_string());
-            Unreadable { name, reason, hosts }
-        };
         Self {
             attachments: listing.attachments.into_iter().map(Attachment::from).collect(),
             reservations: listing.reservations.into_iter().map(reserved).collect(),
-            unreadable: listing.unreadable.into_iter().map(unreadable).collect(),
+            unreadable: listing.unreadable,
         }
     }
 }

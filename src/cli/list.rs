@@ -3,11 +3,11 @@
 use std::io;
 
 use autoport::app::{self, Listing};
-use autoport::model::{HostPort, Protocol};
+use autoport::model::HostPort;
 
 use super::holders::{Holders, cells, name_of};
 use super::output::{Answer, BAD, Cell, Screen, age};
-use super::{Failure, Store, arguments, note, nothing_recorded, subject_named};
+use super::{Failure, Store, arguments, note, nothing_recorded};
 
 impl Answer for Holders {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
@@ -46,20 +46,19 @@ pub(super) fn run(asked: &arguments::List, store: &Store) -> Result<Holders, Fai
         note(nothing_recorded(store));
         Listing::default()
     });
-    for (unreadable, _) in &listing.unreadable {
-        note(unreadable);
+    for unreadable in &listing.unreadable {
+        note(&unreadable.reason);
     }
     if let Some(pod) = &asked.pod {
-        listing.narrow(&subject_named(pod))?;
+        listing.narrow_to_name(pod)?;
     }
     if let Some(namespace) = &asked.namespace {
         listing.narrow_to_namespace(namespace);
     }
-    let protocol = asked.protocol.map(Protocol::from);
-    if asked.port.is_some() || protocol.is_some() {
+    if asked.port.is_some() || asked.protocol.is_some() {
         listing.keep_hosts(|host| {
             asked.port.is_none_or(|port| port == host.port)
-                && protocol.is_none_or(|protocol| protocol == host.protocol)
+                && asked.protocol.is_none_or(|protocol| protocol == host.protocol)
         });
     }
     Ok(listing.into())

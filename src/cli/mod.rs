@@ -20,7 +20,7 @@ use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use autoport::app::{self, Ambiguous, Subject};
+use autoport::app::{self, Ambiguous};
 use autoport::cni::{Config, StoreConfig};
 use autoport::error::{self, Error, is_denied};
 use autoport::store::Store;
@@ -182,13 +182,4 @@ fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
 /// Seconds since the epoch.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
-}
-
-/// The pod of that namespace and name, or whatever has that name.
-fn subject_named(text: &str) -> Subject {
-    let name = || Subject::Name(text.to_owned());
-    text.split_once('/').map_or_else(name, |(namespace, name)| Subject::Pod {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use autoport::app;
-use autoport::model::{HostPort, Protocol};
+use autoport::model::HostPort;
 use autoport::store::{Reservation, Store};
 use serde::Serialize;
 
@@ -24,19 +24,8 @@ impl Answer for Changed {
     }
 }
 
-impl From<arguments::Protocol> for Protocol {
-    fn from(protocol: arguments::Protocol) -> Self {
-        match protocol {
-            arguments::Protocol::Tcp => Self::Tcp,
-            arguments::Protocol::Udp => Self::Udp,
-            arguments::Protocol::Sctp => Self::Sctp,
-        }
-    }
-}
-
 pub(super) fn reserve(asked: &arguments::Reserve, store: &Store) -> Result<Changed, Failure> {
-    let each =
-        |port: &arguments::Port| HostPort::each(port.protocol.into(), port.address, port.number);
+    let each = |port: &arguments::Port| HostPort::each(port.protocol, port.address, port.number);
     let reservation = Reservation {
         name: asked.name.clone(),
         hosts: asked.ports.iter().flat_map(each).collect(),

@@ -3,14 +3,15 @@
 use std::io::{self, Write as _};
 use std::iter;
 
-use autoport::app::{self, Subject};
-use autoport::model::{Masquerade, Policy, Protocol};
+use autoport::app;
+use autoport::model::{HostPort, Masquerade, Policy};
 use autoport::store::Store;
 use serde::Serialize;
 
+use super::Failure;
+use super::arguments::Subject;
 use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
 use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen};
-use super::{Failure, arguments, subject_named};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
@@ -120,21 +121,22 @@ fn words<T: ToString>(list: &[T]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-pub(super) fn run(asked: &arguments::Subject, store: &Store) -> Result<Shown, Failure> {
-    let (subject, nobody) = match asked {
-        arguments::Subject::Name(name) => (subject_named(name), Failure::nobody(name)),
-        arguments::Subject::Port(port, protocol) => {
-            let protocol = protocol.map(Protocol::from);
+pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
+    let mut listing = app::list(store, &mut crate::Stderr)?.unwrap_or_default();
+    let nobody = match asked {
+        Subject::Name(name) => {
+            listing.narrow_to_name(name)?;
+            Failure::nobody(name)
+        }
+        Subject::Port(port, protocol) => {
+            let is_it = |it: &HostPort| protocol.is_none_or(|protocol| protocol == it.protocol);
+            listing.keep_holders(|host| host.port == *port && is_it(host));
             let suffix = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
-            let nobody = format!(
+            Failure::Asked(format!(
                 "host port {port}{suffix} is not in use; `autoport list` shows all host ports in use"
-            );
-            (Subject::Port(*port, protocol), Failure::Asked(nobody))
+            ))
         }
     };
-    let listing = app::list(store, &mut crate::Stderr)?;
-    let Some(mut listing) = listing else { return Err(nobody) };
-    listing.narrow(&subject)?;
     if listing.is_empty() {
         return Err(nobody);
     }

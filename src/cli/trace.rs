@@ -17,7 +17,7 @@ use super::{Failure, Store};
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
     let to = asked.to.unwrap_or_else(|| known_by(asked.from));
     let arguments::Port { protocol, number: port, .. } = asked.port;
-    let host = HostPort { protocol: protocol.into(), address: to, port };
+    let host = HostPort { protocol, address: to, port };
     let query = Query { from: asked.from, host };
     if let Some(from) = query.from.filter(|from| from.is_ipv6() != to.is_ipv6()) {
         wrong(&format!("{from} and the destination {to} are of different IP versions: set --to"));
