@@ -151,16 +151,16 @@ fn the_elements_of_a_container_leave_the_table_by_its_name() {
         rebuild(&ruleset(&all));
         // The lock is nobody's, and the store may be another.
         let mut nft = Nft::open("another").expect("netlink works");
-        let gone = nft.withdraw_container("web", Some("eth0")).expect("the kernel accepts it");
+        let gone = nft.withdraw_container("web", "eth0").expect("the kernel accepts it");
         let ports: Vec<u16> = gone.iter().map(|mapping| mapping.host.port.get()).collect();
         assert_eq!(ports, [8080, 8081, 8082]);
         assert!(gone.iter().all(|mapping| mapping.target.is_some()), "{gone:?}");
         let differences = |rest: &[&Record]| open().differences(&ruleset(rest)).expect("a look");
         assert_eq!(differences(&[&second, &near, &named]), [""; 0]);
-        assert_eq!(nft.withdraw_container("web", None).expect("the kernel accepts it").len(), 1);
-        assert_eq!(nft.withdraw_container(&id, None).expect("the kernel accepts it").len(), 1);
+        assert_eq!(nft.withdraw_container("web", "net1").expect("the kernel accepts it").len(), 1);
+        assert_eq!(nft.withdraw_container(&id, "eth0").expect("the kernel accepts it").len(), 1);
         assert_eq!(differences(&[&near]), [""; 0]);
-        assert_eq!(nft.withdraw_container("nobody", None).expect("nothing to do"), []);
+        assert_eq!(nft.withdraw_container("nobody", "eth0").expect("nothing to do"), []);
     });
 }
 

@@ -1,12 +1,11 @@
 //! `autoport uninstall`: taking back what ADD did to the node besides its own pod, once no pod is left.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{self, Nft};
-use crate::model::Owner;
 use crate::netns::Fate;
 use crate::store::{Locked, Shared, Store};
 
@@ -15,8 +14,7 @@ use crate::store::{Locked, Shared, Store};
 #[serde(rename_all = "camelCase")]
 pub struct Dismantled {
     /// Who still has host ports; nothing is taken back before they are gone.
-    #[serde(serialize_with = "names")]
-    pub holders: Vec<Owner>,
+    pub holders: Vec<String>,
     /// How many more there are whose records cannot be read.
     pub unreadable: usize,
     /// Whether there was a table, which is gone, or would be.
@@ -27,19 +25,17 @@ pub struct Dismantled {
     pub kept_loopback: Vec<String>,
 }
 
-fn names<S: Serializer>(owners: &[Owner], out: S) -> Result<S::Ok, S::Error> {
-    out.collect_seq(owners.iter().map(Owner::to_string))
-}
-
 impl Dismantled {
     /// Whether nobody has host ports any more.
     pub fn is_over(&self) -> bool {
         self.holders.is_empty() && self.unreadable == 0
     }
 
-    fn of(shared: &Shared) -> Result<Self, Error> {
-        let (records, unreadable) = split(shared.records()?);
-        let holders = records.into_iter().map(|record| record.owner).collect();
+    fn of(shared: &Shared, dry_run: bool) -> Result<Self, Error> {
+        let (mut records, unreadable) = split(shared.records()?);
+        // In a dry run, whoever is provably gone would have been collected.
+        records.retain(|record| !dry_run || Fate::of(&record.owner) != Fate::Gone);
+        let holders = records.iter().map(|record| record.owner.to_string()).collect();
         Ok(Self { holders, unreadable: unreadable.len(), ..Self::default() })
     }
 }
@@ -51,18 +47,14 @@ impl Dismantled {
 /// When the store or the kernel refuses.
 pub fn dismantle(store: &Store, dry_run: bool, log: &mut dyn Log) -> Result<Dismantled, Error> {
     let Some(shared) = store.read(log)? else { return Ok(Dismantled::default()) };
-    let mut found = Dismantled::of(&shared)?;
-    if dry_run {
-        // Whoever is provably gone would have been collected.
-        found.holders.retain(|owner| Fate::of(owner) != Fate::Gone);
-    }
+    let found = Dismantled::of(&shared, dry_run)?;
     // While pods have ports, `uninstall --stay` asks again and again, and shuts out no other reader.
     if dry_run || !found.is_over() {
         return take_back(found, &shared, None);
     }
     drop(shared);
     let locked = store.lock(log)?;
-    let found = take_back(Dismantled::of(&locked)?, &locked, Some(&locked))?;
+    let found = take_back(Dismantled::of(&locked, false)?, &locked, Some(&locked))?;
     if found.is_over() {
         locked.end()?;
     }

@@ -199,7 +199,7 @@ pub(super) fn withdraw_by_name(
     attachment: &Attachment,
     log: &mut dyn Log,
 ) -> Result<Vec<Mapping>, Error> {
-    match nft.withdraw_container(attachment.container_id(), Some(attachment.ifname())) {
+    match nft.withdraw_container(attachment.container_id(), attachment.ifname()) {
         Err(error @ kernel::Error::NewerLayout { .. }) => {
             failed(log, Undone::NothingRemoved, error);
             Ok(Vec::new())

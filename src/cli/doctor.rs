@@ -1,6 +1,6 @@
 //! `autoport doctor`.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use autoport::diagnosis::{self, Facts, Finding, State, counted};
 use autoport::store::Store;

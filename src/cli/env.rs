@@ -1,7 +1,7 @@
 //! `autoport env`.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io;
 
 use autoport::app::{self, Ambiguous, Told};
 

@@ -1,6 +1,6 @@
 //! `autoport explain`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::SystemTime;
 

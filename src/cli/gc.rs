@@ -1,6 +1,6 @@
 //! `autoport gc`.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use autoport::app::{self, Collected, Judged};
 

@@ -1,6 +1,6 @@
 //! `autoport install` and `autoport uninstall`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 
 use autoport::app::{self, Dismantled};

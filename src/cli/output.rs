@@ -24,7 +24,10 @@ pub(super) trait Answer: Serialize {
 }
 
 /// Standard output.
+#[derive(derive_more::Deref, derive_more::DerefMut)]
 pub(super) struct Screen<'a> {
+    #[deref]
+    #[deref_mut]
     pub(super) out: &'a mut dyn Write,
     pub(super) format: Format,
     pub(super) colour: bool,
@@ -36,7 +39,7 @@ impl Screen<'_> {
         match self.format {
             Format::Table => answer.text(self)?,
             Format::Json => {
-                serde_json::to_writer_pretty(&mut *self, answer)?;
+                serde_json::to_writer_pretty(&mut *self.out, answer)?;
                 writeln!(self)?;
             }
         }
@@ -95,16 +98,6 @@ impl Screen<'_> {
         writeln!(self, "{:check$}{}", finding.check, finding.text)?;
         let remedy = finding.remedy.as_ref();
         remedy.map_or(Ok(()), |remedy| writeln!(self, "{:1$}-> {remedy}", "", state + check))
-    }
-}
-
-impl Write for Screen<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }
 

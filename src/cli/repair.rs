@@ -1,6 +1,6 @@
 //! `autoport repair`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 
 use autoport::app::{self, Ownership, Repaired};

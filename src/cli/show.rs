@@ -1,6 +1,6 @@
 //! `autoport show`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::iter;
 
 use autoport::app;

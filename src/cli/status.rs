@@ -1,7 +1,7 @@
 //! `autoport status`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 
 use autoport::app::{self, Listing, Overview};
 use autoport::cni::Config;

@@ -1,6 +1,6 @@
 //! `autoport trace`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};

@@ -1,7 +1,6 @@
 //! What can be wrong with a request, as facts.
 
 use std::error::Error as _;
-use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroU16;
 
@@ -59,11 +58,6 @@ impl Error {
 
     /// This error and its cause in one line, for places that have no `details`.
     pub fn in_one_line(&self) -> String {
-        let mut line = self.to_string();
-        if let Some(cause) = self.source() {
-            // Writing to a String cannot fail.
-            let _ = write!(line, ": {cause}");
-        }
-        line
+        self.source().map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
     }
 }

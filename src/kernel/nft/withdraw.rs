@@ -12,8 +12,8 @@ use crate::ruleset::{Data, Place, container_of, covers, hairpin_of, host_at};
 type Places = Vec<Place>;
 
 impl Nft {
-    /// Deletes every element that names the container, by its interface `ifname` or by any, whatever
-    /// the network's name is and whichever store built the table; returns what was mapped.
+    /// Deletes every element that names the container and its interface, whatever the network's name is
+    /// and whichever store built the table; returns what was mapped.
     ///
     /// It needs no lock: an element that names another container is never touched.
     ///
@@ -22,13 +22,9 @@ impl Nft {
     pub fn withdraw_container(
         &mut self,
         container_id: &str,
-        ifname: Option<&str>,
+        ifname: &str,
     ) -> Result<Vec<Mapping>, Error> {
-        let is_meant = |seen: &Seen| {
-            container_of(&seen.holder).is_some_and(|(container, interface)| {
-                container == container_id && ifname.is_none_or(|ifname| ifname == interface)
-            })
-        };
+        let is_meant = |seen: &Seen| container_of(&seen.holder) == Some((container_id, ifname));
         self.attempt(Extent::Everything, |_, look, _| {
             let (places, mappings) = held(&look.elements, is_meant);
             let mut transaction = Transaction::begin();

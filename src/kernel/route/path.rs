@@ -8,10 +8,10 @@ use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::net::if_::if_indextoname;
 use rtnetlink::packet_route::link::{
-    InfoBridgePort, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::super::netlink::message::number_of;
@@ -29,8 +29,6 @@ pub struct Path {
     pub gateway: Option<IpAddr>,
     /// What this node would send from.
     pub source: Option<IpAddr>,
-    /// Whether the destination is this namespace itself.
-    pub is_local: bool,
     /// Whether the link is known to be down.
     pub is_down: bool,
 }
@@ -74,7 +72,6 @@ pub(super) async fn take(
 
 fn read(route: &RouteMessage) -> Path {
     let mut path = Path {
-        is_local: route.header.kind == RouteType::Local,
         is_down: route.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
         ..Path::default()
     };
@@ -97,8 +94,6 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Whether it is up and has a carrier.
-    pub is_up: bool,
     /// The number of the bridge, bond or VRF that it belongs to.
     pub controller: Option<u32>,
     /// As a port of a bridge: whether packets may leave where they came in.
@@ -116,12 +111,7 @@ pub fn links() -> io::Result<Vec<Link>> {
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let flags = message.header.flags;
-    let mut link = Link {
-        index: message.header.index,
-        is_up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        ..Link::default()
-    };
+    let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name.clone_from(name);
