@@ -11,6 +11,7 @@ use crate::stage::bare::{add, attachment, network, run, tcp};
 use crate::stage::chain::Attachment;
 use crate::stage::netns::ruleset;
 use crate::stage::node::Node;
+use crate::stage::operator::autoport;
 use crate::stage::view::{STATE, tree};
 
 fn holding(node: &Node, state_dir: &str) -> Attachment {
@@ -18,7 +19,7 @@ fn holding(node: &Node, state_dir: &str) -> Attachment {
     attachment(node, &blue, "web", 5).mapping([tcp(8080)])
 }
 
-/// Insists that ADD and CHECK are refused, DEL is not, and nothing is changed below `place`.
+/// Insists that ADD is refused, DEL is not, the operator is told, and nothing is changed below `place`.
 fn unusable(node: &Node, state_dir: &str, place: &str, code: u64) {
     let web = holding(node, state_dir);
     let before = (tree(Path::new(place)), ruleset());
@@ -30,6 +31,8 @@ fn unusable(node: &Node, state_dir: &str, place: &str, code: u64) {
     assert!(outcome.status.success() && outcome.stdout.is_empty(), "DEL never fails: {outcome}");
     let outcome = run(&web, "STATUS");
     outcome.failure(50);
+    let (status, text, _) = autoport(&["status", "--state-dir", state_dir]);
+    assert_eq!(status.code(), Some(3), "{text}");
     assert_eq!((tree(Path::new(place)), ruleset()), before, "{state_dir}");
 }
 

@@ -41,25 +41,20 @@ pub struct Overview {
     pub listing: Option<Listing>,
 }
 
-/// Looks at store and kernel as STATUS does, but makes no store where there is none.
+/// Asks what STATUS asks, and looks at who holds what and at the table.
 pub fn overview(store: &Store, log: &mut dyn Log) -> Overview {
     let found = store.read(log).map_err(Error::from).and_then(|shared| {
         let Some(shared) = shared else { return Ok(None) };
         shared.belongs_here()?;
         listing_of(&shared).map(Some)
     });
-    let (listing, failed) = match found {
-        Ok(listing) => (listing, None),
-        Err(error) => (None, Some(error)),
+    let (listing, unavailable) = match found {
+        Ok(listing) => (listing, status(store, log).err()),
+        // Busy is not broken.
+        Err(Error::Store(store::Error::LockTaken { .. })) => (None, None),
+        Err(source) => (None, Some(Error::Unavailable { source: Box::new(source) })),
     };
     let instance = listing.as_ref().map_or(NO_INSTANCE, |listing| &listing.instance);
     let look = Nft::open(instance).and_then(|mut nft| nft.look(Extent::Places(&[])));
-    let failed = match failed {
-        // Busy is not broken.
-        Some(Error::Store(store::Error::LockTaken { .. })) => None,
-        Some(error) => Some(error),
-        None => Nft::open(instance).and_then(|mut nft| nft.probe()).err().map(Error::from),
-    };
-    let unavailable = failed.map(|source| Error::Unavailable { source: Box::new(source) });
     Overview { unavailable, table: look.ok().map(|look| look.table), listing }
 }
