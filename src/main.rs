@@ -18,7 +18,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, IntoRawFd as _};
 use std::panic;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::libc::STDERR_FILENO;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -75,7 +75,7 @@ fn plugin(env: &Env) -> u8 {
         stdin: read_stdin(),
         node_file: read_node_file,
         is_awaited: &is_awaited,
-        now: SystemTime::now(),
+        now: now(),
         log: &mut Stderr,
     });
     // A runtime that has no whole reply must not take the command for a success.
@@ -85,7 +85,7 @@ fn plugin(env: &Env) -> u8 {
     }
     let failed = outcome.failed || told.is_err();
     if told.is_err() {
-        outcome.undo(SystemTime::now(), &mut Stderr);
+        outcome.undo(now(), &mut Stderr);
     }
     u8::from(failed)
 }
@@ -125,6 +125,11 @@ impl Log for Stderr {
 /// Tells the operator, who may have gone away.
 fn note(message: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "autoport: {message}");
+}
+
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// A person who tries `CNI_COMMAND=VERSION autoport` by hand has nothing to type.

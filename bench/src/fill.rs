@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, World};
 use autoport::event::Silent;
@@ -70,7 +70,7 @@ pub(crate) fn add_many(words: &[String]) {
             stdin: Ok(Plugin::Autoport.config(&pod).to_string().into_bytes()),
             node_file: || Ok(None),
             is_awaited: &|| true,
-            now: SystemTime::now(),
+            now: SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs(),
             log: &mut Silent,
         });
         assert!(!outcome.failed, "{}", String::from_utf8_lossy(&outcome.stdout));

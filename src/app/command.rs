@@ -1,7 +1,7 @@
 //! One CNI command: the call in, a function of this module with what it asks, the reply out.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
 use crate::cni::{self, Call, Env};
@@ -23,8 +23,8 @@ pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
     pub node_file: N,
     /// Whether anyone still reads the reply.
     pub is_awaited: &'a dyn Fn() -> bool,
-    /// The time.
-    pub now: SystemTime,
+    /// Seconds since the epoch.
+    pub now: u64,
     /// Where messages for the operator go. The reply does not.
     pub log: &'a mut dyn Log,
 }
@@ -43,9 +43,9 @@ pub struct Outcome {
 impl Outcome {
     /// Takes back what was granted, because the reply did not reach anyone: a DEL for it may have come and
     /// gone while the ADD waited for the lock.
-    pub fn undo(self, now: SystemTime, log: &mut dyn Log) {
+    pub fn undo(self, now: u64, log: &mut dyn Log) {
         if let Some((store, claimed)) = self.granted {
-            let undone = undo(&store, &claimed, &|| true, seconds(now), log);
+            let undone = undo(&store, &claimed, &|| true, now, log);
             tolerate(undone, Undone::MappingLeft, log);
         }
     }
@@ -62,16 +62,12 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
         for warning in parsed.warnings {
             log.note(Event::Ignored(warning));
         }
-        execute(parsed.call, is_awaited, seconds(now), log)
+        execute(parsed.call, is_awaited, now, log)
     });
     match answer {
         Ok((stdout, granted)) => Outcome { stdout, failed: false, granted },
         Err(error) => failure(&error, &stdin),
     }
-}
-
-fn seconds(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn failure(error: &Error, stdin: &[u8]) -> Outcome {

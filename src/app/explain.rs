@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -73,7 +72,7 @@ pub fn explain(
     env: &Env,
     stdin: &[u8],
     node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
-    now: SystemTime,
+    now: u64,
     state_dir: Option<PathBuf>,
 ) -> Explained {
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
@@ -91,7 +90,7 @@ pub fn explain(
 
 fn foresee(
     mut claim: Claim,
-    now: SystemTime,
+    now: u64,
     log: &mut dyn Log,
     unseen: &mut Vec<String>,
 ) -> Result<Option<Foreseen>, Error> {
@@ -115,7 +114,6 @@ fn foresee(
         shared.belongs_here()?;
     }
     let shared = shared.as_ref();
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     let scene = Scene { shared, is_real: false, gathered: &gathered, now };
     let Some(plan) = decide::decide(&scene, &mut claim.ask, log)? else { return Ok(None) };
     let Plan { before, giving_way, wanted, .. } = plan;

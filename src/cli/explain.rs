@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use autoport::app::{self, Explained, Foreseen, NO_INSTANCE, Superseded, Told};
 use autoport::cni::Env;
@@ -11,7 +10,7 @@ use serde::Serialize;
 use super::holders::{cells, name_of};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 use super::status::Refusal;
-use super::{Failure, note};
+use super::{Failure, note, now};
 
 /// What counts where the environment says nothing.
 const ASSUMED: [(&str, &str); 4] = [
@@ -127,7 +126,7 @@ pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Expla
     }
     let (env, mut assumed) = environment();
     let Explained { outcome, log, unseen } =
-        app::explain(&env, &stdin, crate::read_node_file, SystemTime::now(), state_dir);
+        app::explain(&env, &stdin, crate::read_node_file, now(), state_dir);
     let (outcome, error, granted) = match outcome {
         Ok(None) => ("nothing", None, None),
         Ok(Some(foreseen)) => ("granted", None, Some(foreseen)),

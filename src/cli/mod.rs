@@ -18,7 +18,6 @@ mod trace;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Ambiguous};
 use autoport::cni::{Config, StoreConfig};
@@ -31,7 +30,7 @@ use nix::unistd::geteuid;
 
 use self::arguments::{Cli, Command};
 use self::output::Screen;
-use super::note;
+use super::{note, now};
 
 /// Why a command did not work.
 #[derive(Debug, thiserror::Error)]
@@ -177,9 +176,4 @@ fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
         Ok(bytes) => Config::read(None, bytes.as_deref()).err().map(|error| error.in_one_line()),
         Err(error) => Some(format!("cannot read {}: {error}", super::NODE_FILE)),
     }
-}
-
-/// Seconds since the epoch.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }

@@ -77,6 +77,19 @@ pub fn check_identifier(what: &'static str, value: &str) -> Result<(), InvalidNa
     Err(InvalidName { what, value: value.to_owned(), rule })
 }
 
+/// Checks an identifier that becomes a file name, for which 200 bytes are left.
+///
+/// # Errors
+/// [`InvalidName`], naming `what`.
+pub fn check_short(what: &'static str, value: &str) -> Result<(), InvalidName> {
+    check_identifier(what, value)?;
+    if value.len() <= 200 {
+        return Ok(());
+    }
+    let rule = "it must not be longer than 200 bytes";
+    Err(InvalidName { what, value: value.to_owned(), rule })
+}
+
 /// Checks an interface name the way the kernel's `dev_valid_name` does.
 ///
 /// # Errors
@@ -135,20 +148,12 @@ pub struct Netns {
 pub struct HostPod(String);
 
 impl HostPod {
-    /// The longest UID, in bytes: it is a file name.
-    const LONGEST: usize = 200;
-
     /// Names the pod with this UID.
     ///
     /// # Errors
     /// [`InvalidName`] when the UID is no identifier, or longer than 200 bytes.
     pub fn new(uid: &str) -> Result<Self, InvalidName> {
-        let what = "pod UID";
-        check_identifier(what, uid)?;
-        if uid.len() > Self::LONGEST {
-            let rule = "it must not be longer than 200 bytes";
-            return Err(InvalidName { what, value: uid.to_owned(), rule });
-        }
+        check_short("pod UID", uid)?;
         Ok(Self(uid.to_owned()))
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Attachment, Holder, HostPod, InvalidName, check_identifier};
+use crate::model::{Attachment, Holder, HostPod, InvalidName, check_short};
 
 /// File names have 255 bytes; `.json` and the number of a copy put aside need some of them.
 const LONGEST: usize = 200;
@@ -85,12 +85,7 @@ impl Key {
     /// # Errors
     /// [`InvalidName`] when no reservation can have it.
     pub fn of_reservation(name: &str) -> Result<Self, InvalidName> {
-        let what = "reservation";
-        check_identifier(what, name)?;
-        if name.len() > LONGEST {
-            let rule = "it must not be longer than 200 bytes";
-            return Err(InvalidName { what, value: name.to_owned(), rule });
-        }
+        check_short("reservation", name)?;
         Ok(Self { kind: Kind::Reservation, stem: name.to_owned() })
     }
 
