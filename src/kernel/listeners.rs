@@ -37,6 +37,8 @@ pub struct Listener {
     /// tunnel's.
     pub inode: u32,
     pub uid: u32,
+    /// The cgroup, of version 2, of the process that made it: the inode of its directory. Since Linux 5.8.
+    pub cgroup: Option<u64>,
     /// Whether it is an IPv6 socket that takes no IPv4 packets.
     only_v6: bool,
     /// The number of the interface that it is bound to (`SO_BINDTODEVICE`).
@@ -95,6 +97,8 @@ impl Listener {
         let len = if family == Family::V4 { 4 } else { 16 };
         let attributes = Attributes(&message[uapi::INET_DIAG_MSG..]);
         let only_v6 = attributes.get(uapi::INET_DIAG_SKV6ONLY).is_some_and(|flag| flag != [0]);
+        let cgroup =
+            attributes.get(uapi::INET_DIAG_CGROUP_ID).and_then(|id| id.first_chunk().copied());
         let number = |at: usize| header[at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         Some(Self {
             protocol,
@@ -102,6 +106,7 @@ impl Listener {
             port: NonZeroU16::new(u16::from_be_bytes(*port.first_chunk()?))?,
             inode: number(uapi::INET_DIAG_INODE)?,
             uid: number(uapi::INET_DIAG_UID)?,
+            cgroup: cgroup.map(u64::from_ne_bytes),
             only_v6,
             device: NonZeroU32::new(number(uapi::INET_DIAG_IF)?),
         })

@@ -41,6 +41,7 @@ constants! {
         /// The register that `ct`, `fib`, `meta` and `payload` load.
         NFTA_LOAD_DREG = 1,
         SOCK_DIAG_BY_FAMILY = 20, INET_DIAG_SKV6ONLY = 11, INET_DIAG_LOCALS = 12,
+        INET_DIAG_CGROUP_ID = 21,
         CTA_FILTER = 25, CTA_FILTER_ORIG_FLAGS = 1, CTA_FILTER_REPLY_FLAGS = 2, CTA_ID = 12,
         CTA_IP_V4_SRC = 1, CTA_IP_V4_DST = 2, CTA_IP_V6_SRC = 3, CTA_IP_V6_DST = 4,
         CTA_PROTO_NUM = 1, CTA_PROTO_SRC_PORT = 2, CTA_PROTO_DST_PORT = 3,

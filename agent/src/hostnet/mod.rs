@@ -3,7 +3,9 @@
 //! Nothing is translated.
 
 mod ask;
+mod cgroups;
 mod sandboxes;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use autoport::netns;
 use autoport::store::Store;
 
 pub use self::sandboxes::{Listed, Sandboxes};
+pub use self::taken::{Taken, Takers};
 use crate::nri::Rejection;
 use crate::nri::message::Pod;
 
@@ -124,7 +127,8 @@ pub fn release(uid: &str, leads: &dyn Fn() -> bool, call: &mut Call<'_>) -> Resu
     Ok(holds && leads())
 }
 
-fn is_of_host(record: &Record) -> bool {
+/// Whether a pod on the node's network holds it.
+pub fn is_of_host(record: &Record) -> bool {
     matches!(record.owner.holder, Holder::HostPod { .. })
 }
 

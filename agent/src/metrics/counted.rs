@@ -103,6 +103,7 @@ struct Counted {
     allocations: Family<Labels<2>, Counter>,
     repairs: Family<Labels<1>, Counter>,
     lock_waits: Counter,
+    taken: Counter,
     ports: Family<Vec<(&'static str, String)>, Gauge>,
 }
 
@@ -122,6 +123,7 @@ impl Default for Metrics {
             allocations: Family::default(),
             repairs: Family::default(),
             lock_waits: Counter::default(),
+            taken: Counter::default(),
             ports: Family::default(),
         };
         counted.register();
@@ -188,6 +190,8 @@ impl Counted {
             "Times that another process had the lock of the state directory",
             self.lock_waits.clone(),
         );
+        let taken = "Processes found listening on the port of a Pod on the host network";
+        registry.register("ports_taken", taken, self.taken.clone());
         registry.register(
             "ports",
             "Numbers of each range, as the leader last counted them",
@@ -252,6 +256,11 @@ impl Metrics {
 
     pub fn waits_for_lock(&self) {
         self.0.lock_waits.inc();
+    }
+
+    /// A process listens on the port of a pod that it is not in.
+    pub fn port_taken(&self) {
+        self.0.taken.inc();
     }
 
     /// What is used of all ranges, in place of what was known before.

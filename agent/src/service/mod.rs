@@ -3,6 +3,7 @@
 //! beyond its deadline.
 
 mod lead;
+mod sockets;
 mod table;
 mod traced;
 mod usage;
@@ -92,8 +93,16 @@ impl Service {
         let plugin = settings.plugin.clone();
         let needs_list = Arc::new(AtomicBool::new(true));
         let (beats, lists) = (pulse.clone(), needs_list.clone());
-        let counted = metrics.clone();
-        let worker = worker::start(store.clone(), plugin, clock.clone(), beats, lists, counted)?;
+        let checks = sockets::start(metrics.clone())?;
+        let worker = worker::start(
+            store.clone(),
+            plugin,
+            clock.clone(),
+            beats,
+            lists,
+            metrics.clone(),
+            checks,
+        )?;
         let orders = lead::start(store, keeper, worker, metrics.clone())?;
         Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health })
     }

@@ -13,6 +13,7 @@ use autoport::netns;
 use autoport::store::Store;
 use tokio::sync::oneshot;
 
+use super::sockets::Check;
 use super::traced::Traced;
 use super::usage::usage;
 use crate::config::Plugin;
@@ -71,6 +72,7 @@ pub(super) fn start(
     pulse: Pulse,
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
+    checks: mpsc::Sender<Check>,
 ) -> std::io::Result<mpsc::Sender<Task>> {
     let (tasks, received) = mpsc::channel();
     let run = move || {
@@ -85,6 +87,7 @@ pub(super) fn start(
             unreported: None,
             needs_list,
             metrics,
+            checks,
         };
         for task in received {
             match task {
@@ -111,6 +114,8 @@ struct Worker {
     /// Whether a holder's pod may end without an event.
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
+    /// To the thread that looks for other processes on the ports.
+    checks: mpsc::Sender<Check>,
 }
 
 /// What answering needs besides the event.
@@ -341,6 +346,9 @@ impl Worker {
         }
         let told = inject::inject(pod, container, &known);
         let told = told.map_err(|error| Rejection::new("no_ports", error.to_string()))?;
+        for record in known.records.into_iter().filter(hostnet::is_of_host) {
+            let _ = self.checks.send(Check::One(Box::new(record)));
+        }
         Ok(told.map(|told| {
             self.metrics.injected(told.replaced.len());
             if !told.replaced.is_empty() {
@@ -392,7 +400,10 @@ impl Worker {
             Ok(listing) => {
                 let listing = listing.unwrap_or_default();
                 self.count(&listing);
-                hostnet::holders(&listing)
+                let holders = hostnet::holders(&listing);
+                let records = listing.attachments.into_iter().filter(hostnet::is_of_host);
+                let _ = self.checks.send(Check::All(records.collect()));
+                holders
             }
             Err(error) => {
                 let error = error.in_one_line();

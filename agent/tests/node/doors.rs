@@ -14,7 +14,7 @@ use super::agent::Node;
 use super::runtime::Runtime;
 use super::{asking, cbr0_pod, create, ip, run, stop};
 
-const ADDRESS: &str = "127.0.0.1:9417";
+pub(crate) const ADDRESS: &str = "127.0.0.1:9417";
 
 fn get(path: &str) -> io::Result<(String, String)> {
     let mut stream = TcpStream::connect(ADDRESS)?;
@@ -40,9 +40,14 @@ fn wait_for(path: &str, status: &str) -> String {
     }
 }
 
-fn value(metrics: &str, name: &str) -> Option<u64> {
+pub(crate) fn value(metrics: &str, name: &str) -> Option<u64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")))?;
     line.parse().ok()
+}
+
+/// What the agent counts.
+pub(crate) fn metrics() -> String {
+    wait_for("/metrics", "200")
 }
 
 fn probe(door: &Path, runtime: &Path, question: &str) -> Output {
@@ -85,7 +90,7 @@ fn the_metrics_count_what_happened_and_the_probes_tell_it() {
     let wrong = super::host_pod("two", "s2", &[("autoport.cni/ports", "http=8080")]);
     run(&mut connection, &wrong).expect_err("a number on the host network");
     stop(&mut connection, &asking("one"));
-    let metrics = wait_for("/metrics", "200");
+    let metrics = metrics();
     for (name, expected) in [
         ("nri_connected", 1),
         ("leader", 1),

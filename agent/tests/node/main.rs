@@ -10,6 +10,7 @@ mod late;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
 mod swap;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::env;

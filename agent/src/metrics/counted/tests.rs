@@ -13,6 +13,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     metrics.allocation(Allocation::Assigned);
     metrics.repair(Repair::Mended);
     metrics.waits_for_lock();
+    metrics.port_taken();
     let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
     metrics.usage(vec![usage]);
     let text = metrics.text().expect("a string takes everything");
@@ -33,6 +34,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         r#"repairs_total{kind="mended"} 1"#,
         r#"repairs_total{kind="built"} 0"#,
         "store_lock_waits_total 1",
+        "ports_taken_total 1",
         r#"ports{range="a\"b",protocol="tcp",state="held"} 3"#,
         r#"ports{range="a\"b",protocol="tcp",state="free"} 7"#,
     ] {

@@ -16,6 +16,7 @@ fn worker(dir: &Path) -> Worker {
         unreported: None,
         needs_list: Arc::default(),
         metrics: Metrics::default(),
+        checks: mpsc::channel().0,
     }
 }
 
