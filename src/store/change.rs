@@ -108,7 +108,7 @@ impl Locked {
     }
 
     /// Ends the store, if nothing is recorded any more: the next writer begins another. What helps to
-    /// choose stays, and so does the directory.
+    /// choose stays, and so does the directory. An agent that runs makes its files again.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -117,6 +117,7 @@ impl Locked {
             self.record_keys()?.is_empty() && self.disk.keys(Kind::Reservation)?.is_empty();
         if is_over {
             Instance::remove(&self.disk)?;
+            super::agent::FILES.iter().try_for_each(|file| self.disk.remove(file))?;
         }
         Ok(is_over)
     }

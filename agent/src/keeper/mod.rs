@@ -22,11 +22,9 @@ use self::heart::Heart;
 pub use self::heart::{Heartbeat, read};
 use self::lock::{Attempt, Lock};
 
+use autoport::store::AGENT_NEXT as NEXT;
 /// Held by the leader, and its heartbeat.
 pub use autoport::store::{AGENT_HEARTBEAT as HEARTBEAT, AGENT_LOCK as LOCK};
-
-/// Held by a preferred agent that waits for the lead; its content is that agent's heartbeat.
-const NEXT: &str = "agent.next";
 
 /// How often the heart beats. The contract with the plugin is once in a second.
 pub const BEAT: Duration = Duration::from_millis(500);

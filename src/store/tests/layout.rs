@@ -138,6 +138,20 @@ fn a_store_ends_with_its_last_record_and_begins_anew() {
     assert_ne!(node.lock().instance().id, first);
 }
 
+#[test]
+fn the_files_of_the_agents_end_with_the_store() {
+    let node = Node::new();
+    let files = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT];
+    let left = || files.iter().filter(|file| node.dir.join(file).exists()).count();
+    let record = save(&node, "4f2a", &[host("0.0.0.0", 80)]);
+    for file in files {
+        fs::write(node.dir.join(file), "").expect("a file");
+    }
+    assert!(!node.lock().end().expect("looking") && left() == 3, "a pod has a port");
+    node.lock().remove(&record).expect("removing");
+    assert!(node.lock().end().expect("ending") && left() == 0);
+}
+
 /// An interface of a pod goes with the pod, without a word to us.
 #[test]
 fn notes_of_interfaces_that_are_gone_do_not_pile_up() {
