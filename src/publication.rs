@@ -94,8 +94,7 @@ fn entries_of(record: &Record) -> Vec<Entry> {
 }
 
 fn covers(grant: &Grant, host: &HostPort) -> bool {
-    let offset = host.port.get().checked_sub(grant.port.get());
-    offset.is_some_and(|offset| offset < grant.request.count.get())
+    grant.numbers().contains(&host.port.get())
         && grant.request.protocols.contains(&host.protocol)
         && grant.request.address.map_or(host.is_wildcard(), |address| address == host.address)
 }

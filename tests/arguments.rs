@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "a test reads the project's own files")]
 
 #[path = "../src/cli/arguments.rs"]
-#[expect(dead_code, reason = "what was written on a command line is read elsewhere")]
 mod arguments;
 
 use std::collections::BTreeSet;

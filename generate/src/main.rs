@@ -4,7 +4,6 @@
 #[path = "../../agent/src/arguments.rs"]
 mod agent;
 #[path = "../../src/cli/arguments.rs"]
-#[expect(dead_code, reason = "what was written on a command line is read elsewhere")]
 mod arguments;
 
 use std::fs;

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use autoport::model::Protocol;
+use autoport::plan::Spot;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -131,7 +132,7 @@ pub(crate) enum Command {
 pub(crate) struct Trace {
     /// The host port: 8080, 53/udp. The default protocol is tcp
     #[arg(value_name = "PORT[/PROTO]", value_parser = port_without_address)]
-    pub(crate) port: Port,
+    pub(crate) port: Spot,
     /// The client's address; it can be 127.0.0.1, an address of the node or of a pod [default: a client
     /// outside the node]
     #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
@@ -180,7 +181,7 @@ pub(crate) struct Reserve {
     /// The ports: 8080, 53/udp, 443@192.0.2.1. The default protocol is tcp, the default address every
     /// address of the node
     #[arg(required = true, value_name = "PORT[/PROTO][@ADDRESS]", value_parser = port)]
-    pub(crate) ports: Vec<Port>,
+    pub(crate) ports: Vec<Spot>,
     /// Keep the reservation across reboots
     #[arg(long)]
     pub(crate) persist: bool,
@@ -230,15 +231,6 @@ pub(crate) struct Uninstall {
     pub(crate) host: bool,
 }
 
-/// `PORT[/PROTO][@ADDRESS]`.
-#[derive(Clone, Debug)]
-pub(crate) struct Port {
-    pub(crate) number: NonZeroU16,
-    pub(crate) protocol: Protocol,
-    /// `None` is every address of the node.
-    pub(crate) address: Option<IpAddr>,
-}
-
 /// Whom, or what, an operator asks about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -262,7 +254,8 @@ fn subject(text: &str) -> Result<Subject, String> {
     Ok(Subject::Port(port_number(number)?, protocol))
 }
 
-fn port(text: &str) -> Result<Port, String> {
+/// `PORT[/PROTO][@ADDRESS]`.
+fn port(text: &str) -> Result<Spot, String> {
     let (rest, address) = match text.split_once('@') {
         Some((rest, address)) => (rest, Some(node_address(address)?)),
         None => (text, None),
@@ -271,10 +264,10 @@ fn port(text: &str) -> Result<Port, String> {
         Some((number, name)) => (number, protocol(name)?),
         None => (rest, Protocol::Tcp),
     };
-    Ok(Port { number: port_number(number)?, protocol, address })
+    Ok(Spot { protocol, address, port: port_number(number)? })
 }
 
-fn port_without_address(text: &str) -> Result<Port, String> {
+fn port_without_address(text: &str) -> Result<Spot, String> {
     let port = port(text)?;
     if port.address.is_some() {
         return Err("give the destination address with --to".to_owned());

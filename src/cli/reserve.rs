@@ -4,6 +4,7 @@ use std::io;
 
 use autoport::app;
 use autoport::model::HostPort;
+use autoport::plan::Spot;
 use autoport::store::{Reservation, Store};
 use serde::Serialize;
 
@@ -25,10 +26,9 @@ impl Answer for Changed {
 }
 
 pub(super) fn reserve(asked: &arguments::Reserve, store: &Store) -> Result<Changed, Failure> {
-    let each = |port: &arguments::Port| HostPort::each(port.protocol, port.address, port.number);
     let reservation = Reservation {
         name: asked.name.clone(),
-        hosts: asked.ports.iter().flat_map(each).collect(),
+        hosts: asked.ports.iter().flat_map(Spot::hosts).collect(),
         created: now(),
         persistent: asked.persist,
     };

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
 use autoport::kernel;
 use autoport::model::{HostPort, Protocol};
+use autoport::plan::Spot;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use super::{Failure, Store};
 
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
     let to = asked.to.unwrap_or_else(|| known_by(asked.from));
-    let arguments::Port { protocol, number: port, .. } = asked.port;
+    let Spot { protocol, port, .. } = asked.port;
     let host = HostPort { protocol, address: to, port };
     let query = Query { from: asked.from, host };
     if let Some(from) = query.from.filter(|from| from.is_ipv6() != to.is_ipv6()) {

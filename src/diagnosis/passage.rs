@@ -72,20 +72,13 @@ fn gather(others: &Others, via: &[ChainName], so_far: &Conditions, found: &mut V
         if found.len() >= TRANSLATIONS_MAX {
             return;
         }
-        match &rule.does {
-            Does::Translate(to) => {
-                found.push(Translation { conditions, to: to.clone(), via: via.to_vec() });
-            }
-            Does::Jump(next) | Does::Goto(next) if via.len() < DEPTH => {
-                let next = ChainName { chain: next.clone(), ..via[0].clone() };
-                gather(others, &[via, &[next]].concat(), &conditions, found);
-            }
-            Does::Jump(_)
-            | Does::Goto(_)
-            | Does::Accept
-            | Does::Drop
-            | Does::Return
-            | Does::Nothing => {}
+        if let Does::Translate(to) = &rule.does {
+            found.push(Translation { conditions, to: to.clone(), via: via.to_vec() });
+        } else if let Does::Jump(next) | Does::Goto(next) = &rule.does
+            && via.len() < DEPTH
+        {
+            let next = ChainName { chain: next.clone(), ..via[0].clone() };
+            gather(others, &[via, &[next]].concat(), &conditions, found);
         }
     }
 }

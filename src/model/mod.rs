@@ -231,11 +231,7 @@ impl Record {
 
     /// The numbers that the node chose, each once, in however many protocols.
     pub fn chosen_numbers(&self) -> BTreeSet<u16> {
-        let run = |grant: &Grant| {
-            let first = grant.port.get();
-            first..=first.saturating_add(grant.request.count.get() - 1)
-        };
-        self.grants.iter().flat_map(run).collect()
+        self.grants.iter().flat_map(Grant::numbers).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,14 @@ pub struct Grant {
     pub request: Request,
     /// The first of the chosen host ports.
     pub port: NonZeroU16,
+}
+
+impl Grant {
+    /// Every chosen host port.
+    pub fn numbers(&self) -> RangeInclusive<u16> {
+        let first = self.port.get();
+        first..=first.saturating_add(self.request.count.get() - 1)
+    }
 }
 
 /// How the numbers are chosen.

@@ -203,8 +203,7 @@ impl Locked {
 
 /// Whether everything that was granted is still there, in what is `owned` now.
 fn is_whole(grant: &Grant, owned: &BTreeSet<(Protocol, u16)>) -> bool {
-    let first = grant.port.get();
-    let last = first.saturating_add(grant.request.count.get() - 1);
     let owns = |protocol, port| owned.contains(&(protocol, port));
-    grant.request.protocols.iter().all(|protocol| (first..=last).all(|port| owns(*protocol, port)))
+    let owns_all = |protocol: &Protocol| grant.numbers().all(|port| owns(*protocol, port));
+    grant.request.protocols.iter().all(owns_all)
 }
