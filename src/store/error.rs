@@ -13,79 +13,46 @@ use crate::netns;
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a field is named for what it is")]
 pub enum Error {
-    /// The file system said no.
+    /// The file system said no; `action` is a verb.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was attempted, as a verb.
-        action: &'static str,
-        /// What it was attempted on.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     /// A symbolic link or a file is where the state directory should be.
     #[error(
         "state directory {} is {found}, not a directory; remove it or set another stateDir",
         path.display()
     )]
-    NotADirectory {
-        /// The state directory.
-        path: PathBuf,
-        /// What is there instead.
-        found: &'static str,
-    },
+    NotADirectory { path: PathBuf, found: &'static str },
     /// Whoever owns the directory can change what is in it.
     #[error(
         "state directory {} belongs to uid {owner}, but autoport runs as uid {euid}; \
          change its owner or set another stateDir",
         path.display()
     )]
-    ForeignOwner {
-        /// The state directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Who we are.
-        euid: u32,
-    },
+    ForeignOwner { path: PathBuf, owner: u32, euid: u32 },
     /// What is in the directory may have been put there by somebody else.
     #[error(
         "state directory {} has mode {mode:04o}, so others may have written to it; \
          look through it, then `chmod 0700` it or remove it, or set another stateDir",
         path.display()
     )]
-    WritableByOthers {
-        /// The state directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The lock stayed taken for the whole patience.
+    WritableByOthers { path: PathBuf, mode: u32 },
+    /// The lock stayed taken for the whole patience; `/proc/locks` may tell by whom.
     #[error(
         "lock {} stayed taken for {:.1} s{}; try again, or raise lockTimeout",
         path.display(),
         waited.as_secs_f64(),
         holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
     )]
-    LockTaken {
-        /// The lock file.
-        path: PathBuf,
-        /// For how long it was tried.
-        waited: Duration,
-        /// Who had it at the end, if `/proc/locks` tells.
-        holder: Option<LockHolder>,
-    },
+    LockTaken { path: PathBuf, waited: Duration, holder: Option<LockHolder> },
     /// A pod that has to be told its host ports by the agent would start without them.
     #[error(
         "the Pod needs the variables of its host ports, and no node agent is connected to the runtime: \
          {}/agent.lock is free, or agent.json there is older than 5 s; start autoport-agent on this node",
         dir.display()
     )]
-    NoAgent {
-        /// The state directory.
-        dir: PathBuf,
-    },
+    NoAgent { dir: PathBuf },
     /// Two nodes faked on one machine share a state directory, or a namespace was re-created.
     #[error(
         "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \
@@ -93,28 +60,14 @@ pub enum Error {
          other namespace no longer exists",
         path.display(), recorded.inode, recorded.device, own.inode, own.device
     )]
-    OtherNetns {
-        /// The state directory.
-        path: PathBuf,
-        /// Whose it is.
-        recorded: NamespaceId,
-        /// Where this process runs.
-        own: NamespaceId,
-    },
+    OtherNetns { path: PathBuf, recorded: NamespaceId, own: NamespaceId },
     /// A later autoport wrote this; what it means cannot be known here.
     #[error(
         "{} has layout version {found}, and this autoport knows up to {known}; \
          use the autoport that wrote it",
         path.display()
     )]
-    NewerLayout {
-        /// The file that says so.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// The latest version known here.
-        known: u32,
-    },
+    NewerLayout { path: PathBuf, found: u32, known: u32 },
     /// A record is there, but not what it says.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -123,10 +76,7 @@ pub enum Error {
     Name(#[from] InvalidName),
     /// A reservation was to be kept over reboots by a store that has no place for it.
     #[error("reservation {name} cannot be kept over reboots: this store has no directory for that")]
-    NotPersistent {
-        /// Its name.
-        name: String,
-    },
+    NotPersistent { name: String },
     /// This process cannot tell which network namespace it is in.
     #[error(transparent)]
     Netns(#[from] netns::Error),
@@ -188,6 +138,7 @@ impl Unreadable {
 
 /// What is wrong with a record.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a field is named for what it is")]
 pub enum Damage {
     /// The bytes cannot be had.
     #[error("the file cannot be read")]
@@ -203,12 +154,7 @@ pub enum Damage {
     Json(#[source] serde_json::Error),
     /// The record is of a later version.
     #[error("it has layout version {found}, and this autoport knows up to {known}")]
-    NewerLayout {
-        /// Its version.
-        found: u32,
-        /// The latest version known here.
-        known: u32,
-    },
+    NewerLayout { found: u32, known: u32 },
     /// What it says cannot be true.
     #[error("{0}")]
     Content(String),

@@ -6,6 +6,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use rtnetlink::packet_core::{
+    NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
+};
+
 use crate::kernel::uapi;
 use crate::model::Family;
 
@@ -13,16 +17,6 @@ use crate::model::Family;
 const NLMSG_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
 const ATTR_HEADER: usize = 4;
-
-const NLA_F_NESTED: u16 = 1 << 15;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
-/// `NLMSG_ERROR` and `NLMSG_DONE` of `linux/netlink.h`.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-
-/// `NLM_F_DUMP_INTR`: the table changed while it was being listed.
-const DUMP_INTERRUPTED: u16 = 0x10;
 
 const fn align(len: usize) -> usize {
     len.next_multiple_of(4)
@@ -140,7 +134,7 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: Body<'a>,
     /// Everything after the netlink header, for what begins with another one than `struct nfgenmsg`.
     pub(crate) message: &'a [u8],
-    /// Whether the listing it belongs to was disturbed and has to be asked for again.
+    /// Whether what is listed changed meanwhile, and has to be asked for again.
     pub(crate) interrupted: bool,
 }
 
@@ -171,7 +165,7 @@ pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
             },
             _ => Body::Object(Attributes(message.get(NFGEN_HEADER..).unwrap_or_default())),
         };
-        let interrupted = flags & DUMP_INTERRUPTED != 0;
+        let interrupted = flags & NLM_F_DUMP_INTR != 0;
         let (number, port) = (u32_ne(header, 8)?, u32_ne(header, 12)?);
         Some(Answer { kind, number, port, body, message, interrupted })
     })
