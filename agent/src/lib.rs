@@ -6,10 +6,12 @@
 //! - [`service`]: the agent at work.
 //! - [`keeper`]: which of the node's agents answers the runtime.
 //! - [`metrics`]: what the agent counts, whether it is well, and the door to both.
+//! - [`collect`]: which holders of host ports have no sandbox any more. No I/O.
 //! - [`inject`]: what a container is told. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
+pub mod collect;
 pub mod config;
 pub mod hostnet;
 pub mod inject;

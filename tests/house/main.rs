@@ -54,14 +54,15 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 9] = [
+const AGENT_MAP: [(&str, &[&str]); 10] = [
     ("nri", &[]),
     ("config", &["metrics"]),
     ("metrics", &[]),
     ("keeper", &[]),
     ("inject", &["nri"]),
     ("hostnet", &["nri"]),
-    ("service", &["nri", "config", "keeper", "inject", "hostnet", "metrics"]),
+    ("collect", &["hostnet"]),
+    ("service", &["nri", "config", "collect", "keeper", "inject", "hostnet", "metrics"]),
     // The executable, which sees the rooms from outside.
     ("arguments", &[]),
     ("supervisor", &[]),

@@ -7,10 +7,7 @@ mod cgroups;
 mod sandboxes;
 mod taken;
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use autoport::app::{self, Claimed, Listing};
+use autoport::app::{self, Claimed};
 use autoport::cni::Config;
 use autoport::event::{Event, Log};
 use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
@@ -21,9 +18,6 @@ pub use self::sandboxes::{Listed, Sandboxes};
 pub use self::taken::{Taken, Takers};
 use crate::nri::Rejection;
 use crate::nri::message::Pod;
-
-/// A holder whose pod the runtime does not list is looked at again after this time, and released then.
-pub const SECOND_LOOK: Duration = Duration::from_mins(1);
 
 /// What a claim or a release works with.
 pub struct Call<'a> {
@@ -132,40 +126,6 @@ pub fn is_of_host(record: &Record) -> bool {
     matches!(record.owner.holder, Holder::HostPod { .. })
 }
 
-/// The holders whose pods the runtime does not list, each with the time of the first look.
-#[derive(Debug, Default)]
-pub struct Suspects(BTreeMap<String, Instant>);
-
-impl Suspects {
-    /// Looks: gives the UIDs of the holders that are to be released, which the runtime did not list at a
-    /// look at least [`SECOND_LOOK`] ago either. A network namespace is never the evidence.
-    pub fn look(&mut self, holders: &[String], sandboxes: &Sandboxes, now: Instant) -> Vec<String> {
-        let missing = |uid: &&String| !sandboxes.lists(uid);
-        let found: BTreeMap<String, Instant> = holders
-            .iter()
-            .filter(missing)
-            .map(|uid| (uid.clone(), self.0.get(uid).copied().unwrap_or(now)))
-            .collect();
-        self.0 = found;
-        let is_due = |(_, first): &(&String, &Instant)| now.duration_since(**first) >= SECOND_LOOK;
-        self.0.iter().filter(is_due).map(|(uid, _)| uid.clone()).collect()
-    }
-
-    /// Starts again: a new list of the runtime is a new first look.
-    pub fn forget(&mut self) {
-        self.0.clear();
-    }
-}
-
-/// The UIDs of all pods on the node's network that hold host ports.
-pub fn holders(listing: &Listing) -> Vec<String> {
-    let uid = |record: &Record| match &record.owner.holder {
-        Holder::HostPod { pod } => Some(pod.uid().to_owned()),
-        Holder::Attachment(_) => None,
-    };
-    listing.attachments.iter().filter_map(uid).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,23 +154,5 @@ mod tests {
             assert_eq!(is_on_host(&pod(namespaces), own), expected, "{namespaces:?}");
         }
         assert_eq!(is_on_host(&Pod::default(), own), None);
-    }
-
-    #[test]
-    fn a_holder_is_released_at_the_second_look_that_does_not_find_its_pod() {
-        let mut suspects = Suspects::default();
-        let mut sandboxes = Sandboxes::default();
-        sandboxes.run("here", "s1", Instant::now());
-        let holders = ["here".to_owned(), "gone".to_owned(), "late".to_owned()];
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        assert!(suspects.look(&holders, &sandboxes, at(0)).is_empty());
-        assert!(suspects.look(&holders, &sandboxes, at(59)).is_empty());
-        sandboxes.run("late", "s2", Instant::now());
-        assert_eq!(suspects.look(&holders, &sandboxes, at(60)), ["gone"]);
-        sandboxes.remove("late", "s2");
-        assert_eq!(suspects.look(&holders, &sandboxes, at(100)), ["gone"], "a first look again");
-        suspects.forget();
-        assert!(suspects.look(&holders, &sandboxes, at(200)).is_empty());
     }
 }

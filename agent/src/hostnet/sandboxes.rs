@@ -91,6 +91,18 @@ impl Sandboxes {
         self.pods.contains_key(uid)
     }
 
+    /// Whether the runtime has none at all.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// Whether the runtime has this sandbox of the pod, running or stopped.
+    pub fn has(&self, uid: &str, sandbox: &str) -> bool {
+        let has =
+            |pod: &Sandboxed| pod.running.contains_key(sandbox) || pod.stopped.contains(sandbox);
+        self.pods.get(uid).is_some_and(has)
+    }
+
     /// Whether a sandbox of the pod is known from a list alone. containerd 2.1 sends no event when a sandbox
     /// ends that is older than itself.
     pub fn may_end_unseen(&self, uid: &str) -> bool {

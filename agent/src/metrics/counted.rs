@@ -29,7 +29,7 @@ pub enum Outcome {
     Rejected(&'static str),
 }
 
-/// What became of the host ports of a pod on the host network.
+/// What became of the host ports of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
     Assigned,
@@ -37,10 +37,13 @@ pub enum Allocation {
     Released,
     /// They could not be released, and are still held.
     Kept,
+    /// The plugin had assigned them, and its DEL was lost.
+    Collected,
 }
 
 impl Allocation {
-    const ALL: [Self; 4] = [Self::Assigned, Self::Rejected, Self::Released, Self::Kept];
+    const ALL: [Self; 5] =
+        [Self::Assigned, Self::Rejected, Self::Released, Self::Kept, Self::Collected];
 
     const fn labels(self) -> Labels<2> {
         let result = match self {
@@ -48,6 +51,7 @@ impl Allocation {
             Self::Rejected => "rejected",
             Self::Released => "released",
             Self::Kept => "kept",
+            Self::Collected => return [("network", "pod"), ("result", "released")],
         };
         [("network", "host"), ("result", result)]
     }
@@ -177,7 +181,7 @@ impl Counted {
         );
         registry.register(
             "allocations",
-            "Assignments and releases of host ports for Pods on the host network",
+            "Assignments and releases of host ports by the agent",
             self.allocations.clone(),
         );
         registry.register(

@@ -24,7 +24,7 @@ pub(super) enum Order {
     Connected(bool),
     /// Beat: sent by the session's thread, so that the heart stops if either thread does.
     Beat,
-    /// Look for holders whose pods do not exist, by a list of the runtime if there is one.
+    /// Look for holders whose sandboxes do not exist, by a list of the runtime if there is one.
     Look(Option<Listed>),
     /// Have it answered.
     Event(Box<Job>),

@@ -50,8 +50,12 @@ pub struct Service {
     health: Arc<Health>,
 }
 
-/// How often holders whose pods do not exist are looked for.
+/// How often holders whose sandboxes do not exist are looked for.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// At every so manieth look the runtime is asked for its list: it may not have told of the end of a sandbox
+/// whose DEL was lost.
+const LISTED_LOOK: u32 = 20;
 
 /// How long the runtime may take for its list.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
@@ -221,7 +225,7 @@ async fn beat(orders: mpsc::Sender<Order>, health: Arc<Health>) {
     }
 }
 
-/// Has holders whose pods do not exist looked for. A list of the runtime is asked for where its events do not
+/// Has holders whose sandboxes do not exist looked for. A list of the runtime is asked for where its events do not
 /// tell which sandboxes it has.
 async fn look(
     socket: PathBuf,
@@ -229,11 +233,11 @@ async fn look(
     orders: mpsc::Sender<Order>,
     needs_list: Arc<AtomicBool>,
 ) {
-    loop {
+    for number in 1_u32.. {
         sleep(LOOK).await;
         let asked = Instant::now();
         let mut listed = None;
-        if needs_list.load(Ordering::Relaxed) {
+        if needs_list.load(Ordering::Relaxed) || number.is_multiple_of(LISTED_LOOK) {
             match timeout(LIST_LIMIT, Session::list(&socket, &identity)).await {
                 Ok(Ok(pods)) => {
                     let list = pods.into_iter().map(|pod| (pod.uid, pod.id)).collect();

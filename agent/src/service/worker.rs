@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use autoport::app::{self, Claimed, Listing};
 use autoport::cni::ENV;
 use autoport::kernel;
-use autoport::model::NamespaceId;
+use autoport::model::{Holder, NamespaceId, Record};
 use autoport::netns;
 use autoport::store::Store;
 use tokio::sync::oneshot;
@@ -16,8 +16,9 @@ use tokio::sync::oneshot;
 use super::sockets::Check;
 use super::traced::Traced;
 use super::usage::usage;
+use crate::collect::Suspects;
 use crate::config::Plugin;
-use crate::hostnet::{self, Call, Listed, Sandboxes, Suspects};
+use crate::hostnet::{self, Call, Listed, Sandboxes};
 use crate::inject::{self, Known};
 use crate::keeper::{Clock, Pulse, Role};
 use crate::metrics::{Allocation, Metrics};
@@ -60,7 +61,7 @@ pub(super) struct Reply {
 pub(super) enum Task {
     /// An event, and the role at its time.
     Event(Box<Job>, Duty, Role),
-    /// Look for holders whose pods the runtime does not have.
+    /// Look for holders whose sandboxes the runtime does not have.
     Look(Role, Option<Listed>),
 }
 
@@ -395,35 +396,40 @@ impl Worker {
             self.sandboxes.reconcile(&listed);
         }
         let store = self.aside();
-        let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
-        let holders = match app::list(call.store, call.log) {
-            Ok(listing) => {
-                let listing = listing.unwrap_or_default();
-                self.count(&listing);
-                let holders = hostnet::holders(&listing);
-                let records = listing.attachments.into_iter().filter(hostnet::is_of_host);
-                let _ = self.checks.send(Check::All(records.collect()));
-                holders
-            }
+        let call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
+        let listing = match app::list(call.store, call.log) {
+            Ok(listing) => listing.unwrap_or_default(),
             Err(error) => {
                 let error = error.in_one_line();
-                tracing::warn!("cannot look for pods that no longer exist: {error}");
+                tracing::warn!("cannot look for sandboxes that no longer exist: {error}");
                 return;
             }
         };
-        let may_end_unseen = holders.iter().any(|uid| self.sandboxes.may_end_unseen(uid));
-        self.needs_list.store(may_end_unseen, Ordering::Relaxed);
+        self.count(&listing);
+        let records = &listing.attachments;
+        let on_host = records.iter().filter(|record| hostnet::is_of_host(record));
+        let _ = self.checks.send(Check::All(on_host.cloned().collect()));
+        let may_end_unseen = |record: &Record| match &record.owner.holder {
+            Holder::HostPod { pod } => self.sandboxes.may_end_unseen(pod.uid()),
+            Holder::Attachment(_) => false,
+        };
+        self.needs_list.store(records.iter().any(may_end_unseen), Ordering::Relaxed);
         let leads = || self.pulse.has_still(role, self.clock.now());
-        for uid in self.suspects.look(&holders, &self.sandboxes, Instant::now()) {
-            match hostnet::release(&uid, &leads, &mut call) {
-                Ok(true) => {
-                    self.metrics.allocation(Allocation::Released);
-                    tracing::info!(uid, "released the host ports of a pod that no longer exists");
+        for record in self.suspects.look(records, &self.sandboxes, Instant::now(), call.now) {
+            let holder = &record.owner.holder;
+            match app::release(call.store, holder, &leads, call.now, call.log) {
+                Ok(()) if leads() => {
+                    let is_of_host = hostnet::is_of_host(record);
+                    let released =
+                        if is_of_host { Allocation::Released } else { Allocation::Collected };
+                    self.metrics.allocation(released);
+                    tracing::info!(%holder, "released the host ports of a sandbox that no longer exists");
                 }
-                Ok(false) => {}
+                Ok(()) => {}
                 Err(error) => {
                     self.metrics.allocation(Allocation::Kept);
-                    tracing::warn!(uid, "cannot release host ports: {error}");
+                    let error = error.in_one_line();
+                    tracing::warn!(%holder, "cannot release host ports: {error}");
                 }
             }
         }

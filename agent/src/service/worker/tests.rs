@@ -1,6 +1,9 @@
 use std::path::Path;
 
+use autoport::event::Silent;
+
 use super::*;
+use crate::collect::SECOND_LOOK;
 use crate::keeper::Keeper;
 
 fn worker(dir: &Path) -> Worker {
@@ -47,4 +50,29 @@ fn an_event_that_was_answered_meanwhile_is_noted_and_dropped() {
         assert_eq!(worker.sandboxes.lists("u1"), is_listed);
     }
     assert!(!dir.path().join("lock").exists(), "the store is not used for it");
+}
+
+#[test]
+fn the_record_of_a_sandbox_that_the_runtime_does_not_have_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut worker = worker(dir.path());
+    let uids = |store: &Store| {
+        let listing = app::list(store, &mut Silent).expect("it can be read").unwrap_or_default();
+        let uid = |record: &Record| record.owner.uid().unwrap_or_default().to_owned();
+        listing.attachments.iter().map(uid).collect::<Vec<_>>()
+    };
+    let locked = worker.store.lock(&mut Silent).expect("nobody else has it");
+    let mut records = ["u1", "u2"].map(crate::collect::tests::attached);
+    for record in &mut records {
+        record.boot_id.clone_from(&locked.instance().boot_id);
+        locked.save(record).expect("saving");
+    }
+    drop(locked);
+    worker.note(&Event::RunPodSandbox(Pod { uid: "u2".into(), id: "of-u2".into(), ..pod() }));
+    let earlier = Instant::now().checked_sub(SECOND_LOOK).expect("the machine has run longer");
+    worker.suspects.look(&records, &worker.sandboxes, earlier, now());
+    worker.look(worker.pulse.role(), None);
+    assert_eq!(uids(&worker.store), ["u2"]);
+    worker.look(worker.pulse.role(), None);
+    assert_eq!(uids(&worker.store), ["u2"]);
 }
