@@ -1,15 +1,14 @@
 //! How a pod asks for host ports by annotation, what is published for it, and what is rejected.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
-use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::choosing::{network, pod};
+use crate::stage::agent;
 use crate::stage::bare::{annotated, chosen, run, tcp};
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::echo::Echo;
@@ -382,13 +381,8 @@ fn a_pod_that_needs_the_agent_waits_for_it() {
         }
     }
     ask(&claim(&required, &[]), &[required_by_pod]).success();
-    // What an agent that leads keeps there.
-    fs::create_dir_all(STATE).expect("/run is ours");
-    let lock = File::create(Path::new(STATE).join("agent.lock")).expect("a file");
-    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("it is free");
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a time"));
-    let beat = json!({"version": 1, "connected": true, "heartbeat": now.as_nanos() as u64});
-    fs::write(Path::new(STATE).join("agent.json"), beat.to_string()).expect("a file");
+    let _lock = agent::lead();
+    agent::beat(Duration::ZERO);
     for (network, annotations, mappings, _) in pods {
         granted(&claim(network, mappings), annotations);
     }

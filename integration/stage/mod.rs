@@ -1,6 +1,7 @@
 //! The stage: nodes, pods and clients in namespaces, the plugins that attach them, and tools that
 //! observe them. The targets `runtimes` and `kubernetes` use it too.
 
+pub(crate) mod agent;
 pub(crate) mod bare;
 pub(crate) mod chain;
 pub(crate) mod echo;

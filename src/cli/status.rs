@@ -10,7 +10,7 @@ use autoport::kernel::Table;
 use autoport::model::{PortRange, Protocol, Record, Request};
 use autoport::netns::Fate;
 use autoport::ruleset::{self, Identity};
-use autoport::store::{self, Store};
+use autoport::store::{self, Agent, Store};
 use serde::Serialize;
 
 use super::output::{Answer, BAD, GOOD, Screen};
@@ -30,6 +30,8 @@ pub(super) struct Status {
     /// `null` where nothing has been recorded, or nothing can be read.
     records: Option<Counts>,
     ranges: Vec<Range>,
+    /// `null` where none has been connected.
+    agent: Option<Agent>,
 }
 
 /// An error as CNI has it.
@@ -113,6 +115,10 @@ impl Answer for Status {
             write!(out, "range       {name} {ports}: {size} numbers, ")?;
             writeln!(out, "tcp {tcp} held, udp {udp}, sctp {sctp}")?;
         }
+        if let Some(Agent { connected, heartbeat_age }) = &self.agent {
+            let word = if *connected { "connected" } else { "not connected" };
+            writeln!(out, "agent       {word}, last heartbeat {heartbeat_age} ms ago")?;
+        }
         Ok(())
     }
 
@@ -147,6 +153,7 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         state_dir: store.dir().display().to_string(),
         records: counts,
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
+        agent: store.agent(),
     }
 }
 

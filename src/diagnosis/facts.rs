@@ -21,7 +21,7 @@ use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others,
 use crate::model::{Family, HostPort, Protocol, Record};
 use crate::netns::Fate;
 use crate::regular;
-use crate::store::Store;
+use crate::store::{Agent, Store};
 
 /// Why something was not seen.
 #[derive(Clone, Debug)]
@@ -156,6 +156,8 @@ pub struct Facts {
     pub(super) store: Seen<Option<Examined>>,
     /// Which of the records are provably of nobody.
     pub(super) stale: Vec<String>,
+    /// What the node's agents tell; `None` where there is none.
+    pub(super) agent: Option<Agent>,
     pub(super) sysctls: Sysctls,
     /// The interfaces of the default routes of IPv4.
     pub(super) uplinks: Vec<String>,
@@ -177,6 +179,7 @@ impl Facts {
         node_file: io::Result<Option<Vec<u8>>>,
     ) -> Self {
         let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
+        let agent = store.agent();
         let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
@@ -191,6 +194,7 @@ impl Facts {
             node_file: node_file.map_err(Unseen::from),
             state_dir,
             stale,
+            agent,
             sysctls,
             uplinks: uplinks(),
             listeners: listeners.map(|found| found.all().cloned().collect()).map_err(Unseen::from),

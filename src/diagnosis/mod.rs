@@ -3,6 +3,7 @@
 //!
 //! [`Facts`] is all that is asked of the world; everything else decides, and does no I/O.
 
+mod agent;
 mod child;
 mod conflist;
 mod facts;
@@ -123,6 +124,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     records::judge(facts, &mut report);
     let configs = conflist::configs(facts, &networks);
     let ranges = ports::ranges(&configs);
+    agent::judge(facts, &configs, &mut report);
     ports::judge(facts, &configs, &ranges, &mut report);
     network::judge(facts, &ranges, &mut report);
     report.findings

@@ -7,9 +7,9 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::lock::holder_of;
+use super::lock::is_taken;
 use super::{Error, Store};
 
 /// Held by the agent that answers the runtime.
@@ -34,22 +34,35 @@ struct Heartbeat {
     heartbeat: u64,
 }
 
+/// What the files of the node's agents tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Whether one of them answers the runtime.
+    pub connected: bool,
+    /// Milliseconds since the last heartbeat.
+    pub heartbeat_age: u64,
+}
+
 impl Store {
+    /// What is known of the node's agents; `None` where none has been connected in this boot.
+    pub fn agent(&self) -> Option<Agent> {
+        let beat = fs::read(self.dir.join(AGENT_HEARTBEAT)).ok()?;
+        let beat: Heartbeat = serde_json::from_slice(&beat).ok()?;
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+        let age = now.saturating_sub(Duration::from_nanos(beat.heartbeat));
+        let leads = File::open(self.dir.join(AGENT_LOCK)).is_ok_and(|lock| is_taken(&lock));
+        let connected = leads && beat.connected && age < STALE;
+        Some(Agent { connected, heartbeat_age: age.as_millis() as u64 })
+    }
+
     /// Insists that an agent is connected, as far as its files tell.
     ///
     /// # Errors
     /// [`Error::NoAgent`].
     pub fn require_agent(&self) -> Result<(), Error> {
-        let lock = File::open(self.dir.join(AGENT_LOCK)).ok();
-        let beat = fs::read(self.dir.join(AGENT_HEARTBEAT)).ok();
-        let beat = beat.and_then(|bytes| serde_json::from_slice::<Heartbeat>(&bytes).ok());
-        let beats = beat.filter(|beat| beat.connected).is_some_and(|beat| {
-            let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
-            let age = now.map(|now| now.saturating_sub(Duration::from_nanos(beat.heartbeat)));
-            age.is_ok_and(|age| age < STALE)
-        });
-        let leads = lock.as_ref().and_then(holder_of).is_some();
-        (leads && beats).then_some(()).ok_or_else(|| Error::NoAgent { dir: self.dir.clone() })
+        let connected = self.agent().is_some_and(|agent| agent.connected);
+        connected.then_some(()).ok_or_else(|| Error::NoAgent { dir: self.dir.clone() })
     }
 }
 

@@ -179,13 +179,22 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
 /// flock(2) has no way to ask, so this reads the kernel's list of all locks, and only when the lock
 /// is taken. Nobody is named when the holder lives in another PID namespace.
 pub(crate) fn holder_of(file: &File) -> Option<LockHolder> {
-    let found = file.metadata().ok()?;
-    let (major, minor) = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
-    let pid = holder_in(&fs::read_to_string("/proc/locks").ok()?, &place)?;
+    let pid = pid_of_holder(file)?.parse().ok().filter(|pid| *pid != 0)?;
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     Some(LockHolder { pid, command: command.trim_end().to_owned(), stopped: is_stopped(&stat) })
+}
+
+/// Whether any process has the lock, also one of another PID namespace.
+pub(super) fn is_taken(file: &File) -> bool {
+    pid_of_holder(file).is_some()
+}
+
+fn pid_of_holder(file: &File) -> Option<String> {
+    let found = file.metadata().ok()?;
+    let (major, minor) = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    pid_in(&fs::read_to_string("/proc/locks").ok()?, &place).map(str::to_owned)
 }
 
 /// The state follows the command, which may contain anything: `T` is stopped, `t` stopped by a tracer.
@@ -193,14 +202,13 @@ fn is_stopped(stat: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
-/// Lines are `1: FLOCK  ADVISORY  WRITE 4711 00:1b:4242 0 EOF`; waiters have `->` after the number.
-fn holder_in(locks: &str, place: &str) -> Option<u32> {
+/// Lines are `1: FLOCK  ADVISORY  WRITE 4711 00:1b:4242 0 EOF`; waiters have `->` after the number, and the
+/// PID is 0 in another PID namespace.
+fn pid_in<'a>(locks: &'a str, place: &str) -> Option<&'a str> {
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, _, pid, at, ..] if at == place => {
-                pid.parse().ok().filter(|pid| *pid != 0)
-            }
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => Some(pid),
             _ => None,
         }
     })

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
 
-pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK, AGENT_NEXT};
+pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK, AGENT_NEXT, Agent};
 pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};
 pub use instance::Instance;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
+use crate::stage::agent;
 use crate::stage::chain::PortMapping;
 use crate::stage::netns::{ip, nft, ruleset};
 use crate::stage::operator::{told, under};
@@ -187,4 +189,30 @@ fn a_wrong_file_of_the_node_is_named() {
         "{stdout}"
     );
     assert!(stderr.is_empty(), "{stderr}");
+}
+
+#[test]
+fn an_agent_that_is_not_connected_is_named() {
+    let scene = Scene::new();
+    scene.well("a node needs no agent");
+    let required = |conflist: &mut Value| conflist["plugins"][1]["agent"] = json!("required");
+    scene.names(&Case {
+        harm: &|| scene.with(required),
+        check: "agent",
+        state: "failed",
+        words: &["\"agent\" is \"required\"", "rejected"],
+        cure: &|_| scene.restore(),
+    });
+    let _lock = agent::lead();
+    scene.names(&Case {
+        harm: &|| agent::beat(Duration::from_secs(9)),
+        check: "agent",
+        state: "warning",
+        words: &["its last heartbeat is 9 s old"],
+        cure: &|_| agent::beat(Duration::ZERO),
+    });
+    assert!(told(&["status"]).contains("agent       connected, last heartbeat "));
+    scene.with(required);
+    agent::beat(Duration::ZERO);
+    scene.well("the agent is there");
 }

@@ -5,10 +5,10 @@ fn finds_the_holder_in_the_kernels_list() {
     let locks = "1: POSIX  ADVISORY  READ  1 fd:00:7 128 128\n\
                  2: FLOCK  ADVISORY  WRITE 4711 fd:00:7 0 EOF\n\
                  2: -> FLOCK  ADVISORY  WRITE 4712 fd:00:7 0 EOF\n\
-                 3: FLOCK  ADVISORY  WRITE -1 fd:00:8 0 EOF\n";
-    assert_eq!(holder_in(locks, "fd:00:7"), Some(4711));
-    assert_eq!(holder_in(locks, "fd:00:8"), None);
-    assert_eq!(holder_in(locks, "fd:00:9"), None);
+                 3: FLOCK  ADVISORY  WRITE 0 fd:00:8 0 EOF\n";
+    assert_eq!(pid_in(locks, "fd:00:7"), Some("4711"));
+    assert_eq!(pid_in(locks, "fd:00:8"), Some("0"), "of another PID namespace");
+    assert_eq!(pid_in(locks, "fd:00:9"), None);
 }
 
 #[test]
