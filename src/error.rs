@@ -168,7 +168,7 @@ const fn request_code(error: &cni::Error) -> u32 {
         cni::Error::Environment { .. } => 4,
         cni::Error::NodeFile { .. } => 5,
         cni::Error::Decode { .. } | cni::Error::WrongType { .. } => 6,
-        cni::Error::Invalid { .. } => 7,
+        cni::Error::Invalid { .. } | cni::Error::NeedsSpec { .. } => 7,
         cni::Error::TooMany { .. } => 104,
     }
 }
@@ -182,7 +182,9 @@ const fn store_code(error: &store::Error) -> u32 {
         | store::Error::OtherNetns { .. }
         | store::Error::Name(_)
         | store::Error::NotPersistent { .. } => 7,
-        store::Error::LockTaken { .. } | store::Error::NoAgent { .. } => 11,
+        store::Error::LockTaken { .. }
+        | store::Error::NoAgent { .. }
+        | store::Error::NoSpec { .. } => 11,
         store::Error::NewerLayout { .. } | store::Error::Unreadable(_) => 102,
     }
 }

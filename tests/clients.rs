@@ -11,8 +11,8 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Call, Claim, Env};
-use autoport::model::Attachment;
+use autoport::cni::{Call, Claim, Env, Error, StoreConfig};
+use autoport::model::{Attachment, Pod};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -83,7 +83,7 @@ fn understood(path: &Path) -> String {
         .iter()
         .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         .collect();
-    let parsed = Call::parse(&env, recorded.stdin.get().as_bytes(), || Ok(None))
+    let parsed = Call::parse(&env, recorded.stdin.get().as_bytes(), || Ok(None), no_spec)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut lines = Lines::default();
     lines.add("command", &recorded.environment["CNI_COMMAND"]);
@@ -152,4 +152,9 @@ fn every_client_and_every_command_is_there() {
             assert!(found.contains(&format!("{client} {command}")), "{client} {command}");
         }
     }
+}
+
+/// No recorded request needs the spec of its Pod.
+fn no_spec(_: &StoreConfig, pod: &Pod, _: bool) -> Result<String, Error> {
+    panic!("the spec of {pod} is read")
 }

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Call, Claim, Env};
-use autoport::model::Masquerade;
+use autoport::cni::{Call, Claim, Env, Error, StoreConfig};
+use autoport::model::{Masquerade, Pod};
 use serde_json::{Map, Value, json};
 
 const PORTS: &str = "portMappings";
@@ -292,7 +292,7 @@ fn parse(example: &Example, list: &Value) -> Claim {
         .collect();
     let mut result = (example.result)();
     result["cniVersion"] = list["cniVersion"].clone();
-    let parsed = Call::parse(&env, &as_libcni_does(list, result), || Ok(None))
+    let parsed = Call::parse(&env, &as_libcni_does(list, result), || Ok(None), no_spec)
         .unwrap_or_else(|error| panic!("{}: {error}", example.file));
     assert_eq!(parsed.warnings, Vec::<String>::new(), "{}", example.file);
     let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };
@@ -350,4 +350,9 @@ fn every_file_is_known_here_and_in_the_document() {
     for file in files {
         assert!(document.contains(&format!("[{file}]({file})")), "README.md lacks {file}");
     }
+}
+
+/// No example needs the spec of a Pod.
+fn no_spec(_: &StoreConfig, pod: &Pod, _: bool) -> Result<String, Error> {
+    panic!("the spec of {pod} is read")
 }

@@ -34,6 +34,12 @@ pub(crate) struct Arguments {
     /// The node's configuration of the plugin
     #[arg(long, value_name = "FILE", default_value = autoport::cni::NODE_FILE)]
     pub(crate) node_file: PathBuf,
+    /// How to reach the API server of Kubernetes [default: as a Pod of the cluster, if this is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The name of the node in Kubernetes [default: $NODE_NAME, else the host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
     /// Serve /metrics, /healthz and /readyz at this IP address and port [default: nowhere; with --standby, the
     /// port after that of the configuration file]
     #[arg(long, value_name = "ADDRESS:PORT")]

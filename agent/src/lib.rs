@@ -8,9 +8,12 @@
 //! - [`metrics`]: what the agent counts, whether it is well, and the door to both.
 //! - [`collect`]: which holders of host ports have no sandbox any more. No I/O.
 //! - [`inject`]: what a container is told. No I/O.
+//! - [`cluster`]: the API server of Kubernetes.
+//! - [`requests`]: which ports a Pod declares. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
+pub mod cluster;
 pub mod collect;
 pub mod config;
 pub mod hostnet;
@@ -18,4 +21,5 @@ pub mod inject;
 pub mod keeper;
 pub mod metrics;
 pub mod nri;
+pub mod requests;
 pub mod service;

@@ -4,13 +4,14 @@ mod arguments;
 mod supervisor;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
+use autoport_agent::cluster::Cluster;
 use autoport_agent::config::{
     File, INDEX, LogFormat, LogLevel, NET_CONF_DIR, Plugin, SOCKET, STANDBY_INDEX,
 };
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     match settings(arguments, file) {
         Ok(settings) => run(settings).map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS),
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("{}", autoport::error::in_one_line(&*error));
             USAGE.into()
         }
     }
@@ -61,10 +62,7 @@ fn failed(error: &io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn settings(
-    arguments: Arguments,
-    file: File,
-) -> Result<Settings, autoport_agent::nri::session::IndexTooLarge> {
+fn settings(arguments: Arguments, file: File) -> Result<Settings, Box<dyn std::error::Error>> {
     let usual = if arguments.standby { STANDBY_INDEX } else { INDEX };
     // The file is that of both agents, so its index is not the standby's.
     let of_file = file.index.filter(|_| !arguments.standby);
@@ -81,6 +79,10 @@ fn settings(
         preferred: !arguments.standby,
         plugin: plugin.with_node_file(arguments.node_file),
         doors: Doors { address, socket: arguments.probe_socket },
+        cluster: cluster(
+            arguments.kubeconfig.or(file.kubeconfig),
+            arguments.node_name.or(file.node_name),
+        )?,
     })
 }
 
@@ -101,6 +103,36 @@ fn ask(door: &Path, probe: Probe, socket: &Path) -> ExitCode {
             tracing::error!("cannot ask the agent at {}: {error}", door.display());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The API server, if this node belongs to a cluster of Kubernetes as far as this process can tell.
+fn cluster(
+    kubeconfig: Option<PathBuf>,
+    node: Option<String>,
+) -> Result<Option<Cluster>, Box<dyn std::error::Error>> {
+    let node = node.map_or_else(node_name, Ok)?;
+    if let Some(path) = kubeconfig {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        return Ok(Some(runtime.block_on(Cluster::of_file(&path, node))?));
+    }
+    Ok(Cluster::of_pod(node).map_or_else(
+        |reason| {
+            tracing::info!(
+                "without Kubernetes, so Pods that need their spec are not served: {reason}"
+            );
+            None
+        },
+        Some,
+    ))
+}
+
+/// As the `DaemonSet` says it, else as kubelet calls the node if nothing else is configured.
+#[expect(clippy::disallowed_methods, reason = "this is the edge")]
+fn node_name() -> io::Result<String> {
+    match std::env::var("NODE_NAME") {
+        Ok(name) if !name.is_empty() => Ok(name),
+        _ => Ok(nix::unistd::gethostname()?.to_string_lossy().to_lowercase()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use autoport::cni::{self, Call, Env};
+use autoport::cni::{self, Call, Env, StoreConfig};
 use autoport::error::Error;
 use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
@@ -36,7 +36,7 @@ pub fn request(bytes: &[u8]) {
         .map(|(name, value)| (text(name), text(value)))
         .collect();
     let _ = env.is_plugin_call();
-    match Call::parse(&env, stdin, || Ok::<_, io::Error>(node_file)) {
+    match Call::parse(&env, stdin, || Ok::<_, io::Error>(node_file), declared) {
         Ok(parsed) => {
             for warning in &parsed.warnings {
                 assert_one_line(warning);
@@ -53,6 +53,12 @@ pub fn request(bytes: &[u8]) {
         }
         Err(error) => refusal(error, stdin),
     }
+}
+
+/// What a Pod declares, where it cannot do without.
+fn declared(_: &StoreConfig, _: &Pod, needed: bool) -> Result<String, cni::Error> {
+    let list = needed.then(|| "http=8080/tcp, game=7777/udp, 9090/sctp".to_owned());
+    list.ok_or(cni::Error::NeedsSpec { needed })
 }
 
 /// The values of annotations: a line each for `autoport.cni/ports`, `autoport.cni/range`, and those
@@ -102,7 +108,7 @@ pub fn annotation(bytes: &[u8]) {
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     let env: Env = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    match Call::parse(&env, &stdin, || Ok(None)) {
+    match Call::parse(&env, &stdin, || Ok(None), declared) {
         Ok(parsed) => {
             let Call::Add(claim) = parsed.call else { panic!("an ADD is an ADD") };
             judge(&claim.ask);

@@ -203,7 +203,7 @@ fn a_malformed_annotation_is_quoted() {
         ("a=80, a=81", &["item 2, \"a=81\"", "same name"]),
         ("a=80, b=80", &["item 2, \"b=80\"", "container port 80/tcp"]),
         ("a=1-9/udp, b=5/tcp+udp", &["item 2, \"b=5/tcp+udp\"", "container port 5/udp"]),
-        ("http", &["\"http\"", "character 1", "needs the container's port"]),
+        ("http/udp", &["\"http\"", "character 1", "needs the container's port"]),
     ];
     for (value, parts) in cases {
         refused(&web, &[(PORTS, value)], 7, &[PORTS]);
@@ -227,7 +227,7 @@ fn the_switch_of_kubewharf_means_what_it_meant() {
         let (ports, env) = granted(&web, &[(KUBEWHARF, value), (PORTS, "http=80")]);
         assert!(ports.len() == 1 && (20000..=20009).contains(&ports[0]), "{value}: {ports:?}");
         assert!(set(&env), "{value}: {env:?}");
-        refused(&web, &[(KUBEWHARF, value)], 7, &[KUBEWHARF, PORTS, "http=8080"]);
+        refused(&web, &[(KUBEWHARF, value)], 11, &["need its spec", PORTS, "autoport-agent"]);
     }
     for value in ["false", "0"] {
         let (ports, env) = granted(&web, &[(KUBEWHARF, value), (PORTS, "http=80")]);
@@ -278,7 +278,7 @@ fn the_switch_of_bcs_lists_ports() {
         assert!(env.lines().any(|one| one == line), "{line} in\n{env}");
     }
     refused(&web, &[(BCS, "true")], 7, &[BCS, BCS_PORTS, "missing"]);
-    refused(&web, &[(BCS, "true"), (BCS_PORTS, "80,metric")], 7, &["\"metric\"", PORTS]);
+    refused(&web, &[(BCS, "true"), (BCS_PORTS, "80,metric")], 11, &["need its spec", PORTS]);
     refused(&web, &[(BCS, "true"), (BCS_PORTS, "80,80")], 7, &["\"80\"", "item 2", "twice"]);
     ask(&web, &[(BCS, "false"), (BCS_PORTS, "80")]).success();
     let outcome = ask(&web, &[(BCS, "yes"), (BCS_PORTS, "80")]);

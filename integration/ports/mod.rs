@@ -7,3 +7,4 @@ mod limits;
 mod listeners;
 mod missed;
 mod race;
+mod spec;

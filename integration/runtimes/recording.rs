@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use autoport::cni::{self, Env};
+use autoport::model::Pod;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -53,7 +54,7 @@ impl Call {
         let pairs = self.environment.iter();
         let env: Env =
             pairs.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let parsed = cni::Call::parse(&env, self.stdin.get().as_bytes(), || Ok(None));
+        let parsed = cni::Call::parse(&env, self.stdin.get().as_bytes(), || Ok(None), no_spec);
         let parsed = parsed.unwrap_or_else(|error| panic!("{error} is said to {self:?}"));
         assert_eq!(parsed.warnings, Vec::<String>::new(), "{self:?}");
     }
@@ -202,4 +203,9 @@ fn fit(shape: &str, text: &str) -> Option<usize> {
     }
     let ends = !rest.starts_with(|char: char| char.is_ascii_alphanumeric());
     ends.then(|| text.len() - rest.len())
+}
+
+/// No recorded request needs the spec of its Pod.
+fn no_spec(_: &cni::StoreConfig, pod: &Pod, _: bool) -> Result<String, cni::Error> {
+    panic!("the spec of {pod} is read")
 }

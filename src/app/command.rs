@@ -58,7 +58,8 @@ pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> O
         Ok(stdin) => stdin,
         Err(source) => return failure(&Error::Stdin { source }, &[]),
     };
-    let answer = Call::parse(env, &stdin, node_file).map_err(Error::from).and_then(|parsed| {
+    let declared = |it: &_, pod: &_, needed| Ok::<_, Error>(store(it).declared(pod, needed)?);
+    let answer = Call::parse(env, &stdin, node_file, declared).and_then(|parsed| {
         for warning in parsed.warnings {
             log.note(Event::Ignored(warning));
         }

@@ -10,14 +10,14 @@ use super::gather::{Gathered, Scene};
 use super::list::Told;
 use super::loopback::{self, Opening};
 use super::table;
-use crate::cni::{Call, Claim, Env};
+use crate::cni::{Call, Claim, Env, StoreConfig};
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
 use crate::model::{Allocation, Owner, Record};
 use crate::publication::Publication;
 use crate::ruleset::{Identity, Ruleset};
-use crate::store::{self, Key, Shared};
+use crate::store::{self, Key, Shared, Store};
 
 /// The instance of a store that does not exist: ADD would draw a random one.
 pub const NO_INSTANCE: &str = "00000000000000000000000000000000";
@@ -76,7 +76,11 @@ pub fn explain(
     state_dir: Option<PathBuf>,
 ) -> Explained {
     let (mut log, mut unseen) = (Vec::new(), Vec::new());
-    let outcome = Call::parse(env, stdin, node_file).map_err(Error::from).and_then(|parsed| {
+    let declared = |config: &StoreConfig, pod: &_, needed| {
+        let store = Store::at(state_dir.as_ref().unwrap_or(&config.state_dir));
+        Ok::<_, Error>(store.declared(pod, needed)?)
+    };
+    let outcome = Call::parse(env, stdin, node_file, declared).and_then(|parsed| {
         log.extend(parsed.warnings.into_iter().map(Event::Ignored));
         // The environment says ADD: the command line sets it.
         let Call::Add(mut claim) = parsed.call else { return Ok(None) };

@@ -39,6 +39,10 @@ pub enum Error {
          have the node's operator raise maxPortsPerPod"
     )]
     TooMany { key: &'static str, count: usize, most: NonZeroU16 },
+    /// The annotations name ports that only the Pod's spec has. Unless it is `needed`, a patched kubelet or a
+    /// webhook may have served them. Code 7.
+    #[error("the Pod's annotations name ports of its spec; list them in autoport.cni/ports")]
+    NeedsSpec { needed: bool },
     /// The node-local file is there and cannot be read. Code 5.
     #[error("cannot read {NODE_FILE}")]
     NodeFile { source: io::Error },

@@ -93,11 +93,29 @@ pub(super) fn parse<'a>(
     key: &'static str,
     whole: &'a str,
     most: NonZeroU16,
+    declared: Option<&[Item<'a>]>,
 ) -> Result<Vec<Item<'a>>, Error> {
-    let items =
-        Source::split(key, whole, most)?.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    let is_bare = |it| name(it, it.item).is_ok_and(|name| name.parse::<Protocol>().is_err());
+    let bare = |it, wrong| if is_bare(it) { named(it, declared) } else { Err(wrong) };
+    let items = Source::split(key, whole, most)?.into_iter();
+    let items = items.map(|it| item(it).or_else(|wrong| bare(it, wrong)));
+    let items = items.collect::<Result<Vec<_>, _>>()?;
     refuse_repetitions(&items)?;
     Ok(items)
+}
+
+/// An item that is only the name of a port that the Pod declares.
+pub(super) fn named<'a>(
+    source: Source<'a>,
+    declared: Option<&[Item<'a>]>,
+) -> Result<Item<'a>, Error> {
+    let declared = declared.ok_or(Error::NeedsSpec { needed: true })?;
+    let found = declared.iter().find(|item| item.request.name.as_deref() == Some(source.item));
+    found.map(|item| Item { source, ..item.clone() }).ok_or_else(|| {
+        let all = quote(declared.first().map_or("none", |item| item.source.whole));
+        let wrong = format!("is not the name of a port of the Pod, whose spec declares {all}");
+        source.error(source.item, &wrong)
+    })
 }
 
 fn item(source: Source<'_>) -> Result<Item<'_>, Error> {

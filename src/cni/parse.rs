@@ -11,7 +11,7 @@ use super::json::Object;
 use super::text::quote;
 use super::version::Version;
 use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests, version_on};
-use crate::model::{Attachment, InvalidName, check_identifier};
+use crate::model::{Attachment, InvalidName, Pod, check_identifier};
 
 /// What reading [`super::NODE_FILE`] gives: nothing if there is none.
 pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
@@ -21,17 +21,21 @@ impl Call {
     /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
     /// for ports in.
     ///
+    /// `declared` lists the ports that a Pod declares, and is called only on an ADD or CHECK whose annotations
+    /// leave something to them: what they are `needed` for, as its last argument says, cannot be served without.
+    ///
     /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
     ///
     /// # Errors
     /// When the environment is incomplete, stdin is not a JSON object, the version is not spoken,
     /// or the network has no valid name; on ADD and CHECK also when there is no `prevResult` or
     /// something in the configuration cannot be served.
-    pub fn parse(
+    pub fn parse<E: From<Error>>(
         env: &Env,
         stdin: &[u8],
         node_file: impl FnOnce() -> NodeFile,
-    ) -> Result<Parsed, Error> {
+        declared: impl FnOnce(&StoreConfig, &Pod, bool) -> Result<String, E>,
+    ) -> Result<Parsed, E> {
         let command = env.command()?;
         if command == Command::Version {
             // It has to answer whatever is on stdin, be it nothing.
@@ -53,8 +57,8 @@ impl Call {
         };
         let mut parser = Parser { env, given, conf, version, network, judge };
         let call = match command {
-            Command::Add => Call::Add(parser.claim(node_file)?),
-            Command::Check => Call::Check(parser.claim(node_file)?),
+            Command::Add => Call::Add(parser.claim(node_file, declared)?),
+            Command::Check => Call::Check(parser.claim(node_file, declared)?),
             Command::Del => {
                 let store = parser.layered(node_file, StoreConfig::from_layers)?;
                 Call::Del { attachment: parser.attachment()?, store }
@@ -84,7 +88,11 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn claim(&mut self, node_file: impl FnOnce() -> NodeFile) -> Result<Claim, Error> {
+    fn claim<E: From<Error>>(
+        &mut self,
+        node_file: impl FnOnce() -> NodeFile,
+        declared: impl FnOnce(&StoreConfig, &Pod, bool) -> Result<String, E>,
+    ) -> Result<Claim, E> {
         let wanted = mappings::read(&self.conf)?;
         let annotations = Annotations::read(&self.conf)?;
         let silent = wanted.is_empty() && annotations.is_silent();
@@ -94,11 +102,18 @@ impl Parser<'_> {
         let agent_required = config.agent_required;
         let mut ask = config.ask(self.attachment()?.into());
         let warnings = &mut self.judge.warnings;
-        requests::read(&mut ask, &wanted, &annotations, &aliases, warnings)?;
+        ask.pod = self.env.pod(warnings);
+        let pod = ask.pod.clone().unwrap_or_default();
+        let mut read = |declared: Option<&str>| {
+            requests::read(&mut ask, &wanted, &annotations, &aliases, declared, warnings)
+        };
+        match read(None) {
+            Err(Error::NeedsSpec { needed }) => read(Some(&declared(&store, &pod, needed)?))?,
+            done => done?,
+        }
         let is_required = requires_variables(annotations.get(ENV))?;
         let needs_agent = is_required || agent_required && !ask.requested.is_empty();
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;
-        ask.pod = self.env.pod(warnings);
         ask.netns = Some(self.given.netns.clone());
         ask.fixed = mappings::expand(&wanted, &prev.addresses)?;
         ask.pod_addresses = prev.addresses;

@@ -20,7 +20,12 @@ fn env(command: &str) -> Env {
 }
 
 fn parse(command: &str, stdin: &str) -> Result<Parsed, Error> {
-    Call::parse(&env(command), stdin.as_bytes(), || Ok(None))
+    Call::parse(&env(command), stdin.as_bytes(), || Ok(None), no_spec)
+}
+
+/// Nothing here needs the spec of a Pod.
+fn no_spec(_: &StoreConfig, pod: &crate::model::Pod, _: bool) -> Result<String, Error> {
+    panic!("the spec of {pod} is read")
 }
 
 fn conf(version: &str, rest: &str) -> String {
@@ -138,7 +143,7 @@ fn configuration_never_fails_del_and_gc() {
     for node_file in broken {
         for command in ["DEL", "GC", "STATUS"] {
             let stdin = conf("1.1.0", bad);
-            let parsed = Call::parse(&env(command), stdin.as_bytes(), node_file);
+            let parsed = Call::parse(&env(command), stdin.as_bytes(), node_file, no_spec);
             let Parsed { call, warnings } = parsed.expect(command);
             assert!(warnings.len() >= 3, "{warnings:?}");
             let (Call::Del { store, .. } | Call::Gc { store, .. } | Call::Status(store)) = call
@@ -149,7 +154,7 @@ fn configuration_never_fails_del_and_gc() {
             assert_eq!(store.lock_timeout, DEFAULT_LOCK_TIMEOUT);
         }
         let stdin = conf("1.1.0", &format!("{PREV}{PORTS}"));
-        assert!(Call::parse(&env("ADD"), stdin.as_bytes(), node_file).is_err());
+        assert!(Call::parse(&env("ADD"), stdin.as_bytes(), node_file, no_spec).is_err());
     }
 }
 
@@ -165,7 +170,7 @@ fn a_late_del_needs_next_to_nothing() {
     .into_iter()
     .map(|(name, value)| (OsString::from(name), OsString::from(value)))
     .collect();
-    let parsed = Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None));
+    let parsed = Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None), no_spec);
     let Call::Del { attachment, .. } = parsed.expect("DEL").call else { panic!("not DEL") };
     assert_eq!(attachment.to_string(), "net/4f2a/eth0");
 }
@@ -188,7 +193,7 @@ fn the_nodes_file_is_read_only_when_it_matters() {
             called.set(true);
             Ok(Some(br#"{"stateDir":"/run/x"}"#.to_vec()))
         };
-        Call::parse(&env(command), stdin.as_bytes(), node_file).expect(command);
+        Call::parse(&env(command), stdin.as_bytes(), node_file, no_spec).expect(command);
         assert_eq!(called.get(), expected, "{command} {stdin}");
     }
 }
@@ -244,9 +249,9 @@ fn no_cut_or_flipped_byte_panics() {
             let mut bytes = stdin.clone().into_bytes();
             for replacement in [0, b'"', b'{', b'9', b'\\', 0xff] {
                 bytes[at] = replacement;
-                let _ = Call::parse(&env(command), &bytes, || Ok(Some(bytes.clone())));
+                let _ = Call::parse(&env(command), &bytes, || Ok(Some(bytes.clone())), no_spec);
             }
-            let _ = Call::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None));
+            let _ = Call::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None), no_spec);
         }
     }
 }
@@ -260,7 +265,7 @@ pub(super) fn test_code(error: &Error) -> u32 {
         Error::Environment { .. } => 4,
         Error::NodeFile { .. } => 5,
         Error::Decode { .. } | Error::WrongType { .. } => 6,
-        Error::Invalid { .. } => 7,
+        Error::Invalid { .. } | Error::NeedsSpec { .. } => 7,
         Error::TooMany { .. } => 104,
     }
 }

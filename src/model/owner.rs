@@ -107,7 +107,7 @@ pub fn check_ifname(value: &str) -> Result<(), InvalidName> {
 }
 
 /// The Kubernetes Pod behind an attachment, where the runtime told us (`CNI_ARGS`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[derive(derive_more::Display)]
 #[display("{}{}{}", namespace.escape_debug(), if namespace.is_empty() { "" } else { "/" },

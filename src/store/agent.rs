@@ -21,8 +21,8 @@ pub const AGENT_HEARTBEAT: &str = "agent.json";
 /// Held by an agent that waits for the lead; its content is that agent's heartbeat.
 pub const AGENT_NEXT: &str = "agent.next";
 
-/// All files of the agents.
-pub(super) const FILES: [&str; 3] = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT];
+/// All that agents write, files and directories.
+pub(super) const FILES: [&str; 4] = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, "requests"];
 
 /// An agent whose last heartbeat is older is not connected.
 const STALE: Duration = Duration::from_secs(5);

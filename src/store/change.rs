@@ -117,7 +117,7 @@ impl Locked {
             self.record_keys()?.is_empty() && self.disk.keys(Kind::Reservation)?.is_empty();
         if is_over {
             Instance::remove(&self.disk)?;
-            super::agent::FILES.iter().try_for_each(|file| self.disk.remove(file))?;
+            super::agent::FILES.iter().try_for_each(|file| self.disk.remove_all(file))?;
         }
         Ok(is_over)
     }

@@ -53,6 +53,13 @@ pub enum Error {
         dir.display()
     )]
     NoAgent { dir: PathBuf },
+    /// What the annotations of a Pod ask for cannot be known without its spec.
+    #[error(
+        "the Pod's annotations need its spec, which autoport-agent writes to {}: {why}; look at the \
+         agent's log on this node, or list the ports by number in autoport.cni/ports",
+        path.display()
+    )]
+    NoSpec { path: PathBuf, why: &'static str, source: Option<Damage> },
     /// Two nodes faked on one machine share a state directory, or a namespace was re-created.
     #[error(
         "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \

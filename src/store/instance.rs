@@ -20,7 +20,7 @@ const RANDOM: &str = "/proc/sys/kernel/random";
 
 /// What means nothing after a reboot. The cursors stay: they only say where to go on. What was
 /// published stays until it is published again or cleared: that takes as long as containers made it.
-const OF_ONE_BOOT: [&str; 9] = [
+const OF_ONE_BOOT: [&str; 10] = [
     "attachments",
     "hostpods",
     "ports",
@@ -30,6 +30,7 @@ const OF_ONE_BOOT: [&str; 9] = [
     "reservations",
     "released",
     "loopback",
+    "requests",
 ];
 
 /// Which store this is.
@@ -158,7 +159,7 @@ fn build(disk: &Disk) -> Result<(), Error> {
     Ok(())
 }
 
-fn boot_id() -> Result<String, Error> {
+pub(super) fn boot_id() -> Result<String, Error> {
     random("boot_id")
 }
 

@@ -26,6 +26,7 @@ mod published;
 mod quarantine;
 mod real_time;
 mod record;
+mod requests;
 mod reservation;
 mod shared_dir;
 mod tree;

@@ -54,7 +54,7 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 10] = [
+const AGENT_MAP: [(&str, &[&str]); 12] = [
     ("nri", &[]),
     ("config", &["metrics"]),
     ("metrics", &[]),
@@ -62,7 +62,15 @@ const AGENT_MAP: [(&str, &[&str]); 10] = [
     ("inject", &["nri"]),
     ("hostnet", &["nri"]),
     ("collect", &["hostnet"]),
-    ("service", &["nri", "config", "collect", "keeper", "inject", "hostnet", "metrics"]),
+    ("cluster", &[]),
+    ("requests", &[]),
+    (
+        "service",
+        &[
+            "nri", "config", "keeper", "inject", "hostnet", "collect", "metrics", "cluster",
+            "requests",
+        ],
+    ),
     // The executable, which sees the rooms from outside.
     ("arguments", &[]),
     ("supervisor", &[]),

@@ -35,6 +35,8 @@ pub struct File {
     pub index: Option<u8>,
     pub net_conf_dir: Option<PathBuf>,
     pub metrics_address: Option<Address>,
+    pub kubeconfig: Option<PathBuf>,
+    pub node_name: Option<String>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<LogLevel>,
 }
@@ -102,7 +104,11 @@ impl File {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let file: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        for (key, path) in [("socket", &file.socket), ("netConfDir", &file.net_conf_dir)] {
+        for (key, path) in [
+            ("socket", &file.socket),
+            ("netConfDir", &file.net_conf_dir),
+            ("kubeconfig", &file.kubeconfig),
+        ] {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 return Err(format!("{key} must be an absolute path"));
             }
@@ -122,7 +128,8 @@ mod tests {
     fn all_keys_are_optional() {
         assert_eq!(File::parse(b"{}"), Ok(File::default()));
         let all = br#"{"socket": "/run/nri.sock", "index": 51, "netConfDir": "/etc/cni/net.d",
-                       "metricsAddress": "127.0.0.1:9417", "logFormat": "json", "logLevel": "debug"}"#;
+                       "metricsAddress": "127.0.0.1:9417", "kubeconfig": "/etc/kubernetes/kubelet.conf",
+                       "nodeName": "n1", "logFormat": "json", "logLevel": "debug"}"#;
         let file = File::parse(all).expect("all keys are right");
         assert_eq!((file.index, file.log_format), (Some(51), Some(LogFormat::Json)));
         assert!(File::read(Some(Path::new("/no/such/file"))).is_err());

@@ -24,16 +24,31 @@ pub(super) fn ask(
     let aliases = config.aliases.clone();
     let mut ask = config.ask(holder);
     ask.pod = Some(pod);
-    read_annotations(&mut ask, annotations, &aliases, &mut warnings)?;
+    let read = read_annotations(&mut ask, annotations, &aliases, &mut warnings);
+    read.map_err(|error| of_host_network(error, annotations))?;
     for request in &ask.requested {
         refuse_translation(request, ask.annotation.unwrap_or(PORTS))?;
     }
     Ok((!ask.is_empty()).then_some((ask, warnings)))
 }
 
+const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
+
 const LIST: &str = "but no port is named: a Pod on the host network lists the host ports that its \
                     program listens on in the annotation autoport.cni/ports, as in \
                     \"http=auto, game=auto/udp\"";
+
+/// A port that is declared on the host network is a fixed host port, so that a name of one asks for nothing.
+fn of_host_network(error: Error, annotations: &PodAnnotations) -> Error {
+    if !matches!(error, Error::NeedsSpec { .. }) {
+        return error;
+    }
+    let key = if annotations.contains_key(PORTS) { PORTS } else { BCS_PORTS };
+    let names = "but the names of declared ports cannot be used by a Pod on the host network, where such \
+                 ports are fixed: declare none, and list the ports in the annotation \
+                 autoport.cni/ports, as in \"http=auto, game=auto/udp\"";
+    Error::annotation(key, annotations.get(key).map_or("", String::as_str), names)
+}
 
 /// On the pod network the text would show a list that cannot be used here.
 fn refuse_without_list(annotations: &PodAnnotations, config: &Config) -> Result<(), Error> {
@@ -74,7 +89,6 @@ mod tests {
 
     const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
     const BCS: &str = "randhostport.webhook.bkbcs.tencent.com";
-    const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
 
     fn asked(pairs: &[(&str, &str)]) -> Result<Option<Ask>, String> {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -116,6 +130,8 @@ mod tests {
             (&[(PORTS, "rtp=10000-10009/udp")], "as in \"rtp-0=auto/udp, rtp-1=auto/udp\""),
             (&[(KUBEWHARF, "true")], "\"http=auto, game=auto/udp\""),
             (&[(KUBEWHARF, "true"), (PORTS, "8080")], "write \"auto/tcp\" in"),
+            (&[(PORTS, "http, game=auto")], "as in \"http=auto, game=auto/udp\""),
+            (&[(BCS, "true"), (BCS_PORTS, "http")], "as in \"http=auto, game=auto/udp\""),
             (&[(RANGE, "game")], "\"http=auto, game=auto/udp\""),
             (&[(ALLOCATION, "random")], "\"http=auto, game=auto/udp\""),
             (&[(BCS, "true"), (BCS_PORTS, "8080")], "in the annotation autoport.cni/ports"),

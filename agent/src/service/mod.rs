@@ -2,6 +2,7 @@
 //! that uses store and kernel for the events, and one that restores the table. The session's thread itself touches no disk, so that no disk keeps an event
 //! beyond its deadline.
 
+mod declared;
 mod lead;
 mod sockets;
 mod table;
@@ -20,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::lead::Order;
 use self::worker::{Job, Reply};
+use crate::cluster::Cluster;
 use crate::config::Plugin;
 use crate::hostnet::Listed;
 use crate::inject;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub plugin: Plugin,
     /// Where its metrics are served.
     pub doors: Doors,
+    /// Where the specs of Pods come from.
+    pub cluster: Option<Cluster>,
 }
 
 /// The agent.
@@ -86,7 +90,7 @@ impl Service {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(settings: Settings) -> std::io::Result<Self> {
+    pub fn start(mut settings: Settings) -> std::io::Result<Self> {
         let store = app::store(&settings.plugin.store());
         let clock = Clock::of_node();
         let (metrics, health) = (Metrics::default(), Arc::new(Health::default()));
@@ -107,7 +111,10 @@ impl Service {
             metrics.clone(),
             checks,
         )?;
-        let orders = lead::start(store, keeper, worker, metrics.clone())?;
+        let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
+        if let Some(cluster) = settings.cluster.take() {
+            declared::start(store, cluster, metrics.clone())?;
+        }
         Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health })
     }
 
@@ -269,7 +276,7 @@ mod tests {
         let identity = Identity::new("autoport", 50).expect("an index");
         let plugin = Plugin::new("/nowhere".into());
         let (socket, doors) = ("/nowhere".into(), Doors::default());
-        let settings = Settings { socket, identity, preferred: true, plugin, doors };
+        let settings = Settings { socket, identity, preferred: true, plugin, doors, cluster: None };
         let (needs_list, health) = (Arc::default(), Arc::default());
         let metrics = Metrics::default();
         let service = Service { settings, clock, pulse, orders, needs_list, metrics, health };

@@ -4,11 +4,13 @@
 #![expect(clippy::disallowed_methods, reason = "a test starts processes and prepares files")]
 
 mod agent;
+mod api;
 mod doors;
 mod late;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
+mod spec;
 mod swap;
 mod taken;
 

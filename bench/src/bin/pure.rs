@@ -10,9 +10,9 @@ use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
-use autoport::cni::{Call, Env};
+use autoport::cni::{Call, Env, Error, StoreConfig};
 use autoport::kernel::Change;
-use autoport::model::{Ask, Mapping, Owner, Record};
+use autoport::model::{Ask, Mapping, Owner, Pod, Record};
 use autoport::plan::{self, Availability, Cursors};
 use autoport::ruleset::elements_of;
 use serde_json::json;
@@ -96,8 +96,13 @@ fn configuration(count: u16, first: u16) -> Vec<u8> {
     config.to_string().into_bytes()
 }
 
+/// No request here needs the spec of its Pod.
+fn no_spec(_: &StoreConfig, pod: &Pod, _: bool) -> Result<String, Error> {
+    panic!("the spec of {pod} is read")
+}
+
 fn parse(env: &Env, stdin: &[u8]) -> Ask {
-    match Call::parse(black_box(env), black_box(stdin), || Ok(None)).map(|it| it.call) {
+    match Call::parse(black_box(env), black_box(stdin), || Ok(None), no_spec).map(|it| it.call) {
         Ok(Call::Add(claim)) => claim.ask,
         other => panic!("not an ADD: {other:?}"),
     }

@@ -4,7 +4,7 @@ const KEY: &str = "autoport.cni/ports";
 const MOST: NonZeroU16 = NonZeroU16::new(128).expect("it is not 0");
 
 fn requests(text: &str) -> Vec<String> {
-    let items = parse(KEY, text, MOST).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    let items = parse(KEY, text, MOST, None).unwrap_or_else(|error| panic!("{text:?}: {error}"));
     items.iter().map(|item| item.request.to_string()).collect()
 }
 
@@ -25,7 +25,7 @@ fn what_is_written_is_what_is_requested_for() {
     for (text, expected) in cases {
         assert_eq!(requests(text), expected, "{text:?}");
     }
-    let blocks = parse(KEY, "rtp=10000-10099/udp", MOST).expect("a block");
+    let blocks = parse(KEY, "rtp=10000-10099/udp", MOST, None).expect("a block");
     assert_eq!(blocks[0].request.count.get(), 100);
 }
 
@@ -60,7 +60,7 @@ fn what_is_malformed_is_quoted() {
         ("a=1,b=10-20,c=30,d=2-10", "container port 10/tcp, as does item 2"),
     ];
     for (text, piece) in cases {
-        let error = match parse(KEY, text, MOST) {
+        let error = match parse(KEY, text, MOST, None) {
             Ok(_) => panic!("{text:?} was taken"),
             Err(error) => error.to_string(),
         };
@@ -71,7 +71,8 @@ fn what_is_malformed_is_quoted() {
 
 #[test]
 fn an_error_points_at_the_spot_and_shows_a_right_one() {
-    let error = parse(KEY, "http=8080, game=7777/tpc", MOST).err().map(|error| error.to_string());
+    let error =
+        parse(KEY, "http=8080, game=7777/tpc", MOST, None).err().map(|error| error.to_string());
     let error = error.expect("tpc is no protocol");
     for part in ["\"tpc\"", "character 22", "item 2", "\"game=7777/tpc\"", "as in \""] {
         assert!(error.contains(part), "{part} is missing: {error}");
@@ -84,11 +85,13 @@ fn the_list_is_bounded() {
     assert_eq!(requests(&list(128)).len(), 128);
     // What comes after is not even read.
     for many in [list(129), format!("{}!", list(50_000)), ",".repeat(128)] {
-        let error = parse(KEY, &many, MOST).expect_err("too many");
+        let error = parse(KEY, &many, MOST, None).expect_err("too many");
         assert!(matches!(error, Error::TooMany { most: MOST, .. }), "{error}");
     }
-    assert!(parse(KEY, &",".repeat(127), MOST).expect_err("empty").to_string().contains("empty"));
-    let error = parse(KEY, &list(129), MOST).expect_err("too many").to_string();
+    assert!(
+        parse(KEY, &",".repeat(127), MOST, None).expect_err("empty").to_string().contains("empty")
+    );
+    let error = parse(KEY, &list(129), MOST, None).expect_err("too many").to_string();
     assert!(error.contains("lists 129 items") && error.contains("maxPortsPerPod"), "{error}");
 }
 
@@ -97,7 +100,7 @@ fn the_list_is_bounded() {
 fn the_longest_list_is_read_in_time() {
     let list = (1..=65_535).map(|n| format!("a{n}={n}")).collect::<Vec<_>>().join(",");
     let begun = std::time::Instant::now();
-    assert_eq!(parse(KEY, &list, NonZeroU16::MAX).expect("all are different").len(), 65_535);
+    assert_eq!(parse(KEY, &list, NonZeroU16::MAX, None).expect("all are different").len(), 65_535);
     let took = begun.elapsed();
     assert!(took.as_secs() < 10, "{took:?}");
 }
@@ -107,8 +110,8 @@ fn no_text_makes_it_panic() {
     for text in ["\u{0}", "=", "/", "-", "+", "a=/", "a=-/+", "é=8080", "a=8080/é", "a=\u{202e}1"]
     {
         for other in ["", ",", ",a=1", "=", "-", "/tcp"] {
-            let _ = parse(KEY, &format!("{text}{other}"), MOST);
-            let _ = parse(KEY, &format!("{other}{text}"), MOST);
+            let _ = parse(KEY, &format!("{text}{other}"), MOST, None);
+            let _ = parse(KEY, &format!("{other}{text}"), MOST, None);
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
-use super::super::annotations::{Annotations, BCS, BCS_PORTS, PORTS};
+use super::super::annotations::{Annotations, BCS, BCS_PORTS};
 use super::super::error::Error;
-use super::super::grammar::{Item, Source};
+use super::super::grammar::{self, Item, Source};
 use super::super::mappings::PortMapping;
 use super::super::number;
 use super::super::text::quote;
@@ -31,6 +31,7 @@ pub(super) fn items<'a>(
     annotations: &'a Annotations,
     mapped: &[PortMapping],
     named: &[Item<'_>],
+    declared: Option<&[Item<'a>]>,
     most: NonZeroU16,
 ) -> Result<Vec<Item<'a>>, Error> {
     let Some(list) = annotations.get(BCS_PORTS) else {
@@ -42,24 +43,30 @@ pub(super) fn items<'a>(
     if is_filled(annotations, mapped, sources.len()) {
         return Ok(Vec::new());
     }
-    let mut seen = BTreeSet::new();
-    let mut items = Vec::new();
+    let (mut seen, mut items) = (BTreeSet::new(), Vec::new());
     for source in sources {
         if !seen.insert(source.item) {
-            return Err(
-                source.error(source.item, "is listed twice: once is enough, as in \"8080\"")
-            );
+            let wrong = "is listed twice: once is enough, as in \"8080\"";
+            return Err(source.error(source.item, wrong));
         }
-        let Some(port) = number::port(source.item) else {
-            refuse_unknown_name(source, named)?;
-            continue;
+        let is_its_name = |item: &Item<'_>| item.request.name.as_deref() == Some(source.item);
+        let mut item = match number::port(source.item) {
+            Some(port) => item(source, port, mapped),
+            None if named.iter().any(is_its_name) => continue,
+            None => grammar::named(source, declared)?,
         };
-        let fixed = |one: &PortMapping| one.host_port.is_some() && one.container_port == port;
-        let ours = |item: &Item<'_>| item.ports.is_some_and(|ports| ports.contains(port));
-        if mapped.iter().any(fixed) || named.iter().any(ours) {
+        let Some(own) = item.ports else { continue };
+        let fixed = |one: &PortMapping| one.host_port.is_some() && own.contains(one.container_port);
+        let ours = |other: &Item<'_>| other.ports.is_some_and(|ports| ports.overlaps(&own));
+        if mapped.iter().any(fixed) || named.iter().chain(&items).any(ours) {
             continue;
         }
-        items.push(item(source, port, mapped, annotations.bcs_container_port));
+        if annotations.bcs_container_port {
+            // Whoever listens on the chosen number knows it by the one that was written.
+            item.request.name = Some(own.to_string());
+            item.request.container_port = ContainerPort::Same;
+        }
+        items.push(item);
     }
     Ok(items)
 }
@@ -72,7 +79,7 @@ fn is_filled(annotations: &Annotations, mapped: &[PortMapping], asked: usize) ->
 }
 
 /// One number in every protocol in which the port arrived with `hostPort: 0`, else in TCP.
-fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: bool) -> Item<'a> {
+fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping]) -> Item<'a> {
     let of_port = mapped.iter().filter(|one| one.container_port == port);
     let mut protocols: Vec<Protocol> = of_port.map(|one| one.protocol).collect();
     protocols.sort_unstable();
@@ -80,20 +87,6 @@ fn item<'a>(source: Source<'a>, port: NonZeroU16, mapped: &[PortMapping], same: 
     if protocols.is_empty() {
         protocols.push(Protocol::Tcp);
     }
-    let container_port = if same { ContainerPort::Same } else { ContainerPort::From(port) };
-    // Whoever listens on the chosen number knows it by the one that was written.
-    let name = same.then(|| port.to_string());
-    let request = Request { name, ..Request::new(protocols, container_port) };
+    let request = Request::new(protocols, ContainerPort::From(port));
     Item { request, ports: Some(PortRange { first: port, last: port }), source }
-}
-
-fn refuse_unknown_name(source: Source<'_>, named: &[Item<'_>]) -> Result<(), Error> {
-    if named.iter().any(|item| item.request.name.as_deref() == Some(source.item)) {
-        return Ok(());
-    }
-    let wrong = format!(
-        "is not a number, and a CNI plugin cannot see the names of a Pod's ports: write the \
-         container's port, as in \"8080\", or name it in {PORTS}, as in \"metric=9090\""
-    );
-    Err(source.error(source.item, &wrong))
 }

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::asking;
-use crate::cni::{Call, Env, Error};
-use crate::model::{Ask, Dialect};
+use crate::cni::{Call, Env, Error, StoreConfig};
+use crate::model::{Ask, ContainerPort, Dialect, Pod};
 
 const PORTS: &str = "autoport.cni/ports";
 const RANGE: &str = "autoport.cni/range";
@@ -14,13 +14,30 @@ const BCS: &str = "randhostport.webhook.bkbcs.tencent.com";
 const BCS_PORTS: &str = "ports.randhostport.webhook.bkbcs.tencent.com";
 const BCS_SAME: &str = "randcontainerport.randhostport.webhook.bkbcs.tencent.com";
 
-/// An ADD with these port mappings (host, container) and annotations, as containerd sends it.
+/// An ADD with these port mappings (host, container) and annotations, as containerd sends it, on a node without
+/// agent.
 fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Ask, Error> {
+    claim_with(mappings, annotations, |needed| {
+        if needed { Err(Error::NeedsSpec { needed }) } else { Ok(String::new()) }
+    })
+}
+
+/// The same, where `spec` lists what the Pod declares.
+fn claim_with(
+    mappings: &[(u16, u16)],
+    annotations: &[(&str, &str)],
+    spec: impl FnOnce(bool) -> Result<String, Error>,
+) -> Result<Ask, Error> {
+    let declared = |_: &StoreConfig, pod: &Pod, needed| {
+        assert_eq!(pod.uid, "u1");
+        spec(needed)
+    };
     let pairs = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "4f2a"),
         ("CNI_NETNS", "/var/run/netns/x"),
         ("CNI_IFNAME", "eth0"),
+        ("CNI_ARGS", "K8S_POD_NAMESPACE=games;K8S_POD_NAME=game-0;K8S_POD_UID=u1"),
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     let env: Env = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -43,7 +60,7 @@ fn claim(mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Result<Ask, E
         },
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.5/16"}]},
     });
-    let parsed = Call::parse(&env, conf.to_string().as_bytes(), || Ok(None))?;
+    let parsed = Call::parse(&env, conf.to_string().as_bytes(), || Ok(None), declared)?;
     let Call::Add(claim) = parsed.call else { panic!("an ADD became something else") };
     Ok(claim.ask)
 }
@@ -135,7 +152,8 @@ fn kubewharfs_annotation_is_read() {
         assert!(refusal(&[(0, 80)], &[(KUBEWHARF, odd)]).contains(KUBEWHARF), "{odd:?}");
     }
     // A plugin does not see the pod's ports.
-    assert!(refusal(&[], &[(KUBEWHARF, "true")]).contains(PORTS), "names the remedy");
+    let error = claim(&[], &[(KUBEWHARF, "true")]).expect_err("no agent");
+    assert!(matches!(error, Error::NeedsSpec { needed: true }), "{error}");
     assert_eq!(requests(&[], &[(KUBEWHARF, "true"), (PORTS, "8080")]), ["8080/tcp"]);
     // A patched kubelet has filled the pod.
     assert_eq!(requests(&[(9200, 80)], &[(KUBEWHARF, "true")]), [""; 0]);
@@ -148,12 +166,10 @@ fn the_annotations_of_bcs_are_read() {
     assert_eq!(requests(&[(30000, 8080)], &[on, (BCS_PORTS, "8080")]), [""; 0], "a webhook did it");
     assert_eq!(requests(&[], &[(BCS, "false"), (BCS_PORTS, "8080")]), [""; 0]);
     let same = claim(&[], &[on, (BCS_PORTS, "8080"), (BCS_SAME, "")]).expect("a request");
-    assert_eq!(same.requested[0].container_port, crate::model::ContainerPort::Same);
+    assert_eq!(same.requested[0].container_port, ContainerPort::Same);
     assert!(same.dialects.contains(&Dialect::Bcs));
-    assert!(
-        refusal(&[], &[on, (BCS_PORTS, "metric")]).contains("metric"),
-        "a name is unknown here"
-    );
+    let error = claim(&[], &[on, (BCS_PORTS, "metric")]).expect_err("a name is unknown here");
+    assert!(matches!(error, Error::NeedsSpec { needed: true }), "{error}");
     assert!(refusal(&[], &[on]).contains(BCS_PORTS), "no list");
 }
 
@@ -195,5 +211,123 @@ fn a_pod_waits_for_its_variables_only_by_one_word() {
             said.contains("autoport.cni/env") && said.contains("must be \"required\""),
             "{said}"
         );
+    }
+}
+
+/// What is asked for by a Pod that declares `spec`, which has to be read.
+fn of_spec(spec: &str, mappings: &[(u16, u16)], annotations: &[(&str, &str)]) -> Ask {
+    let mut is_read = false;
+    let claim = claim_with(mappings, annotations, |_| {
+        is_read = true;
+        Ok(spec.to_owned())
+    });
+    assert!(is_read, "{annotations:?}");
+    claim.unwrap_or_else(|error| panic!("{spec:?} {mappings:?} {annotations:?}: {error}"))
+}
+
+fn listed(ask: &Ask) -> Vec<String> {
+    ask.requested.iter().map(ToString::to_string).collect()
+}
+
+const SPEC: &str = "http=8080/tcp, dns=53/udp, 53/tcp, metrics=9090/tcp";
+
+#[test]
+fn kubewharfs_annotation_alone_asks_for_every_declared_port() {
+    let on = (KUBEWHARF, "true");
+    let all = of_spec(SPEC, &[], &[on]);
+    assert_eq!(listed(&all), ["http=8080/tcp", "dns=53/udp", "53/tcp", "metrics=9090/tcp"]);
+    assert_eq!(all.annotation, Some(KUBEWHARF), "for allowedNamespaces");
+    // One that has a host port keeps it; a patched kubelet gives all of them one.
+    assert_eq!(listed(&of_spec(SPEC, &[(80, 8080), (90, 9090)], &[on])), ["dns=53/udp", "53/tcp"]);
+    assert!(of_spec("8080/tcp", &[(80, 8080)], &[on]).requested.is_empty());
+    let error = claim_with(&[], &[on], |_| Ok(String::new())).expect_err("nothing is declared");
+    assert!(error.to_string().contains("declares none"), "{error}");
+    // In the range and with the allocation that the Pod asks for.
+    let ask = of_spec(SPEC, &[], &[(KUBEWHARF, "random"), (RANGE, "game")]);
+    assert!(ask.requested.iter().all(|request| request.range.as_deref() == Some("game")));
+    assert_eq!(ask.allocation, crate::model::Allocation::Random);
+}
+
+#[test]
+fn a_bare_name_is_the_declared_port_of_that_name() {
+    let ask = of_spec(SPEC, &[], &[(PORTS, "dns, game=7777/udp,metrics")]);
+    assert_eq!(listed(&ask), ["dns=53/udp", "game=7777/udp", "metrics=9090/tcp"]);
+    assert_eq!(ask.annotation, Some(PORTS));
+    for (list, shown) in [
+        ("htp", "\"htp\" at character 1"),
+        ("http, http", "has the same name"),
+        ("http, web=8080", "container port 8080/tcp, as does item 1"),
+    ] {
+        let error = claim_with(&[], &[(PORTS, list)], |_| Ok(SPEC.to_owned()));
+        let error = error.expect_err(list).to_string();
+        assert!(error.contains(shown), "{error}");
+    }
+    let unknown = claim_with(&[], &[(PORTS, "htp")], |_| Ok(SPEC.to_owned()));
+    let unknown = unknown.expect_err("unknown").to_string();
+    assert!(unknown.contains(SPEC), "{unknown} does not list the ports");
+    let mapped = claim_with(&[(80, 8080)], &[(PORTS, "http")], |_| Ok(SPEC.to_owned()));
+    assert!(mapped.expect_err("it has a host port").to_string().contains("host port 80"));
+}
+
+#[test]
+fn bcs_names_are_those_of_declared_ports() {
+    let on = (BCS, "true");
+    let named = of_spec(SPEC, &[], &[on, (BCS_PORTS, "dns,8080,metrics")]);
+    assert_eq!(listed(&named), ["dns=53/udp", "8080/tcp", "metrics=9090/tcp"]);
+    // By number and by name it is one port.
+    assert_eq!(listed(&of_spec(SPEC, &[], &[on, (BCS_PORTS, "8080,http")])), ["8080/tcp"]);
+    let same = of_spec(SPEC, &[], &[on, (BCS_PORTS, "dns"), (BCS_SAME, "")]);
+    assert_eq!(listed(&same), ["53=auto/udp"]);
+    assert!(of_spec(SPEC, &[(30000, 8080)], &[on, (BCS_PORTS, "http")]).requested.is_empty());
+    // KubeWharf's annotation asks for the others too.
+    let both = of_spec(SPEC, &[], &[on, (BCS_PORTS, "9090,dns"), (KUBEWHARF, "")]);
+    assert_eq!(listed(&both), ["9090/tcp", "dns=53/udp", "http=8080/tcp", "53/tcp"]);
+    let error = claim_with(&[], &[on, (BCS_PORTS, "metric")], |_| Ok(SPEC.to_owned()));
+    assert!(error.expect_err("unknown").to_string().contains("\"metric\" at character 1"));
+}
+
+/// What works without an agent goes on to work: the spec is not read, or is not needed.
+#[test]
+fn the_spec_is_read_only_where_it_matters() {
+    let read = |mappings: &[_], annotations: &[_]| {
+        let mut read = None;
+        let _ = claim_with(mappings, annotations, |needed| {
+            read = Some(needed);
+            Ok(SPEC.to_owned())
+        });
+        read
+    };
+    let (kubewharf, bcs) = ((KUBEWHARF, "true"), (BCS, "true"));
+    let chosen = ("randhostport.webhook.bkbcs.tencent.com.8080", "30000");
+    for (mappings, annotations, expected) in [
+        (&[(8080, 80)][..], &[][..], None),
+        (&[], &[(PORTS, "http=8080, auto, game=7777/udp")], None),
+        (&[], &[(PORTS, "8080"), kubewharf], None),
+        (&[(0, 80)], &[kubewharf], None),
+        (&[], &[(KUBEWHARF, "false")], None),
+        (&[], &[bcs, (BCS_PORTS, "8080")], None),
+        (&[], &[bcs, (BCS_PORTS, "http"), (PORTS, "http=8080")], None),
+        (&[(30000, 8080)], &[bcs, (BCS_PORTS, "http"), chosen], None),
+        (&[], &[(BCS, "false"), (BCS_PORTS, "http")], None),
+        // A patched kubelet or a webhook may have been here.
+        (&[(9200, 80)], &[kubewharf], Some(false)),
+        (&[], &[kubewharf, bcs, (BCS_PORTS, "8080")], Some(false)),
+        (&[], &[kubewharf], Some(true)),
+        (&[(9200, 80)], &[(PORTS, "http")], Some(true)),
+        (&[], &[bcs, (BCS_PORTS, "8080,http")], Some(true)),
+    ] {
+        assert_eq!(read(mappings, annotations), expected, "{mappings:?} {annotations:?}");
+    }
+    assert_eq!(requests(&[(9200, 80)], &[kubewharf]), [""; 0]);
+    assert_eq!(requests(&[], &[kubewharf, bcs, (BCS_PORTS, "8080")]), ["8080/tcp"]);
+}
+
+/// The agent writes them: a sandbox that is made again must not fail on what we wrote ourselves.
+#[test]
+fn output_and_keys_of_others_are_no_misspelt_requests() {
+    for key in ["status", "service", "bind", "endpoints", "host-port.http", "mount"] {
+        let key = format!("autoport.cni/{key}");
+        let asked = requests(&[], &[(&key, "{\"version\":1}"), (PORTS, "8080")]);
+        assert_eq!(asked, ["8080/tcp"], "{key}");
     }
 }

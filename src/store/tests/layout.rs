@@ -141,13 +141,14 @@ fn a_store_ends_with_its_last_record_and_begins_anew() {
 #[test]
 fn the_files_of_the_agents_end_with_the_store() {
     let node = Node::new();
-    let files = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT];
+    let files = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, "requests/u1.json", "requests"];
     let left = || files.iter().filter(|file| node.dir.join(file).exists()).count();
     let record = save(&node, "4f2a", &[host("0.0.0.0", 80)]);
-    for file in files {
+    fs::create_dir(node.dir.join("requests")).expect("a directory");
+    for file in &files[..4] {
         fs::write(node.dir.join(file), "").expect("a file");
     }
-    assert!(!node.lock().end().expect("looking") && left() == 3, "a pod has a port");
+    assert!(!node.lock().end().expect("looking") && left() == 5, "a pod has a port");
     node.lock().remove(&record).expect("removing");
     assert!(node.lock().end().expect("ending") && left() == 0);
 }

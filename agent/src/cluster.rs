@@ -1,0 +1,220 @@
+//! The API server of Kubernetes, which tells of the Pods of this node. The only door to it.
+
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
+use tokio::time::{sleep, timeout};
+
+/// The pause after a failure: doubled each time, and never the same for two nodes.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long the API server may take for an answer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How often [`Pods::check`] is called.
+const CHECK: Duration = Duration::from_secs(30);
+
+/// Within this time the API server ends a watch.
+const WATCH: u32 = 290;
+
+/// The API server says once in a minute that a watch is still alive; a connection that is silent for longer may
+/// lead nowhere.
+const SILENCE: Duration = Duration::from_secs(100);
+
+/// A watch that ended earlier than this is not begun again at once.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// What a container of a Pod has if its `ServiceAccount` may use the API.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Who is told of the Pods of the node. A failure has everything listed again after a pause.
+pub trait Pods {
+    /// These are all, or were a moment ago.
+    ///
+    /// # Errors
+    /// In words.
+    fn listed(&mut self, pods: Vec<Pod>) -> Result<(), String>;
+
+    /// This one is new, or has changed.
+    ///
+    /// # Errors
+    /// In words.
+    fn changed(&mut self, pod: &Pod) -> Result<(), String>;
+
+    /// This one no longer exists.
+    ///
+    /// # Errors
+    /// In words.
+    fn deleted(&mut self, pod: &Pod) -> Result<(), String>;
+
+    /// Time has passed.
+    ///
+    /// # Errors
+    /// In words.
+    fn check(&mut self) -> Result<(), String>;
+}
+
+/// Why the API server cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use kubeconfig {}", path.display())]
+    Kubeconfig { path: PathBuf, source: kube::config::KubeconfigError },
+    #[error(
+        "cannot use kubeconfig {}: server has the host {host:?}, and this program looks no names up; write its \
+         IP address, and the name as tls-server-name",
+        path.display()
+    )]
+    HostName { path: PathBuf, host: String },
+}
+
+/// The API server, and the node whose Pods count.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    config: kube::Config,
+    node: String,
+}
+
+impl Cluster {
+    /// The API server that a kubeconfig file names.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub async fn of_file(path: &Path, node: String) -> Result<Self, Error> {
+        let wrong = |source| Error::Kubeconfig { path: path.to_owned(), source };
+        let file = Kubeconfig::read_from(path).map_err(wrong)?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?;
+        let host = config.cluster_url.host().unwrap_or_default();
+        if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
+            return Err(Error::HostName { path: path.to_owned(), host: host.to_owned() });
+        }
+        Ok(Self { config, node })
+    }
+
+    /// The API server of the cluster in whose Pod this process runs.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub fn of_pod(node: String) -> Result<Self, String> {
+        let config = match kube::Config::incluster_env() {
+            Ok(config) => config,
+            Err(InClusterError::ReadEnvironmentVariable(_)) => {
+                return Err("this is no Pod of a cluster, and no kubeconfig is given".to_owned());
+            }
+            Err(error) => return Err(autoport::error::in_one_line(&error)),
+        };
+        if !Path::new(TOKEN).exists() {
+            return Err(format!(
+                "the Pod has no {TOKEN}: its ServiceAccount's token is not mounted"
+            ));
+        }
+        Ok(Self { config, node })
+    }
+
+    /// Tells `pods` of the node's Pods for ever.
+    pub async fn watch(self, pods: &mut impl Pods) {
+        let (mut told, mut pause) = (String::new(), PAUSES.0);
+        let (node, url) = (self.node.clone(), self.config.cluster_url.clone());
+        loop {
+            let begun = Instant::now();
+            let Err(reason) = self.session(pods, &mut told).await;
+            // One that was served for long begins again.
+            if begun.elapsed() > PAUSES.1 {
+                pause = PAUSES.0;
+            }
+            // The same failure over and over is one line.
+            if told != reason {
+                tracing::warn!(
+                    node,
+                    "cannot follow the node's Pods at {url}: {reason}; trying again, meanwhile Pods that need \
+                     their spec wait"
+                );
+                told = reason;
+            }
+            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Lists the Pods and follows their changes until something fails.
+    async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
+        let client = Client::try_from(self.config.clone()).map_err(|error| words(&error))?;
+        let (api, selector) = (Api::<Pod>::all(client), format!("spec.nodeName={}", self.node));
+        // Any version: the API server answers from its memory, as it does to kubelet.
+        let params = ListParams::default().fields(&selector).match_any();
+        let list = in_time(api.list(&params)).await?;
+        let mut version = list.metadata.resource_version.unwrap_or_default();
+        let count = list.items.len();
+        pods.listed(list.items)?;
+        told.clear();
+        tracing::info!(node = self.node, pods = count, "following the node's Pods");
+        let params = WatchParams::default().fields(&selector).timeout(WATCH);
+        let mut checked = Instant::now();
+        loop {
+            let begun = Instant::now();
+            let mut events = pin!(in_time(api.watch(&params, &version)).await?);
+            let mut heard = Instant::now();
+            while heard.elapsed() < SILENCE {
+                let left = CHECK.saturating_sub(checked.elapsed());
+                let Ok(event) = timeout(left, events.try_next()).await else {
+                    pods.check()?;
+                    checked = Instant::now();
+                    continue;
+                };
+                let Some(event) = event.map_err(|error| words(&error))? else { break };
+                heard = Instant::now();
+                if let Some(seen) = tell(pods, event)? {
+                    version = seen;
+                }
+            }
+            if begun.elapsed() < SHORT {
+                sleep(PAUSES.0.mul_f64(1.0 + fastrand::f64())).await;
+            }
+        }
+    }
+}
+
+/// Tells `pods` of an event; gives the version after it.
+fn tell(pods: &mut impl Pods, event: WatchEvent<Pod>) -> Result<Option<String>, String> {
+    match event {
+        WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+            pods.changed(&pod)?;
+            Ok(pod.metadata.resource_version)
+        }
+        WatchEvent::Deleted(pod) => {
+            pods.deleted(&pod)?;
+            Ok(pod.metadata.resource_version)
+        }
+        WatchEvent::Bookmark(bookmark) => Ok(Some(bookmark.metadata.resource_version)),
+        WatchEvent::Error(status) => Err(status.message),
+    }
+}
+
+/// What is asked for, if the answer begins, and a list ends, before [`LIMIT`].
+async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    let late = |_| format!("there is no answer within {} s", LIMIT.as_secs());
+    timeout(LIMIT, asked).await.map_err(late)?.map_err(|error| words(&error))
+}
+
+/// An error with its causes, each of which may have the text of those below it already.
+fn words(error: &kube::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        next = cause.source();
+    }
+    words
+}

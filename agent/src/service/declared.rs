@@ -1,0 +1,168 @@
+//! The thread that follows the node's Pods and writes which ports they declare, for the plugin. Every agent of the
+//! node does, leader or not: they write the same, one after the other, and what one of them has written is there when
+//! the other has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use autoport::model::Pod;
+use autoport::regular;
+use autoport::store::{Locked, Store};
+use k8s_openapi::api::core::v1;
+
+use super::traced::Traced;
+use crate::cluster::{Cluster, Pods};
+use crate::metrics::Metrics;
+use crate::requests::{self, Declared};
+
+/// How long the store's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A file of a Pod that is not known is deleted after this time: the other agent may know more.
+const STRANGE: Duration = Duration::from_mins(1);
+
+/// Starts the thread, which ends with the process.
+pub(super) fn start(store: Store, cluster: Cluster, metrics: Metrics) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || {
+        let mut book = Book::new(store, metrics);
+        // From now on an ADD waits for what is to come, also if the API server is not there yet.
+        if let Err(reason) = book.lock().and_then(|locked| names(&locked)) {
+            tracing::warn!("cannot use the state directory: {reason}");
+        }
+        runtime.block_on(cluster.watch(&mut book));
+    };
+    thread::Builder::new().name("cluster".to_owned()).spawn(run).map(drop)
+}
+
+/// What is written. The specs themselves are not kept.
+struct Book {
+    store: Store,
+    metrics: Metrics,
+    known: BTreeMap<String, Known>,
+    /// Files of other Pods, each with the time of the first look.
+    strange: BTreeMap<String, Instant>,
+    /// What was said of Pods that declare too much.
+    told: BTreeSet<String>,
+}
+
+struct Known {
+    pod: Pod,
+    /// What was written, and the file as it was then.
+    ports: u64,
+    file: Option<u64>,
+}
+
+impl Book {
+    fn new(store: Store, metrics: Metrics) -> Self {
+        let store = store.waiting(PATIENCE);
+        let (known, strange, told) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { store, metrics, known, strange, told }
+    }
+
+    /// What the Pod declares. One that declares too much is named once.
+    fn declared(&mut self, pod: &v1::Pod) -> Option<Declared> {
+        requests::declared(pod).unwrap_or_else(|error| {
+            let told = error.to_string();
+            if self.told.insert(told.clone()) {
+                tracing::warn!("{told}");
+            }
+            None
+        })
+    }
+
+    fn lock(&self) -> Result<Locked, String> {
+        self.store
+            .lock(&mut Traced(&self.metrics))
+            .map_err(|error| autoport::error::in_one_line(&error))
+    }
+
+    /// The file of a Pod, in one number.
+    fn file(&self, uid: &str) -> Option<u64> {
+        let path = self.store.dir().join("requests").join(format!("{uid}.json"));
+        regular::read(&path).ok().map(|bytes| hash(&bytes))
+    }
+
+    /// Writes what a Pod declares. The lock is taken for each: commands of others wait for it.
+    fn write(&mut self, declared: Declared) -> Result<(), String> {
+        let Declared { pod, ports } = declared;
+        let (uid, written) = (pod.uid.clone(), hash(ports.as_bytes()));
+        let declared = self.lock()?.declare(&pod, Some(ports));
+        declared.map_err(|error| autoport::error::in_one_line(&error))?;
+        let file = self.file(&uid);
+        self.known.insert(uid, Known { pod, ports: written, file });
+        Ok(())
+    }
+
+    fn forget(&mut self, uid: &str) -> Result<(), String> {
+        let Some(known) = self.known.get(uid) else { return Ok(()) };
+        let forgotten = self.lock()?.declare(&known.pod, None);
+        forgotten.map_err(|error| autoport::error::in_one_line(&error))?;
+        self.known.remove(uid);
+        Ok(())
+    }
+}
+
+impl Pods for Book {
+    /// Pods that are not on the list are not forgotten at once: it may be older than what is known of them.
+    fn listed(&mut self, pods: Vec<v1::Pod>) -> Result<(), String> {
+        self.told.clear();
+        let declared = pods.iter().filter_map(|pod| self.declared(pod)).collect::<Vec<_>>();
+        drop(pods);
+        self.known.clear();
+        declared.into_iter().try_for_each(|one| self.write(one))
+    }
+
+    fn changed(&mut self, pod: &v1::Pod) -> Result<(), String> {
+        let Some(found) = self.declared(pod) else {
+            return requests::identify(pod).map_or(Ok(()), |pod| self.forget(&pod.uid));
+        };
+        let known = self.known.get(&found.pod.uid);
+        if known.is_some_and(|known| known.ports == hash(found.ports.as_bytes())) {
+            return Ok(());
+        }
+        self.write(found)
+    }
+
+    fn deleted(&mut self, pod: &v1::Pod) -> Result<(), String> {
+        requests::identify(pod).map_or(Ok(()), |pod| self.forget(&pod.uid))
+    }
+
+    /// Writes again what was damaged or deleted, by having it listed, and deletes what is of no Pod.
+    fn check(&mut self) -> Result<(), String> {
+        let is_changed =
+            |(uid, known): &(&String, &Known)| known.file.is_none() || known.file != self.file(uid);
+        if let Some((uid, _)) = self.known.iter().find(is_changed) {
+            return Err(format!("requests/{uid}.json was changed by another program"));
+        }
+        let locked = self.lock()?;
+        let names = names(&locked)?;
+        let now = Instant::now();
+        let others = names.iter().filter_map(|name| name.strip_suffix(".json"));
+        let others = others.filter(|uid| !self.known.contains_key(*uid)).map(str::to_owned);
+        let since = |uid: String| (uid.clone(), self.strange.get(&uid).copied().unwrap_or(now));
+        self.strange = others.map(since).collect();
+        for (uid, _) in self.strange.iter().filter(|(_, since)| now - **since >= STRANGE) {
+            let (namespace, name) = (String::new(), String::new());
+            let deleted = locked.declare(&Pod { namespace, name, uid: uid.clone() }, None);
+            deleted.map_err(|error| autoport::error::in_one_line(&error))?;
+        }
+        Ok(())
+    }
+}
+
+fn names(locked: &Locked) -> Result<Vec<String>, String> {
+    locked.declaring().map_err(|error| autoport::error::in_one_line(&error))
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
