@@ -107,13 +107,10 @@ impl Book {
 }
 
 impl Pods for Book {
-    /// Pods that are not on the list are not forgotten at once: it may be older than what is known of them.
-    fn listed(&mut self, pods: Vec<v1::Pod>) -> Result<(), String> {
-        self.told.clear();
-        let declared = pods.iter().filter_map(|pod| self.declared(pod)).collect::<Vec<_>>();
-        drop(pods);
+    /// What is written is not deleted: the list that follows may be older than it.
+    fn begin(&mut self) {
         self.known.clear();
-        declared.into_iter().try_for_each(|one| self.write(one))
+        self.told.clear();
     }
 
     fn changed(&mut self, pod: &v1::Pod) -> Result<(), String> {

@@ -156,6 +156,22 @@ fn while_the_api_server_is_away_nothing_on_the_node_stops() {
     cluster.await_file("three", true);
 }
 
+/// Authors of Pods must not be able to have the agents of a node killed for their memory.
+#[test]
+fn large_pods_do_not_fill_the_memory() {
+    let cluster = Cluster::new();
+    for number in 0..64 {
+        let annotations = json!({KUBEWHARF: "true", "example.com/large": "x".repeat(1 << 20)});
+        cluster.api.put(&format!("uid-{number:02}"), &annotations, &ports());
+    }
+    let agent = cluster.start(&[]);
+    cluster.await_file("uid-63", true);
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it runs");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a figure");
+    let most: u64 = most.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(most < 48 << 10, "{most} kB, and the DaemonSet permits 64 MiB");
+}
+
 #[test]
 fn without_kubernetes_that_is_said_once_and_the_rest_works() {
     let (node, runtime) = (Node::new(""), Runtime::new());

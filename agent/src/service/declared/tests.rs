@@ -43,11 +43,18 @@ impl Node {
     }
 }
 
+/// Tells of all Pods, as the list does.
+fn list(book: &mut Book, pods: &[v1::Pod]) {
+    book.begin();
+    for pod in pods {
+        book.changed(pod).expect("it is written");
+    }
+}
+
 #[test]
 fn pods_that_need_their_spec_are_written_until_they_are_gone() {
     let mut node = Node::new();
-    let pods = vec![asking(UIDS[0]), pod("0b1c8a50-0003", "example.com/other")];
-    node.book.listed(pods).expect("they are written");
+    list(&mut node.book, &[asking(UIDS[0]), pod("0b1c8a50-0003", "example.com/other")]);
     assert_eq!(node.is_written(), [true, false]);
     assert!(!node.path("0b1c8a50-0003").exists());
     node.book.changed(&asking(UIDS[1])).expect("it is written");
@@ -72,17 +79,16 @@ fn a_change_that_concerns_nobody_writes_nothing() {
 #[test]
 fn what_was_damaged_or_deleted_is_listed_again() {
     let mut node = Node::new();
-    let pods = || UIDS.map(asking).to_vec();
-    node.book.listed(pods()).expect("they are written");
+    list(&mut node.book, &UIDS.map(asking));
     node.book.check().expect("all is well");
     let good = fs::read(node.path(UIDS[0])).expect("a file");
     fs::write(node.path(UIDS[0]), &good[..9]).expect("it is there");
     assert!(node.book.check().expect_err("damaged").contains(UIDS[0]));
-    node.book.listed(pods()).expect("they are written");
+    list(&mut node.book, &UIDS.map(asking));
     assert_eq!(fs::read(node.path(UIDS[0])).expect("a file"), good);
     fs::remove_dir_all(node.dir.path().join("state")).expect("it is there");
     node.book.check().expect_err("all is gone");
-    node.book.listed(pods()).expect("they are written");
+    list(&mut node.book, &UIDS.map(asking));
     node.book.check().expect("all is well");
     assert_eq!(node.is_written(), [true, true]);
 }
@@ -91,8 +97,8 @@ fn what_was_damaged_or_deleted_is_listed_again() {
 #[test]
 fn a_file_of_an_unknown_pod_is_deleted_at_a_later_look() {
     let mut node = Node::new();
-    node.book.listed(UIDS.map(asking).to_vec()).expect("they are written");
-    node.book.listed(vec![asking(UIDS[1])]).expect("it is written");
+    list(&mut node.book, &UIDS.map(asking));
+    list(&mut node.book, &[asking(UIDS[1])]);
     node.book.check().expect("a first look");
     assert_eq!(node.is_written(), [true, true]);
     let early = Instant::now().checked_sub(STRANGE).expect("a minute ago");
@@ -100,7 +106,7 @@ fn a_file_of_an_unknown_pod_is_deleted_at_a_later_look() {
     node.book.check().expect("a later look");
     assert_eq!(node.is_written(), [false, true]);
     // It came back before that.
-    node.book.listed(Vec::new()).expect("nothing to write");
+    list(&mut node.book, &[]);
     node.book.check().expect("a first look");
     node.book.changed(&asking(UIDS[1])).expect("it is written");
     node.book.strange.insert(UIDS[1].to_owned(), early);
@@ -112,9 +118,9 @@ fn a_file_of_an_unknown_pod_is_deleted_at_a_later_look() {
 #[test]
 fn two_agents_agree() {
     let mut node = Node::new();
-    node.book.listed(UIDS.map(asking).to_vec()).expect("they are written");
+    list(&mut node.book, &UIDS.map(asking));
     let mut other = Book::new(Store::at(&node.dir.path().join("state")), Metrics::default());
-    other.listed(UIDS.map(asking).to_vec()).expect("they are written");
+    list(&mut other, &UIDS.map(asking));
     node.book.check().expect("all is well");
     other.check().expect("all is well");
 }

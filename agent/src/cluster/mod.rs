@@ -1,24 +1,34 @@
 //! The API server of Kubernetes, which tells of the Pods of this node. The only door to it.
 
+mod items;
+
 use std::convert::Infallible;
 use std::error::Error as _;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
+use futures_util::io::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig};
+use kube::core::Request;
+use kube::{Client, Resource as _};
 use tokio::time::{sleep, timeout};
+
+use self::items::Items;
 
 /// The pause after a failure: doubled each time, and never the same for two nodes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How long the API server may take for an answer.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a list may take.
+const LONGEST_LIST: Duration = Duration::from_mins(2);
 
 /// How often [`Pods::check`] is called.
 const CHECK: Duration = Duration::from_secs(30);
@@ -38,13 +48,10 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// Who is told of the Pods of the node. A failure has everything listed again after a pause.
 pub trait Pods {
-    /// These are all, or were a moment ago.
-    ///
-    /// # Errors
-    /// In words.
-    fn listed(&mut self, pods: Vec<Pod>) -> Result<(), String>;
+    /// Everything is told from the beginning.
+    fn begin(&mut self);
 
-    /// This one is new, or has changed.
+    /// This one is there, is new, or has changed.
     ///
     /// # Errors
     /// In words.
@@ -148,15 +155,14 @@ impl Cluster {
     /// Lists the Pods and follows their changes until something fails.
     async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
         let client = Client::try_from(self.config.clone()).map_err(|error| words(&error))?;
-        let (api, selector) = (Api::<Pod>::all(client), format!("spec.nodeName={}", self.node));
-        // Any version: the API server answers from its memory, as it does to kubelet.
-        let params = ListParams::default().fields(&selector).match_any();
-        let list = in_time(api.list(&params)).await?;
-        let mut version = list.metadata.resource_version.unwrap_or_default();
-        let count = list.items.len();
-        pods.listed(list.items)?;
+        let selector = format!("spec.nodeName={}", self.node);
+        pods.begin();
+        let list = list(&client, &selector, pods);
+        let late = |_| format!("the list has not ended within {} s", LONGEST_LIST.as_secs());
+        let (count, mut version) = timeout(LONGEST_LIST, list).await.map_err(late)??;
         told.clear();
         tracing::info!(node = self.node, pods = count, "following the node's Pods");
+        let api = Api::<Pod>::all(client);
         let params = WatchParams::default().fields(&selector).timeout(WATCH);
         let mut checked = Instant::now();
         loop {
@@ -180,6 +186,35 @@ impl Cluster {
                 sleep(PAUSES.0.mul_f64(1.0 + fastrand::f64())).await;
             }
         }
+    }
+}
+
+/// Tells `pods` of all Pods that there are, one after the other; gives their number and the version of the list.
+async fn list(
+    client: &Client,
+    selector: &str,
+    pods: &mut impl Pods,
+) -> Result<(usize, String), String> {
+    // Any version: the API server answers from its memory, as it does to kubelet.
+    let params = ListParams::default().fields(selector).match_any();
+    let request = Request::new(Pod::url_path(&(), None)).list(&params);
+    let request = request.map_err(|error| autoport::error::in_one_line(&error))?;
+    let mut answer = pin!(in_time(client.request_stream(request)).await?);
+    let (mut items, mut count) = (Items::default(), 0);
+    loop {
+        let failed = |error: io::Error| format!("the list has broken off: {error}");
+        let late = |_| format!("nothing has come for {} s", LIMIT.as_secs());
+        let bytes = timeout(LIMIT, answer.fill_buf()).await.map_err(late)?.map_err(failed)?;
+        if bytes.is_empty() {
+            return Ok((count, items.version()?));
+        }
+        items.read(bytes, &mut |text| {
+            count += 1;
+            let pod = serde_json::from_slice(text);
+            pods.changed(&pod.map_err(|error| format!("the list has no Pod: {error}"))?)
+        })?;
+        let length = bytes.len();
+        answer.consume_unpin(length);
     }
 }
 
