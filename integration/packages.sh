@@ -116,4 +116,9 @@ for folder in deploy/kubernetes deploy/kubernetes/uninstall; do
             die "$folder, Kubernetes $kubernetes: $text"
     done
 done
+"$TOOLS/bookworm-kubectl/usr/bin/kubectl" kustomize deploy/kubernetes >"$kustomized"
+equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \
+    "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch ---"
+equal "how many containers have their token" \
+    "$(grep -c 'mountPath: /var/run/secrets/kubernetes.io/serviceaccount' "$kustomized")" 2
 step "all well"
