@@ -208,9 +208,11 @@ fn refuse_lonely(annotations: &Annotations, kubewharf: KubeWharf) -> Result<(), 
     let mut keys = keys.iter().chain(&[RANGE, ALLOCATION]);
     let lonely = keys.find_map(|key| Some((key, annotations.get(key)?)));
     let Some((key, value)) = lonely else { return Ok(()) };
+    let declared = ", and the Pod declares none without a hostPort";
     let wrong = format!(
-        "but no port is named, and the Pod declares none without a hostPort: name the ports in the \
-         annotation {PORTS}, as in \"http=8080, game=7777/udp\""
+        "but no port is named{}: name the ports in the annotation {PORTS}, as in \"http=8080, \
+         game=7777/udp\"",
+        if *key == KUBEWHARF { declared } else { "" }
     );
     Err(Error::annotation(key, value, wrong))
 }

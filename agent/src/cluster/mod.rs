@@ -3,7 +3,6 @@
 mod items;
 
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -86,7 +85,8 @@ pub enum Error {
 /// The API server, and the node whose Pods count.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    config: kube::Config,
+    /// In a Pod it is read for each session: the certificate may come later, and changes.
+    config: Option<kube::Config>,
     node: String,
 }
 
@@ -104,7 +104,7 @@ impl Cluster {
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
             return Err(Error::HostName { path: path.to_owned(), host: host.to_owned() });
         }
-        Ok(Self { config, node })
+        Ok(Self { config: Some(config), node })
     }
 
     /// The API server of the cluster in whose Pod this process runs.
@@ -112,25 +112,21 @@ impl Cluster {
     /// # Errors
     /// Why there is none, in words.
     pub fn of_pod(node: String) -> Result<Self, String> {
-        let config = match kube::Config::incluster_env() {
-            Ok(config) => config,
-            Err(InClusterError::ReadEnvironmentVariable(_)) => {
-                return Err("this is no Pod of a cluster, and no kubeconfig is given".to_owned());
-            }
-            Err(error) => return Err(autoport::error::in_one_line(&error)),
-        };
+        if let Err(InClusterError::ReadEnvironmentVariable(_)) = kube::Config::incluster_env() {
+            return Err("this is no Pod of a cluster, and no kubeconfig is given".to_owned());
+        }
         if !Path::new(TOKEN).exists() {
             return Err(format!(
                 "the Pod has no {TOKEN}: its ServiceAccount's token is not mounted"
             ));
         }
-        Ok(Self { config, node })
+        Ok(Self { config: None, node })
     }
 
     /// Tells `pods` of the node's Pods for ever.
     pub async fn watch(self, pods: &mut impl Pods) {
         let (mut told, mut pause) = (String::new(), PAUSES.0);
-        let (node, url) = (self.node.clone(), self.config.cluster_url.clone());
+        let node = self.node.clone();
         loop {
             let begun = Instant::now();
             let Err(reason) = self.session(pods, &mut told).await;
@@ -142,7 +138,7 @@ impl Cluster {
             if told != reason {
                 tracing::warn!(
                     node,
-                    "cannot follow the node's Pods at {url}: {reason}; trying again, meanwhile Pods that need \
+                    "cannot follow the node's Pods: {reason}; trying again, meanwhile Pods that need \
                      their spec wait"
                 );
                 told = reason;
@@ -154,14 +150,17 @@ impl Cluster {
 
     /// Lists the Pods and follows their changes until something fails.
     async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
-        let client = Client::try_from(self.config.clone()).map_err(|error| words(&error))?;
+        let config = self.config.clone().map_or_else(kube::Config::incluster_env, Ok);
+        let config = config.map_err(|error| words(&error))?;
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).map_err(|error| words(&error))?;
         let selector = format!("spec.nodeName={}", self.node);
         pods.begin();
         let list = list(&client, &selector, pods);
         let late = |_| format!("the list has not ended within {} s", LONGEST_LIST.as_secs());
         let (count, mut version) = timeout(LONGEST_LIST, list).await.map_err(late)??;
         told.clear();
-        tracing::info!(node = self.node, pods = count, "following the node's Pods");
+        tracing::info!(node = self.node, server, pods = count, "following the node's Pods");
         let api = Api::<Pod>::all(client);
         let params = WatchParams::default().fields(&selector).timeout(WATCH);
         let mut checked = Instant::now();
@@ -198,7 +197,7 @@ async fn list(
     // Any version: the API server answers from its memory, as it does to kubelet.
     let params = ListParams::default().fields(selector).match_any();
     let request = Request::new(Pod::url_path(&(), None)).list(&params);
-    let request = request.map_err(|error| autoport::error::in_one_line(&error))?;
+    let request = request.map_err(|error| words(&error))?;
     let mut answer = pin!(in_time(client.request_stream(request)).await?);
     let (mut items, mut count) = (Items::default(), 0);
     loop {
@@ -241,7 +240,7 @@ async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, S
 }
 
 /// An error with its causes, each of which may have the text of those below it already.
-fn words(error: &kube::Error) -> String {
+fn words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
