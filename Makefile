@@ -100,10 +100,14 @@ bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pi
 	@scripts/build.sh
 	scripts/bench.sh $(STAGE)
 
-bench-agent: dist/autoport dist/autoport-agent ## what the node agent adds to containerd's RunPodSandbox and CreateContainer; as root
+bench-agent: dist/autoport dist/autoport-agent ## what the node agent adds to containerd's calls, what it takes while idle, and how soon it restores the table; as root
 	@integration/setup.sh clients
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --test runtimes \
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture what_the_agent_costs
+	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
+		cargo test --locked --package autoport-agent --test node -- --ignored --nocapture what_an_idle_agent_takes
+	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
+		cargo test --locked --test integration -- --include-ignored --nocapture the_time_to_restore_of_the_agent
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

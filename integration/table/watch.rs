@@ -5,10 +5,12 @@ mod agent;
 mod cost;
 mod damage;
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -48,9 +50,10 @@ impl Watch {
         Self::run(&words.chain(["repair".into(), "--watch".into()]).collect::<Vec<_>>())
     }
 
-    /// The node agent, for a runtime that does not run.
+    /// The node agent, for a runtime that does not run: the one that was built with the plugin, or another.
     fn of_agent() -> Self {
-        let agent = Plugin::Autoport.path().with_file_name("autoport-agent");
+        let built = || Plugin::Autoport.path().with_file_name("autoport-agent");
+        let agent = env::var_os("AUTOPORT_AGENT").map_or_else(built, PathBuf::from);
         assert!(agent.exists(), "{}: cargo build --package autoport-agent", agent.display());
         Self::run(&[agent.into_os_string(), "--socket".into(), "/run/none.sock".into()])
     }
@@ -114,12 +117,15 @@ impl Watch {
         line.unwrap_or_else(|| panic!("{field} in {text}")).trim().to_owned()
     }
 
-    /// How long it has had a processor.
+    /// How long its threads have had a processor.
     fn processor_time(&self) -> Duration {
-        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.child.id()));
-        let text = text.expect("the watch is running");
-        let nanoseconds = text.split(' ').next().and_then(|number| number.parse().ok());
-        Duration::from_nanos(nanoseconds.expect("a number"))
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = threads.expect("the watch is running").flatten();
+        let times = threads.filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok()
+        });
+        times.map(Duration::from_nanos).sum()
     }
 
     /// Ticks of the processor, in user mode and in the kernel's.

@@ -23,7 +23,7 @@ const BURST: Duration = Duration::from_millis(50);
 /// damages the table again and again cannot keep the node busy, and is short again after [`CALM`]
 /// without one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 const CALM: Duration = Duration::from_secs(10);
 
 /// Restores the table of the store at `store` until `stop` is ready.

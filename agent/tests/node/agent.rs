@@ -1,5 +1,6 @@
 //! The executable on a node of its own: a network namespace and a state directory.
 
+use std::env;
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -39,7 +40,8 @@ impl Node {
 
     /// Starts the agent for the runtime at `socket`.
     pub(crate) fn start(&self, socket: &PathBuf, options: &[&str]) -> Agent {
-        let child = Command::new(env!("CARGO_BIN_EXE_autoport-agent"))
+        let built = || env!("CARGO_BIN_EXE_autoport-agent").into();
+        let child = Command::new(env::var_os("AUTOPORT_AGENT").unwrap_or_else(built))
             .arg("--socket")
             .arg(socket)
             .arg("--node-file")

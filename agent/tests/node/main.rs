@@ -6,6 +6,7 @@
 mod agent;
 mod api;
 mod doors;
+mod figures;
 mod late;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::cost::time_to_restore;
+use super::cost::{time_to_restore, time_to_restore_in_a_fight};
 use super::{Watch, full_ruleset};
 use crate::stage::bare::{add, attachment, network, tcp};
 use crate::stage::netns::{elsewhere, in_one_transaction, nft};
@@ -35,4 +35,11 @@ fn agents_and_the_unit_restore_the_table_together() {
 fn the_time_to_restore_of_the_agent() {
     let records = in_one_transaction(5_000).max(1);
     elsewhere(|| time_to_restore(records, 1, Watch::of_agent));
+}
+
+#[test]
+#[ignore = "a measurement, run by make bench-agent"]
+fn the_time_to_restore_of_the_agent_in_a_fight() {
+    let records = in_one_transaction(5_000).max(1);
+    elsewhere(|| time_to_restore_in_a_fight(records, Watch::of_agent));
 }
