@@ -4,11 +4,12 @@ PREFIX ?= /opt/cni
 DESTDIR ?=
 T ?= 60
 N ?= 10000
+CONTAINERS ?= 500
 SEED ?= 1
 KERNELS ?= bookworm trixie
 OLD ?=
 
-.PHONY: help build deb image install demo readme-capture check test torture soak fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build deb image install demo readme-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -99,6 +100,12 @@ bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pi
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh $(STAGE)
+
+soak-agent: ## CONTAINERS=500 created by containerd while one of the node's two agents is killed or stopped; as root
+	@integration/setup.sh clients
+	cargo build --locked --package autoport-agent
+	SOAK_CONTAINERS=$(CONTAINERS) cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
+		-- --ignored --nocapture while_one_of_two_agents_is_hit
 
 bench-agent: dist/autoport dist/autoport-agent ## what the node agent adds to containerd's calls, what it takes while idle, and how soon it restores the table; as root
 	@integration/setup.sh clients

@@ -2,6 +2,7 @@
 
 mod away;
 mod cost;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -167,7 +168,17 @@ impl Containerd {
 
     /// The environment of the container's first process. That of a process started later is the same.
     fn environment(&self, container: &str) -> Environment {
-        let of = |process| variables(&self.exec(container, &["-print", process]));
+        let of = |process| {
+            let mut printed = (false, String::new());
+            // Until runc has started the program, nobody may read what its process has.
+            wait_until("the program runs", || {
+                printed = self.try_exec(container, &["-print", process]);
+                printed.0 || !printed.1.contains("permission denied")
+            });
+            let (ok, text) = printed;
+            assert!(ok, "{text}");
+            variables(&text)
+        };
         let (first, later) = (of("/proc/1/environ"), of("/proc/self/environ"));
         let told = |all: &Environment| -> Environment {
             let ours = |name: &str| name.starts_with("AUTOPORT_") || name.starts_with("PORT");
