@@ -70,9 +70,9 @@ pub(super) fn read(
     let most = ask.ports.max_per_pod;
     let parse = |text| grammar::parse(PORTS, text, most, declared.as_deref());
     let named = text.map_or(Ok(Vec::new()), parse)?;
-    let bcs = of(BCS, Dialect::Bcs).inspect(|value| bcs::warn_of(value, warnings));
-    let bcs = bcs.filter(|value| bcs::is_on(value));
-    let of_bcs = bcs.map(|_| bcs::items(annotations, mapped, &named, declared.as_deref(), most));
+    let bcs = of(BCS, Dialect::Bcs);
+    let of_bcs = bcs.filter(|value| bcs::is_on(value));
+    let of_bcs = of_bcs.map(|_| bcs::items(annotations, mapped, &named, declared.as_deref(), most));
     let of_bcs = of_bcs.transpose()?;
     let named = without_mapped(named, mapped, kubewharf)?;
     let mut annotation = (!named.is_empty()).then_some(PORTS);
@@ -108,6 +108,8 @@ pub(super) fn read(
     ask.dialects.extend((kubewharf != KubeWharf::Off).then_some(Dialect::KubeWharf));
     ask.dialects.extend(of_bcs.map(|_| Dialect::Bcs));
     (ask.requested, ask.annotation) = (list, annotation);
+    // Last, since all of this is done twice where the spec is needed.
+    warnings.extend(bcs.and_then(bcs::warning_of));
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Api {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let state = shared.clone();
-                thread::spawn(move || serve(stream, &state));
+                thread::spawn(move || serve(&stream, &state));
             }
         });
         Self { state, port }
@@ -112,8 +112,8 @@ impl Api {
     }
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>) {
-    let mut lines = BufReader::new(&stream).lines();
+fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
+    let mut lines = BufReader::new(stream).lines();
     loop {
         let Some(Ok(request)) = lines.next() else { return };
         while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
@@ -134,14 +134,14 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
         if path.contains("watch=true") {
             let from = path.split("resourceVersion=").nth(1).unwrap_or_default();
             let from = from.split('&').next().unwrap_or_default().parse().expect("a version");
-            let _ = watch(&stream, state, from);
+            let _ = watch(stream, state, from);
             return;
         }
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}",
             list.len()
         );
-        if (&stream).write_all(format!("{head}\r\n\r\n{list}").as_bytes()).is_err() {
+        if stream.write_all(format!("{head}\r\n\r\n{list}").as_bytes()).is_err() {
             return;
         }
     }

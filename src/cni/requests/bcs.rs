@@ -17,12 +17,11 @@ pub(super) fn is_on(value: &str) -> bool {
 }
 
 /// What looks like another yes is worth a word.
-pub(super) fn warn_of(value: &str, warnings: &mut Vec<String>) {
-    if !matches!(value, "true" | "false" | "") {
-        let value = quote(value);
-        warnings
-            .push(format!("annotation {BCS} is {value} and counts as off: only \"true\" is on"));
-    }
+pub(super) fn warning_of(value: &str) -> Option<String> {
+    let is_odd = !matches!(value, "true" | "false" | "");
+    is_odd.then(|| {
+        format!("annotation {BCS} is {} and counts as off: only \"true\" is on", quote(value))
+    })
 }
 
 /// What is left to choose: the listed ports that neither the port mappings nor our own annotation

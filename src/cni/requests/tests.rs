@@ -61,6 +61,8 @@ fn claim_with(
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.5/16"}]},
     });
     let parsed = Call::parse(&env, conf.to_string().as_bytes(), || Ok(None), declared)?;
+    let warned: BTreeSet<_> = parsed.warnings.iter().collect();
+    assert_eq!(warned.len(), parsed.warnings.len(), "said twice: {:?}", parsed.warnings);
     let Call::Add(claim) = parsed.call else { panic!("an ADD became something else") };
     Ok(claim.ask)
 }
@@ -246,6 +248,7 @@ fn kubewharfs_annotation_alone_asks_for_every_declared_port() {
     let ask = of_spec(SPEC, &[], &[(KUBEWHARF, "random"), (RANGE, "game")]);
     assert!(ask.requested.iter().all(|request| request.range.as_deref() == Some("game")));
     assert_eq!(ask.allocation, crate::model::Allocation::Random);
+    assert_eq!(of_spec(SPEC, &[], &[on, (BCS, "maybe")]).requested.len(), 4, "warned of once");
 }
 
 #[test]
