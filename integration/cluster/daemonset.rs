@@ -116,7 +116,8 @@ impl Cluster {
     /// Waits until the log of this `DaemonSet`, `install` or `uninstall`, says all of that.
     fn wait_for_log(&self, component: &str, parts: &[&str]) {
         let label = format!("app.kubernetes.io/component={component}");
-        let words = ["--namespace=kube-system", "logs", "--prefix", "--tail=-1", "-l", &label];
+        let logs = ["--namespace=kube-system", "logs", "--prefix", "--tail=-1"];
+        let words = [&logs[..], &["-l", &label, "--container", component]].concat();
         wait_for(PATIENCE, &format!("the log of {component} says {parts:?}"), || {
             // While its container is made there is none.
             let (ok, said) = self.try_kubectl(&words);
