@@ -86,13 +86,13 @@ pub(super) const STEPS: [Step; 26] = [
     ),
     step(
         "lock",
-        "the state directory: ours, nobody else's to write, and in memory, so that nothing needs a sync",
-        &[("openat", "O_DIRECTORY"), ("statx", "S_IFDIR"), ("geteuid", ""), ("fstatfs", "TMPFS")],
+        "to run before normal threads until the lock is let go",
+        &[("sched_getscheduler", ""), ("sched_setscheduler", "SCHED_RR")],
     ),
     step(
         "lock",
-        "to run before normal threads until the lock is let go",
-        &[("sched_getscheduler", ""), ("sched_setscheduler", "SCHED_RR")],
+        "the state directory: ours, nobody else's to write, and in memory, so that nothing needs a sync",
+        &[("openat", "O_DIRECTORY"), ("statx", "S_IFDIR"), ("geteuid", ""), ("fstatfs", "TMPFS")],
     ),
     step(
         "lock",
