@@ -78,6 +78,8 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo build --locked --package autoport-agent
 	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'"
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
+	cargo test --locked --package autoport-agent --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
+		-- --ignored --exact taken::a_process_that_takes_the_port_of_a_pod_is_reported_once
 
 test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests and the units, built and inspected
 	@integration/setup.sh packages
