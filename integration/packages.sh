@@ -49,14 +49,14 @@ for path in man/man1/autoport{,-install,-agent}.1.gz bash-completion/completions
     zsh/vendor-completions/_autoport{,-agent} fish/vendor_completions.d/autoport{,-agent}.fish; do
     holds "$contents" "./usr/share/$path"
 done
-dpkg-deb -x "$deb" "$work/root"
-equal "what the package has" "$("$work/root/usr/sbin/autoport" --version)" "$version"
-equal "its agent" "$("$work/root/usr/sbin/autoport-agent" --version)" "autoport-agent ${version#autoport }"
+dpkg-deb -x "$deb" "$work/unpacked"
+equal "what the package has" "$("$work/unpacked/usr/sbin/autoport" --version)" "$version"
+equal "its agent" "$("$work/unpacked/usr/sbin/autoport-agent" --version)" "autoport-agent ${version#autoport }"
 while read -r program; do
-    [ -x "$work/root$program" ] || die "a unit of the package runs $program, which it does not contain"
-done < <(sed -n 's,^Exec[A-Za-z]*=[-@:+!]*\([^ ]*\).*,\1,p' "$work"/root/lib/systemd/system/*)
+    [ -x "$work/unpacked$program" ] || die "a unit of the package runs $program, which it does not contain"
+done < <(sed -n 's,^Exec[A-Za-z]*=[-@:+!]*\([^ ]*\).*,\1,p' "$work"/unpacked/lib/systemd/system/*)
 dpkg-deb -e "$deb" "$work/control"
-(cd "$work/root" && md5sum --quiet -c "$work/control/md5sums")
+(cd "$work/unpacked" && md5sum --quiet -c "$work/control/md5sums")
 
 step "its removal, while a network names it"
 mkdir -p "$work/etc"

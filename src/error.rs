@@ -143,9 +143,15 @@ pub fn causes(error: &Cause) -> String {
     chain(error).skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// An error with its causes.
+/// An error with its causes, but not those that it has in its own words.
 pub fn in_one_line(error: &Cause) -> String {
-    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    chain(error).map(ToString::to_string).fold(String::new(), |told, cause| {
+        match (told.is_empty(), told.contains(&cause)) {
+            (true, _) => cause,
+            (_, true) => told,
+            _ => format!("{told}: {cause}"),
+        }
+    })
 }
 
 /// Whether a lack of privilege is among an error and its causes.

@@ -194,3 +194,17 @@ fn the_arms_mean_what_they_say() {
         assert!(rows.contains(&(error.code(), name.to_owned())), "{name} is {}", error.code());
     }
 }
+
+#[test]
+fn a_cause_that_an_error_tells_itself_is_told_once() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Told {
+        text: &'static str,
+        source: Option<Box<Told>>,
+    }
+    let told = |text, source: Option<Told>| Told { text, source: source.map(Box::new) };
+    let lowest = told("connection refused", None);
+    let error = told("no answer", Some(told("it failed: connection refused", Some(lowest))));
+    assert_eq!(autoport::error::in_one_line(&error), "no answer: it failed: connection refused");
+}

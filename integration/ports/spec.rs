@@ -5,11 +5,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
-use nix::time::{ClockId, clock_gettime};
+use nix::fcntl::Flock;
 use serde_json::{Value, json};
 
 use super::choosing::{network, pod};
+use crate::stage::agent;
 use crate::stage::bare::{annotated, chosen, run, tcp};
 use crate::stage::chain::{Attachment, Main, Network};
 use crate::stage::node::{FIRST, Node};
@@ -47,11 +47,8 @@ fn write(text: &str) {
 /// An agent that is connected and follows the Pods of the node, while the result lives.
 fn connect() -> Flock<File> {
     fs::create_dir_all(Path::new(STATE).join("requests")).expect("/run is ours");
-    let lock = File::create(Path::new(STATE).join("agent.lock")).expect("a file");
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a time"));
-    let beat = json!({"version": 1, "connected": true, "heartbeat": now.as_nanos() as u64});
-    fs::write(Path::new(STATE).join("agent.json"), beat.to_string()).expect("a file");
-    Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("it is free")
+    agent::beat(Duration::ZERO);
+    agent::lead()
 }
 
 /// Insists that an ADD is rejected, and quickly if it need not wait.

@@ -33,7 +33,7 @@ impl Dismantled {
 
     fn of(shared: &Shared, dry_run: bool) -> Result<Self, Error> {
         let (mut records, unreadable) = split(shared.records()?);
-        // In a dry run, whoever is provably gone would have been collected.
+        // Without --dry-run, `collect` has removed these records before.
         records.retain(|record| !dry_run || Fate::of(&record.owner) != Fate::Gone);
         let holders = records.iter().map(|record| record.owner.to_string()).collect();
         Ok(Self { holders, unreadable: unreadable.len(), ..Self::default() })

@@ -28,7 +28,7 @@ pub struct Listing {
     pub unreadable: Vec<Unread>,
 }
 
-/// Somebody whose record cannot be read.
+/// A holder whose record cannot be read.
 #[derive(Debug, Serialize)]
 pub struct Unread {
     /// Who.

@@ -7,7 +7,8 @@ use crate::store::Agent;
 pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
     report.check("agent");
     let required = configs.iter().any(|config| config.agent_required);
-    let remedy = "start autoport-agent; its log says why it is not connected";
+    let remedy = "start autoport-agent; its log says why it is not connected. On a node that is to have none \
+                  any more, delete agent.json in the state directory";
     match facts.agent {
         Some(Agent { connected: true, .. }) => {
             report.ok("a node agent is connected to the container runtime");

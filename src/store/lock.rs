@@ -28,9 +28,7 @@ pub(super) enum Mode {
 }
 
 /// The lock, until this is dropped: first the file, for which others wait.
-#[derive(Debug)]
-#[expect(dead_code, reason = "they are there to be dropped")]
-pub(super) struct Lock(pub(super) File, pub(super) RealTime);
+pub(super) type Lock = (File, RealTime);
 
 /// Since when, for how long, and who is told.
 pub(super) struct Wait<'a> {
@@ -47,18 +45,30 @@ impl<'a> Wait<'a> {
     }
 
     /// Takes the lock on `file`, or gives up when the patience is used up. Gives the file that has the
-    /// lock: it may be another opening of the same one.
-    pub(super) fn take(&mut self, file: File, path: &Path, mode: Mode) -> Result<File, Error> {
+    /// lock: it may be another opening of the same one. `prepare` makes what goes with it, before it
+    /// is taken.
+    pub(super) fn take<T>(
+        &mut self,
+        file: File,
+        path: &Path,
+        mode: Mode,
+        prepare: fn() -> T,
+    ) -> Result<(File, T), Error> {
+        let ready = prepare();
         if attempt(&file, mode).map_err(Error::io("lock", path))? {
-            return Ok(file);
+            return Ok((file, ready));
         }
+        // Naming the holder takes as long as others have locks.
+        drop(ready);
         let left = self.until.saturating_duration_since(Instant::now());
         let taken = if left.is_zero() {
             None
         } else {
             let (lock, holder) = (path.to_owned(), holder_of(&file));
             self.log.note(Event::Waiting { lock, patience: left, holder });
-            Waiter::wait(&file, mode, self.until).map_err(Error::io("lock", path))?
+            let ready = prepare();
+            let taken = Waiter::wait(&file, mode, self.until).map_err(Error::io("lock", path))?;
+            taken.map(|file| (file, ready))
         };
         taken.ok_or_else(|| {
             let (waited, holder) = (self.begun.elapsed(), holder_of(&file));

@@ -131,20 +131,19 @@ impl Store {
     /// was written by a later version, or cannot be used.
     pub fn lock(&self, log: &mut dyn Log) -> Result<Locked, Error> {
         let mut wait = Wait::new(self.patience, self.deadline, log);
-        let real_time = RealTime::begin();
         loop {
             let disk = Disk::create(&self.dir)?;
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Exclusive)? else { continue };
-            let file = wait.take(file, &path, Mode::Exclusive)?;
-            if guards(&file, &path).map_err(Error::io("examine", &path))? {
+            let lock = wait.take(file, &path, Mode::Exclusive, RealTime::begin)?;
+            if guards(&lock.0, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_writer(&disk, || match &self.persistent {
                     Some(kept) => reservation::bring_back(&disk, kept, wait.log()),
                     None => Ok(()),
                 })?;
                 let persistent = self.persistent.clone();
-                let lock = Some(Lock(file, real_time));
-                let shared = Shared { disk, instance, lock, deadline: self.deadline };
+                let (lock, deadline) = (Some(lock), self.deadline);
+                let shared = Shared { disk, instance, lock, deadline };
                 let (changed, leaving) = (RefCell::default(), RefCell::default());
                 return Ok(Locked { shared, persistent, changed, leaving });
             }
@@ -158,15 +157,14 @@ impl Store {
     /// As for [`Store::lock`].
     pub fn read(&self, log: &mut dyn Log) -> Result<Option<Shared>, Error> {
         let mut wait = Wait::new(self.patience, self.deadline, log);
-        let real_time = RealTime::begin();
         loop {
             let Some(disk) = Disk::open(&self.dir)? else { return Ok(None) };
             let path = disk.full(LOCK);
             let Some(file) = disk.lock_file(LOCK, Mode::Shared)? else { return Ok(None) };
-            let file = wait.take(file, &path, Mode::Shared)?;
-            if guards(&file, &path).map_err(Error::io("examine", &path))? {
+            let lock = wait.take(file, &path, Mode::Shared, RealTime::begin)?;
+            if guards(&lock.0, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_reader(&disk)?;
-                let (lock, deadline) = (Some(Lock(file, real_time)), self.deadline);
+                let (lock, deadline) = (Some(lock), self.deadline);
                 let shared = |instance| Shared { disk, instance, lock, deadline };
                 return Ok(instance.map(shared));
             }

@@ -161,7 +161,7 @@ impl Unlocked {
                 }
                 opened => opened.map_err(Error::io("open", &path))?,
             };
-            let dir = wait.take(dir, &path, Mode::Exclusive)?;
+            let (dir, ()) = wait.take(dir, &path, Mode::Exclusive, || ())?;
             if lock::guards(&dir, &path).map_err(Error::io("examine", &path))? {
                 return Ok(dir);
             }

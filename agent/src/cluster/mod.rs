@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use autoport::error::in_one_line;
 use futures_util::TryStreamExt as _;
 use futures_util::io::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -151,9 +152,9 @@ impl Cluster {
     /// Lists the Pods and follows their changes until something fails.
     async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
         let config = self.config.clone().map_or_else(kube::Config::incluster_env, Ok);
-        let config = config.map_err(|error| words(&error))?;
+        let config = config.map_err(|error| in_one_line(&error))?;
         let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(|error| words(&error))?;
+        let client = Client::try_from(config).map_err(|error| in_one_line(&error))?;
         let selector = format!("spec.nodeName={}", self.node);
         pods.begin();
         let list = list(&client, &selector, pods);
@@ -175,7 +176,7 @@ impl Cluster {
                     checked = Instant::now();
                     continue;
                 };
-                let Some(event) = event.map_err(|error| words(&error))? else { break };
+                let Some(event) = event.map_err(|error| in_one_line(&error))? else { break };
                 heard = Instant::now();
                 if let Some(seen) = tell(pods, event)? {
                     version = seen;
@@ -197,7 +198,7 @@ async fn list(
     // Any version: the API server answers from its memory, as it does to kubelet.
     let params = ListParams::default().fields(selector).match_any();
     let request = Request::new(Pod::url_path(&(), None)).list(&params);
-    let request = request.map_err(|error| words(&error))?;
+    let request = request.map_err(|error| in_one_line(&error))?;
     let mut answer = pin!(in_time(client.request_stream(request)).await?);
     let (mut items, mut count) = (Items::default(), 0);
     loop {
@@ -236,19 +237,5 @@ fn tell(pods: &mut impl Pods, event: WatchEvent<Pod>) -> Result<Option<String>, 
 /// What is asked for, if the answer begins, and a list ends, before [`LIMIT`].
 async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
     let late = |_| format!("there is no answer within {} s", LIMIT.as_secs());
-    timeout(LIMIT, asked).await.map_err(late)?.map_err(|error| words(&error))
-}
-
-/// An error with its causes, each of which may have the text of those below it already.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        next = cause.source();
-    }
-    words
+    timeout(LIMIT, asked).await.map_err(late)?.map_err(|error| in_one_line(&error))
 }

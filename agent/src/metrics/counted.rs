@@ -37,23 +37,20 @@ pub enum Allocation {
     Released,
     /// They could not be released, and are still held.
     Kept,
-    /// The plugin had assigned them, and its DEL was lost.
-    Collected,
 }
 
 impl Allocation {
-    const ALL: [Self; 5] =
-        [Self::Assigned, Self::Rejected, Self::Released, Self::Kept, Self::Collected];
+    const ALL: [Self; 4] = [Self::Assigned, Self::Rejected, Self::Released, Self::Kept];
 
-    const fn labels(self) -> Labels<2> {
+    const fn labels(self, is_on_host: bool) -> Labels<2> {
+        let network = if is_on_host { "host" } else { "pod" };
         let result = match self {
             Self::Assigned => "assigned",
             Self::Rejected => "rejected",
             Self::Released => "released",
             Self::Kept => "kept",
-            Self::Collected => return [("network", "pod"), ("result", "released")],
         };
-        [("network", "host"), ("result", result)]
+        [("network", network), ("result", result)]
     }
 }
 
@@ -133,7 +130,7 @@ impl Default for Metrics {
         counted.register();
         // A counter that appears with its first event has no rate before the second one.
         for allocation in Allocation::ALL {
-            drop(counted.allocations.get_or_create(&allocation.labels()));
+            drop(counted.allocations.get_or_create(&allocation.labels(true)));
         }
         for repair in Repair::ALL {
             drop(counted.repairs.get_or_create(&repair.labels()));
@@ -215,11 +212,11 @@ impl Metrics {
         Ok(text)
     }
 
-    pub fn is_connected(&self, connected: bool) {
+    pub fn set_connected(&self, connected: bool) {
         self.0.connected.set(connected.into());
     }
 
-    pub fn is_leader(&self, leads: bool) {
+    pub fn set_leader(&self, leads: bool) {
         self.0.leader.set(leads.into());
         if !leads {
             // Another agent counts them from now on.
@@ -250,8 +247,8 @@ impl Metrics {
         self.0.uninjected.inc();
     }
 
-    pub fn allocation(&self, allocation: Allocation) {
-        self.0.allocations.get_or_create(&allocation.labels()).inc();
+    pub fn allocation(&self, allocation: Allocation, is_on_host: bool) {
+        self.0.allocations.get_or_create(&allocation.labels(is_on_host)).inc();
     }
 
     pub fn repair(&self, repair: Repair) {

@@ -33,12 +33,12 @@ impl Health {
     }
 
     /// The agent is connected to the runtime, and the runtime has told it what exists.
-    pub fn is_ready(&self) {
+    pub fn set_ready(&self) {
         self.state().unready = None;
     }
 
     /// The agent cannot answer the runtime.
-    pub fn is_unready(&self, reason: String) {
+    pub fn set_unready(&self, reason: String) {
         self.state().unready = Some(reason);
     }
 
@@ -73,11 +73,11 @@ mod tests {
     fn an_agent_is_ready_while_it_is_connected_and_runs() {
         let health = Health::default();
         assert!(health.alive().is_ok() && health.ready().is_err());
-        health.is_ready();
+        health.set_ready();
         assert_eq!(health.ready(), Ok(()));
-        health.is_unready("closed".to_owned());
+        health.set_unready("closed".to_owned());
         assert_eq!(health.ready(), Err("closed".to_owned()));
-        health.is_ready();
+        health.set_ready();
         health.state().ran = Instant::now().checked_sub(DEAD * 2).expect("the machine is older");
         assert!(health.alive().is_err() && health.ready().is_err());
         health.runs();

@@ -100,7 +100,7 @@ fn a_static_pod_has_the_uid_that_kubelet_gave_it() {
         identify(&pod(&json!({MIRROR: mirror}), &json!({"containers": []}))).map(|pod| pod.uid)
     };
     assert_eq!(of(hash).as_deref(), Some(hash));
-    // The UID of somebody else's Pod.
+    // The UID of another Pod.
     assert_eq!(of("0b1c8a50-4a8a-4c6e-9d53-6d2f9c1e0002"), None);
     assert_eq!(of("../../etc"), None);
     let plain = identify(&pod(&json!({}), &json!({"containers": []}))).expect("a Pod");

@@ -43,7 +43,7 @@ struct Book {
     store: Store,
     metrics: Metrics,
     known: BTreeMap<String, Known>,
-    /// Files of other Pods, each with the time of the first look.
+    /// Files of Pods that are not known, each with the time of the first look.
     strange: BTreeMap<String, Instant>,
     /// What was said of Pods that declare too much.
     told: BTreeSet<String>,

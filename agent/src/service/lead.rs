@@ -80,7 +80,7 @@ impl Lead {
                     self.worker.send(Task::Event(job, duty, role))
                 }
             };
-            self.metrics.is_leader(self.keeper.leads());
+            self.metrics.set_leader(self.keeper.leads());
             if sent.is_err() {
                 return;
             }

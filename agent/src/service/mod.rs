@@ -1,6 +1,6 @@
 //! The agent at work: one session with the runtime after the other, a thread that decides who answers, one
-//! that uses store and kernel for the events, and one that restores the table. The session's thread itself touches no disk, so that no disk keeps an event
-//! beyond its deadline.
+//! that uses store and kernel for the events, and some that no event waits for. The session's thread itself
+//! touches no disk, so that no disk keeps an event beyond its deadline.
 
 mod declared;
 mod lead;
@@ -57,8 +57,8 @@ pub struct Service {
 /// How often holders whose sandboxes do not exist are looked for.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// At every so manieth look the runtime is asked for its list: it may not have told of the end of a sandbox
-/// whose DEL was lost.
+/// Every 20th look asks the runtime for its list: it may not have told of the end of a sandbox whose DEL was
+/// lost.
 const LISTED_LOOK: u32 = 20;
 
 /// How long the runtime may take for its list.
@@ -137,8 +137,8 @@ impl Service {
             let (Over::Session(error), Ok(())) = (over, closed) else { return };
             // The same failure, ten times in a second, is one line.
             let reason = autoport::error::in_one_line(&error);
-            self.metrics.is_connected(false);
-            self.health.is_unready(format!("not connected to the runtime: {reason}"));
+            self.metrics.set_connected(false);
+            self.health.set_unready(format!("not connected to the runtime: {reason}"));
             if reason != told {
                 tracing::warn!(
                     socket = %self.settings.socket.display(),
@@ -179,8 +179,8 @@ impl Service {
             session.answer(stream, answer).await?;
             self.metrics.request(method, outcome, begun.elapsed());
             if is_first {
-                self.metrics.is_connected(true);
-                self.health.is_ready();
+                self.metrics.set_connected(true);
+                self.health.set_ready();
             }
             if is_over {
                 return Err(Over::Thread);

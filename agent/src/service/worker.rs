@@ -292,9 +292,9 @@ impl Worker {
         let config = config.map_err(|error| Rejection::new("configuration", error.to_string()))?;
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
         let claimed = hostnet::claim(pod, config, &mut call, limits.is_awaited)
-            .inspect_err(|_| self.metrics.allocation(Allocation::Rejected))?;
+            .inspect_err(|_| self.metrics.allocation(Allocation::Rejected, true))?;
         if let Some(claimed) = &claimed {
-            self.metrics.allocation(Allocation::Assigned);
+            self.metrics.allocation(Allocation::Assigned, true);
             let ports: Vec<_> = claimed.record.chosen_numbers().into_iter().collect();
             tracing::info!(namespace = pod.namespace, pod = pod.name, ?ports, "assigned");
         }
@@ -308,13 +308,13 @@ impl Worker {
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
         match hostnet::release(&pod.uid, limits.leads, &mut call) {
             Ok(true) => {
-                self.metrics.allocation(Allocation::Released);
+                self.metrics.allocation(Allocation::Released, true);
                 tracing::info!(namespace = pod.namespace, pod = pod.name, "released");
             }
             Ok(false) => {}
             // The removal of the sandbox, or a later look, tries again.
             Err(error) => {
-                self.metrics.allocation(Allocation::Kept);
+                self.metrics.allocation(Allocation::Kept, true);
                 tracing::warn!(pod = pod.name, "cannot release host ports: {error}");
             }
         }
@@ -416,18 +416,15 @@ impl Worker {
         self.needs_list.store(records.iter().any(may_end_unseen), Ordering::Relaxed);
         let leads = || self.pulse.has_still(role, self.clock.now());
         for record in self.suspects.look(records, &self.sandboxes, Instant::now(), call.now) {
-            let holder = &record.owner.holder;
+            let (holder, is_on_host) = (&record.owner.holder, hostnet::is_of_host(record));
             match app::release(call.store, holder, &leads, call.now, call.log) {
                 Ok(()) if leads() => {
-                    let is_of_host = hostnet::is_of_host(record);
-                    let released =
-                        if is_of_host { Allocation::Released } else { Allocation::Collected };
-                    self.metrics.allocation(released);
+                    self.metrics.allocation(Allocation::Released, is_on_host);
                     tracing::info!(%holder, "released the host ports of a sandbox that no longer exists");
                 }
                 Ok(()) => {}
                 Err(error) => {
-                    self.metrics.allocation(Allocation::Kept);
+                    self.metrics.allocation(Allocation::Kept, is_on_host);
                     let error = error.in_one_line();
                     tracing::warn!(%holder, "cannot release host ports: {error}");
                 }

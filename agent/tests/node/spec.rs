@@ -169,7 +169,7 @@ fn large_pods_do_not_fill_the_memory() {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it runs");
     let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a figure");
     let most: u64 = most.trim().trim_end_matches(" kB").parse().expect("a number");
-    assert!(most < 48 << 10, "{most} kB, and the DaemonSet permits 64 MiB");
+    assert!(most < 48 << 10, "{most} kB for 64 Pods of a megabyte each");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(super) const START: &str = "runtime start";
 pub(super) const EXIT: &str = "exit";
 
 /// An ADD on a node that has the table, in order. `brk` is memory for whatever is being done.
-pub(super) const STEPS: [Step; 26] = [
+pub(super) const STEPS: [Step; 25] = [
     step(
         START,
         "the C library's start, in every static program: heap, thread, stack guard; what is constant \
@@ -86,18 +86,19 @@ pub(super) const STEPS: [Step; 26] = [
     ),
     step(
         "lock",
-        "to run before normal threads until the lock is let go",
-        &[("sched_getscheduler", ""), ("sched_setscheduler", "SCHED_RR")],
-    ),
-    step(
-        "lock",
         "the state directory: ours, nobody else's to write, and in memory, so that nothing needs a sync",
         &[("openat", "O_DIRECTORY"), ("statx", "S_IFDIR"), ("geteuid", ""), ("fstatfs", "TMPFS")],
     ),
     step(
         "lock",
-        "the lock, and that it is still the file of this name",
-        &[("openat", "\"lock\""), ("flock", "LOCK_EX"), ("statx", "S_IFREG")],
+        "the lock, for which this thread runs before normal ones, and that it is still the file of this name",
+        &[
+            ("openat", "\"lock\""),
+            ("sched_getscheduler", ""),
+            ("sched_setscheduler", "SCHED_RR"),
+            ("flock", "LOCK_EX"),
+            ("statx", "S_IFREG"),
+        ],
     ),
     step(
         "store",

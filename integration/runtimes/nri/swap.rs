@@ -37,7 +37,7 @@ struct Tally {
 }
 
 #[test]
-#[ignore = "takes ten minutes, run by make soak-agent"]
+#[ignore = "takes three minutes, run by make soak-agent"]
 #[expect(clippy::print_stderr, reason = "the figures are what the test is run for")]
 fn no_container_lacks_its_variables_while_one_of_two_agents_is_hit() {
     let node = Containerd::with_agents(same);

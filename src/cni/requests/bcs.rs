@@ -61,7 +61,7 @@ pub(super) fn items<'a>(
             continue;
         }
         if annotations.bcs_container_port {
-            // Whoever listens on the chosen number knows it by the one that was written.
+            // The container looks its number up under the port that the annotation lists.
             item.request.name = Some(own.to_string());
             item.request.container_port = ContainerPort::Same;
         }

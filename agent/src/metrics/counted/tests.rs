@@ -3,14 +3,14 @@ use super::*;
 #[test]
 fn what_is_counted_has_the_names_of_the_documentation() {
     let metrics = Metrics::default();
-    metrics.is_connected(true);
-    metrics.is_leader(true);
+    metrics.set_connected(true);
+    metrics.set_leader(true);
     let took = Duration::from_micros(400);
     metrics.request("CreateContainer", Outcome::Answered, took);
     metrics.request("RunPodSandbox", Outcome::Rejected("full"), took);
     metrics.injected(2);
     metrics.uninjected();
-    metrics.allocation(Allocation::Assigned);
+    metrics.allocation(Allocation::Assigned, true);
     metrics.repair(Repair::Mended);
     metrics.waits_for_lock();
     metrics.port_taken();
@@ -42,7 +42,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
-    metrics.is_leader(false);
+    metrics.set_leader(false);
     let text = metrics.text().expect("a string takes everything");
     assert!(!text.contains("protocol=\"tcp\""), "another agent counts the ranges: {text}");
 }
