@@ -22,6 +22,7 @@
 #   cni-sid/             test                 sid's reference plugins, beside this release's in /usr/lib/cni
 #   cni-bookworm/        bench                those of Debian 12, with portmap 1.1.1
 #   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
+#   trixie/              clients              containerd 1.7
 #   sid/                 clients              containerd 2
 #   bookworm-kubectl/    packages             kubectl 1.20, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
@@ -74,9 +75,12 @@ packages_kernels=(qemu-system-x86)
 
 read -ra kernels <<<"${KERNELS:-bookworm trixie}"
 
-# What is unpacked for `clients`. Podman still has CNI in it only in Debian 12.
-bookworm_clients=(podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4)
-sid_clients=(containerd)
+# What is unpacked for `clients`, by release. Podman still has CNI in it only in Debian 12.
+declare -A clients=(
+    [bookworm]="podman conmon runc containerd libassuan0 libdevmapper1.02.1 libglib2.0-0 libgpgme11 libseccomp2 libsubid4"
+    [trixie]=containerd
+    [sid]=containerd
+)
 sid_cri=(
     golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
     golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
@@ -299,8 +303,7 @@ replace() {
 how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/programs/libcni/main.go")"; }
 how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
-how_bookworm() { printf 'recipe %s %s %s' "$recipe" "$arch" "${bookworm_clients[*]}"; }
-how_sid() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_clients[*]}"; }
+how_clients() { printf 'recipe %s %s %s' "$recipe" "$arch" "${clients[$1]}"; }
 how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
 how_kubernetes() {
     printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
@@ -328,8 +331,7 @@ have_fuzzer() {
     [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
 }
 
-have_bookworm() { [ -x "$TOOLS/bookworm/usr/bin/podman" ] && stamped bookworm "$(how_bookworm)"; }
-have_sid() { [ -x "$TOOLS/sid/usr/bin/containerd" ] && stamped sid "$(how_sid)"; }
+have_clients() { [ -x "$TOOLS/$1/usr/bin/containerd" ] && stamped "$1" "$(how_clients "$1")"; }
 have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
 have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
 have_cache_kubernetes() {
@@ -355,8 +357,8 @@ have_tools() {
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
     [ "$level" != test ] || have_previous || return 1
-    [ "$level" != kubernetes ] || { have_bookworm && have_cri && have_kubernetes || return 1; }
-    [ "$level" != clients ] || { have_bookworm && have_sid && have_cri || return 1; }
+    [ "$level" != kubernetes ] || { have_clients bookworm && have_cri && have_kubernetes || return 1; }
+    [ "$level" != clients ] || { have_clients bookworm && have_clients trixie && have_clients sid && have_cri || return 1; }
     [ "$level" != kernels ] || have_kernels
 }
 
@@ -476,15 +478,15 @@ make_validator() {
     stamp kubernetes-validate "$kubernetes_validate" "$kubernetes_validate"
 }
 
-# unpack_clients SUITE PACKAGE... makes $TOOLS/SUITE.
+# unpack_clients SUITE makes $TOOLS/SUITE.
 unpack_clients() {
-    local suite=$1
-    shift
+    local suite=$1 packages
+    read -ra packages <<<"${clients[$suite]}"
     say "downloading the clients of Debian $suite to $TOOLS/$suite"
-    download "$suite" "$work/$suite.deb" "$@"
+    download "$suite" "$work/$suite.deb" "${packages[@]}"
     unpack "$work/$suite" "$work/$suite.deb"/*.deb
     replace "$work/$suite" "$TOOLS/$suite"
-    stamp "$suite" "$("how_$suite")" "$(cd "$work/$suite.deb" && echo *)"
+    stamp "$suite" "$(how_clients "$suite")" "$(cd "$work/$suite.deb" && echo *)"
 }
 
 # The client of containerd, and what runs in its containers. Both are static.
@@ -657,7 +659,10 @@ if [ "$level" = kernels ]; then
     done
 fi
 [ "$level" = clients ] || [ "$level" = kubernetes ] || exit 0
-have_bookworm || unpack_clients bookworm "${bookworm_clients[@]}"
-[ "$level" = kubernetes ] || have_sid || unpack_clients sid "${sid_clients[@]}"
+suites=(bookworm)
+[ "$level" = kubernetes ] || suites+=(trixie sid)
+for suite in "${suites[@]}"; do
+    have_clients "$suite" || unpack_clients "$suite"
+done
 have_cri || build_cri
 [ "$level" = clients ] || have_kubernetes || build_kubernetes

@@ -1,5 +1,4 @@
-//! containerd 1.6 from Debian 12 and containerd 2 from Debian sid, driven by the CRI as a kubelet
-//! does.
+//! containerd 1.6, 1.7 and 2.1 from Debian 12, 13 and sid, driven by the CRI as a kubelet does.
 
 use std::fs;
 use std::path::Path;
@@ -122,13 +121,13 @@ fn network_ready(release: Release) {
     install("/usr/bin/setpriv --bounding-set -net_admin --inh-caps -net_admin");
     commands();
     let (ready, message) = containerd.condition("NetworkReady");
-    if release == Release::Bookworm {
-        assert_eq!((ready, commands()), (true, Vec::new()), "1.6 does not know STATUS");
-    } else {
+    if release == Release::Sid {
         assert!(!ready, "nf_tables is out of reach: {message}");
         let ours = ["host ports cannot be mapped on this node", "Operation not permitted"];
         assert!(ours.iter().all(|part| message.contains(part)), "{message}");
         assert_eq!(commands(), ["STATUS"]);
+    } else {
+        assert_eq!((ready, commands()), (true, Vec::new()), "its libcni does not know STATUS");
     }
     install("");
     wait_until("the network is ready again", || containerd.condition("NetworkReady").0);
@@ -181,6 +180,19 @@ fn a_failed_add_leaves_nothing(release: Release) {
     containerd.ends(&[&other]);
 }
 
+/// Their libcni knows the specification up to 1.0.0, and says so only when the main plugin has run.
+#[test]
+fn before_2_a_network_of_version_1_1_fails_each_pod() {
+    for release in [Release::Bookworm, Release::Trixie] {
+        let containerd = Containerd::new(release, |network| network.speaking("1.1.0"));
+        let (ok, text) = containerd.cri("run", &containerd.web(0).to_string());
+        assert!(!ok && text.contains(r#"unsupported CNI result version "1.1.0""#), "{text}");
+        assert_eq!(commands(), ["DEL"]);
+        assert_nothing_held();
+        assert_eq!(containerd.machine.held(), [""; 0]);
+    }
+}
+
 fn what_containerd_sends(release: Release) {
     let containerd = Containerd::new(release, same);
     let mut web = containerd.web(0);
@@ -200,90 +212,13 @@ fn what_containerd_sends(release: Release) {
     assert_recorded("containerd", version, calls());
 }
 
-mod bookworm {
-    use crate::daemon::Release::Bookworm;
-
-    #[test]
-    fn port_mappings_and_annotation() {
-        super::port_mappings_and_annotation(Bookworm);
-    }
-
-    #[test]
-    fn a_new_sandbox_of_the_same_pod_keeps_its_ports() {
-        super::a_new_sandbox_of_the_same_pod_keeps_its_ports(Bookworm);
-    }
-
-    #[test]
-    fn stopping_twice_and_removing() {
-        super::stopping_twice_and_removing(Bookworm);
-    }
-
-    #[test]
-    fn a_restart_with_pods_running() {
-        super::a_restart_with_pods_running(Bookworm);
-    }
-
-    #[test]
-    fn network_ready() {
-        super::network_ready(Bookworm);
-    }
-
-    #[test]
-    fn a_host_network_sandbox_makes_no_call() {
-        super::a_host_network_sandbox_makes_no_call(Bookworm);
-    }
-
-    #[test]
-    fn a_failed_add_leaves_nothing() {
-        super::a_failed_add_leaves_nothing(Bookworm);
-    }
-
-    #[test]
-    fn what_containerd_sends() {
-        super::what_containerd_sends(Bookworm);
-    }
-}
-
-mod sid {
-    use crate::daemon::Release::Sid;
-
-    #[test]
-    fn port_mappings_and_annotation() {
-        super::port_mappings_and_annotation(Sid);
-    }
-
-    #[test]
-    fn a_new_sandbox_of_the_same_pod_keeps_its_ports() {
-        super::a_new_sandbox_of_the_same_pod_keeps_its_ports(Sid);
-    }
-
-    #[test]
-    fn stopping_twice_and_removing() {
-        super::stopping_twice_and_removing(Sid);
-    }
-
-    #[test]
-    fn a_restart_with_pods_running() {
-        super::a_restart_with_pods_running(Sid);
-    }
-
-    #[test]
-    fn network_ready() {
-        super::network_ready(Sid);
-    }
-
-    #[test]
-    fn a_host_network_sandbox_makes_no_call() {
-        super::a_host_network_sandbox_makes_no_call(Sid);
-    }
-
-    #[test]
-    fn a_failed_add_leaves_nothing() {
-        super::a_failed_add_leaves_nothing(Sid);
-    }
-
-    #[test]
-    fn what_containerd_sends() {
-        super::what_containerd_sends(Sid);
-    }
-}
+on_releases!(bookworm Bookworm, trixie Trixie, sid Sid: (
+    port_mappings_and_annotation,
+    a_new_sandbox_of_the_same_pod_keeps_its_ports,
+    stopping_twice_and_removing,
+    a_restart_with_pods_running,
+    network_ready,
+    a_host_network_sandbox_makes_no_call,
+    a_failed_add_leaves_nothing,
+    what_containerd_sends,
+));

@@ -20,10 +20,23 @@ const PID: &str = "/run/containerd.pid";
 /// Which containerd.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Release {
-    /// 1.6, whose libcni knows the specification up to 1.0.0.
+    /// 1.6, whose libcni knows the specification up to 1.0.0, and which has no NRI.
     Bookworm,
-    /// 2.1, which asks for STATUS.
+    /// 1.7, the same but for NRI, which is off by default.
+    Trixie,
+    /// 2.1, which asks for STATUS, and whose NRI is on.
     Sid,
+}
+
+impl Release {
+    /// Below which the tools have it.
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
 }
 
 /// A machine with a running containerd that has the echo server for its sandbox image.
@@ -34,15 +47,22 @@ pub(crate) struct Containerd {
 
 impl Containerd {
     pub(crate) fn new(release: Release, network: impl FnOnce(Network) -> Network) -> Self {
-        // Debian sid's runc needs a newer libc.
-        let folder = if release == Release::Sid { "sid" } else { "bookworm" };
-        let mut machine = Machine::new(folder);
+        Self::configured(release, "", network)
+    }
+
+    /// One with these lines more in its configuration.
+    pub(crate) fn configured(
+        release: Release,
+        lines: &str,
+        network: impl FnOnce(Network) -> Network,
+    ) -> Self {
+        let mut machine = Machine::new(release.folder());
         machine.environment = vec![("CRI_SOCKET", CONTAINERD.to_owned())];
         let version = if release == Release::Sid { "1.1.0" } else { "1.0.0" };
         let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking(version);
         configure(&network(blue));
         let configuration = containerd_configuration(PLUGINS, CONFIGURATIONS);
-        fs::write("/run/containerd.toml", configuration).expect("/run is ours");
+        fs::write("/run/containerd.toml", configuration + lines).expect("/run is ours");
         let mut containerd = Self { machine, daemon: None };
         containerd.starts();
         let mut import = vec!["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"];

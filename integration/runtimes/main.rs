@@ -9,6 +9,25 @@
 
 #![expect(clippy::disallowed_methods, reason = "a runtime has files and children")]
 
+/// A module for each of these releases of containerd, with a test for each of these functions, which take
+/// the release.
+macro_rules! on_releases {
+    ($($module:ident $release:ident),+: $tests:tt) => {
+        $(mod $module {
+            on_releases!(@tests $release $tests);
+        })+
+    };
+    (@tests $release:ident ($($(#[$attribute:meta])* $test:ident),+ $(,)?)) => {
+        $(
+            #[test]
+            $(#[$attribute])*
+            fn $test() {
+                super::$test(crate::daemon::Release::$release);
+            }
+        )+
+    };
+}
+
 mod containerd;
 mod daemon;
 mod libcni;

@@ -1,4 +1,5 @@
-//! The node agent beside containerd 2, which asks it before it creates sandboxes and containers.
+//! The node agent beside containerd 1.7 and 2.1, which ask it before they create sandboxes and
+//! containers.
 
 mod away;
 mod cost;
@@ -77,8 +78,12 @@ fn variables(text: &str) -> Environment {
 }
 
 impl Containerd {
-    fn with_agents(network: impl FnOnce(Network) -> Network) -> Self {
-        Self::new(Release::Sid, network)
+    /// One whose NRI is on, in 1.7 by the lines that the documentation has.
+    fn with_agents(release: Release, network: impl FnOnce(Network) -> Network) -> Self {
+        let document = include_str!("../../docs/agent.md");
+        let lines = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let lines = if release == Release::Trixie { lines.expect("they are there") } else { "" };
+        Self::configured(release, lines, network)
     }
 
     /// Starts an agent, and waits until it is connected.
@@ -204,9 +209,8 @@ fn number(environment: &Environment, name: &str) -> u16 {
     value.parse().expect("a port")
 }
 
-#[test]
-fn every_container_has_the_variables_and_the_files() {
-    let node = Containerd::with_agents(same);
+fn every_container_has_the_variables_and_the_files(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let _agent = node.agent("agent", &[]);
     let pod = node.asking("web", &[(PORTS, "http=8080, game=9000/udp")]);
     let sandbox = node.runs(&pod);
@@ -262,9 +266,8 @@ fn every_container_has_the_variables_and_the_files() {
     node.ends(&[&sandbox]);
 }
 
-#[test]
-fn port_counts_what_the_container_declares() {
-    let node = Containerd::with_agents(same);
+fn port_counts_what_the_container_declares(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let _agent = node.agent("agent", &[]);
     let kubewharf = "pod.kubewharf.kubernetes.io/autoport";
     let pod = node.asking("web", &[(kubewharf, "true"), (PORTS, "http=80, metrics=81")]);
@@ -286,9 +289,8 @@ fn port_counts_what_the_container_declares() {
     node.ends(&[&sandbox]);
 }
 
-#[test]
-fn fixed_ports_are_told_where_they_are_required() {
-    let node = Containerd::with_agents(same);
+fn fixed_ports_are_told_where_they_are_required(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let _agent = node.agent("agent", &[]);
     for (name, annotations, expected) in
         [("asks", &[("autoport.cni/env", "required")][..], Some("8080")), ("silent", &[], None)]
@@ -305,9 +307,8 @@ fn fixed_ports_are_told_where_they_are_required() {
     }
 }
 
-#[test]
-fn pods_on_the_host_network_listen_on_ports_of_the_nodes_choice() {
-    let node = Containerd::with_agents(|network| network.with("portRange", "20000-20003"));
+fn pods_on_the_host_network_listen_on_ports_of_the_nodes_choice(release: Release) {
+    let node = Containerd::with_agents(release, |network| network.with("portRange", "20000-20003"));
     let _agent = node.agent("agent", &[]);
     let asked = [(PORTS, "http=auto, game=auto/udp")];
     let pods = ["one", "two"].map(|name| node.on_host(name, &asked));
@@ -345,18 +346,16 @@ fn pods_on_the_host_network_listen_on_ports_of_the_nodes_choice() {
     node.ends(&[&sandboxes[0], &sandboxes[1], &third]);
 }
 
-#[test]
-fn what_the_host_network_does_not_have_fails_the_sandbox() {
-    let node = Containerd::with_agents(same);
+fn what_the_host_network_does_not_have_fails_the_sandbox(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let _agent = node.agent("agent", &[]);
     let (ok, text) = node.cri("run", &node.on_host("one", &[(PORTS, "http=8080")]).to_string());
     assert!(!ok && text.contains(r#"write "http=auto/tcp""#), "{text}");
     assert_nothing_held();
 }
 
-#[test]
-fn many_ports_and_a_large_environment() {
-    let node = Containerd::with_agents(|network| network.with("maxPortsPerPod", 1000));
+fn many_ports_and_a_large_environment(release: Release) {
+    let node = Containerd::with_agents(release, |network| network.with("maxPortsPerPod", 1000));
     let _agent = node.agent("agent", &[]);
     // Three quarters of what Linux passes to a program.
     let own: Vec<_> = (0..20)
@@ -374,3 +373,12 @@ fn many_ports_and_a_large_environment() {
         node.ends(&[&sandbox]);
     }
 }
+
+on_releases!(trixie Trixie, sid Sid: (
+    every_container_has_the_variables_and_the_files,
+    port_counts_what_the_container_declares,
+    fixed_ports_are_told_where_they_are_required,
+    pods_on_the_host_network_listen_on_ports_of_the_nodes_choice,
+    what_the_host_network_does_not_have_fails_the_sandbox,
+    many_ports_and_a_large_environment,
+));

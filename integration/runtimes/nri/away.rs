@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{PORTS, number, same};
-use crate::daemon::Containerd;
+use crate::daemon::{Containerd, Release};
 use crate::machine::{wait_for, wait_until};
 use crate::stage::probe::Transport;
 use crate::stage::view::{STATE, assert_nothing_held};
@@ -17,9 +17,8 @@ fn heartbeat() -> Value {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-#[test]
-fn containerd_is_killed_and_started_again() {
-    let mut node = Containerd::with_agents(same);
+fn containerd_is_killed_and_started_again(release: Release) {
+    let mut node = Containerd::with_agents(release, same);
     let pods = [
         node.asking("web", &[(PORTS, "http=8080")]),
         node.on_host("game", &[(PORTS, "http=auto")]),
@@ -48,9 +47,8 @@ fn containerd_is_killed_and_started_again() {
     assert_nothing_held();
 }
 
-#[test]
-fn the_standby_answers_when_the_leader_is_killed() {
-    let node = Containerd::with_agents(same);
+fn the_standby_answers_when_the_leader_is_killed(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let leader = node.agent("agent", &[]);
     let _standby = node.agent("standby", &["--standby"]);
     let (web, first) = node.serving(&node.asking("web", &[(PORTS, "http=8080")]));
@@ -65,9 +63,8 @@ fn the_standby_answers_when_the_leader_is_killed() {
     node.ends(&[&web, &game, &late]);
 }
 
-#[test]
-fn an_agent_that_comes_late_reports_what_runs_without_variables() {
-    let node = Containerd::with_agents(same);
+fn an_agent_that_comes_late_reports_what_runs_without_variables(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let asking = node.asking("web", &[(PORTS, "http=8080")]);
     let plain = node.asking("plain", &[]);
     let sandboxes = [&asking, &plain].map(|pod| {
@@ -87,9 +84,8 @@ fn an_agent_that_comes_late_reports_what_runs_without_variables() {
     node.ends(&sandboxes.each_ref().map(String::as_str));
 }
 
-#[test]
-fn a_pod_that_requires_the_agent_waits_for_it() {
-    let node = Containerd::with_agents(|network| network.with("agent", "required"));
+fn a_pod_that_requires_the_agent_waits_for_it(release: Release) {
+    let node = Containerd::with_agents(release, |network| network.with("agent", "required"));
     let pod = node.asking("web", &[(PORTS, "http=8080")]);
     let refused = || {
         let (ok, text) = node.cri("run", &pod.to_string());
@@ -103,3 +99,10 @@ fn a_pod_that_requires_the_agent_waits_for_it() {
     // Its lock is free.
     refused();
 }
+
+on_releases!(trixie Trixie, sid Sid: (
+    containerd_is_killed_and_started_again,
+    the_standby_answers_when_the_leader_is_killed,
+    an_agent_that_comes_late_reports_what_runs_without_variables,
+    a_pod_that_requires_the_agent_waits_for_it,
+));

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{PORTS, pid, same};
-use crate::daemon::Containerd;
+use crate::daemon::{Containerd, Release};
 
 /// The microseconds of fifty sandboxes and of their containers, in the order of their sizes.
 fn measured(node: &Containerd, pod: &Value) -> [Vec<u64>; 2] {
@@ -21,7 +21,7 @@ fn measured(node: &Containerd, pod: &Value) -> [Vec<u64>; 2] {
 #[ignore = "a measurement, run by make bench-agent"]
 #[expect(clippy::print_stdout, reason = "what was measured")]
 fn what_the_agent_costs() {
-    let node = Containerd::with_agents(same);
+    let node = Containerd::with_agents(Release::Sid, same);
     let pod = node.asking("web", &[(PORTS, "http=8080")]);
     let mut columns = [const { Vec::new() }; 4];
     for _ in 0..3 {

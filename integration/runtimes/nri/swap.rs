@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::{Agent, PORTS, pid, same, variables};
-use crate::daemon::Containerd;
+use crate::daemon::{Containerd, Release};
 
 /// How many containers are created, unless `SOAK_CONTAINERS` says otherwise.
 const CONTAINERS: usize = 500;
@@ -36,11 +36,9 @@ struct Tally {
     longest_wait: Duration,
 }
 
-#[test]
-#[ignore = "takes three minutes, run by make soak-agent"]
 #[expect(clippy::print_stderr, reason = "the figures are what the test is run for")]
-fn no_container_lacks_its_variables_while_one_of_two_agents_is_hit() {
-    let node = Containerd::with_agents(same);
+fn no_container_lacks_its_variables_while_one_of_two_agents_is_hit(release: Release) {
+    let node = Containerd::with_agents(release, same);
     let mut agents = AGENTS.map(|(name, options)| Some(node.agent(name, options)));
     let done = AtomicBool::new(false);
     let (tally, hits) = thread::scope(|scope| {
@@ -132,3 +130,8 @@ fn create_all(node: &Containerd) -> Tally {
     node.ends(&sandboxes.each_ref().map(String::as_str));
     tally
 }
+
+on_releases!(trixie Trixie, sid Sid: (
+    #[ignore = "takes three minutes, run by make soak-agent"]
+    no_container_lacks_its_variables_while_one_of_two_agents_is_hit,
+));
