@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use autoport::app::{self, World};
-use autoport::cni::{Env, NODE_FILE};
+use autoport::cni::{Env, NODE_DIR, NodeFiles};
 use autoport::event::{Event, Log};
 use autoport::regular;
 
@@ -73,7 +73,7 @@ fn plugin(env: &Env) -> u8 {
     let outcome = app::run(World {
         env,
         stdin: read_stdin(),
-        node_file: read_node_file,
+        node_files,
         is_awaited: &is_awaited,
         now: now(),
         log: &mut Stderr,
@@ -137,12 +137,8 @@ fn read_stdin() -> io::Result<Vec<u8>> {
     if io::stdin().is_terminal() { Ok(Vec::new()) } else { regular::read_all(io::stdin()) }
 }
 
-/// The node's own configuration file; `None` where there is none.
-fn read_node_file() -> io::Result<Option<Vec<u8>>> {
-    match regular::read(Path::new(NODE_FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some),
-    }
+fn node_files() -> NodeFiles {
+    NodeFiles::in_dir(Path::new(NODE_DIR), regular::read)
 }
 
 #[cfg(test)]

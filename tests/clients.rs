@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Call, Claim, Env, Error, StoreConfig};
+use autoport::cni::{Call, Claim, Env, Error, NodeFiles, StoreConfig};
 use autoport::model::{Attachment, Pod};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -83,7 +83,7 @@ fn understood(path: &Path) -> String {
         .iter()
         .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         .collect();
-    let parsed = Call::parse(&env, recorded.stdin.get().as_bytes(), || Ok(None), no_spec)
+    let parsed = Call::parse(&env, recorded.stdin.get().as_bytes(), NodeFiles::default, no_spec)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut lines = Lines::default();
     lines.add("command", &recorded.environment["CNI_COMMAND"]);

@@ -174,7 +174,10 @@ fn the_arms_mean_what_they_say() {
     let io = || std::io::Error::other("a reason");
     for (name, error) in [
         ("Stdin", Error::Stdin { source: io() }),
-        ("cni::NodeFile", cni::Error::NodeFile { source: io() }.into()),
+        (
+            "cni::NodeFile",
+            cni::Error::NodeFile { path: cni::NODE_FILE.into(), source: io() }.into(),
+        ),
         ("cni::Environment", cni::Error::Environment { problems: Vec::new() }.into()),
         ("store::NotADirectory", {
             store::Error::NotADirectory { path: "/run/autoport".into(), found: "a file" }.into()

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use autoport::cni::{Call, Claim, Env, Error, StoreConfig};
+use autoport::cni::{Call, Claim, Env, Error, NodeFiles, StoreConfig};
 use autoport::model::{Masquerade, Pod};
 use serde_json::{Map, Value, json};
 
@@ -292,7 +292,7 @@ fn parse(example: &Example, list: &Value) -> Claim {
         .collect();
     let mut result = (example.result)();
     result["cniVersion"] = list["cniVersion"].clone();
-    let parsed = Call::parse(&env, &as_libcni_does(list, result), || Ok(None), no_spec)
+    let parsed = Call::parse(&env, &as_libcni_does(list, result), NodeFiles::default, no_spec)
         .unwrap_or_else(|error| panic!("{}: {error}", example.file));
     assert_eq!(parsed.warnings, Vec::<String>::new(), "{}", example.file);
     let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };

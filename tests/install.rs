@@ -230,7 +230,7 @@ fn an_older_executable_and_what_a_kill_left_are_replaced() {
     folders.run(&["install"]);
     let own = fs::read(env!("CARGO_BIN_EXE_autoport")).expect("it is built");
     assert!(fs::read(folders.path("bin/autoport")).expect("a file") == own);
-    assert_eq!(folders.state().len(), 4, "bridge, autoport, the list, what it was");
+    assert_eq!(folders.state().len(), 5, "bridge, autoport, the list, what it was, its keys");
 }
 
 /// A warning shows that a directory is not the one of the runtime.

@@ -31,9 +31,9 @@ pub(crate) struct Arguments {
     /// The runtime's network configurations [default: /etc/cni/net.d]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) net_conf_dir: Option<PathBuf>,
-    /// The node's configuration of the plugin
-    #[arg(long, value_name = "FILE", default_value = autoport::cni::NODE_FILE)]
-    pub(crate) node_file: PathBuf,
+    /// Where the plugin's configuration of the node and of the cluster are
+    #[arg(long, value_name = "DIRECTORY", default_value = autoport::cni::NODE_DIR)]
+    pub(crate) node_dir: PathBuf,
     /// How to reach the API server of Kubernetes [default: as a Pod of the cluster, if this is one]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
 
 const FILES: &str = "\
 Options override the keys of the configuration file. Ranges, limits and aliases are those of the plugin: its
-object in the network configuration, and /etc/cni/autoport.json.
+object in the network configuration, /etc/cni/autoport.json and autoport.cluster.json.
 
 Exit status: 0 ended by a signal; 1 the agent failed; 2 wrong arguments or configuration. With --probe: 0 the
 agent is well; 1 it is not, with the reason.";

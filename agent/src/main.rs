@@ -77,7 +77,7 @@ fn settings(arguments: Arguments, file: File) -> Result<Settings, Box<dyn std::e
         socket: arguments.socket.or(file.socket).unwrap_or_else(|| SOCKET.into()),
         identity: Identity::new(NAME, index)?,
         preferred: !arguments.standby,
-        plugin: plugin.with_node_file(arguments.node_file),
+        plugin: plugin.with_node_dir(arguments.node_dir),
         doors: Doors { address, socket: arguments.probe_socket },
         cluster: cluster(
             arguments.kubeconfig.or(file.kubeconfig),

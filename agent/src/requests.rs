@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU16;
 
-use autoport::cni::{Config, Error, PORTS, PodAnnotations, asking, read_annotations};
+use autoport::cni::{Config, Error, NodeFiles, PORTS, PodAnnotations, asking, read_annotations};
 use autoport::model::{Dialect, HostPod, Pod, Protocol};
 use k8s_openapi::api::core::v1;
 
@@ -82,7 +82,7 @@ pub fn declared(pod: &v1::Pod) -> Result<Option<Declared>, TooMany> {
 
 /// Whether the plugin may need the spec. Not everything that it knows is known here, so it may go without.
 fn needs_spec(annotations: &PodAnnotations) -> bool {
-    let Ok((config, _)) = Config::read(None, None) else { return false };
+    let Ok((config, _)) = Config::read(None, &NodeFiles::default()) else { return false };
     let Ok(pod) = HostPod::new("any") else { return false };
     let mut ask = config.ask(pod.into());
     ask.ports.max_per_pod = NonZeroU16::MAX;

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, World};
+use autoport::cni::NodeFiles;
 use autoport::event::Silent;
 
 use crate::measure::Call;
@@ -68,7 +69,7 @@ pub(crate) fn add_many(words: &[String]) {
         let outcome = app::run(World {
             env: &variables.into_iter().map(os).collect(),
             stdin: Ok(Plugin::Autoport.config(&pod).to_string().into_bytes()),
-            node_file: || Ok(None),
+            node_files: NodeFiles::default,
             is_awaited: &|| true,
             now: SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs(),
             log: &mut Silent,

@@ -7,12 +7,11 @@
 use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use autoport::cni::{self, Call, Env, StoreConfig};
+use autoport::cni::{self, Call, Env, NodeFiles, StoreConfig};
 use autoport::error::Error;
 use autoport::event::Silent;
 use autoport::kernel::{self, Asked};
@@ -27,8 +26,9 @@ use autoport::store::Store;
 pub fn request(bytes: &[u8]) {
     let (head, rest) = split(bytes, b"\n\n");
     let (stdin, node_file) = split(rest, b"\n%%\n");
-    let node_file =
-        (node_file.as_ptr_range() != rest[rest.len()..].as_ptr_range()).then(|| node_file.to_vec());
+    let has_file = node_file.as_ptr_range() != rest[rest.len()..].as_ptr_range();
+    let with_file = || NodeFiles::default().with_cluster_file(node_file.to_vec());
+    let node_files = || if has_file { with_file() } else { NodeFiles::default() };
     let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let env: Env = head
         .split(|byte| *byte == b'\n')
@@ -36,7 +36,7 @@ pub fn request(bytes: &[u8]) {
         .map(|(name, value)| (text(name), text(value)))
         .collect();
     let _ = env.is_plugin_call();
-    match Call::parse(&env, stdin, || Ok::<_, io::Error>(node_file), declared) {
+    match Call::parse(&env, stdin, node_files, declared) {
         Ok(parsed) => {
             for warning in &parsed.warnings {
                 assert_one_line(warning);
@@ -108,7 +108,7 @@ pub fn annotation(bytes: &[u8]) {
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     let env: Env = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    match Call::parse(&env, &stdin, || Ok(None), declared) {
+    match Call::parse(&env, &stdin, NodeFiles::default, declared) {
         Ok(parsed) => {
             let Call::Add(claim) = parsed.call else { panic!("an ADD is an ADD") };
             judge(&claim.ask);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use autoport::app;
-use autoport::cni::Config;
+use autoport::cni::{Config, NodeFiles};
 use autoport::event::Silent;
 use autoport::model::{Allocation, Ask, ContainerPort, HostPod, Pod, Protocol, Request};
 use autoport::store::Store;
@@ -235,7 +235,7 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     let _node = Node::new();
     let store = Store::at(Path::new(STATE));
     let now = 1_800_000_000;
-    let (config, _) = Config::read(None, None).expect("the defaults");
+    let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
     let ask = |uid: &str| Ask {
         holder: HostPod::new(uid).expect("a UID").into(),
         pod: Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.into() }),

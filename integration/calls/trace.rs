@@ -36,7 +36,8 @@ const LOCKS: [&str; 3] = ["flock", "mkdir", "mkdirat"];
 const LOST: &str = "no store yet";
 const IN_USE: &str = "a store in use";
 
-const NODE_FILE: &str = "/etc/cni/autoport.json";
+const NODE: &str = "/etc/cni/autoport.json";
+const CLUSTER: &str = "/etc/cni/autoport.cluster.json";
 const CONTAINERS: &str = "/run/autoport/containers";
 const CONTAINER: &str = "/run/autoport/containers/idle";
 const INSTANCE: &str = "/run/autoport/instance";
@@ -52,9 +53,9 @@ fn a_pod_without_ports_costs_nothing() {
             let trace = trace(&idle, command);
             let what = format!("{command} with {store}");
             let looked_up: &[&str] = match (command, store) {
-                ("DEL", IN_USE) => &[NODE_FILE, CONTAINER, CONTAINERS],
+                ("DEL", IN_USE) => &[NODE, CLUSTER, CONTAINER, CONTAINERS],
                 // A store can be lost while its table is not: only that one knows the container.
-                ("DEL", _) => &[NODE_FILE, CONTAINER, CONTAINERS, INSTANCE, BOOT],
+                ("DEL", _) => &[NODE, CLUSTER, CONTAINER, CONTAINERS, INSTANCE, BOOT],
                 _ => &[],
             };
             assert_eq!(paths(&trace), looked_up, "{what}");

@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod killed;
+mod settings;
 
 use std::fs;
 use std::os::unix::fs::symlink;

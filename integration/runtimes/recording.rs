@@ -54,7 +54,8 @@ impl Call {
         let pairs = self.environment.iter();
         let env: Env =
             pairs.map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let parsed = cni::Call::parse(&env, self.stdin.get().as_bytes(), || Ok(None), no_spec);
+        let parsed =
+            cni::Call::parse(&env, self.stdin.get().as_bytes(), cni::NodeFiles::default, no_spec);
         let parsed = parsed.unwrap_or_else(|error| panic!("{error} is said to {self:?}"));
         assert_eq!(parsed.warnings, Vec::<String>::new(), "{self:?}");
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
-use crate::cni::{self, Call, Env};
+use crate::cni::{self, Call, Env, NodeFiles};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::store::Store;
@@ -14,13 +14,13 @@ use crate::store::Store;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the world outside provides to a command.
-pub struct World<'a, N: FnOnce() -> io::Result<Option<Vec<u8>>>> {
+pub struct World<'a, N: FnOnce() -> NodeFiles> {
     /// The environment variables.
     pub env: &'a Env,
     /// Standard input, whole, or why it could not be read.
     pub stdin: io::Result<Vec<u8>>,
-    /// Reads [`cni::NODE_FILE`]; called only if it is needed.
-    pub node_file: N,
+    /// Reads the node's own files; called only if they are needed.
+    pub node_files: N,
     /// Whether anyone still reads the reply.
     pub is_awaited: &'a dyn Fn() -> bool,
     /// Seconds since the epoch.
@@ -52,14 +52,14 @@ impl Outcome {
 }
 
 /// Runs one CNI command.
-pub fn run<N: FnOnce() -> io::Result<Option<Vec<u8>>>>(world: World<'_, N>) -> Outcome {
-    let World { env, stdin, node_file, is_awaited, now, log } = world;
+pub fn run<N: FnOnce() -> NodeFiles>(world: World<'_, N>) -> Outcome {
+    let World { env, stdin, node_files, is_awaited, now, log } = world;
     let stdin = match stdin {
         Ok(stdin) => stdin,
         Err(source) => return failure(&Error::Stdin { source }, &[]),
     };
     let declared = |it: &_, pod: &_, needed| Ok::<_, Error>(store(it).declared(pod, needed)?);
-    let answer = Call::parse(env, &stdin, node_file, declared).and_then(|parsed| {
+    let answer = Call::parse(env, &stdin, node_files, declared).and_then(|parsed| {
         for warning in parsed.warnings {
             log.note(Event::Ignored(warning));
         }

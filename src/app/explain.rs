@@ -10,7 +10,7 @@ use super::gather::{Gathered, Scene};
 use super::list::Told;
 use super::loopback::{self, Opening};
 use super::table;
-use crate::cni::{Call, Claim, Env, StoreConfig};
+use crate::cni::{Call, Claim, Env, NodeFiles, StoreConfig};
 use crate::error::Error;
 use crate::event::{Event, Log};
 use crate::kernel::{self, Nft};
@@ -71,7 +71,7 @@ pub struct Superseded {
 pub fn explain(
     env: &Env,
     stdin: &[u8],
-    node_file: impl FnOnce() -> io::Result<Option<Vec<u8>>>,
+    node_files: impl FnOnce() -> NodeFiles,
     now: u64,
     state_dir: Option<PathBuf>,
 ) -> Explained {
@@ -80,7 +80,7 @@ pub fn explain(
         let store = Store::at(state_dir.as_ref().unwrap_or(&config.state_dir));
         Ok::<_, Error>(store.declared(pod, needed)?)
     };
-    let outcome = Call::parse(env, stdin, node_file, declared).and_then(|parsed| {
+    let outcome = Call::parse(env, stdin, node_files, declared).and_then(|parsed| {
         log.extend(parsed.warnings.into_iter().map(Event::Ignored));
         // The environment says ADD: the command line sets it.
         let Call::Add(mut claim) = parsed.call else { return Ok(None) };

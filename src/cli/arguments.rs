@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "autoport", version, arg_required_else_help = true, after_long_help = EXIT_STATUS)]
 #[command(next_help_heading = "For every command")]
 pub(crate) struct Cli {
-    /// The state directory [default: stateDir of /etc/cni/autoport.json, or /run/autoport]
+    /// The state directory [default: stateDir of the node's configuration, or /run/autoport]
     #[arg(long, global = true, value_name = "DIRECTORY")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Output format
@@ -72,6 +72,11 @@ pub(crate) enum Command {
     ///
     /// Exit status 3: the CNI command STATUS would fail.
     Status,
+    /// Show the configuration in force, and which file sets each value
+    ///
+    /// Of the network configuration that runtimes use, /etc/cni/autoport.cluster.json and /etc/cni/autoport.json.
+    /// Exit status 1: it is not valid, so that every ADD with host ports is rejected.
+    Config(Networks),
     /// Show what an ADD would do, without changing anything
     ///
     /// Reads from standard input what the runtime would pass to the plugin: the plugin's network
@@ -106,8 +111,9 @@ pub(crate) enum Command {
     ///
     /// Copies this program to the plugin directory. In the network configuration that runtimes use (the
     /// first by name), autoport replaces portmap, or is added after the other plugins; the original file is
-    /// saved beside it. Running it again changes nothing. Running pods are not affected.
-    Install(Folders),
+    /// saved beside it. Running it again changes nothing. Running pods are not affected. Keys that were added to
+    /// autoport's entry are kept when the main plugin rewrites the configuration.
+    Install(Install),
     /// Remove autoport from the network configurations, and from the node once no pod uses it
     ///
     /// Restores portmap where it was replaced. Running pods keep their host ports. As long as there are
@@ -152,6 +158,13 @@ pub(crate) struct Runtime {
     /// Where the runtime looks for plugins
     #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin")]
     pub(crate) bin_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) networks: Networks,
+}
+
+/// The network configurations.
+#[derive(Args)]
+pub(crate) struct Networks {
     /// Where the runtime reads network configurations
     #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
     pub(crate) conf_dir: PathBuf,
@@ -220,6 +233,24 @@ pub(crate) struct Folders {
 }
 
 #[derive(Args)]
+pub(crate) struct Install {
+    #[command(flatten)]
+    pub(crate) folders: Folders,
+    /// Make this file the configuration of the cluster on this node, /etc/cni/autoport.cluster.json
+    ///
+    /// A JSON object with the keys of docs/configuration.md, which override those of every network. It is
+    /// rejected if ADD would be. Keys of /etc/cni/autoport.json override it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key of the configuration of the cluster; can be repeated
+    ///
+    /// VALUE is JSON or a bare word, as in minPort=1024 and agent=required. null removes the key. The other keys stay,
+    /// or are those of --config.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+#[derive(Args)]
 pub(crate) struct Uninstall {
     #[command(flatten)]
     pub(crate) folders: Folders,
@@ -229,6 +260,15 @@ pub(crate) struct Uninstall {
     /// the mount namespace of the plugin.
     #[arg(long)]
     pub(crate) host: bool,
+}
+
+/// A key and its value.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, as in minPort=1024")?;
+    if key.is_empty() {
+        return Err("the key before = is missing".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Whom, or what, an operator asks about.

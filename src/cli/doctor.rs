@@ -2,6 +2,7 @@
 
 use std::io;
 
+use autoport::cni::NodeFiles;
 use autoport::diagnosis::{self, Facts, Finding, State, counted};
 use autoport::store::Store;
 use serde::Serialize;
@@ -9,13 +10,9 @@ use serde::Serialize;
 use super::arguments::Runtime;
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
 
-pub(super) fn run(
-    asked: &Runtime,
-    store: &Store,
-    node_file: io::Result<Option<Vec<u8>>>,
-) -> Report {
+pub(super) fn run(asked: &Runtime, store: &Store, node_files: NodeFiles) -> Report {
     let plugin = asked.bin_dir.join("autoport");
-    let facts = Facts::gather(asked.conf_dir.clone(), plugin, store, node_file);
+    let facts = Facts::gather(asked.networks.conf_dir.clone(), plugin, store, node_files);
     let findings = diagnosis::findings(&facts);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);

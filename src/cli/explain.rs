@@ -126,7 +126,7 @@ pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Expla
     }
     let (env, mut assumed) = environment();
     let Explained { outcome, log, unseen } =
-        app::explain(&env, &stdin, crate::read_node_file, now(), state_dir);
+        app::explain(&env, &stdin, crate::node_files, now(), state_dir);
     let (outcome, error, granted) = match outcome {
         Ok(None) => ("nothing", None, None),
         Ok(Some(foreseen)) => ("granted", None, Some(foreseen)),

@@ -5,12 +5,12 @@ use std::os::fd::AsFd as _;
 
 use autoport::app::{self, Dismantled};
 use autoport::diagnosis::counted;
-use autoport::install::{self, Done, Places, Step};
+use autoport::install::{self, Change, Done, Places, Step};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
-use super::arguments::{Folders, Runtime, Uninstall};
+use super::arguments::{Folders, Install, Runtime, Uninstall};
 use super::output::{Answer, Screen};
 use super::{Failure, SIGNALS, Store, asked_to_end, note, now};
 
@@ -95,15 +95,14 @@ impl Outcome {
     }
 }
 
-impl From<Folders> for Places {
-    fn from(Folders { runtime, conflist, dry_run, .. }: Folders) -> Self {
-        let Runtime { bin_dir, conf_dir } = runtime;
-        Self { bin_dir, conf_dir, conflist, dry_run }
-    }
+fn places(Folders { runtime, conflist, dry_run, .. }: Folders, change: Change) -> Places {
+    let Runtime { bin_dir, networks } = runtime;
+    Places { bin_dir, conf_dir: networks.conf_dir, conflist, change, dry_run }
 }
 
-pub(super) fn install(asked: Folders, screen: &mut Screen<'_>) -> Result<u8, Failure> {
-    let (stay, places) = (asked.stay, Places::from(asked));
+pub(super) fn install(asked: Install, screen: &mut Screen<'_>) -> Result<u8, Failure> {
+    let Install { folders, config, set } = asked;
+    let (stay, places) = (folders.stay, places(folders, Change { file: config, set }));
     repeatedly(stay, screen, || Ok(Outcome::of(places.dry_run, install::install(&places)?, None)))
 }
 
@@ -117,7 +116,7 @@ pub(super) fn uninstall(
             .map_err(|error| Failure::System("enter the mount namespace of process 1", error))?;
     }
     let store = &store()?;
-    let (stay, places) = (folders.stay, Places::from(folders));
+    let (stay, places) = (folders.stay, places(folders, Change::default()));
     repeatedly(stay, screen, || {
         let log = &mut crate::Stderr;
         let dry_run = places.dry_run;
@@ -129,7 +128,7 @@ pub(super) fn uninstall(
         }
         let left = app::dismantle(store, dry_run, log)?;
         if left.is_over() {
-            steps.push(install::remove_executable(&places)?);
+            steps.extend(install::remove_rest(&places)?);
         }
         Ok(Outcome::of(dry_run, steps, Some(left)))
     })

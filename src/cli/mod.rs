@@ -2,6 +2,7 @@
 //! a file of its own.
 
 mod arguments;
+mod config;
 mod doctor;
 mod env;
 mod explain;
@@ -20,7 +21,7 @@ use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
 
 use autoport::app::{self, Ambiguous};
-use autoport::cni::{Config, StoreConfig};
+use autoport::cni::{Config, NodeFiles, StoreConfig};
 use autoport::error::{self, Error, is_denied};
 use autoport::store::Store;
 use clap::Parser as _;
@@ -117,6 +118,7 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
             let (store, config) = store_of(state_dir)?;
             screen.show(&status::run(&store, &config))
         }
+        Command::Config(asked) => screen.show(&config::run(&asked)?),
         Command::Explain { nft } => screen.show(&explain::run(nft, state_dir)?),
         Command::Gc { dry_run } => return gc::run(dry_run, &store()?, screen),
         Command::Reserve(asked) => screen.show(&reserve::reserve(&asked, &store()?)?),
@@ -126,13 +128,13 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
         Command::Repair(asked) if asked.watch => return repair::watch(&store()?),
         Command::Repair(asked) => return repair::run(asked.adopt, &store()?, screen),
         Command::Doctor(asked) => {
-            let (store, node_file) = store_in_part(state_dir);
-            screen.show(&doctor::run(&asked, &store, node_file))
+            let (store, node_files) = store_in_part(state_dir);
+            screen.show(&doctor::run(&asked, &store, node_files))
         }
         Command::Trace(asked) => {
-            let (store, node_file) = store_in_part(state_dir);
-            if let Some(why) = wrong(&node_file) {
-                let dir = store.dir().display();
+            let (store, node_files) = store_in_part(state_dir);
+            if let Err(error) = Config::read(None, &node_files) {
+                let (why, dir) = (error.in_one_line(), store.dir().display());
                 note(format_args!("{why}; the records are read from {dir}"));
             }
             screen.show(&trace::run(&asked, &store)?)
@@ -141,22 +143,25 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     Ok(status?)
 }
 
-/// The node's store, and what else its own file says.
+/// The node's store, and what else its own files say. One that cannot be read is left out.
 fn store_of(state_dir: Option<PathBuf>) -> Result<(Store, Config), Failure> {
-    let node_file = super::read_node_file().unwrap_or_else(|error| {
-        note(format_args!("cannot read {}: {error}", super::NODE_FILE));
-        None
+    let mut node_files = super::node_files();
+    node_files.0.retain(|file| match &file.bytes {
+        Ok(_) => true,
+        Err(error) => {
+            note(format_args!("cannot read {}: {error}", file.path.display()));
+            false
+        }
     });
-    let (config, _) = Config::read(None, node_file.as_deref()).map_err(Error::from)?;
+    let (config, _) = Config::read(None, &node_files).map_err(Error::from)?;
     Ok((store_at(state_dir, config.store.clone()), config))
 }
 
-/// The node's store as far as its own file says where it is, and the file: for commands that look at what
+/// The node's store as far as its own files say where it is, and the files: for commands that look at what
 /// is wrong with a node.
-fn store_in_part(state_dir: Option<PathBuf>) -> (Store, io::Result<Option<Vec<u8>>>) {
-    let node_file = super::read_node_file();
-    let bytes = node_file.as_ref().ok().and_then(Option::as_deref);
-    (store_at(state_dir, StoreConfig::of_node_in_part(bytes)), node_file)
+fn store_in_part(state_dir: Option<PathBuf>) -> (Store, NodeFiles) {
+    let node_files = super::node_files();
+    (store_at(state_dir, StoreConfig::of_node_in_part(&node_files)), node_files)
 }
 
 /// The store that is configured, unless the command line names another.
@@ -168,12 +173,4 @@ fn store_at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Store {
 /// What is said where no ADD has been.
 fn nothing_recorded(store: &Store) -> String {
     format!("nothing has been recorded in {} yet", store.dir().display())
-}
-
-/// What is wrong with the node's own file, if anything is.
-fn wrong(node_file: &io::Result<Option<Vec<u8>>>) -> Option<String> {
-    match node_file {
-        Ok(bytes) => Config::read(None, bytes.as_deref()).err().map(|error| error.in_one_line()),
-        Err(error) => Some(format!("cannot read {}: {error}", super::NODE_FILE)),
-    }
 }

@@ -1,4 +1,4 @@
-//! The keys of the plugin object that are ours, and the node's own file that is laid over them.
+//! The keys of the plugin object that are ours, and the node's own files that are laid over them.
 //!
 //! On ADD and CHECK a key that cannot be served is an error: of another JSON type than it takes,
 //! code 6; of the right type with a value that makes no sense, code 7; a key or value of portmap's
@@ -12,14 +12,18 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use super::NODE_FILE;
 use super::address;
 use super::error::Error;
 use super::json::{Field, Object};
+use super::judge::Judge;
+use super::node_files::NodeFiles;
 use super::text::{escape, is_near};
 use crate::model::{Ask, Dialect, Holder, Masquerade, Policy, PortPolicy, check_ifname};
 
 mod ports;
+mod settings;
+
+pub use self::settings::Setting;
 
 /// Where records are kept if no `stateDir` is given.
 pub const DEFAULT_STATE_DIR: &str = "/run/autoport";
@@ -74,13 +78,14 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// What holds on this node outside of any network, as far as the file says it rightly: as DEL
-    /// takes it, and for who looks at a node where the file may be wrong.
-    pub fn of_node_in_part(node_file: Option<&[u8]>) -> Self {
-        let node = node_file.and_then(|bytes| decode_node_file(bytes).ok());
-        let layers: Vec<&Object<'_>> = node.iter().collect();
+    /// What holds on this node outside of any network, as far as its files are right: as DEL takes it, and
+    /// for commands that look at a node where they may be wrong.
+    pub fn of_node_in_part(node_files: &NodeFiles) -> Self {
         // A lenient judge lets everything pass.
-        Self::from_layers(&layers, &mut Judge::lenient()).unwrap_or_default()
+        let judge = &mut Judge::lenient();
+        let node = node_files.decode(judge).unwrap_or_default();
+        let layers: Vec<&Object<'_>> = node.iter().collect();
+        Self::from_layers(&layers, judge).unwrap_or_default()
     }
 
     pub(super) fn from_layers(layers: &[&Object<'_>], judge: &mut Judge) -> Result<Self, Error> {
@@ -121,20 +126,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a plugin's object of a network configuration file, the bytes of [`NODE_FILE`], or both, as ADD
-    /// does; with what ADD would pass over.
+    /// Reads a plugin's object of a network configuration file, the node's own files, or both, as ADD does;
+    /// with what ADD would pass over.
     ///
     /// # Errors
     /// When ADD would refuse it.
     pub fn read(
         plugin: Option<&[u8]>,
-        node_file: Option<&[u8]>,
+        node_files: &NodeFiles,
     ) -> Result<(Self, Vec<String>), Error> {
-        let node = node_file.map(decode_node_file).transpose()?;
+        let mut judge = Judge::strict();
+        let node = node_files.decode(&mut judge)?;
         let decode = |plugin| Object::decode("the plugin's object", "", plugin);
         let plugin = plugin.map(decode).transpose()?;
         let layers: Vec<&Object<'_>> = node.iter().chain(&plugin).collect();
-        let mut judge = Judge::strict();
         Ok((Self::from_layers(&layers, &mut judge)?, judge.warnings))
     }
 
@@ -195,58 +200,6 @@ impl Config {
             check_keys(layer, judge)?;
         }
         Ok(config)
-    }
-}
-
-/// Decodes the bytes of [`NODE_FILE`].
-pub(super) fn decode_node_file(bytes: &[u8]) -> Result<Object<'_>, Error> {
-    Object::decode(NODE_FILE, &format!("{NODE_FILE}: "), bytes)
-}
-
-/// Decides whether what is wrong stops the command.
-#[derive(Debug, Default)]
-pub(super) struct Judge {
-    lenient: bool,
-    /// What was looked for: every key of ours.
-    keys: Vec<&'static str>,
-    pub(super) warnings: Vec<String>,
-}
-
-impl Judge {
-    pub(super) fn strict() -> Self {
-        Self::default()
-    }
-
-    pub(super) fn lenient() -> Self {
-        Self { lenient: true, ..Self::default() }
-    }
-
-    /// Lets an error pass as a warning where no configuration may fail.
-    pub(super) fn weigh<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if self.lenient => {
-                self.warnings.push(format!("ignored: {}", error.in_one_line()));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads `key` in every layer and takes the first that has it.
-    fn value<T>(
-        &mut self,
-        layers: &[&Object<'_>],
-        key: &'static str,
-        read: impl Fn(&Field<'_>) -> Result<T, Error>,
-    ) -> Result<Option<T>, Error> {
-        self.keys.push(key);
-        let mut first = None;
-        for field in layers.iter().filter_map(|layer| layer.get(key)) {
-            let value = self.weigh(read(&field))?;
-            first = first.or(value);
-        }
-        Ok(first)
     }
 }
 

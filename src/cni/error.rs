@@ -3,8 +3,8 @@
 use std::error::Error as _;
 use std::io;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 
-use super::NODE_FILE;
 use super::command::Command;
 use super::text::quote;
 
@@ -43,9 +43,9 @@ pub enum Error {
     /// webhook may have served them. Code 7.
     #[error("the Pod's annotations name ports of its spec; list them in autoport.cni/ports")]
     NeedsSpec { needed: bool },
-    /// The node-local file is there and cannot be read. Code 5.
-    #[error("cannot read {NODE_FILE}")]
-    NodeFile { source: io::Error },
+    /// A file of the node is there and cannot be read. Code 5.
+    #[error("cannot read {}", path.display())]
+    NodeFile { path: PathBuf, source: io::Error },
 }
 
 impl Error {

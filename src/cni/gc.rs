@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::config::Judge;
 use super::error::Error;
 use super::json::{Field, Object};
+use super::judge::Judge;
 use crate::model::Attachment;
 
 /// The specification's key, and the one libcni sent before it and still sends beside it.

@@ -1,7 +1,7 @@
 //! The bytes and variables of a CNI call in, a typed [`Call`] out, and the text of a reply.
 //!
 //! Everything is checked here once, so that a [`Call`] needs no checking. Nothing is read or
-//! written: the caller hands in the environment, stdin and the node's own file.
+//! written: the caller hands in the environment, stdin and the node's own files.
 
 mod address;
 mod annotations;
@@ -13,7 +13,9 @@ mod error;
 mod gc;
 mod grammar;
 mod json;
+mod judge;
 mod mappings;
+mod node_files;
 mod number;
 mod parse;
 mod prev_result;
@@ -31,10 +33,11 @@ pub use self::annotations::{
 };
 pub use self::command::Command;
 pub use self::config::{
-    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, StoreConfig,
+    Config, DEFAULT_LOCK_TIMEOUT, DEFAULT_MARK_BIT, DEFAULT_STATE_DIR, Setting, StoreConfig,
 };
 pub use self::env::Env;
 pub use self::error::Error;
+pub use self::node_files::{CLUSTER_FILE, NODE_DIR, NODE_FILE, NodeFile, NodeFiles};
 pub use self::reply::{failure, versions};
 pub use self::requests::{asking, read_annotations};
 pub use self::version::Version;
@@ -43,9 +46,6 @@ pub(crate) use self::json::Entries;
 use self::json::Object;
 pub(crate) use self::number::range as port_range;
 use crate::model::{Ask, Attachment};
-
-/// The node's own file. Its keys win over the network configuration's.
-pub const NODE_FILE: &str = "/etc/cni/autoport.json";
 
 /// One CNI call.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub enum Call {
 /// An ADD or CHECK.
 #[derive(Debug)]
 pub struct Claim {
-    /// What is asked for. If no port is, the node's own file has not been read.
+    /// What is asked for. If no port is, the node's own files have not been read.
     pub ask: Ask,
     /// Whether the pod must not start without the agent.
     pub needs_agent: bool,

@@ -1,30 +1,26 @@
 //! One call: VERSION at once, of the others first what they have in common, then what each has of its own.
 
-use std::io;
-
 use super::annotations::{Annotations, ENV, requires_variables};
 use super::command::Command;
-use super::config::{Config, Judge, StoreConfig, decode_node_file};
+use super::config::{Config, StoreConfig};
 use super::env::{Env, Parameters};
 use super::error::Error;
 use super::json::Object;
+use super::judge::Judge;
+use super::node_files::NodeFiles;
 use super::text::quote;
 use super::version::Version;
 use super::{Call, Claim, Parsed, gc, mappings, prev_result, requests, version_on};
 use crate::model::{Attachment, InvalidName, Pod, check_identifier};
 
-/// What reading [`super::NODE_FILE`] gives: nothing if there is none.
-pub(super) type NodeFile = io::Result<Option<Vec<u8>>>;
-
 impl Call {
-    /// Reads a call. `node_file` reads [`super::NODE_FILE`], and is called only if its content matters:
-    /// not on VERSION, and not on an ADD or CHECK that neither port mappings nor annotations ask
-    /// for ports in.
+    /// Reads a call. `node_files` reads them, and is called only if their content matters: not on VERSION, and
+    /// not on an ADD or CHECK that neither port mappings nor annotations ask for ports in.
     ///
     /// `declared` lists the ports that a Pod declares, and is called only on an ADD or CHECK whose annotations
     /// leave something to them: what they are `needed` for, as its last argument says, cannot be served without.
     ///
-    /// On DEL, GC and STATUS no key of ours is ever an error, and neither is the node's file.
+    /// On DEL, GC and STATUS no key of ours is ever an error, and neither is a file of the node.
     ///
     /// # Errors
     /// When the environment is incomplete, stdin is not a JSON object, the version is not spoken,
@@ -33,7 +29,7 @@ impl Call {
     pub fn parse<E: From<Error>>(
         env: &Env,
         stdin: &[u8],
-        node_file: impl FnOnce() -> NodeFile,
+        node_files: impl FnOnce() -> NodeFiles,
         declared: impl FnOnce(&StoreConfig, &Pod, bool) -> Result<String, E>,
     ) -> Result<Parsed, E> {
         let command = env.command()?;
@@ -57,20 +53,20 @@ impl Call {
         };
         let mut parser = Parser { env, given, conf, version, network, judge };
         let call = match command {
-            Command::Add => Call::Add(parser.claim(node_file, declared)?),
-            Command::Check => Call::Check(parser.claim(node_file, declared)?),
+            Command::Add => Call::Add(parser.claim(node_files, declared)?),
+            Command::Check => Call::Check(parser.claim(node_files, declared)?),
             Command::Del => {
-                let store = parser.layered(node_file, StoreConfig::from_layers)?;
+                let store = parser.layered(node_files, StoreConfig::from_layers)?;
                 Call::Del { attachment: parser.attachment()?, store }
             }
             Command::Gc => {
-                let store = parser.layered(node_file, StoreConfig::from_layers)?;
+                let store = parser.layered(node_files, StoreConfig::from_layers)?;
                 let Parser { conf, network, judge, .. } = &mut parser;
                 let valid = gc::valid_attachments(conf, network, judge)?;
                 Call::Gc { network: parser.network, valid, store }
             }
             Command::Status | Command::Version => {
-                Call::Status(parser.layered(node_file, Config::from_layers)?.store)
+                Call::Status(parser.layered(node_files, Config::from_layers)?.store)
             }
         };
         Ok(Parsed { call, warnings: parser.judge.warnings })
@@ -90,14 +86,14 @@ struct Parser<'a> {
 impl Parser<'_> {
     fn claim<E: From<Error>>(
         &mut self,
-        node_file: impl FnOnce() -> NodeFile,
+        node_files: impl FnOnce() -> NodeFiles,
         declared: impl FnOnce(&StoreConfig, &Pod, bool) -> Result<String, E>,
     ) -> Result<Claim, E> {
         let wanted = mappings::read(&self.conf)?;
         let annotations = Annotations::read(&self.conf)?;
         let silent = wanted.is_empty() && annotations.is_silent();
-        let node_file = || if silent { Ok(None) } else { node_file() };
-        let config = self.layered(node_file, Config::from_layers)?;
+        let node_files = || if silent { NodeFiles::default() } else { node_files() };
+        let config = self.layered(node_files, Config::from_layers)?;
         let (store, aliases) = (config.store.clone(), config.aliases.clone());
         let agent_required = config.agent_required;
         let mut ask = config.ask(self.attachment()?.into());
@@ -121,17 +117,15 @@ impl Parser<'_> {
         Ok(Claim { needs_agent: needs_agent && !ask.is_empty(), ask, result: prev.echo, store })
     }
 
-    /// Reads the configuration with the node's own file laid over it.
+    /// Reads the configuration with the node's own files laid over it.
     fn layered<T>(
         &mut self,
-        node_file: impl FnOnce() -> NodeFile,
+        node_files: impl FnOnce() -> NodeFiles,
         read: fn(&[&Object<'_>], &mut Judge) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let judge = &mut self.judge;
-        let bytes = node_file().map_err(|source| Error::NodeFile { source });
-        let bytes = judge.weigh(bytes)?.flatten();
-        let node = bytes.as_deref().map(decode_node_file).transpose();
-        let node = judge.weigh(node)?.flatten();
+        let node_files = node_files();
+        let node = node_files.decode(judge)?;
         let layers: Vec<&Object<'_>> = node.iter().chain([&self.conf]).collect();
         read(&layers, judge)
     }

@@ -1,6 +1,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 
 use super::*;
 
@@ -20,7 +21,14 @@ fn env(command: &str) -> Env {
 }
 
 fn parse(command: &str, stdin: &str) -> Result<Parsed, Error> {
-    Call::parse(&env(command), stdin.as_bytes(), || Ok(None), no_spec)
+    Call::parse(&env(command), stdin.as_bytes(), NodeFiles::default, no_spec)
+}
+
+/// The node's own files, if only `name` exists.
+fn node_files_with(name: &str, read: impl Fn() -> io::Result<Vec<u8>>) -> NodeFiles {
+    NodeFiles::in_dir(Path::new(NODE_DIR), |path| {
+        if path == Path::new(name) { read() } else { Err(io::ErrorKind::NotFound.into()) }
+    })
 }
 
 /// Nothing here needs the spec of a Pod.
@@ -135,15 +143,18 @@ fn every_version_is_spoken_and_named_when_it_is_not() {
 fn configuration_never_fails_del_and_gc() {
     let bad = r#","snat":"x","stateDir":7,"lockTimeout":-1,"backend":"iptables","prevResult":"?",
         "sourceRange":1,"conditionsV4":["!"],"runtimeConfig":{"portMappings":[{"hostPort":-1}]}"#;
-    let broken: [fn() -> parse::NodeFile; 3] = [
-        || Ok(Some(b"{".to_vec())),
-        || Ok(Some(br#"{"stateDir":"..","snat":0}"#.to_vec())),
+    let broken: [fn() -> io::Result<Vec<u8>>; 3] = [
+        || Ok(b"{".to_vec()),
+        || Ok(br#"{"stateDir":"..","snat":0}"#.to_vec()),
         || Err(io::ErrorKind::PermissionDenied.into()),
     ];
-    for node_file in broken {
+    for (read, broken_file) in
+        broken.iter().flat_map(|read| [(read, NODE_FILE), (read, CLUSTER_FILE)])
+    {
+        let node_files = || node_files_with(broken_file, read);
         for command in ["DEL", "GC", "STATUS"] {
             let stdin = conf("1.1.0", bad);
-            let parsed = Call::parse(&env(command), stdin.as_bytes(), node_file, no_spec);
+            let parsed = Call::parse(&env(command), stdin.as_bytes(), node_files, no_spec);
             let Parsed { call, warnings } = parsed.expect(command);
             assert!(warnings.len() >= 3, "{warnings:?}");
             let (Call::Del { store, .. } | Call::Gc { store, .. } | Call::Status(store)) = call
@@ -154,7 +165,7 @@ fn configuration_never_fails_del_and_gc() {
             assert_eq!(store.lock_timeout, DEFAULT_LOCK_TIMEOUT);
         }
         let stdin = conf("1.1.0", &format!("{PREV}{PORTS}"));
-        assert!(Call::parse(&env("ADD"), stdin.as_bytes(), node_file, no_spec).is_err());
+        assert!(Call::parse(&env("ADD"), stdin.as_bytes(), node_files, no_spec).is_err());
     }
 }
 
@@ -170,13 +181,14 @@ fn a_late_del_needs_next_to_nothing() {
     .into_iter()
     .map(|(name, value)| (OsString::from(name), OsString::from(value)))
     .collect();
-    let parsed = Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, || Ok(None), no_spec);
+    let parsed =
+        Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, NodeFiles::default, no_spec);
     let Call::Del { attachment, .. } = parsed.expect("DEL").call else { panic!("not DEL") };
     assert_eq!(attachment.to_string(), "net/4f2a/eth0");
 }
 
 #[test]
-fn the_nodes_file_is_read_only_when_it_matters() {
+fn the_nodes_files_are_read_only_when_they_matter() {
     let cases = [
         ("VERSION", String::new(), false),
         ("ADD", conf("1.0.0", PREV), false),
@@ -189,11 +201,11 @@ fn the_nodes_file_is_read_only_when_it_matters() {
     ];
     for (command, stdin, expected) in cases {
         let called = Cell::new(false);
-        let node_file = || {
+        let node_files = || {
             called.set(true);
-            Ok(Some(br#"{"stateDir":"/run/x"}"#.to_vec()))
+            node_files_with(NODE_FILE, || Ok(br#"{"stateDir":"/run/x"}"#.to_vec()))
         };
-        Call::parse(&env(command), stdin.as_bytes(), node_file, no_spec).expect(command);
+        Call::parse(&env(command), stdin.as_bytes(), node_files, no_spec).expect(command);
         assert_eq!(called.get(), expected, "{command} {stdin}");
     }
 }
@@ -249,9 +261,15 @@ fn no_cut_or_flipped_byte_panics() {
             let mut bytes = stdin.clone().into_bytes();
             for replacement in [0, b'"', b'{', b'9', b'\\', 0xff] {
                 bytes[at] = replacement;
-                let _ = Call::parse(&env(command), &bytes, || Ok(Some(bytes.clone())), no_spec);
+                let _ = Call::parse(
+                    &env(command),
+                    &bytes,
+                    || NodeFiles::default().with_cluster_file(bytes.clone()),
+                    no_spec,
+                );
             }
-            let _ = Call::parse(&env(command), &stdin.as_bytes()[..at], || Ok(None), no_spec);
+            let _ =
+                Call::parse(&env(command), &stdin.as_bytes()[..at], NodeFiles::default, no_spec);
         }
     }
 }

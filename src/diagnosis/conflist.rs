@@ -1,7 +1,7 @@
 //! The network configurations: whether runtimes hand their pods to autoport, and in which state.
 
-use super::{Facts, Report, State, counted, node_file, some_of};
-use crate::cni::{self, Config, Version};
+use super::{Facts, Report, State, counted, node_files, some_of};
+use crate::cni::{self, Config, NodeFiles, Version};
 use crate::install::Value;
 
 /// What is in a network configuration file; or its name, and why it is not understood.
@@ -31,9 +31,9 @@ impl Plugin<'_> {
         all.and_then(|all| all.get(capability)).map(Value::raw) != Some("true")
     }
 
-    /// How it is configured, by its own keys and those of the node's file, with warnings.
-    fn config(&self, node_file: Option<&[u8]>) -> Result<(Config, Vec<String>), cni::Error> {
-        Config::read(Some(self.object.raw().as_bytes()), node_file)
+    /// How it is configured, by its own keys and those of the node's files, with warnings.
+    fn config(&self, node_files: &NodeFiles) -> Result<(Config, Vec<String>), cni::Error> {
+        Config::read(Some(self.object.raw().as_bytes()), node_files)
     }
 }
 
@@ -99,7 +99,8 @@ pub(super) fn networks(facts: &Facts) -> Vec<Network<'_>> {
 /// How each network that autoport is chained in is configured, as far as ADD would take it.
 pub(super) fn configs(facts: &Facts, networks: &[Network<'_>]) -> Vec<Config> {
     let own = networks.iter().flatten().flat_map(Conflist::own);
-    own.filter_map(|(_, own)| Some(own.config(node_file::valid(facts)).ok()?.0)).collect()
+    let node_files = node_files::valid(facts);
+    own.filter_map(|(_, own)| Some(own.config(&node_files).ok()?.0)).collect()
 }
 
 const CHECK: &str = "network";
@@ -240,7 +241,7 @@ fn declared(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
 /// The keys of this network alone: those of the node's own file have lines of their own.
 fn settings(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
     let file = &list.file;
-    match plugin.config(None) {
+    match plugin.config(&NodeFiles::default()) {
         Ok((_, warnings)) => {
             for warning in warnings {
                 report.warning(format!("{file}: {warning}"), "remove the key, or correct it");

@@ -14,6 +14,7 @@ use std::process::Command;
 
 use super::{child, legacy};
 use crate::app::{self, Examined};
+use crate::cni::NodeFiles;
 use crate::error;
 use crate::event::Silent;
 use crate::install;
@@ -146,8 +147,8 @@ pub struct Facts {
     pub(super) table: Option<Table>,
     /// The network configurations, in the order in which runtimes take them.
     pub(super) configurations: Seen<Configurations>,
-    /// The node's own file; `None` where there is none.
-    pub(super) node_file: Seen<Option<Vec<u8>>>,
+    /// The node's own files.
+    pub(super) node_files: NodeFiles,
     /// The installed plugin; `None` where there is none.
     pub(super) binary: Seen<Option<Binary>>,
     /// Where the records are looked for.
@@ -176,7 +177,7 @@ impl Facts {
         conf_dir: PathBuf,
         plugin: PathBuf,
         store: &Store,
-        node_file: io::Result<Option<Vec<u8>>>,
+        node_files: NodeFiles,
     ) -> Self {
         let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
         let agent = store.agent();
@@ -191,7 +192,7 @@ impl Facts {
             table: table().map(|look| look.table),
             configurations: configurations(&conf_dir),
             binary: binary(&plugin),
-            node_file: node_file.map_err(Unseen::from),
+            node_files,
             state_dir,
             stale,
             agent,

@@ -10,7 +10,7 @@ mod facts;
 mod legacy;
 mod machine;
 mod network;
-mod node_file;
+mod node_files;
 mod passage;
 mod ports;
 mod records;
@@ -119,7 +119,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     let networks = conflist::networks(facts);
     machine::kernel(facts, &mut report);
     machine::plugin(facts, &mut report);
-    node_file::judge(facts, &mut report);
+    node_files::judge(facts, &mut report);
     conflist::judge(facts, &networks, &mut report);
     records::judge(facts, &mut report);
     let configs = conflist::configs(facts, &networks);

@@ -4,7 +4,7 @@ use super::NAME;
 use super::from_portmap;
 use super::problem::Problem;
 use super::text::{Part, Value};
-use crate::cni::{Config, Version};
+use crate::cni::{Config, NodeFiles, Version};
 
 /// Plugins that work on the result of those before them, and make none themselves.
 const CHAINED: [&str; 9] =
@@ -89,6 +89,15 @@ pub(super) fn types(text: &str) -> Vec<String> {
     List::read(text).map(|list| list.types).unwrap_or_default()
 }
 
+/// autoport's object in a network configuration of either form.
+pub(super) fn object(text: &str) -> Option<Value<'_>> {
+    let whole = Value::of(text).ok()?;
+    let is_ours =
+        |object: &Value<'_>| object.get("type").and_then(Value::string).as_deref() == Some(NAME);
+    let Some(plugins) = whole.get("plugins") else { return Some(whole).filter(is_ours) };
+    plugins.items()?.into_iter().map(|item| item.value).find(is_ours)
+}
+
 /// Puts autoport into the list: in the place of portmap, or behind all others.
 ///
 /// # Errors
@@ -118,7 +127,7 @@ pub(super) fn with_autoport(text: &str) -> Result<Edited, Problem> {
             let portmap = list.items[index].value;
             let object = from_portmap::translated(portmap, &mut remarks)?;
             // What was portmap's own is now ours to judge, before a pod is refused because of it.
-            let judged = Config::read(Some(object.as_bytes()), None);
+            let judged = Config::read(Some(object.as_bytes()), &NodeFiles::default());
             remarks.extend(judged.map_err(Problem::Config)?.1);
             NAME.clone_into(&mut list.types[index]);
             (portmap.replaced(&object), "autoport replaces portmap")
@@ -143,6 +152,11 @@ fn verified(text: String, types: &[String]) -> Result<String, Problem> {
     if is_meant { Ok(text) } else { Err(Problem::Broken) }
 }
 
+/// The text without autoport's object, whose keys may have been changed.
+fn rest(text: &str) -> Option<String> {
+    object(text).map(|object| object.replaced(""))
+}
+
 /// Takes autoport out of the list, and puts back what stood there in `before`, the text before the
 /// installation.
 ///
@@ -153,7 +167,7 @@ pub(super) fn without_autoport(text: &str, before: Option<&str>) -> Result<Edite
     let done = |text: String, how| Ok(Edited { text, how, remarks: Vec::new() });
     let Some(index) = list.only("autoport")? else { return done(text.to_owned(), None) };
     if let Some(before) = before
-        && with_autoport(before).is_ok_and(|installed| installed.text == text)
+        && with_autoport(before).is_ok_and(|installed| rest(&installed.text) == rest(text))
     {
         return done(before.to_owned(), Some("restored to its content before the installation"));
     }

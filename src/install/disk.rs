@@ -154,6 +154,12 @@ impl Folder {
         Ok(folder)
     }
 
+    /// As [`Self::open`], and makes the folder where there is none.
+    pub(super) fn made(path: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        Self::open(path)
+    }
+
     /// One in which nothing is changed, whatever is asked.
     pub(super) fn untouched(path: &Path) -> Self {
         Self { path: path.to_owned(), open: None }
@@ -163,6 +169,11 @@ impl Folder {
     pub(super) fn replace(&self, path: &Path, bytes: &[u8], like: &Path) -> Result<(), Error> {
         let like = fs::metadata(like).map_err(Error::io("examine", like))?;
         self.put(path, &mut &*bytes, like.mode() & 0o777, Some(&like))
+    }
+
+    /// Puts `bytes` at `path`, for everyone to read.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        self.put(path, &mut &*bytes, 0o644, None)
     }
 
     /// Puts the running executable at `path`.

@@ -69,7 +69,10 @@ const RESTRICTIONS: [(&str, &str); 2] = [
 ];
 
 /// The members that serve as the conditions did.
-fn restrictions(portmap: Value<'_>, remarks: &mut Vec<String>) -> Result<Vec<Member>, Problem> {
+fn restrictions(
+    portmap: Value<'_>,
+    remarks: &mut Vec<String>,
+) -> Result<Vec<Member<'static>>, Problem> {
     // By option and family.
     let mut found = BTreeMap::<&str, [Vec<String>; 2]>::new();
     for (family, key) in CONDITIONS.into_iter().enumerate() {

@@ -8,9 +8,11 @@
 //! the new one.
 
 mod cache;
+mod cluster;
 mod conflist;
 mod disk;
 mod from_portmap;
+mod keys;
 mod problem;
 mod text;
 
@@ -20,13 +22,18 @@ use std::path::{Path, PathBuf};
 use diffy::DiffOptions;
 use serde::Serialize;
 
+pub use cluster::Change;
 pub use disk::configurations;
 pub use problem::Problem;
 pub(crate) use text::Value;
 
+use crate::cni;
 use crate::event::LockHolder;
+use crate::regular;
+use cluster::Proposal;
 use conflist::Edited;
 use disk::{Folder, Found, look};
+use keys::Keys;
 
 /// Where libcni remembers what it attached with which configuration.
 const CACHE_DIR: &str = "/var/lib/cni/results";
@@ -36,6 +43,9 @@ const NAME: &str = "autoport";
 /// What a configuration was before goes by its name and this. Runtimes read `.conf`, `.conflist` and
 /// `.json`.
 const BEFORE: &str = ".before-autoport";
+
+/// And what is known of the keys in autoport's object there.
+const KEYS: &str = ".autoport-keys";
 
 /// What belongs to the system's package manager, and is not ours to delete.
 const PACKAGED: &str = "/usr";
@@ -47,6 +57,8 @@ pub struct Places {
     pub conf_dir: PathBuf,
     /// The one network that is meant, instead of what the runtime would choose.
     pub conflist: Option<PathBuf>,
+    /// What to change in the configuration of the cluster.
+    pub change: Change,
     /// Whether to say what would be done, and not do it.
     pub dry_run: bool,
 }
@@ -94,6 +106,19 @@ pub enum Error {
     /// A configuration is left as it is.
     #[error("{} was not changed", path.display())]
     Conflist { path: PathBuf, source: Problem },
+    /// What is to be written is no configuration.
+    #[error("{from} was rejected, and {} was not changed", cni::CLUSTER_FILE)]
+    Config {
+        /// The file that it comes from.
+        from: String,
+        source: cni::Error,
+    },
+    /// What is to be written is no object.
+    #[error(
+        "{from} is not a JSON object with keys of docs/configuration.md, and {} was not changed",
+        cni::CLUSTER_FILE
+    )]
+    NoObject { from: String },
 }
 
 impl Error {
@@ -154,19 +179,32 @@ impl Step {
 }
 
 /// Puts the running executable into the folder of plugins, and autoport into the network that the
-/// runtime chooses: the first in the order of names.
+/// runtime chooses: the first in the order of names. Before that, writes the configuration of the cluster. Where
+/// that is rejected, the one from before stays, and the rest is done all the same; without one, nothing is.
 ///
 /// # Errors
-/// When something is not understood; then nothing is changed. When the file system refuses.
+/// When something is not understood; then nothing is changed. When the file system refuses. When the
+/// configuration of the cluster is rejected.
 pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
     let folder = places.conf_folder()?;
     let path = match &places.conflist {
         Some(path) => path.clone(),
         None => active(&places.conf_dir)?,
     };
-    let text = regular(&path)?;
+    let text = list_at(&path)?;
     let left = |source| Error::Conflist { path: path.clone(), source };
     let mut edited = conflist::with_autoport(&text).map_err(left)?;
+    let keys = keep_keys(&path, &mut edited)?;
+    let mut steps = vec![copy_executable(places)?];
+    let proposal = propose(places, &edited.text);
+    let rejected = match proposal {
+        Ok(proposal) => {
+            steps.extend(proposal.map(|it| it.write(places.dry_run)).transpose()?);
+            None
+        }
+        Err(error) if disk::exists(Path::new(cni::CLUSTER_FILE)) => Some(error),
+        Err(error) => return Err(error),
+    };
     for plugin in conflist::types(&edited.text) {
         if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
             edited.remarks.push(format!(
@@ -175,14 +213,52 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
             ));
         }
     }
-    let mut steps = vec![copy_executable(places)?];
-    let backup = edited.how.map(|_| before_of(&path));
+    let backup = edited.how.map(|_| beside(&path, BEFORE));
     if let Some(before) = &backup {
         folder.replace(before, text.as_bytes(), &path)?;
         folder.replace(&path, edited.text.as_bytes(), &path)?;
     }
+    if let Some(keys) = keys {
+        folder.replace(&beside(&path, KEYS), keys.as_bytes(), &path)?;
+    }
     steps.push(Step { backup, ..Step::of(path, &text, edited) });
-    Ok(steps)
+    rejected.map_or(Ok(steps), Err)
+}
+
+fn propose(places: &Places, text: &str) -> Result<Option<Proposal>, Error> {
+    if places.change.is_empty() {
+        return Ok(None);
+    }
+    places.change.propose(conflist::object(text).map(Value::raw)).map(Some)
+}
+
+/// Puts what the operator had set in autoport's object into one that is made anew. Gives what is to be remembered
+/// of it, if that has changed.
+fn keep_keys(path: &Path, edited: &mut Edited) -> Result<Option<String>, Error> {
+    let old = text_of(&beside(path, KEYS))?;
+    let keys: Option<Keys> = old.as_ref().and_then(|text| serde_json::from_str(text).ok());
+    let keys = keys.unwrap_or_default();
+    let made = edited.how.map(|_| edited.text.clone());
+    if made.is_some()
+        && let Some((text, names)) = keys.kept(&edited.text)
+        && conflist::types(&text) == conflist::types(&edited.text)
+    {
+        let names = names.join(", ");
+        edited.remarks.push(format!("as in autoport's entry before: {names}"));
+        edited.text = text;
+    }
+    let next = keys.next(made.as_deref(), &edited.text);
+    let next =
+        serde_json::to_string(&next).map_err(|error| Error::io("write", path)(error.into()))?;
+    Ok(Some(next).filter(|next| old.as_ref() != Some(next)))
+}
+
+/// The content of a file beside a configuration, which only an installation writes.
+fn text_of(path: &Path) -> Result<Option<String>, Error> {
+    match look(path)? {
+        Found::File(bytes) => Ok(String::from_utf8(bytes).ok()),
+        Found::Nothing | Found::Other(_) => Ok(None),
+    }
 }
 
 /// Takes autoport out of the network that is named, or of every one that has it. The executable stays:
@@ -198,55 +274,79 @@ pub fn withdraw(places: &Places) -> Result<Vec<Step>, Error> {
     };
     let mut steps = Vec::new();
     for path in paths {
-        let text = regular(&path)?;
-        let backup = before_of(&path);
-        let before = match look(&backup)? {
-            Found::File(before) => String::from_utf8(before).ok(),
-            Found::Nothing | Found::Other(_) => None,
-        };
+        let text = list_at(&path)?;
+        let before = text_of(&beside(&path, BEFORE))?;
         let left = |source| Error::Conflist { path: path.clone(), source };
         let edited = conflist::without_autoport(&text, before.as_deref()).map_err(left)?;
         if edited.how.is_some() {
             folder.replace(&path, edited.text.as_bytes(), &path)?;
         }
         steps.push(Step::of(path, &text, edited));
-        folder.remove(&backup)?;
+    }
+    forget(places, &folder)?;
+    Ok(steps)
+}
+
+/// Deletes what is beside lists that do not have autoport any more, also where the main plugin has taken it out.
+fn forget(places: &Places, folder: &Folder) -> Result<(), Error> {
+    let with = lists_with_autoport(&places.conf_dir)?;
+    let named = places.conflist.clone().map(|path| vec![path]);
+    let all = named.map_or_else(|| disk::configurations(&places.conf_dir), Ok)?;
+    for path in all.iter().filter(|path| !with.contains(path)) {
+        folder.remove(&beside(path, KEYS))?;
+        folder.remove(&beside(path, BEFORE))?;
+    }
+    Ok(())
+}
+
+/// Deletes the executable from the folder of plugins and the configuration of the cluster, unless a network
+/// or what a runtime remembers of an attachment still names the plugin. A package's executable stays.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove_rest(places: &Places) -> Result<Vec<Step>, Error> {
+    let executable = places.bin_dir.join(NAME);
+    let kept = |why: String| Step { how: Some(why), ..Step::new(executable.clone(), Done::Kept) };
+    if let Some(why) = still_needed(places)?.filter(|_| disk::exists(&executable)) {
+        return Ok(vec![kept(why)]);
+    }
+    let mut steps = vec![if executable.starts_with(PACKAGED) && disk::exists(&executable) {
+        kept(format!("files below {PACKAGED} belong to the package manager"))
+    } else {
+        places.removed(&executable)?
+    }];
+    let cluster = Path::new(cni::CLUSTER_FILE);
+    if disk::exists(cluster) {
+        steps.push(places.removed(cluster)?);
     }
     Ok(steps)
 }
 
-/// Deletes the executable from the folder of plugins, unless it is the package manager's, or a network
-/// or what a runtime remembers of an attachment still names it.
-///
-/// # Errors
-/// When the file system refuses.
-pub fn remove_executable(places: &Places) -> Result<Step, Error> {
-    let path = places.bin_dir.join(NAME);
-    let step = |done| Ok(Step::new(path.clone(), done));
-    let kept = |why: String| Ok(Step { how: Some(why), ..Step::new(path.clone(), Done::Kept) });
-    if !disk::exists(&path) {
-        return step(Done::Unchanged);
-    }
-    if path.starts_with(PACKAGED) {
-        return kept(format!("files below {PACKAGED} belong to the package manager"));
-    }
+/// Why a runtime may call the plugin once more.
+fn still_needed(places: &Places) -> Result<Option<String>, Error> {
     // A dry run has taken it out of none.
     if !places.dry_run
         && let Some(network) = lists_with_autoport(&places.conf_dir)?.first()
     {
-        return kept(format!("{} names it", network.display()));
+        return Ok(Some(format!("{} names it", network.display())));
     }
-    if let Some(cached) = cache::first_with_autoport(Path::new(CACHE_DIR))? {
-        return kept(format!(
-            "the attachment {} was made with it, and its runtime may call it once more",
-            cached.display()
-        ));
-    }
-    places.folder(&places.bin_dir)?.remove(&path)?;
-    step(Done::Removed)
+    let cached = cache::first_with_autoport(Path::new(CACHE_DIR))?;
+    Ok(cached.map(|cached| {
+        let cached = cached.display();
+        format!("the attachment {cached} was made with it, and its runtime may call it once more")
+    }))
 }
 
 impl Places {
+    /// Deletes a file, if there is one.
+    fn removed(&self, path: &Path) -> Result<Step, Error> {
+        if !disk::exists(path) {
+            return Ok(Step::new(path.to_owned(), Done::Unchanged));
+        }
+        self.folder(path.parent().unwrap_or(Path::new("/")))?.remove(path)?;
+        Ok(Step::new(path.to_owned(), Done::Removed))
+    }
+
     /// A folder to change something in; in a dry run nothing is changed there.
     fn folder(&self, path: &Path) -> Result<Folder, Error> {
         if self.dry_run { Ok(Folder::untouched(path)) } else { Folder::open(path) }
@@ -279,10 +379,23 @@ fn copy_executable(places: &Places) -> Result<Step, Error> {
     Ok(Step::new(path, Done::Copied))
 }
 
-fn before_of(path: &Path) -> PathBuf {
+fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(BEFORE);
+    name.push(suffix);
     name.into()
+}
+
+/// The first network configuration that has autoport, in the order in which runtimes choose theirs, and
+/// autoport's object in it. Files that cannot be read are passed over: no runtime uses them.
+///
+/// # Errors
+/// When the folder is there and cannot be listed.
+pub fn network(conf_dir: &Path) -> Result<Option<(PathBuf, String)>, Error> {
+    let found = disk::configurations(conf_dir)?.into_iter().find_map(|path| {
+        let text = String::from_utf8(regular::read(&path).ok()?).ok()?;
+        Some((path, conflist::object(&text)?.raw().to_owned()))
+    });
+    Ok(found)
 }
 
 fn is_list(path: &Path) -> bool {
@@ -310,7 +423,7 @@ fn lists_with_autoport(conf_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn regular(path: &Path) -> Result<String, Error> {
+fn list_at(path: &Path) -> Result<String, Error> {
     let bytes = match look(path)? {
         Found::File(bytes) => bytes,
         Found::Nothing => return Err(Error::io("read", path)(io::ErrorKind::NotFound.into())),

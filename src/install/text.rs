@@ -25,7 +25,7 @@ pub(crate) struct Part<'a> {
 }
 
 /// The key of an object's member, and the value that it is to have.
-pub(super) type Member = (&'static str, String);
+pub(super) type Member<'a> = (&'a str, String);
 
 impl Part<'_> {
     /// Gives it another value.
@@ -131,11 +131,11 @@ impl<'a> Value<'a> {
     /// A member for an object of this text.
     pub(super) fn member(self, key: &str, value: &str) -> String {
         let space = if self.is_spaced() { " " } else { "" };
-        format!("\"{key}\":{space}{value}")
+        format!("{}:{space}{value}", serde_json::Value::from(key))
     }
 
     /// As [`Self::with`], with these values of members: each in the place of the one with its key, or new.
-    pub(super) fn with_members(self, mut kept: Vec<Part<'_>>, set: &[Member]) -> String {
+    pub(super) fn with_members(self, mut kept: Vec<Part<'_>>, set: &[Member<'_>]) -> String {
         let mut new = Vec::new();
         for (key, value) in set {
             match kept.iter_mut().rfind(|member| member.key == *key) {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use autoport::cni::{Call, Env, Error};
+use autoport::cni::{Call, Env, Error, NodeFiles};
 use serde_json::json;
 
 use super::*;
@@ -27,7 +27,7 @@ fn requests(annotation: &str) -> usize {
         "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.200.0.2/24" }] },
     });
     let declared = |_: &_, _: &_, _| Ok::<_, Error>("http=8080, metrics=9090".to_owned());
-    let parsed = Call::parse(&env, stdin.to_string().as_bytes(), || Ok(None), declared)
+    let parsed = Call::parse(&env, stdin.to_string().as_bytes(), NodeFiles::default, declared)
         .unwrap_or_else(|error| panic!("{annotation}: {error}"));
     let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };
     claim.ask.requested.len()

@@ -1,6 +1,6 @@
 //! docs/configuration.md has every key, its types and its default.
 
-use autoport::cni::{Config, Error};
+use autoport::cni::{Config, Error, NodeFiles};
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -65,7 +65,8 @@ fn rejected() -> BTreeSet<String> {
 
 /// What an ADD has of this plugin object.
 fn parse(object: &Map<String, Value>) -> Result<Config, Error> {
-    let (config, warnings) = Config::read(Some(&serde_json::to_vec(object).expect("JSON")), None)?;
+    let (config, warnings) =
+        Config::read(Some(&serde_json::to_vec(object).expect("JSON")), &NodeFiles::default())?;
     assert_eq!(warnings, Vec::<String>::new());
     Ok(config)
 }

@@ -1,4 +1,4 @@
-use autoport::cni::Config;
+use autoport::cni::{Config, NodeFiles};
 use autoport::model::{Attachment, HostPod, Owner, Pod};
 
 use super::*;
@@ -8,7 +8,7 @@ const CREATED: u64 = 1_700_000_000;
 
 fn record(holder: impl Into<Holder>, uid: &str) -> Record {
     let pod = Pod { namespace: "games".into(), name: "web".into(), uid: uid.into() };
-    let (config, _) = Config::read(None, None).expect("the defaults");
+    let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
     Record {
         owner: Owner { pod: Some(pod), ..Owner::bare(holder.into()) },
         pod_addresses: Vec::new(),

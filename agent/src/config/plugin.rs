@@ -1,12 +1,10 @@
 //! The plugin's configuration on this node: ranges, limits and aliases are the same for pods on the node's
 //! network.
 
-use std::io;
 use std::path::PathBuf;
 
-use autoport::cni::{Config, NODE_FILE, StoreConfig};
+use autoport::cni::{Config, NODE_DIR, NodeFiles, StoreConfig};
 use autoport::{install, regular};
-use serde_json::Value;
 
 use super::Unusable;
 
@@ -14,73 +12,46 @@ use super::Unusable;
 #[derive(Clone, Debug)]
 pub struct Plugin {
     net_conf_dir: PathBuf,
-    node_file: PathBuf,
+    node_dir: PathBuf,
 }
 
 impl Plugin {
     pub fn new(net_conf_dir: PathBuf) -> Self {
-        Self { net_conf_dir, node_file: NODE_FILE.into() }
+        Self { net_conf_dir, node_dir: NODE_DIR.into() }
     }
 
-    /// The same with another file of the node.
-    pub fn with_node_file(self, node_file: PathBuf) -> Self {
-        Self { node_file, ..self }
+    /// The same with another directory of the node's own files.
+    pub fn with_node_dir(self, node_dir: PathBuf) -> Self {
+        Self { node_dir, ..self }
     }
 
     /// Reads it as it is now: as an ADD by the first network configuration that has autoport, or by the
-    /// node's file alone if none has.
+    /// node's files alone if none has.
     ///
     /// # Errors
     /// When an ADD would be refused for it.
     pub fn read(&self) -> Result<Config, Unusable> {
-        let node_file = self.node_file()?;
-        let (path, object) = match self.object()? {
-            Some((path, object)) => (path, Some(object.to_string())),
-            None => (self.node_file.clone(), None),
+        let network = install::network(&self.net_conf_dir).map_err(|error| {
+            Unusable::new(&self.net_conf_dir, autoport::error::in_one_line(&error))
+        })?;
+        let (path, object) = match network {
+            Some((path, object)) => (path, Some(object)),
+            None => (self.node_dir.clone(), None),
         };
         let object = object.as_ref().map(String::as_bytes);
-        let config = Config::read(object, node_file.as_deref());
+        let config = Config::read(object, &self.node_files());
         config.map(|(config, _)| config).map_err(|error| Unusable::new(&path, error.in_one_line()))
     }
 
     /// Where the records are, as far as the configuration can be read.
     pub fn store(&self) -> StoreConfig {
-        let node_file = self.node_file().ok().flatten();
-        let in_part = || StoreConfig::of_node_in_part(node_file.as_deref());
+        let in_part = || StoreConfig::of_node_in_part(&self.node_files());
         self.read().map_or_else(|_| in_part(), |config| config.store)
     }
 
-    fn node_file(&self) -> Result<Option<Vec<u8>>, Unusable> {
-        match regular::read(&self.node_file) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Unusable::new(&self.node_file, error.to_string())),
-        }
+    fn node_files(&self) -> NodeFiles {
+        NodeFiles::in_dir(&self.node_dir, regular::read)
     }
-
-    /// The object of autoport in the first file that has one, in the order in which runtimes choose theirs.
-    fn object(&self) -> Result<Option<(PathBuf, Value)>, Unusable> {
-        let paths = install::configurations(&self.net_conf_dir);
-        let paths = paths.map_err(|error| {
-            Unusable::new(&self.net_conf_dir, autoport::error::in_one_line(&error))
-        })?;
-        // A file that cannot be read is not the one that the runtime uses.
-        let found = paths.into_iter().find_map(|path| {
-            let bytes = regular::read(&path).ok()?;
-            let object = object_in(serde_json::from_slice(&bytes).ok()?)?;
-            Some((path, object))
-        });
-        Ok(found)
-    }
-}
-
-fn object_in(mut file: Value) -> Option<Value> {
-    let is_ours = |object: &Value| object.get("type").and_then(Value::as_str) == Some("autoport");
-    if is_ours(&file) {
-        return Some(file);
-    }
-    let plugins = file.get_mut("plugins")?.as_array_mut()?;
-    plugins.iter_mut().find(|object| is_ours(object)).map(Value::take)
 }
 
 #[cfg(test)]
@@ -92,12 +63,13 @@ mod tests {
 
     fn plugin(files: &[(&str, &str)]) -> (tempfile::TempDir, Plugin) {
         let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("node")).expect("it can be made");
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("it can be written");
         }
         let net_conf_dir = dir.path().to_owned();
-        let node_file = dir.path().join("node-file");
-        let plugin = Plugin::new(net_conf_dir).with_node_file(node_file);
+        let node_dir = dir.path().join("node");
+        let plugin = Plugin::new(net_conf_dir).with_node_dir(node_dir);
         (dir, plugin)
     }
 
@@ -123,12 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_file_wins_and_is_enough() {
-        let node_file = r#"{"portRange": "8000-8999", "stateDir": "/run/other"}"#;
-        for files in [
-            &[("10-ours.conflist", OURS), ("node-file", node_file)][..],
-            &[("node-file", node_file)],
-        ] {
+    fn the_nodes_files_win_and_are_enough() {
+        let own = r#"{"portRange": "8000-8999", "stateDir": "/run/other"}"#;
+        let (network, node) = (("10-ours.conflist", OURS), ("node/autoport.json", own));
+        let cluster = ("node/autoport.cluster.json", own);
+        for files in [&[network, node][..], &[node], &[network, cluster], &[cluster]] {
             let (_dir, plugin) = plugin(files);
             assert_eq!(range(&plugin), "8000-8999");
             assert_eq!(plugin.store().state_dir, Path::new("/run/other"));

@@ -83,6 +83,7 @@ fn refuse_translation(request: &Request, annotation: &'static str) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use autoport::cni::NodeFiles;
     use autoport::model::HostPod;
 
     use super::*;
@@ -93,7 +94,7 @@ mod tests {
     fn asked(pairs: &[(&str, &str)]) -> Result<Option<Ask>, String> {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let annotations = pairs.iter().map(own).collect();
-        let (config, _) = Config::read(None, None).expect("the defaults");
+        let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
         let pod = Pod { namespace: "games".into(), name: "game-0".into(), uid: "u1".into() };
         let holder = HostPod::new("u1").expect("a UID").into();
         let asked = ask(holder, pod, &annotations, config);

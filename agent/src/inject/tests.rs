@@ -1,6 +1,6 @@
 use std::num::NonZeroU16;
 
-use autoport::cni::Config;
+use autoport::cni::{Config, NodeFiles};
 use autoport::model::{
     Attachment, ContainerPort, Grant, HostPod, HostPort, Mapping, Owner, Pod as Named, Protocol,
     Request,
@@ -36,7 +36,7 @@ fn record(sandbox: Option<&str>, ports: &[(&str, u16, ContainerPort)], is_chosen
         None => HostPod::new("u1").expect("a UID").into(),
     };
     let pod = Named { namespace: "games".into(), name: "game-0".into(), uid: "u1".into() };
-    let (config, _) = Config::read(None, None).expect("the defaults");
+    let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
     let grant = |(name, number, container_port): &(&str, u16, ContainerPort)| Grant {
         request: Request {
             name: Some((*name).to_owned()),

@@ -62,7 +62,7 @@ fn a_list_may_name_a_port_that_has_a_host_port() {
 #[test]
 fn the_plugin_understands_the_list() {
     let list = ports(&json!({KUBEWHARF: "true"}), &spec()).expect("a list");
-    let (config, _) = Config::read(None, None).expect("the defaults");
+    let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
     let mut ask = config.ask(HostPod::new("any").expect("a UID").into());
     let annotations = [(PORTS.to_owned(), list.clone())].into();
     read_annotations(&mut ask, &annotations, &[].into(), &mut Vec::new()).expect("a list");

@@ -39,6 +39,8 @@ fn common(one: PortRange, other: PortRange) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use autoport::cni::NodeFiles;
+
     use super::*;
 
     #[test]
@@ -46,7 +48,7 @@ mod tests {
         let file =
             br#"{"portRange": ["20000-20009", "20020-20029"], "excludePorts": ["20005-20024", "53"],
                         "namedRanges": {"game": "7000-7004"}}"#;
-        let (config, _) = Config::read(None, Some(file)).expect("it is right");
+        let (config, _) = Config::read(Some(file), &NodeFiles::default()).expect("it is right");
         let all = usage(&config, &Listing::default());
         let free: Vec<_> = all.iter().map(|one| (&*one.range, &*one.protocol, one.free)).collect();
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,9 @@ impl Node {
         Self { dir }
     }
 
-    pub(crate) fn node_file(&self) -> PathBuf {
-        self.dir.path().join("autoport.json")
+    /// Where the plugin's own files of this node are.
+    pub(crate) fn node_dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -44,8 +45,8 @@ impl Node {
         let child = Command::new(env::var_os("AUTOPORT_AGENT").unwrap_or_else(built))
             .arg("--socket")
             .arg(socket)
-            .arg("--node-file")
-            .arg(self.node_file())
+            .arg("--node-dir")
+            .arg(self.node_dir())
             .arg("--net-conf-dir")
             .arg(self.dir.path().join("net.d"))
             .args(options)

@@ -18,11 +18,14 @@ mod taken;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, World};
+use autoport::cni::NodeFiles;
 use autoport::event::Silent;
+use autoport::regular;
 use autoport::store::Store;
 use nix::sys::signal::Signal;
 use prost::Message as _;
@@ -124,14 +127,14 @@ fn two_pods_on_the_host_network_have_a_port_each() {
     assert_eq!(port(&mut runtime, &again), first, "the same pod gets the same number");
 }
 
-const CALL: &str = "AUTOPORT_TEST_NODE_FILE";
+const CALL: &str = "AUTOPORT_TEST_NODE_DIR";
 const RUNTIME_CONFIG: &str = "AUTOPORT_TEST_RUNTIME_CONFIG";
 
 /// The plugin, for [`add`]: a process of its own, because the library looks at the namespaces of its process.
 #[test]
 #[ignore = "run by add, as a process of its own"]
 fn call_the_plugin() {
-    let node_file = env::var_os(CALL).expect("the file of the node");
+    let node_dir = env::var_os(CALL).expect("the directory of the node");
     let runtime_config = env::var(RUNTIME_CONFIG).expect("what the runtime tells the plugin");
     let stdin = format!(
         r#"{{"cniVersion": "1.0.0", "name": "cbr0", "type": "autoport",
@@ -141,7 +144,7 @@ fn call_the_plugin() {
     let outcome = app::run(World {
         env: &env::vars_os().collect(),
         stdin: Ok(stdin.into_bytes()),
-        node_file: || fs::read(node_file).map(Some),
+        node_files: || NodeFiles::in_dir(Path::new(&node_dir), regular::read),
         is_awaited: &|| true,
         now: SystemTime::now().duration_since(UNIX_EPOCH).expect("a time of today").as_secs(),
         log: &mut Silent,
@@ -153,7 +156,7 @@ fn call_the_plugin() {
 fn add(node: &Node, uid: &str, sandbox: &str, runtime_config: &str) {
     let called = Command::new(env::current_exe().expect("the path of this program"))
         .args(["--exact", "call_the_plugin", "--ignored"])
-        .env(CALL, node.node_file())
+        .env(CALL, node.node_dir())
         .env(RUNTIME_CONFIG, runtime_config)
         .env("CNI_COMMAND", "ADD")
         .env("CNI_CONTAINERID", sandbox)
@@ -224,7 +227,7 @@ fn a_pod_with_fixed_ports_is_told_them_with_the_nodes_address_and_without_files(
 fn nothing_is_released_by_an_agent_that_no_longer_leads() {
     let node = Node::new("");
     let store = Store::at(&node.state());
-    let plugin = Plugin::new(node.state().join("net.d")).with_node_file(node.node_file());
+    let plugin = Plugin::new(node.state().join("net.d")).with_node_dir(node.node_dir().to_owned());
     let config = plugin.read().expect("the node's file is right");
     let mut call = Call { store: &store, now: 1, log: &mut Silent };
     let claimed = hostnet::claim(&asking("one"), config, &mut call, &|| true);

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 
-use autoport::cni::{Call, Env, Error, StoreConfig};
+use autoport::cni::{Call, Env, Error, NodeFiles, StoreConfig};
 use autoport::kernel::Change;
 use autoport::model::{Ask, Mapping, Owner, Pod, Record};
 use autoport::plan::{self, Availability, Cursors};
@@ -102,7 +102,9 @@ fn no_spec(_: &StoreConfig, pod: &Pod, _: bool) -> Result<String, Error> {
 }
 
 fn parse(env: &Env, stdin: &[u8]) -> Ask {
-    match Call::parse(black_box(env), black_box(stdin), || Ok(None), no_spec).map(|it| it.call) {
+    match Call::parse(black_box(env), black_box(stdin), NodeFiles::default, no_spec)
+        .map(|it| it.call)
+    {
         Ok(Call::Add(claim)) => claim.ask,
         other => panic!("not an ADD: {other:?}"),
     }

@@ -49,7 +49,11 @@ pub(super) const STEPS: [Step; 25] = [
         "stdin: no terminal; the configuration, and its end",
         &[("ioctl", "TCGETS"), ("read", "(0, ")],
     ),
-    step(PARSE, "`/etc/cni/autoport.json`, mostly absent", &[("openat", "autoport.json")]),
+    step(
+        PARSE,
+        "what the operator sets for this node and for the cluster, mostly absent",
+        &[("openat", "autoport.json"), ("openat", "autoport.cluster.json")],
+    ),
     step(
         "gather",
         "the way to nf_tables, before anything is recorded, and this boot, which the table names",

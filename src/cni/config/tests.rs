@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use super::super::tests::test_code;
+use super::super::{CLUSTER_FILE, NODE_DIR, NODE_FILE};
 use super::*;
 use crate::model::{Allocation, HostListeners};
 
@@ -202,14 +203,44 @@ fn the_node_file_wins_key_by_key() {
 fn errors_in_the_node_file_name_it() {
     let cases = [("{", 6), ("[]", 6), (r#"{"stateDir":"x"}"#, 7), (r#"{"state_dir":"/x"}"#, 2)];
     for (text, code) in cases {
-        let error = Config::read(None, Some(text.as_bytes())).expect_err(text);
-        assert_eq!(test_code(&error), code, "{text}");
-        assert!(error.to_string().contains("/etc/cni/autoport.json"), "{error}");
-        // What is wrong is left out.
-        assert_eq!(StoreConfig::of_node_in_part(Some(text.as_bytes())), defaults().store, "{text}");
+        for path in [NODE_FILE, CLUSTER_FILE] {
+            let files = files(&[(path, text)]);
+            let error = Config::read(None, &files).expect_err(text);
+            assert_eq!(test_code(&error), code, "{text}");
+            assert!(error.to_string().contains(path), "{error}");
+            // What is wrong is left out.
+            assert_eq!(StoreConfig::of_node_in_part(&files), defaults().store, "{text}");
+        }
     }
-    assert_eq!(Config::read(None, None).expect("no file"), (defaults(), vec![]));
-    assert_eq!(StoreConfig::of_node_in_part(None), defaults().store);
-    let half = br#"{"stateDir":"/run/other","portRang":"1"}"#;
-    assert_eq!(StoreConfig::of_node_in_part(Some(half)).state_dir, Path::new("/run/other"));
+    assert_eq!(Config::read(None, &files(&[])).expect("no file"), (defaults(), vec![]));
+    assert_eq!(StoreConfig::of_node_in_part(&files(&[])), defaults().store);
+    let half = files(&[(NODE_FILE, r#"{"stateDir":"/run/other","portRang":"1"}"#)]);
+    assert_eq!(StoreConfig::of_node_in_part(&half).state_dir, Path::new("/run/other"));
+}
+
+#[test]
+fn the_nodes_file_wins_over_that_of_the_cluster_and_both_over_a_network() {
+    let node = (NODE_FILE, r#"{"minPort": 3}"#);
+    let cluster = (CLUSTER_FILE, r#"{"minPort": 2, "markMasqBit": 2}"#);
+    let network = Some(&br#"{"minPort": 1, "markMasqBit": 1, "lockTimeout": 1}"#[..]);
+    for (found, expected) in [
+        (&[][..], (1, 1)),
+        (&[cluster], (2, 2)),
+        (&[node], (3, 1)),
+        (&[node, cluster], (3, 2)),
+        // The order in which they are found does not count.
+        (&[cluster, node], (3, 2)),
+    ] {
+        let (config, _) = Config::read(network, &files(found)).expect("it is right");
+        assert_eq!((config.ports.min_port.get(), config.policy.mark_bit), expected, "{found:?}");
+        assert_eq!(config.store.lock_timeout, Duration::from_secs(1));
+    }
+}
+
+/// These files of a node.
+fn files(found: &[(&str, &str)]) -> NodeFiles {
+    NodeFiles::in_dir(Path::new(NODE_DIR), |path| {
+        let file = found.iter().find(|(name, _)| path == Path::new(name));
+        file.map(|(_, text)| text.as_bytes().to_vec()).ok_or(std::io::ErrorKind::NotFound.into())
+    })
 }

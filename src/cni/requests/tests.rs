@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::asking;
-use crate::cni::{Call, Env, Error, StoreConfig};
+use crate::cni::{Call, Env, Error, NodeFiles, StoreConfig};
 use crate::model::{Ask, ContainerPort, Dialect, Pod};
 
 const PORTS: &str = "autoport.cni/ports";
@@ -60,7 +60,7 @@ fn claim_with(
         },
         "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.5/16"}]},
     });
-    let parsed = Call::parse(&env, conf.to_string().as_bytes(), || Ok(None), declared)?;
+    let parsed = Call::parse(&env, conf.to_string().as_bytes(), NodeFiles::default, declared)?;
     let warned: BTreeSet<_> = parsed.warnings.iter().collect();
     assert_eq!(warned.len(), parsed.warnings.len(), "said twice: {:?}", parsed.warnings);
     let Call::Add(claim) = parsed.call else { panic!("an ADD became something else") };

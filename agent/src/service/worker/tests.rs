@@ -10,7 +10,7 @@ fn worker(dir: &Path) -> Worker {
     let clock = Clock::of_node();
     Worker {
         store: Store::at(dir),
-        plugin: Plugin::new(dir.join("net.d")).with_node_file(dir.join("node-file")),
+        plugin: Plugin::new(dir.join("net.d")).with_node_dir(dir.to_owned()),
         pulse: Keeper::new(dir, true, clock.clone()).pulse(),
         clock,
         own: None,
