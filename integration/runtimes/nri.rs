@@ -3,6 +3,7 @@
 
 mod away;
 mod cost;
+mod off;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::daemon::{Containerd, Release};
@@ -36,10 +39,29 @@ impl Agent {
     }
 
     /// Sends it a signal, and waits for its end.
-    fn ends(mut self, node: &Containerd, signal: &str) {
+    fn ends(self, node: &Containerd, signal: &str) {
+        self.signal(node, signal);
+        self.reap();
+    }
+
+    fn reap(mut self) {
+        self.process.wait().expect("a child can be waited for");
+    }
+
+    fn signal(&self, node: &Containerd, signal: &str) {
         let pid = fs::read_to_string(pid(self.name)).expect("it has said its number");
         node.machine.run("kill", &[signal, pid.trim()]);
-        self.process.wait().expect("a child can be waited for");
+    }
+
+    fn stops(&self, node: &Containerd) {
+        self.signal(node, "-STOP");
+    }
+
+    fn goes_on(&self, node: &Containerd) {
+        self.signal(node, "-CONT");
+        // nsenter(1) stops with its child, and does not go on with it.
+        let nsenter = Pid::from_raw(self.process.id() as i32);
+        kill(nsenter, Signal::SIGCONT).expect("our child");
     }
 
     /// Waits until it has been told of everything on the node this many times.
@@ -71,6 +93,13 @@ fn same(network: Network) -> Network {
     network
 }
 
+/// What turns NRI on in containerd 1.7, as the documentation has it.
+fn documented_lines() -> &'static str {
+    let document = include_str!("../../docs/agent.md");
+    let lines = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    lines.expect("they are there")
+}
+
 /// The variables that a text of a process's environment has.
 fn variables(text: &str) -> Environment {
     let pairs = text.split('\0').filter_map(|pair| pair.split_once('='));
@@ -78,16 +107,20 @@ fn variables(text: &str) -> Environment {
 }
 
 impl Containerd {
-    /// One whose NRI is on, in 1.7 by the lines that the documentation has.
+    /// One whose NRI is on.
     fn with_agents(release: Release, network: impl FnOnce(Network) -> Network) -> Self {
-        let document = include_str!("../../docs/agent.md");
-        let lines = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
-        let lines = if release == Release::Trixie { lines.expect("they are there") } else { "" };
+        let lines = if release == Release::Trixie { documented_lines() } else { "" };
         Self::configured(release, lines, network)
     }
 
     /// Starts an agent, and waits until it is connected.
     fn agent(&self, name: &'static str, options: &[&str]) -> Agent {
+        let agent = self.lonely_agent(name, options);
+        agent.wait_for_session(1);
+        agent
+    }
+
+    fn lonely_agent(&self, name: &'static str, options: &[&str]) -> Agent {
         let built = || Plugin::Autoport.path().with_file_name("autoport-agent");
         let program = env::var_os("AUTOPORT_AGENT").map_or_else(built, PathBuf::from);
         assert!(program.exists(), "{} is missing: run make test-clients", program.display());
@@ -101,9 +134,7 @@ impl Containerd {
         );
         let mut command = self.machine.command("sh");
         let process = command.args(["-c", &script]).stdin(Stdio::null()).spawn();
-        let agent = Agent { name, process: process.expect("nsenter is there") };
-        agent.wait_for_session(1);
-        agent
+        Agent { name, process: process.expect("nsenter is there") }
     }
 
     /// A pod with these annotations.

@@ -30,7 +30,7 @@ pub(super) struct Status {
     /// `null` where nothing has been recorded, or nothing can be read.
     records: Option<Counts>,
     ranges: Vec<Range>,
-    /// `null` where none has been connected.
+    /// `null` where none has been started.
     agent: Option<Agent>,
 }
 
@@ -117,7 +117,10 @@ impl Answer for Status {
         }
         if let Some(Agent { connected, heartbeat_age }) = &self.agent {
             let word = if *connected { "connected" } else { "not connected" };
-            writeln!(out, "agent       {word}, last heartbeat {heartbeat_age} ms ago")?;
+            match heartbeat_age {
+                Some(age) => writeln!(out, "agent       {word}, last heartbeat {age} ms ago")?,
+                None => writeln!(out, "agent       {word} since the node was booted")?,
+            }
         }
         Ok(())
     }

@@ -1,31 +1,43 @@
 //! The node's agents, as far as their files tell.
 
-use super::{Facts, Report};
+use super::{Facts, NRI_SOCKET, Report};
 use crate::cni::Config;
 use crate::store::Agent;
+
+/// Why a runtime has no NRI socket, and what to do.
+pub const NO_NRI_SOCKET: &str = "the runtime does not run, has no NRI (containerd before 1.7), or NRI is off in \
+     its configuration: for containerd 1.7, set disable = false in the section \
+     [plugins.\"io.containerd.nri.v1.nri\"] of /etc/containerd/config.toml; for CRI-O before 1.30, set \
+     enable_nri = true in the section [crio.nri]; then restart the runtime";
 
 pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
     report.check("agent");
     let required = configs.iter().any(|config| config.agent_required);
-    let remedy = "start autoport-agent; its log says why it is not connected. On a node that is to have none \
-                  any more, delete agent.json in the state directory";
-    match facts.agent {
+    let problem = match facts.agent {
         Some(Agent { connected: true, .. }) => {
-            report.ok("a node agent is connected to the container runtime");
+            return report.ok("a node agent is connected to the container runtime");
         }
-        Some(_) | None if required => report.failed(
-            "no node agent is connected to the container runtime, and \"agent\" is \"required\": pods that ask \
-             for host ports by annotation are rejected",
-            remedy,
+        None if !required => return,
+        Some(Agent { heartbeat_age: Some(age), .. }) => format!(
+            "the node agent is not connected to the container runtime, its last heartbeat is {} s old",
+            age / 1000
         ),
-        Some(Agent { heartbeat_age, .. }) => {
-            let seconds = heartbeat_age / 1000;
-            let text = format!(
-                "the node agent is not connected to the container runtime, its last heartbeat is {seconds} s \
-                 old: containers are created without the variables of their host ports"
-            );
-            report.warning(text, remedy);
-        }
-        None => {}
+        _ => "no node agent has been connected to the container runtime since the node was booted"
+            .to_owned(),
+    };
+    let remedy = if facts.has_nri_socket {
+        "start autoport-agent; its log says why it is not connected. On a node that is to have none any more, \
+         delete agent.lock in the state directory"
+            .to_owned()
+    } else {
+        format!("{NRI_SOCKET} does not exist: {NO_NRI_SOCKET}")
+    };
+    if required {
+        let effect =
+            "\"agent\" is \"required\": pods that ask for host ports by annotation are rejected";
+        report.failed(format!("{problem}, and {effect}"), remedy);
+    } else {
+        let effect = "containers are created without the variables of their host ports";
+        report.warning(format!("{problem}: {effect}"), remedy);
     }
 }

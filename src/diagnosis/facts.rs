@@ -64,6 +64,9 @@ pub(super) struct Configurations {
     pub(super) omitted: usize,
 }
 
+/// Where runtimes have their NRI socket, unless they are configured otherwise.
+pub const NRI_SOCKET: &str = "/var/run/nri/nri.sock";
+
 /// Runtimes use the first, and people do not read reports on so many.
 const CONFIGURATIONS_MAX: usize = 256;
 
@@ -159,6 +162,8 @@ pub struct Facts {
     pub(super) stale: Vec<String>,
     /// What the node's agents tell; `None` where there is none.
     pub(super) agent: Option<Agent>,
+    /// Whether the runtime has its NRI socket at the usual place, as far as this user may see.
+    pub(super) has_nri_socket: bool,
     pub(super) sysctls: Sysctls,
     /// The interfaces of the default routes of IPv4.
     pub(super) uplinks: Vec<String>,
@@ -181,6 +186,7 @@ impl Facts {
     ) -> Self {
         let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
         let agent = store.agent();
+        let has_nri_socket = Path::new(NRI_SOCKET).try_exists().unwrap_or(true);
         let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
         let stale = records.iter().filter(|record| Fate::of(&record.owner) == Fate::Gone);
@@ -196,6 +202,7 @@ impl Facts {
             state_dir,
             stale,
             agent,
+            has_nri_socket,
             sysctls,
             uplinks: uplinks(),
             listeners: listeners.map(|found| found.all().cloned().collect()).map_err(Unseen::from),

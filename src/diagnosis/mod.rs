@@ -20,7 +20,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use facts::Facts;
+pub use agent::NO_NRI_SOCKET;
+pub use facts::{Facts, NRI_SOCKET};
 use facts::{Seen, Unseen};
 pub use trace::{Fate, Probe, Query, Trace, probe};
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::lock::is_taken;
 use super::{Error, Store};
 
-/// Held by the agent that answers the runtime.
+/// Held by the agent that answers the runtime. Every agent makes the file when it starts.
 pub const AGENT_LOCK: &str = "agent.lock";
 
 /// What the leading agent writes twice a second.
@@ -40,20 +40,26 @@ struct Heartbeat {
 pub struct Agent {
     /// Whether one of them answers the runtime.
     pub connected: bool,
-    /// Milliseconds since the last heartbeat.
-    pub heartbeat_age: u64,
+    /// Milliseconds since the last heartbeat; `None` if none has been connected in this boot.
+    pub heartbeat_age: Option<u64>,
 }
 
 impl Store {
-    /// What is known of the node's agents; `None` where none has been connected in this boot.
+    /// What is known of the node's agents; `None` where none has been started in this boot.
     pub fn agent(&self) -> Option<Agent> {
-        let beat = fs::read(self.dir.join(AGENT_HEARTBEAT)).ok()?;
-        let beat: Heartbeat = serde_json::from_slice(&beat).ok()?;
+        let lock = File::open(self.dir.join(AGENT_LOCK)).ok()?;
+        let Some(beat) = self.heartbeat() else {
+            return Some(Agent { connected: false, heartbeat_age: None });
+        };
         let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
         let age = now.saturating_sub(Duration::from_nanos(beat.heartbeat));
-        let leads = File::open(self.dir.join(AGENT_LOCK)).is_ok_and(|lock| is_taken(&lock));
-        let connected = leads && beat.connected && age < STALE;
-        Some(Agent { connected, heartbeat_age: age.as_millis() as u64 })
+        let connected = is_taken(&lock) && beat.connected && age < STALE;
+        Some(Agent { connected, heartbeat_age: Some(age.as_millis() as u64) })
+    }
+
+    fn heartbeat(&self) -> Option<Heartbeat> {
+        let beat = fs::read(self.dir.join(AGENT_HEARTBEAT)).ok()?;
+        serde_json::from_slice(&beat).ok()
     }
 
     /// Insists that an agent is connected, as far as its files tell.

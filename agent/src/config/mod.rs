@@ -17,7 +17,7 @@ pub use self::plugin::Plugin;
 pub const FILE: &str = "/etc/cni/autoport-agent.json";
 
 /// The socket of containerd and CRI-O.
-pub const SOCKET: &str = "/var/run/nri/nri.sock";
+pub use autoport::diagnosis::NRI_SOCKET as SOCKET;
 
 /// Where runtimes look for network configurations.
 pub const NET_CONF_DIR: &str = "/etc/cni/net.d";

@@ -34,14 +34,18 @@ impl Lock {
         self.held.is_some()
     }
 
+    /// Opens the file, and makes it if it is missing.
+    pub(super) fn open(&self) -> Result<File, Error> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
+        options.open(&self.path).map_err(Error::of("open", &self.path))
+    }
+
     /// Takes the lock, or sees that it is taken; never waits.
     pub(super) fn attempt(&mut self) -> Result<Attempt, Error> {
         while self.held.is_none() {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
-            let file = options.open(&self.path).map_err(Error::of("open", &self.path))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(self.open()?, FlockArg::LockExclusiveNonblock) {
                 Ok(held) => self.held = Some(held),
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(Attempt::HeldByOther),
                 Err((_, errno)) => return Err(Error::of("lock", &self.path)(errno.into())),

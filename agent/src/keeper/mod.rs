@@ -86,6 +86,14 @@ impl Keeper {
         }
     }
 
+    /// Leaves the sign on the node that an agent was started, whether or not it ever connects.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub fn begin(&self) -> Result<(), Error> {
+        self.lead.open().map(drop)
+    }
+
     /// For those who must not write after this agent has lost its role.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()

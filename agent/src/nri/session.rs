@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use autoport::diagnosis::NO_NRI_SOCKET;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -80,6 +81,8 @@ pub struct IndexTooLarge(pub u8);
 pub enum Error {
     #[error("cannot connect to the runtime")]
     Connect { source: io::Error },
+    #[error("the socket does not exist: {NO_NRI_SOCKET}")]
+    NoSocket,
     #[error("the connection to the runtime failed")]
     Io {
         #[from]
@@ -138,7 +141,10 @@ impl Session {
     /// # Errors
     /// When nothing listens on `socket`.
     pub async fn open(socket: &Path, identity: &Identity) -> Result<Self, Error> {
-        let connect = |source| Error::Connect { source };
+        let connect = |source: io::Error| {
+            let is_missing = source.kind() == io::ErrorKind::NotFound;
+            if is_missing { Error::NoSocket } else { Error::Connect { source } }
+        };
         let stream = UnixStream::connect(socket).await.map_err(connect)?;
         let mut session = Self {
             stream,

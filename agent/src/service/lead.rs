@@ -42,6 +42,8 @@ pub(super) fn start(
         // The state directory is made by the first who needs it.
         if let Err(error) = store.waiting(RETRY).lock(&mut Silent) {
             tracing::warn!("cannot use the state directory: {}", in_one_line(&error));
+        } else if let Err(error) = keeper.begin() {
+            tracing::warn!("{}", in_one_line(&error));
         }
         Lead { keeper, worker, metrics, failed: false }.run(&received);
     };

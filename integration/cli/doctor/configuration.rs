@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::Mode;
@@ -203,7 +204,26 @@ fn an_agent_that_is_not_connected_is_named() {
         words: &["\"agent\" is \"required\"", "rejected"],
         cure: &|_| scene.restore(),
     });
+    let started_and = |there: &str| {
+        scene.names(&Case {
+            harm: &|| drop(agent::lead()),
+            check: "agent",
+            state: "warning",
+            words: &["no node agent has been connected", "without the variables"],
+            cure: &|remedy| {
+                assert!(remedy.contains(there), "{remedy}");
+                fs::remove_file(Path::new(STATE).join("agent.lock")).expect("our file");
+            },
+        });
+    };
+    started_and(
+        "NRI is off in its configuration: for containerd 1.7, set disable = false in the section",
+    );
+    fs::create_dir_all("/run/nri").expect("/run is ours");
+    fs::write("/run/nri/nri.sock", "").expect("/run is ours");
+    started_and("its log says why");
     let _lock = agent::lead();
+    assert!(told(&["status"]).contains("agent       not connected since the node was booted"));
     scene.names(&Case {
         harm: &|| agent::beat(Duration::from_secs(9)),
         check: "agent",

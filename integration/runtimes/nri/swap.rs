@@ -1,17 +1,14 @@
 //! Containers that are created while one of the node's two agents is killed or stopped at random moments.
 
 use std::env;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
-use super::{Agent, PORTS, pid, same, variables};
+use super::{Agent, PORTS, same, variables};
 use crate::daemon::{Containerd, Release};
 
 /// How many containers are created, unless `SOAK_CONTAINERS` says otherwise.
@@ -79,13 +76,10 @@ fn hit(
         *agent = Some(node.agent(name, options));
         return;
     }
-    let pid = fs::read_to_string(pid(name)).expect("it has said its number");
-    node.machine.run("kill", &["-STOP", pid.trim()]);
+    let agent = agent.as_ref().expect("it runs");
+    agent.stops(node);
     thread::sleep(Duration::from_millis(rng.u64(500..4000)));
-    node.machine.run("kill", &["-CONT", pid.trim()]);
-    // nsenter(1) stops with its child, and does not go on with it.
-    let nsenter = agent.as_ref().expect("it runs").process.id();
-    kill(Pid::from_raw(nsenter as i32), Signal::SIGCONT).expect("our child");
+    agent.goes_on(node);
 }
 
 fn create_all(node: &Containerd) -> Tally {
