@@ -2,8 +2,10 @@
 //! containers.
 
 mod away;
+mod closed;
 mod cost;
 mod off;
+mod steps;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use crate::stage::probe::Transport;
 use crate::stage::view::{STATE, assert_nothing_held};
 
 const PORTS: &str = "autoport.cni/ports";
+const REQUIRED: (&str, &str) = ("autoport.cni/env", "required");
 
 type Environment = BTreeMap<String, String>;
 
