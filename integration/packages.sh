@@ -107,16 +107,25 @@ if grep -E '^(Protect(System|Home|Kernel|ControlGroups|Proc|Clock)|Private(Tmp|D
 fi
 
 step "the manifests"
-for folder in deploy/kubernetes deploy/kubernetes/uninstall; do
-    kustomized=$work/manifest.yaml
-    "$TOOLS/bookworm-kubectl/usr/bin/kubectl" kustomize "$folder" >"$kustomized"
+kustomized=$work/manifest.yaml
+# manifests FOLDER KUBERNETES...: renders the folder, and judges it by these versions' schemas
+manifests() {
+    local folder=$1 kubernetes text
+    "$TOOLS/kubectl/usr/bin/kubectl" kustomize "$folder" >"$kustomized"
     holds "$(<"$kustomized")" "image: localhost/autoport:${version#autoport }"
-    for kubernetes in 1.28 1.32 1.37; do
+    for kubernetes in "${@:2}"; do
         text=$("$TOOLS/kubernetes-validate/bin/kubernetes-validate" --strict --quiet --kubernetes-version "$kubernetes" "$kustomized" 2>&1) ||
             die "$folder, Kubernetes $kubernetes: $text"
     done
-done
-"$TOOLS/bookworm-kubectl/usr/bin/kubectl" kustomize deploy/kubernetes >"$kustomized"
+}
+manifests deploy/kubernetes/uninstall 1.28 1.32 1.37
+# Components are for overlays, which are in folders of their own.
+overlay=$(mktemp -d overlay.XXXXXX -p "$work")
+cp -r deploy/kubernetes "$overlay/deploy"
+printf '%s: ["deploy%s"]\n' resources "" components /startup-taint >"$overlay/kustomization.yaml"
+manifests "$overlay" 1.32 1.37
+equal "which containers remove the taint" "$(grep -c -- '- --startup-taint$' "$kustomized")" 1
+manifests deploy/kubernetes 1.28 1.32 1.37
 equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \
     "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch ---"
 equal "how many containers have their token" \

@@ -24,7 +24,7 @@
 #   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
 #   trixie/              clients              containerd 1.7
 #   sid/                 clients              containerd 2
-#   bookworm-kubectl/    packages             kubectl 1.20, for its kustomize
+#   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
 #   bin/cri              clients, kubernetes  integration/programs/cri/main.go, a client of containerd
@@ -321,7 +321,7 @@ have_go_tools() {
 have_cni() { [ -x "$TOOLS/cni-$1/portmap" ] && stamped "cni-$1" "$(how_cni)"; }
 have_cache() { [ -d "$TOOLS/cache" ] && stamped cache "$(how_cnitool)"; }
 
-have_kubectl() { [ -x "$TOOLS/bookworm-kubectl/usr/bin/kubectl" ] && stamped bookworm-kubectl "$(how_cni)"; }
+have_kubectl() { [ -x "$TOOLS/kubectl/usr/bin/kubectl" ] && stamped kubectl "$(how_cni)"; }
 have_validator() {
     [ -x "$TOOLS/kubernetes-validate/bin/kubernetes-validate" ] && stamped kubernetes-validate "$kubernetes_validate"
 }
@@ -459,12 +459,12 @@ build_fuzzer() {
 # Unpacked, since some have another kubectl.
 unpack_kubectl() {
     local package
-    say "downloading Debian 12's kubectl to $TOOLS/bookworm-kubectl"
-    download bookworm "$work/kubectl" kubernetes-client
-    package=$(echo "$work"/kubectl/kubernetes-client_*.deb)
+    say "downloading Debian sid's kubectl to $TOOLS/kubectl"
+    download sid "$work/kubectl" kubectl
+    package=$(echo "$work"/kubectl/kubectl_*.deb)
     unpack "$work/kubectl-unpacked" "$package"
-    replace "$work/kubectl-unpacked" "$TOOLS/bookworm-kubectl"
-    stamp bookworm-kubectl "$(how_cni)" "$(dpkg-deb -f "$package" Version)"
+    replace "$work/kubectl-unpacked" "$TOOLS/kubectl"
+    stamp kubectl "$(how_cni)" "$(dpkg-deb -f "$package" Version)"
 }
 
 # An environment does not move, so it is made where it stays and stamped last.

@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// The name of the node in Kubernetes [default: $NODE_NAME, else the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Remove the taint autoport.cni/agent-not-ready from this node once both agents are connected to the runtime
+    #[arg(long, requires = "standby")]
+    pub(crate) startup_taint: bool,
     /// Serve /metrics, /healthz and /readyz at this IP address and port [default: nowhere; with --standby, the
     /// port after that of the configuration file]
     #[arg(long, value_name = "ADDRESS:PORT")]

@@ -1,6 +1,7 @@
 //! The API server of Kubernetes, which tells of the Pods of this node. The only door to it.
 
 mod items;
+mod taint;
 
 use std::convert::Infallible;
 use std::io;
@@ -20,6 +21,7 @@ use kube::{Client, Resource as _};
 use tokio::time::{sleep, timeout};
 
 use self::items::Items;
+pub use self::taint::STARTUP_TAINT;
 
 /// The pause after a failure: doubled each time, and never the same for two nodes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -125,7 +127,7 @@ impl Cluster {
     }
 
     /// Tells `pods` of the node's Pods for ever.
-    pub async fn watch(self, pods: &mut impl Pods) {
+    pub async fn watch(&self, pods: &mut impl Pods) {
         let (mut told, mut pause) = (String::new(), PAUSES.0);
         let node = self.node.clone();
         loop {
@@ -149,12 +151,17 @@ impl Cluster {
         }
     }
 
-    /// Lists the Pods and follows their changes until something fails.
-    async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
+    /// A client, and the server's address.
+    fn client(&self) -> Result<(Client, String), String> {
         let config = self.config.clone().map_or_else(kube::Config::incluster_env, Ok);
         let config = config.map_err(|error| in_one_line(&error))?;
         let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(|error| in_one_line(&error))?;
+        Ok((Client::try_from(config).map_err(|error| in_one_line(&error))?, server))
+    }
+
+    /// Lists the Pods and follows their changes until something fails.
+    async fn session(&self, pods: &mut impl Pods, told: &mut String) -> Result<Infallible, String> {
+        let (client, server) = self.client()?;
         let selector = format!("spec.nodeName={}", self.node);
         pods.begin();
         let list = list(&client, &selector, pods);

@@ -55,7 +55,7 @@ impl Health {
 
     /// # Errors
     /// Why the agent cannot answer the runtime.
-    pub(super) fn ready(&self) -> Result<(), String> {
+    pub fn ready(&self) -> Result<(), String> {
         self.alive()?;
         self.state().unready.clone().map_or(Ok(()), Err)
     }

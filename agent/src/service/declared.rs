@@ -13,6 +13,7 @@ use autoport::regular;
 use autoport::store::{Locked, Store};
 use k8s_openapi::api::core::v1;
 
+use super::startup::Startup;
 use super::traced::Traced;
 use crate::cluster::{Cluster, Pods};
 use crate::metrics::Metrics;
@@ -24,8 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A file of a Pod that is not known is deleted after this time: the other agent may know more.
 const STRANGE: Duration = Duration::from_mins(1);
 
-/// Starts the thread, which ends with the process.
-pub(super) fn start(store: Store, cluster: Cluster, metrics: Metrics) -> io::Result<()> {
+/// Starts the thread, which ends with the process. With `startup` it also removes the node's taint.
+pub(super) fn start(
+    store: Store,
+    cluster: Cluster,
+    metrics: Metrics,
+    startup: Option<Startup>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = move || {
         let mut book = Book::new(store, metrics);
@@ -33,7 +39,14 @@ pub(super) fn start(store: Store, cluster: Cluster, metrics: Metrics) -> io::Res
         if let Err(reason) = book.lock().and_then(|locked| names(&locked)) {
             tracing::warn!("cannot use the state directory: {reason}");
         }
-        runtime.block_on(cluster.watch(&mut book));
+        runtime.block_on(async {
+            let untaint = async {
+                if let Some(startup) = startup {
+                    cluster.untaint(|| startup.pending()).await;
+                }
+            };
+            tokio::join!(cluster.watch(&mut book), untaint);
+        });
     };
     thread::Builder::new().name("cluster".to_owned()).spawn(run).map(drop)
 }

@@ -5,6 +5,7 @@
 mod declared;
 mod lead;
 mod sockets;
+mod startup;
 mod table;
 mod traced;
 mod usage;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::lead::Order;
+use self::startup::Startup;
 use self::worker::{Job, Reply};
 use crate::cluster::Cluster;
 use crate::config::Plugin;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub doors: Doors,
     /// Where the specs of Pods come from.
     pub cluster: Option<Cluster>,
+    /// Whether it removes [`STARTUP_TAINT`](crate::cluster::STARTUP_TAINT) when both agents serve the runtime.
+    pub untaints: bool,
 }
 
 /// The agent.
@@ -113,7 +117,10 @@ impl Service {
         )?;
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
         if let Some(cluster) = settings.cluster.take() {
-            declared::start(store, cluster, metrics.clone())?;
+            let (plugin, health) = (settings.plugin.clone(), health.clone());
+            let startup = Startup { store: store.clone(), plugin, health };
+            let startup = Some(startup).filter(|_| settings.untaints);
+            declared::start(store, cluster, metrics.clone(), startup)?;
         }
         Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health })
     }
@@ -276,7 +283,15 @@ mod tests {
         let identity = Identity::new("autoport", 50).expect("an index");
         let plugin = Plugin::new("/nowhere".into());
         let (socket, doors) = ("/nowhere".into(), Doors::default());
-        let settings = Settings { socket, identity, preferred: true, plugin, doors, cluster: None };
+        let settings = Settings {
+            socket,
+            identity,
+            preferred: true,
+            plugin,
+            doors,
+            cluster: None,
+            untaints: false,
+        };
         let (needs_list, health) = (Arc::default(), Arc::default());
         let metrics = Metrics::default();
         let service = Service { settings, clock, pulse, orders, needs_list, metrics, health };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +23,9 @@ struct State {
     is_away: bool,
     /// Watches that began before this version end with "410 Gone".
     forgotten: u64,
+    /// Of the node n1, and the version at which another program changed them last.
+    taints: Vec<Value>,
+    tainted: u64,
 }
 
 /// The server; it runs in the network namespace of its test.
@@ -106,6 +109,22 @@ impl Api {
         });
     }
 
+    /// Gives the node n1 taints of these keys.
+    pub(crate) fn taint(&self, keys: &[&str]) {
+        self.change(|state| {
+            state.version += 1;
+            state.tainted = state.version;
+            let taint = |key: &&str| json!({"key": key, "effect": "NoSchedule"});
+            state.taints = keys.iter().map(taint).collect();
+        });
+    }
+
+    /// The keys of the taints that the node n1 has.
+    pub(crate) fn taints(&self) -> Vec<String> {
+        let state = self.state.lock().expect("no test failed");
+        state.taints.iter().map(|one| one["key"].as_str().expect("a key").to_owned()).collect()
+    }
+
     /// The paths that were asked for.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.state.lock().expect("no test failed").asked.clone()
@@ -113,23 +132,20 @@ impl Api {
 }
 
 fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
-    let mut lines = BufReader::new(stream).lines();
-    loop {
-        let Some(Ok(request)) = lines.next() else { return };
-        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+    let mut input = BufReader::new(stream);
+    while let Some((request, body)) = read(&mut input) {
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        let list = {
+        let (status, answer) = {
             let mut state = state.lock().expect("no test failed");
             if state.is_away {
                 return;
             }
             state.asked.push(path.clone());
-            let pods: Vec<&Value> = state.pods.values().collect();
-            json!({
-                "kind": "PodList", "apiVersion": "v1", "items": pods,
-                "metadata": {"resourceVersion": state.version.to_string()},
-            })
-            .to_string()
+            if path.starts_with("/api/v1/nodes/n1") {
+                node(&mut state, &body)
+            } else {
+                list(&state)
+            }
         };
         if path.contains("watch=true") {
             let from = path.split("resourceVersion=").nth(1).unwrap_or_default();
@@ -138,13 +154,63 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
             return;
         }
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}",
-            list.len()
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}",
+            answer.len()
         );
-        if stream.write_all(format!("{head}\r\n\r\n{list}").as_bytes()).is_err() {
+        if stream.write_all(format!("{head}\r\n\r\n{answer}").as_bytes()).is_err() {
             return;
         }
     }
+}
+
+/// The request line and the body of the next request; `None` after the last.
+fn read(input: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
+    let (mut request, mut length) = (String::new(), 0);
+    input.read_line(&mut request).ok().filter(|length| *length > 0)?;
+    loop {
+        let mut line = String::new();
+        input.read_line(&mut line).ok()?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body).ok()?;
+    Some((request, body))
+}
+
+fn list(state: &State) -> (&'static str, String) {
+    let pods: Vec<&Value> = state.pods.values().collect();
+    let list = json!({
+        "kind": "PodList", "apiVersion": "v1", "items": pods,
+        "metadata": {"resourceVersion": state.version.to_string()},
+    });
+    ("200 OK", list.to_string())
+}
+
+/// Shows the node, after it was changed as the body says, if there is one.
+fn node(state: &mut State, body: &[u8]) -> (&'static str, String) {
+    if !body.is_empty() {
+        let patch: Value = serde_json::from_slice(body).expect("JSON");
+        let version = patch["metadata"]["resourceVersion"].as_str().expect("a version");
+        if version.parse() != Ok(state.tainted) {
+            let conflict = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409,
+                                  "reason": "Conflict", "message": "the object has been modified"});
+            return ("409 Conflict", conflict.to_string());
+        }
+        let taints = patch["spec"]["taints"].as_array().expect("a list");
+        state.taints.clone_from(taints);
+        state.version += 1;
+        state.tainted = state.version;
+    }
+    let node = json!({
+        "kind": "Node", "apiVersion": "v1", "spec": {"taints": state.taints},
+        "metadata": {"name": "n1", "resourceVersion": state.tainted.to_string()},
+    });
+    ("200 OK", node.to_string())
 }
 
 /// Sends events until the client or the server goes away.

@@ -13,6 +13,7 @@ mod late;
 mod runtime;
 mod spec;
 mod swap;
+mod taint;
 mod taken;
 
 use std::collections::BTreeMap;
