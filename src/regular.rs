@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "the door to files that are only read")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -59,10 +59,14 @@ pub fn are_equal(one: &File, other: &File) -> io::Result<bool> {
     if own.len() != its.len() {
         return Ok(false);
     }
-    for (own, its) in BufReader::new(one).bytes().zip(BufReader::new(other).bytes()) {
-        if own? != its? {
-            return Ok(false);
+    let (mut one, mut other) = (BufReader::new(one), BufReader::new(other));
+    loop {
+        let (own, its) = (one.fill_buf()?, other.fill_buf()?);
+        let length = own.len().min(its.len());
+        if length == 0 || own.get(..length) != its.get(..length) {
+            return Ok(own.is_empty() && its.is_empty());
         }
+        one.consume(length);
+        other.consume(length);
     }
-    Ok(true)
 }
