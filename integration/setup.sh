@@ -23,7 +23,7 @@
 #   cni-bookworm/        bench                those of Debian 12, with portmap 1.1.1
 #   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
 #   trixie/              clients              containerd 1.7
-#   sid/                 clients              containerd 2
+#   sid/                 clients, kubernetes  containerd 2
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
@@ -357,8 +357,10 @@ have_tools() {
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
     [ "$level" != test ] || have_previous || return 1
-    [ "$level" != kubernetes ] || { have_clients bookworm && have_cri && have_kubernetes || return 1; }
-    [ "$level" != clients ] || { have_clients bookworm && have_clients trixie && have_clients sid && have_cri || return 1; }
+    [[ $level != clients && $level != kubernetes ]] ||
+        { have_clients bookworm && have_clients sid && have_cri || return 1; }
+    [ "$level" != clients ] || have_clients trixie || return 1
+    [ "$level" != kubernetes ] || have_kubernetes || return 1
     [ "$level" != kernels ] || have_kernels
 }
 
@@ -658,9 +660,9 @@ if [ "$level" = kernels ]; then
         have_kernel "$suite" || unpack_kernel "$suite"
     done
 fi
-[ "$level" = clients ] || [ "$level" = kubernetes ] || exit 0
-suites=(bookworm)
-[ "$level" = kubernetes ] || suites+=(trixie sid)
+[[ $level == clients || $level == kubernetes ]] || exit 0
+suites=(bookworm sid)
+[ "$level" != clients ] || suites+=(trixie)
 for suite in "${suites[@]}"; do
     have_clients "$suite" || unpack_clients "$suite"
 done

@@ -2,6 +2,9 @@
 # build.sh SOURCE GOROOT FOLDER OUT: Kubernetes' programs for one node, into OUT,
 # from Debian's archive of its source and without the network. FOLDER is for the
 # build; what is there of an earlier try is used. Called by integration/setup.sh.
+#
+# There are two kubelets. The CRI of `kubelet` is v1alpha2, which containerd 2 no
+# longer has; that of `kubelet-v1` is v1, whose messages are the same.
 set -euo pipefail
 source=$1 goroot=$2 folder=$3 out=$4
 programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
@@ -55,5 +58,14 @@ for where in "$package/vendor/k8s.io/component-base/version" "$package/vendor/k8
     flags+=" -X $where.gitVersion=v$version -X $where.gitMajor=${BASH_REMATCH[1]} -X $where.gitMinor=${BASH_REMATCH[2]}"
 done
 # Without the clouds and Docker a tenth of the packages goes, and a good part of the time.
-go build -trimpath -tags 'providerless dockerless' -ldflags "$flags" -o "$folder/bin/" "${programs[@]/#/$package/cmd/}"
+build=(go build -trimpath -tags 'providerless dockerless' -ldflags "$flags")
+"${build[@]}" -o "$folder/bin/" "${programs[@]/#/$package/cmd/}"
+
+# The tree stays as it is: the compiler gets to see another file in place of one.
+calls=vendor/k8s.io/cri-api/pkg/apis/runtime/v1alpha2/api.pb.go
+sed -E 's/runtime\.v1alpha2\.(Runtime|Image)Service/runtime.v1.\1Service/' "$calls" >"$folder/api.pb.go"
+if cmp -s "$calls" "$folder/api.pb.go"; then echo "$calls does not name its services" >&2; exit 1; fi
+printf '{"Replace":{"%s":"%s"}}\n' "$tree/$calls" "$folder/api.pb.go" >"$folder/overlay.json"
+"${build[@]}" -overlay "$folder/overlay.json" -o "$folder/bin/kubelet-v1" "$package/cmd/kubelet"
+programs+=(kubelet-v1)
 mv "${programs[@]/#/$folder/bin/}" "$out/"

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
-use crate::configuration::{arguments, private_folders, write_configurations};
+use crate::configuration::{Api, arguments, private_folders, write_configurations};
 use crate::machine::{CONFIGURATIONS, CONTAINERD, IMAGE, Machine, PLUGINS, configure, wait_for};
 use crate::recording::{Call, calls};
 use crate::stage::chain::{Main, Network};
@@ -21,32 +21,46 @@ const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
 const NODE: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
-/// The folder that `kubectl -k` is given for `folder`. `DaemonSets` of Kubernetes 1.20 have no `maxSurge`, so an
-/// overlay replaces the update strategy.
-pub(crate) fn kustomized(folder: &Path) -> String {
-    if !folder.ends_with("deploy/kubernetes") {
-        return folder.to_string_lossy().into_owned();
+/// The image of the sandboxes of containerd 2, see [`crate::images`].
+pub(crate) const PAUSE: &str = "autoport.test/pause:1";
+
+/// Which containerd, and with it the kubelet that speaks its CRI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// 1.6, of Debian 12.
+    Containerd1,
+    /// 2.1, of sid, which asks the node agents.
+    Containerd2,
+}
+
+impl Runtime {
+    fn folder(self) -> &'static str {
+        if self == Self::Containerd1 { "bookworm" } else { "sid" }
     }
-    let overlay = "/run/overlay";
-    fs::create_dir_all(overlay).expect("/run is ours");
-    let kustomization = json!({
-        "bases": [format!("../..{}", folder.display())],
-        "patchesJson6902": [{
-            "target": {"group": "apps", "version": "v1", "kind": "DaemonSet", "name": "autoport"},
-            "path": "patch.yaml",
-        }],
-    });
-    let strategy = json!({"rollingUpdate": {"maxUnavailable": "10%"}});
-    let patch = json!([{"op": "replace", "path": "/spec/updateStrategy", "value": strategy}]);
-    for (name, value) in [("kustomization.yaml", kustomization), ("patch.yaml", patch)] {
-        fs::write(format!("{overlay}/{name}"), value.to_string()).expect("/run is ours");
+
+    /// What sandboxes are made from. Where containers listen on any port, they do not.
+    fn sandboxes(self) -> &'static str {
+        if self == Self::Containerd1 { IMAGE } else { PAUSE }
     }
-    overlay.to_owned()
+
+    /// Where the program of a daemon is.
+    fn program(self, daemon: &str) -> String {
+        match daemon {
+            "containerd" => self.tool("containerd"),
+            "kubelet" if self == Self::Containerd2 => "kubelet-v1".to_owned(),
+            other => other.to_owned(),
+        }
+    }
+
+    fn tool(self, name: &str) -> String {
+        tool(self.folder()).join("usr/bin").join(name).to_string_lossy().into_owned()
+    }
 }
 
 /// A running cluster. Everything in it ends with it.
 pub(crate) struct Cluster {
     pub(crate) machine: Machine,
+    runtime: Runtime,
     daemons: BTreeMap<&'static str, Child>,
     /// The calls of the plugin that were looked at already.
     pub(crate) seen: Vec<Call>,
@@ -55,14 +69,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A cluster whose containerd calls the plugin by way of the recorder.
     pub(crate) fn new() -> Self {
-        Self::with([PLUGINS, CONFIGURATIONS], || {
+        Self::with(Runtime::Containerd1, [PLUGINS, CONFIGURATIONS], || {
             configure(&Network::new("blue", Main::Bridge, 1, Plugin::Autoport).speaking("1.0.0"));
         })
     }
 
     /// A cluster whose containerd looks for plugins and for networks in these folders, and finds what
     /// `furnish` puts there.
-    pub(crate) fn with(folders: [&str; 2], furnish: impl FnOnce()) -> Self {
+    pub(crate) fn with(runtime: Runtime, folders: [&str; 2], furnish: impl FnOnce()) -> Self {
         let mut machine = Machine::new("kubernetes");
         machine.environment = vec![
             // Otherwise kubelet asks for metadata at its start.
@@ -82,8 +96,8 @@ impl Cluster {
         ));
         furnish();
         private_folders(&machine);
-        write_configurations(&machine, folders);
-        let mut cluster = Self { machine, daemons: BTreeMap::new(), seen: Vec::new() };
+        write_configurations(&machine, folders, runtime.sandboxes());
+        let mut cluster = Self { machine, runtime, daemons: BTreeMap::new(), seen: Vec::new() };
         for name in CONTROL {
             cluster.starts(name);
         }
@@ -114,16 +128,23 @@ impl Cluster {
 
     /// Whether containerd answers, and has what is in this archive then.
     pub(crate) fn imports(&self, archive: &Path) -> bool {
-        let words = ["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"];
+        // Otherwise containerd 2 unpacks for its default snapshotter.
+        let local: &[&str] = if self.runtime == Runtime::Containerd2 { &["--local"] } else { &[] };
         let more = ["--snapshotter", "native", &archive.to_string_lossy()];
-        self.machine.try_run(&bookworm("usr/bin/ctr"), &[&words[..], &more].concat()).0
+        self.images(&[&["import"], local, &more].concat()).0
+    }
+
+    /// A command of `ctr images`: whether it succeeded, and what it printed.
+    pub(crate) fn images(&self, words: &[&str]) -> (bool, String) {
+        let all = ["--address", CONTAINERD, "--namespace", "k8s.io", "images"];
+        self.machine.try_run(&self.runtime.tool("ctr"), &[&all[..], words].concat())
     }
 
     /// Starts a daemon.
     pub(crate) fn starts(&mut self, name: &'static str) {
         let mut daemon = self.machine.command("sh");
-        let program =
-            if name == "containerd" { bookworm("usr/bin/containerd") } else { name.to_owned() };
+        let of_api = Api::of_this_run().program(name);
+        let program = of_api.unwrap_or_else(|| self.runtime.program(name));
         let script =
             format!("echo $$ >/run/{name}.pid; exec {program} \"$@\" >>/run/{name}.log 2>&1");
         daemon.args(["-c", &script, name]).args(arguments(name)).stdin(Stdio::null());
@@ -182,10 +203,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-fn bookworm(name: &str) -> String {
-    tool("bookworm").join(name).to_string_lossy().into_owned()
 }
 
 /// A pod whose container answers on these ports.

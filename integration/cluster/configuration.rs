@@ -1,12 +1,15 @@
 //! What the daemons of a cluster are told, and the folders and settings they get to see.
 
+use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::machine::{Machine, containerd_configuration};
+use crate::machine::{IMAGE, Machine, containerd_configuration};
 use crate::stage::node::FIRST;
+use crate::stage::plugin::tool;
 
 /// A file below `/proc/sys` that kubelet wants to set, and to what. There it is the machine's, not
 /// the namespace's, so kubelet gets to see a file of ours in its place.
@@ -19,6 +22,32 @@ const SETTINGS: [(&str, &str); 6] = [
     ("vm/panic_on_oom", "0"),
 ];
 
+/// Which API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// That of Kubernetes 1.20.
+    Kubernetes,
+    /// The one of `integration/cluster/apiserver`, on the libraries of 1.36. It does not validate.
+    Libraries,
+}
+
+impl Api {
+    /// The one that `AUTOPORT_API` names.
+    pub(crate) fn of_this_run() -> Self {
+        match env::var("AUTOPORT_API").as_deref() {
+            Err(_) | Ok("" | "1.20") => Self::Kubernetes,
+            Ok("1.36") => Self::Libraries,
+            Ok(other) => panic!("AUTOPORT_API is {other:?}: it can be 1.20 or 1.36"),
+        }
+    }
+
+    /// Where its program and its etcd are, if not with Kubernetes'.
+    pub(crate) fn program(self, daemon: &str) -> Option<String> {
+        let is_its = self == Self::Libraries && ["kube-apiserver", "etcd"].contains(&daemon);
+        is_its.then(|| tool("api").join("usr/bin").join(daemon).to_string_lossy().into_owned())
+    }
+}
+
 /// What a daemon is started with.
 pub(crate) fn arguments(name: &str) -> Vec<String> {
     let words: &[&str] = match name {
@@ -29,17 +58,28 @@ pub(crate) fn arguments(name: &str) -> Vec<String> {
             "--listen-peer-urls=http://127.0.0.1:2380",
         ],
         "containerd" => &["--config=/run/containerd.toml"],
+        "kube-apiserver" if Api::of_this_run() == Api::Libraries => &[
+            "--etcd-servers=http://127.0.0.1:2379",
+            "--bind-address=0.0.0.0",
+            "--secure-port=6443",
+            "--advertise-address=192.0.2.1",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--tls-cert-file=/run/pki.crt",
+            "--tls-private-key-file=/run/pki.key",
+            "--client-ca-file=/run/ca.crt",
+            "--service-account-signing-key-file=/run/accounts.key",
+        ],
         "kube-apiserver" => &[
             "--etcd-servers=http://127.0.0.1:2379",
-            "--bind-address=127.0.0.1",
+            "--bind-address=0.0.0.0",
             "--secure-port=6443",
             "--advertise-address=192.0.2.1",
             "--service-cluster-ip-range=10.96.0.0/24",
-            "--authorization-mode=AlwaysAllow",
+            "--authorization-mode=RBAC",
             "--allow-privileged",
             "--tls-cert-file=/run/pki.crt",
             "--tls-private-key-file=/run/pki.key",
-            "--client-ca-file=/run/pki.crt",
+            "--client-ca-file=/run/ca.crt",
             "--service-account-key-file=/run/accounts.key",
             "--service-account-signing-key-file=/run/accounts.key",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -60,7 +100,7 @@ pub(crate) fn arguments(name: &str) -> Vec<String> {
             "--kubeconfig=/run/kubeconfig",
             "--leader-elect=false",
             "--service-account-private-key-file=/run/accounts.key",
-            "--root-ca-file=/run/pki.crt",
+            "--root-ca-file=/run/ca.crt",
             "--port=0",
             "--secure-port=0",
         ],
@@ -98,6 +138,7 @@ pub(crate) fn private_folders(machine: &Machine) {
     ] {
         fs::create_dir_all(folder).expect("/run is ours");
     }
+    symlink("../run", "/run/var/run").expect("the folder is ours");
     for folder in ["var", "opt"] {
         script.push(format!("mount --bind /run/{folder} /{folder}"));
     }
@@ -117,36 +158,39 @@ pub(crate) fn private_folders(machine: &Machine) {
     machine.run("sh", &["-c", &script.join("\n")]);
 }
 
-/// Writes what the daemons read at their start. containerd is told where plugins and networks are.
-pub(crate) fn write_configurations(machine: &Machine, [plugins, networks]: [&str; 2]) {
-    machine.run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/O=system:masters/CN=admin",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            "/run/pki.key",
-            "-out",
-            "/run/pki.crt",
-        ],
-    );
+/// Makes a certificate authority and one certificate, which every daemon has: of a server by each of the
+/// addresses under which the API server is asked, and of a client that may do everything.
+fn write_certificates(machine: &Machine) {
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for words in [
+        format!("req -x509 {key} -days 2 -subj /CN=ca -keyout /run/ca.key -out /run/ca.crt"),
+        format!(
+            "req {key} -subj /O=system:masters/CN=admin -keyout /run/pki.key -out /run/pki.csr \
+             -addext subjectAltName=IP:127.0.0.1,IP:{},IP:10.96.0.1",
+            FIRST[0]
+        ),
+        "x509 -req -in /run/pki.csr -CA /run/ca.crt -CAkey /run/ca.key -CAcreateserial \
+         -copy_extensions copy -days 2 -out /run/pki.crt"
+            .to_owned(),
+    ] {
+        machine.run("openssl", &words.split_whitespace().collect::<Vec<_>>());
+    }
+}
+
+/// Writes what the daemons read at their start. containerd is told where plugins and networks are, and of
+/// which image sandboxes are.
+pub(crate) fn write_configurations(
+    machine: &Machine,
+    [plugins, networks]: [&str; 2],
+    sandboxes: &str,
+) {
+    write_certificates(machine);
     machine.run("openssl", &["genrsa", "-traditional", "-out", "/run/accounts.key", "2048"]);
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "c", "cluster": {
-            "server": "https://127.0.0.1:6443", "certificate-authority": "/run/pki.crt",
+            "server": "https://127.0.0.1:6443", "certificate-authority": "/run/ca.crt",
         }}],
         "users": [{"name": "u", "user": {
             "client-certificate": "/run/pki.crt", "client-key": "/run/pki.key",
@@ -178,6 +222,8 @@ pub(crate) fn write_configurations(machine: &Machine, [plugins, networks]: [&str
         "resolvConf": "/run/resolv.conf",
     });
     let containerd = containerd_configuration(plugins, networks);
+    let sandbox_image = |image| format!("sandbox_image = \"{image}\"");
+    let containerd = containerd.replace(&sandbox_image(IMAGE), &sandbox_image(sandboxes));
     for (path, text) in [
         ("/run/kubeconfig", kubeconfig.to_string()),
         ("/run/kubelet.yaml", kubelet.to_string()),

@@ -3,77 +3,26 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE, is_true};
-use crate::cluster::{Cluster, kustomized, pod};
+use crate::cluster::{Cluster, Runtime, pod};
+use crate::deployed::{
+    ITS_PLUGINS, LIST, MADE, NETWORKS, image, main_plugin_writes, manifests, network, node,
+};
+use crate::images::archive;
 use crate::machine::{published, wait_for};
 use crate::pods::port;
-use crate::stage::chain::{Main, Network};
-use crate::stage::netns::{ruleset, run};
-use crate::stage::plugin::{DEBIAN, Plugin};
+use crate::stage::netns::ruleset;
 use crate::stage::probe::Transport;
 use crate::stage::view::states;
 
-/// Where every node has its plugins and networks.
-const PLUGINS: &str = "/opt/cni/bin";
-const NETWORKS: &str = "/etc/cni/net.d";
-
-/// The node's plugins, seen from outside of its mount namespace.
-const ITS_PLUGINS: &str = "/run/opt/cni/bin";
-
-const LIST: &str = "/etc/cni/net.d/10-blue.conflist";
 const BACKUP: &str = "/etc/cni/net.d/10-blue.conflist.before-autoport";
 
 /// The program there.
 const INSTALLED: &str = "/run/opt/cni/bin/autoport";
-
-/// Where the image is made, and of which program.
-const DIST: &str = "/run/dist";
-const MADE: &str = "/run/dist/autoport";
-
-/// A network as main plugins bring it.
-fn network() -> Network {
-    Network::new("blue", Main::Bridge, 1, Plugin::PortmapIptables)
-}
-
-/// Does what a main plugin does at its start; gives the text of the network.
-fn main_plugin_writes(network: &Network) -> String {
-    let text = serde_json::to_string_pretty(&network.conflist()).expect("JSON");
-    let new = format!("{NETWORKS}/.new");
-    fs::write(&new, &text).expect("the folder is covered");
-    fs::rename(new, LIST).expect("the folder is covered");
-    text
-}
-
-/// Makes the image of `make image`, with the executable under test in it. Without its symbols: the
-/// node's disk is memory here, and what the container writes there counts as its own.
-fn image() -> PathBuf {
-    fs::create_dir_all(DIST).expect("/run is ours");
-    let strip = |from: &Path, to: &str| {
-        let mut strip = Command::new("objcopy");
-        strip.arg("--strip-all").arg(from).arg(to);
-        strip
-    };
-    let plugin = Plugin::Autoport.path();
-    let mut strips = [
-        strip(&plugin, MADE),
-        strip(&plugin.with_file_name("autoport-agent"), "/run/dist/autoport-agent"),
-    ];
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
-    let mut make = Command::new(script);
-    make.args([MADE, DIST]).env("TMPDIR", DIST);
-    for command in strips.iter_mut().chain([&mut make]) {
-        let (ok, text) = run(command, "");
-        assert!(ok, "{command:?}: {text}");
-    }
-    let files = fs::read_dir(DIST).expect("/run is ours").flatten().map(|entry| entry.path());
-    let mut archives = files.filter(|path| path.extension().is_some_and(|kind| kind == "tar"));
-    archives.next().expect("it has made one")
-}
 
 fn list() -> String {
     fs::read_to_string(LIST).expect("the configuration is there")
@@ -86,45 +35,16 @@ fn types() -> Vec<String> {
     plugins.map(|one| one["type"].as_str().expect("a type").to_owned()).collect()
 }
 
-/// A folder of `deploy`, as kubectl is told of it.
-fn manifests(folder: &str) -> String {
-    kustomized(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(folder))
-}
-
 /// A node whose pods have their host ports from portmap, in a network that autoport cannot take over.
 fn node_of_portmap() -> Cluster {
-    Cluster::with([PLUGINS, NETWORKS], || {
-        for folder in [ITS_PLUGINS, NETWORKS] {
-            fs::create_dir_all(folder).expect("the folder is ours");
-        }
-        for name in ["bridge", "host-local", "loopback", "portmap"] {
-            let plugin = Path::new(DEBIAN).join(name);
-            fs::copy(plugin, Path::new(ITS_PLUGINS).join(name)).expect("/run is ours");
-        }
-        main_plugin_writes(&network().with("conditionsV4", vec!["-i", "uplink"]));
-    })
+    let network = network().with("conditionsV4", vec!["-i", "uplink"]);
+    node(Runtime::Containerd2, &network)
 }
 
 /// Who answers where.
 type Reached<'a> = &'a [(&'a str, Transport, u16)];
 
 impl Cluster {
-    fn in_system(&self, words: &[&str]) -> String {
-        self.kubectl(&[&["--namespace=kube-system"], words].concat())
-    }
-
-    /// Waits until the log of this `DaemonSet`, `install` or `uninstall`, says all of that.
-    fn wait_for_log(&self, component: &str, parts: &[&str]) {
-        let label = format!("app.kubernetes.io/component={component}");
-        let logs = ["--namespace=kube-system", "logs", "--prefix", "--tail=-1"];
-        let words = [&logs[..], &["-l", &label, "--container", component]].concat();
-        wait_for(PATIENCE, &format!("the log of {component} says {parts:?}"), || {
-            // While its container is made there is none.
-            let (ok, said) = self.try_kubectl(&words);
-            ok && parts.iter().all(|part| said.contains(part))
-        });
-    }
-
     fn assert_all_reached(&self, ports: Reached<'_>) {
         for (name, transport, port) in ports {
             self.machine.assert_reached(name, *transport, *port);
@@ -190,8 +110,9 @@ fn chosen(name: &str) -> u16 {
 fn from_portmap_to_autoport_and_back() {
     use Transport::{Tcp, Udp};
     let mut cluster = node_of_portmap();
-    let image = image();
-    wait_for(PATIENCE, "containerd has the image of autoport", || cluster.imports(&image));
+    for archive in [image(), archive()] {
+        wait_for(PATIENCE, "containerd has the images", || cluster.imports(&archive));
+    }
     api::runs(&pod("old", &[port(8000, 8079, "TCP", "")]));
     cluster.machine.assert_reached("old", Tcp, 8079);
     cluster.assert_refused_first();

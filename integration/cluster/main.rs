@@ -17,13 +17,19 @@ mod machine;
 #[expect(dead_code, reason = "shared")]
 mod recording;
 
+mod agents;
 mod daemonset;
+mod deployed;
+mod images;
 mod manifests;
+mod others;
 mod pods;
 mod remains;
+mod replicas;
 mod restarts;
 mod services;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "shared with the integration tests")]
 mod stage;
+mod upgrade;
 mod workloads;

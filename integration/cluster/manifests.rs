@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::{Cluster, kustomized};
+use crate::cluster::Cluster;
+use crate::deployed::kustomized;
 
 /// How kubectl is given what is in `folder`: each folder with a kustomization as one, each other
 /// YAML file by itself.

@@ -1,0 +1,117 @@
+//! A node on which the node agents run, as `deploy/kubernetes` brings them, and what the containers of its
+//! pods are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::api::{self, PATIENCE};
+use crate::cluster::{Cluster, Runtime};
+use crate::deployed::{image, manifests, network, node};
+use crate::images::archive;
+use crate::machine::{wait_for, wait_until};
+use crate::stage::node::{FIRST, SECOND};
+use crate::stage::probe::Transport;
+use crate::stage::view::{index, records};
+
+/// The variables of a process.
+pub(crate) type Environment = BTreeMap<String, String>;
+
+pub(crate) const PORTS: &str = "autoport.cni/ports";
+
+/// A node whose agents are connected to containerd.
+pub(crate) fn node_with_agents() -> Cluster {
+    let cluster = node(Runtime::Containerd2, &network().speaking("1.1.0"));
+    for archive in [image(), archive()] {
+        wait_for(PATIENCE, "containerd has the images", || cluster.imports(&archive));
+    }
+    cluster.kubectl(&["apply", "-k", &manifests("kubernetes")]);
+    cluster.in_system(&["rollout", "status", "daemonset/autoport", "--timeout=180s"]);
+    for container in ["agent", "agent-standby"] {
+        wait_for(PATIENCE, &format!("{container} reads the Pods from the API server"), || {
+            let logs = ["logs", "daemonset/autoport", "--container", container];
+            cluster.in_system(&logs).contains("following the node's Pods")
+        });
+    }
+    cluster
+}
+
+/// What a text of a process's environment has.
+pub(crate) fn variables(text: &str) -> Environment {
+    let pairs = text.split('\0').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The number in a variable.
+pub(crate) fn number(environment: &Environment, name: &str) -> u16 {
+    let value = environment.get(name).unwrap_or_else(|| panic!("no {name} in {environment:?}"));
+    value.parse().unwrap_or_else(|_| panic!("{name} is {value:?}"))
+}
+
+/// A pod's name.
+pub(crate) fn name(pod: &Value) -> &str {
+    pod["metadata"]["name"].as_str().expect("it has a name")
+}
+
+pub(crate) fn uids(pods: &[Value]) -> BTreeSet<String> {
+    pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect()
+}
+
+/// A container's own name, which its program answers with, by a variable: on the host network all have the
+/// host name of the node.
+pub(crate) fn own_name() -> Value {
+    json!([{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}])
+}
+
+/// Insists that the addresses in an environment are the node's.
+pub(crate) fn assert_told_addresses(environment: &Environment) {
+    for variable in ["AUTOPORT_HOST_IP", "AUTOPORT_HOST_IP_V4", "AUTOPORT_HOST_IP_V6"] {
+        let address = environment[variable].as_str();
+        assert!([FIRST, SECOND].concat().contains(&address), "{variable} is {address}");
+    }
+}
+
+impl Cluster {
+    /// The environment of a container's first process.
+    pub(crate) fn environment(&self, pod: &str, container: &str) -> Environment {
+        let exec = ["exec", pod, "--container", container, "--", "/echo", "-print"];
+        let mut printed = (false, String::new());
+        // Until runc has started the program, nobody may read what its process has.
+        wait_until(&format!("the environment of {pod} can be read"), || {
+            printed = self.try_kubectl(&[&exec[..], &["/proc/1/environ"]].concat());
+            printed.0
+        });
+        variables(&printed.1)
+    }
+
+    /// Insists that a pod on the host network answers on a port, on the node's first addresses. Over UDP
+    /// and IPv6 a socket that is bound to no address answers from another one.
+    pub(crate) fn assert_listens(&self, pod: &str, transport: Transport, port: u16) {
+        if transport == Transport::Tcp {
+            return self.machine.assert_reached(pod, transport, port);
+        }
+        wait_until(&format!("{pod} answers on {port}/udp"), || {
+            self.machine.answers(transport, port)[0].by() == Some(pod)
+        });
+    }
+
+    /// Waits until the pods are gone and the agents have released what they held. Then it removes the agents,
+    /// and insists that nothing is left. autoport itself stays: their own sandboxes have to end as well.
+    pub(crate) fn ends_with_agents(&mut self, daemonset: &str) {
+        wait_for(PATIENCE, "all pods are gone", || api::items("pods").is_empty());
+        wait_for(PATIENCE, "nothing is held or requested", || {
+            let requests = fs::read_dir("/run/autoport/requests").into_iter().flatten();
+            records().is_empty() && index().is_empty() && requests.count() == 0
+        });
+        self.in_system(&["delete", "daemonset", daemonset, "--cascade=foreground"]);
+        self.assert_nothing_left();
+    }
+}
+
+/// Makes a Deployment of these pods; gives them when all are ready.
+pub(crate) fn deploys(deployment: &Value) -> Vec<Value> {
+    api::create("deployments", deployment);
+    let replicas = deployment["spec"]["replicas"].as_u64().expect("a number");
+    api::wait_for_pods(usize::try_from(replicas).expect("a number"))
+}
