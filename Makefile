@@ -8,6 +8,7 @@ CONTAINERS ?= 500
 SEED ?= 1
 KERNELS ?= bookworm trixie
 OLD ?=
+API ?= 1.20
 
 .PHONY: help build deb image install demo readme-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
@@ -85,10 +86,10 @@ test-packages: dist/autoport dist/autoport-agent ## the package, the image, the 
 	@integration/setup.sh packages
 	integration/packages.sh
 
-test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes)
-	@integration/setup.sh kubernetes
+test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes). API=1.36: with another API server, built too
+	@integration/setup.sh $(if $(filter 1.36,$(API)),api,kubernetes)
 	cargo build --locked --package autoport-agent
-	cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
+	AUTOPORT_API=$(API) cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
 
 test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
 	@KERNELS="$(KERNELS)" integration/setup.sh kernels

@@ -11,6 +11,8 @@
 #   integration/setup.sh packages    what `build` needs, and what inspects the packages
 #   integration/setup.sh kubernetes  what `demo` needs, and what `make test-kubernetes`
 #                                    does; the first time it builds Kubernetes
+#   integration/setup.sh api         what `kubernetes` needs, and an API server of Kubernetes 1.36; it
+#                                    builds that too
 #   integration/setup.sh kernels     what `test` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
@@ -39,6 +41,8 @@
 #   busybox/             kernels              busybox-static, which cannot be installed beside busybox
 #   previous/            test                 autoport as it was at an earlier commit of this repository,
 #                                             which shares a node with today's
+#   api/                 api                  etcd 3.5, and integration/cluster/apiserver, built by
+#                                             integration/cluster/build-api.sh
 #   kernels/             kernels              a folder per Debian release in $KERNELS (bookworm, trixie): its
 #                                             kernel for clouds and the modules for networks
 #   stamps/              all                  what each of them was made from
@@ -90,6 +94,10 @@ sid_cri=(
 # release's too.
 bookworm_kubernetes=(etcd-server conntrack)
 bookworm_go=(golang-1.19-go golang-1.19-src)
+
+# An API server of today is in no package, but the libraries that it is made from are: these and what
+# they depend on.
+sid_api=(golang-k8s-apiserver-dev golang-k8s-apiextensions-apiserver-dev)
 
 # --- talking -----------------------------------------------------------------
 
@@ -309,6 +317,10 @@ how_kubernetes() {
     printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
         "$(sha256sum <"$here/cluster/build.sh")"
 }
+how_api() {
+    printf 'recipe %s %s %s %s' "$recipe" "$arch" "${sid_api[*]}" \
+        "$(cat "$here"/cluster/build-api.sh "$here"/cluster/apiserver/*.go | sha256sum)"
+}
 how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_previous() { printf 'recipe %s %s %s' "$recipe" "$arch" "$previous"; }
@@ -338,6 +350,7 @@ have_cache_kubernetes() {
     [ -d "$TOOLS/cache-kubernetes" ] && stamped cache-kubernetes "recipe $recipe $arch ${bookworm_go[*]}"
 }
 have_kubernetes() { [ -x "$TOOLS/kubernetes/usr/bin/kubelet" ] && stamped kubernetes "$(how_kubernetes)"; }
+have_api() { [ -x "$TOOLS/api/usr/bin/kube-apiserver" ] && stamped api "$(how_api)"; }
 
 have_previous() { [ -x "$TOOLS/previous/autoport" ] && stamped previous "$(how_previous)"; }
 
@@ -357,10 +370,11 @@ have_tools() {
     have_cni sid || return 1
     [ "$level" != bench ] || have_cni bookworm || return 1
     [ "$level" != test ] || have_previous || return 1
-    [[ $level != clients && $level != kubernetes ]] ||
+    [[ $level != clients && $level != kubernetes && $level != api ]] ||
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
     [ "$level" != clients ] || have_clients trixie || return 1
-    [ "$level" != kubernetes ] || have_kubernetes || return 1
+    [[ $level != kubernetes && $level != api ]] || have_kubernetes || return 1
+    [ "$level" != api ] || have_api || return 1
     [ "$level" != kernels ] || have_kernels
 }
 
@@ -553,6 +567,28 @@ build_kubernetes() {
     rm -rf "$folder"
 }
 
+build_api() {
+    local goroot libraries
+    have_cache || fill_cache
+    open_suite sid
+    mapfile -t libraries < <(suite sid apt-get install --simulate --no-install-recommends "${sid_api[@]}" |
+        sed -n 's/^Inst \(golang-[^ ]*-dev\) .*/\1/p')
+    [ "${#libraries[@]}" -gt 0 ] || die "apt does not say what ${sid_api[*]} depend on." "Look at build_api in $0."
+    say "downloading etcd and the Go libraries of the API server (240 MB)"
+    download sid "$work/api-libraries.deb" "${libraries[@]}"
+    download sid "$work/api.deb" etcd-server
+    unpack "$work/api-libraries" "$work"/api-libraries.deb/*.deb
+    unpack "$work/api" "$work"/api.deb/*.deb
+    [ -d "$work/go" ] || unpack "$work/go" "$TOOLS"/cache/*.deb
+    goroot=$(echo "$work"/go/usr/lib/go-*)
+    say "building the API server in $work (6 minutes on 2 quiet cores, 4 GB until it is done)"
+    run "building the API server" "If $here/cluster/apiserver is not at fault, run this script again." \
+        "$here/cluster/build-api.sh" "$work/api-libraries/usr/share/gocode" "$goroot" "$work/api-build" \
+        "$work/api/usr/bin/kube-apiserver"
+    replace "$work/api" "$TOOLS/api"
+    stamp api "$(how_api)" "$(cd "$work/api-libraries.deb" && echo golang-k8s-apiserver-dev_*)"
+}
+
 unpack_busybox() {
     say "downloading busybox-static to $TOOLS/busybox"
     download bookworm "$work/busybox.deb" busybox-static
@@ -607,9 +643,9 @@ case "$#:$level" in
 1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
 1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
-1:kubernetes) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
+1:kubernetes | 1:api) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|kernels" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|api|kernels" >&2
     exit 2
     ;;
 esac
@@ -660,7 +696,7 @@ if [ "$level" = kernels ]; then
         have_kernel "$suite" || unpack_kernel "$suite"
     done
 fi
-[[ $level == clients || $level == kubernetes ]] || exit 0
+[[ $level == clients || $level == kubernetes || $level == api ]] || exit 0
 suites=(bookworm sid)
 [ "$level" != clients ] || suites+=(trixie)
 for suite in "${suites[@]}"; do
@@ -668,3 +704,4 @@ for suite in "${suites[@]}"; do
 done
 have_cri || build_cri
 [ "$level" = clients ] || have_kubernetes || build_kubernetes
+[ "$level" != api ] || have_api || build_api
