@@ -5,6 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 mod killed;
 mod settings;
+mod staying;
 
 use std::fs;
 use std::os::unix::fs::symlink;

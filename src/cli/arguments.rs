@@ -225,9 +225,10 @@ pub(crate) struct Folders {
     /// Exit status 3: something would be changed.
     #[arg(long, conflicts_with = "stay")]
     pub(crate) dry_run: bool,
-    /// Keep running, and check again every ten seconds, until SIGTERM
+    /// Keep running, and do it again when a file in the directories changes, until SIGTERM
     ///
-    /// Main plugins rewrite their configuration when they are started or upgraded. Meant for a container.
+    /// Main plugins rewrite their configuration when they are started or upgraded. Meant for a container. Checks every
+    /// ten seconds too.
     #[arg(long)]
     pub(crate) stay: bool,
 }

@@ -2,20 +2,22 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use autoport::app::{self, Dismantled};
 use autoport::diagnosis::counted;
-use autoport::install::{self, Change, Done, Places, Step};
-use nix::poll::{PollFd, PollFlags, poll};
+use autoport::install::{self, Change, Done, Places, Step, Watch};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signalfd::SignalFd;
 use serde::Serialize;
 
 use super::arguments::{Folders, Install, Runtime, Uninstall};
 use super::output::{Answer, Screen};
 use super::{Failure, SIGNALS, Store, asked_to_end, note, now};
 
-/// Milliseconds until the configurations are looked at again: a main plugin may have written its own.
-const AGAIN: u16 = 10_000;
+/// After this time the configurations are looked at again even if no change was noticed.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Process 1 of the PID namespace.
 const INIT: &str = "/proc/1/ns/mnt";
@@ -103,7 +105,9 @@ fn places(Folders { runtime, conflist, dry_run, .. }: Folders, change: Change) -
 pub(super) fn install(asked: Install, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let Install { folders, config, set } = asked;
     let (stay, places) = (folders.stay, places(folders, Change { file: config, set }));
-    repeatedly(stay, screen, || Ok(Outcome::of(places.dry_run, install::install(&places)?, None)))
+    repeatedly(stay, &places, screen, || {
+        Ok(Outcome::of(places.dry_run, install::install(&places, now())?, None))
+    })
 }
 
 pub(super) fn uninstall(
@@ -117,7 +121,7 @@ pub(super) fn uninstall(
     }
     let store = &store()?;
     let (stay, places) = (folders.stay, places(folders, Change::default()));
-    repeatedly(stay, screen, || {
+    repeatedly(stay, &places, screen, || {
         let log = &mut crate::Stderr;
         let dry_run = places.dry_run;
         let mut steps = install::withdraw(&places)?;
@@ -137,6 +141,7 @@ pub(super) fn uninstall(
 /// Does it once and says what came of it; or again and again, and says what has become different.
 fn repeatedly(
     stay: bool,
+    places: &Places,
     screen: &mut Screen<'_>,
     mut work: impl FnMut() -> Result<Outcome, Failure>,
 ) -> Result<u8, Failure> {
@@ -146,12 +151,20 @@ fn repeatedly(
     let stop = asked_to_end()?;
     let (mut shown, mut failed) = (None, String::new());
     loop {
+        // Before the work, so that no change is missed. Without it there is the time.
+        let watch = places.watch().inspect_err(|errno| {
+            note(format_args!(
+                "cannot watch the folders, so changes are noticed within 10 s: {errno}"
+            ));
+        });
         match work() {
             Ok(outcome) => {
                 failed.clear();
-                if shown.as_ref().is_none_or(|last| *last != outcome) {
+                if outcome.changed || shown.as_ref() != Some(&outcome) {
                     screen.show(&outcome)?;
                     screen.out.flush()?;
+                }
+                if !outcome.changed {
                     shown = Some(outcome);
                 }
             }
@@ -164,10 +177,25 @@ fn repeatedly(
                 }
             }
         }
-        let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, AGAIN) {
-            Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => return Ok(0),
+        if wait(&stop, watch.ok().as_ref())? {
+            return Ok(0);
+        }
+    }
+}
+
+/// Waits for a change, or for the time; gives whether this process is asked to end.
+fn wait(stop: &SignalFd, watch: Option<&Watch>) -> Result<bool, Failure> {
+    let until = Instant::now() + AGAIN;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let fds = [Some(stop.as_fd()), watch.map(Watch::as_fd)];
+        let fds = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds: Vec<_> = fds.collect();
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
+            Ok(0) => return Ok(false),
+            Ok(_) if fds[0].any() == Some(true) => return Ok(true),
+            Ok(_) if watch.is_some_and(Watch::has_changed) => return Ok(false),
+            Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(Failure::System(SIGNALS, errno.into())),
         }
     }

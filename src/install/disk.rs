@@ -20,10 +20,10 @@ use crate::{regular, store};
 const OWN: &str = "/proc/self/exe";
 
 /// What is about to be renamed into its place. No runtime reads such a name.
-const TEMPORARY: &str = ".autoport-new";
+pub(super) const TEMPORARY: &str = ".autoport-new";
 
 /// Is there while somebody installs.
-const LOCK: &str = ".autoport-lock";
+pub(super) const LOCK: &str = ".autoport-lock";
 
 /// How long others who install are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -10,11 +10,14 @@
 mod cache;
 mod cluster;
 mod conflist;
+mod contest;
 mod disk;
 mod from_portmap;
-mod keys;
+mod notes;
+mod platform;
 mod problem;
 mod text;
+mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +29,7 @@ pub use cluster::Change;
 pub use disk::configurations;
 pub use problem::Problem;
 pub(crate) use text::Value;
+pub use watch::Watch;
 
 use crate::cni;
 use crate::event::LockHolder;
@@ -33,7 +37,7 @@ use crate::regular;
 use cluster::Proposal;
 use conflist::Edited;
 use disk::{Folder, Found, look};
-use keys::Keys;
+use notes::Notes;
 
 /// Where libcni remembers what it attached with which configuration.
 const CACHE_DIR: &str = "/var/lib/cni/results";
@@ -44,8 +48,8 @@ const NAME: &str = "autoport";
 /// `.json`.
 const BEFORE: &str = ".before-autoport";
 
-/// And what is known of the keys in autoport's object there.
-const KEYS: &str = ".autoport-keys";
+/// And what is to be remembered of it.
+const NOTES: &str = ".autoport-notes";
 
 /// What belongs to the system's package manager, and is not ours to delete.
 const PACKAGED: &str = "/usr";
@@ -81,7 +85,7 @@ pub enum Error {
     /// There is no network yet.
     #[error(
         "there is no network configuration in {}; install the cluster's network (the main CNI \
-         plugin) first, or name another folder with --conf-dir", .0.display()
+         plugin) first, or name another folder with --conf-dir{}", .0.display(), platform::hint(.0)
     )]
     NoNetwork(PathBuf),
     /// The runtime's choice is a single plugin, which nothing can be chained to.
@@ -106,6 +110,16 @@ pub enum Error {
     /// A configuration is left as it is.
     #[error("{} was not changed", path.display())]
     Conflist { path: PathBuf, source: Problem },
+    /// Another program takes autoport out of the list all the time.
+    #[error(
+        "another program, probably that of {main}, takes autoport out of {} again and again: {}; meanwhile \
+         autoport is put back at most ten times in a minute", path.display(), contest::remedy(main)
+    )]
+    Contested {
+        path: PathBuf,
+        /// The main plugin.
+        main: String,
+    },
     /// What is to be written is no configuration.
     #[error("{from} was rejected, and {} was not changed", cni::CLUSTER_FILE)]
     Config {
@@ -123,7 +137,10 @@ pub enum Error {
 
 impl Error {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+        move |source| {
+            let source = platform::hinting(source, path);
+            Self::Io { action, path: path.to_owned(), source }
+        }
     }
 }
 
@@ -185,7 +202,7 @@ impl Step {
 /// # Errors
 /// When something is not understood; then nothing is changed. When the file system refuses. When the
 /// configuration of the cluster is rejected.
-pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
+pub fn install(places: &Places, now: u64) -> Result<Vec<Step>, Error> {
     let folder = places.conf_folder()?;
     let path = match &places.conflist {
         Some(path) => path.clone(),
@@ -194,7 +211,12 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
     let text = list_at(&path)?;
     let left = |source| Error::Conflist { path: path.clone(), source };
     let mut edited = conflist::with_autoport(&text).map_err(left)?;
-    let keys = keep_keys(&path, &mut edited)?;
+    let before = text_of(&beside(&path, NOTES))?;
+    let notes = Notes::of(before.as_deref()).next(&mut edited, now);
+    if notes.contest.is_on() && (places.dry_run || notes.contest.has_to_wait()) {
+        let main = conflist::types(&text).into_iter().next().unwrap_or_default();
+        return Err(Error::Contested { path, main });
+    }
     let mut steps = vec![copy_executable(places)?];
     let proposal = propose(places, &edited.text);
     let rejected = match proposal {
@@ -218,8 +240,9 @@ pub fn install(places: &Places) -> Result<Vec<Step>, Error> {
         folder.replace(before, text.as_bytes(), &path)?;
         folder.replace(&path, edited.text.as_bytes(), &path)?;
     }
-    if let Some(keys) = keys {
-        folder.replace(&beside(&path, KEYS), keys.as_bytes(), &path)?;
+    let notes = notes.text();
+    if before.as_ref() != Some(&notes) {
+        folder.replace(&beside(&path, NOTES), notes.as_bytes(), &path)?;
     }
     steps.push(Step { backup, ..Step::of(path, &text, edited) });
     rejected.map_or(Ok(steps), Err)
@@ -230,27 +253,6 @@ fn propose(places: &Places, text: &str) -> Result<Option<Proposal>, Error> {
         return Ok(None);
     }
     places.change.propose(conflist::object(text).map(Value::raw)).map(Some)
-}
-
-/// Puts what the operator had set in autoport's object into one that is made anew. Gives what is to be remembered
-/// of it, if that has changed.
-fn keep_keys(path: &Path, edited: &mut Edited) -> Result<Option<String>, Error> {
-    let old = text_of(&beside(path, KEYS))?;
-    let keys: Option<Keys> = old.as_ref().and_then(|text| serde_json::from_str(text).ok());
-    let keys = keys.unwrap_or_default();
-    let made = edited.how.map(|_| edited.text.clone());
-    if made.is_some()
-        && let Some((text, names)) = keys.kept(&edited.text)
-        && conflist::types(&text) == conflist::types(&edited.text)
-    {
-        let names = names.join(", ");
-        edited.remarks.push(format!("as in autoport's entry before: {names}"));
-        edited.text = text;
-    }
-    let next = keys.next(made.as_deref(), &edited.text);
-    let next =
-        serde_json::to_string(&next).map_err(|error| Error::io("write", path)(error.into()))?;
-    Ok(Some(next).filter(|next| old.as_ref() != Some(next)))
 }
 
 /// The content of a file beside a configuration, which only an installation writes.
@@ -293,7 +295,7 @@ fn forget(places: &Places, folder: &Folder) -> Result<(), Error> {
     let named = places.conflist.clone().map(|path| vec![path]);
     let all = named.map_or_else(|| disk::configurations(&places.conf_dir), Ok)?;
     for path in all.iter().filter(|path| !with.contains(path)) {
-        folder.remove(&beside(path, KEYS))?;
+        folder.remove(&beside(path, NOTES))?;
         folder.remove(&beside(path, BEFORE))?;
     }
     Ok(())

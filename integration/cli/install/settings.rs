@@ -1,19 +1,11 @@
 //! What an operator sets: the configuration of the cluster, and keys in autoport's entry.
 
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-
+use super::staying::{Staying, wait_until, write};
 use super::*;
 
 const CLUSTER: &str = "/etc/cni/autoport.cluster.json";
 const NODE: &str = "/etc/cni/autoport.json";
 const MOUNTED: &str = "/run/cluster.json";
-
-fn write(path: &str, text: &str) {
-    let new = format!("{path}.new");
-    fs::write(&new, text).expect("the folder is ours");
-    fs::rename(new, path).expect("the folder is ours");
-}
 
 /// What `autoport config` shows of a key: its value, and the file that sets it.
 fn in_force(key: &str) -> (Value, Option<String>) {
@@ -122,33 +114,6 @@ fn keys_in_the_entry_outlive_the_main_plugins_next_start() {
     // The next installation begins without them.
     install(&[]);
     assert_eq!(in_force("allowedNamespaces"), (Value::Null, None));
-}
-
-/// `autoport install --stay`, which is ended with it.
-struct Staying(Child);
-
-impl Staying {
-    fn with(words: &[&str]) -> Self {
-        let mut command = Command::new(Plugin::Autoport.path());
-        command.args(["install", "--stay"]).args(FOLDERS).args(words);
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
-        Self(command.spawn().expect("it is built"))
-    }
-}
-
-impl Drop for Staying {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// A mounted `ConfigMap` changes by a rename, as here.

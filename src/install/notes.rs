@@ -1,24 +1,62 @@
-//! The keys that an operator has set in autoport's object. They survive when the main plugin writes its
-//! configuration without autoport, and autoport is put there again.
+//! What an installation remembers of a list: the keys that an operator has set in autoport's object, which survive
+//! when the main plugin writes its configuration without autoport, and how often that has happened.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::conflist;
+use super::conflist::{self, Edited};
+use super::contest::Contest;
 use super::text::Value;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Notes {
+    #[serde(flatten)]
+    keys: Keys,
+    #[serde(default)]
+    pub(super) contest: Contest,
+}
 
 /// Autoport's object as an installation made it, and as it was seen last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Keys {
+struct Keys {
     /// Empty where an operator had put it there.
     made: Map<String, Json>,
     seen: Map<String, Json>,
 }
 
+impl Notes {
+    pub(super) fn of(text: Option<&str>) -> Self {
+        text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    /// What is to be remembered after the list was `edited`. Puts what the operator had set into autoport's object
+    /// there, if it is new.
+    pub(super) fn next(mut self, edited: &mut Edited, now: u64) -> Self {
+        let made = edited.how.map(|_| edited.text.clone());
+        if made.is_some()
+            && let Some((text, names)) = self.keys.kept(&edited.text)
+            && conflist::types(&text) == conflist::types(&edited.text)
+        {
+            edited.remarks.push(format!("as in autoport's entry before: {}", names.join(", ")));
+            edited.text = text;
+        }
+        let is_out = made.is_some() && !self.keys.seen.is_empty();
+        if is_out {
+            edited.remarks.push("another program had written it without autoport".to_owned());
+        }
+        self.contest.look(is_out, now);
+        Self { keys: self.keys.next(made.as_deref(), &edited.text), ..self }
+    }
+
+    pub(super) fn text(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+}
+
 impl Keys {
     /// The text with autoport's object as it is made now, and what the operator had set, changed or removed in the
     /// last one; with the names of these keys. `None` where there are none.
-    pub(super) fn kept(&self, text: &str) -> Option<(String, Vec<String>)> {
+    fn kept(&self, text: &str) -> Option<(String, Vec<String>)> {
         let object = conflist::object(text)?;
         let mut rest = object.members()?;
         let removed: Vec<_> =
@@ -33,7 +71,7 @@ impl Keys {
     }
 
     /// What is to be remembered of a list that has autoport, and how it was `made` if that was now.
-    pub(super) fn next(self, made: Option<&str>, seen: &str) -> Self {
+    fn next(self, made: Option<&str>, seen: &str) -> Self {
         Self { made: made.map_or(self.made, members), seen: members(seen) }
     }
 }
