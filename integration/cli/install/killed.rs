@@ -46,6 +46,8 @@ impl Desk {
         let [before, after] = &self.texts;
         fs::write(self.list(), if is_installed { after } else { before }).expect("our file");
         let _ = fs::remove_file(self.backup());
+        // Else it would look as if another program took autoport out all the time.
+        let _ = fs::remove_file(self.list().with_extension("conflist.autoport-notes"));
         let _ = fs::remove_file(self.executable());
         if is_installed {
             fs::write(self.backup(), before).expect("our file");
