@@ -99,10 +99,14 @@ sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test
 	scripts/sanitize.sh
 
+ifeq ($(STAGE),agent)
+bench: bench-agent
+else
 bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
 	@scripts/build.sh
 	scripts/bench.sh $(STAGE)
+endif
 
 soak-agent: ## CONTAINERS=500 created by containerd while one of the node's two agents is killed or stopped; as root
 	@integration/setup.sh clients
@@ -110,11 +114,11 @@ soak-agent: ## CONTAINERS=500 created by containerd while one of the node's two 
 	SOAK_CONTAINERS=$(CONTAINERS) cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
 		-- --ignored --nocapture while_one_of_two_agents_is_hit
 
-bench-agent: dist/autoport dist/autoport-agent ## what the node agent adds to containerd's calls, what it takes while idle, and how soon it restores the table; as root
+bench-agent: dist/autoport dist/autoport-agent ## or bench STAGE=agent: what the node agent adds to containerd's calls, what it takes while idle, and how soon it restores the table; as root
 	@integration/setup.sh clients
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --test runtimes \
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture what_the_agent_costs
-	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
+	TMPDIR=/dev/shm AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
 		cargo test --locked --package autoport-agent --test node -- --ignored --nocapture what_an_idle_agent_takes
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
 		cargo test --locked --test integration -- --include-ignored --nocapture the_time_to_restore_of_the_agent
