@@ -18,6 +18,9 @@ use crate::stage::view::{index, records};
 /// The variables of a process.
 pub(crate) type Environment = BTreeMap<String, String>;
 
+/// Where containerd keeps what it knows of the containers that run.
+const TASKS: &str = "/run/containerd/state/io.containerd.runtime.v2.task/k8s.io";
+
 pub(crate) const PORTS: &str = "autoport.cni/ports";
 
 /// A node whose agents are connected to containerd.
@@ -73,16 +76,15 @@ pub(crate) fn assert_told_addresses(environment: &Environment) {
 }
 
 impl Cluster {
-    /// The environment of a container's first process.
-    pub(crate) fn environment(&self, pod: &str, container: &str) -> Environment {
-        let exec = ["exec", pod, "--container", container, "--", "/echo", "-print"];
-        let mut printed = (false, String::new());
-        // Until runc has started the program, nobody may read what its process has.
-        wait_until(&format!("the environment of {pod} can be read"), || {
-            printed = self.try_kubectl(&[&exec[..], &["/proc/1/environ"]].concat());
-            printed.0
-        });
-        variables(&printed.1)
+    /// The environment of the first process of a container that is ready.
+    pub(crate) fn environment(&self, pod: &Value, container: &str) -> Environment {
+        let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+        let mut its = statuses.filter(|status| status["name"] == container);
+        let id = its.next().and_then(|status| status["containerID"].as_str());
+        let id = id.and_then(|id| id.strip_prefix("containerd://"));
+        let id = id.unwrap_or_else(|| panic!("{container} has not started: {pod}"));
+        let pid = fs::read_to_string(format!("{TASKS}/{id}/init.pid")).expect("it runs");
+        variables(&self.machine.run("cat", &[&format!("/proc/{}/environ", pid.trim())]))
     }
 
     /// Insists that a pod on the host network answers on a port, on the node's first addresses. Over UDP

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::agents::{
-    PORTS, assert_told_addresses, deploys, name, node_with_agents, number, own_name,
+    PORTS, assert_told_addresses, deploys, name, node_with_agents, number, own_name, variables,
 };
 use crate::api::{self, PATIENCE};
 use crate::cluster::Cluster;
@@ -71,7 +71,7 @@ fn bcs() -> Value {
 /// Insists that these variables, one for each of these ports of the container, are host ports of the pod
 /// that answer, and gives them.
 fn reached(cluster: &Cluster, pod: &Value, ports: [(&str, u16); 2]) -> [u16; 2] {
-    let environment = cluster.environment(name(pod), "nginx");
+    let environment = cluster.environment(pod, "nginx");
     assert_told_addresses(&environment);
     let published = published(pod["metadata"]["uid"].as_str().expect("it has a UID"));
     let entries = published["ports"].as_array().expect("a list");
@@ -98,7 +98,7 @@ fn the_deployment_of_kubewharf() {
     let ports = json!([{"containerPort": 80}, {"containerPort": 443}]);
     let pods = deploys(&kubewharf(&json!({}), &ports));
     let ports = pods.iter().map(|pod| {
-        let environment = cluster.environment(name(pod), "nginx");
+        let environment = cluster.environment(pod, "nginx");
         assert_eq!(environment["PORT"], environment["PORT0"]);
         assert!(!environment.contains_key("PORT2"), "{environment:?}");
         reached(&cluster, pod, [("PORT0", 80), ("PORT1", 443)])
@@ -137,7 +137,7 @@ fn the_deployment_of_kubewharf_on_the_host_network() {
     container["args"] = json!(["-name", "$(POD_NAME)", "$PORT0", "$PORT1"]);
     let pods = deploys(&deployment);
     let ports = pods.iter().map(|pod| {
-        let environment = cluster.environment(name(pod), "nginx");
+        let environment = cluster.environment(pod, "nginx");
         assert_eq!(environment["PORT"], environment["PORT0"]);
         ["PORT0", "PORT1"].map(|variable| {
             let port = number(&environment, variable);
@@ -155,10 +155,15 @@ fn the_deployment_of_bcs() {
     let mut cluster = node_with_agents();
     let pods = deploys(&bcs());
     let ports = pods.iter().map(|pod| {
-        let environment = cluster.environment(name(pod), "nginx");
+        let environment = cluster.environment(pod, "nginx");
         assert_eq!(environment["BCS_RANDHOSTPORT_HOSTIP"], FIRST[0]);
         assert_eq!(environment["BCS_RANDHOSTPORT_POD_NAME"], name(pod));
         assert_eq!(environment["BCS_RANDHOSTPORT_POD_NAMESPACE"], "default");
+        // A process that comes later has the same.
+        let print = ["exec", name(pod), "--", "/echo", "-print", "/proc/self/environ"];
+        let later = variables(&cluster.kubectl(&print));
+        let is_ours = |(variable, _): &(&String, _)| variable.contains("PORT");
+        assert!(later.iter().filter(is_ours).eq(environment.iter().filter(is_ours)), "{later:?}");
         let variable = "BCS_RANDHOSTPORT_FOR_CONTAINER_PORT_";
         let variables = [8080, 8081].map(|port| format!("{variable}{port}"));
         reached(&cluster, pod, [(&variables[0], 8080), (&variables[1], 8081)])

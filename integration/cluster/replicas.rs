@@ -92,10 +92,12 @@ impl Cluster {
         let mut take = |pod: &str, transport: Transport, number| {
             assert!(numbers.insert((transport.name(), number)), "{number} of {pod} is another's");
         };
-        for pod in games.iter().map(name) {
+        for pod in games {
             let environment = self.environment(pod, "game");
+            let metrics = self.environment(pod, "metrics");
+            let pod = name(pod);
             assert_told_addresses(&environment);
-            let others = [self.environment(pod, "metrics"), Self::environment_of_init(pod)];
+            let others = [metrics, Self::environment_of_init(pod)];
             for other in others {
                 assert_eq!(ours(&other), ours(&environment), "{pod}");
             }
@@ -108,8 +110,9 @@ impl Cluster {
             take(pod, Transport::Tcp, metrics);
             self.machine.assert_reached(pod, Transport::Tcp, metrics);
         }
-        for pod in proxies.iter().map(name) {
+        for pod in proxies {
             let environment = self.environment(pod, "proxy");
+            let pod = name(pod);
             assert_told_addresses(&environment);
             for (port, transport) in [("HTTP", Transport::Tcp), ("GAME", Transport::Udp)] {
                 let [host, own] = ["HOST_PORT", "PORT"]
