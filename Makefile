@@ -77,7 +77,7 @@ torture: ## every point at which a command can be killed or fail, however alike
 test-clients: ## podman, containerd and libcni drive the plugin; as root, or with sudo
 	@integration/setup.sh clients
 	cargo build --locked --package autoport-agent
-	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
+	cargo test --locked --test runtimes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=4
 	scripts/namespaces.sh cargo test --locked --test integration libcni::
 	cargo test --locked --package autoport-agent --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
 		-- --ignored --exact taken::a_process_that_takes_the_port_of_a_pod_is_reported_once
