@@ -83,11 +83,16 @@ impl Heart {
 
     /// The last beat, if another agent has written it a short time ago.
     pub(super) fn of_another(&self, now: Instant) -> Result<Option<Heartbeat>, Error> {
-        let is_of_another = |seen: &Heartbeat| {
-            Some(seen.heartbeat) != self.own && now.since(seen.heartbeat) < STOPPED
-        };
-        Ok(read(&self.path)?.filter(is_of_another))
+        Ok(last(&self.path, now)?.filter(|seen| Some(seen.heartbeat) != self.own))
     }
+}
+
+/// The beat of an agent that beats.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn last(path: &Path, now: Instant) -> Result<Option<Heartbeat>, Error> {
+    Ok(read(path)?.filter(|seen| now.since(seen.heartbeat) < STOPPED))
 }
 
 /// Reads such a file; `None` where there is none, or one that this version does not understand.

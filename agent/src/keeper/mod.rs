@@ -19,7 +19,7 @@ use self::clock::STALL;
 pub use self::clock::{Clock, Instant, Pulse, Role};
 pub use self::error::Error;
 use self::heart::Heart;
-pub use self::heart::{Heartbeat, read};
+pub use self::heart::{Heartbeat, last, read};
 use self::lock::{Attempt, Lock};
 
 use autoport::store::AGENT_NEXT as NEXT;

@@ -118,7 +118,8 @@ impl Service {
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
         if let Some(cluster) = settings.cluster.take() {
             let (plugin, health) = (settings.plugin.clone(), health.clone());
-            let startup = Startup { store: store.clone(), plugin, health };
+            let (dir, clock) = (store.dir().to_owned(), clock.clone());
+            let startup = Startup { dir, clock, plugin, health };
             let startup = Some(startup).filter(|_| settings.untaints);
             declared::start(store, cluster, metrics.clone(), startup)?;
         }

@@ -1,16 +1,17 @@
 //! Whether Pods may come to a node that is new.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use autoport::store::Store;
-
 use crate::config::Plugin;
-use crate::keeper::{self, HEARTBEAT};
+use crate::keeper::{self, Clock, HEARTBEAT};
 use crate::metrics::Health;
 
 /// What this depends on.
 pub(super) struct Startup {
-    pub(super) store: Store,
+    /// The state directory.
+    pub(super) dir: PathBuf,
+    pub(super) clock: Clock,
     pub(super) plugin: Plugin,
     pub(super) health: Arc<Health>,
 }
@@ -22,10 +23,8 @@ impl Startup {
         if let Err(reason) = self.health.ready() {
             return Some(reason);
         }
-        if !self.store.agent().is_some_and(|agent| agent.connected)
-            || !keeper::read(&self.store.dir().join(HEARTBEAT))
-                .is_ok_and(|beat| beat.is_some_and(|beat| !beat.standby))
-        {
+        let leader = keeper::last(&self.dir.join(HEARTBEAT), self.clock.now()).ok().flatten();
+        if leader.is_none_or(|leader| leader.standby || !leader.connected) {
             return Some("the other agent of this node is not connected to the runtime".to_owned());
         }
         match self.plugin.read() {
