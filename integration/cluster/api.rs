@@ -18,17 +18,33 @@ pub(crate) const SOCKET: &str = "/run/api.sock";
 
 /// Sends a request; gives the status, 0 if there was no answer, and what came back.
 pub(crate) fn request(method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-    exchange(method, path, body).unwrap_or_else(|error| (0, error.to_string()))
+    request_as(&[], method, path, body)
 }
 
-fn exchange(method: &str, path: &str, body: Option<&Value>) -> std::io::Result<(u16, String)> {
+/// The same with these further headers, such as those of user impersonation.
+pub(crate) fn request_as(
+    headers: &[String],
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (u16, String) {
+    exchange(headers, method, path, body).unwrap_or_else(|error| (0, error.to_string()))
+}
+
+fn exchange(
+    headers: &[String],
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> std::io::Result<(u16, String)> {
     let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
     let body = body.map(Value::to_string).unwrap_or_default();
     let mut stream = UnixStream::connect(SOCKET)?;
+    let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
     // To a client of HTTP/1.0 the answer ends where the connection does.
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\n{headers}\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )?;

@@ -21,6 +21,7 @@ mod agents;
 mod daemonset;
 mod deployed;
 mod images;
+mod inside;
 mod manifests;
 mod others;
 mod pods;
@@ -31,5 +32,6 @@ mod services;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "shared with the integration tests")]
 mod stage;
+mod taint;
 mod upgrade;
 mod workloads;

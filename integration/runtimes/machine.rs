@@ -35,8 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The first process of a PID namespace. It ends when its input does, so with the test however that
 /// ends, and everything in the namespace with it. Until then it buries the orphans, as bash does.
-/// The cgroups are removed last: the kernel takes a moment to notice that they are empty.
-const INIT: &str = r#"echo ready
+/// The cgroups are removed last: the kernel takes a moment to notice that they are empty. As on a node that
+/// systemd has started, a container can follow its mounts.
+const INIT: &str = r#"mount --make-rshared /
+echo ready
 while read -r _; do :; done
 kill -KILL -1 2>/dev/null
 for _ in {1..500}; do
