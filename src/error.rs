@@ -192,6 +192,7 @@ const fn store_code(error: &store::Error) -> u32 {
         | store::Error::NoAgent { .. }
         | store::Error::NoSpec { .. } => 11,
         store::Error::NewerLayout { .. } | store::Error::Unreadable(_) => 102,
+        store::Error::Declares { .. } => 104,
     }
 }
 

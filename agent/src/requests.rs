@@ -3,8 +3,9 @@
 
 use std::num::NonZeroU16;
 
-use autoport::cni::{Config, Error, NodeFiles, PORTS, PodAnnotations, asking, read_annotations};
+use autoport::cni::{Config, Error, NodeFiles, PodAnnotations, asking, read_annotations};
 use autoport::model::{Dialect, HostPod, Pod, Protocol};
+use autoport::store::Ports;
 use k8s_openapi::api::core::v1;
 
 /// Only what a static Pod has in the API carries it: the UID by which kubelet, and so the runtime, knows the Pod.
@@ -17,18 +18,8 @@ const MOST: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
     pub pod: Pod,
-    /// Empty if it declares nothing that counts.
-    pub ports: String,
-}
-
-/// A Pod that is not served.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "Pod {pod} declares {count} ports, and at most {MOST} can be requested; list those that it needs in {PORTS}"
-)]
-pub struct TooMany {
-    pod: Pod,
-    count: usize,
+    /// An empty list if it declares nothing that counts.
+    pub ports: Ports,
 }
 
 /// The Pod as the runtime knows it; `None` for one that is no Pod of a node.
@@ -46,18 +37,11 @@ pub fn identify(pod: &v1::Pod) -> Option<Pod> {
 
 /// The ports that the Pod declares, if its annotations leave something to them; in the order of the spec. Those
 /// of init containers do not count.
-///
-/// # Errors
-/// [`TooMany`].
-pub fn declared(pod: &v1::Pod) -> Result<Option<Declared>, TooMany> {
-    let (Some(spec), Some(annotations)) = (&pod.spec, &pod.metadata.annotations) else {
-        return Ok(None);
-    };
+pub fn declared(pod: &v1::Pod) -> Option<Declared> {
+    let (spec, annotations) = (pod.spec.as_ref()?, pod.metadata.annotations.as_ref()?);
     // No plugin is called for a Pod on the host network.
     let is_on_host = spec.host_network == Some(true);
-    let Some(pod) = identify(pod).filter(|_| !is_on_host && needs_spec(annotations)) else {
-        return Ok(None);
-    };
+    let pod = identify(pod).filter(|_| !is_on_host && needs_spec(annotations))?;
     // A list may name a port that has a host port, and is told so; without a list the others are meant.
     let names_ports = asking(annotations, &[Dialect::Bcs].into()).next().is_some();
     let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
@@ -73,11 +57,12 @@ pub fn declared(pod: &v1::Pod) -> Result<Option<Declared>, TooMany> {
             None => list.push(Port { name, ..port }),
         }
         if list.len() > MOST {
-            return Err(TooMany { pod, count: list.len() });
+            let reason = format!("Pod {pod} declares more than {MOST} ports");
+            return Some(Declared { pod, ports: Ports::Rejected(reason) });
         }
     }
     let ports: Vec<String> = list.iter().map(Port::item).collect();
-    Ok(Some(Declared { pod, ports: ports.join(", ") }))
+    Some(Declared { pod, ports: Ports::Declared(ports.join(", ")) })
 }
 
 /// Whether the plugin may need the spec. Not everything that it knows is known here, so it may go without.

@@ -60,6 +60,12 @@ pub enum Error {
         path.display()
     )]
     NoSpec { path: PathBuf, why: &'static str, source: Option<Damage> },
+    /// What a Pod declares in its spec cannot be had.
+    #[error(
+        "{reason}, so what its annotations ask for cannot be served; list the ports that it needs in \
+         autoport.cni/ports"
+    )]
+    Declares { reason: String },
     /// Two nodes faked on one machine share a state directory, or a namespace was re-created.
     #[error(
         "state directory {} belongs to network namespace {} (device {}), but autoport runs in {} \

@@ -54,6 +54,7 @@ pub use memory::{Memory, REMEMBERED, Times};
 pub use published::Unlocked;
 pub use quarantine::Aside;
 pub use record::LAYOUT;
+pub use requests::Ports;
 pub use reservation::{PERSISTENT, Reservation};
 
 use crate::event::Log;

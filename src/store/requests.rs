@@ -26,7 +26,19 @@ struct Declared {
     boot_id: String,
     #[serde(flatten)]
     pod: Pod,
-    ports: String,
+    #[serde(flatten)]
+    ports: Ports,
+}
+
+/// What the spec of a Pod comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ports {
+    /// A list of the annotation `autoport.cni/ports`.
+    #[serde(rename = "ports")]
+    Declared(String),
+    /// Why the Pod cannot be served, for its author: the beginning of a sentence.
+    #[serde(rename = "rejected")]
+    Rejected(String),
 }
 
 /// A UID is an identifier, or empty where the runtime does not tell it.
@@ -40,7 +52,7 @@ impl Store {
     /// error only if they are `needed`.
     ///
     /// # Errors
-    /// [`Error::NoSpec`].
+    /// [`Error::NoSpec`]; [`Error::Declares`] where the agent rejects what it declares.
     pub fn declared(&self, pod: &Pod, needed: bool) -> Result<String, Error> {
         let (path, begun) = (self.dir.join(file(pod)), Instant::now());
         let is_coming = self.require_agent().is_ok() && self.dir.join(DIRECTORY).is_dir();
@@ -48,7 +60,8 @@ impl Store {
         let absent = if is_coming { late } else { "no agent that reaches Kubernetes is connected" };
         let (why, source) = loop {
             match path.exists().then(|| read(&path, pod)).transpose() {
-                Ok(Some(Some(ports))) => return Ok(ports),
+                Ok(Some(Some(Ports::Declared(ports)))) => return Ok(ports),
+                Ok(Some(Some(Ports::Rejected(reason)))) => return Err(Error::Declares { reason }),
                 Ok(_) if is_coming && begun.elapsed() < PATIENCE => thread::sleep(STEP),
                 Ok(_) if is_coming || needed => break (absent, None),
                 Ok(_) => return Ok(String::new()),
@@ -59,7 +72,7 @@ impl Store {
     }
 }
 
-fn read(path: &Path, pod: &Pod) -> Result<Option<String>, Damage> {
+fn read(path: &Path, pod: &Pod) -> Result<Option<Ports>, Damage> {
     let found: Declared = record::decode(&fs::read(path).map_err(Damage::of)?)?;
     if found.pod != *pod {
         return Err(Damage::Content(format!("it is of Pod {} ({})", found.pod, found.pod.uid)));
@@ -68,11 +81,11 @@ fn read(path: &Path, pod: &Pod) -> Result<Option<String>, Damage> {
 }
 
 impl Locked {
-    /// Records which ports a Pod declares, or forgets it.
+    /// Records what the spec of a Pod comes to, or forgets it.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn declare(&self, pod: &Pod, ports: Option<String>) -> Result<(), Error> {
+    pub fn declare(&self, pod: &Pod, ports: Option<Ports>) -> Result<(), Error> {
         let (file, boot_id) = (file(pod), self.instance.boot_id.clone());
         let Some(ports) = ports else { return self.disk.remove(&file) };
         record::write(&self.disk, &file, &Declared { boot_id, pod: pod.clone(), ports })

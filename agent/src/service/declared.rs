@@ -2,15 +2,15 @@
 //! node does, leader or not: they write the same, one after the other, and what one of them has written is there when
 //! the other has ended.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use autoport::model::Pod;
 use autoport::regular;
-use autoport::store::{Locked, Store};
+use autoport::store::{Locked, Ports, Store};
 use k8s_openapi::api::core::v1;
 
 use super::startup::Startup;
@@ -58,8 +58,6 @@ struct Book {
     known: BTreeMap<String, Known>,
     /// Files of Pods that are not known, each with the time of the first look.
     strange: BTreeMap<String, Instant>,
-    /// What was said of Pods that declare too much.
-    told: BTreeSet<String>,
 }
 
 struct Known {
@@ -72,19 +70,7 @@ struct Known {
 impl Book {
     fn new(store: Store, metrics: Metrics) -> Self {
         let store = store.waiting(PATIENCE);
-        let (known, strange, told) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { store, metrics, known, strange, told }
-    }
-
-    /// What the Pod declares. One that declares too much is named once.
-    fn declared(&mut self, pod: &v1::Pod) -> Option<Declared> {
-        requests::declared(pod).unwrap_or_else(|error| {
-            let told = error.to_string();
-            if self.told.insert(told.clone()) {
-                tracing::warn!("{told}");
-            }
-            None
-        })
+        Self { store, metrics, known: BTreeMap::new(), strange: BTreeMap::new() }
     }
 
     fn lock(&self) -> Result<Locked, String> {
@@ -102,7 +88,10 @@ impl Book {
     /// Writes what a Pod declares. The lock is taken for each: commands of others wait for it.
     fn write(&mut self, declared: Declared) -> Result<(), String> {
         let Declared { pod, ports } = declared;
-        let (uid, written) = (pod.uid.clone(), hash(ports.as_bytes()));
+        let (uid, written) = (pod.uid.clone(), hash(&ports));
+        if let Ports::Rejected(reason) = &ports {
+            tracing::warn!("{reason}, so its ADD is rejected");
+        }
         let declared = self.lock()?.declare(&pod, Some(ports));
         declared.map_err(|error| autoport::error::in_one_line(&error))?;
         let file = self.file(&uid);
@@ -123,15 +112,14 @@ impl Pods for Book {
     /// What is written is not deleted: the list that follows may be older than it.
     fn begin(&mut self) {
         self.known.clear();
-        self.told.clear();
     }
 
     fn changed(&mut self, pod: &v1::Pod) -> Result<(), String> {
-        let Some(found) = self.declared(pod) else {
+        let Some(found) = requests::declared(pod) else {
             return requests::identify(pod).map_or(Ok(()), |pod| self.forget(&pod.uid));
         };
         let known = self.known.get(&found.pod.uid);
-        if known.is_some_and(|known| known.ports == hash(found.ports.as_bytes())) {
+        if known.is_some_and(|known| known.ports == hash(&found.ports)) {
             return Ok(());
         }
         self.write(found)
@@ -168,9 +156,9 @@ fn names(locked: &Locked) -> Result<Vec<String>, String> {
     locked.declaring().map_err(|error| autoport::error::in_one_line(&error))
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::agent::{Agent, Node};
 use super::api::Api;
 use super::runtime::Runtime;
-use super::{add, asking, cbr0_pod, create, port, run};
+use super::{add, asking, cbr0_pod, create, port, run, try_add};
 
 const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
 
@@ -111,6 +111,19 @@ fn an_add_waits_for_a_pod_that_the_agent_sees_late() {
     // The sandbox is made again, with what the agent wrote on the Pod.
     let status = ALONE.replace("\"true\"", "\"true\", \"autoport.cni/status\": \"{}\"");
     add(&cluster.node, "late", "s2", &status);
+}
+
+#[test]
+fn a_pod_that_declares_too_many_ports_is_told_by_its_add() {
+    let cluster = Cluster::new();
+    let ports: Vec<Value> = (1..=1025).map(|number| json!({"containerPort": number})).collect();
+    cluster.api.put("many", &json!({KUBEWHARF: "true"}), &json!(ports));
+    let _agent = cluster.start(&[]);
+    let _runtime = cluster.runtime.connect(Vec::new(), Vec::new());
+    cluster.await_file("many", true);
+    let (is_done, told) = try_add(&cluster.node, "many", "s1", ALONE);
+    let shown = "Pod games/web declares more than 1024 ports";
+    assert!(!is_done && told.contains(shown) && told.contains("\"code\":104"), "{told}");
 }
 
 #[test]

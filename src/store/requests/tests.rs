@@ -14,6 +14,10 @@ fn pod() -> Pod {
     Pod { namespace: "games".to_owned(), name: "game-0".to_owned(), uid: "u1".to_owned() }
 }
 
+fn eighty() -> Ports {
+    Ports::Declared("8080/tcp".to_owned())
+}
+
 /// A state directory, and the lock of an agent that is connected.
 struct Node {
     _parent: tempfile::TempDir,
@@ -58,7 +62,7 @@ fn what_an_agent_wrote_is_read_until_it_is_forgotten() {
     let node = Node::new();
     let _agent = node.connect();
     let list = "http=8080/tcp, 53/udp".to_owned();
-    node.locked().declare(&pod(), Some(list.clone())).expect("it can be written");
+    node.locked().declare(&pod(), Some(Ports::Declared(list.clone()))).expect("it can be written");
     assert_eq!(node.store.declared(&pod(), true).expect("it is there"), list);
     assert_eq!(node.locked().declaring().expect("a list"), ["u1.json"]);
     let text = fs::read_to_string(node.path()).expect("a file");
@@ -77,7 +81,7 @@ fn a_file_that_comes_late_is_waited_for() {
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(300));
-            node.locked().declare(&pod(), Some("8080/tcp".to_owned())).expect("it is written");
+            node.locked().declare(&pod(), Some(eighty())).expect("it is written");
         });
         let found = node.store.declared(&pod(), false).expect("it comes");
         assert_eq!(found, "8080/tcp");
@@ -107,9 +111,21 @@ fn a_file_that_never_comes_is_named() {
 }
 
 #[test]
+fn a_reason_in_place_of_the_ports_is_the_error() {
+    let node = Node::new();
+    let reason = "Pod games/game-0 declares too much".to_owned();
+    node.locked().declare(&pod(), Some(Ports::Rejected(reason.clone()))).expect("it is written");
+    let rejected = node.store.declared(&pod(), false).expect_err("it is rejected");
+    assert!(rejected.to_string().starts_with(&reason), "{rejected}");
+    // For an earlier version, which knows no reasons, the file is damaged.
+    let text = fs::read_to_string(node.path()).expect("a file");
+    assert!(text.contains("\"rejected\": ") && !text.contains("\"ports\""), "{text}");
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_never_believed() {
     let node = Node::new();
-    node.locked().declare(&pod(), Some("8080/tcp".to_owned())).expect("it can be written");
+    node.locked().declare(&pod(), Some(eighty())).expect("it can be written");
     let good = fs::read_to_string(node.path()).expect("a file");
     for (from, to, shown) in [
         ("\"version\": 1", "\"version\": 9", "layout version 9"),
@@ -132,7 +148,7 @@ fn a_file_that_cannot_be_used_is_never_believed() {
 #[test]
 fn a_file_of_an_earlier_boot_is_void() {
     let node = Node::new();
-    node.locked().declare(&pod(), Some("8080/tcp".to_owned())).expect("it can be written");
+    node.locked().declare(&pod(), Some(eighty())).expect("it can be written");
     let own = boot_id().expect("a boot");
     let text = fs::read_to_string(node.path()).expect("a file");
     fs::write(node.path(), text.replace(&own, "earlier")).expect("it can be written");
