@@ -52,10 +52,19 @@ impl Watch {
 
     /// The node agent, for a runtime that does not run: the one that was built with the plugin, or another.
     fn of_agent() -> Self {
+        Self::of_agent_with(&[])
+    }
+
+    fn of_standby() -> Self {
+        Self::of_agent_with(&["--standby"])
+    }
+
+    fn of_agent_with(options: &[&str]) -> Self {
         let built = || Plugin::Autoport.path().with_file_name("autoport-agent");
         let agent = env::var_os("AUTOPORT_AGENT").map_or_else(built, PathBuf::from);
         assert!(agent.exists(), "{}: cargo build --package autoport-agent", agent.display());
-        Self::run(&[agent.into_os_string(), "--socket".into(), "/run/none.sock".into()])
+        let words = [agent.into_os_string(), "--socket".into(), "/run/none.sock".into()];
+        Self::run(&words.into_iter().chain(options.iter().map(Into::into)).collect::<Vec<_>>())
     }
 
     fn run(words: &[OsString]) -> Self {
@@ -144,6 +153,14 @@ impl Drop for Watch {
     }
 }
 
+/// Runs a watch so that its looks are counted.
+const LOOKS: [&str; 6] = ["/usr/bin/strace", "-f", "-e", "trace=flock", "-o", "/run/strace"];
+
+fn looks() -> usize {
+    let text = fs::read_to_string("/run/strace").unwrap_or_default();
+    text.lines().filter(|line| line.contains("flock(")).count()
+}
+
 /// The lock shows whether it looks: it says so when it has to wait for it.
 #[test]
 fn what_does_not_concern_it_is_not_looked_at() {
@@ -220,12 +237,7 @@ fn a_program_of_another_name_that_uses_the_library_does_not_wake_it() {
         attachment(&node, &network("blue"), &name, 5 + number).mapping([tcp(8080 + number)])
     };
     add(&node, &web(0));
-    let looks = || {
-        let text = fs::read_to_string("/run/strace").unwrap_or_default();
-        text.lines().filter(|line| line.contains("flock(")).count()
-    };
-    let strace = ["/usr/bin/strace", "-f", "-e", "trace=flock", "-o", "/run/strace"];
-    let watch = Watch::start_under(&strace);
+    let watch = Watch::start_under(&LOOKS);
     fs::copy(Plugin::Autoport.path(), "/run/node-agent").expect("/run is ours");
     let as_agent = |attachment: &Attachment, command: &str| {
         let call = attachment.plugin_call(command);

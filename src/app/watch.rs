@@ -26,18 +26,28 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(600);
 const CALM: Duration = Duration::from_secs(10);
 
-/// Restores the table of the store at `store` until `stop` is ready.
+/// So long after a look, unless another is due, its memory is given back. Longer than any pause: where damage is
+/// done again and again, it is needed again.
+const REST: Duration = Duration::from_secs(1);
+
+/// Restores the table of the store at `store` until `stop` is ready. It leaves another watch of the node the time
+/// that `precedence` says to come first: two at once would take the processors from each other.
 ///
 /// # Errors
 /// When the kernel does not tell about changes. Everything else is noted in `log`, and looked at
 /// again when there is reason to.
-pub fn watch(store: &Store, stop: BorrowedFd<'_>, log: &mut dyn Log) -> Result<(), Error> {
+pub fn watch(
+    store: &Store,
+    stop: BorrowedFd<'_>,
+    precedence: &dyn Fn() -> Duration,
+    log: &mut dyn Log,
+) -> Result<(), Error> {
     // Before the first look, so that nothing falls between.
     let mut events = Events::open()?;
     let mut pace = Pace::default();
     let mut told = None;
     loop {
-        let looked = look(store, log);
+        let looked = look(store, &mut events, log);
         // What failed is not tried without pause either.
         pace.looked(Instant::now(), *looked.as_ref().unwrap_or(&true));
         let failed = looked.err();
@@ -51,19 +61,34 @@ pub fn watch(store: &Store, stop: BorrowedFd<'_>, log: &mut dyn Log) -> Result<(
             log.note(Event::Watching { state_dir: store.dir().to_owned() });
         }
         told = Some(text);
-        let woken = if again { Woken::Changed } else { events.wait(stop, None)? };
-        if woken == Woken::Stopped || outlast(&mut events, stop, &pace)? == Woken::Stopped {
+        let woken = if again { Woken::Changed } else { rest(&mut events, stop)? };
+        let quiet = QUIET.max(precedence());
+        if woken == Woken::Stopped || outlast(&mut events, stop, quiet, &pace)? == Woken::Stopped {
             return Ok(());
         }
     }
 }
 
-/// Waits until the burst is over that has just begun, and the pause after the last look.
-fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Woken, kernel::Error> {
+/// Waits until somebody has changed the table.
+fn rest(events: &mut Events, stop: BorrowedFd<'_>) -> Result<Woken, kernel::Error> {
+    match events.wait(stop, Some(REST))? {
+        Woken::Elapsed => kernel::give_back_memory(),
+        woken @ (Woken::Changed | Woken::Stopped) => return Ok(woken),
+    }
+    events.wait(stop, None)
+}
+
+/// Waits until the burst is over that has just begun, so that it is `quiet`, and the pause after the last look.
+fn outlast(
+    events: &mut Events,
+    stop: BorrowedFd<'_>,
+    quiet: Duration,
+    pace: &Pace,
+) -> Result<Woken, kernel::Error> {
     let begun = Instant::now();
     loop {
         let pause = pace.left(Instant::now());
-        match events.wait(stop, Some(pause.max(QUIET)))? {
+        match events.wait(stop, Some(pause.max(quiet)))? {
             Woken::Changed if begun.elapsed() < BURST || !pause.is_zero() => {}
             woken @ (Woken::Changed | Woken::Elapsed | Woken::Stopped) => return Ok(woken),
         }
@@ -72,13 +97,15 @@ fn outlast(events: &mut Events, stop: BorrowedFd<'_>, pace: &Pace) -> Result<Wok
 
 /// Compares the table with the records and restores it; returns whether that was necessary. Nothing is
 /// restored for a store that does not exist: its first ADD builds the table.
-fn look(store: &Store, log: &mut dyn Log) -> Result<bool, Error> {
+fn look(store: &Store, events: &mut Events, log: &mut dyn Log) -> Result<bool, Error> {
+    events.was_right_in(None);
     let Some(shared) = store.read(log)? else {
         return reconcile::delete_old_table(log).map(|()| false);
     };
     shared.belongs_here()?;
     let mut nft = Nft::open(&shared.instance().id)?;
     let applied = reconcile::reconcile(&shared, &mut nft, log)?;
+    events.was_right_in(applied.generation);
     drop(shared);
     end_flows(&mut nft, &Redirected { new: applied.restored, ..Redirected::default() }, log);
     Ok(applied.rebuilt.is_some() || !applied.mended.is_empty())

@@ -10,6 +10,7 @@ mod error;
 mod flows;
 mod foreign;
 mod listeners;
+mod memory;
 mod netlink;
 mod nft;
 mod route;
@@ -21,6 +22,7 @@ pub use foreign::{
     ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space,
 };
 pub use listeners::{Listener, Listeners, Named, Process};
+pub use memory::give_back_memory;
 pub use nft::{Applied, Change, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial};
 #[cfg(feature = "replay")]
 pub use nft::{Asked, read};

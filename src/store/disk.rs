@@ -147,15 +147,17 @@ impl Disk {
 
     /// What a file holds; `None` when it is missing. The caller decides what a failure means.
     pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.open_file(name, OFlag::O_RDONLY, Mode::empty()) {
+        let mut file = match self.open_file(name, OFlag::O_RDONLY, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(None),
             opened => opened?,
         };
-        let mut bytes = Vec::with_capacity(4096);
-        if !file.metadata()?.is_file() {
+        let found = file.metadata()?;
+        if !found.is_file() {
             return Err(Errno::EISDIR.into());
         }
-        file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
+        // Files are replaced and not written again, so this is all of it, by one call.
+        let mut bytes = vec![0; found.len().min(LONGEST_FILE) as usize];
+        file.read_exact(&mut bytes)?;
         Ok(Some(bytes))
     }
 

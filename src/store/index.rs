@@ -7,7 +7,7 @@ use super::disk::Disk;
 use super::error::Error;
 use super::key::Key;
 use super::record;
-use crate::model::{HostPort, Protocol};
+use crate::model::{HostPort, Mapping, Protocol, Record};
 
 /// From an entry up to the state directory.
 const UP: &str = "../../../";
@@ -48,6 +48,18 @@ pub(super) fn abandon(disk: &Disk, protocol: Protocol, port: NonZeroU16) -> Resu
 pub(super) fn entered(disk: &Disk, host: &HostPort) -> Result<Option<Key>, Error> {
     let target = disk.entry(&entry(host))?;
     Ok(target.map(|target| key_in(&target)))
+}
+
+/// Those mappings of `record` that nobody else is entered for.
+pub(super) fn owned(disk: &Disk, record: &Record) -> Result<Vec<Mapping>, Error> {
+    let key = Key::of(&record.owner.holder);
+    let mut owned = Vec::with_capacity(record.mappings.len());
+    for mapping in &record.mappings {
+        if entered(disk, &mapping.host)?.is_none_or(|holder| holder == key) {
+            owned.push(*mapping);
+        }
+    }
+    Ok(owned)
 }
 
 /// Everyone who is entered for a port, on whatever address. An entry whose name is no address is a

@@ -37,6 +37,7 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
@@ -68,6 +69,9 @@ use real_time::RealTime;
 const LOCK: &str = "lock";
 
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// So many records are read by two threads.
+const MANY: usize = 512;
 
 /// A state directory that nobody has touched yet.
 #[derive(Clone, Debug)]
@@ -207,8 +211,7 @@ impl Shared {
     /// # Errors
     /// When something is recorded, but not what.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, Unreadable> {
-        let found = record::read(&self.disk, key)?;
-        Ok(found.filter(|record| record.boot_id == self.instance.boot_id))
+        record::current(&self.disk, key, &self.instance.boot_id)
     }
 
     /// Every record, sorted by kind and key. For list, GC, repair and rebuild; other commands
@@ -221,16 +224,36 @@ impl Shared {
         Ok(keys.iter().filter_map(|key| self.record(key).transpose()).collect())
     }
 
-    /// All records, each with those mappings only that are its own.
+    /// All records, each with those mappings only that are its own. Many are read by two threads: while the
+    /// table is lost, pods are not reached.
     ///
     /// # Errors
     /// When the directory cannot be listed, or the index cannot be read.
     pub fn owned_records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
-        let mut records = self.records()?;
-        for record in records.iter_mut().flatten() {
-            record.mappings = self.owned(record)?;
+        let keys = self.record_keys()?;
+        let (disk, boot_id) = (&self.disk, &self.instance.boot_id);
+        let read = |keys: &[Key]| -> Result<Vec<_>, Error> {
+            let read =
+                keys.iter().filter_map(|key| record::current(disk, key, boot_id).transpose());
+            read.map(|read| match read {
+                Ok(record) => {
+                    index::owned(disk, &record).map(|mappings| Ok(Record { mappings, ..record }))
+                }
+                Err(unreadable) => Ok(Err(unreadable)),
+            })
+            .collect()
+        };
+        if keys.len() < MANY {
+            return read(&keys);
         }
-        Ok(records)
+        let (first, second) = keys.split_at(keys.len() / 2);
+        thread::scope(|scope| {
+            let other = thread::Builder::new().spawn_scoped(scope, || read(second));
+            let mut records = read(first)?;
+            let others = other.ok().and_then(|thread| thread.join().ok());
+            records.append(&mut others.unwrap_or_else(|| read(second))?);
+            Ok(records)
+        })
     }
 
     fn record_keys(&self) -> Result<Vec<Key>, Error> {
@@ -246,14 +269,7 @@ impl Shared {
     /// # Errors
     /// When the index cannot be read.
     pub fn owned(&self, record: &Record) -> Result<Vec<Mapping>, Error> {
-        let key = Key::of(&record.owner.holder);
-        let mut owned = Vec::with_capacity(record.mappings.len());
-        for mapping in &record.mappings {
-            if index::entered(&self.disk, &mapping.host)?.is_none_or(|holder| holder == key) {
-                owned.push(*mapping);
-            }
-        }
-        Ok(owned)
+        index::owned(&self.disk, record)
     }
 
     /// Every host port whose index entry leads to `key`: all that is known of an unreadable record.

@@ -39,6 +39,11 @@ pub(super) fn read(disk: &Disk, key: &Key) -> Result<Option<Record>, Unreadable>
     read_as(disk, key, &key.path(), parse)
 }
 
+/// The same, unless it is of another boot than this.
+pub(super) fn current(disk: &Disk, key: &Key, boot_id: &str) -> Result<Option<Record>, Unreadable> {
+    Ok(read(disk, key)?.filter(|record| record.boot_id == boot_id))
+}
+
 /// Reads what `parse` knows how to read from the file `path` of whoever has this key.
 pub(super) fn read_as<T>(
     disk: &Disk,
@@ -66,11 +71,17 @@ pub(super) fn write(disk: &Disk, path: &str, content: &impl Serialize) -> Result
     disk.replace(path, &bytes)
 }
 
+/// How what [`write()`] writes begins, of [`WRITTEN`].
+const HEAD: &[u8] = b"{\n  \"version\": 1,\n";
+
 /// Decodes what [`write()`] wrote.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
-    let Versioned { version } = serde_json::from_slice(bytes).map_err(Damage::Json)?;
-    if version > LAYOUT {
-        return Err(Damage::NewerLayout { found: version, known: LAYOUT });
+    // The version is looked for in the whole file only where it is not where it is written.
+    if !bytes.starts_with(HEAD) {
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(Damage::Json)?;
+        if version > LAYOUT {
+            return Err(Damage::NewerLayout { found: version, known: LAYOUT });
+        }
     }
     serde_json::from_slice(bytes).map_err(Damage::Json)
 }

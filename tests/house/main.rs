@@ -77,7 +77,8 @@ const AGENT_MAP: [(&str, &[&str]); 12] = [
 ];
 
 /// The one place for what the compiler cannot check, and the name by which the C library calls us.
-const UNSAFE_ROOMS: [&str; 3] = ["kernel/nft/encode.rs", "main.rs", "store/real_time.rs"];
+const UNSAFE_ROOMS: [&str; 4] =
+    ["kernel/memory.rs", "kernel/nft/encode.rs", "main.rs", "store/real_time.rs"];
 
 const FILE_LINES_MAX: usize = 450;
 const FUNCTION_LINES_MAX: usize = 60;

@@ -224,6 +224,10 @@ impl Metrics {
         }
     }
 
+    pub fn leads(&self) -> bool {
+        self.0.leader.get() != 0
+    }
+
     /// An event, named as the runtime names it, that took so long.
     pub fn request(&self, method: &'static str, outcome: Outcome, took: Duration) {
         let result = match outcome {

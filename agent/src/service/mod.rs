@@ -99,7 +99,7 @@ impl Service {
         let clock = Clock::of_node();
         let (metrics, health) = (Metrics::default(), Arc::new(Health::default()));
         metrics::start(settings.doors.clone(), metrics.clone(), health.clone())?;
-        table::start(store.clone(), metrics.clone())?;
+        table::start(store.clone(), settings.preferred, metrics.clone())?;
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();

@@ -16,13 +16,19 @@ use crate::metrics::Metrics;
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How much later than the other agent a standby looks. By then a table of 5,000 mappings is restored.
+const STANDBY: Duration = Duration::from_millis(250);
+
 /// Starts the thread, which ends with the process.
-pub(super) fn start(store: Store, metrics: Metrics) -> io::Result<()> {
+pub(super) fn start(store: Store, preferred: bool, metrics: Metrics) -> io::Result<()> {
     // Nothing is ever written to it.
     let (stop, writer) = io::pipe()?;
     let run = move || {
         loop {
-            if let Err(error) = app::watch(&store, stop.as_fd(), &mut Traced(&metrics)) {
+            let comes_first = || preferred || metrics.leads();
+            let precedence = || if comes_first() { Duration::ZERO } else { STANDBY };
+            let log = &mut Traced(&metrics);
+            if let Err(error) = app::watch(&store, stop.as_fd(), &precedence, log) {
                 tracing::warn!("cannot watch the table: {}", error.in_one_line());
             }
             thread::sleep(PAUSE);

@@ -93,7 +93,10 @@ pub(super) fn start(
         for task in received {
             match task {
                 Task::Event(job, duty, role) => worker.serve(*job, &duty, role),
-                Task::Look(role, listed) => worker.look(role, listed),
+                Task::Look(role, listed) => {
+                    worker.look(role, listed);
+                    kernel::give_back_memory();
+                }
             }
         }
     };

@@ -31,6 +31,26 @@ fn agents_and_the_unit_restore_the_table_together() {
     assert_eq!((built(), full_ruleset()), (quiet, before));
 }
 
+/// Two that restore it at the same time would take the processors from each other.
+#[test]
+fn a_standby_leaves_it_to_the_other_agent_and_restores_it_alone() {
+    let node = Node::new();
+    let web = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
+    add(&node, &web);
+    let (agent, standby) = (Watch::of_agent(), Watch::of_standby());
+    let built = |watch: &Watch| watch.said().matches("built table").count();
+    for round in 1..=3 {
+        nft("flush ruleset");
+        agent.wait_for("the table", || built(&agent) == round);
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!((built(&agent), built(&standby)), (round, 0));
+    }
+    drop(agent);
+    nft("flush ruleset");
+    standby.wait_for("the table", || built(&standby) == 1);
+    web.check().success();
+}
+
 #[test]
 fn the_time_to_restore_of_the_agent() {
     let records = in_one_transaction(5_000).max(1);

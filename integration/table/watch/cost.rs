@@ -14,7 +14,7 @@ use autoport::model::{Protocol, Record};
 use autoport::ruleset::Place;
 use autoport::store::Store;
 
-use super::{PATIENCE, Watch};
+use super::{LOOKS, PATIENCE, Watch, dropped, looks};
 use crate::stage::bare::{add, attachment, network, tcp};
 use crate::stage::netns::{elsewhere, in_one_transaction, nft, run as tool};
 use crate::stage::node::Node;
@@ -30,13 +30,32 @@ fn a_watch_that_waits_takes_no_time() {
     let watch = Watch::start();
     nft("flush ruleset");
     watch.wait_for("the table", || watch.said().contains("built table"));
-    // The end of the burst, and of what its own transaction told it.
-    thread::sleep(Duration::from_millis(500));
+    // Until it has given its memory back.
+    thread::sleep(Duration::from_millis(1500));
     let spent = || (watch.ticks(), watch.status("voluntary_ctxt_switches"));
     let before = spent();
     thread::sleep(Duration::from_secs(3));
     assert_eq!(spent(), before, "ticks and switches");
     println!("an idle watch has {} in memory", watch.status("VmRSS"));
+}
+
+/// The kernel tells of each element of a table that is built again, which is more than there is room for.
+#[test]
+fn one_damage_is_one_look() {
+    let records = in_one_transaction(5_000).max(1);
+    elsewhere(|| {
+        fill(records, 1);
+        let watch = Watch::start_under(&LOOKS);
+        // It builds the table first.
+        for times in 1..=2 {
+            watch.wait_for("the table", || watch.said().matches("built table").count() == times);
+            thread::sleep(Duration::from_secs(1));
+            assert!(dropped() > 0, "{records} records are not enough");
+            assert_eq!(looks(), times, "{}", watch.said());
+            nft("flush ruleset");
+        }
+        watch.wait_for("the table", || watch.said().matches("built table").count() == 3);
+    });
 }
 
 /// A tool that undoes it again and again gets an answer, but ever more rarely.
@@ -143,8 +162,8 @@ pub(super) fn time_to_restore(records: u16, each: u16, start: impl Fn() -> Watch
         });
         times.push(flushed.elapsed());
         spent.push(watch.processor_time().saturating_sub(before));
-        // Until it has given back what it needed.
-        thread::sleep(Duration::from_millis(500));
+        // Until it has given its memory back.
+        thread::sleep(Duration::from_millis(1500));
         memory = format!("{}, {} anonymous", watch.status("VmRSS"), watch.status("RssAnon"));
     }
     times.sort_unstable();

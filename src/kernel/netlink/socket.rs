@@ -18,6 +18,7 @@ use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr};
 
 use super::message::{Answer, Attributes, Body, Messages, answers};
 use super::{ATTEMPTS, Error, INET};
+use crate::kernel::uapi;
 
 /// `NLM_F_*` of `linux/netlink.h`.
 pub(crate) const REQUEST: u16 = 0x01;
@@ -193,6 +194,14 @@ impl Socket {
             };
         })?;
         answered.map_err(|errno| Error::question(what, errno))
+    }
+
+    /// The generation of the node's tables, which each transaction raises by one; `None` where the kernel does
+    /// not tell.
+    pub(crate) fn generation(&mut self) -> Option<u32> {
+        let question = question(uapi::NFT_MSG_GETGEN, 0, uapi::NFPROTO_UNSPEC);
+        let read = |attributes: Attributes<'_>| attributes.u32(uapi::NFTA_GEN_ID);
+        self.ask_one(&question, "the generation", read).ok()??
     }
 
     /// Asks for a listing of `what` until it shows one state, and gathers what `read` finds in each object.

@@ -13,7 +13,8 @@ use super::{Error, INET};
 use crate::kernel::uapi;
 use crate::ruleset::TABLE;
 
-/// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look.
+/// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look unless it
+/// was our own change: the kernel tells of each element of a table that is built again.
 const ROOM: usize = 1 << 20;
 
 /// Why a wait has ended.
@@ -33,6 +34,8 @@ pub struct Events {
     socket: Socket,
     /// Whether the transaction that is being told about has changed our table.
     ours: bool,
+    /// The generation of the tables in which ours was as it should be.
+    right: Option<u32>,
 }
 
 impl Events {
@@ -43,7 +46,12 @@ impl Events {
     pub fn open() -> Result<Self, Error> {
         let mut socket = Socket::open()?;
         socket.subscribe(uapi::NFNLGRP_NFTABLES, ROOM)?;
-        Ok(Self { socket, ours: false })
+        Ok(Self { socket, ours: false, right: None })
+    }
+
+    /// Takes note of the generation in which our table was as it should be, if that is known.
+    pub fn was_right_in(&mut self, generation: Option<u32>) {
+        self.right = generation;
     }
 
     /// Waits until somebody else has changed our table, `stop` is ready, or `patience` is used up.
@@ -87,10 +95,10 @@ impl Events {
 
     /// Reads what has been told; says whether it concerns us.
     fn read(&mut self) -> Result<bool, Error> {
-        let mut concerns = false;
+        let (mut concerns, mut lost) = (false, false);
         loop {
             match self.socket.receive() {
-                Ok(None) => return Ok(concerns),
+                Ok(None) => break,
                 Ok(Some(datagram)) => {
                     for event in answers(datagram) {
                         concerns |= hear(&mut self.ours, &event);
@@ -98,11 +106,16 @@ impl Events {
                 }
                 // More was told than there is room for. Nobody knows what.
                 Err(Error::Socket { source, .. }) if source.raw_os_error() == Some(ENOBUFS) => {
-                    concerns = true;
+                    lost = true;
                 }
                 Err(error) => return Err(error),
             }
         }
+        if !lost {
+            return Ok(concerns);
+        }
+        self.ours = false;
+        Ok(self.right.is_none() || Socket::open()?.generation() != self.right)
     }
 }
 

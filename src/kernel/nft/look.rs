@@ -51,6 +51,8 @@ pub struct Look {
     pub table: Table,
     /// The number that the kernel gave it: that of no other table, nor of one built later.
     pub(super) handle: Vec<u8>,
+    /// The generation of the node's tables before everything was looked at. Each transaction makes a new one.
+    pub(super) generation: Option<u32>,
     /// Whether somebody has set the flag that takes all its chains out of their hooks.
     pub dormant: bool,
     /// The elements that were asked for and are there.
@@ -193,7 +195,11 @@ impl Nft {
     /// # Errors
     /// [`Error::Socket`], [`Error::NoTables`], [`Error::Question`], [`Error::Restless`].
     pub fn look(&mut self, extent: Extent<'_>) -> Result<Look, Error> {
-        let mut look = self.look_at_table()?;
+        let generation = match extent {
+            Extent::Everything => self.socket.generation(),
+            Extent::Places(_) => None,
+        };
+        let mut look = Look { generation, ..self.look_at_table()? };
         if look.table == Table::Absent {
             return Ok(look);
         }

@@ -319,6 +319,9 @@ pub struct Applied {
     /// The host ports that were released and that certainly no client has connected to since they were mapped.
     #[serde(skip)]
     pub unused: Vec<HostPort>,
+    /// The generation of the node's tables in which they were equal to the records, where all were looked at.
+    #[serde(skip)]
+    pub generation: Option<u32>,
     /// Why something that was released may still be there, if it may.
     #[serde(skip)]
     pub unfinished: Option<Error>,

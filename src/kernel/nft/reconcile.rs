@@ -59,7 +59,7 @@ impl Nft {
             // What is built again is not compared one by one, and a copy of it takes its time.
             if let Some(reason) = flaw.or_else(|| tries.give_up()) {
                 let whole = nft.with_spared(Cow::Borrowed(everything))?;
-                return Ok(Some(nft.rebuild(look, &whole, reason)));
+                return Ok(Some(at(look, nft.rebuild(look, &whole, reason))));
             }
             change.wanted.clone_from(&everything.elements);
             let ours = look.elements.keys().filter(|place| !spared.contains(place));
@@ -72,7 +72,7 @@ impl Nft {
             let unused = remove_unused(&mut transaction, look, everything, &spared);
             let elements = compare::differing_elements(look, everything, &spared);
             applied.mended = elements.chain(unused).collect();
-            Ok(Some((transaction, applied)))
+            Ok(Some(at(look, (transaction, applied))))
         })?;
         if applied.rebuilt.is_none() {
             applied.unfinished = self.finish(&vacated).err();
@@ -131,6 +131,13 @@ impl Nft {
         let whole = everything.into_owned();
         Ok(Cow::Owned(whole.with(elements, network_policies)))
     }
+}
+
+/// With the generation that the transaction makes, unless another comes before it.
+fn at(look: &Look, (transaction, applied): (Transaction, Applied)) -> (Transaction, Applied) {
+    let made = u32::from(!transaction.is_empty());
+    let generation = look.generation.map(|before| before.wrapping_add(made));
+    (transaction, Applied { generation, ..applied })
 }
 
 /// The places of what there is and must stay, because nobody knows what belongs at the places that
