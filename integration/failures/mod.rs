@@ -3,6 +3,7 @@
 mod adopt;
 #[cfg(target_arch = "x86_64")]
 mod faults;
+mod journal;
 #[cfg(target_arch = "x86_64")]
 mod kill;
 mod lost;

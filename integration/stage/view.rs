@@ -150,10 +150,12 @@ pub(crate) fn snapshot() -> String {
     format!("{}\n{}", store.join("\n"), ruleset())
 }
 
-/// A folder's files with their contents and links, in one text that can be compared.
+/// A folder's files with their contents and links, in one text that can be compared. The journal is left out:
+/// it is for people, and no state.
 pub(crate) fn tree(folder: &Path) -> String {
     let Ok(entries) = fs::read_dir(folder) else { return String::new() };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| !path.ends_with("journal") && !path.ends_with("journal.old"));
     paths.sort();
     paths.iter().fold(String::new(), |text, path| {
         let name = path.display();

@@ -4,17 +4,17 @@ use std::io;
 use std::time::Duration;
 
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
-use crate::cni::{self, Call, Env, NodeFiles};
+use crate::cni::{self, Call, Env, NodeFiles, StoreConfig};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::store::Store;
+use crate::store::{Deed, Entry, Store};
 
 /// How long DEL and GC wait for the lock: their failure costs more than their delay, because a
 /// failed DEL keeps the main plugin from giving back the pod's address.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the world outside provides to a command.
-pub struct World<'a, N: FnOnce() -> NodeFiles> {
+pub struct World<'a, N: Fn() -> NodeFiles> {
     /// The environment variables.
     pub env: &'a Env,
     /// Standard input, whole, or why it could not be read.
@@ -52,22 +52,56 @@ impl Outcome {
 }
 
 /// Runs one CNI command.
-pub fn run<N: FnOnce() -> NodeFiles>(world: World<'_, N>) -> Outcome {
+pub fn run<N: Fn() -> NodeFiles>(world: World<'_, N>) -> Outcome {
     let World { env, stdin, node_files, is_awaited, now, log } = world;
     let stdin = match stdin {
         Ok(stdin) => stdin,
         Err(source) => return failure(&Error::Stdin { source }, &[]),
     };
+    let mut log = Journaled { log, now, entries: Vec::new() };
     let declared = |it: &_, pod: &_, needed| Ok::<_, Error>(store(it).declared(pod, needed)?);
-    let answer = Call::parse(env, &stdin, node_files, declared).and_then(|parsed| {
+    let answer = Call::parse(env, &stdin, &node_files, declared).and_then(|parsed| {
         for warning in parsed.warnings {
             log.note(Event::Ignored(warning));
         }
-        execute(parsed.call, is_awaited, now, log)
+        execute(parsed.call, is_awaited, now, &mut log)
     });
+    if let (Err(error), Some(title)) = (&answer, env.title()) {
+        log.keep(Deed::Rejected, error.code(), format!("{title}: {}", error.in_one_line()));
+    }
+    let entries = log.entries;
+    if !entries.is_empty() {
+        store(&StoreConfig::in_part(&node_files(), &stdin)).note(entries);
+    }
     match answer {
         Ok((stdout, granted)) => Outcome { stdout, failed: false, granted },
         Err(error) => failure(&error, &stdin),
+    }
+}
+
+/// Passes events on, and keeps those that belong into the journal.
+struct Journaled<'a> {
+    log: &'a mut dyn Log,
+    now: u64,
+    entries: Vec<Entry>,
+}
+
+impl Journaled<'_> {
+    fn keep(&mut self, kind: Deed, code: u32, text: String) {
+        self.entries.push(Entry { time: self.now, kind, code, text });
+    }
+}
+
+impl Log for Journaled<'_> {
+    fn note(&mut self, event: Event) {
+        let is = |deed, is: bool| is.then_some(deed);
+        let deed = is(Deed::Superseded, matches!(event, Event::Superseded { .. }))
+            .or_else(|| is(Deed::Built, matches!(event, Event::Built { .. })))
+            .or_else(|| is(Deed::Mended, matches!(event, Event::Mended { .. })));
+        if let Some(deed) = deed {
+            self.keep(deed, 0, event.to_string());
+        }
+        self.log.note(event);
     }
 }
 

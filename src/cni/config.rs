@@ -81,10 +81,16 @@ impl StoreConfig {
     /// What holds on this node outside of any network, as far as its files are right: as DEL takes it, and
     /// for commands that look at a node where they may be wrong.
     pub fn of_node_in_part(node_files: &NodeFiles) -> Self {
+        Self::in_part(node_files, &[])
+    }
+
+    /// The same for a network configuration.
+    pub fn in_part(node_files: &NodeFiles, conf: &[u8]) -> Self {
         // A lenient judge lets everything pass.
         let judge = &mut Judge::lenient();
         let node = node_files.decode(judge).unwrap_or_default();
-        let layers: Vec<&Object<'_>> = node.iter().collect();
+        let conf = Object::decode("", "", conf).ok();
+        let layers: Vec<&Object<'_>> = node.iter().chain(&conf).collect();
         Self::from_layers(&layers, judge).unwrap_or_default()
     }
 

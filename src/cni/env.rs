@@ -33,6 +33,14 @@ impl Env {
         self.values.contains_key("CNI_COMMAND")
     }
 
+    /// What a journal calls a command; `None` of one that only asks, and of none.
+    pub fn title(&self) -> Option<String> {
+        let asks = |command: &Command| matches!(command, Command::Status | Command::Version);
+        let command = self.command().ok().filter(|command| !asks(command))?;
+        let container = self.values.get(CONTAINER_ID).map(|id| format!(" of {}", id.display()));
+        Some(format!("{command}{}", container.unwrap_or_default()))
+    }
+
     /// The command, whatever the other variables hold.
     pub(super) fn command(&self) -> Result<Command, Error> {
         let found = match self.values.get("CNI_COMMAND") {

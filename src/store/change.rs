@@ -117,7 +117,8 @@ impl Locked {
             self.record_keys()?.is_empty() && self.disk.keys(Kind::Reservation)?.is_empty();
         if is_over {
             Instance::remove(&self.disk)?;
-            super::agent::FILES.iter().try_for_each(|file| self.disk.remove_all(file))?;
+            let mut others = super::agent::FILES.iter().chain(&super::journal::FILES);
+            others.try_for_each(|file| self.disk.remove_all(file))?;
         }
         Ok(is_over)
     }

@@ -30,7 +30,7 @@ const LONGEST_FILE: u64 = 256 << 20;
 /// How often a directory is made that another command takes away at once.
 const ATTEMPTS: usize = 16;
 
-const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+pub(super) const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const PRIVATE_DIRECTORY: Mode = Mode::S_IRWXU;
 
 /// An open state directory.
@@ -140,7 +140,8 @@ impl Disk {
         }
     }
 
-    fn open_file(&self, name: &str, flags: OFlag, mode: Mode) -> nix::Result<File> {
+    /// Opens a file unless a link is in its place, and never waits for one.
+    pub(super) fn open_file(&self, name: &str, flags: OFlag, mode: Mode) -> nix::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         uninterrupted(|| openat(&self.dir, name, flags, mode)).map(File::from)
     }

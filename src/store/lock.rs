@@ -151,7 +151,7 @@ fn block(file: &File, mode: Mode) -> io::Result<()> {
 }
 
 /// The full path of each call matters: `std::fs::File` has methods of the same names.
-fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
+pub(super) fn attempt(file: &File, mode: Mode) -> io::Result<bool> {
     let tried = match mode {
         Mode::Exclusive => fs2::FileExt::try_lock_exclusive(file),
         Mode::Shared => fs2::FileExt::try_lock_shared(file),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use autoport::store::Deed;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -103,6 +104,7 @@ struct Counted {
     replaced: Counter,
     allocations: Family<Labels<2>, Counter>,
     repairs: Family<Labels<1>, Counter>,
+    plugin: Family<[(&'static str, String); 2], Counter>,
     lock_waits: Counter,
     taken: Counter,
     ports: Family<Vec<(&'static str, String)>, Gauge>,
@@ -123,6 +125,7 @@ impl Default for Metrics {
             replaced: Counter::default(),
             allocations: Family::default(),
             repairs: Family::default(),
+            plugin: Family::default(),
             lock_waits: Counter::default(),
             taken: Counter::default(),
             ports: Family::default(),
@@ -181,16 +184,13 @@ impl Counted {
             "Assignments and releases of host ports by the agent",
             self.allocations.clone(),
         );
-        registry.register(
-            "repairs",
-            "Times that the nftables table was restored",
-            self.repairs.clone(),
-        );
-        registry.register(
-            "store_lock_waits",
-            "Times that another process had the lock of the state directory",
-            self.lock_waits.clone(),
-        );
+        let repairs = "Times that the nftables table was restored";
+        registry.register("repairs", repairs, self.repairs.clone());
+        let plugin =
+            "Commands that the plugin rejected, by code, and what it superseded and repaired";
+        registry.register("plugin_events", plugin, self.plugin.clone());
+        let waits = "Times that another process had the lock of the state directory";
+        registry.register("store_lock_waits", waits, self.lock_waits.clone());
         let taken = "Processes found listening on the port of a Pod on the host network";
         registry.register("ports_taken", taken, self.taken.clone());
         registry.register(
@@ -257,6 +257,15 @@ impl Metrics {
 
     pub fn repair(&self, repair: Repair) {
         self.0.repairs.get_or_create(&repair.labels()).inc();
+    }
+
+    /// The plugin did something. Counted by the leader.
+    pub fn plugin(&self, deed: Deed, code: u32) {
+        if !self.leads() {
+            return;
+        }
+        let labels = [("kind", deed.to_string()), ("code", code.to_string())];
+        self.0.plugin.get_or_create(&labels).inc();
     }
 
     pub fn waits_for_lock(&self) {

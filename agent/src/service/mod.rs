@@ -3,6 +3,7 @@
 //! touches no disk, so that no disk keeps an event beyond its deadline.
 
 mod declared;
+mod journal;
 mod lead;
 mod sockets;
 mod startup;
@@ -100,6 +101,7 @@ impl Service {
         let (metrics, health) = (Metrics::default(), Arc::new(Health::default()));
         metrics::start(settings.doors.clone(), metrics.clone(), health.clone())?;
         table::start(store.clone(), settings.preferred, metrics.clone())?;
+        journal::start(store.clone(), metrics.clone())?;
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();

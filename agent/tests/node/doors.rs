@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::agent::Node;
 use super::runtime::Runtime;
-use super::{asking, cbr0_pod, create, ip, run, stop};
+use super::{asking, cbr0_pod, create, ip, run, stop, try_add};
 
 pub(crate) const ADDRESS: &str = "127.0.0.1:9417";
 
@@ -115,6 +115,34 @@ fn the_metrics_count_what_happened_and_the_probes_tell_it() {
 }
 
 #[test]
+fn what_the_plugin_rejects_is_counted_by_the_leader() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    ip("link set lo up");
+    let wrong = r#"{"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": "="}}"#;
+    let reject = || assert!(!try_add(&node, "web", "s1", wrong).0);
+    let leader = node.start(&runtime.socket(), &["--metrics-address", ADDRESS]);
+    let first = runtime.connect(Vec::new(), Vec::new());
+    let standby = ["--standby", "--metrics-address", ADDRESS];
+    let counted = "autoport_agent_plugin_events_total{kind=\"rejected\",code=\"7\"}";
+    let wait = |count| {
+        let begun = Instant::now();
+        while value(&metrics(), counted) != Some(count) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{}", metrics());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    reject();
+    reject();
+    wait(2);
+    drop((leader, first));
+    // The next agent does not count what was counted.
+    let _standby = node.start(&runtime.socket(), &standby);
+    let _second = runtime.connect(Vec::new(), Vec::new());
+    reject();
+    wait(1);
+}
+
+#[test]
 fn slow_and_hostile_clients_of_the_port_hold_nothing_up() {
     let (node, runtime) = (Node::new(""), Runtime::new());
     ip("link set lo up");
@@ -138,12 +166,12 @@ fn slow_and_hostile_clients_of_the_port_hold_nothing_up() {
     wait_for("/readyz", "200");
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     drop(slow);
-    // A request that does not end is not read to its end.
+    // A request that does not end is not read to its end. The sockets hold some megabytes of it.
     let mut endless = connect().expect("it is served");
     let piece = [b'a'; 4096];
     let begun = Instant::now();
-    let wrote = (0..1024).take_while(|_| endless.write_all(&piece).is_ok()).count();
-    assert!(wrote < 1024, "4 MiB of a request were taken");
+    let wrote = (0..8192).take_while(|_| endless.write_all(&piece).is_ok()).count();
+    assert!(wrote < 8192, "32 MiB of a request were taken");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let _ = endless.shutdown(Shutdown::Both);
     wait_for("/healthz", "200");

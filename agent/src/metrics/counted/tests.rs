@@ -12,6 +12,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     metrics.uninjected();
     metrics.allocation(Allocation::Assigned, true);
     metrics.repair(Repair::Mended);
+    metrics.plugin(Deed::Rejected, 100);
     metrics.waits_for_lock();
     metrics.port_taken();
     let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
@@ -33,6 +34,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         r#"allocations_total{network="host",result="kept"} 0"#,
         r#"repairs_total{kind="mended"} 1"#,
         r#"repairs_total{kind="built"} 0"#,
+        r#"plugin_events_total{kind="rejected",code="100"} 1"#,
         "store_lock_waits_total 1",
         "ports_taken_total 1",
         r#"ports{range="a\"b",protocol="tcp",state="held"} 3"#,
@@ -43,6 +45,8 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     }
     assert!(text.ends_with("# EOF\n"));
     metrics.set_leader(false);
+    metrics.plugin(Deed::Rejected, 101);
     let text = metrics.text().expect("a string takes everything");
     assert!(!text.contains("protocol=\"tcp\""), "another agent counts the ranges: {text}");
+    assert!(!text.contains("101"), "and what the plugin does: {text}");
 }
