@@ -119,9 +119,9 @@ bench-agent: dist/autoport dist/autoport-agent ## or bench STAGE=agent: what the
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --test runtimes \
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture what_the_agent_costs
 	TMPDIR=/dev/shm AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
-		cargo test --locked --package autoport-agent --test node -- --ignored --nocapture what_an_idle_agent_takes
+		cargo test --locked --package autoport-agent --test node -- --ignored --nocapture --test-threads=1 figures::
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
-		cargo test --locked --test integration -- --include-ignored --nocapture the_time_to_restore_of_the_agent
+		cargo test --locked --test integration -- --include-ignored --nocapture --test-threads=1 the_time_to_restore_of_the_agent
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

@@ -65,8 +65,12 @@ fn cbr0_pod(uid: &str, sandbox: &str, annotations: &[(&str, &str)]) -> Pod {
 }
 
 fn ip(command: &str) {
-    let done = Command::new("ip").args(command.split(' ')).status().expect("ip can be started");
-    assert!(done.success(), "ip {command}");
+    tool("ip", command);
+}
+
+fn tool(program: &str, words: &str) {
+    let done = Command::new(program).args(words.split(' ')).status().expect("it can be started");
+    assert!(done.success(), "{program} {words}");
 }
 
 fn run(runtime: &mut Connection, pod: &Pod) -> Result<(), Status> {
