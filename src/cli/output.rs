@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 use std::iter;
+use std::time::{Duration, UNIX_EPOCH};
 
 use autoport::diagnosis::Finding;
 use clap::builder::styling::AnsiColor;
 pub(super) use clap::builder::styling::Style;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arguments::Format;
@@ -139,8 +139,10 @@ pub(super) fn age(seconds: u64) -> String {
 
 /// Seconds since the epoch as RFC 3339 writes them, in UTC.
 pub(super) fn timestamp(seconds: u64) -> String {
-    let time = seconds.try_into().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.unwrap_or(Timestamp::MAX).to_string()
+    // Of the last second of the year 9999, after which there is no such form.
+    const LAST: u64 = 253_402_300_799;
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]

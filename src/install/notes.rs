@@ -10,9 +10,7 @@ use super::text::Value;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Notes {
-    #[serde(flatten)]
     keys: Keys,
-    #[serde(default)]
     pub(super) contest: Contest,
 }
 
