@@ -1,7 +1,7 @@
 //! Many commands at once, while other programs change the tables.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,24 +107,25 @@ fn sixty_four_adds_for_one_port() {
 fn adds_against_somebody_who_flushes_everything() {
     let node = Node::new();
     let pods = pods(&node, "pod", 24, 8000);
-    let done = AtomicBool::new(false);
+    let (done, flushes) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
-        let flushing = scope.spawn(|| {
-            let mut flushes = 0;
+        scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 nft("flush ruleset");
-                flushes += 1;
+                flushes.fetch_add(1, Ordering::Relaxed);
             }
-            flushes
         });
         let calls: Vec<_> = pods.iter().map(|pod| (pod, "ADD")).collect();
-        let outcomes = all_at_once(&calls);
+        // On a busy machine all may be done before the next flush. Then they are done again.
+        let is_raced = (0..50).any(|_| {
+            let before = flushes.load(Ordering::Relaxed);
+            for outcome in all_at_once(&calls) {
+                outcome.success();
+            }
+            flushes.load(Ordering::Relaxed) > before + 1
+        });
         done.store(true, Ordering::Relaxed);
-        let flushes: u32 = flushing.join().expect("nft works");
-        assert!(flushes > 1, "there was no race");
-        for outcome in outcomes {
-            outcome.success();
-        }
+        assert!(is_raced, "there was no race");
     });
     // The last word may have been the flush's.
     add(&node, &pods[0]);
