@@ -23,7 +23,7 @@ pub(crate) const ITS_PLUGINS: &str = "/run/opt/cni/bin";
 
 pub(crate) const LIST: &str = "/etc/cni/net.d/10-blue.conflist";
 
-/// Where the image is made, and of which program.
+/// Where the image is made, and the program in it.
 const DIST: &str = "/run/dist";
 pub(crate) const MADE: &str = "/run/dist/autoport";
 

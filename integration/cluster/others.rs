@@ -1,5 +1,5 @@
 //! The example manifests of the documentation of `KubeWharf` and of BCS, whose annotations autoport reads. What
-//! differs from them is said at each. Our echo server stands in for nginx (`images.rs`).
+//! differs from them is named at each test. Our echo server takes the place of nginx (`images.rs`).
 
 use std::collections::BTreeSet;
 
@@ -108,8 +108,8 @@ fn the_deployment_of_kubewharf() {
     cluster.ends_with_agents("autoport");
 }
 
-/// `KubeWharf`'s other Deployment declares `containerPort: 0`, which no API server but theirs takes, and has `hostNetwork` in the container. Here its pods
-/// are on the host network too, and have the list in `autoport.cni/ports` that the error shows.
+/// `KubeWharf`'s other Deployment declares `containerPort: 0`, which no API server but theirs takes, and has
+/// `hostNetwork` in the container. Here its pods are on the host network too, and have the list in `autoport.cni/ports` that the error shows.
 #[test]
 fn the_deployment_of_kubewharf_on_the_host_network() {
     let mut cluster = node_with_agents();

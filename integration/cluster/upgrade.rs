@@ -31,7 +31,7 @@ const FOLDER: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
 struct Tally {
     created: usize,
     without: Vec<String>,
-    /// Those of which an event says that something was refused. They came later.
+    /// Pods that were rejected at first, each with its event. All of them started later.
     refused: BTreeMap<String, String>,
     longest: Duration,
 }

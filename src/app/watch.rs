@@ -69,7 +69,7 @@ pub fn watch(
     }
 }
 
-/// Waits until somebody has changed the table.
+/// Waits until another program has changed the table.
 fn rest(events: &mut Events, stop: BorrowedFd<'_>) -> Result<Woken, kernel::Error> {
     match events.wait(stop, Some(REST))? {
         Woken::Elapsed => kernel::give_back_memory(),

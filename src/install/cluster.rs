@@ -1,5 +1,6 @@
 //! The configuration of the cluster on this node: [`CLUSTER_FILE`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::conflist::Edited;
@@ -20,7 +21,7 @@ pub struct Change {
 
 /// The text as it would be.
 pub(super) struct Proposal {
-    old: Option<String>,
+    old: Option<Vec<u8>>,
     new: String,
     remarks: Vec<String>,
 }
@@ -38,23 +39,26 @@ impl Change {
         let path = Path::new(CLUSTER_FILE);
         let old = match look(path)? {
             Found::Nothing => None,
-            Found::File(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Found::File(bytes) => Some(bytes),
             Found::Other(what) => return Err(Error::NotRegular { path: path.to_owned(), what }),
         };
         let (from, base) = match &self.file {
             Some(file) => {
                 let bytes = regular::read(file).map_err(Error::io("read", file))?;
-                (file.display().to_string(), String::from_utf8_lossy(&bytes).into_owned())
+                (file.display().to_string(), bytes)
             }
-            None => (CLUSTER_FILE.to_owned(), old.clone().unwrap_or_else(|| "{}\n".to_owned())),
+            None => (CLUSTER_FILE.to_owned(), old.clone().unwrap_or_else(|| b"{}\n".to_vec())),
         };
         let no_object = || Error::NoObject { from: from.clone() };
+        let base = String::from_utf8(base).map_err(|_| no_object())?;
         let whole = Value::of(&base).map_err(|_| no_object())?;
         let mut kept = whole.members().ok_or_else(no_object)?;
-        let (removed, set): (Vec<_>, Vec<_>) =
-            self.set.iter().partition(|(_, value)| value == "null");
-        kept.retain(|member| removed.iter().all(|(key, _)| *key != member.key));
-        let set: Vec<_> = set.into_iter().map(|(key, value)| (&**key, json(value))).collect();
+        // Of equal keys the last counts.
+        let set: BTreeMap<&str, String> =
+            self.set.iter().map(|(key, value)| (&**key, json(value))).collect();
+        let is_removed = |key: &str| set.get(key).is_some_and(|value| value == "null");
+        kept.retain(|member| !is_removed(&member.key));
+        let set: Vec<_> = set.clone().into_iter().filter(|(key, _)| !is_removed(key)).collect();
         let new = if self.set.is_empty() {
             base.clone()
         } else {
@@ -79,11 +83,12 @@ impl Proposal {
     pub(super) fn write(self, dry_run: bool) -> Result<Step, Error> {
         let Self { old, new, remarks } = self;
         let path = PathBuf::from(CLUSTER_FILE);
-        let is_new = old.as_ref() != Some(&new);
+        let is_new = old.as_deref() != Some(new.as_bytes());
         if is_new && !dry_run {
             Folder::made(Path::new(NODE_DIR))?.write(&path, new.as_bytes())?;
         }
         let how = is_new.then_some("the configuration of the cluster");
-        Ok(Step::of(path, &old.unwrap_or_default(), Edited { text: new, how, remarks }))
+        let old = String::from_utf8_lossy(old.as_deref().unwrap_or_default());
+        Ok(Step::of(path, &old, Edited { text: new, how, remarks }))
     }
 }

@@ -138,7 +138,8 @@ pub enum Error {
 impl Error {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| {
-            let source = platform::hinting(source, path);
+            // What is read is no folder of the runtime, or was there a moment ago.
+            let source = if action == "read" { source } else { platform::hinting(source, path) };
             Self::Io { action, path: path.to_owned(), source }
         }
     }
@@ -217,16 +218,13 @@ pub fn install(places: &Places, now: u64) -> Result<Vec<Step>, Error> {
         let main = conflist::types(&text).into_iter().next().unwrap_or_default();
         return Err(Error::Contested { path, main });
     }
-    let mut steps = vec![copy_executable(places)?];
-    let proposal = propose(places, &edited.text);
-    let rejected = match proposal {
-        Ok(proposal) => {
-            steps.extend(proposal.map(|it| it.write(places.dry_run)).transpose()?);
-            None
-        }
-        Err(error) if disk::exists(Path::new(cni::CLUSTER_FILE)) => Some(error),
+    let (proposal, rejected) = match propose(places, &edited.text) {
+        Ok(proposal) => (proposal, None),
+        Err(error) if disk::exists(Path::new(cni::CLUSTER_FILE)) => (None, Some(error)),
         Err(error) => return Err(error),
     };
+    let mut steps = vec![copy_executable(places)?];
+    steps.extend(proposal.map(|it| it.write(places.dry_run)).transpose()?);
     for plugin in conflist::types(&edited.text) {
         if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
             edited.remarks.push(format!(

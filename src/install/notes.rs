@@ -88,7 +88,7 @@ mod tests {
         format!("{{\"name\": \"a\", \"plugins\": [{{\"type\": \"bridge\"}}{plugins}]}}")
     }
 
-    /// What is there after the main plugin has written `now` anew.
+    /// Autoport's object, and the names of the kept keys, after the main plugin has written the list `now`.
     fn again(before: Option<&str>, seen: &str, now: &str) -> (Json, Vec<String>) {
         let made = |text: &str| conflist::with_autoport(&list(text)).expect("a list").text;
         let first = before.map(made);

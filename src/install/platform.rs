@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// A platform with its folders for plugins and for network configurations; the first one shows that it is this one.
+/// A platform, and the folders that its documentation names for plugins and for network configurations.
 const PLATFORMS: [(&str, &str, &str); 6] = [
     ("GKE", "/home/kubernetes/bin", "/etc/cni/net.d"),
     ("k3s", "/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/agent/etc/cni/net.d"),

@@ -13,7 +13,7 @@ use crate::cni::NODE_DIR;
 pub struct Watch(Inotify);
 
 impl Places {
-    /// Begins to watch the folders, each of which may be missing. What is changed from now on is noticed.
+    /// Begins to watch the folders for changes. A folder that is missing is watched once it is made.
     ///
     /// # Errors
     /// When the kernel refuses: `fs.inotify.max_user_instances` is reached, most likely.

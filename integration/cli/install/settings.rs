@@ -46,6 +46,16 @@ fn the_next_pod_gets_a_port_as_the_cluster_and_then_the_node_say() {
     assert_eq!(in_force("minPort"), (json!(1), None));
     assert_eq!(in_force("excludePorts").0, json!(["22", 21000]));
     assert_eq!(in_force("portRange"), (json!("21000-21009"), Some(CLUSTER.to_owned())));
+    // Of equal keys the last counts.
+    install(&[
+        "--set=minPort=7",
+        "--set=minPort=8",
+        "--set=maxPortsPerPod=9",
+        "--set=maxPortsPerPod=null",
+    ]);
+    assert_eq!((in_force("minPort").0, in_force("maxPortsPerPod").0), (json!(8), json!(128)));
+    let text = fs::read_to_string(CLUSTER).expect("it is there");
+    assert_eq!(text.matches("minPort").count(), 1, "{text}");
     // A file takes the place of all.
     write(MOUNTED, r#"{"agent": "required"}"#);
     install(&["--config", MOUNTED]);
@@ -63,6 +73,9 @@ fn what_an_add_would_reject_is_not_written() {
         (r#"{"minPort": 0}"#, "minPort is 0"),
         (r#"{"portRang": "1-2"}"#, "did you mean portRange?"),
         (r#"{"snat": "no"}"#, "snat"),
+        // Two keys that are right by themselves, and a whole network for one of them.
+        (r#"{"agent": "required", "aliases": ["other"]}"#, "aliases"),
+        (r#"{"plugins": [{"type": "autoport"}], "lockTimeout": -1}"#, "lockTimeout"),
     ] {
         write(MOUNTED, text);
         let said = rejected(&["--config", MOUNTED]);
@@ -70,7 +83,11 @@ fn what_an_add_would_reject_is_not_written() {
         // Without an earlier one nothing is installed: the pods would have other rules than was meant.
         assert!(!Path::new(CLUSTER).exists(), "{text}");
         assert_eq!(list(), scene.before, "{text}");
+        assert!(!Path::new(PLUGINS).join("autoport").exists(), "{text}");
     }
+    // Replacing what is no UTF-8 would write another value than was meant.
+    fs::write(MOUNTED, b"{\"allowedNamespaces\": [\"games\xff\"]}").expect("/run is ours");
+    assert!(rejected(&["--config", MOUNTED]).contains("not a JSON object"));
     assert!(rejected(&["--config", "/run/nowhere"]).contains("cannot read /run/nowhere"));
     install(&["--set", "minPort=21000"]);
     // The last good one stays, and the network has autoport again all the same.
