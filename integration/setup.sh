@@ -165,6 +165,35 @@ refresh_index() {
     done
 }
 
+# Says what is missing here before any of it is installed, downloaded or built.
+announce() {
+    local names needs=() need
+    names=$(missing "${packages[@]}")
+    [ -z "$names" ] || needs+=("Debian packages, which apt installs on this machine$(to_download "$names"): $names")
+    if [ "$level" = demo ] || [ "$level" = test ]; then
+        have_go_tools || needs+=("cnitool, in $TOOLS: 50 MB to download (Debian sid's Go, libcni's source), 30 s to build")
+    fi
+    if [ "$level" = test ]; then
+        have_cni sid || needs+=("Debian sid's CNI plugins, in $TOOLS: 10 MB to download")
+        have_previous || needs+=("the previous autoport, in $TOOLS: 1 to 2 minutes to build")
+    fi
+    if [ "$level" = demo ]; then
+        [ -e "$repo/dist/autoport" ] ||
+            needs+=("autoport, in $repo/dist: 21 MB of Rust crates to download, 2 minutes to build on 2 idle cores")
+    fi
+    [ "${#needs[@]}" -gt 0 ] || return 0
+    say "missing on this machine; it is installed now, in this order:"
+    for need in "${needs[@]}"; do say "- $need"; done
+}
+
+# to_download "PACKAGE..." is how much apt downloads for these; nothing without an index of packages.
+to_download() {
+    local list
+    read -ra list <<<"$1"
+    apt-get install --no-install-recommends --print-uris -qq "${list[@]}" 2>/dev/null |
+        awk -F"' " '{ split($2, word, " "); size += word[2] } END { if (size) printf " (%d MB to download)", size / 1e6 + 1 }'
+}
+
 install_packages() {
     local list names by_hand
     names=$(missing "$@")
@@ -657,10 +686,11 @@ for command in apt-get dpkg-query; do
         die "there is no $command here." "This script is for Debian 12 and later; elsewhere install by hand: ${packages[*]}"
 done
 
+arch=$(dpkg --print-architecture)
+announce
 install_packages "${packages[@]}"
 [ "$level" != build ] && [ "$level" != check ] || exit 0
 
-arch=$(dpkg --print-architecture)
 ! have_tools || exit 0
 
 if ! mkdir -p "$TOOLS" 2>/dev/null || [ ! -w "$TOOLS" ]; then
