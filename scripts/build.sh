@@ -38,7 +38,7 @@ mkdir -p dist
 [ $# -gt 0 ] || set -- autoport
 for name in "$@"; do
     case $name in
-    autoport) build autoport $((4 << 20)) ;;
+    autoport) build autoport $((9 << 19)) ;;
     autoport-agent) build autoport-agent $((12 << 20)) ;;
     *) fail "there is no program $name" ;;
     esac
