@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Holder, HostPort, Owner};
+use crate::model::{Attachment, Holder, HostPort, Owner};
 
 /// Takes note of what happens. It must not fail: no command fails because nobody listens.
 pub trait Log {
@@ -67,6 +67,16 @@ pub enum Event {
          doctor` shows all of them"
     )]
     MappedByPortmap { host: HostPort, owner: Box<Owner>, chain: String },
+    /// DEL deleted the rules of a container that portmap attached.
+    #[error("deleted what portmap had of {attachment}: {deleted}")]
+    PortmapDeleted { attachment: Attachment, deleted: String },
+    /// DEL of a container without a record, on a node with iptables-legacy.
+    #[error(
+        "{attachment} has no record. If portmap mapped its ports with iptables-legacy, whose rules \
+         autoport cannot read, delete them: `iptables-legacy-save -t nat | grep -v {chain} | \
+         iptables-legacy-restore`, for IPv6 with ip6tables-legacy-save and ip6tables-legacy-restore"
+    )]
+    LegacyUnseen { attachment: Attachment, chain: String },
     /// GC found that the runtime does not know this attachment any more.
     #[error("removing what {0} held")]
     Collected(Box<Owner>),
@@ -159,6 +169,9 @@ pub enum Undone {
     /// They will not be offered to the same pod first.
     #[error("the released ports are not kept for the same pod")]
     NotRemembered,
+    /// They may win over ours.
+    #[error("could not delete the rules that portmap may have of the container")]
+    PortmapLeft,
     /// Those of a pod that is gone.
     #[error("could not remove the published files")]
     PublicationLeft,

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::release::delete_portmaps;
 use super::{Claimed, check, claim, gc, release, status, store, tolerate, undo};
 use crate::cni::{self, Call, Env, NodeFiles, StoreConfig};
 use crate::error::Error;
@@ -138,9 +139,13 @@ fn execute(
             return Ok((asked.result.get().into(), granted));
         }
         Call::Check(asked) => check(&store(&asked.store), asked.ask, log),
-        Call::Del { attachment, store: it } => {
+        Call::Del { attachment, has_mappings, store: it } => {
             let store = store(&it).waiting(PATIENCE);
-            release(&store, &attachment.into(), &|| true, now, log)
+            let is_recorded = release(&store, &attachment.clone().into(), &|| true, now, log)?;
+            if has_mappings && !is_recorded {
+                delete_portmaps(&attachment, log);
+            }
+            Ok(())
         }
         Call::Gc { network, valid, store: it } => {
             gc(&store(&it).waiting(PATIENCE), &network, valid.as_ref(), now, log)

@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 use super::phases::{self, UnderLock};
 use super::{end_flows, failed, table, tolerate};
 use crate::error::Error;
-use crate::event::{Log, Then, Undone};
-use crate::kernel::{self, Change, Extent, Nft, Redirected};
+use crate::event::{Event, Log, Then, Undone};
+use crate::kernel::{self, Change, Extent, Leftover, Nft, Redirected};
 use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
 use crate::ruleset::{Data, Traffic, hairpin_of, host_at, place_of};
 use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
@@ -44,7 +44,7 @@ pub(super) fn if_usable<T>(
 /// whatever the network is called by now. Where the store cannot be used, or has lost the record, what the
 /// table has of it goes all the same: the pod's address is given to another pod next. `is_wanted` says
 /// whether the caller may still decide that: it is asked under the lock, for which a release may have
-/// waited long.
+/// waited long. Gives whether there was a record.
 ///
 /// # Errors
 /// When the lock stays taken, or the kernel refuses.
@@ -54,35 +54,35 @@ pub fn release(
     is_wanted: &dyn Fn() -> bool,
     now: u64,
     log: &mut dyn Log,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let Holder::Attachment(attachment) = holder else {
-        let Some(locked) = lock(store, log)? else { return Ok(()) };
+        let Some(locked) = lock(store, log)? else { return Ok(false) };
         let released = phases::with(locked, None, now, log, |command| {
             let found = command.locked.record(&Key::of(holder)).transpose();
-            let found = found.filter(|_| is_wanted());
-            found.map_or(Ok(()), |found| remove_or_discard(command, found))
+            let Some(found) = found.filter(|_| is_wanted()) else { return Ok(false) };
+            remove_or_discard(command, found).map(|()| true)
         });
         return released.done;
     };
     match store.look_for(attachment.container_id()) {
         // The DEL of a pod without ports ends here.
-        Ok(Presence::Absent) => return Ok(()),
-        Ok(Presence::NoStore) => return withdraw_by_name(attachment, log),
+        Ok(Presence::Absent) => return Ok(false),
+        Ok(Presence::NoStore) => return withdraw_by_name(attachment, log).map(|()| false),
         Ok(Presence::Recorded) | Err(_) => {}
     }
     let Some(locked) = lock(store, log)? else {
-        return withdraw_by_name(attachment, log);
+        return withdraw_by_name(attachment, log).map(|()| false);
     };
     let released = phases::with(locked, None, now, log, |command| {
-        if is_wanted() { release_attachment(command, attachment) } else { Ok(()) }
+        if is_wanted() { release_attachment(command, attachment) } else { Ok(false) }
     });
     released.done
 }
 
-fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<(), Error> {
+fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<bool, Error> {
     let own = Key::of_attachment(attachment);
     if let Some(found) = command.locked.record(&own).transpose() {
-        return remove_or_discard(command, found);
+        return remove_or_discard(command, found).map(|()| true);
     }
     let is_its = |read: &Result<Record, Unreadable>| match read {
         Ok(record) => {
@@ -99,8 +99,27 @@ fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> R
         let leaving = command.locked.leaving(attachment.container_id())?;
         command.finish(leaving)?;
         command.withdraw_by_name(attachment)?;
+        return Ok(false);
     }
-    found.into_iter().try_for_each(|found| remove_or_discard(command, found))
+    found.into_iter().try_for_each(|found| remove_or_discard(command, found))?;
+    Ok(true)
+}
+
+/// Deletes what portmap has of an attachment that has no record: it was there before autoport, and the
+/// runtime sends the DEL to the plugin that is in the list now. Nothing fails for it.
+pub(super) fn delete_portmaps(attachment: &Attachment, log: &mut dyn Log) {
+    let leftover = Leftover::of(attachment.network(), attachment.container_id());
+    match leftover.delete() {
+        Ok(deleted) if !deleted.is_empty() => {
+            log.note(Event::PortmapDeleted { attachment: attachment.clone(), deleted });
+        }
+        Ok(_) if kernel::has_legacy_nat() => {
+            let chain = leftover.chain().to_owned();
+            log.note(Event::LegacyUnseen { attachment: attachment.clone(), chain });
+        }
+        Ok(_) => {}
+        Err(error) => failed(log, Undone::PortmapLeft, error),
+    }
 }
 
 fn remove_or_discard(

@@ -54,8 +54,9 @@ pub enum Call {
     Add(Claim),
     /// Say whether these host ports work as ADD left them.
     Check(Claim),
-    /// Give back whatever the attachment holds.
-    Del { attachment: Attachment, store: StoreConfig },
+    /// Give back whatever the attachment holds. `has_mappings` is whether the request maps ports, which a
+    /// runtime repeats on DEL.
+    Del { attachment: Attachment, has_mappings: bool, store: StoreConfig },
     /// Give back what no valid attachment of the network holds; other networks are left alone. `None` if
     /// the runtime did not say which are valid, which is not the same as none.
     Gc { network: String, valid: Option<BTreeSet<Attachment>>, store: StoreConfig },

@@ -57,7 +57,9 @@ impl Call {
             Command::Check => Call::Check(parser.claim(node_files, declared)?),
             Command::Del => {
                 let store = parser.layered(node_files, StoreConfig::from_layers)?;
-                Call::Del { attachment: parser.attachment()?, store }
+                let wanted = mappings::read(&parser.conf);
+                let has_mappings = wanted.map_or(true, |wanted| !wanted.is_empty());
+                Call::Del { attachment: parser.attachment()?, has_mappings, store }
             }
             Command::Gc => {
                 let store = parser.layered(node_files, StoreConfig::from_layers)?;

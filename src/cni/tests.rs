@@ -183,8 +183,11 @@ fn a_late_del_needs_next_to_nothing() {
     .collect();
     let parsed =
         Call::parse(&env, br#"{"name":"net","prevResult":[1]}"#, NodeFiles::default, no_spec);
-    let Call::Del { attachment, .. } = parsed.expect("DEL").call else { panic!("not DEL") };
+    let Call::Del { attachment, has_mappings, .. } = parsed.expect("DEL").call else {
+        panic!("not DEL")
+    };
     assert_eq!(attachment.to_string(), "net/4f2a/eth0");
+    assert!(!has_mappings);
 }
 
 #[test]

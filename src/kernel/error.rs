@@ -24,8 +24,8 @@ pub enum Error {
     NoTables,
     /// The transaction was refused as a whole; nothing changed. `subject` is what the first refused
     /// message was about.
-    #[error("the kernel rejected {subject} in table inet autoport, nothing was changed")]
-    Refused { subject: String, source: io::Error },
+    #[error("the kernel rejected {subject} in {tables}, nothing was changed")]
+    Refused { subject: String, tables: &'static str, source: io::Error },
     /// The kernel did not say whether the transaction is in force.
     #[error("the kernel did not say whether the change to table inet autoport is in force")]
     Unanswered,
@@ -69,8 +69,12 @@ impl Error {
         Self::Question { what, source: io::Error::from_raw_os_error(errno) }
     }
 
-    /// The errno with which the kernel answered a question.
+    /// The errno with which the kernel answered a question, or rejected a change.
     pub(super) fn refusal(&self) -> Option<i32> {
-        if let Self::Question { source, .. } = self { source.raw_os_error() } else { None }
+        if let Self::Question { source, .. } | Self::Refused { source, .. } = self {
+            source.raw_os_error()
+        } else {
+            None
+        }
     }
 }

@@ -19,7 +19,8 @@ mod uapi;
 pub use error::Error;
 pub use flows::Redirected;
 pub use foreign::{
-    ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Portmap, Space,
+    ChainName, Conditions, Does, Hooked, Leftover, OtherChain, OtherRule, Others, Portmap, Space,
+    has_legacy_nat,
 };
 pub use listeners::{Listener, Listeners, Named, Process};
 pub use memory::give_back_memory;

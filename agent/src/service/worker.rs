@@ -421,11 +421,11 @@ impl Worker {
         for record in self.suspects.look(records, &self.sandboxes, Instant::now(), call.now) {
             let (holder, is_on_host) = (&record.owner.holder, hostnet::is_of_host(record));
             match app::release(call.store, holder, &leads, call.now, call.log) {
-                Ok(()) if leads() => {
+                Ok(_) if leads() => {
                     self.metrics.allocation(Allocation::Released, is_on_host);
                     tracing::info!(%holder, "released the host ports of a sandbox that no longer exists");
                 }
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(error) => {
                     self.metrics.allocation(Allocation::Kept, is_on_host);
                     let error = error.in_one_line();

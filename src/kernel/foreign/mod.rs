@@ -3,6 +3,7 @@
 //! that those look into. Rules of iptables-nft are among them; those of iptables-legacy are not.
 
 mod decode;
+mod leftover;
 mod lookup;
 mod portmap;
 mod xt;
@@ -19,6 +20,7 @@ use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
+pub use leftover::{Leftover, has_legacy_nat};
 pub use portmap::Portmap;
 
 /// What a listing is about, in an error.

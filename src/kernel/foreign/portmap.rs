@@ -14,11 +14,17 @@ use crate::model::{Family, HostPort};
 /// A chain with a rule for each host port: its family, table and name.
 type Chain = (Space, &'static str, &'static str);
 
+/// The tables of its backends: that of iptables, and its own.
+pub(super) const NAT: &str = "nat";
+pub(super) const OWN: &str = "cni_hostport";
+/// The chain in `nat` that leads to the chain of each container.
+pub(super) const TOP: &str = "CNI-HOSTPORT-DNAT";
+
 const CHAINS: [Chain; 4] = [
-    (Space::Ip, "nat", "CNI-HOSTPORT-DNAT"),
-    (Space::Ip6, "nat", "CNI-HOSTPORT-DNAT"),
-    (Space::Ip, "cni_hostport", "hostports"),
-    (Space::Ip6, "cni_hostport", "hostports"),
+    (Space::Ip, NAT, TOP),
+    (Space::Ip6, NAT, TOP),
+    (Space::Ip, OWN, "hostports"),
+    (Space::Ip6, OWN, "hostports"),
 ];
 
 /// Whether a rule that is for these packets translates those to `host`.

@@ -254,6 +254,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Refused`] when none of it is in force; [`Error::Socket`], [`Error::Unanswered`].
     pub(crate) fn commit(&mut self, transaction: Transaction) -> Result<(), Error> {
+        let tables = transaction.tables;
         let Some((messages, subjects)) = transaction.finish() else { return Ok(()) };
         self.send(&messages)?;
         let numbers = self.numbers.clone();
@@ -286,7 +287,8 @@ impl Socket {
                     (number as usize).checked_sub(1).and_then(|index| subjects.get(index));
                 let subject =
                     subject.map_or("the transaction as a whole", String::as_str).to_owned();
-                Err(Error::Refused { subject, source: io::Error::from_raw_os_error(errno) })
+                let source = io::Error::from_raw_os_error(errno);
+                Err(Error::Refused { subject, tables, source })
             }
         }
     }
@@ -310,19 +312,37 @@ pub(crate) struct Transaction {
     messages: Messages,
     /// What each message is about, for the report when it is refused.
     subjects: Vec<String>,
+    /// Which tables it changes, for that report.
+    tables: &'static str,
 }
 
 impl Transaction {
     pub(crate) fn begin() -> Self {
+        Self::begin_in("table inet autoport")
+    }
+
+    /// Begins one that changes these tables.
+    pub(crate) fn begin_in(tables: &'static str) -> Self {
         let mut messages = Messages::default();
         messages.begin(BATCH_BEGIN, REQUEST, &[0, 0, 0, NFTABLES]);
-        Self { messages, subjects: Vec::new() }
+        Self { messages, subjects: Vec::new(), tables }
     }
 
     /// Begins a message about `subject`.
     pub(crate) fn message(&mut self, kind: u16, flags: u16, subject: String) -> &mut Messages {
+        self.message_of(kind, flags, INET, subject)
+    }
+
+    /// The same, for a table of this family.
+    pub(crate) fn message_of(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        subject: String,
+    ) -> &mut Messages {
         self.subjects.push(subject);
-        self.messages.begin(kind, REQUEST | flags, &[INET, 0, 0, 0]);
+        self.messages.begin(kind, REQUEST | flags, &[family, 0, 0, 0]);
         &mut self.messages
     }
 
