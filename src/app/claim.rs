@@ -112,6 +112,9 @@ fn grant(
         return Err(error);
     }
     let given_up = before.as_ref().map_or(Ok(()), |before| give_up(locked, before, &wanted));
+    if let Some(container_id) = wanted.owner.container_id() {
+        command.finish(|locked| locked.leaving(container_id));
+    }
     let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
     // Where the next choices begin.
     let mut cursors = cursors.iter();

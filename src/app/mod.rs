@@ -29,7 +29,7 @@ use std::path::Path;
 use crate::cni;
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
-use crate::kernel::{Applied, Nft, Redirected};
+use crate::kernel::{self, Applied, Nft, Redirected};
 use crate::store::{PERSISTENT, Store, Unreadable};
 
 pub use check::check;
@@ -73,10 +73,13 @@ fn report(applied: &mut Applied, log: &mut dyn Log) -> Result<(), Error> {
     applied.unfinished.take().map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Ends the flows that `change` makes stale. One that lives on is worth a word, not the failure of a command
-/// whose change is in force.
-fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) {
-    tolerate(nft.end_flows(change), Undone::StaleFlows, log);
+/// Ends the flows that `change` makes stale; says whether it makes sense to try that again. One that lives on is
+/// worth a word, not the failure of a command whose change is in force.
+fn end_flows(nft: &mut Nft, change: &Redirected, log: &mut dyn Log) -> bool {
+    let ended = nft.end_flows(change);
+    let passes = matches!(ended, Err(kernel::Error::Restless | kernel::Error::Socket { .. }));
+    tolerate(ended, Undone::StaleFlows, log);
+    passes
 }
 
 /// What could be read, and what could not.

@@ -10,7 +10,7 @@ use crate::event::{Log, Undone};
 use crate::kernel::{self, Applied, Change, Nft, Redirected};
 use crate::model::{Attachment, HostPort, Mapping, Owner, Record};
 use crate::ruleset::Traffic;
-use crate::store::{Key, Locked, Unlocked};
+use crate::store::{self, Key, Leaving, Locked, Unlocked};
 
 /// A command that has the lock, with what is left to do when the lock is free.
 pub(super) struct UnderLock<'a> {
@@ -21,8 +21,8 @@ pub(super) struct UnderLock<'a> {
     nft: Option<Nft>,
     /// Whose flows end: of pods that leave with what is translated only now, and of pods that stay.
     redirected: [Redirected; 2],
-    /// Whose flows these are, where the record is only kept for them.
-    leaving: Vec<Record>,
+    /// What is only kept for its flows.
+    leaving: Vec<Leaving>,
     /// The pod whose published files matter to the command, by UID.
     uid: Option<String>,
     /// Whether the published files of pods without a record go.
@@ -56,16 +56,16 @@ pub(super) fn with<T>(
         clears: false,
     };
     let done = work(&mut command);
-    command.end_flows_of(locked.found_leaving());
     let UnderLock { mut nft, redirected, leaving, uid, clears, .. } = command;
     let mut unlocked = locked.unlock();
+    let mut again = false;
     if let Some(nft) = &mut nft {
         for change in &redirected {
-            end_flows(nft, change, log);
+            again |= end_flows(nft, change, log);
         }
     }
-    for record in &leaving {
-        tolerate(unlocked.forget(record), Undone::NotCollected, log);
+    for one in leaving.iter().filter(|_| !again) {
+        tolerate(unlocked.forget(one), Undone::NotCollected, log);
     }
     let published = match &uid {
         Some(uid) => unlocked.publish(uid, PATIENCE, log).map_err(Error::from),
@@ -114,43 +114,43 @@ impl UnderLock<'_> {
 
     /// Forgets a record whose flows end thus, when they have.
     pub(super) fn retire(&mut self, record: &Record) -> Result<(), Error> {
-        self.locked.retire(record)?;
-        self.leaving.push(record.clone());
+        let leaving = self.locked.retire(record)?;
+        self.leaving.push(leaving);
         Ok(())
     }
 
-    /// Ends what a command that was killed has left of these records.
-    ///
-    /// # Errors
-    /// When there is no way to the kernel.
-    pub(super) fn finish(&mut self, leaving: Vec<Record>) -> Result<(), Error> {
-        if !leaving.is_empty() {
-            self.nft()?;
-        }
-        self.end_flows_of(leaving);
-        Ok(())
+    /// Ends the flows of what `listed` lists, which this command or one that was killed has left. Their
+    /// containers may be there again. A failure is noted, and keeps the command from nothing.
+    pub(super) fn finish(
+        &mut self,
+        listed: impl FnOnce(&Locked) -> Result<Vec<Leaving>, store::Error>,
+    ) {
+        let Self { locked, nft, redirected: [_, of_pods_that_stay], .. } = self;
+        let finished = listed(locked).map_err(Error::from).and_then(|leaving| {
+            if leaving.is_empty() {
+                return Ok(());
+            }
+            open(nft, locked)?;
+            let gone =
+                leaving.iter().map(|one| Traffic::of(&one.record, one.record.mappings.clone()));
+            of_pods_that_stay.gone.extend(gone);
+            of_pods_that_stay.pods_stay = true;
+            self.leaving.extend(leaving);
+            Ok(())
+        });
+        tolerate(finished, Undone::StaleFlows, self.log);
     }
 
-    /// The same for all records, and has the published files of pods without a record deleted when the lock
-    /// is free: [`Finished`] says what came of that. What cannot be listed keeps the command from nothing.
+    /// The same for all containers, and has the published files of pods without a record deleted when the lock
+    /// is free: [`Finished`] says what came of that.
     pub(super) fn finish_all(&mut self) {
         self.clears = true;
-        let all = self.locked.all_leaving().map_err(Error::from);
-        let finished = all.and_then(|leaving| self.finish(leaving));
-        tolerate(finished, Undone::StaleFlows, self.log);
+        self.finish(|locked| locked.all_leaving());
     }
 
     /// Ends the flows that began before what `applied` has restored was translated.
     pub(super) fn restored(&mut self, applied: &mut Applied) {
         self.redirected[0].new.append(&mut applied.restored);
-    }
-
-    /// Ends the flows of these, whose container may be there again.
-    fn end_flows_of(&mut self, leaving: Vec<Record>) {
-        let gone = leaving.iter().map(|record| Traffic::of(record, record.mappings.clone()));
-        self.redirected[1].gone.extend(gone);
-        self.redirected[1].pods_stay = true;
-        self.leaving.extend(leaving);
     }
 
     /// Has the published files of this owner's pod written when the lock is free, and says in

@@ -81,6 +81,7 @@ pub fn release(
 
 fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> Result<bool, Error> {
     let own = Key::of_attachment(attachment);
+    command.finish(|locked| locked.leaving(attachment.container_id()));
     if let Some(found) = command.locked.record(&own).transpose() {
         return remove_or_discard(command, found).map(|()| true);
     }
@@ -96,8 +97,6 @@ fn release_attachment(command: &mut UnderLock<'_>, attachment: &Attachment) -> R
     let mut found = command.locked.records_of_container(attachment.container_id())?;
     found.retain(is_its);
     if found.is_empty() {
-        let leaving = command.locked.leaving(attachment.container_id())?;
-        command.finish(leaving)?;
         command.withdraw_by_name(attachment)?;
         return Ok(false);
     }

@@ -29,7 +29,9 @@ impl Locked {
         for mapping in &record.mappings {
             index::enter(disk, &mapping.host, &key)?;
         }
-        self.enter(record)?;
+        for (name, target) in lookup::entries(record) {
+            disk.link(&name, &target)?;
+        }
         record::write(disk, &key.path(), record)?;
         if !record.grants.is_empty() {
             self.note_change(record);
@@ -37,25 +39,21 @@ impl Locked {
         before.map_or(Ok(()), |before| self.withdraw_all_but(record, &before))
     }
 
-    /// Forgets `record`. Index entries that lead to another holder by now stay, and what its holder left
-    /// before.
+    /// Forgets `record`. Index entries that lead to another holder by now stay.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn remove(&self, record: &Record) -> Result<(), Error> {
-        let leaving = self.leaving_before(record)?;
         self.disk.remove(&Key::of(&record.owner.holder).path())?;
-        self.withdraw_entries(record, leaving.as_deref())
+        self.withdraw_entries(record)
     }
 
-    /// Takes out what is entered for a record that is no longer there, but for one place.
-    pub(super) fn withdraw_entries(&self, record: &Record, but: Option<&str>) -> Result<(), Error> {
+    /// Takes out what is entered for a record that is no longer there.
+    pub(super) fn withdraw_entries(&self, record: &Record) -> Result<(), Error> {
         self.note_change(record);
         let key = Key::of(&record.owner.holder);
         self.withdraw(&key, record.mappings.iter().map(|mapping| &mapping.host))?;
-        let entries = lookup::entries(record);
-        let mut gone = entries.keys().filter(|name| but != Some(name.as_str()));
-        gone.try_for_each(|name| lookup::withdraw(&self.disk, name))
+        lookup::entries(record).keys().try_for_each(|name| lookup::withdraw(&self.disk, name))
     }
 
     /// Remembers that the files of the pod of `record` are to be published again.
@@ -156,8 +154,10 @@ impl Locked {
                             index::enter(&self.disk, host, &key)?;
                         }
                     }
-                    self.enter(&record)?;
-                    entered.extend(lookup::entries(&record).into_keys());
+                    for (name, target) in lookup::entries(&record) {
+                        self.disk.link(&name, &target)?;
+                        entered.insert(name);
+                    }
                     listed.insert(key, Some(hosts));
                 }
                 Ok(None) => self.disk.remove(&key.path())?,
@@ -177,7 +177,7 @@ impl Locked {
         lookup::prune(&self.disk, |name, key| {
             entered.contains(name)
                 || listed.get(key).is_some_and(Option::is_none)
-                || self.note_leaving(name)
+                || self.may_be_leaving(name)
         })
     }
 }

@@ -4,7 +4,7 @@
 //! | entry | leads to |
 //! | --- | --- |
 //! | `owners/<pod UID>/<key>` | the record |
-//! | `containers/<container ID>/<key>` | the record, unless it is here itself because it is leaving |
+//! | `containers/<container ID>/<key>` | the record |
 //! | `namespaces/<namespace>/<key>` | how many numbers the node chose for it |
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
@@ -91,7 +91,8 @@ pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<
             let directory = format!("{of}/{value}");
             for name in disk.names(&directory)? {
                 let path = format!("{directory}/{name}");
-                if Key::of_name(&name).is_some_and(|key| !counts(&path, &key)) {
+                let key = Key::of_name(name.trim_start_matches('.'));
+                if key.is_some_and(|key| !counts(&path, &key)) {
                     disk.remove_all(&path)?;
                 }
             }
@@ -195,7 +196,7 @@ impl Shared {
         if !self.instance.is_current() {
             return Ok(self.record_keys()?.into_iter().map(Ok).collect());
         }
-        // What is hidden is a file of a pod that is about to be published.
+        // What is hidden is leaving, or a file of a pod that is about to be published.
         let names = self.disk.names(directory)?.into_iter().filter(|it| !it.starts_with('.'));
         let key = |name: String| {
             Key::of_name(&name).ok_or_else(|| Key::unknown(&format!("{directory}/{name}")))

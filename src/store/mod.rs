@@ -49,6 +49,7 @@ pub use holders::{Held, Who};
 pub use instance::Instance;
 pub use journal::{Deed, Entry, Reader};
 pub use key::Key;
+pub use leaving::Leaving;
 pub use lock::guards;
 pub(crate) use lock::holder_of as lock_holder;
 pub use lookup::Presence;
@@ -151,8 +152,7 @@ impl Store {
                 let persistent = self.persistent.clone();
                 let (lock, deadline) = (Some(lock), self.deadline);
                 let shared = Shared { disk, instance, lock, deadline };
-                let (changed, leaving) = (RefCell::default(), RefCell::default());
-                return Ok(Locked { shared, persistent, changed, leaving });
+                return Ok(Locked { shared, persistent, changed: RefCell::default() });
             }
         }
     }
@@ -294,6 +294,4 @@ pub struct Locked {
     persistent: Option<PathBuf>,
     /// The pods whose records were changed, as `owners` names them.
     changed: RefCell<BTreeSet<String>>,
-    /// What was leaving where a record was entered.
-    leaving: RefCell<Vec<Record>>,
 }

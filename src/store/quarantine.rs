@@ -45,9 +45,8 @@ impl Locked {
             }
         };
         self.withdraw(key, hosts.iter())?;
-        // It does not tell under what names it is entered; what is leaving is no entry.
-        let is_entry = |name: &str| !matches!(self.disk.target(name), Ok(None));
-        lookup::prune(&self.disk, |name, entered| entered != key || !is_entry(name))?;
+        // It does not tell under what names it is entered.
+        lookup::prune(&self.disk, |_, entered| entered != key)?;
         Ok(aside)
     }
 

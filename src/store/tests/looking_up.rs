@@ -192,19 +192,20 @@ fn what_cannot_be_read_is_found_until_it_is_discarded() {
     assert_eq!(node.lookups(), [""; 0]);
 }
 
-/// What a killed command left leaving, its container's next record inherits: container engines give an ID
-/// twice.
+fn ports(leaving: &[Leaving]) -> Vec<u16> {
+    leaving.iter().flat_map(|one| &one.record.mappings).map(|it| it.host.port.get()).collect()
+}
+
+/// What a killed command left leaving stays beside what its container's next record leaves: container engines
+/// give an ID twice.
 #[test]
-fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
+fn what_is_leaving_outlives_the_return_of_its_container() {
     let node = Node::new();
     let locked = node.lock();
     let [first, mut second, third] =
         [20_000, 20_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
     // The same host port, by another address of the container.
     second.mappings[0].target = Some("10.0.0.3:80".parse().expect("an address"));
-    let hosts = |records: &[Record]| -> Vec<u16> {
-        records.iter().flat_map(|record| &record.mappings).map(|it| it.host.port.get()).collect()
-    };
     locked.save(&first).expect("saving");
     locked.retire(&first).expect("retiring");
     drop(locked.unlock());
@@ -215,68 +216,87 @@ fn a_record_that_is_leaving_outlives_the_return_of_its_container() {
     locked.retire(&second).expect("retiring");
     drop(locked.unlock());
     let locked = node.lock();
-    assert_eq!(hosts(&locked.leaving("4f2a").expect("looking")), [20_000, 20_000]);
-
     locked.save(&third).expect("saving");
-    let found = locked.found_leaving();
-    assert_eq!(hosts(&found), [20_000, 20_000], "the command has to end their connections");
+    let found = locked.leaving("4f2a").expect("looking");
+    assert_eq!(ports(&found), [20_000, 20_000], "the command has to end their connections");
+    assert_eq!(ports(&locked.all_leaving().expect("looking")), [20_000, 20_000]);
+    locked.tidy().expect("tidying");
+    locked.discard(&key_of("4f2b")).expect("discarding another");
+    assert_eq!(ports(&locked.leaving("4f2a").expect("looking")), [20_000, 20_000]);
+
     let unlocked = locked.unlock();
-    for record in &found {
-        unlocked.forget(record).expect("forgetting");
+    for one in &found {
+        unlocked.forget(one).expect("forgetting");
+        unlocked.forget(one).expect("forgetting twice");
     }
     let shared = node.lock();
-    assert_eq!(hosts(&shared.leaving("4f2a").expect("looking")), [0; 0]);
+    assert_eq!(ports(&shared.leaving("4f2a").expect("looking")), [0; 0]);
     assert_eq!(containers(shared.records_of_container("4f2a").expect("looking")), ["4f2a"]);
     shared.remove(&third).expect("removing");
     assert_eq!(node.lookups(), [""; 0]);
 }
 
-/// A command that is killed in its place, or a stray file, keeps no entry from its container: not even where
-/// the connections of what was leaving end at the same moment.
+/// A command that has ended connections forgets those only: what another has left leaving meanwhile, and was
+/// killed, is for the next.
 #[test]
-fn what_is_no_leaving_record_is_no_entry() {
+fn only_what_was_ended_is_forgotten() {
     let node = Node::new();
     let locked = node.lock();
     let [first, second] = [20_000, 40_000].map(|first| of_pod(&locked, "4f2a", "u1", first, 0));
-    let place = node.path("containers/4f2a/cbr0:4f2a:eth0");
     locked.save(&first).expect("saving");
-    locked.retire(&first).expect("retiring");
-    let leaving = fs::read(&place).expect("reading");
-
-    // Recorded while it was there, forgotten by an earlier command after that.
-    locked.save(&second).expect("saving");
-    locked.remove(&second).expect("removing");
-    assert_eq!(locked.leaving("4f2a").expect("looking"), std::slice::from_ref(&first));
-    locked.save(&second).expect("saving");
-    let earlier = locked.unlock();
-    earlier.forget(&first).expect("forgetting");
-    earlier.forget(&first).expect("forgetting twice");
-    drop(earlier);
+    let ended = locked.retire(&first).expect("retiring");
+    let slow = locked.unlock();
     let locked = node.lock();
-    assert_eq!(containers(locked.records_of_container("4f2a").expect("looking")), ["4f2a"]);
-    locked.remove(&second).expect("removing");
-    assert_eq!(node.lookups(), [""; 0]);
+    locked.save(&second).expect("saving");
+    locked.retire(&second).expect("retiring");
+    drop(locked);
+    slow.forget(&ended).expect("forgetting");
+    drop(slow);
+    assert_eq!(ports(&node.lock().leaving("4f2a").expect("looking")), [40_000]);
+}
 
-    let junk = [&b"{"[..], &leaving[..leaving.len() / 2], b""];
-    for bytes in junk {
-        fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
-        fs::write(&place, bytes).expect("writing");
-        locked.save(&second).expect("saving");
+/// A stray file is nothing that is leaving and keeps no entry from its container; what a later version left
+/// there is its own.
+#[test]
+fn what_is_no_leaving_record_is_nothing() {
+    let node = Node::new();
+    let locked = node.lock();
+    let record = of_pod(&locked, "4f2a", "u1", 20_000, 0);
+    let [entry, hidden] = ["cbr0:4f2a:eth0", ".cbr0:4f2a:eth0.0"]
+        .map(|name| node.path(&format!("containers/4f2a/{name}")));
+    locked.save(&record).expect("saving");
+    let file = fs::read(node.store.path_of(&attachment("4f2a").into())).expect("reading");
+    let written = |path: &Path, bytes: &[u8]| {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("making a directory");
+        fs::write(path, bytes).expect("writing");
+    };
+    locked.leave(&record).expect("leaving");
+    let [left] = &locked.leaving("4f2a").expect("looking")[..] else { panic!("one is leaving") };
+    assert_eq!(left.record, record);
+    drop(locked.unlock().forget(left));
+
+    let locked = node.lock();
+    locked.remove(&record).expect("removing");
+    assert_eq!(node.lookups(), [""; 0]);
+    let hashed = node.path(&format!("containers/4f2a/.sha256-{}.0", "0".repeat(64)));
+    for bytes in [&b"{"[..], &file[..file.len() / 2], b""] {
+        written(&entry, bytes);
+        locked.save(&record).expect("saving");
         assert_eq!(containers(locked.records_of_container("4f2a").expect("looking")), ["4f2a"]);
-        assert!(place.is_symlink(), "{bytes:?}");
-        locked.remove(&second).expect("removing");
-        fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
-        fs::write(&place, bytes).expect("writing");
+        assert!(entry.is_symlink(), "{bytes:?}");
+        locked.remove(&record).expect("removing");
+        for path in [&entry, &hidden, &hashed] {
+            written(path, bytes);
+        }
+        assert_eq!(ports(&locked.all_leaving().expect("looking")), [0; 0]);
         locked.tidy().expect("tidying");
         assert_eq!(node.lookups(), [""; 0], "{bytes:?}");
     }
-    // What a later version left leaving is its own.
-    fs::create_dir_all(place.parent().expect("a parent")).expect("making a directory");
     let later =
-        String::from_utf8(leaving).expect("text").replacen("\"version\": 1", "\"version\": 9", 1);
-    fs::write(&place, &later).expect("writing");
+        String::from_utf8(file).expect("text").replacen("\"version\": 1", "\"version\": 9", 1);
+    written(&hidden, later.as_bytes());
     fs::write(node.path("containers/stray"), "").expect("writing");
     locked.tidy().expect("tidying");
-    assert_eq!(fs::read_to_string(&place).expect("reading"), later);
-    assert!(locked.all_leaving().expect("looking").is_empty());
+    assert_eq!(fs::read_to_string(&hidden).expect("reading"), later);
+    assert_eq!(ports(&locked.all_leaving().expect("looking")), [0; 0]);
 }
