@@ -208,15 +208,16 @@ fn a_full_disk() {
     add(&node, &attachment(&node, &blue, "new", 7).mapping([tcp(8080), tcp(8081)]));
 }
 
-/// Starts an ADD that is stopped while it has the lock, and gives its process ID as well.
-fn stopped(attachment: &Attachment) -> (Child, Pid) {
+/// Starts a command that is stopped when it first makes one of these system calls, and gives its process ID as
+/// well.
+fn stopped(attachment: &Attachment, cni_command: &str, calls: &str) -> (Child, Pid) {
     let config = attachment.config().to_string();
     fs::write("/run/stdin", config).expect("/run is ours");
-    let call =
-        ["strace", "-o", "/run/strace", "-e", "inject=renameat,renameat2:signal=SIGSTOP:when=1"];
+    let inject = format!("inject={calls}:signal=SIGSTOP:when=1");
+    let call = ["strace", "-o", "/run/strace", "-e", &inject];
     let mut command = Command::new(call[0]);
     command.args(&call[1..]).arg(Plugin::Autoport.path());
-    command.env_clear().env("PATH", crate::stage::netns::PATH).env("CNI_COMMAND", "ADD");
+    command.env_clear().env("PATH", crate::stage::netns::PATH).env("CNI_COMMAND", cni_command);
     for (name, value) in [
         ("CNI_CONTAINERID", attachment.container_id.as_str()),
         ("CNI_NETNS", &attachment.netns),
@@ -264,7 +265,8 @@ fn a_lock_that_a_stopped_process_has() {
     let web = attachment(&node, &patient, "web", 5).mapping([tcp(8080)]);
     let other = attachment(&node, &patient, "other", 6).mapping([tcp(8090)]);
     add(&node, &other);
-    let (mut child, pid) = stopped(&web);
+    // It has the lock then.
+    let (mut child, pid) = stopped(&web, "ADD", "renameat,renameat2");
     let before = snapshot();
     let holder = format!("process {pid} (autoport, stopped)");
     for command in ["ADD", "CHECK"] {
@@ -287,6 +289,17 @@ fn a_lock_that_a_stopped_process_has() {
     web.check().success();
     run(&web, "DEL").success();
     other.check().success();
+}
+
+/// The node's first ADD makes store and table while a STATUS that found neither is about to look for the table.
+#[test]
+fn a_status_that_the_first_add_overtakes() {
+    let node = Node::new();
+    let web = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
+    let (mut child, pid) = stopped(&web, "STATUS", "socket");
+    add(&node, &web);
+    kill(pid, Signal::SIGCONT).expect("a process of ours");
+    assert!(child.wait().expect("a child of ours").success(), "one store is in use, and no other");
 }
 
 #[test]

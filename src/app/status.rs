@@ -4,7 +4,7 @@ use super::explain::NO_INSTANCE;
 use super::list::{Listing, listing_of};
 use crate::error::Error;
 use crate::event::Log;
-use crate::kernel::{Extent, Nft, Table};
+use crate::kernel::{self, Extent, Nft, Table};
 use crate::store::{self, Store};
 
 /// Succeeds when an ADD could: the store can be locked and is this node's, and `nf_tables` answers.
@@ -13,21 +13,30 @@ use crate::store::{self, Store};
 /// # Errors
 /// [`Error::Unavailable`].
 pub fn status(store: &Store, log: &mut dyn Log) -> Result<(), Error> {
-    let mut usable = || {
-        store.is_writable()?;
-        let instance = match store.read(log) {
-            Ok(None) => NO_INSTANCE.to_owned(),
-            Ok(Some(shared)) => {
-                shared.belongs_here()?;
-                shared.instance().id.clone()
-            }
-            // Busy is not broken.
-            Err(store::Error::LockTaken { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Nft::open(&instance)?.probe()?)
+    ask(store, log).map_err(|source| Error::Unavailable { source: Box::new(source) })
+}
+
+fn ask(store: &Store, log: &mut dyn Log) -> Result<(), Error> {
+    store.is_writable()?;
+    let found = match store.read(log) {
+        Ok(found) => found,
+        // Busy is not broken.
+        Err(store::Error::LockTaken { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
     };
-    usable().map_err(|source: Error| Error::Unavailable { source: Box::new(source) })
+    if let Some(shared) = &found {
+        shared.belongs_here()?;
+    }
+    let instance = found.as_ref().map_or(NO_INSTANCE, |shared| &shared.instance().id);
+    match Nft::open(instance)?.probe() {
+        // The node's first command may have made both after the store was looked for.
+        Err(kernel::Error::OtherInstance { .. })
+            if found.is_none() && store.read(log)?.is_some() =>
+        {
+            ask(store, log)
+        }
+        probed => Ok(probed?),
+    }
 }
 
 /// What `autoport status` finds.
