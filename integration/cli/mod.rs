@@ -1,6 +1,7 @@
 //! The operator's command line: what it prints, and whether that is true.
 
 mod commands;
+mod containers;
 mod doctor;
 mod explain;
 mod install;

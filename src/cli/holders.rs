@@ -45,6 +45,10 @@ pub(super) struct Details {
     pub(super) kernel: Option<InKernel>,
     /// Why the kernel was not seen.
     pub(super) kernel_error: Option<String>,
+    /// Its pod's containers, as far as an agent has written of them; and of what time that is, for people.
+    pub(super) containers: Vec<store::Container>,
+    #[serde(skip)]
+    pub(super) as_of: String,
 }
 
 #[derive(Serialize)]

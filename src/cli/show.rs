@@ -5,13 +5,13 @@ use std::iter;
 
 use autoport::app;
 use autoport::model::{HostPort, Masquerade, Policy};
-use autoport::store::Store;
+use autoport::store::{self, Store};
 use serde::Serialize;
 
 use super::Failure;
 use super::arguments::Subject;
 use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
-use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen};
+use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen, timestamp};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
@@ -77,6 +77,7 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     for (name, value) in rows {
         writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
     }
+    containers(details, out)?;
     write!(out, "  kernel      ")?;
     let difference = details.kernel.as_ref().and_then(|kernel| kernel.difference.as_ref());
     match (&details.kernel_error, difference) {
@@ -101,6 +102,26 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     out.table("  ", names, rows)?;
     for line in details.kernel.iter().flat_map(|kernel| kernel.chains.lines()) {
         writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
+    }
+    Ok(())
+}
+
+/// The containers of the pod that an agent knows.
+fn containers(details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
+    for one in &details.containers {
+        let store::Container { variables, since, .. } = one;
+        let (since, as_of) = (timestamp(*since), &details.as_of);
+        write!(out, "  container   {}: ", one.label())?;
+        match one.uninjected {
+            None => writeln!(out, "{variables} variables since {since}{as_of}")?,
+            Some(reason) => {
+                out.paint(
+                    DOUBTFUL,
+                    &format!("runs without its variables since {since}: {reason}"),
+                )?;
+                writeln!(out, "{as_of}")?;
+            }
+        }
     }
     Ok(())
 }
@@ -142,8 +163,16 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
     }
     let instance = std::mem::take(&mut listing.instance);
     let mut holders = Holders::from(listing);
+    let agent = store.agent();
+    let known = agent.and_then(|agent| {
+        let found = store.containers()?;
+        Some((found.as_of(&agent), found.containers))
+    });
+    let (as_of, containers) = known.unwrap_or_default();
     for one in &mut holders.attachments {
-        let told = one.record.owner.uid().map(|uid| app::told(store, uid, &mut crate::Stderr));
+        let uid = one.record.owner.uid();
+        let told = uid.map(|uid| app::told(store, uid, &mut crate::Stderr));
+        let is_its = |it: &&store::Container| uid == Some(&it.pod.uid);
         let (kernel, kernel_error) = match app::in_kernel(&instance, &one.record) {
             Ok(kernel) => (Some(kernel), None),
             Err(error) => (None, Some(error.in_one_line())),
@@ -153,6 +182,8 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
             published: told.transpose()?.flatten().map(|told| told.directory),
             kernel,
             kernel_error,
+            containers: containers.iter().filter(is_its).cloned().collect(),
+            as_of: as_of.clone(),
         });
     }
     Ok(Shown(holders))

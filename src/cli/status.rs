@@ -13,7 +13,7 @@ use autoport::ruleset::{self, Identity};
 use autoport::store::{self, Agent, Store};
 use serde::Serialize;
 
-use super::output::{Answer, BAD, GOOD, Screen};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 
 /// How the node is.
 #[derive(Serialize)]
@@ -32,6 +32,20 @@ pub(super) struct Status {
     ranges: Vec<Range>,
     /// `null` where none has been started.
     agent: Option<Agent>,
+    /// `null` where no agent has written of any in this boot.
+    containers: Option<Counted>,
+}
+
+/// Which containers have the variables of their host ports.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counted {
+    injected: usize,
+    uninjected: usize,
+    /// Whether that is so now: an agent is connected, and has examined all containers.
+    current: bool,
+    #[serde(skip)]
+    as_of: String,
 }
 
 /// An error as CNI has it.
@@ -122,6 +136,11 @@ impl Answer for Status {
                 None => writeln!(out, "agent       {word} since the node was booted")?,
             }
         }
+        if let Some(Counted { injected, uninjected, as_of, .. }) = &self.containers {
+            write!(out, "containers  {injected} with their variables, ")?;
+            out.paint(if *uninjected > 0 { DOUBTFUL } else { GOOD }, &uninjected.to_string())?;
+            writeln!(out, " without{as_of}")?;
+        }
         Ok(())
     }
 
@@ -146,6 +165,13 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
     let listing = listing.unwrap_or_default();
     let named = config.ports.named_ranges.iter().map(|(name, range)| (name.as_str(), &range.ports));
     let ranges = std::iter::once((Request::DEFAULT_RANGE, &config.ports.ranges)).chain(named);
+    let agent = store.agent();
+    let containers = agent.and_then(|agent| {
+        let found = store.containers()?;
+        let as_of = found.as_of(&agent);
+        let (injected, uninjected, current) = (found.injected, found.uninjected, as_of.is_empty());
+        Some(Counted { injected, uninjected, current, as_of })
+    });
     Status {
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),
@@ -156,7 +182,8 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         state_dir: store.dir().display().to_string(),
         records: counts,
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
-        agent: store.agent(),
+        agent,
+        containers,
     }
 }
 

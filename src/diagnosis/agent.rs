@@ -1,6 +1,6 @@
 //! The node's agents, as far as their files tell.
 
-use super::{Facts, NRI_SOCKET, Report};
+use super::{Facts, NRI_SOCKET, Report, counted, some_of};
 use crate::cni::Config;
 use crate::store::Agent;
 
@@ -12,6 +12,23 @@ pub const NO_NRI_SOCKET: &str = "the runtime does not run, has no NRI (container
 
 pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
     report.check("agent");
+    connection(facts, configs, report);
+    let (Some(agent), Some(known)) = (&facts.agent, &facts.containers) else { return };
+    let listed: Vec<_> = known.uninjected().collect();
+    if !listed.is_empty() {
+        let (number, as_of) = (counted(known.uninjected, "container"), known.as_of(agent));
+        report.warning(
+            format!(
+                "without the variables of their host ports: {number}{as_of}: {}",
+                some_of(&listed)
+            ),
+            "delete their Pods, or stop the containers with `crictl stop ID`: kubelet creates them again. autoport \
+             does not stop them",
+        );
+    }
+}
+
+fn connection(facts: &Facts, configs: &[Config], report: &mut Report) {
     let required = configs.iter().any(|config| config.agent_required);
     let problem = match facts.agent {
         Some(Agent { connected: true, .. }) => {

@@ -22,7 +22,7 @@ use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others,
 use crate::model::{Family, HostPort, Protocol, Record};
 use crate::netns::Fate;
 use crate::regular;
-use crate::store::{Agent, Store};
+use crate::store::{Agent, Containers, Store};
 
 /// Why something was not seen.
 #[derive(Clone, Debug)]
@@ -162,6 +162,8 @@ pub struct Facts {
     pub(super) stale: Vec<String>,
     /// What the node's agents tell; `None` where there is none.
     pub(super) agent: Option<Agent>,
+    /// What they have written of the node's containers.
+    pub(super) containers: Option<Containers>,
     /// Whether the runtime has its NRI socket at the usual place, as far as this user may see.
     pub(super) has_nri_socket: bool,
     pub(super) sysctls: Sysctls,
@@ -185,7 +187,7 @@ impl Facts {
         node_files: NodeFiles,
     ) -> Self {
         let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
-        let agent = store.agent();
+        let (agent, containers) = (store.agent(), store.containers());
         let has_nri_socket = Path::new(NRI_SOCKET).try_exists().unwrap_or(true);
         let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
@@ -202,6 +204,7 @@ impl Facts {
             state_dir,
             stale,
             agent,
+            containers,
             has_nri_socket,
             sysctls,
             uplinks: uplinks(),

@@ -21,8 +21,12 @@ pub const AGENT_HEARTBEAT: &str = "agent.json";
 /// Held by an agent that waits for the lead; its content is that agent's heartbeat.
 pub const AGENT_NEXT: &str = "agent.next";
 
+/// What the leading agent knows of the node's containers.
+pub(super) const AGENT_CONTAINERS: &str = "agent.containers";
+
 /// All that agents write, files and directories.
-pub(super) const FILES: [&str; 4] = [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, "requests"];
+pub(super) const FILES: [&str; 5] =
+    [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, AGENT_CONTAINERS, "requests"];
 
 /// An agent whose last heartbeat is older is not connected.
 const STALE: Duration = Duration::from_secs(5);

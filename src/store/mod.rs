@@ -8,6 +8,7 @@
 
 mod agent;
 mod change;
+mod containers;
 mod cursor;
 mod disk;
 mod error;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{AccessFlags, access};
 
 pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK, AGENT_NEXT, Agent};
+pub use containers::{Container, Containers, Lack};
 pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};
 pub use instance::Instance;

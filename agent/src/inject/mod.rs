@@ -166,4 +166,4 @@ fn replaced(container: &Container, ours: &[Variable]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

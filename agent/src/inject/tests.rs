@@ -77,7 +77,7 @@ fn known(records: Vec<Record>) -> Known {
     Known::of(&pod(&[]), records, Some("/run/autoport/pods/u1".into()))
 }
 
-fn http() -> Record {
+pub(crate) fn http() -> Record {
     record(Some("s1"), &[("http", 20001, ContainerPort::From(port(8080)))], true)
 }
 

@@ -8,17 +8,19 @@ use super::message::{
     RegisterPlugin, Request, Response, StateChange, Status, Synchronize, Synchronized,
 };
 
-/// What the agent is told about: `RunPodSandbox`, `StopPodSandbox`, `RemovePodSandbox`,
-/// `CreateContainer`. A runtime closes the connection of a plugin that asks for an event unknown to it.
-pub(super) const EVENTS: i32 = 0b1111;
+/// What the agent is told about: `RunPodSandbox`, `StopPodSandbox`, `RemovePodSandbox`, `CreateContainer`,
+/// `StopContainer`, which is sent also where a container ends by itself, and `RemoveContainer`. A runtime closes the
+/// connection of a plugin that asks for an event unknown to it.
+pub(super) const EVENTS: i32 = 0b110_0000_1111;
 
 /// `RemovePodSandbox` alone: for the runtime no event at all means every event.
 pub(super) const FEWEST_EVENTS: i32 = 0b100;
 
-/// The numbers of the first three in a [`StateChange`].
+/// The numbers in a [`StateChange`].
 const RUN: i32 = 1;
 const STOP: i32 = 2;
 const REMOVE: i32 = 3;
+const REMOVE_CONTAINER: i32 = 11;
 
 /// Status codes, which are those of gRPC.
 const OK: i32 = 0;
@@ -41,6 +43,8 @@ pub enum Event {
     RemovePodSandbox(Pod),
     /// A container is about to be created, also at each restart. An error prevents it.
     CreateContainer { pod: Pod, container: Container },
+    /// A container was stopped, has ended or is removed. Nothing depends on the answer.
+    ContainerEnded { id: String },
 }
 
 impl Event {
@@ -53,6 +57,7 @@ impl Event {
             Self::StopPodSandbox(_) => "StopPodSandbox",
             Self::RemovePodSandbox(_) => "RemovePodSandbox",
             Self::CreateContainer { .. } => "CreateContainer",
+            Self::ContainerEnded { .. } => "StopContainer",
         }
     }
 }
@@ -124,19 +129,28 @@ impl Call {
                 let (pod, container) = (pod.unwrap_or_default(), container.unwrap_or_default());
                 event(Event::CreateContainer { pod, container })
             }
+            "StopContainer" | "RemoveContainer" => {
+                // Its fields are the same.
+                event(ended(CreateContainer::decode(payload)?.container))
+            }
             "StateChange" => {
-                let StateChange { event: number, pod } = StateChange::decode(payload)?;
+                let StateChange { event: number, pod, container } = StateChange::decode(payload)?;
                 let pod = pod.unwrap_or_default();
                 match number {
                     RUN => event(Event::RunPodSandbox(pod)),
                     STOP => event(Event::StopPodSandbox(pod)),
                     REMOVE => event(Event::RemovePodSandbox(pod)),
+                    REMOVE_CONTAINER => event(ended(container)),
                     _ => Self::Ignored,
                 }
             }
             _ => Self::Unknown,
         })
     }
+}
+
+fn ended(container: Option<Container>) -> Event {
+    Event::ContainerEnded { id: container.unwrap_or_default().id }
 }
 
 /// The message that registers the agent; everything else follows from the runtime's side.
@@ -236,11 +250,18 @@ mod tests {
         ];
         for (event, method, expected) in named {
             let own = call(method, PodEvent { pod: Some(pod()) }.encode_to_vec());
-            let change = StateChange { event, pod: Some(pod()) }.encode_to_vec();
+            let change = StateChange { event, pod: Some(pod()), container: None }.encode_to_vec();
             assert_eq!(own, Call::Event(Box::new(expected(pod()))));
             assert_eq!(call("StateChange", change), own);
         }
-        let later = StateChange { event: 12, pod: None }.encode_to_vec();
+        let container = Some(Container { id: "c1".into(), ..Container::default() });
+        let change = StateChange { event: 11, pod: None, container: container.clone() };
+        let own = CreateContainer { pod: None, container }.encode_to_vec();
+        let expected = Call::Event(Box::new(Event::ContainerEnded { id: "c1".into() }));
+        assert_eq!(call("StateChange", change.encode_to_vec()), expected);
+        assert_eq!(call("RemoveContainer", own.clone()), expected);
+        assert_eq!(call("StopContainer", own), expected);
+        let later = StateChange { event: 12, ..StateChange::default() }.encode_to_vec();
         assert_eq!(call("StateChange", later), Call::Ignored);
     }
 
@@ -255,10 +276,10 @@ mod tests {
 
     #[test]
     fn an_unknown_method_has_the_status_that_runtimes_accept() {
-        assert_eq!(call("StopContainer", Vec::new()), Call::Unknown);
-        let response = Response::decode(unknown(3, "StopContainer").body.as_slice());
+        assert_eq!(call("StartContainer", Vec::new()), Call::Unknown);
+        let response = Response::decode(unknown(3, "StartContainer").body.as_slice());
         let status = response.expect("a response").status.expect("an error");
-        assert_eq!((status.code, status.message.contains("StopContainer")), (12, true));
+        assert_eq!((status.code, status.message.contains("StartContainer")), (12, true));
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub struct StateChange {
     pub event: i32,
     #[prost(message, optional, tag = "2")]
     pub pod: Option<Pod>,
+    #[prost(message, optional, tag = "3")]
+    pub container: Option<Container>,
 }
 
 /// A container that is about to be created.

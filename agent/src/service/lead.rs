@@ -1,7 +1,7 @@
 //! The thread that decides whether this agent answers an event, and beats. It alone uses the files by which
 //! the node's agents agree.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use autoport::error::in_one_line;
 use autoport::event::Silent;
 use autoport::store::Store;
 
-use super::worker::{Duty, Job, Task};
+use super::task::{Duty, Job, Task};
 use crate::hostnet::Listed;
-use crate::keeper::{Keeper, Standing};
+use crate::keeper::{Keeper, Role, Standing};
 use crate::metrics::Metrics;
 use crate::nri::{RETRY, Rejection};
 
@@ -45,7 +45,7 @@ pub(super) fn start(
         } else if let Err(error) = keeper.begin() {
             tracing::warn!("{}", in_one_line(&error));
         }
-        Lead { keeper, worker, metrics, failed: false }.run(&received);
+        Lead { keeper, worker, metrics, failed: false, led: None }.run(&received);
     };
     thread::Builder::new().name("lead".to_owned()).spawn(run)?;
     Ok(orders)
@@ -57,6 +57,8 @@ struct Lead {
     metrics: Metrics,
     /// Whether the last beat failed.
     failed: bool,
+    /// The role in which it leads, as far as the worker knows.
+    led: Option<Role>,
 }
 
 impl Lead {
@@ -82,11 +84,19 @@ impl Lead {
                     self.worker.send(Task::Event(job, duty, role))
                 }
             };
-            self.metrics.set_leader(self.keeper.leads());
-            if sent.is_err() {
+            let leads = self.keeper.leads();
+            self.metrics.set_leader(leads);
+            if sent.and_then(|()| self.tell(leads)).is_err() {
                 return;
             }
         }
+    }
+
+    /// Tells the worker that this agent has the lead, or has it again.
+    fn tell(&mut self, leads: bool) -> Result<(), SendError<Task>> {
+        let led = leads.then(|| self.keeper.pulse().role());
+        let before = std::mem::replace(&mut self.led, led);
+        led.filter(|_| led != before).map_or(Ok(()), |role| self.worker.send(Task::Lead(role)))
     }
 
     fn beat(&mut self) {

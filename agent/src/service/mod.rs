@@ -3,11 +3,14 @@
 //! touches no disk, so that no disk keeps an event beyond its deadline.
 
 mod declared;
+mod injected;
 mod journal;
 mod lead;
+mod ports;
 mod sockets;
 mod startup;
 mod table;
+mod task;
 mod traced;
 mod usage;
 mod worker;
@@ -23,7 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::lead::Order;
 use self::startup::Startup;
-use self::worker::{Job, Reply};
+use self::task::{Job, Reply};
 use crate::cluster::Cluster;
 use crate::config::Plugin;
 use crate::hostnet::Listed;
@@ -204,9 +207,10 @@ impl Service {
         let Asked { event, limit, .. } = asked;
         let asks = match &event {
             Event::RunPodSandbox(pod) | Event::CreateContainer { pod, .. } => inject::asks(pod),
-            Event::Synchronized { .. } | Event::StopPodSandbox(_) | Event::RemovePodSandbox(_) => {
-                false
-            }
+            Event::Synchronized { .. }
+            | Event::StopPodSandbox(_)
+            | Event::RemovePodSandbox(_)
+            | Event::ContainerEnded { .. } => false,
         };
         let without = |failure| if asks { Err(failure) } else { Ok(Answer::Done) };
         let ended = || {
@@ -216,8 +220,12 @@ impl Service {
         let (reply, replied) = oneshot::channel();
         // A quarter is left for what cannot be interrupted.
         let until = Instant::now() + limit / 4 * 3;
+        let is_awaited = !matches!(event, Event::ContainerEnded { .. });
         let job = Job { event, asks, until, reply };
         self.orders.send(Order::Event(Box::new(job))).map_err(|_| ended())?;
+        if !is_awaited {
+            return Ok(Ok(Answer::Done));
+        }
         let Ok(replied) = timeout(limit, replied).await else {
             return Ok(without(Failure::Late { limit_ms: limit.as_millis() }));
         };

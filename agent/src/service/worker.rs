@@ -1,19 +1,23 @@
 //! The one thread that uses store and kernel. It answers events in their order.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Claimed, Listing};
 use autoport::cni::ENV;
+use autoport::error::in_one_line;
 use autoport::kernel;
 use autoport::model::{Holder, NamespaceId, Record};
 use autoport::netns;
 use autoport::store::Store;
-use tokio::sync::oneshot;
 
+use super::injected::{Injected, Seen, Uninjected};
+use super::ports;
 use super::sockets::Check;
+use super::task::{Duty, Job, Reply, Task};
 use super::traced::Traced;
 use super::usage::usage;
 use crate::collect::Suspects;
@@ -21,7 +25,7 @@ use crate::config::Plugin;
 use crate::hostnet::{self, Call, Listed, Sandboxes};
 use crate::inject::{self, Known};
 use crate::keeper::{Clock, Pulse, Role};
-use crate::metrics::{Allocation, Metrics};
+use crate::metrics::Metrics;
 use crate::nri::message::{Adjustment, Container, Pod};
 use crate::nri::{Answer, Event, Failure, Rejection};
 
@@ -29,41 +33,8 @@ use crate::nri::{Answer, Event, Failure, Rejection};
 /// meanwhile.
 const ASIDE: Duration = Duration::from_millis(250);
 
-/// What this agent is to do about an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Duty {
-    /// Answer it.
-    Answer,
-    /// Note it, since another agent answers.
-    Watch,
-    /// Reject what asks for host ports, since it is not known who answers.
-    Reject(Rejection),
-}
-
-/// An event for the worker.
-pub(super) struct Job {
-    pub(super) event: Event,
-    /// Whether its pod asks for host ports or their variables.
-    pub(super) asks: bool,
-    /// Until then locks are waited for.
-    pub(super) until: Instant,
-    pub(super) reply: oneshot::Sender<Reply>,
-}
-
-/// What becomes of it.
-pub(super) struct Reply {
-    pub(super) answer: Result<Answer, Failure>,
-    /// The role in which this agent has answered.
-    pub(super) led: Option<Role>,
-}
-
-/// What the thread is sent.
-pub(super) enum Task {
-    /// An event, and the role at its time.
-    Event(Box<Job>, Duty, Role),
-    /// Look for holders whose sandboxes the runtime does not have.
-    Look(Role, Option<Listed>),
-}
+/// When what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It ends when the other end of the channel does.
 pub(super) fn start(
@@ -85,15 +56,27 @@ pub(super) fn start(
             own: netns::own().ok(),
             sandboxes: Sandboxes::default(),
             suspects: Suspects::default(),
-            unreported: None,
+            injected: Injected::default(),
+            led: None,
             needs_list,
             metrics,
             checks,
         };
-        for task in received {
+        loop {
+            let task = match worker.injected.due() {
+                None => received.recv().map_err(RecvTimeoutError::from),
+                Some(due) => received.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
             match task {
-                Task::Event(job, duty, role) => worker.serve(*job, &duty, role),
-                Task::Look(role, listed) => {
+                Err(RecvTimeoutError::Timeout) => worker.write(),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Task::Event(job, duty, role)) => worker.serve(*job, &duty, role),
+                Ok(Task::Lead(role)) => {
+                    worker.led = Some(role);
+                    worker.examine();
+                    worker.injected.write_at(Some(Instant::now()));
+                }
+                Ok(Task::Look(role, listed)) => {
                     worker.look(role, listed);
                     kernel::give_back_memory();
                 }
@@ -113,8 +96,9 @@ struct Worker {
     own: Option<NamespaceId>,
     sandboxes: Sandboxes,
     suspects: Suspects,
-    /// What the runtime listed, until its containers have been looked at.
-    unreported: Option<(Vec<Pod>, Vec<Container>)>,
+    injected: Injected,
+    /// The role in which this agent leads, unless it was lost since.
+    led: Option<Role>,
     /// Whether a holder's pod may end without an event.
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
@@ -140,17 +124,17 @@ impl Worker {
         if let Event::Synchronized { pods, containers } = event {
             // The runtime waits for this alone; what follows takes time for each pod.
             let _ = reply.send(Reply { answer: Ok(Answer::Done), led });
-            self.unreported = led.map(|_| (pods, containers));
-            self.report();
+            let seen = if led.is_some() { Seen::RunningUnreported } else { Seen::Running };
+            self.injected.synchronize(pods, containers, seen, self.store.containers());
+            self.examine();
             return;
         }
         if reply.is_closed() {
             // It was answered when it was due: a pod that asks was rejected.
-            if asks {
-                self.forget(&event);
-            }
+            self.miss(&event, asks);
             return;
         }
+        let is_fresh = self.injected.next().is_none();
         let (pulse, clock) = (self.pulse.clone(), self.clock.clone());
         let leads = || pulse.has_still(role, clock.now());
         let is_awaited = || !reply.is_closed() && leads();
@@ -160,9 +144,20 @@ impl Worker {
         if answer.is_err() {
             self.forget(&event);
         }
-        if reply.send(Reply { answer, led }).is_err() && asks {
-            // The runtime was told of a failure meanwhile.
-            self.forget(&event);
+        let variables = match &answer {
+            Ok(Answer::Adjust(adjustment)) => adjustment.env.len(),
+            Ok(Answer::Done) | Err(_) => 0,
+        };
+        let is_late = reply.send(Reply { answer, led }).is_err();
+        if is_late {
+            self.miss(&event, asks);
+        } else if let (Event::CreateContainer { pod, container }, 1..) = (&event, variables) {
+            self.injected.told(pod, container, variables, now());
+        }
+        if is_fresh {
+            self.examine();
+        }
+        if is_late && asks {
             let store = self.aside();
             let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
             if let Some(Err(error)) =
@@ -188,8 +183,27 @@ impl Worker {
                 self.sandboxes.run(&pod.uid, &pod.id, Instant::now());
                 false
             }
-            Event::StopPodSandbox(pod) => self.sandboxes.stop(&pod.uid, &pod.id),
-            Event::RemovePodSandbox(pod) => self.sandboxes.remove(&pod.uid, &pod.id),
+            Event::StopPodSandbox(pod) => {
+                self.injected.end_sandbox(&pod.id);
+                self.sandboxes.stop(&pod.uid, &pod.id)
+            }
+            Event::RemovePodSandbox(pod) => {
+                self.injected.end_sandbox(&pod.id);
+                self.sandboxes.remove(&pod.uid, &pod.id)
+            }
+            Event::ContainerEnded { id } => {
+                self.injected.end_container(id);
+                false
+            }
+        }
+    }
+
+    /// The runtime was answered without this thread: a pod that asks was rejected, and no other was.
+    fn miss(&mut self, event: &Event, asks: bool) {
+        if asks {
+            self.forget(event);
+        } else if let Event::CreateContainer { pod, container } = event {
+            self.injected.put_off(pod, container, Seen::Untold);
         }
     }
 
@@ -201,14 +215,14 @@ impl Worker {
     }
 
     fn answer(
-        &self,
+        &mut self,
         event: &Event,
         has_ended: bool,
         duty: &Duty,
         limits: &Limits<'_>,
     ) -> (Result<Answer, Failure>, Option<Claimed>) {
         match event {
-            Event::Synchronized { .. } => (Ok(Answer::Done), None),
+            Event::Synchronized { .. } | Event::ContainerEnded { .. } => (Ok(Answer::Done), None),
             Event::RunPodSandbox(pod) => match self.run(pod, duty, limits) {
                 Ok(claimed) => (Ok(Answer::Done), claimed),
                 Err(reason) => (Err(Failure::Refused(reason)), None),
@@ -227,42 +241,53 @@ impl Worker {
         }
     }
 
-    /// Names the running containers that were created without their variables. Only a restart helps them.
-    /// Where the store cannot be read, it is tried again at the next look.
-    fn report(&mut self) {
-        let Some((pods, containers)) = self.unreported.take() else { return };
+    /// Examines the containers of which it is not known whether they have their variables, and names those that run
+    /// without. Only a restart helps them. Where the store cannot be read, it is tried again at the next look.
+    fn examine(&mut self) {
         let store = self.aside();
-        for pod in &pods {
-            let own = containers.iter().filter(|one| one.pod_sandbox_id == pod.id);
-            let mut running = own.filter(|container| container.may_run()).peekable();
-            if running.peek().is_none() {
-                continue;
-            }
-            let known = match self.known(pod, &store) {
+        while let Some(pod) = self.injected.next().cloned() {
+            let known = match self.known(&pod, &store) {
                 Ok(known) => known,
                 Err(error) => {
                     tracing::warn!("cannot look for containers without their variables: {error}");
-                    self.unreported = Some((pods, containers));
                     return;
                 }
             };
-            let is_on_host = hostnet::is_on_host(pod, self.own) == Some(true);
-            for container in running {
-                let remedy = match inject::inject(pod, container, &known) {
-                    Ok(told) if !told.iter().any(|it| inject::lacks(container, it)) => continue,
-                    Err(refusal) if !is_on_host => format!("it would be rejected now: {refusal}"),
+            let is_on_host = hostnet::is_on_host(&pod, self.own) == Some(true);
+            for Uninjected { container, refusal } in self.injected.examine(&known, now()) {
+                let remedy = match refusal {
+                    Some(refusal) if !is_on_host => format!("it would be rejected now: {refusal}"),
                     // What the pod lacks is assigned then.
-                    Ok(_) | Err(_) => "delete the Pod to have it created again".to_owned(),
+                    _ => "delete the Pod to have it created again".to_owned(),
                 };
                 self.metrics.uninjected();
                 tracing::warn!(
                     namespace = pod.namespace,
                     pod = pod.name,
-                    container = container.name,
+                    container,
                     "the container runs without the variables of its host ports, because no agent was \
                      connected when it was created; {remedy}"
                 );
             }
+        }
+    }
+
+    /// Writes what is known of the containers, if this agent leads.
+    fn write(&mut self) {
+        self.injected.write_at(None);
+        if !self.led.is_some_and(|role| self.pulse.has_still(role, self.clock.now())) {
+            return;
+        }
+        let store = self.aside();
+        let written = self.injected.as_written().and_then(|containers| {
+            if store.containers().as_ref() == Some(&containers) {
+                return Ok(());
+            }
+            store.lock(&mut Traced(&self.metrics))?.write_containers(&containers)
+        });
+        if let Err(error) = written {
+            tracing::debug!("cannot write agent.containers: {}", in_one_line(&error));
+            self.injected.write_at(Some(Instant::now() + AGAIN));
         }
     }
 
@@ -294,37 +319,19 @@ impl Worker {
         let config = self.plugin.read();
         let config = config.map_err(|error| Rejection::new("configuration", error.to_string()))?;
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
-        let claimed = hostnet::claim(pod, config, &mut call, limits.is_awaited)
-            .inspect_err(|_| self.metrics.allocation(Allocation::Rejected, true))?;
-        if let Some(claimed) = &claimed {
-            self.metrics.allocation(Allocation::Assigned, true);
-            let ports: Vec<_> = claimed.record.chosen_numbers().into_iter().collect();
-            tracing::info!(namespace = pod.namespace, pod = pod.name, ?ports, "assigned");
-        }
-        Ok(claimed)
+        ports::claim(pod, config, &mut call, limits.is_awaited, &self.metrics)
     }
 
     fn release(&self, pod: &Pod, limits: &Limits<'_>) {
-        if hostnet::is_on_host(pod, self.own) == Some(false) {
-            return;
-        }
-        let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
-        match hostnet::release(&pod.uid, limits.leads, &mut call) {
-            Ok(true) => {
-                self.metrics.allocation(Allocation::Released, true);
-                tracing::info!(namespace = pod.namespace, pod = pod.name, "released");
-            }
-            Ok(false) => {}
-            // The removal of the sandbox, or a later look, tries again.
-            Err(error) => {
-                self.metrics.allocation(Allocation::Kept, true);
-                tracing::warn!(pod = pod.name, "cannot release host ports: {error}");
-            }
+        if hostnet::is_on_host(pod, self.own) != Some(false) {
+            let mut call =
+                Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
+            ports::release(pod, limits.leads, &mut call, &self.metrics);
         }
     }
 
     fn create(
-        &self,
+        &mut self,
         pod: &Pod,
         container: &Container,
         duty: &Duty,
@@ -333,13 +340,18 @@ impl Worker {
         match duty {
             Duty::Answer => {}
             Duty::Reject(reason) if limits.asks => return Err(reason.clone()),
-            Duty::Reject(_) | Duty::Watch => return Ok(None),
+            Duty::Reject(_) | Duty::Watch => {
+                let seen = if *duty == Duty::Watch { Seen::Told } else { Seen::Untold };
+                self.injected.put_off(pod, container, seen);
+                return Ok(None);
+            }
         }
         let mut known = match self.known(pod, &limits.store) {
             Ok(known) => known,
             Err(error) if limits.asks => return Err(Rejection::new("state_directory", error)),
             Err(error) => {
                 tracing::warn!(pod = pod.name, "cannot look for host ports: {error}");
+                self.injected.put_off(pod, container, Seen::Untold);
                 return Ok(None);
             }
         };
@@ -394,12 +406,12 @@ impl Worker {
     }
 
     fn look(&mut self, role: Role, listed: Option<Listed>) {
-        self.report();
+        self.examine();
         if let Some(listed) = listed {
             self.sandboxes.reconcile(&listed);
         }
         let store = self.aside();
-        let call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
+        let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
         let listing = match app::list(call.store, call.log) {
             Ok(listing) => listing.unwrap_or_default(),
             Err(error) => {
@@ -420,18 +432,7 @@ impl Worker {
         let leads = || self.pulse.has_still(role, self.clock.now());
         for record in self.suspects.look(records, &self.sandboxes, Instant::now(), call.now) {
             let (holder, is_on_host) = (&record.owner.holder, hostnet::is_of_host(record));
-            match app::release(call.store, holder, &leads, call.now, call.log) {
-                Ok(_) if leads() => {
-                    self.metrics.allocation(Allocation::Released, is_on_host);
-                    tracing::info!(%holder, "released the host ports of a sandbox that no longer exists");
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.metrics.allocation(Allocation::Kept, is_on_host);
-                    let error = error.in_one_line();
-                    tracing::warn!(%holder, "cannot release host ports: {error}");
-                }
-            }
+            ports::release_lost(holder, is_on_host, &leads, &mut call, &self.metrics);
         }
     }
 }

@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod doors;
 mod figures;
+mod injected;
 mod late;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -74,7 +75,7 @@ fn tool(program: &str, words: &str) {
 }
 
 fn run(runtime: &mut Connection, pod: &Pod) -> Result<(), Status> {
-    let change = StateChange { event: 1, pod: Some(pod.clone()) };
+    let change = StateChange { event: 1, pod: Some(pod.clone()), container: None };
     runtime.call("StateChange", &change).map(drop)
 }
 

@@ -88,7 +88,7 @@ fn it_asks_for_four_events_only() {
     let events = against(script, async |session| {
         accept_all(session).await;
     });
-    assert_eq!(events, 0x0f);
+    assert_eq!(events, 0x60f);
 }
 
 #[test]
@@ -158,11 +158,11 @@ fn events_of_old_and_new_runtimes_are_the_same() {
         let mut connection = runtime.connect(Vec::new(), Vec::new());
         let methods = ["RunPodSandbox", "StopPodSandbox", "RemovePodSandbox"];
         for (event, method) in (1..).zip(methods) {
-            let change = StateChange { event, pod: Some(pod("a")) };
+            let change = StateChange { event, pod: Some(pod("a")), container: None };
             connection.call("StateChange", &change).expect("it is accepted");
             connection.call(method, &PodEvent { pod: Some(pod("a")) }).expect("it is accepted");
         }
-        let status = connection.call("StopContainer", &PodEvent::default()).expect_err("unknown");
+        let status = connection.call("StartContainer", &PodEvent::default()).expect_err("unknown");
         assert_eq!(status.code, 12, "{status:?}");
     };
     against(script, async |session| {

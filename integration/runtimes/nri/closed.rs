@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Agent, PORTS, REQUIRED, number, pid, same};
 use crate::daemon::{Containerd, Release};
 use crate::machine::wait_until;
+use crate::stage::plugin::Plugin;
 use crate::stage::probe::Transport;
 use crate::stage::view::assert_nothing_held;
 
@@ -154,12 +155,30 @@ fn the_next_agent_reports(node: &Containerd, rows: &[Row]) {
         let names = |line: &str| line.contains("without the variables") && line.contains(&pod);
         wait_until(&format!("the agent reports {name}"), || agent.log().lines().any(names));
     }
+    // The command line names them too.
+    let program = Plugin::Autoport.path();
+    let told = |words: &[&str]| node.machine.try_run(&program.to_string_lossy(), words).1;
+    let wait_for = |with: usize, without: usize| {
+        let counted = format!("{with} with their variables, {without} without");
+        wait_until(&counted, || told(&["status"]).contains(&counted));
+    };
+    wait_for(0, 5);
+    let report = told(&["doctor"]);
+    assert!(report.contains("their host ports: 5 containers: late ("), "{report}");
+    let shown = told(&["show", "shop/web"]);
+    assert!(shown.contains("runs without its variables since"), "{shown}");
     for (row, pod) in [(0, web(node, "web")), (2, host(node, "host"))] {
         let sandbox = rows[row].sandbox.as_ref().expect("it was created");
         let container = node.serves(&pod, sandbox, &["AUTOPORT_PORT_HTTP"]);
         let port = number(&node.environment(&container), "AUTOPORT_HOST_PORT_HTTP");
         let name = pod["metadata"]["name"].as_str().expect("a name");
         node.machine.assert_reached(name, Transport::Tcp, port);
+        wait_for(1, 5);
+        // One that ends by itself is not counted, nor one that is stopped.
+        node.creates(&pod, sandbox, "short", json!({"args": ["-print", "/proc/self/environ"]}));
+        wait_for(1, 5);
+        node.does("end", &container);
+        wait_for(0, 5);
     }
 }
 

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use autoport::event::Silent;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::collect::SECOND_LOOK;
@@ -16,7 +17,8 @@ fn worker(dir: &Path) -> Worker {
         own: None,
         sandboxes: Sandboxes::default(),
         suspects: Suspects::default(),
-        unreported: None,
+        injected: Injected::default(),
+        led: None,
         needs_list: Arc::default(),
         metrics: Metrics::default(),
         checks: mpsc::channel().0,
