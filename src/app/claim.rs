@@ -10,7 +10,7 @@ use crate::event::{Event, Log, Undone};
 use crate::kernel::{self, Change, Nft};
 use crate::model::{Ask, Mapping, Record};
 use crate::plan;
-use crate::store::{self, Locked, Store};
+use crate::store::{self, Store};
 
 /// What a claim got.
 #[derive(Debug)]
@@ -103,6 +103,10 @@ fn grant(
     // What is held from before this change until after it.
     let mappings = before.as_ref().map_or(&[][..], |before| &before.mappings);
     let held = Record { mappings: plan::union(mappings, &wanted.mappings), ..wanted.clone() };
+    if let Some(container_id) = wanted.owner.container_id() {
+        // Before the container has a directory: mostly it has nothing there.
+        command.finish(|locked| locked.leaving(container_id));
+    }
     let recorded = locked.save(&held).map_err(Error::from);
     if let Err(error) = recorded.and_then(|()| apply(command, change, opening.as_ref(), &wanted)) {
         if !matches!(error, Error::Kernel(kernel::Error::Unanswered)) {
@@ -111,10 +115,7 @@ fn grant(
         }
         return Err(error);
     }
-    let given_up = before.as_ref().map_or(Ok(()), |before| give_up(locked, before, &wanted));
-    if let Some(container_id) = wanted.owner.container_id() {
-        command.finish(|locked| locked.leaving(container_id));
-    }
+    let given_up = before.as_ref().map_or(Ok(()), |before| give_up(command, before, &wanted));
     let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
     // Where the next choices begin.
     let mut cursors = cursors.iter();
@@ -151,12 +152,13 @@ fn apply(
 }
 
 /// Records only what is held now, and what is no longer translated as leaving.
-fn give_up(locked: &Locked, before: &Record, wanted: &Record) -> Result<(), Error> {
+fn give_up(command: &mut UnderLock<'_>, before: &Record, wanted: &Record) -> Result<(), Error> {
     let is_gone = |old: &&Mapping| wanted.mappings.binary_search(old).is_err();
     let gone: Vec<_> = before.mappings.iter().filter(is_gone).copied().collect();
     if gone.is_empty() {
         return Ok(());
     }
-    locked.leave(&Record { mappings: gone, ..before.clone() })?;
-    Ok(locked.save(wanted)?)
+    let leaving = command.locked.leave(Record { mappings: gone, ..before.clone() })?;
+    command.finish(|_| Ok(vec![leaving]));
+    Ok(command.locked.save(wanted)?)
 }

@@ -96,8 +96,10 @@ impl Locked {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn leave(&self, gone: &Record) -> Result<(), Error> {
-        free_place(gone).map_or(Ok(()), |place| record::write(&self.disk, &place, gone))
+    pub fn leave(&self, gone: Record) -> Result<Leaving, Error> {
+        let place = free_place(&gone);
+        place.iter().try_for_each(|place| record::write(&self.disk, place, &gone))?;
+        Ok(Leaving { record: gone, place })
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) const START: &str = "runtime start";
 pub(super) const EXIT: &str = "exit";
 
 /// An ADD on a node that has the table, in order. `brk` is memory for whatever is being done.
-pub(super) const STEPS: [Step; 25] = [
+pub(super) const STEPS: [Step; 26] = [
     step(
         START,
         "the C library's start, in every static program: heap, thread, stack guard; what is constant \
@@ -140,6 +140,11 @@ pub(super) const STEPS: [Step; 25] = [
             ("read", ""),
             ("close", ""),
         ],
+    ),
+    step(
+        "store",
+        "whether a command that was killed has left connections of this container to end",
+        &[("openat", "/containers/")],
     ),
     step(
         "store",

@@ -270,7 +270,7 @@ fn what_is_no_leaving_record_is_nothing() {
         fs::create_dir_all(path.parent().expect("a parent")).expect("making a directory");
         fs::write(path, bytes).expect("writing");
     };
-    locked.leave(&record).expect("leaving");
+    locked.leave(record.clone()).expect("leaving");
     let [left] = &locked.leaving("4f2a").expect("looking")[..] else { panic!("one is leaving") };
     assert_eq!(left.record, record);
     drop(locked.unlock().forget(left));
