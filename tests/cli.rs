@@ -3,13 +3,15 @@
 #![expect(clippy::disallowed_methods, reason = "a test has files and children")]
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use autoport::event::Silent;
 use autoport::model::{Attachment, HostPort, Mapping, Masquerade, Owner, Policy, Protocol, Record};
 use autoport::store::Store;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// A state directory with 1,000 held ports: more output than fits into a pipe or a buffer.
@@ -49,7 +51,7 @@ fn busy() -> (TempDir, PathBuf) {
 /// Runs `autoport list`.
 fn list(dir: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
-    command.arg("list").arg("--state-dir").arg(dir);
+    command.args(["list", "-o", "wide", "--state-dir"]).arg(dir);
     command.env_remove("CNI_COMMAND").stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     command.spawn().and_then(std::process::Child::wait_with_output).expect("it is built")
 }
@@ -67,6 +69,9 @@ fn the_operator_is_served() {
     let whole = list(&dir, Stdio::piped(), Stdio::piped());
     assert!(whole.status.success() && whole.stderr.is_empty(), "{whole:?}");
     assert_eq!(String::from_utf8_lossy(&whole.stdout).lines().count(), 1_001);
+    let (_, lines, _) = run(&dir, &["list"]);
+    let row = "0.0.0.0:10000-10999/udp  10.1.0.5:10000-10999  -     static";
+    assert!(lines.lines().count() == 2 && lines.contains(row), "{lines}");
 
     // Who reads no further has seen enough.
     let cut = list(&dir, unread(), Stdio::piped());
@@ -89,10 +94,14 @@ fn the_operator_is_served() {
     assert_eq!(lock.len(), 0, "what was printed is in the lock");
 
     reserving(&dir);
+    watching(&dir);
 
     // Nobody has to read what is wrong.
     let nothing = list(Path::new("/nonexistent/state"), Stdio::piped(), unread());
-    assert_eq!(nothing.status.code(), Some(0), "{nothing:?}");
+    assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
+    let nothing = list(Path::new("/nonexistent/state"), Stdio::piped(), Stdio::piped());
+    let told = String::from_utf8_lossy(&nothing.stderr);
+    assert!(told.starts_with("autoport: /nonexistent/state is not a state directory"), "{told}");
     let refused = list(Path::new("/dev/null"), Stdio::piped(), unread());
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
@@ -107,25 +116,35 @@ fn run(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 fn reserving(dir: &Path) {
-    let worked = (Some(0), String::new(), String::new());
-    assert_eq!(run(dir, &["reserve", "dns", "53/udp", "53", "443@192.0.2.1"]), worked);
+    let worked = |told: &str| (Some(0), format!("{told}\n"), String::new());
+    assert_eq!(
+        run(dir, &["reserve", "dns", "53/udp", "53", "443@192.0.2.1"]),
+        worked("reserved for dns: 53/tcp 53/udp 443/tcp@192.0.2.1, until the next reboot")
+    );
     let (_, listed, _) = run(dir, &["list"]);
     let of_dns = |listed: &str| -> Vec<String> {
         let lines = listed.lines().filter(|line| line.ends_with("  reservation dns"));
-        lines.map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ")).collect()
+        lines.map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect()
     };
-    let expected = [
-        "0.0.0.0:53/tcp - -",
-        "[::]:53/tcp - -",
-        "0.0.0.0:53/udp - -",
-        "[::]:53/udp - -",
-        "192.0.2.1:443/tcp - -",
-    ];
-    assert_eq!(of_dns(&listed), expected);
+    assert_eq!(of_dns(&listed), ["0.0.0.0:53/tcp -", "0.0.0.0:53/udp -", "192.0.2.1:443/tcp -"]);
 
     // The same name again replaces what it had.
-    assert_eq!(run(dir, &["reserve", "dns", "54/sctp@2001:db8::1"]), worked);
-    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp - -"]);
+    assert_eq!(
+        run(dir, &["reserve", "dns", "53-55"]),
+        worked(
+            "reserved for dns: 53-55/tcp, until the next reboot\n\
+             no longer reserved for dns: 53/udp 443/tcp@192.0.2.1"
+        )
+    );
+    assert_eq!(of_dns(&run(dir, &["list"]).1), ["0.0.0.0:53-55/tcp -"]);
+    assert_eq!(
+        run(dir, &["reserve", "dns", "54/sctp@2001:db8::1"]),
+        worked(
+            "reserved for dns: 54/sctp@2001:db8::1, until the next reboot\n\
+             no longer reserved for dns: 53-55/tcp"
+        )
+    );
+    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp -"]);
 
     for (arguments, told) in [
         (
@@ -145,7 +164,7 @@ fn reserving(dir: &Path) {
         assert!(stderr.contains(told), "{arguments:?}: {stderr}");
     }
     // A refusal changes nothing.
-    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp - -"]);
+    assert_eq!(of_dns(&run(dir, &["list"]).1), ["[2001:db8::1]:54/sctp -"]);
 
     for (port, told) in [
         ("0", "port \"0\" is not a number from 1 to 65535"),
@@ -160,6 +179,27 @@ fn reserving(dir: &Path) {
         assert!(stderr.contains(told), "{port}: {stderr}");
     }
 
-    assert_eq!(run(dir, &["release", "dns"]), worked);
+    assert_eq!(run(dir, &["release", "dns"]), worked("released from dns: 54/sctp@2001:db8::1"));
     assert!(of_dns(&run(dir, &["list"]).1).is_empty());
+}
+
+/// The list is printed again when it has changed, and not before.
+fn watching(dir: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
+    command.args(["list", "--watch", "--no-headers", "--port", "9100", "--state-dir"]).arg(dir);
+    command.env_remove("CNI_COMMAND").stdout(Stdio::piped());
+    let mut watch = command.spawn().expect("it is built");
+    let mut lines = BufReader::new(watch.stdout.take().expect("a pipe")).lines();
+    assert_eq!(run(dir, &["reserve", "other", "9200"]).0, Some(0));
+    assert_eq!(run(dir, &["reserve", "exporter", "9100"]).0, Some(0));
+    let mut next = || lines.next().expect("it goes on").expect("text");
+    let first = next();
+    let first = if first.is_empty() { next() } else { first };
+    assert!(first.starts_with("0.0.0.0:9100/tcp  -  -  -  -  "), "{first}");
+    assert_eq!(run(dir, &["release", "exporter"]).0, Some(0));
+    assert_eq!(next(), "", "the next list is empty");
+    let process = Pid::from_raw(watch.id().try_into().expect("a number"));
+    kill(process, Signal::SIGTERM).expect("it is ours");
+    assert!(watch.wait().expect("it ends").success());
+    assert_eq!(run(dir, &["release", "other"]).0, Some(0));
 }

@@ -82,7 +82,7 @@ fn settled(answer: Value) -> String {
     fn settle(value: &mut Value) {
         match value {
             Value::Object(members) => members.iter_mut().for_each(|(key, value)| {
-                let differs = ["created", "ageSeconds", "device", "inode"].contains(&key.as_str());
+                let differs = ["ageSeconds", "device", "inode"].contains(&key.as_str());
                 if differs && value.is_u64() { *value = json!(key) } else { settle(value) }
             }),
             Value::Array(items) => items.iter_mut().for_each(settle),
@@ -122,7 +122,13 @@ fn list_shows_who_holds_what() {
     assert_snapshot("list.txt", &listed);
 
     let (code, all) = json_of(&["list"]);
-    assert_eq!((code, ports(&all).len()), (Some(0), listed.lines().count() - 1));
+    let wide = told(&["list", "-o", "wide"]);
+    assert_eq!((code, ports(&all).len()), (Some(0), wide.lines().count() - 1));
+    assert_snapshot("list-wide.txt", &wide);
+    let bare = told(&["list", "--no-headers"]);
+    assert_eq!(listed.lines().skip(1).count(), bare.lines().count());
+    let yaml = told(&["list", "-o", "yaml", "--pod", "web"]);
+    assert!(yaml.starts_with("attachments:\n- ") && yaml.contains("name: game\n"), "{yaml}");
     let web = all["attachments"].as_array().expect("a list");
     let web = web.iter().find(|one| one["containerId"] == "4f2a").expect("web");
     assert!(web["ageSeconds"].as_u64().is_some_and(|age| age > 3 * 86_400), "{web}");
@@ -130,6 +136,7 @@ fn list_shows_who_holds_what() {
 
     for (filter, expected) in [
         (&["--port", "8080"][..], &["0.0.0.0:8080/tcp", ":::8080/tcp"][..]),
+        (&["--port", "8000-8053"], &["192.0.2.1:8053/udp"]),
         (
             &["--namespace", "shop", "--protocol", "UDP"],
             &["0.0.0.0:20001/udp", "192.0.2.1:8053/udp", ":::20001/udp"],
@@ -157,9 +164,13 @@ fn show_knows_record_and_kernel() {
     let before = snapshot();
     let shown = told(&["show", "shop/web"]);
     assert_snapshot("show-pod.txt", &shown);
-    for same in ["web", "uid-web", "4f2a", "4f", "8080", "8080/tcp", "20001/udp"] {
+    for same in ["web", "uid-web", "4f2a", "4f"] {
         assert_eq!(told(&["show", same]), shown, "{same}");
     }
+    let one = told(&["show", "20001/udp"]);
+    assert_snapshot("show-port.txt", &one);
+    assert_ne!(told(&["show", "20001"]), one);
+    assert_eq!(told(&["show", "20001-20009/udp"]), one);
     assert_snapshot("show-container.txt", &told(&["show", "01234"]));
     assert_snapshot("show-reservation.txt", &told(&["show", "53"]));
     assert_eq!(told(&["show", "dns"]), told(&["show", "53"]));
@@ -256,7 +267,7 @@ fn show_and_list_say_whom_they_do_not_know() {
     assert_fails(&["env", "web"], 1, "no pod, container or reservation web holds a host port");
     let (status, listed, stderr) = autoport(&["list"]);
     assert!(status.success() && stderr.contains("nothing has been recorded in /run/autoport yet"));
-    assert_eq!(listed, "HOST PORT  TARGET  CHOICE  STATE  AGE  HOLDER\n");
+    assert_eq!(listed, "HOST PORT  TARGET  NAME  CHOICE  STATE  AGE  HOLDER\n");
     let empty = json!({"attachments": [], "reservations": [], "unreadable": []});
     assert_eq!(json_of(&["list"]).1, empty);
     assert!(!Path::new(STATE).exists(), "looking makes nothing");
@@ -280,7 +291,9 @@ fn show_and_list_say_whom_they_do_not_know() {
         (&["show"], "<PORT|POD>"),
         (&["list", "--port", "x"], "port \"x\" is not a number"),
         (&["list", "--protocol", "icmp"], "[possible values: tcp, udp, sctp]"),
-        (&["list", "--output", "yaml"], "[possible values: table, json]"),
+        (&["list", "--output", "xml"], "[possible values: table, wide, json, yaml]"),
+        (&["list", "--port", "9-8"], "range \"9-8\" is empty: write the lower port first"),
+        (&["trace", "8-9"], "\"8-9\" is more than one port"),
         (&["explain", "--nft", "--output", "json"], "cannot be used with"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
@@ -363,9 +376,10 @@ fn status_says_what_cni_would() {
 fn what_changes_something_says_it_to_programs_too() {
     let scene = Scene::new();
     let place = |address: &str| json!({"protocol": "tcp", "address": address, "port": 9100});
-    let both = json!({"name": "node", "hosts": [place("0.0.0.0"), place("::")]});
-    assert_eq!(json_of(&["reserve", "node", "9100"]), (Some(0), both.clone()));
-    assert_eq!(json_of(&["release", "node"]), (Some(0), both));
+    let hosts = [place("0.0.0.0"), place("::")];
+    let made = json!({"name": "node", "hosts": hosts, "persistent": false, "released": []});
+    assert_eq!(json_of(&["reserve", "node", "9100"]), (Some(0), made));
+    assert_eq!(json_of(&["release", "node"]), (Some(0), json!({"name": "node", "hosts": hosts})));
 
     assert_snapshot("gc-dry-run.txt", &told(&["gc", "--dry-run"]));
     let (code, answer) = json_of(&["gc", "--dry-run"]);

@@ -78,7 +78,7 @@ impl Scene {
         let (status, listed, stderr) = autoport(&["list"]);
         assert!(status.success() && listed.contains("8090/tcp"), "{what}: {listed}{stderr}");
         assert!(stderr.contains("blue:web:eth0.json cannot be read"), "{what}: {stderr}");
-        let collected = told(&["gc"]);
+        let collected = told(&["gc", "-o", "wide"]);
         assert!(collected.contains("kept blue:web:eth0: record"), "{what}: {collected}");
         // Whoever has to build the table again keeps what is there of the record nobody can read.
         nft(&format!("flush chain {TABLE} hostports"));

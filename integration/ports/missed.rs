@@ -38,7 +38,7 @@ fn blind() -> Vec<&'static str> {
 /// The state that a listing shows of a port.
 fn state(listed: &str, port: u16) -> &str {
     let line = listed.lines().find(|line| line.contains(&format!("0.0.0.0:{port}/tcp")));
-    line.and_then(|line| line.split_whitespace().nth(3)).unwrap_or_default()
+    line.and_then(|line| line.split_whitespace().nth(4)).unwrap_or_default()
 }
 
 /// Whether the process has moved to a network namespace of its own.
@@ -86,7 +86,7 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
     assert!(would.ends_with("2 would be removed, 3 kept\n"), "{would}");
     assert_eq!(snapshot(), before, "a dry run changes nothing");
 
-    let done = told(&["gc"]);
+    let done = told(&["gc", "-o", "wide"]);
     for line in [
         "removed container blue/gone1/eth0 (2 host ports): its network namespace no longer exists",
         "removed container green/gone2/eth0 (2 host ports): its network namespace no longer exists",
@@ -124,7 +124,7 @@ fn from_another_mount_namespace_nobody_is_gone() {
     let words = blind();
     let elsewhere = |arguments: &[&str]| under(&words, arguments);
     assert_eq!(state(&elsewhere(&["list"]).1, 8081), "unknown");
-    let (status, collected, _) = elsewhere(&["gc"]);
+    let (status, collected, _) = elsewhere(&["gc", "-o", "wide"]);
     let reason = "it may be in use: its path was recorded in another mount namespace";
     assert!(status.success() && collected.contains(reason), "{collected}");
     assert!(collected.ends_with("0 removed, 1 kept\n"), "{collected}");

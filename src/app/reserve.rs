@@ -7,15 +7,19 @@ use crate::model::HostPort;
 use crate::netns;
 use crate::store::{self, Key, Reservation, Store, Who};
 
-/// Records `reservation`, in place of the one of that name. The kernel is not told: a reserved port
-/// leads nowhere.
+/// Records `reservation`, in place of the one of that name, which it gives. One that outlives a boot is
+/// replaced by one that does. The kernel is not told: a reserved port leads nowhere.
 ///
 /// An attachment that holds one of the ports keeps it, even one that would give way to a container.
 ///
 /// # Errors
 /// [`Error::Taken`], [`Error::Unreadable`] for the first who holds one of the ports; or what the
 /// store says.
-pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> Result<(), Error> {
+pub fn reserve(
+    store: &Store,
+    reservation: &mut Reservation,
+    log: &mut dyn Log,
+) -> Result<Option<Reservation>, Error> {
     let own = Key::of_reservation(&reservation.name).map_err(store::Error::from)?;
     let locked = store.lock(log)?;
     locked.belongs_here()?;
@@ -38,16 +42,22 @@ pub fn reserve(store: &Store, reservation: &Reservation, log: &mut dyn Log) -> R
             }
         }
     }
+    let before = match locked.who(&own) {
+        Some(Who::Reservation(before)) => Some(before),
+        Some(Who::Record(_) | Who::Unreadable(_)) | None => None,
+    };
+    reservation.persistent |= before.as_ref().is_some_and(|before| before.persistent);
     match locked.reserve(reservation) {
         Err(store::Error::Unreadable(unreadable))
             if unreadable.key == own && unreadable.is_discardable() =>
         {
             log.note(unreadable.event(Then::Replaced));
             locked.release(&reservation.name)?;
-            Ok(locked.reserve(reservation)?)
+            locked.reserve(reservation)?;
         }
-        outcome => Ok(outcome?),
+        outcome => outcome?,
     }
+    Ok(before)
 }
 
 /// Ends the reservation of this name and says which ports that frees; `None` when there is none.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use autoport::model::Protocol;
+use autoport::model::{PortRange, Protocol};
 use autoport::plan::Spot;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -33,12 +33,16 @@ const EXIT_STATUS: &str = "\
 Exit status: 0 success; 1 the command failed; 2 wrong arguments; 3 the command found a problem.";
 
 /// Output format.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Text for people; it can change with every release
     Table,
+    /// The same, with every host port and address in a row of its own
+    Wide,
     /// One JSON object with the fields documented in docs/cli.md
     Json,
+    /// The same object as YAML
+    Yaml,
 }
 
 #[derive(Subcommand)]
@@ -55,7 +59,7 @@ pub(crate) enum Command {
     /// Its record, and its elements, chains and connections in the kernel. Exit status 3: the kernel differs
     /// from the record.
     Show {
-        /// 8080, 53/udp, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
+        /// 8080, 53/udp, 20000-20010, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
         /// name of a reservation
         #[arg(value_name = "PORT|POD", value_parser = subject)]
         what: Subject,
@@ -90,8 +94,8 @@ pub(crate) enum Command {
     /// Release the ports of pods that no longer exist
     ///
     /// For containers of any network that were deleted without a CNI DEL. Prints each holder that was
-    /// released or kept, with the reason. Holders whose state is unknown and records that cannot be read are
-    /// kept.
+    /// released, with the reason, and how many were kept. Holders whose state is unknown and records that cannot
+    /// be read are kept; -o wide prints them as well.
     Gc {
         /// Only print what would be released
         #[arg(long)]
@@ -99,8 +103,9 @@ pub(crate) enum Command {
     },
     /// Reserve ports for a program that is not a container
     ///
-    /// No pod is assigned a reserved port. Replaces an existing reservation of the same name. A reservation
-    /// ends with `autoport release` or, without --persist, at a reboot.
+    /// No pod is assigned a reserved port. Replaces an existing reservation of the same name, and prints which of
+    /// its ports are no longer reserved. A reservation ends with `autoport release` or, without --persist, at a
+    /// reboot.
     Reserve(Reserve),
     /// Delete a reservation
     Release {
@@ -178,9 +183,15 @@ pub(crate) struct List {
     /// Only this pod or container: NAMESPACE/NAME, a name or UID, or the beginning of a container ID
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
-    /// Only this number, on any address
-    #[arg(long, value_name = "PORT", value_parser = port_number)]
-    pub(crate) port: Option<NonZeroU16>,
+    /// Only this number, or this range, on any address
+    #[arg(long, value_name = "PORT[-LAST]", value_parser = port_range)]
+    pub(crate) port: Option<PortRange>,
+    /// Print the list again whenever it has changed, until SIGTERM
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// Leave out the line with the names of the columns
+    #[arg(long)]
+    pub(crate) no_headers: bool,
     /// Only this protocol
     #[arg(long, value_name = "PROTO", ignore_case = true)]
     #[arg(value_parser = PossibleValuesParser::new(["tcp", "udp", "sctp"]).try_map(protocol))]
@@ -191,13 +202,21 @@ pub(crate) struct List {
 pub(crate) struct Reserve {
     /// The reservation's name: letters, digits, '_', '.' and '-'
     pub(crate) name: String,
-    /// The ports: 8080, 53/udp, 443@192.0.2.1. The default protocol is tcp, the default address every
-    /// address of the node
-    #[arg(required = true, value_name = "PORT[/PROTO][@ADDRESS]", value_parser = port)]
-    pub(crate) ports: Vec<Spot>,
-    /// Keep the reservation across reboots
+    /// The ports: 8080, 9000-9010, 53/udp, 443@192.0.2.1. The default protocol is tcp, the default address
+    /// every address of the node
+    #[arg(required = true, value_name = "PORT[-LAST][/PROTO][@ADDRESS]", value_parser = port)]
+    pub(crate) ports: Vec<Ports>,
+    /// Keep the reservation across reboots; one that is kept stays so when it is replaced
     #[arg(long)]
     pub(crate) persist: bool,
+}
+
+/// Ports in one protocol, on one address or on all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    pub(crate) protocol: Protocol,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) range: PortRange,
 }
 
 #[derive(Args)]
@@ -275,7 +294,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 /// Whom, or what, an operator asks about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    Port(NonZeroU16, Option<Protocol>),
+    Port(PortRange, Option<Protocol>),
     /// Whatever has this name.
     Name(String),
 }
@@ -286,17 +305,28 @@ fn subject(text: &str) -> Result<Subject, String> {
         return Err("a name must not be empty".to_owned());
     }
     let (number, name) = text.split_once('/').map_or((text, None), |(n, p)| (n, Some(p)));
-    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_range = number.split('-').all(is_number) && number.contains('-');
     let fits = number.parse::<u16>().is_ok_and(|port| port.to_string() == number);
-    if !is_number || number.is_empty() || !fits && name.is_none() {
+    if !is_range && (!is_number(number) || !fits && name.is_none()) {
         return Ok(Subject::Name(text.to_owned()));
     }
     let protocol = name.map(protocol).transpose()?;
-    Ok(Subject::Port(port_number(number)?, protocol))
+    Ok(Subject::Port(port_range(number)?, protocol))
 }
 
-/// `PORT[/PROTO][@ADDRESS]`.
-fn port(text: &str) -> Result<Spot, String> {
+/// `PORT` or `FIRST-LAST`.
+fn port_range(text: &str) -> Result<PortRange, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = PortRange { first: port_number(first)?, last: port_number(last)? };
+    if range.first > range.last {
+        return Err(format!("range {text:?} is empty: write the lower port first"));
+    }
+    Ok(range)
+}
+
+/// `PORT[-LAST][/PROTO][@ADDRESS]`.
+fn port(text: &str) -> Result<Ports, String> {
     let (rest, address) = match text.split_once('@') {
         Some((rest, address)) => (rest, Some(node_address(address)?)),
         None => (text, None),
@@ -305,15 +335,18 @@ fn port(text: &str) -> Result<Spot, String> {
         Some((number, name)) => (number, protocol(name)?),
         None => (rest, Protocol::Tcp),
     };
-    Ok(Spot { protocol, address, port: port_number(number)? })
+    Ok(Ports { protocol, address, range: port_range(number)? })
 }
 
 fn port_without_address(text: &str) -> Result<Spot, String> {
-    let port = port(text)?;
-    if port.address.is_some() {
+    let Ports { protocol, address, range } = port(text)?;
+    if address.is_some() {
         return Err("give the destination address with --to".to_owned());
     }
-    Ok(port)
+    if range.first != range.last {
+        return Err(format!("{text:?} is more than one port; a packet has one"));
+    }
+    Ok(Spot { protocol, address, port: range.first })
 }
 
 fn port_number(text: &str) -> Result<NonZeroU16, String> {

@@ -7,10 +7,11 @@ use autoport::app::{self, Explained, Foreseen, NO_INSTANCE, Superseded, Told};
 use autoport::cni::Env;
 use serde::Serialize;
 
-use super::holders::{cells, name_of};
+use super::arguments::Format;
+use super::holders::{name_of, with_times};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 use super::status::Refusal;
-use super::{Failure, note, now};
+use super::{Failure, note, now, rows};
 
 /// What counts where the environment says nothing.
 const ASSUMED: [(&str, &str); 4] = [
@@ -31,6 +32,7 @@ pub(super) struct Explanation {
     unseen: Vec<String>,
     /// What ADD would write to its log.
     log: Vec<String>,
+    #[serde(serialize_with = "with_times")]
     granted: Option<Foreseen>,
     /// Whether only the script is printed.
     #[serde(skip)]
@@ -73,8 +75,9 @@ fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
     write!(out, "ADD for {} ({}) ", name_of(&record.owner), record.owner.holder)?;
     out.paint(GOOD, "would be granted")?;
     writeln!(out, ":\n")?;
-    let rows = cells(record).map(|(_, cells)| cells);
-    out.table("  ", ["HOST PORT", "TARGET", "CHOICE"], rows)?;
+    let rows = rows::arranged(rows::of(record, &[]), out.format == Format::Wide);
+    let rows = rows.into_iter().map(|row| row.cells());
+    out.table("  ", ["HOST PORT", "TARGET", "NAME", "CHOICE"], rows)?;
     writeln!(out)?;
     if granted.random {
         writeln!(out, "The numbers are chosen at random; ADD would choose different ones.")?;

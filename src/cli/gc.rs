@@ -4,6 +4,7 @@ use std::io;
 
 use autoport::app::{self, Collected, Judged};
 
+use super::arguments::Format;
 use super::output::{Answer, Screen};
 use super::{Failure, Store, now};
 
@@ -11,7 +12,9 @@ impl Answer for Collected {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let dry = ["would remove", "would be removed"];
         let [verb, total] = if self.dry_run { dry } else { ["removed"; 2] };
-        for Judged { name, host_ports, removed, reason, .. } in &self.holders {
+        let all = out.format == Format::Wide;
+        let shown = self.holders.iter().filter(|one| all || one.removed || one.failure.is_some());
+        for Judged { name, host_ports, removed, reason, .. } in shown {
             let verb = if *removed { verb } else { "kept" };
             let held = host_ports.map_or(String::new(), |count| format!(" ({count} host ports)"));
             writeln!(out, "{verb} {name}{held}: {reason}")?;

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use autoport::app::{InKernel, Listing, Unread};
-use autoport::model::{Holder, Mapping, Owner, Record};
+use autoport::model::{Holder, HostPort, Owner, Record};
 use autoport::netns::Fate;
-use autoport::{plan, store};
-use serde::Serialize;
+use autoport::store;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
-use super::now;
-use super::output::{BAD, Cell, DOUBTFUL, GOOD, Style, age, timestamp};
+use super::output::{BAD, DOUBTFUL, GOOD, Style, age, timestamp};
+use super::{now, rows};
 
 /// Who holds host ports, and since when.
 #[derive(Serialize)]
@@ -23,7 +25,7 @@ pub(super) struct Holders {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Attachment {
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "with_names")]
     pub(super) record: Record,
     /// What the evidence means, in a word.
     pub(super) state: &'static str,
@@ -33,6 +35,41 @@ pub(super) struct Attachment {
     pub(super) age_seconds: Option<u64>,
     #[serde(flatten)]
     pub(super) details: Option<Details>,
+}
+
+/// The record, with the name of each port in its mapping.
+fn with_names<S: Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(record).map_err(S::Error::custom)?;
+    let mappings = value["mappings"].as_array_mut().into_iter().flatten();
+    for (shown, mapping) in mappings.zip(&record.mappings) {
+        shown["name"] = rows::name_of(record, &mapping.host).map_or(Value::Null, Value::from);
+    }
+    with_times(&value, serializer)
+}
+
+/// A value, with each time in it as RFC 3339 writes it, or `null` if it is not known.
+pub(super) fn with_times<T: Serialize, S: Serializer>(
+    of: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    fn convert(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                for (key, value) in members {
+                    match value.as_u64() {
+                        Some(0) if key == "created" => *value = Value::Null,
+                        Some(seconds) if key == "created" => *value = timestamp(seconds).into(),
+                        Some(_) | None => convert(value),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(convert),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut value = serde_json::to_value(of).map_err(S::Error::custom)?;
+    convert(&mut value);
+    value.serialize(serializer)
 }
 
 /// What `autoport show` has to tell besides.
@@ -54,9 +91,24 @@ pub(super) struct Details {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Reservation {
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "with_times")]
     pub(super) of: store::Reservation,
     pub(super) age_seconds: Option<u64>,
+}
+
+impl Holders {
+    /// What each holds, and whether it still exists: what is of interest when it changes.
+    pub(super) fn held(&self) -> Vec<(String, &'static str, Vec<HostPort>)> {
+        let attachments = self.attachments.iter().map(|one| {
+            let hosts = one.record.mappings.iter().map(|mapping| mapping.host).collect();
+            (one.record.owner.to_string(), one.state, hosts)
+        });
+        let reservations = self.reservations.iter();
+        let reservations = reservations.map(|one| (one.of.to_string(), "-", one.of.hosts.clone()));
+        let unreadable = self.unreadable.iter();
+        let unreadable = unreadable.map(|one| (one.name.clone(), "unreadable", one.hosts.clone()));
+        attachments.chain(reservations).chain(unreadable).collect()
+    }
 }
 
 impl From<Listing> for Holders {
@@ -98,17 +150,6 @@ fn since(created: u64) -> Option<u64> {
 pub(super) fn recorded(created: u64, age_seconds: Option<u64>) -> String {
     age_seconds.map_or("time unknown".to_owned(), |seconds| {
         format!("{}, {} ago", timestamp(created), age(seconds))
-    })
-}
-
-/// Of each mapping of `record`: host port, target, and who chose.
-pub(super) fn cells(record: &Record) -> impl Iterator<Item = (&Mapping, [Cell; 3])> {
-    let chosen = plan::expand(&record.grants, &record.pod_addresses);
-    record.mappings.iter().map(move |mapping| {
-        // Sorted, and the host port counts first.
-        let is_chosen = chosen.binary_search_by(|one| one.host.cmp(&mapping.host)).is_ok();
-        let choice = if is_chosen { "chosen" } else { "static" };
-        (mapping, [mapping.host.into(), Cell::or_dash(mapping.target), choice.into()])
     })
 }
 

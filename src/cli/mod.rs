@@ -13,9 +13,11 @@ mod list;
 mod output;
 mod repair;
 mod reserve;
+mod rows;
 mod show;
 mod status;
 mod trace;
+mod yaml;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -23,7 +25,7 @@ use std::path::PathBuf;
 use autoport::app::{self, Ambiguous};
 use autoport::cni::{Config, NodeFiles, StoreConfig};
 use autoport::error::{self, Error, is_denied};
-use autoport::store::Store;
+use autoport::store::{Presence, Store};
 use clap::Parser as _;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -60,6 +62,14 @@ impl Failure {
         ))
     }
 
+    fn no_store(store: &Store) -> Self {
+        Self::Asked(format!(
+            "{} is not a state directory of autoport: nothing was ever recorded there; `autoport config` \
+             shows the stateDir in force",
+            store.dir().display()
+        ))
+    }
+
     fn in_one_line(&self) -> String {
         if let Self::Command(error) = self { error.in_one_line() } else { error::in_one_line(self) }
     }
@@ -83,7 +93,7 @@ pub(crate) fn main() -> u8 {
     let stdout = io::stdout().lock();
     let colour = wants_colour(&stdout);
     let mut out = BufWriter::new(stdout);
-    let mut screen = Screen { out: &mut out, format: cli.output, colour };
+    let mut screen = Screen { out: &mut out, format: cli.output, colour, headers: true };
     let outcome = run(cli, &mut screen).and_then(|status| {
         out.flush()?;
         Ok(status)
@@ -110,8 +120,15 @@ fn wants_colour(stdout: &impl IsTerminal) -> bool {
 fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let state_dir = cli.state_dir;
     let store = || store_of(state_dir.clone()).map(|(store, _)| store);
+    // A directory that was given by mistake must not look like a node without pods.
+    let recorded = || match store()? {
+        store if state_dir.is_some() && matches!(store.look_for(""), Ok(Presence::NoStore)) => {
+            Err(Failure::no_store(&store))
+        }
+        store => Ok(store),
+    };
     let status = match cli.command {
-        Command::List(asked) => screen.show(&list::run(&asked, &store()?)?),
+        Command::List(asked) => return list::run(&asked, &recorded()?, screen),
         Command::Show { what } => screen.show(&show::run(&what, &store()?)?),
         Command::Env { pod } => screen.show(&env::run(&pod, &store()?)?),
         Command::Status => {
@@ -120,7 +137,7 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
         }
         Command::Config(asked) => screen.show(&config::run(&asked)?),
         Command::Explain { nft } => screen.show(&explain::run(nft, state_dir)?),
-        Command::Gc { dry_run } => return gc::run(dry_run, &store()?, screen),
+        Command::Gc { dry_run } => return gc::run(dry_run, &recorded()?, screen),
         Command::Reserve(asked) => screen.show(&reserve::reserve(&asked, &store()?)?),
         Command::Release { name } => screen.show(&reserve::release(&name, &store()?)?),
         Command::Install(asked) => return install::install(asked, screen),

@@ -10,7 +10,7 @@ pub(super) use clap::builder::styling::Style;
 use serde::Serialize;
 
 use super::arguments::Format;
-use super::{Store, nothing_recorded};
+use super::{Store, nothing_recorded, yaml};
 
 /// What a command has to say. As JSON it is what serde makes of it: docs/cli.md promises the names.
 pub(super) trait Answer: Serialize {
@@ -31,17 +31,20 @@ pub(super) struct Screen<'a> {
     pub(super) out: &'a mut dyn Write,
     pub(super) format: Format,
     pub(super) colour: bool,
+    /// Whether tables begin with the names of the columns.
+    pub(super) headers: bool,
 }
 
 impl Screen<'_> {
     /// Prints the answer. Gives the exit status.
     pub(super) fn show(&mut self, answer: &impl Answer) -> io::Result<u8> {
         match self.format {
-            Format::Table => answer.text(self)?,
+            Format::Table | Format::Wide => answer.text(self)?,
             Format::Json => {
                 serde_json::to_writer_pretty(&mut *self.out, answer)?;
                 writeln!(self)?;
             }
+            Format::Yaml => yaml::write(&mut *self.out, &serde_json::to_value(answer)?)?,
         }
         Ok(if answer.is_well() { 0 } else { 3 })
     }
@@ -49,8 +52,10 @@ impl Screen<'_> {
     /// Prints that nothing has been recorded in `store`; for programs the answer `empty`.
     pub(super) fn show_nothing(&mut self, store: &Store, empty: &impl Answer) -> io::Result<u8> {
         match self.format {
-            Format::Table => writeln!(self, "{}", nothing_recorded(store)).map(|()| 0),
-            Format::Json => self.show(empty),
+            Format::Table | Format::Wide => {
+                writeln!(self, "{}", nothing_recorded(store)).map(|()| 0)
+            }
+            Format::Json | Format::Yaml => self.show(empty),
         }
     }
 
@@ -68,7 +73,8 @@ impl Screen<'_> {
         rows: impl Iterator<Item = [Cell; N]>,
     ) -> io::Result<()> {
         let heading = names.map(|name| Cell::styled(name, HEADING));
-        let rows: Vec<[Cell; N]> = iter::once(heading).chain(rows).collect();
+        let heading = iter::once(heading).filter(|_| self.headers);
+        let rows: Vec<[Cell; N]> = heading.chain(rows).collect();
         let length = |cell: &Cell| cell.text.chars().count();
         let widths: [usize; N] = std::array::from_fn(|column| {
             rows.iter().map(|row| length(&row[column])).max().unwrap_or_default()
@@ -118,6 +124,11 @@ impl Cell {
         Self { text: text.into(), style }
     }
 
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// What is not there is `-`.
     pub(super) fn or_dash(text: Option<impl ToString>) -> Self {
         text.map_or_else(|| "-".into(), Self::from)
@@ -130,11 +141,25 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
-/// How long ago, with the one unit that matters.
+/// How long ago, as kubectl writes it (`HumanDuration` of k8s.io/apimachinery): two units while the larger
+/// one is small.
 pub(super) fn age(seconds: u64) -> String {
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
-    let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size);
-    unit.map_or_else(|| format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
+    let two = |value: u64, unit: &str, rest: u64, of: &str| match rest {
+        0 => format!("{value}{unit}"),
+        rest => format!("{value}{unit}{rest}{of}"),
+    };
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match () {
+        () if minutes < 2 => format!("{seconds}s"),
+        () if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
+        () if hours < 3 => format!("{minutes}m"),
+        () if hours < 8 => two(hours, "h", minutes % 60, "m"),
+        () if days < 2 => format!("{hours}h"),
+        () if days < 8 => two(days, "d", hours % 24, "h"),
+        () if days < 2 * 365 => format!("{days}d"),
+        () if days < 8 * 365 => two(days / 365, "y", days % 365, "d"),
+        () => format!("{}y", days / 365),
+    }
 }
 
 /// Seconds since the epoch as RFC 3339 writes them, in UTC.

@@ -8,10 +8,10 @@ use autoport::model::{HostPort, Masquerade, Policy};
 use autoport::store::{self, Store};
 use serde::Serialize;
 
-use super::Failure;
-use super::arguments::Subject;
-use super::holders::{Attachment, Details, Holders, cells, name_of, recorded};
-use super::output::{Answer, BAD, Cell, DOUBTFUL, GOOD, HEADING, Screen, timestamp};
+use super::arguments::{Format, Subject};
+use super::holders::{Attachment, Details, Holders, name_of, recorded};
+use super::output::{Answer, BAD, DOUBTFUL, GOOD, HEADING, Screen, timestamp};
+use super::{Failure, rows};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
@@ -86,19 +86,14 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
         (None, None) => out.paint(GOOD, "as recorded")?,
     }
     writeln!(out, "\n")?;
-    let found = details.kernel.iter().flat_map(|kernel| &kernel.mappings).map(Some);
-    let rows = cells(record).zip(found.chain(iter::repeat(None)));
-    let rows = rows.map(|((_, [host, target, choice]), found)| {
-        let kernel = match found.map(|found| (found.elements, found.elements_present)) {
-            None | Some((0, _)) => "-".into(),
-            Some((all, present)) if all == present => Cell::styled("yes", GOOD),
-            Some((all, present)) => Cell::styled(format!("{present} of {all}"), BAD),
-        };
-        let connections = Cell::or_dash(found.and_then(|found| found.connections));
-        let flows = Cell::or_dash(found.and_then(|found| found.flows));
-        [host, target, choice, kernel, connections, flows]
+    let found = details.kernel.as_ref().map_or(&[][..], |kernel| &kernel.mappings);
+    let rows = rows::arranged(rows::of(record, found), out.format == Format::Wide);
+    let rows = rows.into_iter().map(|row| {
+        let ([host, target, name, choice], [kernel, connections, flows]) =
+            (row.cells(), row.in_kernel());
+        [host, target, name, choice, kernel, connections, flows]
     });
-    let names = ["HOST PORT", "TARGET", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
+    let names = ["HOST PORT", "TARGET", "NAME", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
     out.table("  ", names, rows)?;
     for line in details.kernel.iter().flat_map(|kernel| kernel.chains.lines()) {
         writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
@@ -149,12 +144,11 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
             listing.narrow_to_name(name)?;
             Failure::nobody(name)
         }
-        Subject::Port(port, protocol) => {
-            let is_it = |it: &HostPort| protocol.is_none_or(|protocol| protocol == it.protocol);
-            listing.keep_holders(|host| host.port == *port && is_it(host));
+        Subject::Port(ports, protocol) => {
+            listing.keep_holders(|host| is_asked(asked, host));
             let suffix = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
             Failure::Asked(format!(
-                "host port {port}{suffix} is not in use; `autoport list` shows all host ports in use"
+                "host port {ports}{suffix} is not in use; `autoport list` shows all host ports in use"
             ))
         }
     };
@@ -185,6 +179,26 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
             containers: containers.iter().filter(is_its).cloned().collect(),
             as_of: as_of.clone(),
         });
+        narrow(one, asked);
     }
     Ok(Shown(holders))
+}
+
+/// Whether a port is one that is asked about: all are, of a holder by its name.
+fn is_asked(asked: &Subject, host: &HostPort) -> bool {
+    match asked {
+        Subject::Name(_) => true,
+        Subject::Port(ports, protocol) => {
+            rows::is_among(Some(*ports), host)
+                && protocol.is_none_or(|protocol| protocol == host.protocol)
+        }
+    }
+}
+
+/// Keeps the ports of a holder that are asked about, after the whole record was compared with the kernel.
+fn narrow(one: &mut Attachment, asked: &Subject) {
+    one.record.mappings.retain(|mapping| is_asked(asked, &mapping.host));
+    if let Some(kernel) = one.details.as_mut().and_then(|details| details.kernel.as_mut()) {
+        kernel.mappings.retain(|mapping| is_asked(asked, &mapping.host));
+    }
 }

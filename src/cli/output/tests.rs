@@ -1,9 +1,28 @@
 use super::*;
 
 #[test]
-fn ages_have_one_unit() {
-    let cases = [(0, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (7_200, "2h")];
-    for (seconds, text) in cases.into_iter().chain([(172_799, "47h"), (172_800, "2d")]) {
+fn ages_are_those_of_kubectl() {
+    // The cases of k8s.io/apimachinery/pkg/util/duration.
+    let (minute, hour, day) = (60, 3_600, 86_400);
+    for (seconds, text) in [
+        (0, "0s"),
+        (70, "70s"),
+        (119, "119s"),
+        (2 * minute, "2m"),
+        (3 * minute + 9, "3m9s"),
+        (10 * minute, "10m"),
+        (3 * hour - 1, "179m"),
+        (3 * hour, "3h"),
+        (3 * hour + 9 * minute, "3h9m"),
+        (8 * hour, "8h"),
+        (2 * day - 1, "47h"),
+        (2 * day, "2d"),
+        (2 * day + 3 * hour, "2d3h"),
+        (8 * day, "8d"),
+        (2 * 365 * day - 1, "729d"),
+        (2 * 365 * day + 3 * day, "2y3d"),
+        (8 * 365 * day, "8y"),
+    ] {
         assert_eq!(age(seconds), text);
     }
 }
@@ -25,7 +44,7 @@ fn timestamps_are_those_of_date() {
 fn shown(colour: bool) -> String {
     let mut out = Vec::new();
     let rows = [["a".into(), Cell::styled("stale", BAD)], ["l\u{f6}nger".into(), "-".into()]];
-    Screen { out: &mut out, format: Format::Table, colour }
+    Screen { out: &mut out, format: Format::Table, colour, headers: true }
         .table("", ["NAME", "STATE"], rows.into_iter())
         .expect("memory takes it");
     String::from_utf8(out).expect("text")

@@ -190,15 +190,11 @@ impl Leftover {
 
 /// Whether the table `nat` of iptables-legacy is in use in this network namespace, for IPv4 or IPv6.
 /// Netlink does not show its rules.
+#[expect(clippy::disallowed_methods, reason = "the files are the kernel's, and this is its door")]
 pub fn has_legacy_nat() -> bool {
-    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().any(|path| {
-        let read = |mut file: std::fs::File| {
-            let mut names = String::new();
-            std::io::Read::read_to_string(&mut file, &mut names).map(|_| names)
-        };
-        let names = std::fs::File::open(path).and_then(read);
-        names.is_ok_and(|names| names.lines().any(|name| name == NAT))
-    })
+    let names = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+    let mut names = names.into_iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    names.any(|names| names.lines().any(|name| name == NAT))
 }
 
 #[cfg(test)]
