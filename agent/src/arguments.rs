@@ -40,6 +40,10 @@ pub(crate) struct Arguments {
     /// The name of the node in Kubernetes [default: $NODE_NAME, else the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Tell kubelet how many host ports there are for Pods, by its directory of device plugins (usually
+    /// /var/lib/kubelet/device-plugins); needs the API server [default: kubelet does not count them]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) device_plugins: Option<PathBuf>,
     /// Remove the taint autoport.cni/agent-not-ready from this node once both agents are connected to the runtime
     #[arg(long, requires = "standby")]
     pub(crate) startup_taint: bool,

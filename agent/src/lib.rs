@@ -8,11 +8,13 @@
 //! - [`metrics`]: what the agent counts, whether it is well, and the door to both.
 //! - [`collect`]: which holders of host ports have no sandbox any more. No I/O.
 //! - [`inject`]: what a container is told. No I/O.
+//! - [`capacity`]: how many host ports the node has for Pods, told to kubelet.
 //! - [`cluster`]: the API server of Kubernetes.
 //! - [`requests`]: which ports a Pod declares. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
+pub mod capacity;
 pub mod cluster;
 pub mod collect;
 pub mod config;

@@ -79,6 +79,7 @@ fn settings(arguments: Arguments, file: File) -> Result<Settings, Box<dyn std::e
         preferred: !arguments.standby,
         plugin: plugin.with_node_dir(arguments.node_dir),
         doors: Doors { address, socket: arguments.probe_socket },
+        device_plugins: arguments.device_plugins.or(file.device_plugins),
         untaints: arguments.startup_taint,
         cluster: cluster(
             arguments.kubeconfig.or(file.kubeconfig),

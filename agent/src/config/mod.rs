@@ -37,6 +37,7 @@ pub struct File {
     pub metrics_address: Option<Address>,
     pub kubeconfig: Option<PathBuf>,
     pub node_name: Option<String>,
+    pub device_plugins: Option<PathBuf>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<LogLevel>,
 }
@@ -108,6 +109,7 @@ impl File {
             ("socket", &file.socket),
             ("netConfDir", &file.net_conf_dir),
             ("kubeconfig", &file.kubeconfig),
+            ("devicePlugins", &file.device_plugins),
         ] {
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
                 return Err(format!("{key} must be an absolute path"));
@@ -129,7 +131,7 @@ mod tests {
         assert_eq!(File::parse(b"{}"), Ok(File::default()));
         let all = br#"{"socket": "/run/nri.sock", "index": 51, "netConfDir": "/etc/cni/net.d",
                        "metricsAddress": "127.0.0.1:9417", "kubeconfig": "/etc/kubernetes/kubelet.conf",
-                       "nodeName": "n1", "logFormat": "json", "logLevel": "debug"}"#;
+                       "nodeName": "n1", "devicePlugins": "/x", "logFormat": "json", "logLevel": "debug"}"#;
         let file = File::parse(all).expect("all keys are right");
         assert_eq!((file.index, file.log_format), (Some(51), Some(LogFormat::Json)));
         assert!(File::read(Some(Path::new("/no/such/file"))).is_err());

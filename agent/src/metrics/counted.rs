@@ -1,5 +1,6 @@
 //! What is counted, under the names of docs/agent.md.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,8 @@ struct Counted {
     lock_waits: Counter,
     taken: Counter,
     ports: Family<Vec<(&'static str, String)>, Gauge>,
+    capacity: Family<[(&'static str, String); 1], Gauge>,
+    unrequested: Family<[(&'static str, String); 1], Gauge>,
 }
 
 impl Default for Metrics {
@@ -129,6 +132,8 @@ impl Default for Metrics {
             lock_waits: Counter::default(),
             taken: Counter::default(),
             ports: Family::default(),
+            capacity: Family::default(),
+            unrequested: Family::default(),
         };
         counted.register();
         // A counter that appears with its first event has no rate before the second one.
@@ -198,6 +203,10 @@ impl Counted {
             "Numbers of each range, as the leader last counted them",
             self.ports.clone(),
         );
+        let capacity = "Numbers that Pods may count on which ask for the resource";
+        registry.register("capacity_ports", capacity, self.capacity.clone());
+        let unrequested = "Numbers that Pods hold without having asked for the resource";
+        registry.register("unrequested_ports", unrequested, self.unrequested.clone());
     }
 }
 
@@ -275,6 +284,19 @@ impl Metrics {
     /// A process listens on the port of a pod that it is not in.
     pub fn port_taken(&self) {
         self.0.taken.inc();
+    }
+
+    /// What there is of each resource, and what Pods hold of it without having asked, in place of what was known
+    /// before.
+    pub fn capacity(&self, all: &BTreeMap<String, (usize, usize)>) {
+        let (capacity, unrequested) = (&self.0.capacity, &self.0.unrequested);
+        capacity.clear();
+        unrequested.clear();
+        for (resource, (there, held)) in all {
+            let labels = [("resource", resource.clone())];
+            capacity.get_or_create(&labels).set(*there as i64);
+            unrequested.get_or_create(&labels).set(*held as i64);
+        }
     }
 
     /// What is used of all ranges, in place of what was known before.

@@ -2,9 +2,10 @@
 //! node does, leader or not: they write the same, one after the other, and what one of them has written is there when
 //! the other has ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use k8s_openapi::api::core::v1;
 
 use super::startup::Startup;
 use super::traced::Traced;
+use crate::capacity::Wanted;
 use crate::cluster::{Cluster, Pods};
 use crate::metrics::Metrics;
 use crate::requests::{self, Declared};
@@ -30,11 +32,12 @@ pub(super) fn start(
     store: Store,
     cluster: Cluster,
     metrics: Metrics,
+    wanted: Arc<Mutex<Wanted>>,
     startup: Option<Startup>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = move || {
-        let mut book = Book::new(store, metrics);
+        let mut book = Book::new(store, metrics, wanted);
         // From now on an ADD waits for what is to come, also if the API server is not there yet.
         if let Err(reason) = book.lock().and_then(|locked| names(&locked)) {
             tracing::warn!("cannot use the state directory: {reason}");
@@ -58,6 +61,10 @@ struct Book {
     known: BTreeMap<String, Known>,
     /// Files of Pods that are not known, each with the time of the first look.
     strange: BTreeMap<String, Instant>,
+    /// The Pods that were told of since the list began.
+    seen: BTreeSet<String>,
+    /// How many host ports the specs ask for.
+    wanted: Arc<Mutex<Wanted>>,
 }
 
 struct Known {
@@ -68,9 +75,13 @@ struct Known {
 }
 
 impl Book {
-    fn new(store: Store, metrics: Metrics) -> Self {
-        let store = store.waiting(PATIENCE);
-        Self { store, metrics, known: BTreeMap::new(), strange: BTreeMap::new() }
+    fn new(store: Store, metrics: Metrics, wanted: Arc<Mutex<Wanted>>) -> Self {
+        let (store, seen) = (store.waiting(PATIENCE), BTreeSet::new());
+        Self { store, metrics, known: BTreeMap::new(), strange: BTreeMap::new(), seen, wanted }
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> Result<Locked, String> {
@@ -112,9 +123,14 @@ impl Pods for Book {
     /// What is written is not deleted: the list that follows may be older than it.
     fn begin(&mut self) {
         self.known.clear();
+        self.seen.clear();
     }
 
     fn changed(&mut self, pod: &v1::Pod) -> Result<(), String> {
+        if let Some(known) = requests::identify(pod) {
+            self.wanted().note(&known.uid, pod.spec.as_ref());
+            self.seen.insert(known.uid);
+        }
         let Some(found) = requests::declared(pod) else {
             return requests::identify(pod).map_or(Ok(()), |pod| self.forget(&pod.uid));
         };
@@ -126,11 +142,15 @@ impl Pods for Book {
     }
 
     fn deleted(&mut self, pod: &v1::Pod) -> Result<(), String> {
-        requests::identify(pod).map_or(Ok(()), |pod| self.forget(&pod.uid))
+        let Some(pod) = requests::identify(pod) else { return Ok(()) };
+        self.wanted().keep(|uid| uid != pod.uid);
+        self.seen.remove(&pod.uid);
+        self.forget(&pod.uid)
     }
 
     /// Writes again what was damaged or deleted, by having it listed, and deletes what is of no Pod.
     fn check(&mut self) -> Result<(), String> {
+        self.wanted().keep(|uid| self.seen.contains(uid));
         let is_changed =
             |(uid, known): &(&String, &Known)| known.file.is_none() || known.file != self.file(uid);
         if let Some((uid, _)) = self.known.iter().find(is_changed) {

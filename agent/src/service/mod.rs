@@ -2,6 +2,7 @@
 //! that uses store and kernel for the events, and some that no event waits for. The session's thread itself
 //! touches no disk, so that no disk keeps an event beyond its deadline.
 
+mod capacity;
 mod declared;
 mod injected;
 mod journal;
@@ -17,7 +18,7 @@ mod worker;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use autoport::app;
@@ -27,6 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::lead::Order;
 use self::startup::Startup;
 use self::task::{Job, Reply};
+use crate::capacity::{Sockets, Wanted};
 use crate::cluster::Cluster;
 use crate::config::Plugin;
 use crate::hostnet::Listed;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub doors: Doors,
     /// Where the specs of Pods come from.
     pub cluster: Option<Cluster>,
+    /// Where kubelet has the sockets of its device plugins, if it is to count host ports.
+    pub device_plugins: Option<PathBuf>,
     /// Whether it removes [`STARTUP_TAINT`](crate::cluster::STARTUP_TAINT) when both agents serve the runtime.
     pub untaints: bool,
 }
@@ -60,6 +64,8 @@ pub struct Service {
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
     health: Arc<Health>,
+    /// Of the device plugin.
+    sockets: Option<Sockets>,
 }
 
 /// How often holders whose sandboxes do not exist are looked for.
@@ -121,14 +127,25 @@ impl Service {
             checks,
         )?;
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
+        let mut sockets = None;
         if let Some(cluster) = settings.cluster.take() {
             let (plugin, health) = (settings.plugin.clone(), health.clone());
             let (dir, clock) = (store.dir().to_owned(), clock.clone());
+            let wanted = Arc::<Mutex<Wanted>>::default();
+            if let Some(dir) = settings.device_plugins.take() {
+                let (store, metrics, wanted) = (store.clone(), metrics.clone(), wanted.clone());
+                let (plugin, health) = (plugin.clone(), health.clone());
+                let (ready, counted) = (None, None);
+                let mut look =
+                    capacity::Look { store, plugin, metrics, health, wanted, ready, counted };
+                let agent = settings.identity.index().to_string();
+                sockets = Some(crate::capacity::start(dir, agent, move || look.capacity())?);
+            }
             let startup = Startup { dir, clock, plugin, health };
             let startup = Some(startup).filter(|_| settings.untaints);
-            declared::start(store, cluster, metrics.clone(), startup)?;
+            declared::start(store, cluster, metrics.clone(), wanted, startup)?;
         }
-        Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health })
+        Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health, sockets })
     }
 
     /// Serves the runtime until a thread ends: when a session is over, it begins another.
@@ -240,6 +257,12 @@ impl Service {
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.sockets.iter().for_each(Sockets::delete);
+    }
+}
+
 /// Has the heart beat as long as this thread runs.
 async fn beat(orders: mpsc::Sender<Order>, health: Arc<Health>) {
     let mut beats = interval(BEAT);
@@ -301,11 +324,14 @@ mod tests {
             plugin,
             doors,
             cluster: None,
+            device_plugins: None,
             untaints: false,
         };
         let (needs_list, health) = (Arc::default(), Arc::default());
         let metrics = Metrics::default();
-        let service = Service { settings, clock, pulse, orders, needs_list, metrics, health };
+        let sockets = None;
+        let service =
+            Service { settings, clock, pulse, orders, needs_list, metrics, health, sockets };
         let answer = |annotations: &[(&str, &str)]| {
             let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
             let annotations = annotations.iter().map(own).collect();

@@ -70,6 +70,11 @@ impl Api {
 
     /// Creates or changes a Pod.
     pub(crate) fn put(&self, uid: &str, annotations: &Value, ports: &Value) {
+        self.put_with(uid, annotations, &json!({"name": "main", "ports": ports}));
+    }
+
+    /// The same, with this container.
+    pub(crate) fn put_with(&self, uid: &str, annotations: &Value, container: &Value) {
         self.change(|state| {
             state.version += 1;
             let pod = json!({
@@ -78,7 +83,7 @@ impl Api {
                     "namespace": "games", "name": "web", "uid": uid,
                     "resourceVersion": state.version.to_string(), "annotations": annotations,
                 },
-                "spec": {"nodeName": "n1", "containers": [{"name": "main", "ports": ports}]},
+                "spec": {"nodeName": "n1", "containers": [container]},
             });
             let kind = if state.pods.contains_key(uid) { "MODIFIED" } else { "ADDED" };
             state.events.push((state.version, json!({"type": kind, "object": pod})));

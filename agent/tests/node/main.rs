@@ -5,6 +5,7 @@
 
 mod agent;
 mod api;
+mod capacity;
 mod doors;
 mod figures;
 mod injected;

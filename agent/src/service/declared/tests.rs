@@ -30,7 +30,8 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let book = Book::new(Store::at(&dir.path().join("state")), Metrics::default());
+        let book =
+            Book::new(Store::at(&dir.path().join("state")), Metrics::default(), Arc::default());
         Self { dir, book }
     }
 
@@ -119,7 +120,8 @@ fn a_file_of_an_unknown_pod_is_deleted_at_a_later_look() {
 fn two_agents_agree() {
     let mut node = Node::new();
     list(&mut node.book, &UIDS.map(asking));
-    let mut other = Book::new(Store::at(&node.dir.path().join("state")), Metrics::default());
+    let mut other =
+        Book::new(Store::at(&node.dir.path().join("state")), Metrics::default(), Arc::default());
     list(&mut other, &UIDS.map(asking));
     node.book.check().expect("all is well");
     other.check().expect("all is well");
