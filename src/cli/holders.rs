@@ -10,7 +10,7 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::output::{BAD, DOUBTFUL, GOOD, Style, age, timestamp};
+use super::output::{BAD, DOUBTFUL, GOOD, Style, age, timestamp, value_of};
 use super::{now, rows};
 
 /// Who holds host ports, and since when.
@@ -39,7 +39,7 @@ pub(super) struct Attachment {
 
 /// The record, with the name of each port in its mapping.
 fn with_names<S: Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut value = serde_json::to_value(record).map_err(S::Error::custom)?;
+    let mut value = value_of(record).map_err(S::Error::custom)?;
     let mappings = value["mappings"].as_array_mut().into_iter().flatten();
     for (shown, mapping) in mappings.zip(&record.mappings) {
         shown["name"] = rows::name_of(record, &mapping.host).map_or(Value::Null, Value::from);
@@ -67,7 +67,7 @@ pub(super) fn with_times<T: Serialize, S: Serializer>(
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
-    let mut value = serde_json::to_value(of).map_err(S::Error::custom)?;
+    let mut value = value_of(of).map_err(S::Error::custom)?;
     convert(&mut value);
     value.serialize(serializer)
 }

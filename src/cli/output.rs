@@ -8,6 +8,7 @@ use autoport::diagnosis::Finding;
 use clap::builder::styling::AnsiColor;
 pub(super) use clap::builder::styling::Style;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::arguments::Format;
 use super::{Store, nothing_recorded, yaml};
@@ -44,7 +45,7 @@ impl Screen<'_> {
                 serde_json::to_writer_pretty(&mut *self.out, answer)?;
                 writeln!(self)?;
             }
-            Format::Yaml => yaml::write(&mut *self.out, &serde_json::to_value(answer)?)?,
+            Format::Yaml => yaml::write(&mut *self.out, &value_of(answer)?)?,
         }
         Ok(if answer.is_well() { 0 } else { 3 })
     }
@@ -105,6 +106,14 @@ impl Screen<'_> {
         let remedy = finding.remedy.as_ref();
         remedy.map_or(Ok(()), |remedy| writeln!(self, "{:1$}-> {remedy}", "", state + check))
     }
+}
+
+/// The JSON of this, to be changed or written in another form. By way of its text, which all of it is made
+/// into already: another serializer would add 100 KB to this program.
+pub(super) fn value_of<T: Serialize>(of: &T) -> serde_json::Result<Value> {
+    let mut text = Vec::new();
+    serde_json::to_writer_pretty(&mut text as &mut dyn Write, of)?;
+    serde_json::from_slice(&text)
 }
 
 const PLAIN: Style = Style::new();
