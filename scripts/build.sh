@@ -11,6 +11,10 @@ target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"tar
 # Where this machine keeps other people's sources is nobody's business, and differs everywhere.
 remap="'--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=cargo'"
 
+# What `autoport version` shows. A source archive has no history.
+commit=$(git -c safe.directory="$PWD" describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null || true)
+[ -z "$commit" ] || export AUTOPORT_COMMIT=$commit
+
 fail() {
     echo "scripts/build.sh: $1" >&2
     rm -f dist/.autoport.new

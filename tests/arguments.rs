@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _, Parser as _};
 
 /// A command, or nothing where all have it, and how an option or argument of its is written.
 type Row = (String, String);
@@ -92,6 +92,36 @@ fn the_document_names_what_there_is_and_nothing_else() {
         "missing: {missing:?}, invented: {invented:?}"
     );
     assert!(code.len() > 20, "what was compared? {code:?}");
+}
+
+/// The words of an example, as a shell reads them, up to a comment or redirection.
+fn words(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for (index, part) in line.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+            continue;
+        }
+        for word in part.split("  ").next().unwrap_or_default().split_whitespace() {
+            words.push(word.to_owned());
+        }
+    }
+    words.into_iter().take_while(|word| word != "<").collect()
+}
+
+#[test]
+fn every_command_has_examples_that_it_accepts() {
+    for command in arguments::Cli::command().get_subcommands() {
+        let (name, help) = (command.get_name(), command.get_after_help());
+        let text = help.map(ToString::to_string).unwrap_or_default();
+        let examples = text.strip_prefix("Examples:\n").unwrap_or_else(|| panic!("{name}: {text}"));
+        for line in examples.lines() {
+            let words = words(line.trim());
+            assert_eq!(&words[..2], ["autoport", name], "{line}");
+            let parsed = arguments::Cli::try_parse_from(&words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().expect("an error"));
+        }
+    }
 }
 
 #[test]

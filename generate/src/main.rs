@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+#[expect(clippy::disallowed_methods, reason = "the pages are its own")]
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from);
     let folder = folder.ok_or_else(|| io::Error::other("usage: generate FOLDER"))?;
@@ -32,5 +33,16 @@ fn main() -> io::Result<()> {
         // `help` has no page of its own: each command's page is what it would show.
         clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
     }
+    for page in fs::read_dir(&man)? {
+        let path = page?.path();
+        let text = fs::read_to_string(&path)?;
+        fs::write(path, titled(&text))?;
+    }
     Ok(())
+}
+
+/// A page with the titles of man-pages(7), where clap has one for everything that is not an option.
+fn titled(page: &str) -> String {
+    page.replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n.nf\n")
+        .replace(".SH EXTRA\nExit status: ", ".SH \"EXIT STATUS\"\n")
 }

@@ -34,10 +34,14 @@ fn shells_and_man_read_what_is_generated() {
     let bash = bash.expect("bash is there");
     assert!(bash.status.success() && bash.stderr.is_empty(), "{bash:?}");
     let main = read("man/autoport.1");
-    assert!(main.contains("Exit status") && main.contains(env!("CARGO_PKG_VERSION")), "{main}");
+    assert!(
+        main.contains(".SH \"EXIT STATUS\"") && main.contains(env!("CARGO_PKG_VERSION")),
+        "{main}"
+    );
     for name in SUBCOMMANDS {
         assert!(main.contains(&format!("autoport\\-{name}(1)")), "{name}: {main}");
         let page = read(&format!("man/autoport-{name}.1"));
         assert!(page.contains(".SH SYNOPSIS") && page.contains("state\\-dir"), "{page}");
+        assert!(page.contains(".SH EXAMPLES") && !page.contains("EXTRA"), "{page}");
     }
 }

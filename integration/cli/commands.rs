@@ -27,7 +27,7 @@ pub(crate) fn json_of(arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 /// Insists that a command fails, prints nothing, and says `told`.
-fn assert_fails(arguments: &[&str], code: i32, told: &str) {
+pub(crate) fn assert_fails(arguments: &[&str], code: i32, told: &str) {
     let (status, stdout, stderr) = autoport(arguments);
     assert_eq!(status.code(), Some(code), "{arguments:?}: {stdout}{stderr}");
     assert!(stdout.is_empty() && stderr.contains(told), "{arguments:?}: {stdout}{stderr}");

@@ -4,6 +4,7 @@ mod commands;
 mod containers;
 mod doctor;
 mod explain;
+mod habits;
 mod install;
 mod snapshots;
 mod verdict;

@@ -2,6 +2,9 @@
 //!
 //! Names nothing of the executable: the program that makes completions and man pages includes this file.
 
+#[path = "examples.rs"]
+mod examples;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -53,11 +56,13 @@ pub(crate) enum Command {
     /// if the pod's network namespace no longer exists, so that the next pod that asks for the port gets it;
     /// "unknown" if that cannot be determined, for example from another mount namespace than the plugin's.
     /// Unknown holders keep their ports.
+    #[command(after_help = examples::LIST)]
     List(List),
     /// Show the details of a host port, a pod, a container or a reservation
     ///
     /// Its record, and its elements, chains and connections in the kernel. Exit status 3: the kernel differs
     /// from the record.
+    #[command(after_help = examples::SHOW)]
     Show {
         /// 8080, 53/udp, 20000-20010, NAMESPACE/NAME, the name or UID of a pod, the beginning of a container ID, or the
         /// name of a reservation
@@ -67,6 +72,7 @@ pub(crate) enum Command {
     /// Show the port variables published for a pod's containers
     ///
     /// Prints the content of ports.env, which a shell can source.
+    #[command(after_help = examples::ENV)]
     Env {
         /// NAMESPACE/NAME, the name or UID of a pod, or the beginning of a container ID
         #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -75,27 +81,28 @@ pub(crate) enum Command {
     /// Show whether autoport can serve requests, and how much of each port range is used
     ///
     /// Exit status 3: the CNI command STATUS would fail.
+    #[command(after_help = examples::STATUS)]
     Status,
     /// Show the configuration in force, and which file sets each value
     ///
     /// Of the network configuration that runtimes use, /etc/cni/autoport.cluster.json and /etc/cni/autoport.json.
     /// Exit status 1: it is not valid, so that every ADD with host ports is rejected.
+    #[command(after_help = examples::CONFIG)]
     Config(Networks),
     /// Show what an ADD would do, without changing anything
     ///
     /// Reads from standard input what the runtime would pass to the plugin: the plugin's network
     /// configuration, with prevResult and runtimeConfig. CNI_* variables in the environment are used; for
-    /// those that are not set a default is assumed and reported. Exit status 3: ADD would be rejected.
-    Explain {
-        /// Print only the nft(8) script, as for `nft --check --file -`
-        #[arg(long, conflicts_with = "output")]
-        nft: bool,
-    },
+    /// those that are not set a default is assumed and reported. With --annotation no request is needed. Exit
+    /// status 3: ADD would be rejected.
+    #[command(after_help = examples::EXPLAIN)]
+    Explain(Explain),
     /// Release the ports of pods that no longer exist
     ///
     /// For containers of any network that were deleted without a CNI DEL. Prints each holder that was
     /// released, with the reason, and how many were kept. Holders whose state is unknown and records that cannot
     /// be read are kept; -o wide prints them as well.
+    #[command(after_help = examples::GC)]
     Gc {
         /// Only print what would be released
         #[arg(long)]
@@ -106,8 +113,10 @@ pub(crate) enum Command {
     /// No pod is assigned a reserved port. Replaces an existing reservation of the same name, and prints which of
     /// its ports are no longer reserved. A reservation ends with `autoport release` or, without --persist, at a
     /// reboot.
+    #[command(after_help = examples::RESERVE)]
     Reserve(Reserve),
     /// Delete a reservation
+    #[command(after_help = examples::RELEASE)]
     Release {
         /// The reservation's name
         name: String,
@@ -118,32 +127,52 @@ pub(crate) enum Command {
     /// first by name), autoport replaces portmap, or is added after the other plugins; the original file is
     /// saved beside it. Running it again changes nothing. Running pods are not affected. Keys that were added to
     /// autoport's entry are kept when the main plugin rewrites the configuration.
+    #[command(after_help = examples::INSTALL)]
     Install(Install),
     /// Remove autoport from the network configurations, and from the node once no pod uses it
     ///
     /// Restores portmap where it was replaced. Running pods keep their host ports. As long as there are
     /// any, or a runtime can still call the plugin, the program is kept: run this again later.
+    #[command(after_help = examples::UNINSTALL)]
     Uninstall(Uninstall),
     /// Restore the nftables table from the records, and report what differed
     ///
     /// Writes nothing to the kernel if nothing differs. Removes damaged records and saves a copy of each.
+    #[command(after_help = examples::REPAIR)]
     Repair(Repair),
     /// Find out why host ports do not work on this node, and what to do
     ///
     /// Changes nothing. Reports checks that need more privileges as not seen. Exit status 3: a check failed.
+    #[command(after_help = examples::DOCTOR)]
     Doctor(Runtime),
     /// Follow a packet to a host port, and show where it would stop
     ///
     /// Needs root, to read the table and to look into the pod. Sends nothing without --probe. Exit status 3:
     /// the packet would not arrive, or that could not be determined.
+    #[command(after_help = examples::TRACE)]
     Trace(Trace),
+    /// Show the version, the commit, the layouts, and what the kernel supports
+    #[command(after_help = examples::VERSION)]
+    Version,
+}
+
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// Print only the nft(8) script, as for `nft --check --file -`
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) nft: bool,
+    /// Do not read a request: show what a pod with this annotation autoport.cni/ports would get
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) annotation: Option<String>,
+    #[command(flatten)]
+    pub(crate) networks: Networks,
 }
 
 #[derive(Args)]
 pub(crate) struct Trace {
-    /// The host port: 8080, 53/udp. The default protocol is tcp
-    #[arg(value_name = "PORT[/PROTO]", value_parser = port_without_address)]
-    pub(crate) port: Spot,
+    /// The host port: 8080, 53/udp. The default protocol is tcp. Or a pod that has one host port
+    #[arg(value_name = "PORT[/PROTO]|POD", value_parser = traced)]
+    pub(crate) what: Traced,
     /// The client's address; it can be 127.0.0.1, an address of the node or of a pod [default: a client
     /// outside the node]
     #[arg(long, value_name = "ADDRESS", value_parser = one_address)]
@@ -338,11 +367,28 @@ fn port(text: &str) -> Result<Ports, String> {
     Ok(Ports { protocol, address, range: port_range(number)? })
 }
 
-fn port_without_address(text: &str) -> Result<Spot, String> {
-    let Ports { protocol, address, range } = port(text)?;
-    if address.is_some() {
+/// What a packet is sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Traced {
+    Port(Spot),
+    /// A pod's, by whatever names it.
+    Pod(String),
+}
+
+/// What begins with digits alone is a port, otherwise it names a pod.
+fn traced(text: &str) -> Result<Traced, String> {
+    if text.contains('@') {
         return Err("give the destination address with --to".to_owned());
     }
+    let number = text.split_once('/').map_or(text, |(number, _)| number);
+    if number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
+        return Ok(Traced::Port(one_port(text)?));
+    }
+    Ok(Traced::Pod(text.to_owned()))
+}
+
+fn one_port(text: &str) -> Result<Spot, String> {
+    let Ports { protocol, address, range } = port(text)?;
     if range.first != range.last {
         return Err(format!("{text:?} is more than one port; a packet has one"));
     }

@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use autoport::app::{self, Explained, Foreseen, NO_INSTANCE, Superseded, Told};
-use autoport::cni::Env;
+use autoport::cni::{Env, PORTS};
+use autoport::install;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::arguments::Format;
+use super::arguments::{self, Format, Networks};
 use super::holders::{name_of, with_times};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 use super::status::Refusal;
@@ -20,6 +22,10 @@ const ASSUMED: [(&str, &str); 4] = [
     ("CNI_IFNAME", "eth0"),
     ("CNI_PATH", "/opt/cni/bin"),
 ];
+
+/// Besides, where there is no request.
+const POD: (&str, &str) =
+    ("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=explain;K8S_POD_UID=explain");
 
 /// What ADD would do.
 #[derive(Serialize)]
@@ -109,25 +115,16 @@ fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
     }
 }
 
-pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Explanation, Failure> {
-    if io::stdin().is_terminal() {
-        return Err(Failure::Asked(
-            "standard input is a terminal: run autoport explain < request.json, with the network \
-             configuration that the runtime would pass to the plugin"
-                .to_owned(),
-        ));
-    }
-    let stdin =
-        crate::read_stdin().map_err(|error| Failure::System("read standard input", error))?;
-    let is_list = |request: serde_json::Value| request.get("plugins").is_some();
-    if serde_json::from_slice(&stdin).is_ok_and(is_list) {
-        return Err(Failure::Asked(
-            "standard input is a network configuration list: pass the plugin's own object, with the \
-             name and cniVersion of the list, prevResult and runtimeConfig"
-                .to_owned(),
-        ));
-    }
-    let (env, mut assumed) = environment();
+pub(super) fn run(
+    asked: &arguments::Explain,
+    state_dir: Option<PathBuf>,
+) -> Result<Explanation, Failure> {
+    let stdin = match &asked.annotation {
+        Some(annotation) => request(annotation, &asked.networks)?,
+        None => read_request()?,
+    };
+    let only_script = asked.nft;
+    let (env, mut assumed) = environment(asked.annotation.is_some());
     let Explained { outcome, log, unseen } =
         app::explain(&env, &stdin, crate::node_files, now(), state_dir);
     let (outcome, error, granted) = match outcome {
@@ -146,9 +143,52 @@ pub(super) fn run(only_script: bool, state_dir: Option<PathBuf>) -> Result<Expla
     Ok(Explanation { outcome, error, assumed, unseen, log, granted, is_script: only_script })
 }
 
+fn read_request() -> Result<Vec<u8>, Failure> {
+    if io::stdin().is_terminal() {
+        return Err(Failure::Asked(
+            "standard input is a terminal: run autoport explain < request.json, with the network \
+             configuration that the runtime would pass to the plugin, or use --annotation"
+                .to_owned(),
+        ));
+    }
+    let stdin =
+        crate::read_stdin().map_err(|error| Failure::System("read standard input", error))?;
+    let is_list = |request: Value| request.get("plugins").is_some();
+    if serde_json::from_slice(&stdin).is_ok_and(is_list) {
+        return Err(Failure::Asked(
+            "standard input is a network configuration list: pass the plugin's own object, with the \
+             name and cniVersion of the list, prevResult and runtimeConfig"
+                .to_owned(),
+        ));
+    }
+    Ok(stdin)
+}
+
+/// What a runtime would pass for a pod with this annotation, in the network that has autoport.
+fn request(annotation: &str, networks: &Networks) -> Result<Vec<u8>, Failure> {
+    let network = install::network(&networks.conf_dir)?;
+    let object = network.as_ref().map_or("{}", |(_, object)| object);
+    let object: Value = serde_json::from_str(object).unwrap_or_default();
+    let mut object = object.as_object().cloned().unwrap_or_default();
+    let more = json!({
+        "name": "explain",
+        "cniVersion": "1.0.0",
+        "type": "autoport",
+        "runtimeConfig": { "io.kubernetes.cri.pod-annotations": { (PORTS): annotation } },
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/explain" }],
+            "ips": [{ "address": "192.0.2.2/24", "interface": 0 }],
+        },
+    });
+    object.extend(more.as_object().cloned().unwrap_or_default());
+    Ok(Value::from(object).to_string().into_bytes())
+}
+
 /// The variables of an ADD, and which of them nobody set.
-fn environment() -> (Env, Vec<String>) {
+fn environment(has_pod: bool) -> (Env, Vec<String>) {
     let mut assumed = ASSUMED.to_vec();
+    assumed.extend(has_pod.then_some(POD));
     // To a plugin, empty is unset.
     assumed.retain(|(name, _)| std::env::var_os(name).is_none_or(|value| value.is_empty()));
     // Of several values the last counts.

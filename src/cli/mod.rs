@@ -17,6 +17,7 @@ mod rows;
 mod show;
 mod status;
 mod trace;
+mod version;
 mod yaml;
 
 use std::io::{self, BufWriter, IsTerminal, Write as _};
@@ -27,6 +28,7 @@ use autoport::cni::{Config, NodeFiles, StoreConfig};
 use autoport::error::{self, Error, is_denied};
 use autoport::store::{Presence, Store};
 use clap::Parser as _;
+use clap::error::ErrorKind;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::geteuid;
@@ -47,6 +49,9 @@ enum Failure {
     /// What was asked for is not there, or cannot be asked so.
     #[error("{0}")]
     Asked(String),
+    /// Arguments that do not go together.
+    #[error("{0}")]
+    Usage(String),
     #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
     #[error("cannot write to standard output")]
@@ -89,7 +94,10 @@ fn asked_to_end() -> Result<SignalFd, Failure> {
 /// Gives the exit status: 0; 1 where the command did not work; 2, for wrong arguments, is clap's; 3 where what
 /// it looked at is not as it should be.
 pub(crate) fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let stdout = io::stdout().lock();
     let colour = wants_colour(&stdout);
     let mut out = BufWriter::new(stdout);
@@ -104,9 +112,46 @@ pub(crate) fn main() -> u8 {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
         Err(error) => error,
     };
+    if let Failure::Usage(_) = error {
+        note(&error);
+        return 2;
+    }
     let hint = if is_denied(&error) && !geteuid().is_root() { "; run it as root" } else { "" };
     note(format_args!("{}{hint}", error.in_one_line()));
     1
+}
+
+/// Prints help where that was asked for, and what is wrong with the arguments in one line, as every error is.
+/// Gives the exit status.
+fn usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // A reader that went away has seen enough.
+        let _ = error.print();
+        return u8::from(error.use_stderr()) * 2;
+    }
+    note(in_one_line(&error.render().to_string()));
+    2
+}
+
+/// What clap writes in several lines, without the synopsis.
+fn in_one_line(rendered: &str) -> String {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = lines.take_while(|line| !line.starts_with("Usage:"));
+    let mut line = String::new();
+    for part in lines.filter(|line| !line.starts_with("For more information")) {
+        let tip = part.strip_prefix("tip: ");
+        let gap = if line.is_empty() {
+            ""
+        } else if tip.is_some() {
+            "; "
+        } else {
+            " "
+        };
+        line += gap;
+        line += tip.unwrap_or(part);
+    }
+    line
 }
 
 /// The conventions of no-color.org and of terminals that cannot.
@@ -136,7 +181,8 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
             screen.show(&status::run(&store, &config))
         }
         Command::Config(asked) => screen.show(&config::run(&asked)?),
-        Command::Explain { nft } => screen.show(&explain::run(nft, state_dir)?),
+        Command::Explain(asked) => screen.show(&explain::run(&asked, state_dir)?),
+        Command::Version => screen.show(&version::run()),
         Command::Gc { dry_run } => return gc::run(dry_run, &recorded()?, screen),
         Command::Reserve(asked) => screen.show(&reserve::reserve(&asked, &store()?)?),
         Command::Release { name } => screen.show(&reserve::release(&name, &store()?)?),
@@ -191,3 +237,6 @@ fn store_at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Store {
 fn nothing_recorded(store: &Store) -> String {
     format!("nothing has been recorded in {} yet", store.dir().display())
 }
+
+#[cfg(test)]
+mod tests;

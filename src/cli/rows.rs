@@ -42,6 +42,11 @@ impl Row {
         [host.into(), Cell::or_dash(target), Cell::or_dash(self.name.as_ref()), self.choice.into()]
     }
 
+    /// Whether it is one port, no run.
+    pub(super) fn is_one(&self) -> bool {
+        self.host.port == self.last
+    }
+
     /// `PORT[-LAST]/PROTO[@ADDRESS]`.
     pub(super) fn spot(&self) -> String {
         let HostPort { protocol, address, port } = self.host;

@@ -6,6 +6,7 @@ use std::io;
 use autoport::app::{self, Listing, Overview};
 use autoport::cni::Config;
 use autoport::error::Error;
+use autoport::event::Silent;
 use autoport::kernel::Table;
 use autoport::model::{PortRange, Protocol, Record, Request};
 use autoport::netns::Fate;
@@ -26,6 +27,8 @@ pub(super) struct Status {
     store_layout: u32,
     /// `null` where it was not seen.
     table: Option<Table>,
+    /// How the table differs from the records; `null` where that was not seen.
+    differences: Option<Vec<String>>,
     state_dir: String,
     /// `null` where nothing has been recorded, or nothing can be read.
     records: Option<Counts>,
@@ -91,6 +94,25 @@ struct Range {
     held: BTreeMap<Protocol, usize>,
 }
 
+impl Status {
+    fn rules(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let Some(differences) = &self.differences else { return Ok(()) };
+        write!(out, "rules       ")?;
+        match &**differences {
+            [] => out.paint(GOOD, "as recorded")?,
+            [first, more @ ..] => {
+                let more = match more.len() {
+                    0 => String::new(),
+                    more => format!(", and {more} more"),
+                };
+                out.paint(BAD, &format!("{first}{more}"))?;
+                write!(out, "; `autoport repair` restores them")?;
+            }
+        }
+        writeln!(out)
+    }
+}
+
 impl Answer for Status {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let (word, style) = if self.usable { ("usable", GOOD) } else { ("unusable", BAD) };
@@ -112,6 +134,7 @@ impl Answer for Status {
             None => "not seen",
         };
         writeln!(out, "table       {table}")?;
+        self.rules(out)?;
         match &self.records {
             None if self.usable => writeln!(out, "store       {state_dir}: nothing recorded")?,
             None => writeln!(out, "store       {state_dir}: not read")?,
@@ -145,7 +168,7 @@ impl Answer for Status {
     }
 
     fn is_well(&self) -> bool {
-        self.usable
+        self.usable && self.differences.iter().all(Vec::is_empty)
     }
 }
 
@@ -172,7 +195,9 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         let (injected, uninjected, current) = (found.injected, found.uninjected, as_of.is_empty());
         Some(Counted { injected, uninjected, current, as_of })
     });
+    let examined = app::examine(store, &mut Silent).ok().flatten();
     Status {
+        differences: examined.and_then(|examined| examined.differences.ok()),
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),
         version: env!("CARGO_PKG_VERSION"),

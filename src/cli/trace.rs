@@ -3,37 +3,58 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use autoport::app;
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
 use autoport::kernel;
 use autoport::model::{HostPort, Protocol};
 use autoport::plan::Spot;
-use clap::CommandFactory as _;
-use clap::error::ErrorKind;
 use serde::Serialize;
 
-use super::arguments::{self, Cli};
+use super::arguments::{self, Traced};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
-use super::{Failure, Store};
+use super::{Failure, Store, rows};
 
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
-    let to = asked.to.unwrap_or_else(|| known_by(asked.from));
-    let Spot { protocol, port, .. } = asked.port;
+    let Spot { protocol, address, port } = match &asked.what {
+        Traced::Port(spot) => *spot,
+        Traced::Pod(name) => only_port(name, store)?,
+    };
+    let to = asked.to.or(address).unwrap_or_else(|| known_by(asked.from));
     let host = HostPort { protocol, address: to, port };
     let query = Query { from: asked.from, host };
     if let Some(from) = query.from.filter(|from| from.is_ipv6() != to.is_ipv6()) {
-        wrong(&format!("{from} and the destination {to} are of different IP versions: set --to"));
+        let text =
+            format!("{from} and the destination {to} are of different IP versions: set --to");
+        return Err(Failure::Usage(text));
     }
     if asked.probe && host.protocol == Protocol::Sctp {
-        wrong("--probe supports tcp and udp only");
+        return Err(Failure::Usage("--probe supports tcp and udp only".to_owned()));
     }
     let trace = Trace::of(query, store)?;
     let probe = asked.probe.then(|| diagnosis::probe(&query));
     Ok(Told { trace, probe })
 }
 
-/// Ends as wrong arguments do.
-fn wrong(why: &str) -> ! {
-    Cli::command().error(ErrorKind::ArgumentConflict, why).exit()
+/// The host port of a pod that has one.
+fn only_port(name: &str, store: &Store) -> Result<Spot, Failure> {
+    let mut listing = app::list(store, &mut crate::Stderr)?.unwrap_or_default();
+    listing.narrow_to_name(name)?;
+    let mut rows: Vec<_> =
+        listing.attachments.iter().flat_map(|record| rows::of(record, &[])).collect();
+    rows = rows::arranged(rows, false);
+    rows.dedup_by_key(|row| (row.host.port, row.host.protocol, row.host.is_wildcard()));
+    match &*rows {
+        [] => Err(Failure::nobody(name)),
+        [row] if row.is_one() => {
+            let HostPort { protocol, address, port } = row.host;
+            let address = Some(address).filter(|_| !row.host.is_wildcard());
+            Ok(Spot { protocol, address, port })
+        }
+        rows => {
+            let spots = rows.iter().map(rows::Row::spot).collect::<Vec<_>>().join(", ");
+            Err(Failure::Asked(format!("{name} has several host ports, name one of them: {spots}")))
+        }
+    }
 }
 
 /// The address that a client of this sort would ask.
