@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use autoport_agent::cluster::Cluster;
@@ -148,10 +148,20 @@ fn run(settings: Settings) -> io::Result<()> {
         let service = Service::start(settings)?;
         tokio::select! {
             () = service.run() => Err(io::Error::other("the thread that uses the store has ended")),
-            _ = terminate.recv() => Ok(()),
+            () = ended(&mut terminate, &service) => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
     })
+}
+
+/// Until SIGTERM has come and no sandbox needs this agent, or it has come again.
+async fn ended(terminate: &mut Signal, service: &Service) {
+    terminate.recv().await;
+    tracing::info!("asked to end");
+    tokio::select! {
+        () = service.leave() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 fn log(format: LogFormat, level: LogLevel) {

@@ -4,6 +4,7 @@
 mod away;
 mod closed;
 mod cost;
+mod ending;
 mod off;
 mod steps;
 mod swap;

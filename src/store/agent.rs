@@ -21,12 +21,15 @@ pub const AGENT_HEARTBEAT: &str = "agent.json";
 /// Held by an agent that waits for the lead; its content is that agent's heartbeat.
 pub const AGENT_NEXT: &str = "agent.next";
 
+/// Held, shared, by every agent that is connected to the runtime and is not about to end.
+pub const AGENT_PRESENT: &str = "agent.present";
+
 /// What the leading agent knows of the node's containers.
 pub(super) const AGENT_CONTAINERS: &str = "agent.containers";
 
 /// All that agents write, files and directories.
-pub(super) const FILES: [&str; 5] =
-    [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, AGENT_CONTAINERS, "requests"];
+pub(super) const FILES: [&str; 6] =
+    [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, AGENT_PRESENT, AGENT_CONTAINERS, "requests"];
 
 /// An agent whose last heartbeat is older is not connected.
 const STALE: Duration = Duration::from_secs(5);

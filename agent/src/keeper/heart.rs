@@ -25,7 +25,7 @@ pub struct Heartbeat {
     pub version: u32,
     /// Of the leader, in its own PID namespace.
     pub pid: u32,
-    /// Whether the runtime's session is synchronized.
+    /// Whether the runtime's session is synchronized, and the agent is not about to end.
     pub connected: bool,
     /// Whether the leader hands the lead over to an agent that waits for it.
     #[serde(default)]
@@ -65,10 +65,10 @@ impl Heart {
         Self { path, standby, own: None }
     }
 
-    /// Writes that this agent is connected.
-    pub(super) fn write(&mut self, now: Instant) -> Result<(), Error> {
+    /// Writes that this agent is there, and whether the plugin may count on it.
+    pub(super) fn write(&mut self, now: Instant, connected: bool) -> Result<(), Error> {
         let (version, pid, standby) = (VERSION, std::process::id(), self.standby);
-        let beat = Heartbeat { version, pid, connected: true, standby, heartbeat: now };
+        let beat = Heartbeat { version, pid, connected, standby, heartbeat: now };
         let text = serde_json::to_string(&beat).map_err(io::Error::other);
         let text = text.map_err(Error::of("encode", &self.path))?;
         let text = format!("{text:<width$}\n", width = LENGTH - 1);

@@ -44,8 +44,17 @@ impl Lock {
 
     /// Takes the lock, or sees that it is taken; never waits.
     pub(super) fn attempt(&mut self) -> Result<Attempt, Error> {
+        self.attempt_as(FlockArg::LockExclusiveNonblock)
+    }
+
+    /// The same for a lock that several agents have.
+    pub(super) fn share(&mut self) -> Result<Attempt, Error> {
+        self.attempt_as(FlockArg::LockSharedNonblock)
+    }
+
+    fn attempt_as(&mut self, kind: FlockArg) -> Result<Attempt, Error> {
         while self.held.is_none() {
-            match Flock::lock(self.open()?, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(self.open()?, kind) {
                 Ok(held) => self.held = Some(held),
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(Attempt::HeldByOther),
                 Err((_, errno)) => return Err(Error::of("lock", &self.path)(errno.into())),

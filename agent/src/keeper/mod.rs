@@ -22,9 +22,9 @@ use self::heart::Heart;
 pub use self::heart::{Heartbeat, last, read};
 use self::lock::{Attempt, Lock};
 
-use autoport::store::AGENT_NEXT as NEXT;
 /// Held by the leader, and its heartbeat.
 pub use autoport::store::{AGENT_HEARTBEAT as HEARTBEAT, AGENT_LOCK as LOCK};
+use autoport::store::{AGENT_NEXT as NEXT, AGENT_PRESENT as PRESENT};
 
 /// How often the heart beats. The contract with the plugin is once in a second.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -52,6 +52,10 @@ pub struct Keeper {
     preferred: bool,
     lead: Lock,
     next: Lock,
+    /// Shared with the other agents that are connected and stay.
+    present: Lock,
+    /// Whether it is about to end.
+    leaves: bool,
     heart: Heart,
     /// The heart of a preferred agent that waits.
     waiting: Heart,
@@ -80,6 +84,8 @@ impl Keeper {
             preferred,
             lead: Lock::at(dir.join(LOCK)),
             next: Lock::at(dir.join(NEXT)),
+            present: Lock::at(dir.join(PRESENT)),
+            leaves: false,
             heart: Heart::at(dir.join(HEARTBEAT), !preferred),
             waiting: Heart::at(dir.join(NEXT), !preferred),
             part: Part::Offline,
@@ -109,10 +115,38 @@ impl Keeper {
         if !connected {
             self.give_up();
             self.next.release();
+            self.present.release();
             self.part = Part::Offline;
         } else if self.part == Part::Offline {
             self.part = Part::Ready;
+            // An error is the next beat's.
+            let _ = self.show();
         }
+    }
+
+    /// Notes that this agent is about to end; gives whether it is needed until then, because no other agent that
+    /// stays is connected to the runtime. From now on the plugin does not count on it, so that pods that need an
+    /// agent wait, and it answers where no other does. Another agent gets the lead when this one ends: an event
+    /// that both answer would fail.
+    ///
+    /// # Errors
+    /// When a file of the state directory cannot be used; then it is needed as far as it knows.
+    pub fn leave(&mut self) -> Result<bool, Error> {
+        if self.part == Part::Offline {
+            return Ok(false);
+        }
+        self.leaves = true;
+        self.next.release();
+        self.present.release();
+        let attempt = self.present.attempt();
+        self.present.release();
+        if attempt? == Attempt::HeldByOther {
+            return Ok(false);
+        }
+        if self.leads() {
+            self.heart.write(self.clock.now(), false)?;
+        }
+        Ok(true)
     }
 
     /// Decides who answers an event that has arrived. A free lead is taken in any case: the agent that
@@ -136,11 +170,18 @@ impl Keeper {
                 self.give_up();
                 return Ok(());
             }
-            self.heart.write(now)?;
+            self.heart.write(now, !self.leaves)?;
         } else if self.next.is_held() {
-            self.waiting.write(now)?;
+            self.waiting.write(now, true)?;
         }
-        Ok(())
+        self.show()
+    }
+
+    /// Has agents that are about to end know of this one. Such an agent may have the lock for a moment while it
+    /// looks: then it is the next beat that gets it.
+    fn show(&mut self) -> Result<(), Error> {
+        let stays = self.part != Part::Offline && !self.leaves;
+        if stays { self.present.share().map(drop) } else { Ok(()) }
     }
 
     fn decide(&mut self, is_event: bool) -> Result<Standing, Error> {
@@ -175,10 +216,10 @@ impl Keeper {
             self.part = Part::Ready;
         }
         match attempt {
-            Attempt::Taken if is_event || self.preferred || !self.is_awaited(now) => {
+            Attempt::Taken if is_event || self.takes_over(now) => {
                 self.part = Part::Ready;
                 self.next.release();
-                self.heart.write(now)?;
+                self.heart.write(now, !self.leaves)?;
                 Ok(Standing::Leads)
             }
             Attempt::Taken => {
@@ -192,8 +233,12 @@ impl Keeper {
     /// Stands by, or answers for a leader that is stopped. The heartbeat is written at once, so that further
     /// agents stand by.
     fn stand_by(&mut self, now: Instant) -> Result<Standing, Error> {
-        if self.preferred && !self.next.is_held() && self.next.attempt()? == Attempt::Taken {
-            self.waiting.write(now)?;
+        if self.preferred
+            && !self.leaves
+            && !self.next.is_held()
+            && self.next.attempt()? == Attempt::Taken
+        {
+            self.waiting.write(now, true)?;
         }
         if let Some(leader) = self.heart.of_another(now)? {
             if self.part == Part::Deputy {
@@ -202,13 +247,19 @@ impl Keeper {
             return Ok(self.behind(&leader));
         }
         self.part = Part::Deputy;
-        self.heart.write(now)?;
+        self.heart.write(now, !self.leaves)?;
         Ok(Standing::Leads)
     }
 
     /// What this agent is while `leader` leads.
     const fn behind(&self, leader: &Heartbeat) -> Standing {
-        if self.preferred && leader.standby { Standing::Waits } else { Standing::StandsBy }
+        let waits = self.preferred && !self.leaves && leader.standby;
+        if waits { Standing::Waits } else { Standing::StandsBy }
+    }
+
+    /// Whether it takes a free lead without an event.
+    fn takes_over(&mut self, now: Instant) -> bool {
+        !self.leaves && (self.preferred || !self.is_awaited(now))
     }
 
     /// Whether a preferred agent waits for the lead, and is not stopped itself.

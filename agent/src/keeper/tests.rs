@@ -221,3 +221,80 @@ fn the_heartbeat_is_overwritten_in_its_place() {
     assert_eq!(node.heartbeat(), None);
     assert!(BEAT < Duration::from_secs(1));
 }
+
+/// Whether the agent is needed until it ends.
+fn is_needed(agent: &mut Keeper) -> bool {
+    agent.leave().expect("the state directory can be used")
+}
+
+#[test]
+fn an_agent_that_ends_is_not_needed_where_another_stays() {
+    let node = Node::new();
+    let (mut first, mut second) = (node.agent(true), node.agent(false));
+    assert!(leads(&mut first));
+    assert!(!is_needed(&mut first));
+    assert!(node.heartbeat().is_some_and(|beat| beat.connected), "the next leader writes soon");
+    drop(first);
+    node.run(100, &mut [&mut second]);
+    assert!(second.leads());
+    // The other way round: a preferred agent has come, and may not lead yet.
+    let _first = node.agent(true);
+    assert!(!is_needed(&mut second));
+    second.set_connected(false);
+    assert!(!is_needed(&mut second), "without a runtime there is nothing to answer");
+}
+
+#[test]
+fn of_two_that_end_one_answers_and_the_plugin_counts_on_neither() {
+    for order in [[0, 1], [1, 0]] {
+        let node = Node::new();
+        let mut both = [node.agent(true), node.agent(false)];
+        assert!(leads(&mut both[0]));
+        // The other has not been asked to end yet.
+        assert!(!is_needed(&mut both[order[0]]));
+        assert!(is_needed(&mut both[order[1]]) && is_needed(&mut both[order[0]]));
+        for _ in 0..3 {
+            let [first, second] = &mut both;
+            node.run(1000, &mut [first, second]);
+            assert!(node.heartbeat().is_some_and(|beat| !beat.connected));
+            assert_eq!((leads(first), leads(second)), (true, false));
+        }
+        let [first, mut second] = both;
+        drop(first);
+        node.run(1000, &mut [&mut second]);
+        assert!(!second.leads(), "without an event it does not take the lead");
+        assert!(leads(&mut second));
+        assert!(node.heartbeat().is_some_and(|beat| !beat.connected));
+        // An agent that comes is preferred, whatever it is, and gets the lead when this one ends.
+        let mut next = node.agent(false);
+        assert!(!leads(&mut next) && !is_needed(&mut second));
+        drop(second);
+        assert!(leads(&mut next));
+        assert!(node.heartbeat().is_some_and(|beat| beat.connected));
+    }
+}
+
+#[test]
+fn a_preferred_agent_that_ends_does_not_wait_for_the_lead() {
+    let node = Node::new();
+    let mut second = node.agent(false);
+    assert!(leads(&mut second));
+    let mut first = node.agent(true);
+    assert!(matches!(first.standing(), Standing::Waits));
+    assert!(!is_needed(&mut first) && is_needed(&mut second) && is_needed(&mut first));
+    node.run(2000, &mut [&mut second, &mut first]);
+    assert!(matches!(first.standing(), Standing::StandsBy));
+    assert!(second.leads());
+}
+
+#[test]
+fn an_agent_that_cannot_look_for_others_is_needed() {
+    let node = Node::new();
+    let mut agent = node.agent(true);
+    assert!(leads(&mut agent));
+    let present = node.dir.path().join(PRESENT);
+    std::fs::remove_file(&present).expect("it can be deleted");
+    std::fs::create_dir(&present).expect("a directory in the way");
+    assert!(agent.leave().is_err());
+    assert!(agent.beat().is_ok(), "and its heart beats");
+}

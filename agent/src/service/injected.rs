@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use autoport::model;
+use autoport::model::{self, Record};
 use autoport::store::{Containers, Lack};
 
 use crate::inject::{self, Known, Refusal};
@@ -12,6 +12,10 @@ use crate::nri::message::{Container, Pod};
 
 /// So long changes are collected before they are written: a Pod has several containers.
 const COLLECT: Duration = Duration::from_millis(200);
+
+/// So many seconds after its ports were assigned a sandbox may get its container soon. If it has none then, its
+/// image is being pulled, or cannot be.
+const YOUNG: u64 = 60;
 
 /// How a container came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,18 @@ impl Injected {
         if (self.known.len(), self.unexamined.len()) != before {
             self.has_changed();
         }
+    }
+
+    /// Whether a holder of ports has no container yet, and may get one soon.
+    pub(super) fn is_awaited_by(&self, records: &[Record], now: u64) -> bool {
+        let chosen = records.iter().filter(|record| !record.grants.is_empty());
+        let mut young = chosen.filter(|record| record.created + YOUNG >= now);
+        young.any(|record| {
+            let sandbox = record.owner.container_id();
+            !self.known.iter().any(|((of, _), one)| {
+                sandbox.map_or(record.owner.uid() == Some(&one.pod.uid), |sandbox| sandbox == of)
+            })
+        })
     }
 
     /// The pod whose containers are to be examined next.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use autoport::error::in_one_line;
 use autoport::event::Silent;
 use autoport::store::Store;
+use tokio::sync::oneshot;
 
 use super::task::{Duty, Job, Task};
 use crate::hostnet::Listed;
@@ -24,6 +25,9 @@ pub(super) enum Order {
     Connected(bool),
     /// Beat: sent by the session's thread, so that the heart stops if either thread does.
     Beat,
+    /// This agent is about to end. The reply tells whether a sandbox waits for its container; there is none where
+    /// the agent is not needed.
+    Leave(oneshot::Sender<bool>),
     /// Look for holders whose sandboxes do not exist, by a list of the runtime if there is one.
     Look(Option<Listed>),
     /// Have it answered.
@@ -74,10 +78,11 @@ impl Lead {
                     self.beat();
                     Ok(())
                 }
+                Order::Leave(reply) if self.leave() => self.worker.send(Task::Waits(reply)),
                 Order::Look(listed) if self.keeper.leads() => {
                     self.worker.send(Task::Look(role, listed))
                 }
-                Order::Look(_) => Ok(()),
+                Order::Leave(_) | Order::Look(_) => Ok(()),
                 Order::Event(job) => {
                     let duty = self.duty(&job);
                     let role = self.keeper.pulse().role();
@@ -97,6 +102,14 @@ impl Lead {
         let led = leads.then(|| self.keeper.pulse().role());
         let before = std::mem::replace(&mut self.led, led);
         led.filter(|_| led != before).map_or(Ok(()), |role| self.worker.send(Task::Lead(role)))
+    }
+
+    /// Whether this agent is needed until it ends.
+    fn leave(&mut self) -> bool {
+        self.keeper.leave().unwrap_or_else(|error| {
+            tracing::warn!("cannot look for other agents: {}", in_one_line(&error));
+            true
+        })
     }
 
     fn beat(&mut self) {

@@ -68,6 +68,16 @@ pub struct Service {
     sockets: Option<Sockets>,
 }
 
+/// How long an agent that is to end goes on at most while no other is connected. Less than
+/// `terminationGracePeriodSeconds` of `deploy/kubernetes`.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// It goes on at least for so long: an ADD that has found it connected records what its sandbox holds meanwhile.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How often it looks whether it is still needed.
+const LEAVE_STEP: Duration = Duration::from_millis(100);
+
 /// How often holders whose sandboxes do not exist are looked for.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -179,6 +189,28 @@ impl Service {
             }
             sleep(RETRY).await;
         }
+    }
+
+    /// Goes on, beside [`Service::run`], while no other agent is connected and sandboxes wait for their containers:
+    /// these would be created without their variables.
+    pub async fn leave(&self) {
+        let begun = Instant::now();
+        while let Some(left) = GRACE.checked_sub(begun.elapsed()) {
+            let (reply, waits) = oneshot::channel();
+            let sent = self.orders.send(Order::Leave(reply));
+            // Without a reply this agent is not needed; a disk that hangs gives none.
+            let Ok((Ok(waits), Ok(()))) = timeout(left, waits).await.map(|waits| (waits, sent))
+            else {
+                return;
+            };
+            if !waits && begun.elapsed() > QUIET {
+                return;
+            }
+            sleep(LEAVE_STEP).await;
+        }
+        tracing::warn!(
+            "no other agent is connected: containers that are created before one is have no variables"
+        );
     }
 
     /// One session, until it is over.

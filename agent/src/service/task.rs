@@ -42,6 +42,8 @@ pub(super) enum Task {
     Event(Box<Job>, Duty, Role),
     /// This agent leads from now on.
     Lead(Role),
+    /// Tell whether a sandbox waits for its container, so that this agent is not to end yet.
+    Waits(oneshot::Sender<bool>),
     /// Look for holders whose sandboxes the runtime does not have.
     Look(Role, Option<Listed>),
 }

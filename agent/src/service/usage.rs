@@ -4,10 +4,18 @@ use autoport::app::Listing;
 use autoport::cni::Config;
 use autoport::model::{PortRange, Protocol, Request};
 
-use crate::metrics::Usage;
+use crate::config::Plugin;
+use crate::metrics::{Metrics, Usage};
+
+/// Counts it. A configuration that cannot be used is an error for the pods that ask.
+pub(super) fn count(plugin: &Plugin, listing: &Listing, metrics: &Metrics) {
+    if let Ok(config) = plugin.read() {
+        metrics.usage(usage(&config, listing));
+    }
+}
 
 /// What is held of each range of the configuration, in each protocol.
-pub(super) fn usage(config: &Config, listing: &Listing) -> Vec<Usage> {
+fn usage(config: &Config, listing: &Listing) -> Vec<Usage> {
     let ports = &config.ports;
     let named = ports.named_ranges.iter().map(|(name, range)| (name.as_str(), &*range.ports));
     let all = std::iter::once((Request::DEFAULT_RANGE, &*ports.ranges)).chain(named);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use autoport::app::{self, Claimed, Listing};
+use autoport::app::{self, Claimed};
 use autoport::cni::ENV;
 use autoport::error::in_one_line;
 use autoport::kernel;
@@ -19,7 +19,7 @@ use super::ports;
 use super::sockets::Check;
 use super::task::{Duty, Job, Reply, Task};
 use super::traced::Traced;
-use super::usage::usage;
+use super::usage;
 use crate::collect::Suspects;
 use crate::config::Plugin;
 use crate::hostnet::{self, Call, Listed, Sandboxes};
@@ -76,6 +76,7 @@ pub(super) fn start(
                     worker.examine();
                     worker.injected.write_at(Some(Instant::now()));
                 }
+                Ok(Task::Waits(reply)) => drop(reply.send(worker.waits())),
                 Ok(Task::Look(role, listed)) => {
                     worker.look(role, listed);
                     kernel::give_back_memory();
@@ -291,6 +292,12 @@ impl Worker {
         }
     }
 
+    /// Whether a sandbox waits for its container.
+    fn waits(&self) -> bool {
+        let listing = app::list(&self.aside(), &mut Traced(&self.metrics)).ok().flatten();
+        listing.is_some_and(|listing| self.injected.is_awaited_by(&listing.attachments, now()))
+    }
+
     /// The store for what the runtime does not wait for.
     fn aside(&self) -> Store {
         self.store.clone().by(Instant::now() + ASIDE)
@@ -398,13 +405,6 @@ impl Worker {
         Ok(known)
     }
 
-    /// A configuration that cannot be used is an error for the pods that ask.
-    fn count(&self, listing: &Listing) {
-        if let Ok(config) = self.plugin.read() {
-            self.metrics.usage(usage(&config, listing));
-        }
-    }
-
     fn look(&mut self, role: Role, listed: Option<Listed>) {
         self.examine();
         if let Some(listed) = listed {
@@ -420,7 +420,7 @@ impl Worker {
                 return;
             }
         };
-        self.count(&listing);
+        usage::count(&self.plugin, &listing, &self.metrics);
         let records = &listing.attachments;
         let on_host = records.iter().filter(|record| hostnet::is_of_host(record));
         let _ = self.checks.send(Check::All(on_host.cloned().collect()));

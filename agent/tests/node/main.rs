@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod capacity;
 mod doors;
+mod ending;
 mod figures;
 mod injected;
 mod late;

@@ -104,3 +104,17 @@ fn a_pod_that_asks_and_has_nothing_is_told_from_one_with_a_wrong_annotation() {
         assert_eq!(written(&injected), []);
     }
 }
+
+#[test]
+fn a_pod_is_waited_for_until_it_has_a_container() {
+    let record = Record { created: NOW, ..http() };
+    let later = Record { created: NOW - YOUNG - 1, ..http() };
+    let fixed = Record { grants: Vec::new(), ..record.clone() };
+    let mut injected = Injected::default();
+    assert!(injected.is_awaited_by(std::slice::from_ref(&record), NOW));
+    assert!(!injected.is_awaited_by(&[later, fixed], NOW), "nothing is expected of these");
+    injected.told(&pod(&[]), &container("c1", "setup"), 8, NOW);
+    assert!(!injected.is_awaited_by(std::slice::from_ref(&record), NOW));
+    injected.end_container("c1");
+    assert!(injected.is_awaited_by(&[record], NOW), "the next container comes soon");
+}
