@@ -13,6 +13,13 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+/// What `autoport completion` prints: those that ask the program, and so know pods and ports.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("autoport.bash", include_str!("../../src/cli/completion/autoport.bash")),
+    ("_autoport", include_str!("../../src/cli/completion/_autoport")),
+    ("autoport.fish", include_str!("../../src/cli/completion/autoport.fish")),
+];
+
 #[expect(clippy::disallowed_methods, reason = "the pages are its own")]
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from);
@@ -25,11 +32,14 @@ fn main() -> io::Result<()> {
             Ok(()) | Err(_) => fs::create_dir_all(folder)?,
         }
     }
-    for command in [arguments::Cli::command(), agent::Arguments::command()] {
-        let name = command.get_name().to_owned();
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            clap_complete::generate_to(shell, &mut command.clone(), &*name, &completions)?;
-        }
+    for (name, script) in SCRIPTS {
+        fs::write(completions.join(name), script)?;
+    }
+    let mut agent = agent::Arguments::command();
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut agent, "autoport-agent", &completions)?;
+    }
+    for command in [arguments::Cli::command(), agent] {
         // `help` has no page of its own: each command's page is what it would show.
         clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
     }

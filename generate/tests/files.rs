@@ -21,10 +21,7 @@ fn shells_and_man_read_what_is_generated() {
     let read = |name: &str| fs::read_to_string(folder.join(name)).expect(name);
     for name in ["completions/autoport.bash", "completions/_autoport", "completions/autoport.fish"]
     {
-        let text = read(name);
-        for word in SUBCOMMANDS.into_iter().chain(["state-dir", "dry-run", "sctp"]) {
-            assert!(text.contains(word), "{name}: {word}");
-        }
+        assert!(read(name).contains("autoport complete -- "), "{name}");
     }
     let agent = read("man/autoport-agent.1");
     assert!(agent.contains("net\\-conf\\-dir"), "{agent}");

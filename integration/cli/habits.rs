@@ -1,14 +1,17 @@
 //! What operators are used to from kubectl, ip and podman: blocks in one row, examples of an annotation, a
 //! pod in the place of a port, a version with a commit.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use super::commands::{assert_fails, json_of};
 use crate::stage::bare::{add, annotated, attachment, network, tcp};
 use crate::stage::chain::Attachment;
-use crate::stage::netns::nft;
+use crate::stage::netns::{nft, run};
 use crate::stage::node::Node;
 use crate::stage::operator::{autoport, told};
+use crate::stage::plugin::Plugin;
 
 /// A pod of the namespace `shop` with these requests, and with port 8080 if it is `fixed`.
 fn pod(node: &Node, name: &str, number: u16, requests: &str, fixed: bool) -> Attachment {
@@ -112,4 +115,29 @@ fn every_error_begins_with_the_programs_name() {
     let (status, stdout, stderr) = autoport(&["list", "--help"]);
     assert!(status.success() && stderr.is_empty(), "{stderr}");
     assert!(stdout.contains("Examples:\n  autoport list"), "{stdout}");
+}
+
+#[test]
+fn pods_and_ports_are_completed() {
+    let node = Node::new();
+    pod(&node, "web", 5, "http=8000", true);
+    told(&["reserve", "dns", "53/udp"]);
+    let words = |line: &[&str]| -> Vec<String> {
+        told(&[&["complete", "--"], line].concat()).lines().map(str::to_owned).collect()
+    };
+    assert_eq!(words(&["show", "sh"]), ["shop/web"]);
+    assert_eq!(words(&["list", "--pod", ""]), ["shop/web"]);
+    assert_eq!(words(&["list", "-n", ""]), ["shop"]);
+    assert_eq!(words(&["list", "--port", "2"]), ["20000"]);
+    assert_eq!(words(&["trace", ""]), ["20000/tcp", "8080/tcp", "shop/web"]);
+    assert_eq!(words(&["release", ""]), ["dns"]);
+    let script = told(&["completion", "bash"]);
+    let autoport = Plugin::Autoport.path();
+    let ask = format!(
+        "autoport() {{ {} \"$@\"; }}\n{script}\nCOMP_WORDS=(autoport show sh) COMP_CWORD=2\n_autoport\n\
+         echo \"${{COMPREPLY[@]}}\"",
+        autoport.display()
+    );
+    let (ok, text) = run(Command::new("bash").args(["-ec", &ask]).env_remove("CNI_COMMAND"), "");
+    assert_eq!((ok, text.trim()), (true, "shop/web"));
 }

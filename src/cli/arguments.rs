@@ -48,6 +48,14 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// A shell whose completions can be extended.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the host ports in use, with the pod or reservation that holds each
@@ -154,6 +162,19 @@ pub(crate) enum Command {
     /// Show the version, the commit, the layouts, and what the kernel supports
     #[command(after_help = examples::VERSION)]
     Version,
+    /// Print the script that completes commands, options, pods and ports in a shell
+    #[command(after_help = examples::COMPLETION)]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print what can come next in a command line: for the scripts of `completion`
+    #[command(hide = true)]
+    Complete {
+        /// The words after the program's name; the last one is not finished
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
 }
 
 #[derive(Args)]

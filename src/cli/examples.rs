@@ -84,3 +84,9 @@ pub(crate) const VERSION: &str = "\
 Examples:
   autoport version
   autoport version -o json";
+
+pub(crate) const COMPLETION: &str = "\
+Examples:
+  autoport completion bash > /usr/share/bash-completion/completions/autoport
+  autoport completion zsh > /usr/share/zsh/vendor-completions/_autoport
+  autoport completion fish > /usr/share/fish/vendor_completions.d/autoport.fish";

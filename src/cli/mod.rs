@@ -2,6 +2,7 @@
 //! a file of its own.
 
 mod arguments;
+mod completion;
 mod config;
 mod doctor;
 mod env;
@@ -183,6 +184,8 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
         Command::Config(asked) => screen.show(&config::run(&asked)?),
         Command::Explain(asked) => screen.show(&explain::run(&asked, state_dir)?),
         Command::Version => screen.show(&version::run()),
+        Command::Completion { shell } => completion::print(shell, screen),
+        Command::Complete { words } => completion::complete(&words, store().ok().as_ref(), screen),
         Command::Gc { dry_run } => return gc::run(dry_run, &recorded()?, screen),
         Command::Reserve(asked) => screen.show(&reserve::reserve(&asked, &store()?)?),
         Command::Release { name } => screen.show(&reserve::release(&name, &store()?)?),

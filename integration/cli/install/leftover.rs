@@ -2,6 +2,7 @@
 //! been called, and nothing of other containers.
 
 use super::*;
+use crate::stage::plugin::Running;
 use crate::stage::strace;
 
 const PODS: u16 = 50;
@@ -113,7 +114,7 @@ fn dels_of_one_pod_at_a_time_succeed() {
             .expect("the network, the ID, the interface")
             .clone_into(&mut attachment.container_id);
         let calls: Vec<_> = (0..8).map(|_| attachment.plugin_call("DEL").start()).collect();
-        let told: Vec<_> = calls.into_iter().map(|call| call.finish()).collect();
+        let told: Vec<_> = calls.into_iter().map(Running::finish).collect();
         assert!(told.iter().all(|told| told.status.success()), "{told:?}");
         assert!(told.iter().all(|told| !told.stderr.contains("could not")), "{told:?}");
         assert!(told.iter().any(|told| told.stderr.contains("deleted what portmap")), "{told:?}");
