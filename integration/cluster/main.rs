@@ -18,6 +18,7 @@ mod machine;
 mod recording;
 
 mod agents;
+mod capacity;
 mod daemonset;
 mod deployed;
 mod images;

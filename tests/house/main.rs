@@ -54,7 +54,7 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 12] = [
+const AGENT_MAP: [(&str, &[&str]); 13] = [
     ("nri", &[]),
     ("config", &["metrics"]),
     ("metrics", &[]),
@@ -62,13 +62,14 @@ const AGENT_MAP: [(&str, &[&str]); 12] = [
     ("inject", &["nri"]),
     ("hostnet", &["nri"]),
     ("collect", &["hostnet"]),
+    ("capacity", &[]),
     ("cluster", &[]),
     ("requests", &[]),
     (
         "service",
         &[
-            "nri", "config", "keeper", "inject", "hostnet", "collect", "metrics", "cluster",
-            "requests",
+            "nri", "config", "keeper", "inject", "hostnet", "collect", "capacity", "metrics",
+            "cluster", "requests",
         ],
     ),
     // The executable, which sees the rooms from outside.

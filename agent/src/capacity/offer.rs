@@ -100,12 +100,12 @@ impl Offer {
     pub(super) async fn tend(&mut self) {
         let Some(kubelet) = FileId::of(&self.dir.join(KUBELET)) else { return };
         let own = FileId::of(&self.dir.join(&self.endpoint));
-        let serves = |served: &Served| {
-            let is_over = served.is_over.load(Ordering::Relaxed) || served.task.is_finished();
-            !is_over && Some(served.socket) == own && served.kubelet == kubelet
+        let is_in_force = |offered: &Served| {
+            let is_over = offered.is_over.load(Ordering::Relaxed) || offered.task.is_finished();
+            !is_over && Some(offered.socket) == own && offered.kubelet == kubelet
         };
         let waits = self.failed.as_ref().is_some_and(|(_, since)| since.elapsed() < PAUSE);
-        if waits || self.served.as_ref().is_some_and(serves) {
+        if waits || self.served.as_ref().is_some_and(is_in_force) {
             return;
         }
         self.end();
@@ -145,14 +145,9 @@ impl Offer {
         let task = tokio::spawn(async move { drop(serving.await) });
         let served = Served { task, socket, kubelet, is_over };
         let registered = timeout(LIMIT, register(&self.dir, &self.endpoint, &self.resource)).await;
-        match registered {
-            Ok(Ok(())) => Ok(served),
-            failed => {
-                served.task.abort();
-                let late = || format!("kubelet does not answer within {} s", LIMIT.as_secs());
-                Err(failed.map_or_else(|_| late(), |registered| registered.unwrap_err()))
-            }
-        }
+        let late = |_| format!("kubelet does not answer within {} s", LIMIT.as_secs());
+        registered.map_err(late).flatten().inspect_err(|_| served.task.abort())?;
+        Ok(served)
     }
 
     /// Ends what is served.

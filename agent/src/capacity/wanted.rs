@@ -7,6 +7,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::RESOURCE;
 
+/// Of one container no more resources of ours are counted: its author could name thousands.
+const MOST: usize = 16;
+
 /// By the UID of the Pod and the resource.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
@@ -42,7 +45,7 @@ impl Wanted {
     }
 }
 
-/// As the scheduler counts: init containers run before the others, one after the other.
+/// As the scheduler counts it: init containers run before the others, one after the other.
 fn of_pod(spec: &v1::PodSpec) -> BTreeMap<String, usize> {
     let mut asked = BTreeMap::new();
     for container in &spec.containers {
@@ -63,7 +66,7 @@ fn of_pod(spec: &v1::PodSpec) -> BTreeMap<String, usize> {
 fn of_container(container: &v1::Container) -> impl Iterator<Item = (String, usize)> {
     let limits = container.resources.iter().filter_map(|all| all.limits.as_ref()).flatten();
     let ours = limits.filter(|(resource, _)| resource.starts_with(RESOURCE));
-    ours.filter_map(|(resource, count)| Some((resource.clone(), number(count)?)))
+    ours.take(MOST).filter_map(|(resource, count)| Some((resource.clone(), number(count)?)))
 }
 
 /// An extended resource has a whole number, which the API server shortens: 2000 is "2k".
