@@ -4,7 +4,9 @@
 # build; what is there of an earlier try is used. Called by integration/setup.sh.
 #
 # There are two kubelets. The CRI of `kubelet` is v1alpha2, which containerd 2 no
-# longer has; that of `kubelet-v1` is v1, whose messages are the same.
+# longer has; that of `kubelet-v1` is v1, whose messages are the same. `kubelet-v1`
+# also asks device plugins as kubelets since 1.26 do, under the authority
+# `localhost` (kubernetes#112597): before, it was the path of the socket.
 set -euo pipefail
 source=$1 goroot=$2 folder=$3 out=$4
 programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
@@ -61,11 +63,21 @@ done
 build=(go build -trimpath -tags 'providerless dockerless' -ldflags "$flags")
 "${build[@]}" -o "$folder/bin/" "${programs[@]/#/$package/cmd/}"
 
-# The tree stays as it is: the compiler gets to see another file in place of one.
-calls=vendor/k8s.io/cri-api/pkg/apis/runtime/v1alpha2/api.pb.go
-sed -E 's/runtime\.v1alpha2\.(Runtime|Image)Service/runtime.v1.\1Service/' "$calls" >"$folder/api.pb.go"
-if cmp -s "$calls" "$folder/api.pb.go"; then echo "$calls does not name its services" >&2; exit 1; fi
-printf '{"Replace":{"%s":"%s"}}\n' "$tree/$calls" "$folder/api.pb.go" >"$folder/overlay.json"
+# The tree stays as it is: the compiler gets to see other files in place of some.
+overlay=()
+# replaces FILE EXPRESSION: the file as sed changes it, which has to be a change.
+replaces() {
+    local file=$1 new
+    new=$folder/overlay-${file//\//-}
+    sed -E "$2" "$file" >"$new"
+    if cmp -s "$file" "$new"; then echo "$file has nothing to change" >&2; exit 1; fi
+    overlay+=("\"$tree/$file\":\"$new\"")
+}
+replaces vendor/k8s.io/cri-api/pkg/apis/runtime/v1alpha2/api.pb.go \
+    's/runtime\.v1alpha2\.(Runtime|Image)Service/runtime.v1.\1Service/'
+replaces pkg/kubelet/cm/devicemanager/endpoint.go \
+    's/grpc\.DialContext\(ctx, unixSocketPath, /&grpc.WithAuthority("localhost"), /'
+(IFS=, && printf '{"Replace":{%s}}\n' "${overlay[*]}") >"$folder/overlay.json"
 "${build[@]}" -overlay "$folder/overlay.json" -o "$folder/bin/kubelet-v1" "$package/cmd/kubelet"
 programs+=(kubelet-v1)
 mv "${programs[@]/#/$folder/bin/}" "$out/"

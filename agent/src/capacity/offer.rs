@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use super::protocol::{Count, DevicePlugin, KUBELET, register};
+use super::protocol::{Count, DevicePlugin, KUBELET, Listing, register};
 
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long kubelet may take to answer. Before that it connects to the socket.
+/// How long kubelet may take to answer, before which it connects to the socket, and then to ask for the list.
 const LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Offer {
@@ -43,7 +43,8 @@ struct Served {
     /// Which file it is, and which that of the kubelet that was told of it.
     socket: FileId,
     kubelet: FileId,
-    is_over: Arc<AtomicBool>,
+    since: Instant,
+    listing: Arc<Listing>,
 }
 
 /// The sockets of this process. One of another process that has the same name by now is not deleted.
@@ -101,33 +102,50 @@ impl Offer {
         let Some(kubelet) = FileId::of(&self.dir.join(KUBELET)) else { return };
         let own = FileId::of(&self.dir.join(&self.endpoint));
         let is_in_force = |offered: &Served| {
-            let is_over = offered.is_over.load(Ordering::Relaxed) || offered.task.is_finished();
-            !is_over && Some(offered.socket) == own && offered.kubelet == kubelet
+            let is_over = offered.listing.is_over.load(Ordering::Relaxed);
+            let lives = !is_over && !offered.task.is_finished();
+            lives && Some(offered.socket) == own && offered.kubelet == kubelet
         };
         let waits = self.failed.as_ref().is_some_and(|(_, since)| since.elapsed() < PAUSE);
-        if waits || self.served.as_ref().is_some_and(is_in_force) {
+        if waits {
             return;
+        }
+        if let Some(offered) = self.served.as_ref().filter(|it| is_in_force(it)) {
+            if offered.listing.has_begun.load(Ordering::Relaxed) {
+                self.failed = None;
+                return;
+            }
+            if offered.since.elapsed() < LIMIT {
+                return;
+            }
+            self.fail(
+                "kubelet does not ask for the devices; kubelets before 1.26 cannot ask this program"
+                    .to_owned(),
+            );
         }
         self.end();
         match self.begin(kubelet).await {
             Ok(served) => {
                 self.served = Some(served);
-                self.failed = None;
-                let Count { devices, healthy } = *self.count.borrow();
-                tracing::info!(resource = self.resource, devices, healthy, "offered to kubelet");
-            }
-            Err(reason) => {
-                // The same failure, once in a second, is one line.
-                if self.failed.as_ref().is_none_or(|(last, _)| *last != reason) {
-                    tracing::warn!(
-                        resource = self.resource,
-                        dir = %self.dir.display(),
-                        "cannot offer to kubelet: {reason}; Pods that ask for it wait or are rejected"
-                    );
+                let (resource, devices) = (&self.resource, self.count.borrow().devices);
+                if self.failed.is_none() {
+                    tracing::info!(resource, devices, "offered to kubelet");
                 }
-                self.failed = Some((reason, Instant::now()));
             }
+            Err(reason) => self.fail(reason),
         }
+    }
+
+    /// The same failure, again and again, is one line.
+    fn fail(&mut self, reason: String) {
+        if self.failed.as_ref().is_none_or(|(last, _)| *last != reason) {
+            tracing::warn!(
+                resource = self.resource,
+                dir = %self.dir.display(),
+                "cannot offer to kubelet: {reason}; Pods that ask for it wait or are rejected"
+            );
+        }
+        self.failed = Some((reason, Instant::now()));
     }
 
     /// Serves on a new socket, and tells kubelet of it.
@@ -137,13 +155,13 @@ impl Offer {
         let listener = UnixListener::bind(&path).map_err(|error| error.to_string())?;
         let socket = FileId::of(&path).ok_or("its socket was deleted")?;
         self.sockets.all().insert(path, socket);
-        let is_over = Arc::<AtomicBool>::default();
-        let plugin = DevicePlugin { count: self.count.subscribe(), is_over: is_over.clone() };
+        let listing = Arc::<Listing>::default();
+        let plugin = DevicePlugin { count: self.count.subscribe(), listing: listing.clone() };
         let serving = Server::builder()
             .add_service(plugin)
             .serve_with_incoming(UnixListenerStream::new(listener));
         let task = tokio::spawn(async move { drop(serving.await) });
-        let served = Served { task, socket, kubelet, is_over };
+        let served = Served { task, socket, kubelet, since: Instant::now(), listing };
         let registered = timeout(LIMIT, register(&self.dir, &self.endpoint, &self.resource)).await;
         let late = |_| format!("kubelet does not answer within {} s", LIMIT.as_secs());
         registered.map_err(late).flatten().inspect_err(|_| served.task.abort())?;

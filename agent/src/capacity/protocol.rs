@@ -94,8 +94,14 @@ impl From<Count> for Devices {
 #[derive(Clone)]
 pub(super) struct DevicePlugin {
     pub(super) count: watch::Receiver<Count>,
-    /// Whether kubelet has ended the listing, which it begins once for each registration.
-    pub(super) is_over: Arc<AtomicBool>,
+    pub(super) listing: Arc<Listing>,
+}
+
+/// Kubelet's listing of the devices, of which there is one for each registration.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) has_begun: AtomicBool,
+    pub(super) is_over: AtomicBool,
 }
 
 impl NamedService for DevicePlugin {
@@ -103,11 +109,11 @@ impl NamedService for DevicePlugin {
 }
 
 /// Notes the end of a listing.
-struct End(Arc<AtomicBool>);
+struct End(Arc<Listing>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -121,7 +127,7 @@ impl Service<http::Request<Body>> for DevicePlugin {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Self { count, is_over } = self.clone();
+        let Self { count, listing } = self.clone();
         match request.uri().path() {
             // Neither a call before each start, nor one that recommends devices.
             "/v1beta1.DevicePlugin/GetDevicePluginOptions" => Box::pin(async move {
@@ -130,7 +136,8 @@ impl Service<http::Request<Body>> for DevicePlugin {
             }),
             "/v1beta1.DevicePlugin/ListAndWatch" => Box::pin(async move {
                 let list = move |_: Request<Empty>| {
-                    let end = End(is_over.clone());
+                    listing.has_begun.store(true, Ordering::Relaxed);
+                    let end = End(listing.clone());
                     let counts = WatchStream::new(count.clone()).map(move |count| {
                         let _ = &end;
                         Ok::<_, Status>(Devices::from(count))

@@ -91,6 +91,7 @@ struct Kubelet {
 struct Registration {
     dir: PathBuf,
     seen: mpsc::Sender<Seen>,
+    lists: bool,
 }
 
 impl NamedService for Registration {
@@ -112,7 +113,9 @@ impl Service<http::Request<Body>> for Registration {
         let register = move |request: Request<Registered>| {
             let registered = request.into_inner();
             let _ = own.seen.send(Seen::Registered(registered.clone()));
-            tokio::spawn(list(own.clone(), registered));
+            if own.lists {
+                tokio::spawn(list(own.clone(), registered));
+            }
             ready(Ok::<_, Status>(Response::new(Names::default())))
         };
         Box::pin(async move {
@@ -157,12 +160,17 @@ async fn list(own: Registration, registered: Registered) {
 impl Kubelet {
     /// Listens in `dir`, as one that has just started: the sockets of all plugins are deleted.
     fn new(dir: &Path) -> Self {
+        Self::that(dir, true)
+    }
+
+    /// One that lists the devices of a plugin, or, as kubelets before 1.26, cannot.
+    fn that(dir: &Path, lists: bool) -> Self {
         for file in std::fs::read_dir(dir).expect("the directory").flatten() {
             std::fs::remove_file(file.path()).expect("a socket");
         }
         let (sender, seen) = mpsc::channel();
         let (running, ended) = oneshot::channel();
-        let service = Registration { dir: dir.to_owned(), seen: sender };
+        let service = Registration { dir: dir.to_owned(), seen: sender, lists };
         let socket = dir.join("kubelet.sock");
         thread::spawn(move || {
             runtime().block_on(async {
@@ -306,6 +314,23 @@ fn another_kubelet_is_told_again() {
         kubelet.awaits_registration(RESOURCE);
         kubelet.awaits_devices(RESOURCE, 3, 0);
     }
+}
+
+/// Kubelets before 1.26 take the registration, and cannot ask.
+#[test]
+fn a_kubelet_that_does_not_ask_is_told_of_once() {
+    let scene = Scene::new("");
+    let kubelet = Kubelet::that(scene.dir.path(), false);
+    let agent = scene.start(&scene.runtime, &[]);
+    let _connection = scene.runtime.connect(Vec::new(), Vec::new());
+    for _ in 0..3 {
+        kubelet.awaits_registration(RESOURCE);
+    }
+    let kubelet = Kubelet::new(scene.dir.path());
+    kubelet.awaits_devices(RESOURCE, 10_000, 0);
+    agent.signal(Signal::SIGTERM);
+    let (_, log) = agent.end();
+    assert_eq!(log.matches("kubelet does not ask for the devices").count(), 1, "{log}");
 }
 
 /// Whatever the agents do, kubelet is told by the one that leads.
