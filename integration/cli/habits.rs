@@ -1,6 +1,8 @@
 //! What operators are used to from kubectl, ip and podman: blocks in one row, examples of an annotation, a
 //! pod in the place of a port, a version with a commit.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -140,4 +142,36 @@ fn pods_and_ports_are_completed() {
     );
     let (ok, text) = run(Command::new("bash").args(["-ec", &ask]).env_remove("CNI_COMMAND"), "");
     assert_eq!((ok, text.trim()), (true, "shop/web"));
+}
+
+#[test]
+fn a_report_is_one_archive_that_is_not_overwritten() {
+    let node = Node::new();
+    pod(&node, "web", 5, "http=8000", true);
+    let file = "/run/report.tar.gz";
+    let (code, answer) = json_of(&["report", file]);
+    assert_eq!((code, &answer["file"]), (Some(0), &json!(file)), "{answer}");
+    let mode = fs::metadata(file).expect("the archive").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (ok, names) = run(Command::new("tar").args(["-tzf", file]), "");
+    let expected: Vec<String> = answer["contents"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|name| format!("autoport-report/{}", name.as_str().expect("a name")))
+        .collect();
+    assert!(ok && names.lines().eq(expected.iter().map(String::as_str)), "{names}");
+    for (name, part) in [
+        ("list.json", "\"web\""),
+        ("status.json", "\"usable\": true"),
+        ("doctor.json", "\"findings\""),
+        ("config.json", "\"settings\""),
+        ("version.json", "\"nfTables\": true"),
+        ("table.nft", "table inet autoport"),
+    ] {
+        let name = format!("autoport-report/{name}");
+        let (ok, text) = run(Command::new("tar").args(["-xzOf", file, &name]), "");
+        assert!(ok && text.contains(part), "{name}: {text}");
+    }
+    assert_fails(&["report", file], 1, "cannot write /run/report.tar.gz: File exists");
 }

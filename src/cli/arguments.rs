@@ -4,15 +4,18 @@
 
 #[path = "examples.rs"]
 mod examples;
+#[path = "values.rs"]
+mod values;
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use autoport::model::{PortRange, Protocol};
-use autoport::plan::Spot;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use values::{Ports, Subject, Traced};
+use values::{one_address, port, port_range, protocol, setting, subject, traced};
 
 /// Host ports for containers.
 ///
@@ -162,6 +165,12 @@ pub(crate) enum Command {
     /// Show the version, the commit, the layouts, and what the kernel supports
     #[command(after_help = examples::VERSION)]
     Version,
+    /// Write an archive for a bug report
+    ///
+    /// It has what version, config, status, list and doctor print as JSON, and the table. It names pods, containers,
+    /// addresses and ports of this node, and contains no secrets.
+    #[command(after_help = examples::REPORT)]
+    Report(Report),
     /// Print the script that completes commands, options, pods and ports in a shell
     #[command(after_help = examples::COMPLETION)]
     Completion {
@@ -175,6 +184,15 @@ pub(crate) enum Command {
         #[arg(last = true)]
         words: Vec<String>,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Report {
+    /// The archive; an existing file is not overwritten [default: autoport-report-TIME.tar.gz here]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) runtime: Runtime,
 }
 
 #[derive(Args)]
@@ -225,7 +243,7 @@ pub(crate) struct Networks {
     pub(crate) conf_dir: PathBuf,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct List {
     /// Only pods of this namespace
     #[arg(long, short, value_name = "NAMESPACE")]
@@ -259,14 +277,6 @@ pub(crate) struct Reserve {
     /// Keep the reservation across reboots; one that is kept stays so when it is replaced
     #[arg(long)]
     pub(crate) persist: bool,
-}
-
-/// Ports in one protocol, on one address or on all.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ports {
-    pub(crate) protocol: Protocol,
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) range: PortRange,
 }
 
 #[derive(Args)]
@@ -330,120 +340,4 @@ pub(crate) struct Uninstall {
     /// the mount namespace of the plugin.
     #[arg(long)]
     pub(crate) host: bool,
-}
-
-/// A key and its value.
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, as in minPort=1024")?;
-    if key.is_empty() {
-        return Err("the key before = is missing".to_owned());
-    }
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-/// Whom, or what, an operator asks about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    Port(PortRange, Option<Protocol>),
-    /// Whatever has this name.
-    Name(String),
-}
-
-/// A number is a port, unless no port is written so: then it may begin a container ID.
-fn subject(text: &str) -> Result<Subject, String> {
-    if text.is_empty() {
-        return Err("a name must not be empty".to_owned());
-    }
-    let (number, name) = text.split_once('/').map_or((text, None), |(n, p)| (n, Some(p)));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_range = number.split('-').all(is_number) && number.contains('-');
-    let fits = number.parse::<u16>().is_ok_and(|port| port.to_string() == number);
-    if !is_range && (!is_number(number) || !fits && name.is_none()) {
-        return Ok(Subject::Name(text.to_owned()));
-    }
-    let protocol = name.map(protocol).transpose()?;
-    Ok(Subject::Port(port_range(number)?, protocol))
-}
-
-/// `PORT` or `FIRST-LAST`.
-fn port_range(text: &str) -> Result<PortRange, String> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let range = PortRange { first: port_number(first)?, last: port_number(last)? };
-    if range.first > range.last {
-        return Err(format!("range {text:?} is empty: write the lower port first"));
-    }
-    Ok(range)
-}
-
-/// `PORT[-LAST][/PROTO][@ADDRESS]`.
-fn port(text: &str) -> Result<Ports, String> {
-    let (rest, address) = match text.split_once('@') {
-        Some((rest, address)) => (rest, Some(node_address(address)?)),
-        None => (text, None),
-    };
-    let (number, protocol) = match rest.split_once('/') {
-        Some((number, name)) => (number, protocol(name)?),
-        None => (rest, Protocol::Tcp),
-    };
-    Ok(Ports { protocol, address, range: port_range(number)? })
-}
-
-/// What a packet is sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Traced {
-    Port(Spot),
-    /// A pod's, by whatever names it.
-    Pod(String),
-}
-
-/// What begins with digits alone is a port, otherwise it names a pod.
-fn traced(text: &str) -> Result<Traced, String> {
-    if text.contains('@') {
-        return Err("give the destination address with --to".to_owned());
-    }
-    let number = text.split_once('/').map_or(text, |(number, _)| number);
-    if number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
-        return Ok(Traced::Port(one_port(text)?));
-    }
-    Ok(Traced::Pod(text.to_owned()))
-}
-
-fn one_port(text: &str) -> Result<Spot, String> {
-    let Ports { protocol, address, range } = port(text)?;
-    if range.first != range.last {
-        return Err(format!("{text:?} is more than one port; a packet has one"));
-    }
-    Ok(Spot { protocol, address, port: range.first })
-}
-
-fn port_number(text: &str) -> Result<NonZeroU16, String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = digits.then(|| text.parse().ok()).flatten();
-    number.ok_or_else(|| format!("port {text:?} is not a number from 1 to 65535"))
-}
-
-fn protocol(text: impl AsRef<str>) -> Result<Protocol, String> {
-    let text = text.as_ref();
-    text.parse().map_err(|_| format!("protocol {text:?} is not one of tcp, udp, sctp"))
-}
-
-fn node_address(text: &str) -> Result<IpAddr, String> {
-    let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
-    match address {
-        Ok(address) if !address.is_multicast() => Ok(address),
-        Ok(_) => Err(format!("address {text:?} is a multicast address, which no node has")),
-        Err(_) => Err(format!(
-            "address {text:?} is not an IP address such as 192.0.2.1 or 2001:db8::1, without \
-             brackets and zone"
-        )),
-    }
-}
-
-/// One that a packet can be from, or for.
-fn one_address(text: &str) -> Result<IpAddr, String> {
-    let address = node_address(text)?;
-    if address.is_unspecified() {
-        return Err(format!("address {text:?} means every address; name one"));
-    }
-    Ok(address)
 }

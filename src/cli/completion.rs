@@ -47,7 +47,9 @@ fn candidates(words: &[String], listing: impl FnOnce() -> Option<Listing>) -> Ve
     root.build();
     let (last, before) = words.split_last().map_or(("", &[][..]), |(last, rest)| (last, rest));
     let mut place = Place { command: &root, option: None, positionals: 0 };
-    before.iter().for_each(|word| place.take(word));
+    for word in before {
+        place.take(word);
+    }
     let mut found = place.next(last, listing);
     found.retain(|word| word.starts_with(last));
     found.sort();
@@ -64,7 +66,7 @@ struct Place<'a> {
     positionals: usize,
 }
 
-impl<'a> Place<'a> {
+impl Place<'_> {
     fn take(&mut self, word: &str) {
         if self.option.take().is_some() || word == "=" {
             return;

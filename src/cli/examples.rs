@@ -90,3 +90,8 @@ Examples:
   autoport completion bash > /usr/share/bash-completion/completions/autoport
   autoport completion zsh > /usr/share/zsh/vendor-completions/_autoport
   autoport completion fish > /usr/share/fish/vendor_completions.d/autoport.fish";
+
+pub(crate) const REPORT: &str = "\
+Examples:
+  autoport report
+  autoport report /tmp/report.tar.gz";

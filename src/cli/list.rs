@@ -81,7 +81,11 @@ pub(super) fn run(
 }
 
 /// What is to be listed; `tells` on standard error what is missing or cannot be read.
-fn listed(asked: &arguments::List, store: &Store, tells: bool) -> Result<Holders, Failure> {
+pub(super) fn listed(
+    asked: &arguments::List,
+    store: &Store,
+    tells: bool,
+) -> Result<Holders, Failure> {
     let listing = app::list(store, &mut crate::Stderr)?;
     if tells && listing.is_none() {
         note(nothing_recorded(store));

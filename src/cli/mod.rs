@@ -13,6 +13,7 @@ mod install;
 mod list;
 mod output;
 mod repair;
+mod report;
 mod reserve;
 mod rows;
 mod show;
@@ -184,6 +185,10 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
         Command::Config(asked) => screen.show(&config::run(&asked)?),
         Command::Explain(asked) => screen.show(&explain::run(&asked, state_dir)?),
         Command::Version => screen.show(&version::run()),
+        Command::Report(asked) => {
+            let (store, node_files) = store_in_part(state_dir);
+            screen.show(&report::run(&asked, &store, node_files)?)
+        }
         Command::Completion { shell } => completion::print(shell, screen),
         Command::Complete { words } => completion::complete(&words, store().ok().as_ref(), screen),
         Command::Gc { dry_run } => return gc::run(dry_run, &recorded()?, screen),

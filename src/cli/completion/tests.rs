@@ -12,7 +12,7 @@ fn commands_options_and_their_values_are_known() {
     assert_eq!(words("list -o "), ["json", "table", "wide", "yaml"]);
     assert_eq!(words("list --protocol u"), ["udp"]);
     assert_eq!(words("completion "), ["bash", "fish", "zsh"]);
-    assert_eq!(words("help rep"), ["repair"]);
+    assert_eq!(words("help repa"), ["repair"]);
     assert!(!words("").contains(&"complete".to_owned()));
     assert!(words("install --conf-dir ").is_empty(), "the shell knows files");
 }
