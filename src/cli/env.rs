@@ -6,7 +6,7 @@ use std::io;
 use autoport::app::{self, Ambiguous, Told};
 
 use super::output::{Answer, Screen};
-use super::{Failure, Store};
+use super::{Failure, Store, nothing_recorded};
 
 impl Answer for Told {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
@@ -17,7 +17,10 @@ impl Answer for Told {
 pub(super) fn run(asked: &str, store: &Store) -> Result<Told, Failure> {
     let log = &mut crate::Stderr;
     let nobody = || Failure::nobody(asked);
-    let mut listing = app::list(store, log)?.ok_or_else(nobody)?;
+    let Some(mut listing) = app::list(store, log)? else {
+        nothing_recorded(store)?;
+        return Err(nobody());
+    };
     listing.narrow_to_name(asked)?;
     if listing.attachments.is_empty() {
         return Err(nobody());

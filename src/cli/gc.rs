@@ -26,7 +26,7 @@ impl Answer for Collected {
 pub(super) fn run(dry_run: bool, store: &Store, screen: &mut Screen<'_>) -> Result<u8, Failure> {
     let Some(collected) = app::collect(store, dry_run, now(), &mut crate::Stderr)? else {
         let none = Collected { dry_run, ..Collected::default() };
-        return Ok(screen.show_nothing(store, &none)?);
+        return screen.show_nothing(store, &none);
     };
     let status = screen.show(&collected)?;
     let failed = collected.holders.into_iter().find_map(|one| one.failure);

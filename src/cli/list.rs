@@ -87,8 +87,11 @@ pub(super) fn listed(
     tells: bool,
 ) -> Result<Holders, Failure> {
     let listing = app::list(store, &mut crate::Stderr)?;
-    if tells && listing.is_none() {
-        note(nothing_recorded(store));
+    if listing.is_none() {
+        let nothing = nothing_recorded(store)?;
+        if tells {
+            note(nothing);
+        }
     }
     let mut listing = listing.unwrap_or_default();
     for unreadable in listing.unreadable.iter().filter(|_| tells) {

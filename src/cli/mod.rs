@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use autoport::app::{self, Ambiguous};
 use autoport::cni::{Config, NodeFiles, StoreConfig};
 use autoport::error::{self, Error, is_denied};
+use autoport::kernel::{Extent, Nft, Table};
 use autoport::store::{Presence, Store};
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -241,9 +242,19 @@ fn store_at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Store {
     app::store(&config)
 }
 
-/// What is said where no ADD has been.
-fn nothing_recorded(store: &Store) -> String {
-    format!("nothing has been recorded in {} yet", store.dir().display())
+/// What is said where no ADD has been; an error where that is not so, or not seen.
+fn nothing_recorded(store: &Store) -> Result<String, Failure> {
+    let dir = store.dir().display();
+    let look = Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[])));
+    let why = match look.map(|look| look.table) {
+        Ok(Table::Absent) => return Ok(format!("nothing has been recorded in {dir} yet")),
+        Ok(_) => "table inet autoport exists".to_owned(),
+        Err(error) => format!("whether table inet autoport exists is not seen ({error})"),
+    };
+    Err(Failure::Asked(format!(
+        "there are no records in {dir}, but {why}; run it as root on the node, or in a container that has \
+         the node's {dir}"
+    )))
 }
 
 #[cfg(test)]

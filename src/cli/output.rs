@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::arguments::Format;
-use super::{Store, nothing_recorded, yaml};
+use super::{Failure, Store, nothing_recorded, yaml};
 
 /// What a command has to say. As JSON it is what serde makes of it: docs/cli.md promises the names.
 pub(super) trait Answer: Serialize {
@@ -51,13 +51,16 @@ impl Screen<'_> {
     }
 
     /// Prints that nothing has been recorded in `store`; for programs the answer `empty`.
-    pub(super) fn show_nothing(&mut self, store: &Store, empty: &impl Answer) -> io::Result<u8> {
-        match self.format {
-            Format::Table | Format::Wide => {
-                writeln!(self, "{}", nothing_recorded(store)).map(|()| 0)
-            }
-            Format::Json | Format::Yaml => self.show(empty),
-        }
+    pub(super) fn show_nothing(
+        &mut self,
+        store: &Store,
+        empty: &impl Answer,
+    ) -> Result<u8, Failure> {
+        let text = nothing_recorded(store)?;
+        Ok(match self.format {
+            Format::Table | Format::Wide => writeln!(self, "{text}").map(|()| 0)?,
+            Format::Json | Format::Yaml => self.show(empty)?,
+        })
     }
 
     /// Writes `text` in this style, where the terminal has colours.

@@ -40,7 +40,7 @@ pub(super) fn run(adopt: bool, store: &Store, screen: &mut Screen<'_>) -> Result
     let ownership = if adopt { Ownership::Adopt } else { Ownership::Respect };
     let repaired = app::repair(store, ownership, now(), &mut crate::Stderr)?;
     let Some(repaired) = repaired else {
-        return Ok(screen.show_nothing(store, &Repaired::default())?);
+        return screen.show_nothing(store, &Repaired::default());
     };
     let status = screen.show(&repaired)?;
     if let Some(unreadable) = repaired.left_alone.into_iter().next() {

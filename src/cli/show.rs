@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::arguments::{Format, Subject};
 use super::holders::{Attachment, Details, Holders, name_of, recorded};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, HEADING, Screen, timestamp};
-use super::{Failure, rows};
+use super::{Failure, nothing_recorded, rows};
 
 /// All that is known of somebody.
 #[derive(Serialize)]
@@ -138,7 +138,11 @@ fn words<T: ToString>(list: &[T]) -> String {
 }
 
 pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
-    let mut listing = app::list(store, &mut crate::Stderr)?.unwrap_or_default();
+    let listing = app::list(store, &mut crate::Stderr)?;
+    if listing.is_none() {
+        nothing_recorded(store)?;
+    }
+    let mut listing = listing.unwrap_or_default();
     let nobody = match asked {
         Subject::Name(name) => {
             listing.narrow_to_name(name)?;
