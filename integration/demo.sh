@@ -75,6 +75,7 @@ cat <&6 >/run/demo/bin/cnitool
 cat <&7 >/run/demo/net.d/10-bridge.conflist
 exec 5<&- 6<&- 7<&-
 chmod +x /run/demo/bin/*
+ln -s /usr/lib/cni/bridge /run/demo/bin/
 PATH=/run/demo/bin:$PATH
 export CNI_PATH=/run/demo/bin:/usr/lib/cni NETCONFPATH=/run/demo/net.d
 

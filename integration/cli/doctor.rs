@@ -19,7 +19,7 @@ use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::netns::{ip, nft, ruleset, run, sysctl};
 use crate::stage::node::{Node, POD_PORT, Pod};
 use crate::stage::operator::{autoport, told, under};
-use crate::stage::plugin::Plugin;
+use crate::stage::plugin::{DEBIAN, Plugin};
 
 const CONF: &str = "/run/conf";
 const BIN: &str = "/run/bin";
@@ -55,6 +55,9 @@ impl Scene {
         }
         write("10-blue.conflist", &self.conflist());
         symlink(Plugin::Autoport.path(), format!("{BIN}/autoport")).expect("a link");
+        for plugin in ["bridge", "ptp"] {
+            symlink(Path::new(DEBIAN).join(plugin), format!("{BIN}/{plugin}")).expect("a link");
+        }
     }
 
     fn conflist(&self) -> Value {

@@ -6,5 +6,7 @@ mod doctor;
 mod explain;
 mod habits;
 mod install;
+mod situations;
 mod snapshots;
+mod unseen;
 mod verdict;

@@ -13,7 +13,8 @@ use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
 pub(super) fn run(asked: &Runtime, store: &Store, node_files: NodeFiles) -> Report {
     let plugin = asked.bin_dir.join("autoport");
     let facts = Facts::gather(asked.networks.conf_dir.clone(), plugin, store, node_files);
-    let findings = diagnosis::findings(&facts);
+    let followed = diagnosis::follow(&facts, store);
+    let findings = diagnosis::findings(&facts, &followed);
     let number = |state| findings.iter().filter(|finding| finding.state == state).count();
     let [failed, warnings, unseen] = [State::Failed, State::Warning, State::Unseen].map(number);
     Report { findings, failed, warnings, unseen }

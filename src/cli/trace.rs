@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use autoport::app;
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
-use autoport::kernel;
+use autoport::kernel::{self, Journey};
 use autoport::model::{HostPort, Protocol};
 use autoport::plan::Spot;
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failu
     }
     let trace = Trace::of(query, store)?;
     let probe = asked.probe.then(|| diagnosis::probe(&query));
-    Ok(Told { trace, probe })
+    Ok(Told { fate: trace.state, trace, probe })
 }
 
 /// The host port of a pod that has one.
@@ -66,7 +66,7 @@ fn known_by(from: Option<IpAddr>) -> IpAddr {
     let mut own = kernel::outward_addresses(&[]).unwrap_or_default().into_iter();
     let own = own.find(|own| from.is_none() || own.is_ipv6() == v6);
     // A node without a default route is still asked by its neighbours.
-    let towards = |from| kernel::path(from, None).ok().and_then(|path| path.source);
+    let towards = |from| kernel::path(Journey::to(from)).ok().and_then(|path| path.source);
     own.or_else(|| from.and_then(towards)).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
@@ -74,6 +74,8 @@ fn known_by(from: Option<IpAddr>) -> IpAddr {
 pub(super) struct Told {
     #[serde(flatten)]
     trace: Trace,
+    /// The same as `state`, by the name that it had first.
+    fate: Fate,
     probe: Option<Probe>,
 }
 

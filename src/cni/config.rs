@@ -228,7 +228,9 @@ fn check_keys(layer: &Object<'_>, judge: &mut Judge) -> Result<(), Error> {
 }
 
 fn is_known(key: &str, ours: &[&str]) -> bool {
-    ours.contains(&key) || THEIRS.contains(&key) || key.starts_with("cni.dev/")
+    // Amazon's configurations have a text about each plugin.
+    let is_text = key == "Documentation";
+    ours.contains(&key) || THEIRS.contains(&key) || key.starts_with("cni.dev/") || is_text
 }
 
 /// The key of ours that `key` was probably meant to be: the same but for case, `_` and `-`, or two

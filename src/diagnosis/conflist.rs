@@ -42,13 +42,16 @@ impl<'a> Conflist<'a> {
         let text = str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let whole = Value::of(text).map_err(|error| error.to_string())?;
         let objects: Vec<Value<'a>> = match whole.get("plugins") {
-            Some(plugins) => {
+            Some(_) if !file.ends_with(".conflist") && whole.get("type").is_none() => {
+                return Err("runtimes load a list of plugins from *.conflist only".to_owned());
+            }
+            Some(plugins) if file.ends_with(".conflist") => {
                 let items = plugins.items().ok_or("its plugins are not a list")?;
                 items.iter().map(|item| item.value).collect()
             }
             None if file.ends_with(".conflist") => Vec::new(),
-            // A file of another name can be a plugin by itself.
-            None => vec![whole],
+            // A file of another name is a plugin by itself.
+            _ => vec![whole],
         };
         let mut plugins = Vec::new();
         for object in objects {
@@ -71,6 +74,12 @@ impl<'a> Conflist<'a> {
 
     fn has(&self, kind: &str) -> bool {
         self.plugins.iter().any(|plugin| plugin.kind == kind)
+    }
+
+    /// Whether it is a network of podman, Nomad or nerdctl, which have no pod annotations: these have a plugin
+    /// for the firewall.
+    fn is_of_podman(&self) -> bool {
+        self.has("firewall")
     }
 
     fn own(&self) -> impl Iterator<Item = (usize, &Plugin<'a>)> {
@@ -127,6 +136,7 @@ pub(super) fn judge(facts: &Facts, networks: &[Network<'_>], report: &mut Report
     }
     for list in &with {
         chain(list, report);
+        installed(facts, list, report);
     }
     for list in without.iter().filter(|list| !with.is_empty() && list.has(PORTMAP)) {
         let file = &list.file;
@@ -150,10 +160,19 @@ fn used(facts: &Facts, first: &Network<'_>, with: Option<&Conflist<'_>>, report:
         Ok(list) => (list.file, Ok(list.kinds())),
         Err((file, why)) => (*file, Err(why)),
     };
+    let delegates = is_delegating(chain.as_deref().unwrap_or_default());
     match (chain, with) {
         (Err(why), _) => report.failed(
             format!("{first}, which runtimes take first, is not understood: {why}"),
             format!("correct {}", facts.conf_dir.join(first).display()),
+        ),
+        // Multus gives Pods the network that it delegates to: the next of the folder, unless it names one.
+        (Ok(_), Some(_)) if delegates => {}
+        (Ok(chain), None) if delegates => report.failed(
+            format!(
+                "{first} delegates to another network ({chain}), and none of them chains autoport"
+            ),
+            "chain autoport into the cluster's default network: `autoport install --conflist FILE`",
         ),
         (Ok(chain), None) => report.failed(
             format!("{first}, which runtimes take first, does not chain autoport ({chain})"),
@@ -167,6 +186,11 @@ fn used(facts: &Facts, first: &Network<'_>, with: Option<&Conflist<'_>>, report:
     }
 }
 
+/// Whether it is a plugin that hands its work on to networks of other files.
+fn is_delegating(kinds: &str) -> bool {
+    ["multus", "multus-shim"].contains(&kinds)
+}
+
 /// Judges a network that autoport is chained in.
 fn chain(list: &Conflist<'_>, report: &mut Report) {
     let mut own = list.own();
@@ -175,7 +199,30 @@ fn chain(list: &Conflist<'_>, report: &mut Report) {
     order(list, position, own.next().is_some(), report);
     declared(list, plugin, report);
     settings(list, plugin, report);
-    report.or_ok(format!("{}: {}; cniVersion {}", list.file, list.kinds(), list.version));
+    let is_old = Version::named(&list.version).is_some_and(|version| version < Version::V0_4_0);
+    let check = if is_old { ", which has no CHECK" } else { "" };
+    let (file, kinds, version) = (list.file, list.kinds(), &list.version);
+    report.or_ok(format!("{file}: {kinds}; cniVersion {version}{check}"));
+}
+
+/// Whether the other plugins of the chain are where the runtime looks for them.
+fn installed(facts: &Facts, list: &Conflist<'_>, report: &mut Report) {
+    let Some(there) = &facts.plugins else { return };
+    let is_there = |kind: &String| {
+        there.contains(kind) || list.is_of_podman() && facts.more_plugins.contains(kind)
+    };
+    let is_missing = |plugin: &&Plugin<'_>| plugin.kind != OWN && !is_there(&plugin.kind);
+    let missing: Vec<&str> =
+        list.plugins.iter().filter(is_missing).map(|plugin| plugin.kind.as_str()).collect();
+    if missing.is_empty() {
+        return;
+    }
+    report.check("plugin");
+    let dir = facts.plugin.parent().unwrap_or(&facts.plugin).display();
+    report.warning(
+        format!("{}: plugin {} is not in {dir}: every ADD fails", list.file, some_of(&missing)),
+        "install it there, unless the runtime has another plugin directory as well",
+    );
 }
 
 /// Whether autoport, which is at `position`, gets the port mappings and a pod with an address.
@@ -192,7 +239,11 @@ fn order(list: &Conflist<'_>, position: usize, is_there_twice: bool, report: &mu
             "put it after the plugin that makes the interface",
         );
     }
-    for maker in list.plugins.iter().skip(position + 1).filter(|one| one.is_maker()) {
+    // Where a plugin before autoport makes the interface, one behind works on it, as cilium-cni does when it
+    // is chained.
+    let (before, behind) = list.plugins.split_at(position);
+    for maker in behind.iter().filter(|one| one.is_maker() && !before.iter().any(Plugin::is_maker))
+    {
         let maker = &maker.kind;
         fail(
             &format!("autoport comes before {maker}, which makes the interface"),
@@ -210,7 +261,8 @@ fn order(list: &Conflist<'_>, position: usize, is_there_twice: bool, report: &mu
 /// What the list promises to runtimes: its version, and what autoport is sent.
 fn declared(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
     let Conflist { file, version, .. } = list;
-    if plugin.lacks("portMappings") {
+    // CRI-O maps a hostPort itself; its network is called so.
+    if plugin.lacks("portMappings") && !file.contains("crio") {
         report.failed(
             format!(
                 "{file}: autoport does not declare the capability portMappings: runtimes pass it no \
@@ -219,18 +271,13 @@ fn declared(list: &Conflist<'_>, plugin: &Plugin<'_>, report: &mut Report) {
             "set \"capabilities\": {\"portMappings\": true}",
         );
     }
-    match Version::named(version) {
-        None => report.failed(
+    if Version::named(version).is_none() {
+        report.failed(
             format!("{file}: cniVersion {version:?} is not supported"),
             format!("use one of {}", some_of(&Version::ALL.map(Version::as_str))),
-        ),
-        Some(named) if named < Version::V0_4_0 => report.warning(
-            format!("{file}: cniVersion {version} has no CHECK"),
-            "raise it to 1.0.0 or 1.1.0, if all plugins of the chain support it",
-        ),
-        Some(_) => {}
+        );
     }
-    if plugin.lacks("io.kubernetes.cri.pod-annotations") {
+    if plugin.lacks("io.kubernetes.cri.pod-annotations") && !list.is_of_podman() {
         report.warning(
             format!("{file}: runtimes pass no pod annotations to autoport"),
             "add \"io.kubernetes.cri.pod-annotations\": true to its capabilities",

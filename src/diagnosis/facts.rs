@@ -5,7 +5,7 @@
     reason = "sysctls, network configurations and installed plugins are read here only"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
@@ -38,11 +38,14 @@ pub(super) type Seen<T> = Result<T, Unseen>;
 
 impl<E: StdError + 'static> From<E> for Unseen {
     fn from(error: E) -> Self {
-        if error::is_denied(&error) {
-            Self::Hidden
-        } else {
-            Self::Failed(error::in_one_line(&error))
-        }
+        Self::of(&error)
+    }
+}
+
+impl Unseen {
+    /// What an error means for somebody who looks.
+    pub(super) fn of(error: &(dyn StdError + 'static)) -> Self {
+        if error::is_denied(error) { Self::Hidden } else { Self::Failed(error::in_one_line(error)) }
     }
 }
 
@@ -152,6 +155,10 @@ pub struct Facts {
     pub(super) configurations: Seen<Configurations>,
     /// The node's own files.
     pub(super) node_files: NodeFiles,
+    /// The names of the installed plugins; `None` where they are not seen.
+    pub(super) plugins: Option<BTreeSet<String>>,
+    /// Those in the directories where podman looks as well.
+    pub(super) more_plugins: BTreeSet<String>,
     /// The installed plugin; `None` where there is none.
     pub(super) binary: Seen<Option<Binary>>,
     /// Where the records are looked for.
@@ -199,6 +206,12 @@ impl Facts {
             trial: kernel::trial().map_err(Unseen::from).and_then(|trial| Ok(trial?)),
             table: table().map(|look| look.table),
             configurations: configurations(&conf_dir),
+            plugins: plugin.parent().and_then(names),
+            more_plugins: PODMANS
+                .iter()
+                .filter_map(|dir| names(Path::new(dir)))
+                .flatten()
+                .collect(),
             binary: binary(&plugin),
             node_files,
             state_dir,
@@ -217,11 +230,6 @@ impl Facts {
             conf_dir,
             plugin,
         }
-    }
-
-    /// Whether an address is this node's.
-    pub(super) fn is_local(&self, address: IpAddr) -> bool {
-        self.local.iter().any(|local| local.contains(address))
     }
 
     /// What each attachment holds.
@@ -254,6 +262,21 @@ fn configurations(dir: &Path) -> Seen<Configurations> {
         });
     }
     Ok(Configurations { omitted: paths.len() - files.len(), files })
+}
+
+/// Where podman looks for plugins, unless it is configured otherwise.
+const PODMANS: [&str; 5] = [
+    "/usr/local/libexec/cni",
+    "/usr/libexec/cni",
+    "/usr/local/lib/cni",
+    "/usr/lib/cni",
+    "/opt/cni/bin",
+];
+
+/// The names of what is in a directory.
+fn names(dir: &Path) -> Option<BTreeSet<String>> {
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    Some(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
 fn binary(path: &Path) -> Seen<Option<Binary>> {
@@ -298,6 +321,12 @@ fn towards(records: &[Record]) -> Vec<(IpAddr, Option<String>)> {
     pods.map(|pod| (pod, kernel::interface_towards(pod).ok().flatten())).collect()
 }
 
+/// Whether a program in the network namespace of this thread reads packets below IP.
+pub(super) fn has_packet_sockets() -> bool {
+    let table = std::fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
+    table.lines().nth(1).is_some()
+}
+
 /// The rules of other programs, and what could not be seen of iptables-legacy.
 pub(super) type OthersInPart = (Others, Option<String>);
 
@@ -310,8 +339,8 @@ pub(super) fn others() -> Seen<OthersInPart> {
 /// Adds the rules of iptables-legacy, if there are any. Says what could not be seen of them.
 fn add_legacy(others: &mut Others) -> Option<String> {
     for (family, names, tool) in [
-        (Family::V4, "/proc/net/ip_tables_names", "iptables-legacy-save"),
-        (Family::V6, "/proc/net/ip6_tables_names", "ip6tables-legacy-save"),
+        (Family::V4, "/proc/thread-self/net/ip_tables_names", "iptables-legacy-save"),
+        (Family::V6, "/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy-save"),
     ] {
         let mut tables = String::new();
         // It is not there until somebody uses it.
@@ -319,7 +348,7 @@ fn add_legacy(others: &mut Others) -> Option<String> {
         if file.read_to_string(&mut tables).is_err() {
             return Some(format!("{names} cannot be read"));
         }
-        if !tables.lines().any(|table| matches!(table, "nat" | "filter")) {
+        if tables.is_empty() {
             continue;
         }
         // What the tool changes is nothing: it lists tables that are there.

@@ -7,6 +7,7 @@ mod agent;
 mod child;
 mod conflist;
 mod facts;
+mod followed;
 mod legacy;
 mod machine;
 mod network;
@@ -23,6 +24,7 @@ use serde::Serialize;
 pub use agent::NO_NRI_SOCKET;
 pub use facts::{Facts, NRI_SOCKET};
 use facts::{Seen, Unseen};
+pub use followed::{Followed, follow};
 pub use trace::{Fate, Probe, Query, Trace, probe};
 
 /// What one check came to.
@@ -81,7 +83,10 @@ impl Report {
     }
 
     fn unseen(&mut self, text: impl Into<String>) {
-        self.add(State::Unseen, text, Some("run it as root".to_owned()));
+        // Root does not see it in a container.
+        let is_root = nix::unistd::geteuid().is_root();
+        let remedy = if is_root { "run it as root on the node" } else { "run it as root" };
+        self.add(State::Unseen, text, Some(remedy.to_owned()));
     }
 
     /// Whether this check has found nothing.
@@ -115,7 +120,7 @@ impl Report {
 }
 
 /// Everything that is to say about a node.
-pub fn findings(facts: &Facts) -> Vec<Finding> {
+pub fn findings(facts: &Facts, followed: &followed::Outcome) -> Vec<Finding> {
     let mut report = Report::default();
     let networks = conflist::networks(facts);
     machine::kernel(facts, &mut report);
@@ -128,6 +133,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     agent::judge(facts, &configs, &mut report);
     ports::judge(facts, &configs, &ranges, &mut report);
     network::judge(facts, &ranges, &mut report);
+    followed::judge(followed, &mut report);
     report.findings
 }
 

@@ -1,10 +1,12 @@
 //! What the node's network does with a packet on its way to a pod.
 
+use std::net::IpAddr;
+
 use super::facts::{Unseen, of_interface, set_sysctl, sysctl_name};
-use super::passage::{Packet, Passage, Translation, hooked_at, passage, translations};
-use super::{Facts, Report, State, counted, ports, some_of};
-use crate::kernel::{ChainName, Hooked, Others, Space};
-use crate::model::{Family, Masquerade, PortRange};
+use super::passage::{DSTNAT, Passage, Stage, Taken, Walked, walk};
+use super::{Facts, Report, State, counted, some_of};
+use crate::kernel::{ChainName, Hook, Local, Others, Packet, Space, Tuple};
+use crate::model::{Family, HostPort, Masquerade, PortRange, Protocol};
 use crate::ruleset::AFTER_DSTNAT;
 
 pub(super) fn judge(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
@@ -156,27 +158,48 @@ fn forward_policy(facts: &Facts, report: &mut Report) {
     let hidden = "the chains of other tables";
     let seen = report.see(&facts.others, hidden, State::Warning, "try again");
     let Some((others, _)) = seen else { return };
-    for (name, _) in hooked_at(others, Hooked::FORWARD) {
-        for family in Family::ALL.into_iter().filter(|family| name.space.has(*family)) {
-            if family == Family::V6 && !in_use(facts, family) {
-                continue;
-            }
-            let packet = Packet { family, protocol: None, port: None, destination: None };
-            let remedy = remedy_of_forward(others, name);
-            match passage(others, name, &packet) {
-                Passage::Passes => continue,
-                Passage::Depends => report.warning(
-                    format!("{name} drops everything except what some of its rules accept"),
-                    remedy,
-                ),
-                Passage::Drops => {
-                    report.failed(format!("{name} drops every packet to a pod"), remedy);
-                }
-            }
-            break;
+    for family in Family::ALL {
+        if family == Family::V6 && !in_use(facts, family) {
+            continue;
+        }
+        // The first packet of a connection that was translated to any pod.
+        let mut packet = Packet {
+            state: Some(Packet::NEW),
+            status: Some(1 << 5),
+            is_answer: Some(false),
+            mark: Some(0),
+            destination_type: Some(1),
+            ..Packet::unknown(family)
+        };
+        let walked = walk(others, &Stage::of(Hook::Forward), &mut packet);
+        let Some((name, passage)) = walked.obstacle else { continue };
+        let remedy = remedy_of_drop(others, &name, &passage);
+        let is_known = report.findings.iter().any(|it| it.text.contains(&name.to_string()));
+        match passage {
+            _ if is_known => {}
+            Passage::Depends(_) => report.warning(passage.about("it"), remedy),
+            Passage::Drops(_) => report.failed(passage.about("every packet to a pod"), remedy),
+            // A rule against some clients is no rule against host ports.
+            Passage::Passes | Passage::Perhaps(_) => {}
         }
     }
     report.or_ok("no chain drops what is forwarded");
+}
+
+/// What to do about a chain that drops, or may drop, packets.
+pub(super) fn remedy_of_drop(others: &Others, name: &ChainName, passage: &Passage) -> String {
+    let hooked = others.chains.get(name).and_then(|chain| chain.hooked.as_ref());
+    let is_forward = hooked.is_some_and(|hooked| hooked.hook == Hook::Forward);
+    let by_policy = match passage {
+        Passage::Drops(at) => *at == name.to_string(),
+        Passage::Depends(_) => true,
+        Passage::Passes | Passage::Perhaps(_) => false,
+    };
+    if is_forward && by_policy {
+        remedy_of_forward(others, name)
+    } else {
+        "change that rule if such packets are to pass".to_owned()
+    }
 }
 
 fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
@@ -187,7 +210,7 @@ fn remedy_of_forward(others: &Others, name: &ChainName) -> String {
     };
     if name.table == "firewalld" {
         "firewall-cmd --permanent --zone=trusted --add-interface=<the pods' bridge>".to_owned()
-    } else if has("ufw-") {
+    } else if has("ufw-") || has("ufw6-") {
         format!("ufw default allow routed; or {ACCEPT}")
     } else if name.chain == "FORWARD" {
         ACCEPT.to_owned()
@@ -202,12 +225,10 @@ fn other_tables(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
     let Ok((others, unseen_legacy)) = &facts.others else {
         return report.unseen("whether other tables translate host ports first");
     };
-    let hooks = [Hooked::PREROUTING, Hooked::OUTPUT];
-    let earlier: Vec<Translation> =
-        hooks.iter().flat_map(|hook| translations(others, *hook, AFTER_DSTNAT)).collect();
-    let mut taken = taken_ports(facts, &earlier);
+    let mut first = First { facts, others, left: WALKS_MAX };
+    let mut taken = first.of_pods();
     if taken.is_empty() {
-        taken.extend(taken_range(facts, &earlier, ranges));
+        taken.extend(first.of_ranges(ranges));
     }
     taken.dedup();
     for (state, text, remedy) in taken.into_iter().take(5) {
@@ -216,57 +237,163 @@ fn other_tables(facts: &Facts, ranges: &[PortRange], report: &mut Report) {
     if let Some(why) = unseen_legacy {
         report.unseen(why);
     }
-    report.or_ok(match earlier.len() {
-        0 => "no other table translates host ports first".to_owned(),
-        1 => "one rule of another table is applied first, to ports that autoport does not use"
-            .to_owned(),
-        number => format!(
-            "{number} rules of other tables are applied first, to ports that autoport does not use"
-        ),
-    });
+    report.or_ok("no other table translates host ports first");
 }
+
+/// How many packets are followed at most.
+const WALKS_MAX: usize = 200_000;
+
+/// How many of the node's addresses are asked for.
+const ADDRESSES_MAX: usize = 8;
 
 /// What an earlier rule does to host ports: how bad it is, which, and what to do.
-type Taken = (State, String, String);
+type Told = (State, String, String);
 
-/// The host ports of pods that an earlier rule translates.
-fn taken_ports(facts: &Facts, earlier: &[Translation]) -> Vec<Taken> {
-    let taken = facts.held().filter_map(|(record, host)| {
-        let first = earlier.iter().find(|it| it.meets(host, |address| facts.is_local(address)))?;
-        let text =
-            format!("{} takes {host}, which {} holds, to {}", at(first), record.owner, first.to);
-        let state = if first.conditions.unknown { State::Warning } else { State::Failed };
-        Some((state, text, remedy_of(first)))
-    });
-    taken.collect()
+/// Looks for rules that translate host ports before ours.
+struct First<'a> {
+    facts: &'a Facts,
+    others: &'a Others,
+    left: usize,
 }
 
-/// The first rule that translates a port which a pod could be given.
-fn taken_range(facts: &Facts, earlier: &[Translation], ranges: &[PortRange]) -> Option<Taken> {
-    let ports = |one: &Translation| -> Vec<PortRange> {
-        let runs = one.conditions.ports.iter().flatten();
-        runs.filter_map(|run| ports::range(*run.start(), *run.end())).collect()
-    };
-    let first = earlier.iter().find(|one| {
-        one.conditions.destination.is_none_or(|to| facts.is_local(to.ip()))
-            && ports(one).iter().any(|run| ranges.iter().any(|range| range.overlaps(run)))
-    })?;
-    let text = format!(
-        "{} takes port {} of the range to {}: a pod that is assigned this port receives no traffic",
-        at(first),
-        some_of(&ports(first)),
-        first.to
-    );
-    Some((State::Warning, text, remedy_of(first)))
+impl First<'_> {
+    /// The host ports of pods that an earlier rule translates.
+    fn of_pods(&mut self) -> Vec<Told> {
+        let mut told: Vec<Told> = Vec::new();
+        let held: Vec<_> = self.facts.held().collect();
+        self.each(|first, rules, address| {
+            let family = Family::of(&address);
+            let of_family = |host: &HostPort| {
+                Family::of(&host.address) == family
+                    && (host.is_wildcard() || host.address == address)
+            };
+            for (record, host) in held.iter().filter(|(_, host)| of_family(host)) {
+                let asked = HostPort { address, ..**host };
+                if let Some(text) = first.lost(rules, &asked) {
+                    let remedy = "leave the packets of host ports out of that rule".to_owned();
+                    if !told.iter().any(|(_, known, _)| *known == text) {
+                        told.push((State::Failed, text, remedy));
+                    }
+                    continue;
+                }
+                let Some(taken) = first.taken(rules, &asked) else { continue };
+                let (at, Taken { to, rule, .. }) = (at(&taken), &taken);
+                let text =
+                    format!("{at} takes {host}, which {} holds, to {to} ({rule})", record.owner);
+                let state = if taken.is_certain { State::Failed } else { State::Warning };
+                if !told.iter().any(|(_, known, _)| *known == text) {
+                    told.push((state, text, remedy_of(&taken)));
+                }
+            }
+        });
+        told.sort_by_key(|(state, ..)| std::cmp::Reverse(*state));
+        told
+    }
+
+    /// The first rule that translates a port which a pod could be given.
+    fn of_ranges(&mut self, ranges: &[PortRange]) -> Option<Told> {
+        let mut told = None;
+        self.each(|first, rules, address| {
+            for port in ranges.iter().flat_map(|range| range.first.get()..=range.last.get()) {
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    let Ok(port) = port.try_into() else { continue };
+                    if told.is_some() {
+                        return;
+                    }
+                    let host = HostPort { protocol, address, port };
+                    told = first.taken(rules, &host).map(|taken| {
+                        let (at, Taken { to, rule, .. }) = (at(&taken), &taken);
+                        let text = format!(
+                            "{at} takes port {port} of the range to {to} ({rule}): a pod that is assigned \
+                             this port receives no traffic"
+                        );
+                        (State::Warning, text, remedy_of(&taken))
+                    });
+                }
+            }
+        });
+        told
+    }
+
+    /// For each address of the node, with the rules that may be for packets to it, if some of them translate.
+    fn each(&mut self, mut work: impl FnMut(&mut Self, &Others, IpAddr)) {
+        for family in Family::ALL {
+            let own = self.facts.local.iter().flat_map(Local::hosts);
+            let own = own.filter(|own| Family::of(own) == family && !own.is_loopback());
+            for address in own.take(ADDRESSES_MAX).collect::<Vec<_>>() {
+                let any = packet_to(None, address, None);
+                let rules = self.others.for_packet(&any);
+                if taken(&rules, &any).is_some() || !is_clean(&early(&rules, &any)) {
+                    work(self, &rules, address);
+                }
+            }
+        }
+    }
+
+    /// Why no packet to the port comes as far as our table.
+    fn lost(&mut self, rules: &Others, host: &HostPort) -> Option<String> {
+        self.left = self.left.checked_sub(1)?;
+        let protocol = Some(host.protocol.number());
+        let walked = early(rules, &packet_to(protocol, host.address, Some(host.port.get())));
+        match (walked.untracked, walked.obstacle) {
+            (Some((at, true)), _) => {
+                Some(format!("{at} keeps packets to host ports from connection tracking"))
+            }
+            (_, Some((_, passage @ Passage::Drops(_)))) => {
+                Some(passage.about("packets to host ports"))
+            }
+            _ => None,
+        }
+    }
+
+    fn taken(&mut self, rules: &Others, host: &HostPort) -> Option<Taken> {
+        self.left = self.left.checked_sub(1)?;
+        let protocol = Some(host.protocol.number());
+        taken(rules, &packet_to(protocol, host.address, Some(host.port.get())))
+    }
+}
+
+/// The first packet of a connection to a port of this node, from anywhere.
+fn packet_to(protocol: Option<u8>, address: IpAddr, port: Option<u16>) -> Packet {
+    let tuple = Tuple { destination: Some(address), destination_port: port, ..Tuple::default() };
+    Packet {
+        protocol,
+        tuple,
+        original: tuple,
+        answer: tuple.reversed(),
+        state: Some(Packet::NEW),
+        status: Some(0),
+        is_answer: Some(false),
+        destination_type: Some(2),
+        ..Packet::unknown(Family::of(&address))
+    }
+}
+
+/// What a packet from outside meets before it is translated.
+fn early(rules: &Others, packet: &Packet) -> Walked {
+    let stage = Stage { priorities: i32::MIN..=DSTNAT, ..Stage::of(Hook::Prerouting) };
+    walk(rules, &stage, &mut packet.clone())
+}
+
+const fn is_clean(walked: &Walked) -> bool {
+    walked.untracked.is_none() && walked.obstacle.is_none()
+}
+
+fn taken(rules: &Others, packet: &Packet) -> Option<Taken> {
+    let priorities = i32::MIN..=AFTER_DSTNAT - 1;
+    [Hook::Prerouting, Hook::Output].into_iter().find_map(|hook| {
+        let stage = Stage { nat: true, priorities: priorities.clone(), ..Stage::of(hook) };
+        walk(rules, &stage, &mut packet.clone()).taken
+    })
 }
 
 /// Where the rule is.
-pub(super) fn at(translation: &Translation) -> String {
-    translation.via.last().map(ToString::to_string).unwrap_or_default()
+pub(super) fn at(taken: &Taken) -> String {
+    taken.via.last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// What to do about somebody else's rule.
-pub(super) fn remedy_of(Translation { via, .. }: &Translation) -> String {
+/// What to do about a rule of another program.
+pub(super) fn remedy_of(Taken { via, .. }: &Taken) -> String {
     let called = |prefix: &str| via.iter().find(|name| name.chain.starts_with(prefix));
     let of_table = |table: &str| via.iter().any(|name| name.table.starts_with(table));
     if let Some(portmap) = called("CNI-DN-").or_else(|| called("CNI-HOSTPORT-DNAT")) {

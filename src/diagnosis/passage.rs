@@ -1,214 +1,321 @@
-//! What the chains of other programs do with a packet: who translates it first, and whether it is
-//! forwarded.
+//! What the chains of other programs do with a packet: whether they drop it, translate it first, or keep it
+//! from connection tracking. What is not understood is never taken for nothing.
 
-use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-use ipnetwork::IpNetwork;
-
-use crate::kernel::{ChainName, Conditions, Does, Hooked, Others};
-use crate::model::{Family, HostPort};
-use crate::ruleset::is_host;
+use crate::kernel::{ChainName, Does, Hook, Hooked, OtherRule, Others, Packet, Space, Tuple};
 
 /// Chains that call each other deeper than the kernel allows.
 const DEPTH: usize = 16;
 
-/// More than this is not a node that somebody reads a report about.
-const TRANSLATIONS_MAX: usize = 200_000;
+/// More rules than this are not followed for one packet.
+const RULES_MAX: usize = 2_000_000;
 
-/// A rule, with the chains that lead to it, that gives packets another destination.
+/// `NF_IP_PRI_CONNTRACK`: what comes before it sees no connections.
+const CONNTRACK: i32 = -200;
+
+/// `NF_IP_PRI_NAT_DST`, where all nat chains of the hook are, whatever their own priorities.
+pub(super) const DSTNAT: i32 = -100;
+
+/// `NF_IP_PRI_NAT_SRC`.
+pub(super) const SRCNAT: i32 = 100;
+
+/// What becomes of a packet in a chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Passage {
+    #[default]
+    Passes,
+    /// It passes only if a rule accepts it that is not understood: the policy of this chain drops.
+    Depends(String),
+    /// This rule may drop it, or does something that is not understood.
+    Perhaps(String),
+    /// This rule, or the policy of this chain, drops it.
+    Drops(String),
+}
+
+impl Passage {
+    /// In words, about `what`.
+    pub(super) fn about(&self, what: &str) -> String {
+        match self {
+            Self::Passes => format!("no chain drops {what}"),
+            Self::Depends(at) => {
+                format!("{at} drops everything except what some of its rules accept")
+            }
+            Self::Perhaps(at) => format!("{at} may drop {what}"),
+            Self::Drops(at) => format!("{at} drops {what}"),
+        }
+    }
+}
+
+/// A rule that gives packets another destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Translation {
-    pub(super) conditions: Conditions,
+pub(super) struct Taken {
     pub(super) to: String,
     /// From the base chain to the one with the rule.
     pub(super) via: Vec<ChainName>,
+    /// The rule in the last of them.
+    pub(super) rule: String,
+    pub(super) is_certain: bool,
 }
 
-impl Translation {
-    /// Whether it could be for a packet to `host`, one of whose addresses is a wildcard's; `local` says
-    /// which addresses are this node's.
-    pub(super) fn meets(&self, host: &HostPort, local: impl Fn(IpAddr) -> bool) -> bool {
-        let Conditions { ports, destination, .. } = &self.conditions;
-        let family = Family::of(&host.address);
-        let (protocol, port) = (Some(host.protocol.number()), Some(host.port.get()));
-        let packet = Packet { family, protocol, port, destination: None };
-        let is_meant = |network: IpNetwork| {
-            if host.is_wildcard() {
-                !is_host(&network) || local(network.ip())
-            } else {
-                network.contains(host.address)
-            }
-        };
-        ports.is_some()
-            && self.via.first().is_some_and(|base| base.space.has(family))
-            && meets(&self.conditions, &packet) != Some(false)
-            && destination.is_none_or(|to| Family::of(&to.ip()) == family && is_meant(to))
+/// What became of a packet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Walked {
+    /// What stands in its way, worst first, with the base chain.
+    pub(super) obstacle: Option<(ChainName, Passage)>,
+    pub(super) taken: Option<Taken>,
+    /// The rule that keeps it from connection tracking, and whether that is certain.
+    pub(super) untracked: Option<(String, bool)>,
+    /// Whether its source may be replaced.
+    pub(super) is_masqueraded: bool,
+}
+
+/// Which chains are asked.
+#[derive(Clone, Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) hook: Hook,
+    /// Of a bridge, instead of IP.
+    pub(super) of_bridge: bool,
+    /// The nat chains, or the others.
+    pub(super) nat: bool,
+    pub(super) priorities: RangeInclusive<i32>,
+    /// For `ingress` and `egress`.
+    pub(super) device: Option<&'a str>,
+}
+
+impl Stage<'_> {
+    /// All chains of a hook of IP but those that translate.
+    pub(super) const fn of(hook: Hook) -> Self {
+        let priorities = i32::MIN..=i32::MAX;
+        Self { hook, of_bridge: false, nat: false, priorities, device: None }
+    }
+
+    fn has(&self, name: &ChainName, hooked: &Hooked, packet: &Packet) -> bool {
+        let is_on = |device: &str| hooked.devices.iter().any(|own| own == device);
+        hooked.hook == self.hook
+            && (name.space == Space::Bridge) == self.of_bridge
+            && name.space.has(packet.family)
+            && (hooked.kind == "nat") == self.nat
+            && self.priorities.contains(&hooked.priority)
+            && self.device.is_none_or(is_on)
     }
 }
 
-/// The base chains in `hook`, and how each is hooked.
-pub(super) fn hooked_at(others: &Others, hook: u32) -> impl Iterator<Item = (&ChainName, &Hooked)> {
+/// The base chains that are asked in `stage`, in their order.
+pub(super) fn bases<'a>(
+    others: &'a Others,
+    stage: &Stage<'_>,
+    packet: &Packet,
+) -> Vec<(&'a ChainName, &'a Hooked)> {
     let chains = others.chains.iter();
     let bases = chains.filter_map(|(name, chain)| Some((name, chain.hooked.as_ref()?)));
-    bases.filter(move |(_, hooked)| hooked.hook == hook)
-}
-
-/// The translations in the nat chains of `hook` that come before the priority `before`.
-pub(super) fn translations(others: &Others, hook: u32, before: i32) -> Vec<Translation> {
-    let earlier = |hooked: &Hooked| hooked.kind == "nat" && hooked.priority < before;
-    let mut bases: Vec<_> = hooked_at(others, hook).filter(|(_, hooked)| earlier(hooked)).collect();
+    let mut bases: Vec<_> =
+        bases.filter(|(name, hooked)| stage.has(name, hooked, packet)).collect();
     bases.sort_by_key(|(_, hooked)| hooked.priority);
-    let mut found = Vec::new();
-    for (name, _) in bases {
-        gather(others, std::slice::from_ref(name), &Conditions::default(), &mut found);
-    }
-    found
+    bases
 }
 
-fn gather(others: &Others, via: &[ChainName], so_far: &Conditions, found: &mut Vec<Translation>) {
-    let Some(chain) = via.last().and_then(|name| others.chains.get(name)) else { return };
-    for rule in &chain.rules {
-        let Some(conditions) = both(so_far, &rule.conditions) else { continue };
-        if found.len() >= TRANSLATIONS_MAX {
-            return;
+/// Follows `packet` through the chains of `stage`, as far as it may get.
+pub(super) fn walk(others: &Others, stage: &Stage<'_>, packet: &mut Packet) -> Walked {
+    let mut seen = Walked::default();
+    for (name, hooked) in bases(others, stage, packet) {
+        let is_early = matches!(stage.hook, Hook::Prerouting | Hook::Output | Hook::Ingress)
+            && hooked.priority < CONNTRACK
+            || stage.of_bridge;
+        let mut walker = Walker::new(others);
+        let mut here = if is_early { without_connection(packet) } else { packet.clone() };
+        if stage.of_bridge {
+            // Bridges may track connections by themselves.
+            here.state = None;
         }
-        if let Does::Translate(to) = &rule.does {
-            found.push(Translation { conditions, to: to.clone(), via: via.to_vec() });
-        } else if let Does::Jump(next) | Does::Goto(next) = &rule.does
-            && via.len() < DEPTH
-        {
-            let next = ChainName { chain: next.clone(), ..via[0].clone() };
-            gather(others, &[via, &[next]].concat(), &conditions, found);
-        }
-    }
-}
-
-/// What meets both; `None` where nothing can.
-fn both(one: &Conditions, other: &Conditions) -> Option<Conditions> {
-    let mut both = one.clone();
-    if let Some(ports) = &other.ports {
-        both.narrow(ports.clone());
-    }
-    let is_nowhere = both.ports.as_ref().is_some_and(Vec::is_empty);
-    if is_nowhere || differ(one.family, other.family) || differ(one.protocol, other.protocol) {
-        return None;
-    }
-    both.destination = match (one.destination, other.destination) {
-        (Some(one), Some(other)) if one.contains(other.ip()) => Some(other),
-        (Some(one), Some(other)) if other.contains(one.ip()) => Some(one),
-        (Some(_), Some(_)) => return None,
-        (destination, None) | (None, destination) => destination,
-    };
-    both.family = one.family.or(other.family);
-    both.protocol = one.protocol.or(other.protocol);
-    both.translated |= other.translated;
-    both.unknown |= other.unknown;
-    Some(both)
-}
-
-fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
-    one.zip(other).is_some_and(|(one, other)| one != other)
-}
-
-/// A packet whose destination has been translated, as far as it is known.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Packet {
-    pub(super) family: Family,
-    pub(super) protocol: Option<u8>,
-    pub(super) port: Option<u16>,
-    pub(super) destination: Option<IpAddr>,
-}
-
-/// What becomes of a packet in a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passage {
-    /// It passes, unless a rule that is not understood drops it.
-    Passes,
-    /// It passes only if a rule accepts it that is not understood.
-    Depends,
-    /// It is dropped.
-    Drops,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Decision {
-    Accepted,
-    Dropped,
-    Returned,
-}
-
-/// What becomes of `packet` in the base chain `name`.
-pub(super) fn passage(others: &Others, name: &ChainName, packet: &Packet) -> Passage {
-    let Some(hooked) = others.chains.get(name).and_then(|chain| chain.hooked.as_ref()) else {
-        return Passage::Passes;
-    };
-    let mut perhaps_accepted = false;
-    let drops = match decide(others, name, packet, DEPTH, &mut perhaps_accepted) {
-        Decision::Accepted => false,
-        Decision::Dropped => true,
-        Decision::Returned => hooked.drops,
-    };
-    match (drops, perhaps_accepted) {
-        (false, _) => Passage::Passes,
-        (true, true) => Passage::Depends,
-        (true, false) => Passage::Drops,
-    }
-}
-
-fn decide(
-    others: &Others,
-    name: &ChainName,
-    packet: &Packet,
-    depth: usize,
-    perhaps_accepted: &mut bool,
-) -> Decision {
-    let Some(chain) = others.chains.get(name).filter(|_| depth > 0) else {
-        return Decision::Returned;
-    };
-    for rule in &chain.rules {
-        let certain = match meets(&rule.conditions, packet) {
-            Some(false) => continue,
-            Some(true) => true,
-            None => false,
-        };
-        let decision = match &rule.does {
-            Does::Accept => Decision::Accepted,
-            Does::Drop => Decision::Dropped,
-            Does::Return if certain => return Decision::Returned,
-            Does::Jump(next) | Does::Goto(next) => {
-                let next = ChainName { chain: next.clone(), ..name.clone() };
-                let decision = decide(others, &next, packet, depth - 1, perhaps_accepted);
-                if certain && matches!(rule.does, Does::Goto(_)) {
-                    return decision;
-                }
-                decision
+        let passage = walker.base(name, hooked, here);
+        if let Some(end) = walker.end {
+            (packet.mark, packet.is_tracked) = (end.mark, end.is_tracked);
+            if !is_early {
+                packet.connection_mark = end.connection_mark;
+                // What has a connection already keeps it.
+                packet.is_tracked = Some(true);
             }
-            Does::Return | Does::Translate(_) | Does::Nothing => Decision::Returned,
-        };
-        match decision {
-            Decision::Returned => {}
-            Decision::Accepted if !certain => *perhaps_accepted = true,
-            // What is only perhaps dropped is a rule against somebody, not against host ports.
-            Decision::Dropped if !certain => {}
-            Decision::Accepted | Decision::Dropped => return decision,
+        }
+        seen.is_masqueraded |= walker.masquerades;
+        if is_early && packet.is_tracked != Some(true) {
+            let is_certain = packet.is_tracked == Some(false);
+            seen.untracked = seen.untracked.or(walker.untracks.map(|at| (at, is_certain)));
+        }
+        seen.taken = seen.taken.or(walker.taken);
+        if passage != Passage::Passes && seen.obstacle.is_none() {
+            seen.obstacle = Some((name.clone(), passage.clone()));
+        }
+        if seen.taken.is_some() {
+            return seen;
+        }
+        if let Passage::Drops(_) = passage {
+            seen.obstacle = Some((name.clone(), passage));
+            return seen;
         }
     }
-    Decision::Returned
+    seen
 }
 
-/// Whether the packet meets the conditions; `None` where that cannot be told.
-fn meets(conditions: &Conditions, packet: &Packet) -> Option<bool> {
-    let Conditions { family, protocol, ports, destination, unknown, translated: _ } = conditions;
-    if family.is_some_and(|family| family != packet.family) {
-        return Some(false);
+/// The packet as chains see it that come before connection tracking.
+fn without_connection(packet: &Packet) -> Packet {
+    Packet {
+        state: Some(Packet::INVALID),
+        status: None,
+        is_answer: None,
+        connection_mark: None,
+        original: Tuple::default(),
+        answer: Tuple::default(),
+        ..packet.clone()
     }
-    let protocol = protocol.map(|wanted| packet.protocol.map(|has| has == wanted));
-    let port =
-        ports.as_ref().map(|runs| packet.port.map(|has| runs.iter().any(|run| run.contains(&has))));
-    let address = destination.map(|network| packet.destination.map(|has| network.contains(has)));
-    let answers = [protocol, port, address];
-    if answers.contains(&Some(Some(false))) {
-        return Some(false);
+}
+
+struct Walker<'a> {
+    others: &'a Others,
+    /// The chains from the base to where it is.
+    via: Vec<ChainName>,
+    left: usize,
+    drops: Option<(String, Option<String>)>,
+    unknown: Option<String>,
+    /// The packet where it may have left the chain, as far as all ways agree.
+    end: Option<Packet>,
+    /// The first rule of which it is not known whether it is for the packet.
+    doubt: Option<String>,
+    taken: Option<Taken>,
+    untracks: Option<String>,
+    masquerades: bool,
+}
+
+fn merge(one: &mut Option<Packet>, other: &Packet) {
+    match one {
+        Some(one) => one.merge(other),
+        None => *one = Some(other.clone()),
     }
-    if *unknown || answers.contains(&Some(None)) { None } else { Some(true) }
+}
+
+impl<'a> Walker<'a> {
+    const fn new(others: &'a Others) -> Self {
+        Self {
+            others,
+            via: Vec::new(),
+            left: RULES_MAX,
+            drops: None,
+            unknown: None,
+            end: None,
+            doubt: None,
+            taken: None,
+            untracks: None,
+            masquerades: false,
+        }
+    }
+
+    fn base(&mut self, name: &ChainName, hooked: &Hooked, packet: Packet) -> Passage {
+        let fell = self.chain(name, packet);
+        let by_policy = fell.is_some() && hooked.drops;
+        if let Some(packet) = fell.filter(|_| !hooked.drops) {
+            merge(&mut self.end, &packet);
+        }
+        let passes = self.end.is_some() || self.taken.is_some();
+        if let Some(taken) = &mut self.taken {
+            taken.is_certain =
+                self.end.is_none() && self.drops.is_none() && !by_policy && self.unknown.is_none();
+        }
+        let because = |at: String, what: Option<String>| match what {
+            Some(what) => format!("{at} ({what})"),
+            None => at,
+        };
+        if let Some(what) = self.unknown.take() {
+            return Passage::Perhaps(what);
+        }
+        match (self.drops.take(), by_policy) {
+            (None, false) => Passage::Passes,
+            (Some((at, _)), _) if !passes => Passage::Drops(at),
+            (None, true) if !passes => Passage::Drops(name.to_string()),
+            (Some((at, what)), false) => Passage::Perhaps(because(at, what)),
+            (_, true) => Passage::Depends(because(name.to_string(), self.doubt.take())),
+        }
+    }
+
+    /// The packet where it returns from the chain, if it may.
+    fn chain(&mut self, name: &ChainName, packet: Packet) -> Option<Packet> {
+        let Some(chain) = self.others.chains.get(name).filter(|_| self.via.len() < DEPTH) else {
+            return Some(packet);
+        };
+        self.via.push(name.clone());
+        let (mut here, mut out) = (packet, None);
+        for rule in &chain.rules {
+            let Some(budget) = self.left.checked_sub(1) else {
+                self.unknown.get_or_insert(format!("{name} has too many rules"));
+                break;
+            };
+            self.left = budget;
+            match self.rule(name, rule, &here, &mut out) {
+                None => {}
+                Some(Some(next)) => here = next,
+                Some(None) => {
+                    self.via.pop();
+                    return out;
+                }
+            }
+        }
+        self.via.pop();
+        merge(&mut out, &here);
+        out
+    }
+
+    /// The packet behind a rule, if it may get there; the outer `None` where the rule is not for it.
+    #[expect(clippy::option_option, reason = "not touched, and not let through, are two things")]
+    fn rule(
+        &mut self,
+        name: &ChainName,
+        rule: &OtherRule,
+        here: &Packet,
+        out: &mut Option<Packet>,
+    ) -> Option<Option<Packet>> {
+        let meeting = rule.meet(here);
+        if meeting.does.is_empty() {
+            return None;
+        }
+        let at = || format!("{name}, {}", rule.name);
+        let matters = meeting.does.iter().any(|does| *does != Does::Nothing);
+        let is_sure = !meeting.may_skip && meeting.does.len() == 1;
+        if !is_sure && matters && self.doubt.is_none() {
+            self.doubt = meeting.doubt.as_ref().map(|what| format!("{what} of {}", rule.name));
+        }
+        let after = meeting.after.as_ref().unwrap_or(here);
+        if after.is_tracked != here.is_tracked {
+            self.untracks.get_or_insert_with(at);
+        }
+        let mut next = meeting.may_skip.then(|| here.clone());
+        for does in &meeting.does {
+            match does {
+                Does::Nothing => merge(&mut next, after),
+                Does::Accept => merge(&mut self.end, after),
+                Does::Masquerade => {
+                    self.masquerades = true;
+                    merge(&mut self.end, after);
+                }
+                Does::Drop => {
+                    self.drops.get_or_insert_with(|| (at(), meeting.doubt.clone()));
+                }
+                Does::Return => merge(out, after),
+                Does::Jump(chain) | Does::Goto(chain) => {
+                    let chain = ChainName { chain: chain.clone(), ..name.clone() };
+                    if let Some(back) = self.chain(&chain, after.clone()) {
+                        let is_goto = matches!(does, Does::Goto(_));
+                        merge(if is_goto { &mut *out } else { &mut next }, &back);
+                    }
+                }
+                Does::Translate(to) => {
+                    let (to, via, rule) = (to.clone(), self.via.clone(), rule.name.clone());
+                    self.taken.get_or_insert(Taken { to, via, rule, is_certain: true });
+                }
+                Does::Unknown(what) => {
+                    self.unknown.get_or_insert_with(|| format!("{} ({what})", at()));
+                    merge(&mut next, after);
+                }
+            }
+        }
+        Some(next)
+    }
 }

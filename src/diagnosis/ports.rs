@@ -2,10 +2,12 @@
 
 use std::num::NonZeroU16;
 
+use ipnetwork::IpNetwork;
+
 use super::{Facts, Report, State, some_of};
 use crate::cni::{Config, port_range};
-use crate::kernel::{Listener, Named};
-use crate::model::{HostPort, PortRange, Record};
+use crate::kernel::{Listener, Named, Process, REPORT};
+use crate::model::{Holder, HostPort, PortRange, Record};
 
 /// kube-apiserver's `--service-node-port-range`, unless told otherwise.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
@@ -113,6 +115,15 @@ fn is_in_the_way(config: &Config, listener: &Listener) -> bool {
         && hosts.any(|host| listener.meets(&host, &config.policy.host_addresses))
 }
 
+/// Whether the listener is a process that the runtime runs for the pod, such as podman's conmon: it holds the
+/// port so that no other program takes it.
+fn is_own(record: &Record, listener: &Listener) -> bool {
+    let Holder::Attachment(attachment) = &record.owner.holder else { return false };
+    let address = record.pod_addresses.first().map(IpNetwork::ip);
+    let process = Process::of(listener, REPORT);
+    process.is_some_and(|process| process.works_for(attachment.container_id(), address))
+}
+
 fn listeners(facts: &Facts, configs: &[Config], report: &mut Report) {
     report.check("listeners");
     let remedy = "modprobe inet_diag, tcp_diag, udp_diag";
@@ -125,6 +136,9 @@ fn listeners(facts: &Facts, configs: &[Config], report: &mut Report) {
             listener.meets(host, &record.policy.host_addresses)
         };
         if let Some((record, host)) = held.iter().find(meets) {
+            if is_own(record, listener) {
+                continue;
+            }
             on_held.push(format!("{} on {host}, which {} holds", Named(listener), record.owner));
         } else if configs.iter().any(|config| is_in_the_way(config, listener)) {
             in_range.push(Named(listener));
@@ -133,7 +147,7 @@ fn listeners(facts: &Facts, configs: &[Config], report: &mut Report) {
     if !on_held.is_empty() {
         report.warning(
             format!("packets from outside do not reach {}", some_of(&on_held)),
-            "stop it, or give the pod another port",
+            "configure that program for another port, or give the pod another host port",
         );
     }
     if !in_range.is_empty() {

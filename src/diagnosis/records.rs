@@ -13,12 +13,18 @@ pub(super) fn judge(facts: &Facts, report: &mut Report) {
     let seen = report.see(&facts.store, "the records and the table", State::Failed, remedy);
     let Some(examined) = seen else { return };
     let Some(examined) = examined else {
-        let Some(Table::Ours(Identity { instance, .. })) = &facts.table else {
-            return report.ok("nothing has been recorded yet");
+        let instance = match &facts.table {
+            Some(Table::Ours(Identity { instance, .. })) => instance,
+            Some(_) => return report.ok("nothing has been recorded yet"),
+            None => {
+                let dir = facts.state_dir.display();
+                return report.unseen(format!("there are no records in {dir}, and the table"));
+            }
         };
         return report.failed(
             format!("nothing is recorded, but table inet autoport of store {instance} exists"),
-            "`autoport repair --adopt` creates records from it; or set the right --state-dir",
+            "`autoport repair --adopt` creates records from it, if this is the node and no container without \
+             its state directory; or set the right --state-dir",
         );
     };
     if !examined.unreadable.is_empty() {

@@ -1,33 +1,30 @@
 //! What follows from facts, without a node.
 
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
-
-use crate::kernel::{ChainName, Conditions, Does, Hooked, OtherChain, OtherRule, Others, Space};
-use crate::model::{Family, HostPort, Protocol};
+use crate::kernel::{
+    ChainName, Does, Hook, Hooked, OtherChain, OtherRule, Others, Packet, Space, Step,
+};
+use crate::model::Family;
 
 use super::facts::sysctl_name;
-use super::passage::{Packet, Passage, passage, translations};
+use super::passage::{Passage, Stage, walk};
 use super::{counted, some_of};
 
 fn name(chain: &str) -> ChainName {
     ChainName { space: Space::Ip, table: "t".to_owned(), chain: chain.to_owned() }
 }
 
-fn rule(conditions: Conditions, does: Does) -> OtherRule {
-    OtherRule { conditions, does }
+fn rule(steps: &[Step], does: Does) -> OtherRule {
+    let steps = steps.iter().cloned().chain([Step::Does(does)]).collect();
+    OtherRule { steps, name: "handle 1".to_owned() }
 }
 
-fn any() -> Conditions {
-    Conditions::default()
+/// A condition that is not understood.
+fn perhaps() -> Step {
+    Step::Perhaps("match recent".to_owned())
 }
 
-fn unknown() -> Conditions {
-    Conditions { unknown: true, ..any() }
-}
-
-fn ports(run: RangeInclusive<u16>) -> Conditions {
-    Conditions { ports: Some(vec![run]), protocol: Some(6), ..any() }
+fn port(run: std::ops::RangeInclusive<u16>) -> Step {
+    Step::Ports { source: false, destination: true, runs: vec![run], inverted: false }
 }
 
 fn others(chains: Vec<(&str, Option<Hooked>, Vec<OtherRule>)>) -> Others {
@@ -36,8 +33,8 @@ fn others(chains: Vec<(&str, Option<Hooked>, Vec<OtherRule>)>) -> Others {
     Others { chains: chains.collect() }
 }
 
-fn hooked(kind: &str, hook: u32, priority: i32, drops: bool) -> Hooked {
-    Hooked { kind: kind.to_owned(), hook, priority, drops }
+fn hooked(kind: &str, hook: Hook, priority: i32, drops: bool) -> Hooked {
+    Hooked { kind: kind.to_owned(), hook, priority, drops, devices: Vec::new() }
 }
 
 fn jump(chain: &str) -> Does {
@@ -48,82 +45,79 @@ fn to(target: &str) -> Does {
     Does::Translate(target.to_owned())
 }
 
-fn host(address: &str, port: u16) -> HostPort {
-    HostPort {
-        protocol: Protocol::Tcp,
-        address: address.parse().expect("a test address"),
-        port: port.try_into().expect("a test port"),
+fn packet() -> Packet {
+    let mut packet = Packet { protocol: Some(6), ..Packet::unknown(Family::V4) };
+    packet.tuple.destination_port = Some(80);
+    packet
+}
+
+/// What becomes of the packet: passes, perhaps, depends, drops.
+fn fate(passage: Option<Passage>) -> &'static str {
+    match passage {
+        None | Some(Passage::Passes) => "passes",
+        Some(Passage::Perhaps(_)) => "perhaps",
+        Some(Passage::Depends(_)) => "depends",
+        Some(Passage::Drops(_)) => "drops",
     }
 }
 
-const PACKET: Packet =
-    Packet { family: Family::V4, protocol: Some(6), port: Some(80), destination: None };
-
 #[test]
 fn the_policy_counts_where_no_rule_decides() {
-    let forward = |drops| Some(hooked("filter", Hooked::FORWARD, 0, drops));
     let judged = |drops, rules: Vec<OtherRule>| {
-        let called = vec![rule(any(), Does::Return), rule(any(), Does::Drop)];
-        let refuses = vec![rule(ports(80..=80), Does::Drop)];
-        let chains =
-            vec![("f", forward(drops), rules), ("back", None, called), ("no", None, refuses)];
-        passage(&others(chains), &name("f"), &PACKET)
+        let called = vec![rule(&[], Does::Return), rule(&[], Does::Drop)];
+        let refuses = vec![rule(&[port(80..=80)], Does::Drop)];
+        let forward = Some(hooked("filter", Hook::Forward, 0, drops));
+        let chains = vec![("f", forward, rules), ("back", None, called), ("no", None, refuses)];
+        let walked = walk(&others(chains), &Stage::of(Hook::Forward), &mut packet());
+        fate(walked.obstacle.map(|(_, passage)| passage))
     };
+    let unknown = || Does::Unknown("queue".to_owned());
     for (drops, rules, expected) in [
-        (false, vec![], Passage::Passes),
-        (true, vec![], Passage::Drops),
-        (true, vec![rule(any(), Does::Accept)], Passage::Passes),
-        (true, vec![rule(ports(81..=90), Does::Accept)], Passage::Drops),
-        (true, vec![rule(ports(80..=90), Does::Accept)], Passage::Passes),
-        (true, vec![rule(unknown(), Does::Accept)], Passage::Depends),
-        (false, vec![rule(unknown(), Does::Drop)], Passage::Passes),
-        (false, vec![rule(any(), Does::Drop), rule(any(), Does::Accept)], Passage::Drops),
-        (true, vec![rule(any(), jump("back")), rule(any(), Does::Accept)], Passage::Passes),
-        (false, vec![rule(any(), jump("no"))], Passage::Drops),
-        (false, vec![rule(any(), jump("f"))], Passage::Passes),
-        (false, vec![rule(any(), jump("nowhere"))], Passage::Passes),
+        (false, vec![], "passes"),
+        (true, vec![], "drops"),
+        (true, vec![rule(&[], Does::Accept)], "passes"),
+        (true, vec![rule(&[port(81..=90)], Does::Accept)], "drops"),
+        (true, vec![rule(&[port(80..=90)], Does::Accept)], "passes"),
+        (true, vec![rule(&[perhaps()], Does::Accept)], "depends"),
+        (false, vec![rule(&[perhaps()], Does::Drop)], "perhaps"),
+        (false, vec![rule(&[perhaps()], Does::Return), rule(&[], Does::Drop)], "perhaps"),
+        (false, vec![rule(&[port(81..=90), perhaps()], Does::Drop)], "passes"),
+        (false, vec![rule(&[], unknown())], "perhaps"),
+        (false, vec![rule(&[], Does::Drop), rule(&[], Does::Accept)], "drops"),
+        (false, vec![rule(&[perhaps()], Does::Drop), rule(&[], Does::Drop)], "drops"),
+        (true, vec![rule(&[], jump("back")), rule(&[], Does::Accept)], "passes"),
+        (true, vec![rule(&[], Does::Goto("back".to_owned())), rule(&[], Does::Accept)], "drops"),
+        (false, vec![rule(&[perhaps()], jump("no"))], "perhaps"),
+        (false, vec![rule(&[], jump("no"))], "drops"),
+        (false, vec![rule(&[], jump("f"))], "passes"),
+        (false, vec![rule(&[], jump("nowhere"))], "passes"),
     ] {
         assert_eq!(judged(drops, rules.clone()), expected, "{drops} {rules:?}");
     }
 }
 
 #[test]
-fn conditions_add_up_along_the_chains() {
-    let nat = |priority| Some(hooked("nat", Hooked::PREROUTING, priority, false));
-    let node = Conditions {
-        destination: Some("192.0.2.1/32".parse().expect("an address")),
-        ..ports(8080..=8090)
+fn a_translation_is_certain_or_not() {
+    let taken = |rules: Vec<OtherRule>| {
+        let nat = |priority| Some(hooked("nat", Hook::Prerouting, priority, false));
+        let called = vec![rule(&[perhaps()], to("one")), rule(&[], to("two"))];
+        let late = vec![rule(&[], to("late"))];
+        let others =
+            others(vec![("x", nat(-100), rules), ("c", None, called), ("l", nat(-50), late)]);
+        let stage = Stage { nat: true, priorities: -200..=-99, ..Stage::of(Hook::Prerouting) };
+        let taken = walk(&others, &stage, &mut packet()).taken;
+        taken.map(|taken| (taken.to, taken.is_certain))
     };
-    let others = others(vec![
-        ("first", nat(-100), vec![rule(ports(8000..=8100), jump("x"))]),
-        ("late", nat(-50), vec![rule(any(), to("late"))]),
-        (
-            "x",
-            None,
-            vec![
-                rule(node, to("one")),
-                rule(ports(1..=2), to("never")),
-                rule(any(), jump("first")),
-            ],
-        ),
-    ]);
-    let found = translations(&others, Hooked::PREROUTING, -99);
-    let first = found.first().expect("a translation");
-    assert_eq!(first.to, "one");
-    assert_eq!(first.conditions.ports, Some(vec![8080..=8090]));
-    assert!(found.iter().all(|one| one.to == "one"), "{found:?}");
-    assert!(translations(&others, Hooked::OUTPUT, -99).is_empty());
-
-    let own: IpAddr = "192.0.2.1".parse().expect("an address");
-    let meets = |address, port, local: bool| {
-        first.meets(&host(address, port), |asked| local && asked == own)
-    };
-    assert!(meets("0.0.0.0", 8080, true) && meets("192.0.2.1", 8090, true));
-    assert!(!meets("0.0.0.0", 8080, false), "an address of somebody else's");
-    assert!(!meets("192.0.2.2", 8080, true) && !meets("0.0.0.0", 8091, true));
-    assert!(!meets("::", 8080, true), "the other family");
-    let udp = HostPort { protocol: Protocol::Udp, ..host("0.0.0.0", 8080) };
-    assert!(!first.meets(&udp, |_| true));
+    let is = |to: &str, is_certain| Some((to.to_owned(), is_certain));
+    assert_eq!(taken(vec![]), None);
+    assert_eq!(taken(vec![rule(&[port(80..=80)], to("one"))]), is("one", true));
+    assert_eq!(taken(vec![rule(&[port(81..=81)], to("one"))]), None);
+    assert_eq!(taken(vec![rule(&[perhaps()], to("one"))]), is("one", false));
+    assert_eq!(taken(vec![rule(&[], jump("c"))]), is("one", true), "one of the two");
+    assert_eq!(
+        taken(vec![rule(&[perhaps()], Does::Accept), rule(&[], jump("c"))]),
+        is("one", false)
+    );
 }
 
 #[test]

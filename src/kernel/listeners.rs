@@ -240,7 +240,7 @@ pub struct Process {
 }
 
 /// How long a report looks for the process behind a listener: past it, the report has the socket only.
-const REPORT: Duration = Duration::from_millis(300);
+pub const REPORT: Duration = Duration::from_millis(300);
 
 /// A listener in a report: its process, where that is found, and its socket.
 #[derive(Clone, Copy, Debug)]
@@ -284,6 +284,23 @@ impl Process {
         let pid = pids.into_iter().take_while(|_| in_time()).find(has_it)?;
         let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Some(Self { pid, command: command.trim_end().to_owned() })
+    }
+
+    /// Whether it works for the container of this ID: a monitor or a proxy, which has the ID among its
+    /// arguments, or the container's address.
+    #[expect(clippy::disallowed_methods, reason = "/proc is the kernel's, and this is its door")]
+    pub fn works_for(&self, container_id: &str, address: Option<IpAddr>) -> bool {
+        const PROXIES: [&str; 4] = ["conmon", "rootlessport", "rootlesskit", "docker-proxy"];
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments);
+        let address = address.map(|address| address.to_string());
+        let has = |word: &str| arguments.split('\0').any(|argument| argument == word);
+        // Podman passes it as a part of paths as well; a short name may be a part of anything.
+        let is_long = container_id.len() >= 12;
+        PROXIES.contains(&self.command.as_str())
+            || has(container_id)
+            || is_long && arguments.contains(container_id)
+            || address.is_some_and(|address| has(&address))
     }
 }
 

@@ -19,17 +19,18 @@ mod uapi;
 pub use error::Error;
 pub use flows::Redirected;
 pub use foreign::{
-    ChainName, Conditions, Does, Hooked, Leftover, OtherChain, OtherRule, Others, Portmap, Space,
-    has_legacy_nat,
+    ChainName, Does, Hook, Hooked, Interface, Leftover, Marks, OtherChain, OtherRule, Others,
+    Packet, Portmap, Set, Source, Space, Step, Tuple, back, has_legacy_nat, masked, some_bit,
 };
-pub use listeners::{Listener, Listeners, Named, Process};
+pub use listeners::{Listener, Listeners, Named, Process, REPORT};
 pub use memory::give_back_memory;
 pub use nft::{Applied, Change, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial};
 #[cfg(feature = "replay")]
 pub use nft::{Asked, read};
 pub use route::{
-    Link, Local, Neighbour, Path, allow_loopback, allows_loopback, interface_towards, links,
-    neighbour, outward_addresses, path, refuse_loopback,
+    Journey, Link, Local, Neighbour, Path, Policies, allow_loopback, allows_loopback,
+    interface_towards, interface_with, is_filtered, links, neighbour, outward_addresses, path,
+    policies, refuse_loopback,
 };
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.

@@ -54,7 +54,8 @@ fn warnings(node: &Node) -> Vec<String> {
     let dir = node.node_dir();
     let files = NodeFiles::in_dir(dir, regular::read);
     let facts = Facts::gather(dir.join("net.d"), dir.into(), &Store::at(&node.state()), files);
-    let of_agents = diagnosis::findings(&facts).into_iter().filter(|it| it.check == "agent");
+    let of_agents =
+        diagnosis::findings(&facts, &Ok(Vec::new())).into_iter().filter(|it| it.check == "agent");
     of_agents.filter(|it| it.state == State::Warning).map(|it| it.text).collect()
 }
 

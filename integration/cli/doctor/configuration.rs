@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::stage::agent;
 use crate::stage::chain::PortMapping;
 use crate::stage::netns::{ip, nft, ruleset};
-use crate::stage::operator::{told, under};
+use crate::stage::operator::{autoport, told, under};
 use crate::stage::view::STATE;
 
 use super::{ARGUMENTS, BIN, CONF, Case, NODE_FILE, Scene, obey, report, worst, write};
@@ -97,6 +97,16 @@ fn a_wrong_configuration_is_named() {
         json!({"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "ptp", "ipam": {}}]});
     let first = || write("05-a.conflist", &other);
     check(&first, "network", "warning", &["take 05-a.conflist (ptp)", "10-blue.conflist only"]);
+    let mut single = other.clone();
+    single["plugins"][0]["type"] = json!("bridge");
+    let not_loaded = || write("20-list.conf", &single);
+    check(&not_loaded, "network", "warning", &["20-list.conf", "*.conflist only"]);
+    check(
+        &|| fs::remove_file(format!("{BIN}/bridge")).expect("our link"),
+        "plugin",
+        "warning",
+        &["plugin bridge is not in /run/bin"],
+    );
     let portmap = json!({"cniVersion": "1.0.0", "name": "z",
         "plugins": [{"type": "ptp"}, {"type": "portmap"}]});
     let last = || write("90-z.conflist", &portmap);
@@ -124,7 +134,6 @@ fn a_wrong_configuration_is_named() {
         conf["plugins"][1]["capabilities"] = json!({"portMappings": true});
     });
     with("failed", "cniVersion \"9.9.9\"", &|conf| conf["cniVersion"] = json!("9.9.9"));
-    with("warning", "cniVersion 0.3.1 has no CHECK", &|conf| conf["cniVersion"] = json!("0.3.1"));
     with("failed", "did you mean portRange?", &|conf| conf["plugins"][1]["portRang"] = json!("1"));
     with("warning", "unknown key is ignored: colour", &|conf| {
         conf["plugins"][1]["colour"] = json!("blue");
@@ -140,6 +149,52 @@ fn a_wrong_configuration_is_named() {
     };
     check(&|| script(0o644), "plugin", "failed", &["cannot be run"]);
     check(&|| script(0o755), "plugin", "warning", &["another program", "9.9.9"]);
+}
+
+/// Networks that are right, though they do not look like the others.
+#[test]
+fn what_other_networks_are_like_is_no_fault() {
+    let scene = Scene::new();
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/conflist-examples");
+    for entry in fs::read_dir(examples).expect("the examples").flatten() {
+        let name = entry.file_name().into_string().expect("a name of ours");
+        if !name.ends_with(".conflist") {
+            continue;
+        }
+        fs::remove_file(format!("{CONF}/10-blue.conflist")).expect("our file");
+        let text = fs::read_to_string(entry.path()).expect("an example");
+        let whole: Value = serde_json::from_str(&text).expect("JSON");
+        for plugin in whole["plugins"].as_array().expect("plugins") {
+            let path = format!("{BIN}/{}", plugin["type"].as_str().expect("a type"));
+            if !Path::new(&path).exists() {
+                fs::write(path, "").expect("our file");
+            }
+        }
+        fs::write(format!("{CONF}/{name}"), text).expect("our file");
+        let report = report();
+        let of_network = ["network", "plugin"];
+        let findings = report["findings"].as_array().expect("findings").iter();
+        let bad: Vec<_> = findings
+            .filter(|one| of_network.contains(&one["check"].as_str().unwrap_or_default()))
+            .filter(|one| one["state"] != "ok")
+            .collect();
+        assert!(bad.is_empty(), "{name}: {bad:#?}");
+        scene.restore();
+    }
+    let ipam = json!({"type": "host-local"});
+    scene.with(|conf| {
+        let plugins = conf["plugins"].as_array_mut().expect("plugins");
+        plugins[1]["Documentation"] = json!("what it is for");
+        plugins.push(json!({"type": "bridge", "ipam": ipam}));
+    });
+    scene.well("a plugin behind works on the interface, as cilium-cni in its chaining mode");
+    scene.restore();
+    fs::write(format!("{BIN}/multus"), "").expect("our file");
+    write("00-multus.conf", &json!({"cniVersion": "1.0.0", "name": "m", "type": "multus"}));
+    scene.well("Multus delegates to the next network");
+    scene.with(|conf| conf["plugins"] = json!([conf["plugins"][0]]));
+    let (_, stdout, _) = autoport(&ARGUMENTS);
+    assert!(stdout.contains("00-multus.conf delegates to another network"), "{stdout}");
 }
 
 /// It is named, everything else is seen all the same, and the network is not blamed for it.

@@ -1,6 +1,9 @@
 //! Other programs that translate our ports, or use numbers of our range.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -158,6 +161,19 @@ fn whoever_else_uses_the_range_is_named() {
     let open = TcpListener::bind((FIRST[0], 8080)).expect("a free port");
     let (_, stdout, _) = autoport(&ARGUMENTS);
     assert!(stdout.contains("192.0.2.1:8080/tcp") && stdout.contains("blue/web/eth0"), "{stdout}");
+    assert!(stdout.contains("configure that program for another port"), "{stdout}");
     drop(open);
     scene.well("nobody listens");
+    // As podman's conmon has the container's ID.
+    let mut monitor = Command::new("busybox")
+        .args(["httpd", "-f", "-p", "0.0.0.0:8080", "-r", "web"])
+        .spawn()
+        .expect("busybox is installed");
+    let until = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect("127.0.0.1:8080").is_err() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(10));
+    }
+    scene.well("the monitor of the container itself listens");
+    monitor.kill().expect("our child");
+    monitor.wait().expect("our child");
 }

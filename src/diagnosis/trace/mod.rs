@@ -2,7 +2,10 @@
 //!
 //! [`way::Way`] is what was asked of the kernel, the store and the pod; [`Trace`] is what follows.
 
+mod hops;
+mod inside;
 mod judge;
+mod onward;
 mod probe;
 mod way;
 
@@ -16,6 +19,7 @@ use crate::model::HostPort;
 use crate::store::Store;
 
 pub use probe::{Probe, probe};
+pub(super) use way::Node;
 
 /// The packet in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
@@ -59,6 +63,11 @@ impl Trace {
     /// # Errors
     /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
     pub fn of(query: Query, store: &Store) -> Result<Self, Error> {
-        Ok(judge::judge(&way::Way::ask(query, store)?))
+        Ok(Self::on(&Node::look()?, query, store))
+    }
+
+    /// Follows the packet on a node that was looked at.
+    pub(super) fn on(node: &Node, query: Query, store: &Store) -> Self {
+        judge::judge(&way::Way::ask(query, store, node))
     }
 }

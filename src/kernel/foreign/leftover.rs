@@ -14,7 +14,7 @@ use super::super::netlink::message::{Body, Messages};
 use super::super::netlink::socket::{DUMP, REQUEST, Socket, Transaction, question};
 use super::super::{ATTEMPTS, Error};
 use super::portmap::{NAT, OWN, TOP};
-use super::{Does, Space, decode};
+use super::{Does, Space, Step, decode};
 use crate::kernel::uapi;
 
 /// The chains of the nftables backend that have a rule for each host port or pod.
@@ -119,7 +119,8 @@ impl Leftover {
         question.put_text(uapi::NFTA_RULE_TABLE, NAT);
         question.put_text(uapi::NFTA_RULE_CHAIN, TOP);
         socket.list(&question, "portmap's rules", |_, rule, found| {
-            let is_its = || decode::rule(rule).0.does == Does::Jump(self.chain.clone());
+            let jump = Step::Does(Does::Jump(self.chain.clone()));
+            let is_its = || decode::rule(space, rule, &|_| None).steps.contains(&jump);
             if rule.text(uapi::NFTA_RULE_CHAIN) == Some(TOP)
                 && is_its()
                 && let Some(handle) = rule.get(uapi::NFTA_RULE_HANDLE)

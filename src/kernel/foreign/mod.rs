@@ -1,17 +1,18 @@
-//! What other programs have in the nftables of this network namespace, as far as it decides where a
-//! packet to a host port goes: the chains in the hooks, the rules that translate or drop, and the sets
-//! that those look into. Rules of iptables-nft are among them; those of iptables-legacy are not.
+//! What other programs have in the nftables of this network namespace, as far as it decides what becomes of
+//! a packet: the chains in the hooks, their rules, and the sets that those look into. Rules of iptables-nft
+//! are among them; those of iptables-legacy are not.
 
 mod decode;
+mod does;
 mod leftover;
-mod lookup;
+mod packet;
 mod portmap;
+mod rule;
+mod set;
 mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
-
-use ipnetwork::IpNetwork;
+use std::sync::Arc;
 
 use super::netlink::message::Attributes;
 use super::netlink::socket::{DUMP, Socket, question};
@@ -20,8 +21,13 @@ use crate::kernel::uapi;
 use crate::model::Family;
 use crate::ruleset::TABLE;
 
+pub use does::Does;
 pub use leftover::{Leftover, has_legacy_nat};
+pub use packet::{Interface, Packet, Tuple};
 pub use portmap::Portmap;
+pub use rule::{Marks, OtherRule, Source, Step};
+pub use set::Set;
+pub use xt::{back, masked, some_bit};
 
 /// What a listing is about, in an error.
 const WHAT: &str = "the tables of this node";
@@ -36,11 +42,16 @@ pub enum Space {
     Ip6,
     /// `inet`: both.
     Inet,
+    /// `bridge`: what passes a bridge.
+    Bridge,
+    /// `netdev`: what comes in or goes out by an interface.
+    Netdev,
 }
 
 impl Space {
     fn of(number: u8) -> Option<Self> {
-        [Self::Ip, Self::Ip6, Self::Inet].into_iter().find(|space| space.number() == number)
+        let all = [Self::Ip, Self::Ip6, Self::Inet, Self::Bridge, Self::Netdev];
+        all.into_iter().find(|space| space.number() == number)
     }
 
     const fn number(self) -> u8 {
@@ -48,12 +59,18 @@ impl Space {
             Self::Ip => uapi::NFPROTO_IPV4,
             Self::Ip6 => uapi::NFPROTO_IPV6,
             Self::Inet => INET,
+            Self::Bridge => uapi::NFPROTO_BRIDGE,
+            Self::Netdev => uapi::NFPROTO_NETDEV,
         }
     }
 
     /// Whether packets of `family` pass its chains.
     pub(crate) const fn has(self, family: Family) -> bool {
-        matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
+        match self {
+            Self::Ip => matches!(family, Family::V4),
+            Self::Ip6 => matches!(family, Family::V6),
+            Self::Inet | Self::Bridge | Self::Netdev => true,
+        }
     }
 }
 
@@ -71,70 +88,51 @@ pub struct ChainName {
 pub struct Hooked {
     /// `nat`, `filter` or `route`.
     pub kind: String,
-    /// `NF_INET_*`: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
-    pub hook: u32,
+    pub hook: Hook,
     /// Lower ones come first.
     pub priority: i32,
     /// Whether what no rule decides about is dropped.
     pub drops: bool,
+    /// The interfaces that it is for: `ingress` and `egress` only.
+    pub devices: Vec<String>,
 }
 
-impl Hooked {
-    /// `NF_INET_PRE_ROUTING`.
-    pub const PREROUTING: u32 = 0;
-    /// `NF_INET_FORWARD`.
-    pub const FORWARD: u32 = 2;
-    /// `NF_INET_LOCAL_OUT`.
-    pub const OUTPUT: u32 = 3;
+/// Where a packet meets chains. A bridge has the same five as IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display(rename_all = "UPPERCASE")]
+pub enum Hook {
+    Ingress,
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+    Egress,
 }
 
-/// A chain of somebody else's.
+impl Hook {
+    fn of(space: Space, number: u32) -> Option<Self> {
+        Some(match (space, number) {
+            (Space::Netdev, 0) | (_, 5) => Self::Ingress,
+            (Space::Netdev, 1) => Self::Egress,
+            (Space::Netdev, _) => return None,
+            (_, 0) => Self::Prerouting,
+            (_, 1) => Self::Input,
+            (_, 2) => Self::Forward,
+            (_, 3) => Self::Output,
+            (_, 4) => Self::Postrouting,
+            _ => return None,
+        })
+    }
+}
+
+/// A chain of another program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherChain {
     /// Where it is hooked, if it is.
     pub hooked: Option<Hooked>,
-    /// Its rules, in order. One that looks into a map is as many as the map has elements.
+    /// Its rules, in order.
     pub rules: Vec<OtherRule>,
-}
-
-/// Which packets a rule is for, as far as it is understood.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conditions {
-    pub family: Option<Family>,
-    pub protocol: Option<u8>,
-    pub ports: Option<Vec<RangeInclusive<u16>>>,
-    pub destination: Option<IpNetwork>,
-    /// Whether it is for connections only whose destination was translated.
-    pub translated: bool,
-    /// Whether there are conditions that are not understood.
-    pub unknown: bool,
-}
-
-/// A rule of somebody else's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OtherRule {
-    pub conditions: Conditions,
-    pub does: Does,
-}
-
-/// What a rule does with a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Does {
-    /// Another destination, as far as the rule says which.
-    Translate(String),
-    /// To another chain, and perhaps back.
-    Jump(String),
-    /// To another chain.
-    Goto(String),
-    /// Lets it pass this hook.
-    Accept,
-    /// Drops or rejects it.
-    Drop,
-    /// Back to where the chain was called from.
-    Return,
-    /// Anything else.
-    #[default]
-    Nothing,
 }
 
 /// The chains of other tables than ours.
@@ -161,32 +159,74 @@ impl Others {
         let chains = dump(&mut socket, uapi::NFT_MSG_GETCHAIN, |space, chain| {
             let table = chain.text(uapi::NFTA_CHAIN_TABLE)?;
             let name = named(space, table, chain.text(uapi::NFTA_CHAIN_NAME)?)?;
-            Some((name, OtherChain { hooked: hooked(chain), rules: Vec::new() }))
+            Some((name, OtherChain { hooked: hooked(space, chain), rules: Vec::new() }))
         })?;
         let mut others = Self { chains: chains.into_iter().collect() };
+        let mut sets = Sets::list(&mut socket)?;
         let rules = dump(&mut socket, uapi::NFT_MSG_GETRULE, |space, rule| {
             let table = rule.text(uapi::NFTA_RULE_TABLE)?;
             let name = named(space, table, rule.text(uapi::NFTA_RULE_CHAIN)?)?;
-            Some((name, decode::rule(rule)))
+            Some((name, rule.0.to_vec()))
         })?;
-        let mut sets = BTreeMap::new();
-        for (name, (rule, lookup)) in rules {
-            let rules = if let Some(lookup) = lookup {
-                let set = (name.space, name.table.clone(), lookup.set.clone());
-                if !sets.contains_key(&set) {
-                    let listed = elements(&mut socket, name.space, &name.table, &lookup.set)?;
-                    sets.insert(set.clone(), listed);
-                }
-                lookup.rules(&rule, &sets[&set])
-            } else {
-                vec![rule]
+        for (name, rule) in rules {
+            let rule = Attributes(&rule);
+            for set in decode::sets_of(rule) {
+                sets.fill(&mut socket, (name.space, name.table.clone(), set))?;
+            }
+            let find = |set: &str| {
+                sets.0.get(&(name.space, name.table.clone(), set.to_owned())).map(|it| it.1.clone())
             };
+            let rule = decode::rule(name.space, rule, &find);
             if let Some(chain) = others.chains.get_mut(&name) {
-                chain.rules.extend(rules);
+                chain.rules.push(rule);
             }
         }
         others.chains.retain(|name, _| !dormant.contains(&(name.space, name.table.clone())));
         Ok(others)
+    }
+}
+
+impl Others {
+    /// The same with only those rules that may be for `packet`.
+    pub fn for_packet(&self, packet: &Packet) -> Self {
+        let may_meet = |rule: &&OtherRule| !rule.meet(packet).does.is_empty();
+        let chains = self.chains.iter().map(|(name, chain)| {
+            let rules = chain.rules.iter().filter(may_meet).cloned().collect();
+            (name.clone(), OtherChain { hooked: chain.hooked.clone(), rules })
+        });
+        Self { chains: chains.collect() }
+    }
+}
+
+/// The family, table and name of a set.
+type SetName = (Space, String, String);
+
+/// Every set, and whether its elements were read.
+struct Sets(BTreeMap<SetName, (bool, Arc<Set>)>);
+
+impl Sets {
+    fn list(socket: &mut Socket) -> Result<Self, Error> {
+        let sets = dump(socket, uapi::NFT_MSG_GETSET, |space, set| {
+            let [table, name] = [uapi::NFTA_SET_TABLE, uapi::NFTA_SET_NAME].map(|it| set.text(it));
+            let name = (space, table?.to_owned(), name?.to_owned());
+            Some((name, (false, Arc::new(Set::read(set)))))
+        })?;
+        Ok(Self(sets.into_iter().collect()))
+    }
+
+    /// Reads the elements of a set, once.
+    fn fill(&mut self, socket: &mut Socket, name: SetName) -> Result<(), Error> {
+        let Some((is_filled @ false, set)) = self.0.get_mut(&name) else { return Ok(()) };
+        let (space, table, name) = name;
+        let mut question = question(uapi::NFT_MSG_GETSETELEM, DUMP, space.number());
+        question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, &table);
+        question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &name);
+        let elements = socket.list(&question, WHAT, |_, attributes, found| {
+            found.extend(set::elements(attributes));
+        })?;
+        Arc::make_mut(set).fill(elements);
+        *is_filled = true;
+        Ok(())
     }
 }
 
@@ -196,17 +236,23 @@ fn named(space: Space, table: &str, chain: &str) -> Option<ChainName> {
     (!own).then(|| ChainName { space, table: table.to_owned(), chain: chain.to_owned() })
 }
 
-fn hooked(chain: Attributes<'_>) -> Option<Hooked> {
+fn hooked(space: Space, chain: Attributes<'_>) -> Option<Hooked> {
     let hook = chain.nested(uapi::NFTA_CHAIN_HOOK)?;
+    let devices = hook.nested(uapi::NFTA_HOOK_DEVS).map(|devices| {
+        let names = devices.iter().map(|device| String::from_utf8_lossy(device.payload));
+        names.map(|name| name.trim_end_matches('\0').to_owned()).collect()
+    });
+    let device = hook.text(uapi::NFTA_HOOK_DEV).map(|device| vec![device.to_owned()]);
     Some(Hooked {
         kind: chain.text(uapi::NFTA_CHAIN_TYPE).unwrap_or_default().to_owned(),
-        hook: hook.u32(uapi::NFTA_HOOK_HOOKNUM)?,
+        hook: Hook::of(space, hook.u32(uapi::NFTA_HOOK_HOOKNUM)?)?,
         priority: hook.u32(uapi::NFTA_HOOK_PRIORITY)?.cast_signed(),
         drops: chain.u32(uapi::NFTA_CHAIN_POLICY) == Some(uapi::NF_DROP.cast_unsigned()),
+        devices: devices.or(device).unwrap_or_default(),
     })
 }
 
-/// Every object of a kind, of every table of the three families.
+/// Every object of a kind, of every table.
 fn dump<T>(
     socket: &mut Socket,
     kind: u16,
@@ -216,19 +262,5 @@ fn dump<T>(
     socket.list(&question, WHAT, |answer, attributes, found| {
         let space = answer.message.first().copied().and_then(Space::of);
         found.extend(space.and_then(|space| read(space, attributes)));
-    })
-}
-
-fn elements(
-    socket: &mut Socket,
-    space: Space,
-    table: &str,
-    set: &str,
-) -> Result<Vec<lookup::Element>, Error> {
-    let mut question = question(uapi::NFT_MSG_GETSETELEM, DUMP, space.number());
-    question.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, table);
-    question.put_text(uapi::NFTA_SET_ELEM_LIST_SET, set);
-    socket.list(&question, WHAT, |_, attributes, found| {
-        found.extend(lookup::elements(attributes));
     })
 }

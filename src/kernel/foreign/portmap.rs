@@ -7,7 +7,7 @@
 use super::super::netlink::message::{Body, Messages};
 use super::super::netlink::socket::{DUMP, REQUEST, question};
 use super::super::{Error, Nft};
-use super::{Conditions, OtherRule, Space, decode};
+use super::{OtherRule, Packet, Space, Tuple, decode};
 use crate::kernel::uapi;
 use crate::model::{Family, HostPort};
 
@@ -27,18 +27,22 @@ const CHAINS: [Chain; 4] = [
     (Space::Ip6, OWN, "hostports"),
 ];
 
-/// Whether a rule that is for these packets translates those to `host`.
-fn takes(Conditions { protocol, ports, destination, .. }: &Conditions, host: &HostPort) -> bool {
-    let ports = ports.as_deref().unwrap_or_default();
-    *protocol == Some(host.protocol.number())
-        && ports.iter().any(|run| run.contains(&host.port.get()))
-        && destination.is_none_or(|to| host.is_wildcard() || to.contains(host.address))
+/// Whether a rule may be for packets to `host`.
+fn takes(rule: &OtherRule, host: &HostPort) -> bool {
+    let destination = Some(host.address).filter(|_| !host.is_wildcard());
+    let destination_port = Some(host.port.get());
+    let packet = Packet {
+        protocol: Some(host.protocol.number()),
+        tuple: Tuple { destination, destination_port, ..Tuple::default() },
+        ..Packet::unknown(Family::of(&host.address))
+    };
+    !rule.meet(&packet).does.is_empty()
 }
 
 /// Everything that portmap translates on this node.
 #[derive(Clone, Debug, Default)]
 pub struct Portmap {
-    rules: Vec<(Chain, Conditions)>,
+    rules: Vec<(Chain, OtherRule)>,
 }
 
 impl Portmap {
@@ -52,7 +56,7 @@ impl Portmap {
         let family = Family::of(&host.address);
         let mut rules = self.rules.iter();
         let ((space, table, name), _) =
-            rules.find(|((space, ..), conditions)| space.has(family) && takes(conditions, host))?;
+            rules.find(|((space, ..), rule)| space.has(family) && takes(rule, host))?;
         Some(format!("{space} {table} {name}"))
     }
 }
@@ -83,11 +87,9 @@ impl Nft {
             question.put_text(uapi::NFTA_RULE_CHAIN, name);
             rules.extend(self.socket.list(&question, "its table", |_, rule, found| {
                 // Kernels before 4.17 list all chains of a table, whichever is asked for.
-                if rule.text(uapi::NFTA_RULE_CHAIN) == Some(name)
-                    && let (OtherRule { conditions, .. }, None) = decode::rule(rule)
-                    && conditions.ports.is_some()
-                {
-                    found.push((*chain, conditions));
+                if rule.text(uapi::NFTA_RULE_CHAIN) == Some(name) {
+                    let rule = decode::rule(space, rule, &|_| None);
+                    found.extend(Some((*chain, rule)).filter(|(_, rule)| rule.is_for_ports()));
                 }
             })?);
         }

@@ -25,7 +25,10 @@ use crate::model::{Family, check_ifname};
 use crate::ruleset::is_host;
 
 pub use outward::outward_addresses;
-pub use path::{Link, Neighbour, Path, links, neighbour, path};
+pub use path::{
+    Journey, Link, Neighbour, Path, Policies, interface_with, is_filtered, links, neighbour, path,
+    policies,
+};
 
 /// `RT_TABLE_LOCAL`: the kernel's own table of what is addressed to this node, the same that
 /// `fib daddr type local` asks.
@@ -115,6 +118,11 @@ impl Local {
         Ok(routes.iter().filter_map(|route| destination(family, route)).collect())
     }
 
+    /// The addresses that it has one by one.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        self.hosts.iter().copied()
+    }
+
     /// Whether packets to `address` stay on this node.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.hosts.contains(&address) || self.networks.iter().any(|one| one.contains(address))
@@ -158,7 +166,7 @@ fn destination(family: Family, route: &RouteMessage) -> Option<IpNetwork> {
 pub fn interface_towards(pod: IpAddr) -> Result<Option<String>, Error> {
     // No route at all, or one of type `unreachable`.
     let no_route = [io::ErrorKind::NetworkUnreachable, io::ErrorKind::HostUnreachable];
-    match path(pod, None) {
+    match path(Journey::to(pod)) {
         Ok(path) => Ok(Some(path.interface)),
         Err(refusal) if no_route.contains(&refusal.kind()) => Ok(None),
         Err(source) => Err(Error::Route { pod, source }),

@@ -11,7 +11,7 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use super::super::{Error, is_among};
-use super::path::{question, take};
+use super::path::{Journey, question, take};
 use super::talk;
 
 /// An address of the outside world for each family, of those for documentation (RFC 5737, RFC 3849). Nothing
@@ -48,7 +48,7 @@ pub fn outward_addresses(within: &[IpNetwork]) -> Result<Vec<IpAddr>, Error> {
 
 /// What this node sends from to the world, if that leaves by an interface that carries it.
 async fn towards(handle: &Handle, world: IpAddr) -> Result<Option<IpAddr>, rtnetlink::Error> {
-    let Ok(question) = question(world, None) else { return Ok(None) };
+    let Ok(question) = question(Journey::to(world)) else { return Ok(None) };
     let Ok(Some(route)) = take(handle.clone(), question).await else { return Ok(None) };
     let link = Box::pin(handle.link().get().match_index(route.index).execute()).try_next().await?;
     Ok(route.source.filter(|_| link.as_ref().is_some_and(carries)))
