@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use super::snapshots::assert_snapshot;
 use super::verdict::{Ask, Client, Scene, ask};
-use crate::stage::netns::{elsewhere, run};
+use crate::stage::netns::{elsewhere, run, sysctl};
+use crate::stage::node::{CLIENT, FIRST};
 use crate::stage::operator::autoport;
 use crate::stage::probe::Transport;
 
@@ -167,6 +168,32 @@ fn what_trace_says_of_each_situation_is_so() {
     assert!(wrong.is_empty(), "{}\n{table}", wrong.join("\n"));
     assert!(total >= 60 && unsure * 5 <= total, "{unsure} of {total} are unsure\n{table}");
     assert_snapshot("../../../docs/situations.md", &table);
+}
+
+/// The kernel forwards nothing from there. After the first remedy the second cause is named.
+#[test]
+fn a_client_on_the_link_and_two_causes_at_once_are_named() {
+    let scene = Scene::new(&[]);
+    let said = |arguments: &[&str]| {
+        let (status, stdout, stderr) = autoport(&[&["trace", "8080"], arguments].concat());
+        assert_eq!(status.code(), Some(3), "{stdout}{stderr}");
+        stdout
+    };
+    let text = said(&["--from", "fe80::1", "--to", FIRST[1]]);
+    assert!(text.contains("nothing from a link-local address, fe80::1"), "{text}");
+    let forwarding = |interface: &str, value: &str| {
+        sysctl(&format!("net/ipv4/conf/{interface}/forwarding"), value);
+    };
+    forwarding("uplink", "0");
+    forwarding("cni1", "0");
+    let from_client = ["--from", CLIENT[0], "--to", FIRST[0]];
+    let text = said(&from_client);
+    assert!(text.contains("sysctl -w net.ipv4.conf.uplink.forwarding=1"), "{text}");
+    forwarding("uplink", "1");
+    let text = said(&from_client);
+    assert!(text.contains("sysctl -w net.ipv4.conf.cni1.forwarding=1"), "{text}");
+    forwarding("cni1", "1");
+    assert_eq!(scene.traced(ask(Client::Outside, 8080))["state"], "passes");
 }
 
 /// On a node without any of this, doctor has nothing to say.
