@@ -8,7 +8,7 @@ use crate::netns;
 use crate::store::{self, Key, Reservation, Store, Who};
 
 /// Records `reservation`, in place of the one of that name, which it gives. One that outlives a boot is
-/// replaced by one that does. The kernel is not told: a reserved port leads nowhere.
+/// replaced by one that does. The kernel is not told: a reserved port has no pod.
 ///
 /// An attachment that holds one of the ports keeps it, even one that would give way to a container.
 ///

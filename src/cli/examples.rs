@@ -71,7 +71,7 @@ Examples:
 pub(crate) const DOCTOR: &str = "\
 Examples:
   autoport doctor
-  autoport doctor --bin-dir /home/kubernetes/bin";
+  autoport doctor --bin-dir /usr/lib/cni";
 
 pub(crate) const TRACE: &str = "\
 Examples:

@@ -1,5 +1,5 @@
-//! Host ports as rows of a table: adjacent ports of one holder are one row, and a row that leads nowhere is
-//! left out if its other family's leads to the pod.
+//! Host ports as rows of a table: adjacent ports of one holder are one row, and a row without a pod is left
+//! out if the other family's has one.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;

@@ -97,7 +97,7 @@ pub(super) struct DevicePlugin {
     pub(super) listing: Arc<Listing>,
 }
 
-/// Kubelet's listing of the devices, of which there is one for each registration.
+/// Kubelet's listing of the devices: one for each registration.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) has_begun: AtomicBool,

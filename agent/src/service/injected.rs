@@ -46,7 +46,7 @@ pub(super) struct Uninjected {
 /// What is known of the containers.
 #[derive(Default)]
 pub(super) struct Injected {
-    /// By the ID of the sandbox and the name, of which one runs at a time.
+    /// By the ID of the sandbox and the name; one container of a name runs at a time.
     known: BTreeMap<(String, String), autoport::store::Container>,
     unexamined: VecDeque<Unexamined>,
     /// By ID, since when the agents before this one knew a container.

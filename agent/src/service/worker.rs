@@ -242,7 +242,7 @@ impl Worker {
         }
     }
 
-    /// Examines the containers of which it is not known whether they have their variables, and names those that run
+    /// Finds out which of the containers that are not known yet have their variables, and names those that run
     /// without. Only a restart helps them. Where the store cannot be read, it is tried again at the next look.
     fn examine(&mut self) {
         let store = self.aside();

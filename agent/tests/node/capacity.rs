@@ -80,7 +80,7 @@ fn runtime() -> tokio::runtime::Runtime {
     built.expect("a runtime of tokio")
 }
 
-/// A kubelet: it lists the devices of whoever registers, and forgets an earlier one for the same resource.
+/// A kubelet: it lists the devices of each plugin that registers.
 struct Kubelet {
     seen: Receiver<Seen>,
     /// It ends with this.
