@@ -52,7 +52,7 @@ fn packet() -> Packet {
 }
 
 /// What becomes of the packet: passes, perhaps, depends, drops.
-fn fate(passage: Option<Passage>) -> &'static str {
+fn fate(passage: Option<&Passage>) -> &'static str {
     match passage {
         None | Some(Passage::Passes) => "passes",
         Some(Passage::Perhaps(_)) => "perhaps",
@@ -69,7 +69,7 @@ fn the_policy_counts_where_no_rule_decides() {
         let forward = Some(hooked("filter", Hook::Forward, 0, drops));
         let chains = vec![("f", forward, rules), ("back", None, called), ("no", None, refuses)];
         let walked = walk(&others(chains), &Stage::of(Hook::Forward), &mut packet());
-        fate(walked.obstacle.map(|(_, passage)| passage))
+        fate(walked.obstacle.as_ref().map(|(_, passage)| passage))
     };
     let unknown = || Does::Unknown("queue".to_owned());
     for (drops, rules, expected) in [
