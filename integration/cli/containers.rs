@@ -82,6 +82,11 @@ fn containers_without_their_variables_are_named() {
     assert!(!shown.contains("[2Jin"), "of another Pod: {shown}");
     let listed = &json_of(&["show", "shop/web"]).1["attachments"][0]["containers"];
     assert_eq!(listed, &json!([both[0], both[2]]));
+    let wide = told(&["list", "-o", "wide"]);
+    assert!(wide.contains("VARIABLES") && wide.contains("1 of 2"), "{wide}");
+    assert!(!told(&["list"]).contains("1 of 2"), "only where there is room");
+    let counted = json!({"injected": 1, "uninjected": 1});
+    assert_eq!(json_of(&["list"]).1["attachments"][0]["variables"], counted);
     assert_eq!(snapshot(), before, "nothing is changed");
 
     // What an agent wrote that is not connected was so at its last heartbeat.
@@ -92,6 +97,7 @@ fn containers_without_their_variables_are_named() {
         assert!(told.contains(as_of), "{told}");
     }
     assert_eq!(json_of(&["status"]).1["containers"]["current"], false);
+    assert_eq!(json_of(&["list"]).1["attachments"][0]["variables"], Value::Null, "not sure");
     let _lock = agent::lead();
     agent::beat(Duration::ZERO);
     write(boot_id, false, &both);

@@ -33,8 +33,17 @@ pub(super) struct Attachment {
     pub(super) style: Style,
     pub(super) evidence: String,
     pub(super) age_seconds: Option<u64>,
+    /// Whether the containers of its pod have their variables; `None` where no agent has written of any.
+    pub(super) variables: Option<Variables>,
     #[serde(flatten)]
     pub(super) details: Option<Details>,
+}
+
+/// How many containers of a pod have the variables of their host ports, and how many run without.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Variables {
+    pub(super) injected: usize,
+    pub(super) uninjected: usize,
 }
 
 /// The record, with the name of each port in its mapping.
@@ -97,6 +106,19 @@ pub(super) struct Reservation {
 }
 
 impl Holders {
+    /// With what an agent has written of the pods' containers.
+    pub(super) fn with(mut self, containers: &[store::Container]) -> Self {
+        for one in &mut self.attachments {
+            let uid = one.record.owner.uid();
+            let its = containers.iter().filter(|it| uid == Some(&it.pod.uid));
+            let (with, without): (Vec<_>, Vec<_>) = its.partition(|it| it.uninjected.is_none());
+            let (injected, uninjected) = (with.len(), without.len());
+            let is_known = injected + uninjected > 0;
+            one.variables = is_known.then_some(Variables { injected, uninjected });
+        }
+        self
+    }
+
     /// What each holds, and whether it still exists: what is of interest when it changes.
     pub(super) fn held(&self) -> Vec<(String, &'static str, Vec<HostPort>)> {
         let attachments = self.attachments.iter().map(|one| {
@@ -136,6 +158,7 @@ impl From<Record> for Attachment {
             evidence: evidence.to_string(),
             age_seconds: since(record.created),
             record,
+            variables: None,
             details: None,
         }
     }

@@ -9,40 +9,63 @@ use autoport::app;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arguments::Format;
-use super::holders::{Holders, name_of};
-use super::output::{Answer, BAD, Cell, Screen, age};
+use super::holders::{Holders, Variables, name_of};
+use super::output::{Answer, BAD, Cell, GOOD, Screen, age};
 use super::rows::{self, Row};
 use super::{Failure, SIGNALS, Store, arguments, asked_to_end, note, nothing_recorded};
 
 impl Answer for Holders {
     fn text(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let all = out.format == Format::Wide;
-        let mut lines: Vec<(Row, [Cell; 3])> = Vec::new();
+        let mut lines: Vec<(Row, [Cell; 4])> = Vec::new();
         let mut add =
-            |rows: Vec<Row>, state: &dyn Fn() -> Cell, seconds: Option<u64>, holder: &str| {
+            |rows: Vec<Row>, states: &dyn Fn() -> [Cell; 2], seconds: Option<u64>, holder: &str| {
                 for row in rows::arranged(rows, all) {
-                    lines.push((row, [state(), Cell::or_dash(seconds.map(age)), holder.into()]));
+                    let ([state, variables], age) = (states(), Cell::or_dash(seconds.map(age)));
+                    lines.push((row, [state, variables, age, holder.into()]));
                 }
             };
         for one in &self.attachments {
-            let state = || Cell::styled(one.state, one.style);
+            let states = || [Cell::styled(one.state, one.style), variables(one.variables)];
             let holder = name_of(&one.record.owner);
-            add(rows::of(&one.record, &[]), &state, one.age_seconds, &holder);
+            add(rows::of(&one.record, &[]), &states, one.age_seconds, &holder);
         }
+        let none = || ["-".into(), "-".into()];
         for one in &self.reservations {
-            add(rows::bare(&one.of.hosts), &|| "-".into(), one.age_seconds, &one.of.to_string());
+            add(rows::bare(&one.of.hosts), &none, one.age_seconds, &one.of.to_string());
         }
+        let unreadable = || [Cell::styled("unreadable", BAD), "-".into()];
         for one in &self.unreadable {
-            add(rows::bare(&one.hosts), &|| Cell::styled("unreadable", BAD), None, &one.name);
+            add(rows::bare(&one.hosts), &unreadable, None, &one.name);
         }
         lines.sort_by_key(|(row, _)| (row.host.port, row.host.protocol, row.host.address));
+        if all {
+            let names =
+                ["HOST PORT", "TARGET", "NAME", "CHOICE", "STATE", "VARIABLES", "AGE", "HOLDER"];
+            let lines = lines.into_iter().map(|(row, [state, variables, age, holder])| {
+                let [host, target, name, choice] = row.cells();
+                [host, target, name, choice, state, variables, age, holder]
+            });
+            return out.table("", names, lines);
+        }
         let names = ["HOST PORT", "TARGET", "NAME", "CHOICE", "STATE", "AGE", "HOLDER"];
-        let lines = lines.into_iter().map(|(row, [state, age, holder])| {
+        let lines = lines.into_iter().map(|(row, [state, _, age, holder])| {
             let [host, target, name, choice] = row.cells();
             [host, target, name, choice, state, age, holder]
         });
         out.table("", names, lines)
     }
+}
+
+/// How many of a pod's containers have their variables, of how many.
+fn variables(of: Option<Variables>) -> Cell {
+    of.map_or_else(
+        || "-".into(),
+        |Variables { injected, uninjected }| {
+            let style = if uninjected == 0 { GOOD } else { BAD };
+            Cell::styled(format!("{injected} of {}", injected + uninjected), style)
+        },
+    )
 }
 
 /// How often the list is made to see whether it has changed.
@@ -109,5 +132,9 @@ pub(super) fn listed(
                 && asked.protocol.is_none_or(|protocol| protocol == host.protocol)
         });
     }
-    Ok(listing.into())
+    // What was so when an agent was last connected is for `show`, which says so.
+    let is_current = store.agent().is_some_and(|agent| agent.connected);
+    let known = store.containers().filter(|_| is_current);
+    let known = known.map(|found| found.containers).unwrap_or_default();
+    Ok(Holders::from(listing).with(&known))
 }

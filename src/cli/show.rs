@@ -160,13 +160,13 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
         return Err(nobody);
     }
     let instance = std::mem::take(&mut listing.instance);
-    let mut holders = Holders::from(listing);
     let agent = store.agent();
     let known = agent.and_then(|agent| {
         let found = store.containers()?;
         Some((found.as_of(&agent), found.containers))
     });
     let (as_of, containers) = known.unwrap_or_default();
+    let mut holders = Holders::from(listing).with(&containers);
     for one in &mut holders.attachments {
         let uid = one.record.owner.uid();
         let told = uid.map(|uid| app::told(store, uid, &mut crate::Stderr));
