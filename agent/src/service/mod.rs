@@ -195,6 +195,8 @@ impl Service {
     /// these would be created without their variables.
     pub async fn leave(&self) {
         let begun = Instant::now();
+        // No Pods are to come that kubelet would admit because of this agent.
+        self.health.set_unready("the agent is asked to end".to_owned());
         while let Some(left) = GRACE.checked_sub(begun.elapsed()) {
             let (reply, waits) = oneshot::channel();
             let sent = self.orders.send(Order::Leave(reply));

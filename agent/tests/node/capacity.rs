@@ -273,7 +273,9 @@ fn kubelet_counts_what_pods_can_still_get() {
         seen.contains(&Seen::Devices(RESOURCE.to_owned(), 0, 6)),
         "only after a while: {seen:?}"
     );
+    // It answers the runtime for a while, but kubelet admits no more Pods.
     agent.signal(Signal::SIGTERM);
+    kubelet.awaits_devices(RESOURCE, 0, 6);
     agent.end();
     let left: Vec<_> = std::fs::read_dir(scene.dir.path()).expect("it").flatten().collect();
     assert_eq!(left.len(), 1, "kubelet's own: {left:?}");
