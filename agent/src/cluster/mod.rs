@@ -1,5 +1,6 @@
 //! The API server of Kubernetes, which tells of the Pods of this node. The only door to it.
 
+mod events;
 mod items;
 mod taint;
 
@@ -20,6 +21,7 @@ use kube::core::Request;
 use kube::{Client, Resource as _};
 use tokio::time::{sleep, timeout};
 
+pub use self::events::{Reason, Waiting, Warnings, warnings};
 use self::items::Items;
 pub use self::taint::STARTUP_TAINT;
 

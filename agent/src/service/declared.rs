@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1;
 use super::startup::Startup;
 use super::traced::Traced;
 use crate::capacity::Wanted;
-use crate::cluster::{Cluster, Pods};
+use crate::cluster::{Cluster, Pods, Waiting};
 use crate::metrics::Metrics;
 use crate::requests::{self, Declared};
 
@@ -33,6 +33,7 @@ pub(super) fn start(
     cluster: Cluster,
     metrics: Metrics,
     wanted: Arc<Mutex<Wanted>>,
+    warnings: Waiting,
     startup: Option<Startup>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -48,7 +49,7 @@ pub(super) fn start(
                     cluster.untaint(|| startup.pending()).await;
                 }
             };
-            tokio::join!(cluster.watch(&mut book), untaint);
+            tokio::join!(cluster.watch(&mut book), untaint, cluster.report(warnings));
         });
     };
     thread::Builder::new().name("cluster".to_owned()).spawn(run).map(drop)

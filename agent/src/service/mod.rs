@@ -13,6 +13,7 @@ mod startup;
 mod table;
 mod task;
 mod traced;
+mod uninjected;
 mod usage;
 mod worker;
 
@@ -29,7 +30,7 @@ use self::lead::Order;
 use self::startup::Startup;
 use self::task::{Job, Reply};
 use crate::capacity::{Sockets, Wanted};
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::config::Plugin;
 use crate::hostnet::Listed;
 use crate::inject;
@@ -126,7 +127,8 @@ impl Service {
         let plugin = settings.plugin.clone();
         let needs_list = Arc::new(AtomicBool::new(true));
         let (beats, lists) = (pulse.clone(), needs_list.clone());
-        let checks = sockets::start(metrics.clone())?;
+        let (warnings, waiting) = cluster::warnings();
+        let checks = sockets::start(metrics.clone(), warnings.clone())?;
         let worker = worker::start(
             store.clone(),
             plugin,
@@ -134,7 +136,7 @@ impl Service {
             beats,
             lists,
             metrics.clone(),
-            checks,
+            (checks, warnings),
         )?;
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
         let mut sockets = None;
@@ -153,7 +155,7 @@ impl Service {
             }
             let startup = Startup { dir, clock, plugin, health };
             let startup = Some(startup).filter(|_| settings.untaints);
-            declared::start(store, cluster, metrics.clone(), wanted, startup)?;
+            declared::start(store, cluster, metrics.clone(), wanted, waiting, startup)?;
         }
         Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health, sockets })
     }

@@ -9,6 +9,7 @@ use autoport::error::in_one_line;
 use autoport::kernel::Named;
 use autoport::model::Record;
 
+use crate::cluster::{Reason, Warnings};
 use crate::hostnet::{Taken, Takers};
 use crate::metrics::Metrics;
 
@@ -21,7 +22,7 @@ pub(super) enum Check {
 }
 
 /// Starts the thread, which ends when the other end of the channel does.
-pub(super) fn start(metrics: Metrics) -> io::Result<Sender<Check>> {
+pub(super) fn start(metrics: Metrics, warnings: Warnings) -> io::Result<Sender<Check>> {
     let (checks, received) = mpsc::channel();
     let run = move || {
         let mut takers = Takers::default();
@@ -31,7 +32,7 @@ pub(super) fn start(metrics: Metrics) -> io::Result<Sender<Check>> {
                 Check::One(record) => takers.look_at(record),
             };
             match taken {
-                Ok(taken) => taken.iter().for_each(|taken| report(taken, &metrics)),
+                Ok(taken) => taken.iter().for_each(|taken| report(taken, &metrics, &warnings)),
                 Err(error) => {
                     tracing::warn!("cannot look for listening processes: {}", in_one_line(&error));
                 }
@@ -42,10 +43,18 @@ pub(super) fn start(metrics: Metrics) -> io::Result<Sender<Check>> {
     Ok(checks)
 }
 
-fn report(taken: &Taken<'_>, metrics: &Metrics) {
+fn report(taken: &Taken<'_>, metrics: &Metrics, warnings: &Warnings) {
     let Taken { record, listener, cgroup } = taken;
     metrics.port_taken();
     let pod = record.owner.pod.as_ref();
+    if let Some(pod) = pod {
+        let note = format!(
+            "a process that is not in the Pod listens on its host port: {}, of cgroup {cgroup}; end that \
+             process, or delete the Pod to have it created again with another port",
+            Named(listener)
+        );
+        warnings.warn(pod.clone(), Reason::PortTaken, note);
+    }
     tracing::warn!(
         namespace = pod.map(|pod| &*pod.namespace),
         pod = pod.map(|pod| &*pod.name),

@@ -14,12 +14,14 @@ use autoport::model::{Holder, NamespaceId, Record};
 use autoport::netns;
 use autoport::store::Store;
 
-use super::injected::{Injected, Seen, Uninjected};
+use super::injected::{Injected, Seen};
 use super::ports;
 use super::sockets::Check;
 use super::task::{Duty, Job, Reply, Task};
 use super::traced::Traced;
+use super::uninjected;
 use super::usage;
+use crate::cluster::Warnings;
 use crate::collect::Suspects;
 use crate::config::Plugin;
 use crate::hostnet::{self, Call, Listed, Sandboxes};
@@ -44,7 +46,7 @@ pub(super) fn start(
     pulse: Pulse,
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
-    checks: mpsc::Sender<Check>,
+    (checks, warnings): (mpsc::Sender<Check>, Warnings),
 ) -> std::io::Result<mpsc::Sender<Task>> {
     let (tasks, received) = mpsc::channel();
     let run = move || {
@@ -61,6 +63,7 @@ pub(super) fn start(
             needs_list,
             metrics,
             checks,
+            warnings,
         };
         loop {
             let task = match worker.injected.due() {
@@ -105,6 +108,7 @@ struct Worker {
     metrics: Metrics,
     /// To the thread that looks for other processes on the ports.
     checks: mpsc::Sender<Check>,
+    warnings: Warnings,
 }
 
 /// What answering needs besides the event.
@@ -255,21 +259,8 @@ impl Worker {
                 }
             };
             let is_on_host = hostnet::is_on_host(&pod, self.own) == Some(true);
-            for Uninjected { container, refusal } in self.injected.examine(&known, now()) {
-                let remedy = match refusal {
-                    Some(refusal) if !is_on_host => format!("it would be rejected now: {refusal}"),
-                    // What the pod lacks is assigned then.
-                    _ => "delete the Pod to have it created again".to_owned(),
-                };
-                self.metrics.uninjected();
-                tracing::warn!(
-                    namespace = pod.namespace,
-                    pod = pod.name,
-                    container,
-                    "the container runs without the variables of its host ports, because no agent was \
-                     connected when it was created; {remedy}"
-                );
-            }
+            let found = self.injected.examine(&known, now());
+            uninjected::report(&pod, found, is_on_host, &self.metrics, &self.warnings);
         }
     }
 

@@ -26,6 +26,9 @@ struct State {
     /// Of the node n1, and the version at which another program changed them last.
     taints: Vec<Value>,
     tainted: u64,
+    /// What was created as events, and whether that is forbidden.
+    reported: Vec<Value>,
+    forbids_events: bool,
 }
 
 /// The server; it runs in the network namespace of its test.
@@ -130,6 +133,16 @@ impl Api {
         state.taints.iter().map(|one| one["key"].as_str().expect("a key").to_owned()).collect()
     }
 
+    /// The events that were created about Pods.
+    pub(crate) fn reported(&self) -> Vec<Value> {
+        self.state.lock().expect("no test failed").reported.clone()
+    }
+
+    /// Forbids it to create events.
+    pub(crate) fn forbid_events(&self) {
+        self.change(|state| state.forbids_events = true);
+    }
+
     /// The paths that were asked for.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.state.lock().expect("no test failed").asked.clone()
@@ -148,6 +161,8 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
             state.asked.push(path.clone());
             if path.starts_with("/api/v1/nodes/n1") {
                 node(&mut state, &body)
+            } else if path.starts_with("/apis/events.k8s.io/v1/namespaces/games/events") {
+                report(&mut state, &body)
             } else {
                 list(&state)
             }
@@ -216,6 +231,18 @@ fn node(state: &mut State, body: &[u8]) -> (&'static str, String) {
         "metadata": {"name": "n1", "resourceVersion": state.tainted.to_string()},
     });
     ("200 OK", node.to_string())
+}
+
+/// Takes an event, if that is permitted.
+fn report(state: &mut State, body: &[u8]) -> (&'static str, String) {
+    if state.forbids_events {
+        let forbidden = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                               "reason": "Forbidden", "message": "events is forbidden"});
+        return ("403 Forbidden", forbidden.to_string());
+    }
+    let event: Value = serde_json::from_slice(body).expect("JSON");
+    state.reported.push(event.clone());
+    ("201 Created", event.to_string())
 }
 
 /// Sends events until the client or the server goes away.

@@ -8,6 +8,7 @@ mod api;
 mod capacity;
 mod doors;
 mod ending;
+mod events;
 mod figures;
 mod injected;
 mod late;

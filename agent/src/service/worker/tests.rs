@@ -21,6 +21,7 @@ fn worker(dir: &Path) -> Worker {
         led: None,
         needs_list: Arc::default(),
         metrics: Metrics::default(),
+        warnings: crate::cluster::warnings().0,
         checks: mpsc::channel().0,
     }
 }
