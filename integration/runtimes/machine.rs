@@ -140,10 +140,10 @@ impl Machine {
         children.trim().parse().expect("it has one child")
     }
 
-    /// What `autoport list` shows, a word per column.
+    /// What `autoport list` shows, each port in a row of its own, a word per column.
     pub(crate) fn list(&self) -> Vec<Vec<String>> {
         let program = Plugin::Autoport.path();
-        let text = self.run(&program.to_string_lossy(), &["list"]);
+        let text = self.run(&program.to_string_lossy(), &["list", "-o", "wide"]);
         let row = |line: &str| line.split_whitespace().map(str::to_owned).collect();
         let mappings =
             text.lines().filter(|line| line.contains('/') && !line.starts_with("autoport:"));
