@@ -127,7 +127,8 @@ manifests "$overlay" 1.32 1.37
 equal "which containers remove the taint" "$(grep -c -- '- --startup-taint$' "$kustomized")" 1
 manifests deploy/kubernetes 1.28 1.32 1.37
 equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \
-    "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch ---"
+    "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch \
+- apiGroups: - events.k8s.io resources: - events verbs: - create ---"
 equal "how many containers have their token" \
     "$(grep -c 'mountPath: /var/run/secrets/kubernetes.io/serviceaccount' "$kustomized")" 2
 step "all well"
