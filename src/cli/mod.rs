@@ -242,7 +242,7 @@ fn store_at(state_dir: Option<PathBuf>, mut config: StoreConfig) -> Store {
     app::store(&config)
 }
 
-/// What is said where no ADD has been; an error where that is not so, or not seen.
+/// That nothing is recorded, in words; an error where the table says otherwise or cannot be seen.
 fn nothing_recorded(store: &Store) -> Result<String, Failure> {
     let dir = store.dir().display();
     let look = Nft::open("").and_then(|mut nft| nft.look(Extent::Places(&[])));

@@ -43,7 +43,7 @@ impl<E: StdError + 'static> From<E> for Unseen {
 }
 
 impl Unseen {
-    /// What an error means for somebody who looks.
+    /// Why something was not seen, by the error of looking.
     pub(super) fn of(error: &(dyn StdError + 'static)) -> Self {
         if error::is_denied(error) { Self::Hidden } else { Self::Failed(error::in_one_line(error)) }
     }

@@ -179,7 +179,7 @@ struct Walker<'a> {
     unknown: Option<String>,
     /// The packet where it may have left the chain, as far as all ways agree.
     end: Option<Packet>,
-    /// The first rule of which it is not known whether it is for the packet.
+    /// The first rule that may be for the packet, or not.
     doubt: Option<String>,
     taken: Option<Taken>,
     untracks: Option<String>,

@@ -54,7 +54,7 @@ impl Leftover {
         Self { container_id: container_id.to_owned(), chain }
     }
 
-    /// The name of its chain in a table `nat`, of whichever iptables.
+    /// The name of its chain in the table `nat` of iptables.
     pub fn chain(&self) -> &str {
         &self.chain
     }

@@ -109,7 +109,7 @@ impl Packet {
     /// Left out of connection tracking.
     pub(crate) const UNTRACKED: u32 = 1 << 6;
 
-    /// One of which nothing is known.
+    /// A packet with nothing known but its family.
     pub(crate) fn unknown(family: Family) -> Self {
         Self {
             family,
