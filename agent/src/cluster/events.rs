@@ -50,6 +50,16 @@ enum Failure {
     Final(String),
 }
 
+impl Reason {
+    /// As an event has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::PortsNotInjected => "PortsNotInjected",
+            Self::PortTaken => "PortTaken",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Warning {
     pod: Pod,
@@ -129,7 +139,7 @@ impl Cluster {
             },
             event_time: Some(MicroTime(Timestamp::now())),
             type_: Some("Warning".to_owned()),
-            reason: Some(format!("{reason:?}")),
+            reason: Some(reason.name().to_owned()),
             action: Some("Check".to_owned()),
             note: Some(note.clone()),
             regarding: Some(ObjectReference {

@@ -18,6 +18,9 @@ const CALM: Duration = Duration::from_secs(2);
 /// After a count, the next one comes this much later, if something has changed.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the lock of the store is waited for. Kubelet is not answered meanwhile.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// Counted is also without a change that could be seen: of the configuration, say.
 const ANYWAY: Duration = Duration::from_secs(30);
 
@@ -76,7 +79,8 @@ impl Look {
     /// Counts, if store and configuration can be read; what was counted before stays otherwise.
     fn recount(&mut self, now: Instant, version: Version) {
         let Ok(config) = self.plugin.read() else { return };
-        let Ok(listing) = app::list(&self.store, &mut Traced(&self.metrics)) else { return };
+        let store = self.store.clone().waiting(PATIENCE);
+        let Ok(listing) = app::list(&store, &mut Traced(&self.metrics)) else { return };
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = count(&config.ports, &listing.unwrap_or_default(), &wanted);
         drop(wanted);

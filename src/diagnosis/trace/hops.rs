@@ -183,7 +183,7 @@ impl<'a> Hops<'a> {
         self.meet(check, &Stage { priorities: DSTNAT..=i32::MAX, ..Stage::of(hook) });
     }
 
-    /// Goes on as an answer to `client`, up to where its way is chosen.
+    /// Makes the packet an answer to `client`, and walks it to the routing decision.
     pub(super) fn restored(&mut self, client: Option<IpAddr>) {
         self.packet.tuple.destination = client;
         self.packet.tuple.destination_port = None;

@@ -403,7 +403,7 @@ impl Machine<'_> {
     }
 }
 
-/// How a destination is called of which one of the two may not be known.
+/// A destination in words, where address or port may be unknown.
 pub(super) fn target(address: Option<IpAddr>, port: Option<u16>) -> String {
     match (address, port) {
         (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),

@@ -103,7 +103,7 @@ impl Set {
         self.elements.sort_by(|one, other| one.key.cmp(&other.key).then(other.ends.cmp(&one.ends)));
     }
 
-    /// What a key finds, of which some bytes may not be known.
+    /// What a key finds; some of its bytes may be unknown.
     pub(super) fn find(&self, key: &[Byte]) -> Found<'_> {
         let mut found = Found { elements: Vec::new(), may_miss: true };
         let mut elements = self.elements.iter().filter(|element| !element.is_for_all_others);
