@@ -186,6 +186,17 @@ fn everything_that_is_wrong_is_in_one_report() {
     assert_snapshots("doctor-faults", 3, &ARGUMENTS[..5]);
 }
 
+/// As in the agent's container, which may change tables and may not enter a pod.
+#[test]
+fn where_no_pod_can_be_entered_packets_are_not_called_lost() {
+    let _scene = Scene::new();
+    let few = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all"];
+    let (_, stdout, stderr) = under(&few, &ARGUMENTS[..5]);
+    assert!(stdout.contains("not seen  packets"), "{stdout}{stderr}");
+    assert!(stdout.contains("-> run it as root on the node"), "{stdout}");
+    assert!(!stdout.contains("may not reach"), "{stdout}");
+}
+
 /// Without any capability, doctor says what it could and what it could not see.
 #[test]
 fn without_privilege_it_says_what_it_could_not_see() {

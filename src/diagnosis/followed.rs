@@ -1,5 +1,6 @@
 //! Whether a client outside reaches the host ports of the pods: some of them are followed as `trace` does it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -131,7 +132,7 @@ pub(super) fn judge(outcome: &Outcome, report: &mut Report) {
             };
         }
     };
-    let mut told: Vec<(State, String, Option<String>, &str)> = Vec::new();
+    let mut told: Vec<(State, String, Option<String>)> = Vec::new();
     for Followed { what, trace, sees_pod } in followed {
         let Some(step) = trace
             .steps
@@ -145,7 +146,12 @@ pub(super) fn judge(outcome: &Outcome, report: &mut Report) {
             finding.state >= State::Warning && said_in(step.check).contains(&finding.check)
         });
         let text = format!("{}: {}", step.check, step.text);
-        if is_said || told.iter().any(|(_, known, ..)| known.ends_with(&text)) {
+        if is_said || told.iter().any(|(_, known, _)| known.ends_with(&text)) {
+            continue;
+        }
+        if step.state == Fate::Unsure && trace.hidden.contains(&step.check) {
+            let text = format!("whether packets from outside reach {what}: {text}");
+            told.push((State::Unseen, text, step.remedy.clone()));
             continue;
         }
         let (state, verb) = match step.state {
@@ -154,9 +160,10 @@ pub(super) fn judge(outcome: &Outcome, report: &mut Report) {
             Fate::Unsure | Fate::Passes => (State::Warning, "may not reach"),
         };
         let text = format!("packets from outside {verb} {what}: {text}");
-        told.push((state, text, step.remedy.clone(), step.check));
+        told.push((state, text, step.remedy.clone()));
     }
-    for (state, text, remedy, _) in told.into_iter().take(5) {
+    told.sort_by_key(|(state, ..)| Reverse(*state));
+    for (state, text, remedy) in told.into_iter().take(5) {
         report.add(state, text, remedy);
     }
     report.or_ok(match followed.len() {

@@ -83,10 +83,7 @@ impl Report {
     }
 
     fn unseen(&mut self, text: impl Into<String>) {
-        // Root does not see it in a container.
-        let is_root = nix::unistd::geteuid().is_root();
-        let remedy = if is_root { "run it as root on the node" } else { "run it as root" };
-        self.add(State::Unseen, text, Some(remedy.to_owned()));
+        self.add(State::Unseen, text, Some(who_sees_it().to_owned()));
     }
 
     /// Whether this check has found nothing.
@@ -117,6 +114,11 @@ impl Report {
         }
         None
     }
+}
+
+/// What to do where this process may not see something: root does not see everything in a container.
+fn who_sees_it() -> &'static str {
+    if nix::unistd::geteuid().is_root() { "run it as root on the node" } else { "run it as root" }
 }
 
 /// Everything that is to say about a node.

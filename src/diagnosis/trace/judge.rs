@@ -1,6 +1,7 @@
 //! From what was asked to where the packet goes.
 
 use super::super::facts::Unseen;
+use super::super::who_sees_it;
 use super::way::{self, Led, Translated, Way};
 use super::{Fate, Finding, Trace};
 use crate::kernel::Table;
@@ -18,12 +19,13 @@ pub(super) struct Walk<'a> {
     /// The stretch.
     pub(super) at: &'static str,
     steps: Vec<Finding<Fate>>,
+    hidden: Vec<&'static str>,
 }
 
 pub(super) fn judge(way: &Way<'_>) -> Trace {
-    let mut walk = Walk { way, at: "", steps: Vec::new() };
+    let mut walk = Walk { way, at: "", steps: Vec::new(), hidden: Vec::new() };
     let arrived = walk.follow().is_some();
-    let steps = walk.steps;
+    let Walk { steps, hidden, .. } = walk;
     let fate = steps.iter().map(|step| step.state).max().unwrap_or(Fate::Unsure);
     let query = way.query;
     let reached = || match (&way.led, way.record()) {
@@ -40,7 +42,7 @@ pub(super) fn judge(way: &Way<'_>) -> Trace {
         }
         Fate::Unsure | Fate::Stops => format!("{query} stops at {why}"),
     };
-    Trace { steps, state: fate, verdict }
+    Trace { steps, hidden, state: fate, verdict }
 }
 
 impl<'a> Walk<'a> {
@@ -65,7 +67,10 @@ impl<'a> Walk<'a> {
 
     pub(super) fn unseen(&mut self, unseen: &Unseen, hidden: &str, remedy: &str) -> Option<()> {
         match unseen {
-            Unseen::Hidden => self.unsure(hidden, "run it as root"),
+            Unseen::Hidden => {
+                self.hidden.push(self.at);
+                self.unsure(hidden, who_sees_it())
+            }
             Unseen::Failed(why) => self.unsure(why, remedy),
         }
     }

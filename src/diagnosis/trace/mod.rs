@@ -52,6 +52,9 @@ pub enum Fate {
 pub struct Trace {
     /// The stretches of the way.
     pub steps: Vec<Finding<Fate>>,
+    /// The stretches that this process may not see.
+    #[serde(skip)]
+    pub hidden: Vec<&'static str>,
     /// Of the whole way: that of its worst stretch.
     pub state: Fate,
     pub verdict: String,

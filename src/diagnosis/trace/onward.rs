@@ -194,8 +194,8 @@ impl Walk<'_> {
         let way = self.way;
         let at = if way.from_node { "OUTPUT" } else { "FORWARD" };
         self.at = at;
-        if way.node.others.is_err() {
-            return self.unsure("the chains of other tables are not seen", "run it as root");
+        if let Err(unseen) = &way.node.others {
+            return self.unseen(unseen, "the chains of other tables are not seen", "try again");
         }
         for hop in way.onward.iter().filter(|hop| !is_before_routing(hop)) {
             self.hop(hop)?;
