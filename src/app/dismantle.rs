@@ -1,11 +1,12 @@
 //! `autoport uninstall`: taking back what ADD did to the node besides its own pod, once no pod is left.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{self, Nft};
+use crate::model::Owner;
 use crate::netns::Fate;
 use crate::store::{Locked, Shared, Store};
 
@@ -14,7 +15,8 @@ use crate::store::{Locked, Shared, Store};
 #[serde(rename_all = "camelCase")]
 pub struct Dismantled {
     /// Who still has host ports; nothing is taken back before they are gone.
-    pub holders: Vec<String>,
+    #[serde(serialize_with = "in_full")]
+    pub holders: Vec<Owner>,
     /// How many more there are whose records cannot be read.
     pub unreadable: usize,
     /// Whether there was a table, which is gone, or would be.
@@ -35,13 +37,18 @@ impl Dismantled {
         let (mut records, unreadable) = split(shared.records()?);
         // Without --dry-run, `collect` has removed these records before.
         records.retain(|record| !dry_run || Fate::of(&record.owner) != Fate::Gone);
-        let holders = records.iter().map(|record| record.owner.to_string()).collect();
+        let holders = records.into_iter().map(|record| record.owner).collect();
         Ok(Self { holders, unreadable: unreadable.len(), ..Self::default() })
     }
 }
 
-/// Takes the table and every `route_localnet` back, unless somebody still has host ports; with `dry_run`
-/// only says whether. Whoever is provably gone has been collected before.
+/// Each by its name, with the whole ID of its container.
+fn in_full<S: Serializer>(holders: &[Owner], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(holders.iter().map(|holder| format!("{holder:#}")))
+}
+
+/// Deletes the table and sets every `route_localnet` back, unless a pod still has host ports; with `dry_run`
+/// only reports that. Holders that provably no longer exist have been collected before.
 ///
 /// # Errors
 /// When the store or the kernel refuses.

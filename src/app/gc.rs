@@ -23,8 +23,11 @@ const YOUNG: u64 = 60;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judged {
-    /// Who.
+    /// Who, with the whole ID of its container.
     pub name: String,
+    /// The same for people.
+    #[serde(skip)]
+    pub short: String,
     /// How many it has; `None` where its record cannot be read.
     pub host_ports: Option<usize>,
     /// Whether it was removed, or would be.
@@ -38,14 +41,27 @@ pub struct Judged {
 
 impl Judged {
     fn of(read: &Result<Record, Unreadable>) -> Self {
-        let (name, host_ports, removed, reason) = match read {
+        match read {
             Ok(Record { owner, mappings, .. }) => {
                 let fate = Fate::of(owner);
-                (owner.to_string(), Some(mappings.len()), fate == Fate::Gone, fate.to_string())
+                Self {
+                    name: format!("{owner:#}"),
+                    short: owner.to_string(),
+                    host_ports: Some(mappings.len()),
+                    removed: fate == Fate::Gone,
+                    reason: fate.to_string(),
+                    failure: None,
+                }
             }
-            Err(unreadable) => (unreadable.key.to_string(), None, false, unreadable.to_string()),
-        };
-        Self { name, host_ports, removed, reason, failure: None }
+            Err(unreadable) => Self {
+                name: unreadable.key.to_string(),
+                short: unreadable.key.to_string(),
+                host_ports: None,
+                removed: false,
+                reason: unreadable.to_string(),
+                failure: None,
+            },
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::split;
 use crate::error::Error;
 use crate::event::Log;
 use crate::kernel::{Extent, Nft};
-use crate::model::{HostPort, Pod, PortRange, Protocol, Record};
+use crate::model::{HostPort, Pod, PortRange, Protocol, Record, short_id};
 use crate::publication::Publication;
 use crate::ruleset::{Data, Identity, Ruleset, Traffic, elements_of};
 use crate::store::{self, Reservation, Shared, Store};
@@ -122,7 +122,9 @@ impl Listing {
         let ids = self.attachments.iter().filter_map(|one| one.owner.container_id());
         let ids: BTreeSet<&str> = ids.collect();
         if ids.len() > 1 {
-            let found = ids.into_iter().map(str::to_owned).collect();
+            let short: BTreeSet<&str> = ids.iter().map(|id| short_id(id)).collect();
+            let found = if short.len() == ids.len() { short } else { ids };
+            let found = found.into_iter().map(str::to_owned).collect();
             return Err(Ambiguous { asked: name.to_owned(), found });
         }
         Ok(())
@@ -133,7 +135,7 @@ impl Listing {
         self.attachments.is_empty() && self.reservations.is_empty() && self.unreadable.is_empty()
     }
 
-    /// Every host port that somebody holds.
+    /// Every host port that is held.
     pub fn hosts(&self) -> impl Iterator<Item = &HostPort> {
         let mapped = self.attachments.iter().flat_map(|one| &one.mappings).map(|one| &one.host);
         let reserved = self.reservations.iter().flat_map(|one| &one.hosts);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use autoport::app::{InKernel, Listing, Unread};
-use autoport::model::{Holder, HostPort, Owner, Record};
+use autoport::model::{Holder, HostPort, Owner, Record, short_id};
 use autoport::netns::Fate;
 use autoport::store;
 use serde::ser::Error as _;
@@ -176,17 +176,12 @@ pub(super) fn recorded(created: u64, age_seconds: Option<u64>) -> String {
     })
 }
 
-/// So much of an ID of 64 digits is enough for a person, and for `autoport show`.
-const SHORT: usize = 12;
-
 /// A pod by its name, a container by its ID.
 pub(super) fn name_of(owner: &Owner) -> String {
     match (&owner.pod, &owner.holder) {
         (Some(pod), _) => pod.to_string(),
         (None, Holder::Attachment(attachment)) => {
-            let id = attachment.container_id();
-            let is_hash = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-            format!("container {}", if is_hash { &id[..SHORT] } else { id })
+            format!("container {}", short_id(attachment.container_id()))
         }
         (None, Holder::HostPod { .. }) => owner.to_string(),
     }

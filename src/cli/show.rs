@@ -67,7 +67,7 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     let published = details.published.as_ref().map(|path| path.display().to_string());
     let rows = [
         ("recorded", recorded(record.created, one.age_seconds)),
-        ("attachment", record.owner.holder.to_string()),
+        ("attachment", format!("{:#}", record.owner.holder)),
         ("netns", netns),
         ("addresses", words(&record.pod_addresses)),
         ("policy", policy(&record.policy)),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use ask::Ask;
 pub use owner::{
     Attachment, Holder, HostPod, InvalidName, NamespaceId, Netns, Owner, Pod, check_identifier,
-    check_ifname, check_short,
+    check_ifname, check_short, short_id,
 };
 pub use request::{
     Allocation, ContainerPort, Grant, HostListeners, NamedRange, PortPolicy, PortRange, Request,

@@ -6,11 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// What the CNI specification identifies by network name, container ID and interface name
-/// (SPEC section 2, "CNI operations").
+/// (SPEC section 2, "CNI operations"). Displayed with a [`short_id`], and with `{:#}` in full.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[derive(derive_more::Display)]
-#[display("{network}/{container_id}/{}", ifname.escape_debug())]
 pub struct Attachment {
     network: String,
     container_id: String,
@@ -47,6 +45,20 @@ impl Attachment {
     pub fn ifname(&self) -> &str {
         &self.ifname
     }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, container_id, ifname } = self;
+        let id = if out.alternate() { container_id } else { short_id(container_id) };
+        write!(out, "{network}/{id}/{}", ifname.escape_debug())
+    }
+}
+
+/// As much of a container ID of 64 hexadecimal digits as podman and crictl print, 12 digits; any other ID as it is.
+pub fn short_id(id: &str) -> &str {
+    let is_hash = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { &id[..12] } else { id }
 }
 
 /// A part of an attachment's name that libcni would refuse.
@@ -166,17 +178,25 @@ impl HostPod {
 /// What a set of host ports belongs to, and what its record is named after.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged, try_from = "HolderFields")]
-#[derive(derive_more::Display, derive_more::From)]
+#[derive(derive_more::From)]
 pub enum Holder {
     /// One network interface of a container.
     Attachment(Attachment),
     /// A pod on the node's own network. The evidence that it is gone is never a namespace.
-    #[display("host network, UID {}", pod.uid())]
     HostPod {
         /// The pod.
         #[serde(rename = "hostPod")]
         pod: HostPod,
     },
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attachment(attachment) => attachment.fmt(out),
+            Self::HostPod { pod } => write!(out, "host network, UID {}", pod.uid()),
+        }
+    }
 }
 
 /// The fields of either kind, before they are checked.
@@ -233,7 +253,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// An owner of which nothing else is known.
+    /// An owner without a known pod and namespace.
     pub fn bare(holder: impl Into<Holder>) -> Self {
         Self { holder: holder.into(), pod: None, netns: None }
     }
@@ -265,8 +285,15 @@ impl Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.pod, &self.holder) {
-            (Some(pod), holder) => write!(out, "pod {pod} ({holder})"),
-            (None, Holder::Attachment(attachment)) => write!(out, "container {attachment}"),
+            (Some(pod), holder) => {
+                write!(out, "pod {pod} (")?;
+                holder.fmt(out)?;
+                out.write_str(")")
+            }
+            (None, Holder::Attachment(attachment)) => {
+                out.write_str("container ")?;
+                attachment.fmt(out)
+            }
             (None, Holder::HostPod { pod }) => write!(out, "host-network pod {}", pod.uid()),
         }
     }

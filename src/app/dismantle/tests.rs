@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::Silent;
-use crate::model::{Attachment, Owner, Record, test_record};
+use crate::model::{Attachment, Record, test_record};
 
 #[test]
 fn a_node_with_pods_is_looked_at_beside_other_readers() {
@@ -16,6 +16,6 @@ fn a_node_with_pods_is_looked_at_beside_other_readers() {
     let _reader = store.read(&mut Silent).expect("reading");
     for dry_run in [true, false] {
         let found = dismantle(&store, dry_run, &mut Silent).expect("nothing is in the way");
-        assert_eq!(found, Dismantled { holders: vec![owner.to_string()], ..Dismantled::default() });
+        assert_eq!(found, Dismantled { holders: vec![owner.clone()], ..Dismantled::default() });
     }
 }
