@@ -62,6 +62,9 @@ impl Folders {
         command.env_remove("CNI_COMMAND").args(words).stdin(Stdio::null());
         command.arg("--bin-dir").arg(self.path("bin"));
         command.arg("--conf-dir").arg(self.path("net.d"));
+        if words[0] != "doctor" {
+            command.arg("--link").arg(self.path("sbin/autoport"));
+        }
         command.arg("--state-dir").arg(self.path("state"));
         let started = Instant::now();
         let output = command.output().expect("it is built");
@@ -221,6 +224,74 @@ fn a_file_can_be_named() {
     assert!(!folders.path("bin/autoport").exists());
 }
 
+/// Operators run it by its name.
+#[test]
+fn a_link_is_made_and_taken_back() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    let link = folders.path("sbin/autoport");
+    assert!(
+        !folders.run(&["install", "--dry-run"]).stdout.contains("sbin"),
+        "there is no folder for it"
+    );
+    fs::create_dir(folders.path("sbin")).expect("a folder");
+    assert_eq!(folders.run(&["install", "--no-link"]).status, Some(2), "both are given");
+
+    let would = "/sbin/autoport would be made: a link to /bin/autoport\n";
+    let said = folders.run(&["install", "--dry-run"]);
+    assert!(said.stdout.contains(would) && said.status == Some(3), "{}", said.stdout);
+    assert!(!link.is_symlink());
+    let said = folders.run(&["install"]);
+    assert!(
+        said.stdout.contains("/sbin/autoport made: a link to /bin/autoport\n"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(fs::read_link(&link).expect("a link"), folders.path("bin/autoport"));
+    let said = Command::new(&link).args(["help"]).output().expect("it can be run by the link");
+    assert!(said.status.success());
+    assert!(folders.run(&["install"]).stdout.contains("/sbin/autoport: nothing to do\n"));
+    assert_eq!(folders.run(&["install", "--dry-run"]).status, Some(0));
+
+    assert!(folders.run(&["uninstall"]).stdout.contains("/sbin/autoport removed\n"));
+    assert!(!link.is_symlink());
+    assert!(!folders.run(&["uninstall"]).stdout.contains("sbin"));
+}
+
+#[test]
+fn what_is_in_the_place_of_the_link_stays() {
+    let folders = Folders::new(&[("10-a.conflist", LIST)]);
+    let link = folders.path("sbin/autoport");
+    fs::create_dir(folders.path("sbin")).expect("a folder");
+    let other: [(Made<'_>, &str); 3] = [
+        (&|path| fs::write(path, "other"), "it is not a link, so it belongs to another program"),
+        (&|path| symlink("/opt/other/autoport", path), "it is a link to /opt/other/autoport"),
+        (&|path| fs::create_dir(path), "it is not a link"),
+    ];
+    for (make, says) in other {
+        make(link.clone()).expect("our folder");
+        let before = fs::read_link(&link).ok();
+        for command in ["install", "uninstall"] {
+            let said = folders.run(&[command]);
+            assert_eq!(said.status, Some(0), "{}", said.stderr);
+            let told = said.stdout.contains(&format!("/sbin/autoport kept: {says}"));
+            assert_eq!(told, command == "install", "{}", said.stdout);
+            assert!(fs::symlink_metadata(&link).is_ok() && fs::read_link(&link).ok() == before);
+        }
+        let _ = fs::remove_file(&link).or_else(|_| fs::remove_dir(&link));
+    }
+    // Where it cannot be made, the rest is done.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
+    command.env_remove("CNI_COMMAND").arg("install").args(["--link", "/proc/autoport"]);
+    command.arg("--bin-dir").arg(folders.path("bin")).arg("--conf-dir").arg(folders.path("net.d"));
+    let output = command.output().expect("it is built");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("cannot make /proc/autoport a link to it: "),
+        "{said}"
+    );
+    assert!(folders.path("bin/autoport").exists());
+}
+
 #[test]
 fn an_older_executable_and_what_a_kill_left_are_replaced() {
     let folders = Folders::new(&[("10-a.conflist", LIST)]);
@@ -254,7 +325,7 @@ fn a_main_plugin_that_is_not_there_is_named() {
 fn who_stays_installs_again() {
     let folders = Folders::new(&[]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_autoport"));
-    command.env_remove("CNI_COMMAND").args(["install", "--stay"]).stdin(Stdio::null());
+    command.env_remove("CNI_COMMAND").args(["install", "--stay", "--no-link"]).stdin(Stdio::null());
     command.arg("--bin-dir").arg(folders.path("bin"));
     command.arg("--conf-dir").arg(folders.path("net.d"));
     let mut child =

@@ -30,7 +30,8 @@ const PLUGINS: &str = "/run/plugins";
 const NETWORKS: &str = "/run/net.d";
 const CONFLIST: &str = "/run/net.d/10-blue.conflist";
 const BACKUP: &str = "/run/net.d/10-blue.conflist.before-autoport";
-const FOLDERS: [&str; 4] = ["--bin-dir", PLUGINS, "--conf-dir", NETWORKS];
+/// Without the link, which would be one of this machine.
+const FOLDERS: [&str; 5] = ["--no-link", "--bin-dir", PLUGINS, "--conf-dir", NETWORKS];
 
 /// A node with a network of portmap's, and what a runtime does there.
 struct Scene {

@@ -15,7 +15,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueP
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use values::{Ports, Subject, Traced};
-use values::{one_address, port, port_range, protocol, setting, subject, traced};
+use values::{one_address, port, port_range, protocol, reservation, setting, subject, traced};
 
 /// Host ports for containers.
 ///
@@ -269,6 +269,7 @@ pub(crate) struct List {
 #[derive(Args)]
 pub(crate) struct Reserve {
     /// The reservation's name: letters, digits, '_', '.' and '-'
+    #[arg(value_parser = reservation)]
     pub(crate) name: String,
     /// The ports: 8080, 9000-9010, 53/udp, 443@192.0.2.1. The default protocol is tcp, the default address
     /// every address of the node
@@ -299,6 +300,13 @@ pub(crate) struct Folders {
     /// Use this network configuration instead of the one that the runtime uses
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
+    /// The link to the plugin, by which operators run it without its directory; where its directory does not
+    /// exist, as in a container, none is made
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/autoport")]
+    pub(crate) link: PathBuf,
+    /// Leave the link alone
+    #[arg(long, conflicts_with = "link")]
+    pub(crate) no_link: bool,
     /// Only print what would be changed, as diff(1) does
     ///
     /// Exit status 3: something would be changed.

@@ -43,6 +43,7 @@ impl Answer for Outcome {
                 Done::Unchanged => writeln!(out, "{path}: nothing to do")?,
                 Done::Kept => writeln!(out, "{path} kept{how}")?,
                 Done::Copied => writeln!(out, "{path} {would}copied")?,
+                Done::Linked => writeln!(out, "{path} {would}made{how}")?,
                 Done::Changed => writeln!(out, "{path} {would}changed{how}")?,
                 Done::Removed => writeln!(out, "{path} {would}removed")?,
             }
@@ -97,9 +98,11 @@ impl Outcome {
     }
 }
 
-fn places(Folders { runtime, conflist, dry_run, .. }: Folders, change: Change) -> Places {
+fn places(folders: Folders, change: Change) -> Places {
+    let Folders { runtime, conflist, link, no_link, dry_run, .. } = folders;
     let Runtime { bin_dir, networks } = runtime;
-    Places { bin_dir, conf_dir: networks.conf_dir, conflist, change, dry_run }
+    let link = (!no_link).then_some(link);
+    Places { bin_dir, conf_dir: networks.conf_dir, conflist, link, change, dry_run }
 }
 
 pub(super) fn install(asked: Install, screen: &mut Screen<'_>) -> Result<u8, Failure> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use autoport::model::{PortRange, Protocol};
+use autoport::model::{InvalidName, PortRange, Protocol, check_short};
 use autoport::plan::Spot;
 
 /// Ports in one protocol, on one address or on all.
@@ -21,6 +21,11 @@ pub(crate) fn setting(text: &str) -> Result<(String, String), String> {
         return Err("the key before = is missing".to_owned());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The name of a reservation that is to be made.
+pub(crate) fn reservation(text: &str) -> Result<String, InvalidName> {
+    check_short("reservation", text).map(|()| text.to_owned())
 }
 
 /// Whom, or what, an operator asks about.
@@ -78,13 +83,15 @@ pub(crate) enum Traced {
     Pod(String),
 }
 
-/// What begins with digits alone is a port, otherwise it names a pod.
+/// What begins with digits alone is a port, otherwise it names a pod. No port has six digits or more: these begin a
+/// container ID.
 pub(crate) fn traced(text: &str) -> Result<Traced, String> {
     if text.contains('@') {
         return Err("give the destination address with --to".to_owned());
     }
     let number = text.split_once('/').map_or(text, |(number, _)| number);
-    if number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
+    let is_id = text.len() > 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_id && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
         return Ok(Traced::Port(one_port(text)?));
     }
     Ok(Traced::Pod(text.to_owned()))

@@ -5,7 +5,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, symlink,
+};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,6 +91,32 @@ pub fn configurations(path: &Path) -> Result<Vec<PathBuf>, Error> {
 /// alone cannot see.
 pub(super) fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() || found.is_symlink())
+}
+
+/// What is in the place of a link.
+pub(super) enum Link {
+    /// Nothing, and there is no folder for one.
+    NoFolder,
+    /// Nothing.
+    Free,
+    /// A link to this path.
+    To(PathBuf),
+    /// Anything else.
+    Other,
+}
+
+pub(super) fn link_at(path: &Path) -> Link {
+    match fs::symlink_metadata(path) {
+        Ok(_) => fs::read_link(path).map_or(Link::Other, Link::To),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Link::Other,
+        Err(_) if path.parent().is_some_and(is_folder) => Link::Free,
+        Err(_) => Link::NoFolder,
+    }
+}
+
+/// Makes a link where nothing is.
+pub(super) fn make_link(path: &Path, target: &Path) -> io::Result<()> {
+    symlink(target, path)
 }
 
 pub(super) fn is_folder(path: &Path) -> bool {

@@ -13,6 +13,7 @@ mod conflist;
 mod contest;
 mod disk;
 mod from_portmap;
+mod link;
 mod notes;
 mod platform;
 mod problem;
@@ -61,6 +62,8 @@ pub struct Places {
     pub conf_dir: PathBuf,
     /// The one network that is meant, instead of what the runtime would choose.
     pub conflist: Option<PathBuf>,
+    /// The link to the executable, if one is wanted.
+    pub link: Option<PathBuf>,
     /// What to change in the configuration of the cluster.
     pub change: Change,
     /// Whether to say what would be done, and not do it.
@@ -165,6 +168,8 @@ pub struct Step {
 pub enum Done {
     Unchanged,
     Copied,
+    /// A link to the executable was made.
+    Linked,
     Changed,
     Removed,
     /// It is still needed.
@@ -192,7 +197,7 @@ impl Step {
 
     /// Whether it changes anything.
     pub const fn is_change(&self) -> bool {
-        matches!(self.done, Done::Copied | Done::Changed | Done::Removed)
+        matches!(self.done, Done::Copied | Done::Linked | Done::Changed | Done::Removed)
     }
 }
 
@@ -223,7 +228,10 @@ pub fn install(places: &Places, now: u64) -> Result<Vec<Step>, Error> {
         Err(error) if disk::exists(Path::new(cni::CLUSTER_FILE)) => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    let mut steps = vec![copy_executable(places)?];
+    let mut executable = copy_executable(places)?;
+    let link = link::make(places, &mut executable);
+    let mut steps = vec![executable];
+    steps.extend(link);
     steps.extend(proposal.map(|it| it.write(places.dry_run)).transpose()?);
     for plugin in conflist::types(&edited.text) {
         if plugin != NAME && !disk::exists(&places.bin_dir.join(&plugin)) {
@@ -315,6 +323,7 @@ pub fn remove_rest(places: &Places) -> Result<Vec<Step>, Error> {
     } else {
         places.removed(&executable)?
     }];
+    steps.extend(link::remove(places)?);
     let cluster = Path::new(cni::CLUSTER_FILE);
     if disk::exists(cluster) {
         steps.push(places.removed(cluster)?);

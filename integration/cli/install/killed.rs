@@ -23,7 +23,7 @@ impl Desk {
         install(&[]);
         let after = fs::read_to_string(CONFLIST).expect("the configuration");
         let folder = tempfile::tempdir_in(place).expect("a directory");
-        for name in ["bin", "net.d"] {
+        for name in ["bin", "net.d", "sbin"] {
             fs::create_dir(folder.path().join(name)).expect("our folder");
         }
         Self { folder, texts: [scene.before.clone(), after] }
@@ -31,6 +31,10 @@ impl Desk {
 
     fn executable(&self) -> PathBuf {
         self.folder.path().join("bin/autoport")
+    }
+
+    fn link(&self) -> PathBuf {
+        self.folder.path().join("sbin/autoport")
     }
 
     fn list(&self) -> PathBuf {
@@ -49,7 +53,9 @@ impl Desk {
         // Else it would look as if another program took autoport out all the time.
         let _ = fs::remove_file(self.list().with_extension("conflist.autoport-notes"));
         let _ = fs::remove_file(self.executable());
+        let _ = fs::remove_file(self.link());
         if is_installed {
+            symlink(self.executable(), self.link()).expect("our folder");
             fs::write(self.backup(), before).expect("our file");
         }
         if has_executable {
@@ -61,8 +67,8 @@ impl Desk {
     fn kill(&self, command: &str, has_executable: bool) {
         let is_install = command == "install";
         let folder = |name| self.folder.path().join(name).display().to_string();
-        let (bin, networks) = (folder("bin"), folder("net.d"));
-        let words = [command, "--bin-dir", &bin, "--conf-dir", &networks];
+        let (bin, networks, link) = (folder("bin"), folder("net.d"), folder("sbin/autoport"));
+        let words = [command, "--link", &link, "--bin-dir", &bin, "--conf-dir", &networks];
         let mut struck = 0;
         for nth in 0.. {
             self.prepare(!is_install, has_executable);
@@ -80,6 +86,7 @@ impl Desk {
             let now = fs::read_to_string(self.list()).expect("the configuration");
             assert_eq!(now, self.texts[usize::from(is_install)], "{what}");
             assert_eq!(self.executable().exists(), is_install, "{what}");
+            assert_eq!(self.link().is_symlink(), is_install, "{what}");
             let left = [view::states(&bin), view::states(&networks)].concat();
             let left: Vec<_> = left.into_iter().map(|(name, ..)| name).collect();
             let files = left.iter().filter(|name| *name != ".autoport-lock").count();

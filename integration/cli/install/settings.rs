@@ -9,7 +9,7 @@ const MOUNTED: &str = "/run/cluster.json";
 
 /// What `autoport config` shows of a key: its value, and the file that sets it.
 fn in_force(key: &str) -> (Value, Option<String>) {
-    let all = told(&["config", "--output=json", FOLDERS[2], FOLDERS[3]]);
+    let all = told(&["config", "--output=json", FOLDERS[3], FOLDERS[4]]);
     let all: Value = serde_json::from_str(&all).expect("JSON");
     let settings = all["settings"].as_array().expect("a list");
     let one = settings.iter().find(|one| one["key"] == key).expect("a key");
@@ -99,7 +99,7 @@ fn what_an_add_would_reject_is_not_written() {
     // What is in force together counts: here with the node's own file.
     write(NODE, r#"{"minPort": "x"}"#);
     assert!(rejected(&["--set", "minPort=21001"]).contains(NODE));
-    let (status, _, stderr) = autoport(&["config", FOLDERS[2], FOLDERS[3]]);
+    let (status, _, stderr) = autoport(&["config", FOLDERS[3], FOLDERS[4]]);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains(NODE), "{stderr}");
     fs::remove_file(NODE).expect("it is there");

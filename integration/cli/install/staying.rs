@@ -118,8 +118,8 @@ fn a_program_that_takes_autoport_out_all_the_time_is_named_and_not_fought() {
 #[test]
 fn a_folder_that_cannot_be_used_is_told_with_those_of_the_platform() {
     let scene = Scene::new(Plugin::PortmapNftables);
-    let cannot = |folders: [&str; 4], reason: &str, named: &str| {
-        let (status, _, stderr) = autoport(&[&["install"], &folders[..]].concat());
+    let cannot = |folders: &[&str], reason: &str, named: &str| {
+        let (status, _, stderr) = autoport(&[&["install"], folders].concat());
         assert_eq!(status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(reason) && stderr.contains(named), "{stderr}");
     };
@@ -131,7 +131,7 @@ fn a_folder_that_cannot_be_used_is_told_with_those_of_the_platform() {
     mount(Some(none_of), "/home", Some("tmpfs"), flags, none).expect("a mount of the test");
     fs::create_dir_all("/home/kubernetes/bin").expect("ours");
     fs::create_dir_all("/etc/cni/net.d").expect("ours");
-    cannot(FOLDERS, "Read-only file system", "with GKE, use --bin-dir /home/kubernetes/bin");
+    cannot(&FOLDERS, "Read-only file system", "with GKE, use --bin-dir /home/kubernetes/bin");
     umount("/home").expect("mounted above");
     umount(PLUGINS).expect("mounted above");
 
@@ -140,8 +140,8 @@ fn a_folder_that_cannot_be_used_is_told_with_those_of_the_platform() {
     for folder in [k3s, "/var/lib/rancher/k3s/data/cni"] {
         fs::create_dir_all(folder).expect("ours");
     }
-    let missing = ["--bin-dir", PLUGINS, "--conf-dir", "/run/nowhere"];
-    cannot(missing, "no network configuration in /run/nowhere", &format!("--conf-dir {k3s}"));
+    let missing = ["--no-link", "--bin-dir", PLUGINS, "--conf-dir", "/run/nowhere"];
+    cannot(&missing, "no network configuration in /run/nowhere", &format!("--conf-dir {k3s}"));
     umount("/var/lib").expect("mounted above");
     drop(scene);
 }
