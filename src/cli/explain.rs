@@ -153,6 +153,13 @@ fn read_request() -> Result<Vec<u8>, Failure> {
     }
     let stdin =
         crate::read_stdin().map_err(|error| Failure::System("read standard input", error))?;
+    if stdin.iter().all(u8::is_ascii_whitespace) {
+        return Err(Failure::Asked(
+            "standard input is empty: run autoport explain < request.json, with the network configuration \
+             that the runtime would pass to the plugin, or use --annotation"
+                .to_owned(),
+        ));
+    }
     let is_list = |request: Value| request.get("plugins").is_some();
     if serde_json::from_slice(&stdin).is_ok_and(is_list) {
         return Err(Failure::Asked(

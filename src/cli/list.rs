@@ -132,6 +132,13 @@ pub(super) fn listed(
                 && asked.protocol.is_none_or(|protocol| protocol == host.protocol)
         });
     }
+    let is_filtered = asked.pod.is_some()
+        || asked.namespace.is_some()
+        || asked.port.is_some()
+        || asked.protocol.is_some();
+    if tells && is_filtered && listing.is_empty() {
+        note("no host port in use matches these options");
+    }
     // What was so when an agent was last connected is for `show`, which says so.
     let is_current = store.agent().is_some_and(|agent| agent.connected);
     let known = store.containers().filter(|_| is_current);

@@ -181,7 +181,7 @@ fn run(cli: Cli, screen: &mut Screen<'_>) -> Result<u8, Failure> {
         Command::Env { pod } => screen.show(&env::run(&pod, &store()?)?),
         Command::Status => {
             let (store, config) = store_of(state_dir)?;
-            screen.show(&status::run(&store, &config))
+            screen.show(&status::run(&store, &config)?)
         }
         Command::Config(asked) => screen.show(&config::run(&asked)?),
         Command::Explain(asked) => screen.show(&explain::run(&asked, state_dir)?),

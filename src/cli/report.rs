@@ -82,8 +82,8 @@ impl Archive {
         node_files: NodeFiles,
     ) -> io::Result<Vec<String>> {
         let status = Config::read(None, &node_files)
-            .map(|(config, _)| status::run(store, &config))
-            .map_err(|error| Failure::from(Error::from(error)));
+            .map_err(|error| Failure::from(Error::from(error)))
+            .and_then(|(config, _)| status::run(store, &config));
         self.answer("version.json", Ok(version::run()))?;
         self.answer("config.json", config::run(&asked.runtime.networks))?;
         self.answer("status.json", status)?;

@@ -5,15 +5,18 @@ use std::io;
 
 use autoport::app::{self, Listing, Overview};
 use autoport::cni::Config;
-use autoport::error::Error;
+use autoport::diagnosis::counted;
+use autoport::error::{Error, is_denied};
 use autoport::event::Silent;
 use autoport::kernel::Table;
 use autoport::model::{PortRange, Protocol, Record, Request};
 use autoport::netns::Fate;
 use autoport::ruleset::{self, Identity};
 use autoport::store::{self, Agent, Store};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
+use super::Failure;
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen};
 
 /// How the node is.
@@ -142,8 +145,10 @@ impl Answer for Status {
                 writeln!(out, "store       {state_dir}, instance {instance}")?;
                 writeln!(
                     out,
-                    "records     {attachments} attachments ({stale} stale, {unreadable} unreadable), \
-                     {reservations} reservations, {host_ports} host ports"
+                    "records     {} ({stale} stale, {unreadable} unreadable), {}, {}",
+                    counted(*attachments, "attachment"),
+                    counted(*reservations, "reservation"),
+                    counted(*host_ports, "host port")
                 )?;
             }
         }
@@ -172,8 +177,13 @@ impl Answer for Status {
     }
 }
 
-pub(super) fn run(store: &Store, config: &Config) -> Status {
+pub(super) fn run(store: &Store, config: &Config) -> Result<Status, Failure> {
     let Overview { unavailable, table, listing } = app::overview(store, &mut crate::Stderr);
+    // What this user may not see says nothing about the node.
+    let unavailable = match unavailable {
+        Some(error) if is_denied(&error) && !geteuid().is_root() => return Err(error.into()),
+        other => other,
+    };
     let counts = listing.as_ref().map(|listing| {
         let is_stale = |record: &&Record| Fate::of(&record.owner) == Fate::Gone;
         Counts {
@@ -196,7 +206,7 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         Some(Counted { injected, uninjected, current, as_of })
     });
     let examined = app::examine(store, &mut Silent).ok().flatten();
-    Status {
+    Ok(Status {
         differences: examined.and_then(|examined| examined.differences.ok()),
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),
@@ -209,7 +219,7 @@ pub(super) fn run(store: &Store, config: &Config) -> Status {
         ranges: ranges.map(|(name, ranges)| range(name, ranges, &listing)).collect(),
         agent,
         containers,
-    }
+    })
 }
 
 fn range(name: &str, ranges: &[PortRange], listing: &Listing) -> Range {

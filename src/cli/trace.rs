@@ -1,10 +1,12 @@
 //! `autoport trace`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use autoport::app;
 use autoport::diagnosis::{self, Fate, Finding, Probe, Query, Trace};
+use autoport::event::Silent;
 use autoport::kernel::{self, Journey};
 use autoport::model::{HostPort, Protocol};
 use autoport::plan::Spot;
@@ -12,7 +14,7 @@ use serde::Serialize;
 
 use super::arguments::{self, Traced};
 use super::output::{Answer, BAD, DOUBTFUL, GOOD, Screen, Style};
-use super::{Failure, Store, rows};
+use super::{Failure, Store, note, rows};
 
 pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failure> {
     let Spot { protocol, address, port } = match &asked.what {
@@ -31,8 +33,23 @@ pub(super) fn run(asked: &arguments::Trace, store: &Store) -> Result<Told, Failu
         return Err(Failure::Usage("--probe supports tcp and udp only".to_owned()));
     }
     let trace = Trace::of(query, store)?;
+    if let Some(other) = other_protocol(host, store) {
+        note(other);
+    }
     let probe = asked.probe.then(|| diagnosis::probe(&query));
     Ok(Told { fate: trace.state, trace, probe })
+}
+
+/// That the port is held in another protocol only, in words.
+fn other_protocol(host: HostPort, store: &Store) -> Option<String> {
+    let listing = app::list(store, &mut Silent).ok()??;
+    let held = listing.hosts().filter(|one| one.port == host.port).map(|one| one.protocol);
+    let held: BTreeSet<_> = held.collect();
+    let other = held.first().filter(|_| !held.contains(&host.protocol))?;
+    let HostPort { port, protocol, .. } = host;
+    Some(format!(
+        "{port}/{protocol} is not in use, {port}/{other} is: try `autoport trace {port}/{other}`"
+    ))
 }
 
 /// The host port of a pod that has one.
