@@ -58,6 +58,37 @@ done < <(sed -n 's,^Exec[A-Za-z]*=[-@:+!]*\([^ ]*\).*,\1,p' "$work"/unpacked/lib
 dpkg-deb -e "$deb" "$work/control"
 (cd "$work/unpacked" && md5sum --quiet -c "$work/control/md5sums")
 
+step "its completions, in bash, zsh and fish"
+(
+    PATH=$work/unpacked/usr/sbin:$PATH
+    share=$work/unpacked/usr/share
+    for shell in bash zsh fish; do
+        for program in autoport autoport-agent; do
+            case $shell in
+            bash) file=bash-completion/completions/$program ;;
+            zsh) file=zsh/vendor-completions/_$program ;;
+            fish) file=fish/vendor_completions.d/$program.fish ;;
+            esac
+            "$shell" -n "$share/$file" || die "$file is no script of $shell"
+        done
+    done
+    # shellcheck disable=SC2016 # the variables are those of the shells
+    completed=$(bash --norc -c 'source "$1"; COMP_WORDS=(autoport unin) COMP_CWORD=1; _autoport; echo "${COMPREPLY[@]}"' \
+        bash "$share/bash-completion/completions/autoport")
+    equal "what bash completes" "$completed" uninstall
+    completed=$(HOME=$work fish --no-config -c "source $share/fish/vendor_completions.d/autoport.fish; complete -C 'autoport unin'")
+    equal "what fish completes" "$completed" uninstall
+    # The first key of a session loads the file.
+    ZDOTDIR=$work timeout 60 zsh -f -s -- "$share/zsh/vendor-completions" <<'EOS' || die "zsh completes nothing"
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D; echo re''ady"
+zpty -r shell seen '*ready*'
+zpty -w shell $'autoport unin\t--help | grep Usage'
+zpty -r shell seen '*Usage: autoport uninstall*'
+EOS
+)
+
 step "its removal, while a network names it"
 mkdir -p "$work/etc"
 sed "s,/etc/cni/net.d,$work/etc,g" "$work/control/prerm" >"$work/prerm"

@@ -70,7 +70,7 @@ packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugi
 packages_test=(strace python3-minimal valgrind git)
 packages_kubernetes=(openssl procps)
 packages_fuzz=(g++)
-packages_packages=(lintian skopeo systemd python3-venv)
+packages_packages=(lintian skopeo systemd python3-venv zsh fish)
 
 # The version is that of the newest Kubernetes it knows.
 kubernetes_validate=1.37.0
