@@ -154,7 +154,7 @@ need_root() {
     sudo true || die "$1, and sudo does not let this user become root." "As root: $2"
 }
 
-# The index may be refreshed by somebody else just now, hence more than one try.
+# The index may be refreshed by another process just now, hence more than one try.
 # A third party's broken archive is no reason to stop: what is really missing
 # shows in what comes next.
 refresh_index() {

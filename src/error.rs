@@ -38,7 +38,7 @@ pub enum Error {
         "CNI_NETNS {0}: its sandbox no longer exists, so no host port was assigned; create the sandbox again"
     )]
     NoNamespace(netns::Missing),
-    /// The runtime that asked is gone, and so is whoever would take the host ports back.
+    /// The runtime that asked has ended, so it would never release the host ports.
     #[error("the runtime no longer waits for the reply, so no host port was assigned; ask again")]
     NotAwaited,
     /// Another holder has a host port that overlaps the wanted one.

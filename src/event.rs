@@ -131,7 +131,7 @@ pub enum Then {
     /// The text says where the copy is, or why there is none.
     #[error("it was removed and its ports are free; {0}")]
     Removed(String),
-    /// Nobody knows what its elements should be.
+    /// Which elements it should have is not known.
     #[error("its elements are left in the table as they are")]
     LeftInTable,
 }

@@ -133,16 +133,16 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// What the pod of `records`, which are all that it has, is told; `None` where that is nothing. A
-    /// record of which the pod named all ports itself tells nothing new.
+    /// What is published for the pod whose records these are, all of them; `None` if there is nothing. A
+    /// record without a port that the node chose adds nothing new.
     ///
     /// A pod has one sandbox: where records of an earlier one are left, those of the latest count.
     pub fn of(records: &[Record]) -> Option<Self> {
         Self::told(records, |record| !record.grants.is_empty())
     }
 
-    /// The same for a pod that waits for its variables in any case: with the records of which it named all
-    /// ports itself.
+    /// The same for a pod that waits for its variables in any case: also with records whose ports it named
+    /// itself.
     pub fn of_all(records: &[Record]) -> Option<Self> {
         Self::told(records, |record| !record.mappings.is_empty())
     }

@@ -19,7 +19,7 @@ use crate::store::{Held, Key, Shared, Who};
 pub(super) struct Plan {
     /// What the attachment held before.
     pub(super) before: Option<Record>,
-    /// Who gives way, and why.
+    /// Holders that lose their ports to the claim, and why.
     pub(super) giving_way: Vec<(Record, &'static str)>,
     /// What it is to hold.
     pub(super) wanted: Record,

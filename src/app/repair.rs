@@ -9,8 +9,7 @@ use crate::event::{Log, Then};
 use crate::kernel::{self, Applied, Nft, Survey};
 use crate::store::{Store, Unreadable};
 
-/// What `repair` does with a store or a table that belongs to somebody else: a store to another
-/// network namespace, a table to another store.
+/// What `repair` does with a store of another network namespace, and with a table of another store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// Leave it alone.

@@ -1,9 +1,9 @@
 //! `repair --watch`: restores the table whenever another program has damaged it.
 //!
-//! It sleeps until the kernel tells of a transaction by somebody else that touched our table, waits
+//! It sleeps until the kernel reports a transaction of another program that touched our table, waits
 //! until the burst is over, and does what GC does with the table: compare it with the records and
-//! write what differs. It never writes to the store, so the shared lock is enough; whoever holds the
-//! lock exclusively has finished its own change before the look.
+//! write what differs. It never writes to the store, so the shared lock is enough: a command that holds
+//! the lock exclusively has finished its own change before the look.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a claim asks for, whoever makes it.
+//! What a claim asks for: that of the plugin, and that of an agent.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

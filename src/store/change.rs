@@ -94,8 +94,8 @@ impl Locked {
             .try_for_each(|(protocol, port)| index::abandon(&self.disk, protocol, port))
     }
 
-    /// Records `before` again, or nothing, in place of `attempted`, of which any part may have been
-    /// saved.
+    /// Records `before` again, or nothing, in place of `attempted`, which may have been saved in
+    /// part.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -121,8 +121,8 @@ impl Locked {
         Ok(is_over)
     }
 
-    /// Makes the store that of the network namespace of this process. Whoever decides so has made
-    /// sure that the namespace before is no more.
+    /// Makes the store that of the network namespace of this process. The caller has made sure that the
+    /// namespace before no longer exists.
     ///
     /// # Errors
     /// When the file system refuses.

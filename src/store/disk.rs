@@ -185,7 +185,7 @@ impl Disk {
         self.in_directory(name, write).map_err(self.error("write", name))
     }
 
-    /// Puts a file with these bytes in the place of `name`: whoever reads sees all of the old or all
+    /// Puts a file with these bytes in the place of `name`: a reader sees all of the old or all
     /// of the new.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         self.write_temporary(TEMPORARY, &self.full(name), bytes, PRIVATE_FILE)?;
@@ -214,7 +214,7 @@ impl Disk {
         self.or_clear_away(temporary, written())
     }
 
-    /// Leaves no temporary file behind a failure, which may be that there is no more space.
+    /// Leaves no temporary file behind a failure, which may be a lack of space.
     pub(super) fn or_clear_away(
         &self,
         temporary: &str,

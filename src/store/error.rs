@@ -24,14 +24,14 @@ pub enum Error {
         path.display()
     )]
     NotADirectory { path: PathBuf, found: &'static str },
-    /// Whoever owns the directory can change what is in it.
+    /// The owner of the directory can change what is in it.
     #[error(
         "state directory {} belongs to uid {owner}, but autoport runs as uid {euid}; \
          change its owner or set another stateDir",
         path.display()
     )]
     ForeignOwner { path: PathBuf, owner: u32, euid: u32 },
-    /// What is in the directory may have been put there by somebody else.
+    /// Another user may have written what is in the directory.
     #[error(
         "state directory {} has mode {mode:04o}, so others may have written to it; \
          look through it, then `chmod 0700` it or remove it, or set another stateDir",
@@ -114,7 +114,7 @@ pub struct Unreadable {
     pub key: Key,
     /// Where it is.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Why it cannot be read.
     pub source: Damage,
 }
 
@@ -142,14 +142,14 @@ impl Unreadable {
 
     /// Whether the file is there and holds no record, so that nobody can read more of it than we do.
     ///
-    /// What a later version wrote, and what the system did not give this time, is never discarded on
-    /// behalf of somebody else.
+    /// What a later version wrote, and what the system could not read this time, is never discarded on
+    /// behalf of another container.
     pub const fn is_discardable(&self) -> bool {
         self.source.is_discardable()
     }
 }
 
-/// What is wrong with a record.
+/// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a field is named for what it is")]
 pub enum Damage {

@@ -25,7 +25,7 @@ pub enum Who {
     Record(Box<Record>),
     /// A reservation, which nothing but its release ends.
     Reservation(Reservation),
-    /// Somebody whose record cannot be read: nothing is known but [`Unreadable::key`].
+    /// A holder whose record cannot be read: only [`Unreadable::key`] is known.
     Unreadable(Unreadable),
 }
 
@@ -70,8 +70,8 @@ impl Shared {
         Ok(held.collect())
     }
 
-    /// Everyone who is entered for a port, on whatever address. For whoever asks about many ports of
-    /// few holders, and reads each of them once ([`Shared::who`]).
+    /// Every holder that is entered for a port, on any address. For callers that ask about many ports of
+    /// few holders, and read each of them once ([`Shared::who`]).
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -97,8 +97,8 @@ impl Shared {
         read.unwrap_or_else(|unreadable| Some(Who::Unreadable(unreadable)))
     }
 
-    /// Every port of a protocol of which [`Shared::entered_at`] says that it may be held, sorted: for
-    /// a choice that has to look at very many of them.
+    /// Every port of a protocol that may be held, by [`Shared::entered_at`], sorted: for a choice that has
+    /// to look at very many of them.
     ///
     /// # Errors
     /// When the index cannot be listed.
@@ -109,8 +109,8 @@ impl Shared {
         Ok(ports)
     }
 
-    /// Whether anybody may hold this port, on whatever address: one look-up, however many ports are
-    /// held. An entry that leads nowhere counts; [`Shared::holders`] knows better.
+    /// Whether this port may be held, on any address: one look-up, however many ports are held. An entry
+    /// without a record counts; [`Shared::holders`] does not count it.
     ///
     /// # Errors
     /// When the index cannot be examined.

@@ -74,7 +74,7 @@ impl Instance {
         }
     }
 
-    /// Reads the instance for somebody who may not write; `None` when nothing that is recorded
+    /// Reads the instance for a command that may not write; `None` when nothing that is recorded
     /// counts.
     pub(super) fn of_reader(disk: &Disk) -> Result<Option<Self>, Error> {
         let Some(found) = Self::read(disk)? else { return Ok(None) };
@@ -163,7 +163,7 @@ pub(super) fn boot_id() -> Result<String, Error> {
     random("boot_id")
 }
 
-/// What the kernel says once per boot, or anew each time.
+/// What the kernel says once per boot, or each time another.
 fn random(what: &str) -> Result<String, Error> {
     let path = Path::new(RANDOM).join(what);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;

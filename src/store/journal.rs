@@ -26,7 +26,7 @@ pub(super) const FILES: [&str; 2] = [OLD, CURRENT];
 const FILE_MAX: u64 = 32 << 10;
 const FULL: u64 = FILE_MAX - 6 * (LINES_MAX * (TEXT_MAX + 100)) as u64;
 
-/// How many lines of a command are kept, the last ones, and how many bytes of their text, each of which is at most six in JSON.
+/// How many lines of a command are kept, the last ones, and how many bytes of their text. A byte takes at most six in JSON.
 const LINES_MAX: usize = 4;
 const TEXT_MAX: usize = 200;
 

@@ -1,4 +1,4 @@
-//! The file name of whoever holds ports.
+//! The file name of a holder of ports.
 
 use std::fmt;
 use std::fmt::Write as _;

@@ -83,8 +83,8 @@ pub(super) fn enter_unreadable(disk: &Disk, key: &Key) -> Result<(), Error> {
     disk.link(&name, &target)
 }
 
-/// Takes out the entries of which `counts`, told the path and the key, says that they do not. What a
-/// later version entered stays.
+/// Takes out the entries for which `counts`, given the path and the key, is false. What a later version
+/// entered stays.
 pub(super) fn prune(disk: &Disk, counts: impl Fn(&str, &Key) -> bool) -> Result<(), Error> {
     for of in [OWNERS, CONTAINERS, NAMESPACES] {
         for value in disk.names(of)? {

@@ -1,9 +1,9 @@
 //! What containers read about their own ports: `pods/<pod UID>/ports.json` and `ports.env`.
 //!
 //! The only files here that others than root may read, and a container that mounts the directory may
-//! write there. They are a projection of the pod's records, written and never read back. Whoever
-//! changed a record writes them when the lock of the store is free, under a lock on `owners/<pod UID>`,
-//! from the records as they are then: so the last one writes what is so.
+//! write there. They are a projection of the pod's records, written and never read back. A
+//! command that changed a record writes them when the lock of the store is free, under a lock on
+//! `owners/<pod UID>`, from the records as they are then: so the last one writes the current state.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -178,7 +178,7 @@ impl Unlocked {
     }
 }
 
-/// Where only root can reach it, and only whoever has the pod's lock writes.
+/// Where only root can reach it, and only the command that has the pod's lock writes.
 fn temporary(owner: &str) -> String {
     format!("{owner}/{TEMPORARY}")
 }

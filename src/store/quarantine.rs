@@ -1,5 +1,5 @@
-//! What becomes of a record that cannot be read: it keeps its ports until whoever may decide discards
-//! it, and stays where somebody who can read more than we do finds it.
+//! What happens to a record that cannot be read: it keeps its ports until a command that may decide discards
+//! it, and a copy stays for an operator.
 
 use std::error::Error as _;
 use std::path::PathBuf;

@@ -44,7 +44,7 @@ pub(super) fn current(disk: &Disk, key: &Key, boot_id: &str) -> Result<Option<Re
     Ok(read(disk, key)?.filter(|record| record.boot_id == boot_id))
 }
 
-/// Reads what `parse` knows how to read from the file `path` of whoever has this key.
+/// Reads what `parse` knows how to read from the file `path` of the holder with this key.
 pub(super) fn read_as<T>(
     disk: &Disk,
     key: &Key,
@@ -95,13 +95,13 @@ fn parse(bytes: &[u8], key: &Key) -> Result<Record, Damage> {
     Ok(record)
 }
 
-/// Refuses a file that says it is of somebody else than its name does.
+/// Refuses a file whose content names another holder than its name does.
 pub(super) fn check_name(key: &Key, own: &Key, named: &impl fmt::Display) -> Result<(), Damage> {
     let text = || format!("it names {named}, whose record has another file name");
     if own == key { Ok(()) } else { Err(Damage::Content(text())) }
 }
 
-/// Refuses sorted host ports of which two are the same.
+/// Refuses sorted host ports if two of them are the same.
 pub(super) fn check_once(hosts: impl Iterator<Item = HostPort>) -> Result<(), Damage> {
     let mut last = None;
     for host in hosts {

@@ -96,8 +96,8 @@ impl Shared {
 }
 
 impl Locked {
-    /// Records `reservation` in place of the one of that name. Whoever asks has made sure with
-    /// [`Shared::holders`] that nobody else holds the ports.
+    /// Records `reservation` in place of the one of that name. The caller has made sure with
+    /// [`Shared::holders`] that no other holder has the ports.
     ///
     /// It is kept for the next boot first, so that what cannot be kept changes nothing; then the
     /// order is that of [`Locked::save`].

@@ -1,7 +1,7 @@
-//! A directory into which somebody else may write, a container that has it mounted: it is entered
-//! without following a link, nothing in it is read, and whatever stands in the way of ours is deleted.
+//! A directory into which a container that has it mounted may write: it is entered without following a
+//! link, nothing in it is read, and what is in the place of our files is deleted.
 //!
-//! Such a directory can stop whoever works in it for as long as its container likes (a process that
+//! Such a directory can stop a process that works in it for as long as its container likes (a process that
 //! lists it holds its lock while a page fault is served), so this is never done under the lock of the
 //! store.
 

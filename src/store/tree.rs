@@ -1,4 +1,4 @@
-//! Deleting a tree of directories that somebody else has made, and may go on making.
+//! Deleting a tree of directories that a container has made, and may go on making.
 
 #![expect(clippy::disallowed_methods, reason = "the store is the door to files")]
 
@@ -21,7 +21,7 @@ pub(super) const AT_ONCE: usize = 1024;
 /// Where that takes until later than `until` it stops with an error, and the next time there is so much
 /// less to do.
 ///
-/// Somebody may have nested directories as deep as the memory goes. So there is no recursion, and no
+/// A container may have nested directories as deep as the memory goes. So there is no recursion, and no
 /// more than three of them are open at once: what is nested is moved up, until nothing is.
 pub(super) fn delete(
     parent: &File,

@@ -30,10 +30,14 @@ fn files(folder: &str, found: &mut Vec<String>) {
 
 #[test]
 fn documents_are_in_plain_words() {
-    let mut all = vec!["README.md".to_owned(), "CHANGELOG.md".into(), "CONTRIBUTING.md".into()];
-    for folder in ["docs", "deploy", "conflist-examples"] {
+    let root = fs::read_dir(root()).expect("the project").flatten();
+    let names = root.map(|entry| entry.file_name().into_string().expect("a name of ours"));
+    let mut all: Vec<_> = names.filter(|name| name.contains(".md") || name == "Makefile").collect();
+    assert!(all.len() >= 6, "{all:?}");
+    for folder in ["docs", "deploy", "conflist-examples", ".github", ".ci", "scripts"] {
         files(folder, &mut all);
     }
+    all.extend(["setup", "demo", "packages"].map(|name| format!("integration/{name}.sh")));
     assert!(all.len() > 40, "only {} documents", all.len());
     let mut found = Vec::new();
     for path in all {

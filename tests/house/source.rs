@@ -168,6 +168,20 @@ fn paths<'a>(text: &'a str, base: &[String], found: &mut Vec<(String, Vec<String
     rest.strip_prefix('*').unwrap_or(rest)
 }
 
+/// The blocks of doc comments in a source file, in one line each: help texts, and what a reader of the library meets.
+pub(crate) fn doc_comments(text: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut block = String::new();
+    for line in text.lines().map(str::trim).chain([""]) {
+        match line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) {
+            Some(comment) => block += comment,
+            None if block.is_empty() => {}
+            None => blocks.push(std::mem::take(&mut block)),
+        }
+    }
+    blocks
+}
+
 /// Code without comments, and its string literals. Good enough for code that rustfmt has seen: no
 /// block comments, no quotes in character literals but `'"'`.
 fn code_and_strings(text: &str) -> (String, String) {
