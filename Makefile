@@ -10,7 +10,7 @@ KERNELS ?= bookworm trixie
 OLD ?=
 API ?= 1.20
 
-.PHONY: help build deb image install demo readme-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -41,10 +41,10 @@ demo: ## two pods on a throwaway node, a page through a host port, and what it l
 	@scripts/build.sh
 	@integration/demo.sh
 
-readme-capture: ## the same, and what it prints goes into README.md
+demo-capture: ## the same, and what it prints goes into docs/demo.md
 	@integration/setup.sh demo
 	@scripts/build.sh
-	scripts/readme-capture.sh
+	scripts/demo-capture.sh
 
 check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check

@@ -1,4 +1,4 @@
-//! The demo in README.md is that of today.
+//! The demo in docs/demo.md is that of today.
 
 use super::*;
 
@@ -8,11 +8,11 @@ fn after<'a>(script: &'a str, start: &str) -> Vec<&'a str> {
     lines.filter_map(|text| text.split(['$', '"', '\\']).next()).collect()
 }
 
-/// What the demo prints is in README.md as it would be printed today, but for what varies.
+/// What the demo prints is in docs/demo.md as it would be printed today, but for what varies.
 #[test]
-fn the_demo_in_the_overview_is_that_of_today() {
-    let overview = read("README.md");
-    let captured = overview.split("<!-- demo -->\n").nth(1).expect("the first marker");
+fn the_demo_in_its_page_is_that_of_today() {
+    let page = read("docs/demo.md");
+    let captured = page.split("<!-- demo -->\n").nth(1).expect("the first marker");
     let captured = captured.split("\n<!-- /demo -->").next().expect("the last marker");
     let script = read("integration/demo.sh");
     let steps = after(&script, "step \"");
@@ -23,7 +23,7 @@ fn the_demo_in_the_overview_is_that_of_today() {
         .filter(|(number, _)| number.parse::<u8>().is_ok())
         .map(|(_, title)| title)
         .collect();
-    let again = "run `make readme-capture`";
+    let again = "run `make demo-capture`";
     assert_eq!(numbered.len(), steps.len(), "{numbered:?}, {steps:?}: {again}");
     for (title, step) in numbered.iter().zip(&steps) {
         assert!(title.starts_with(step), "{title:?}, {step:?}: {again}");

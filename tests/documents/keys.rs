@@ -145,5 +145,5 @@ fn the_overview_agrees() {
         assert_eq!(default.as_ref(), Some(&row.default), "README.md: {line}");
         seen += 1;
     }
-    assert!(seen >= 10, "README.md has {seen} of the keys");
+    assert!(seen >= 6, "README.md has {seen} of the keys");
 }
