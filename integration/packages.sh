@@ -156,7 +156,13 @@ cp -r deploy/kubernetes "$overlay/deploy"
 printf '%s: ["deploy%s"]\n' resources "" components /startup-taint >"$overlay/kustomization.yaml"
 manifests "$overlay" 1.32 1.37
 equal "which containers remove the taint" "$(grep -c -- '- --startup-taint$' "$kustomized")" 1
+printf '%s: ["deploy%s"]\n' resources "" components /bind-hook >"$overlay/kustomization.yaml"
+manifests "$overlay" 1.28 1.32 1.37
+equal "which containers load programs of eBPF" "$(grep -c -- '- BPF$' "$kustomized")" 2
+equal "which containers write to the cgroups" \
+    "$(grep -A 2 -- 'mountPath: /sys/fs/cgroup' "$kustomized" | grep -c 'readOnly: false')" 2
 manifests deploy/kubernetes 1.28 1.32 1.37
+equal "which containers load programs of eBPF by default" "$(grep -c -- '- BPF$' "$kustomized" || true)" 0
 equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \
     "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch \
 - apiGroups: - events.k8s.io resources: - events verbs: - create ---"

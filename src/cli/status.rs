@@ -157,7 +157,7 @@ impl Answer for Status {
             write!(out, "range       {name} {ports}: {size} numbers, ")?;
             writeln!(out, "tcp {tcp} held, udp {udp}, sctp {sctp}")?;
         }
-        if let Some(Agent { connected, heartbeat_age }) = &self.agent {
+        if let Some(Agent { connected, heartbeat_age, .. }) = &self.agent {
             let word = if *connected { "connected" } else { "not connected" };
             match heartbeat_age {
                 Some(age) => writeln!(out, "agent       {word}, last heartbeat {age} ms ago")?,

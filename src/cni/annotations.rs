@@ -30,6 +30,9 @@ pub const ENV: &str = "autoport.cni/env";
 /// Whether the node agent mounts the published files: `true` or `false`.
 pub const MOUNT: &str = "autoport.cni/mount";
 
+/// Whether a pod on the node's network gets its host ports by the bind hook of the node agent.
+pub const BIND: &str = "autoport.cni/bind";
+
 /// The switch of `KubeWharf`.
 pub(super) const KUBEWHARF: &str = "pod.kubewharf.kubernetes.io/autoport";
 
@@ -74,7 +77,7 @@ impl Annotations {
     ) -> Result<Self, Error> {
         refuse_near_misses(keys.clone(), &text)?;
         let mut texts = BTreeMap::new();
-        for key in [PORTS, RANGE, ALLOCATION, ENV, KUBEWHARF, BCS, BCS_PORTS] {
+        for key in [PORTS, RANGE, ALLOCATION, ENV, BIND, KUBEWHARF, BCS, BCS_PORTS] {
             if let Some(text) = text(key) {
                 texts.insert(key, text?);
             }
@@ -97,7 +100,7 @@ impl Annotations {
 
     /// Whether none of them could ask for anything.
     pub(super) fn is_silent(&self) -> bool {
-        self.texts.keys().all(|key| [BCS_PORTS, ENV].contains(key))
+        self.texts.keys().all(|key| [BCS_PORTS, ENV, BIND].contains(key))
     }
 }
 
@@ -113,6 +116,30 @@ pub fn requires_variables(value: Option<&str>) -> Result<bool, Error> {
     }
 }
 
+/// How the programs of a pod on the node's network get the host ports in place of those that they name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindHook {
+    /// Whether they are told the ports that they name, where they ask for the address of a socket.
+    pub getsockname: bool,
+}
+
+/// What the value of [`BIND`] asks for, if the pod has one. On a network of its own a pod needs nothing.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn bind_hook(value: Option<&str>) -> Result<Option<BindHook>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    let words: Vec<_> = value.split(',').map(str::trim).collect();
+    match words[..] {
+        ["redirect"] => Ok(Some(BindHook::default())),
+        ["redirect", "getsockname"] => Ok(Some(BindHook { getsockname: true })),
+        _ => {
+            let allowed = "it must be \"redirect\" or \"redirect,getsockname\"";
+            Err(Error::annotation(BIND, value, allowed))
+        }
+    }
+}
+
 /// A pod whose request is misspelt would start without its ports, and nobody would know why.
 fn refuse_near_misses<'a>(
     keys: impl Iterator<Item = &'a str>,
@@ -123,7 +150,7 @@ fn refuse_near_misses<'a>(
             continue;
         };
         let is_near = |ours: &&str| key != *ours && is_near(rest, &ours[OURS.len()..], 1);
-        let near = [PORTS, RANGE, ALLOCATION, ENV, MOUNT].into_iter().find(is_near);
+        let near = [PORTS, RANGE, ALLOCATION, ENV, MOUNT, BIND].into_iter().find(is_near);
         if let Some(ours) = near {
             return Err(Error::Unsupported {
                 key: format!("annotation {}", escape(key)),

@@ -29,7 +29,8 @@ use std::collections::BTreeSet;
 use serde_json::value::RawValue;
 
 pub use self::annotations::{
-    ALLOCATION, ENV, MOUNT, PORTS, PodAnnotations, RANGE, requires_variables,
+    ALLOCATION, BIND, BindHook, ENV, MOUNT, PORTS, PodAnnotations, RANGE, bind_hook,
+    requires_variables,
 };
 pub use self::command::Command;
 pub use self::config::{

@@ -1,6 +1,6 @@
 //! One call: VERSION at once, of the others first what they have in common, then what each has of its own.
 
-use super::annotations::{Annotations, ENV, requires_variables};
+use super::annotations::{Annotations, BIND, ENV, bind_hook, requires_variables};
 use super::command::Command;
 use super::config::{Config, StoreConfig};
 use super::env::{Env, Parameters};
@@ -109,6 +109,8 @@ impl Parser<'_> {
             Err(Error::NeedsSpec { needed }) => read(Some(&declared(&store, &pod, needed)?))?,
             done => done?,
         }
+        // It is for pods on the node's network; a wrong value is an error on every network.
+        bind_hook(annotations.get(BIND))?;
         let is_required = requires_variables(annotations.get(ENV))?;
         let needs_agent = is_required || agent_required && !ask.requested.is_empty();
         let prev = prev_result::read(&self.conf, self.version, &self.given.ifname)?;

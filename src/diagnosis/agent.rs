@@ -2,7 +2,7 @@
 
 use super::{Facts, NRI_SOCKET, Report, counted, some_of};
 use crate::cni::Config;
-use crate::store::Agent;
+use crate::store::{Agent, BindHook};
 
 /// Why a runtime has no NRI socket, and what to do.
 pub const NO_NRI_SOCKET: &str = "the runtime does not run, has no NRI (containerd before 1.7), or NRI is off in \
@@ -28,11 +28,30 @@ pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
     }
 }
 
+/// What the agent has found out when it was started. Pods that need the hook are rejected where it is missing.
+const fn of_hook(told: BindHook) -> &'static str {
+    match told {
+        BindHook::Usable => ", and can attach the bind hook",
+        BindHook::Cgroups => {
+            ", without the bind hook (autoport.cni/bind): no cgroups of version 2 are mounted for it"
+        }
+        BindHook::Capability => {
+            ", without the bind hook (autoport.cni/bind): it lacks the capability CAP_BPF or CAP_NET_ADMIN, or its \
+             seccomp profile forbids bpf(2)"
+        }
+        BindHook::Kernel => {
+            ", without the bind hook (autoport.cni/bind): it needs Linux 5.14 with CONFIG_CGROUP_BPF"
+        }
+        BindHook::Unknown => "",
+    }
+}
+
 fn connection(facts: &Facts, configs: &[Config], report: &mut Report) {
     let required = configs.iter().any(|config| config.agent_required);
     let problem = match facts.agent {
-        Some(Agent { connected: true, .. }) => {
-            return report.ok("a node agent is connected to the container runtime");
+        Some(Agent { connected: true, bind_hook, .. }) => {
+            let hook = bind_hook.map_or("", of_hook);
+            return report.ok(format!("a node agent is connected to the container runtime{hook}"));
         }
         None if !required => return,
         Some(Agent { heartbeat_age: Some(age), .. }) => format!(

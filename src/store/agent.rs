@@ -34,9 +34,29 @@ pub(super) const FILES: [&str; 6] =
 /// An agent whose last heartbeat is older is not connected.
 const STALE: Duration = Duration::from_secs(5);
 
+/// Whether an agent can attach the bind hook, or what keeps it from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BindHook {
+    /// It can.
+    Usable,
+    /// No cgroups of version 2 are mounted.
+    Cgroups,
+    /// It may not load programs of eBPF.
+    Capability,
+    /// The kernel has not what is needed.
+    Kernel,
+    /// What a later agent says.
+    #[serde(other)]
+    Unknown,
+}
+
 #[derive(Deserialize)]
-struct Heartbeat {
+#[serde(rename_all = "camelCase")]
+struct Beat {
     connected: bool,
+    #[serde(default)]
+    bind_hook: Option<BindHook>,
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     heartbeat: u64,
 }
@@ -49,6 +69,9 @@ pub struct Agent {
     pub connected: bool,
     /// Milliseconds since the last heartbeat; `None` if none has been connected in this boot.
     pub heartbeat_age: Option<u64>,
+    /// Whether the one that answers can attach the bind hook; `None` if it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind_hook: Option<BindHook>,
 }
 
 impl Store {
@@ -56,15 +79,16 @@ impl Store {
     pub fn agent(&self) -> Option<Agent> {
         let lock = File::open(self.dir.join(AGENT_LOCK)).ok()?;
         let Some(beat) = self.heartbeat() else {
-            return Some(Agent { connected: false, heartbeat_age: None });
+            return Some(Agent { connected: false, heartbeat_age: None, bind_hook: None });
         };
         let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
         let age = now.saturating_sub(Duration::from_nanos(beat.heartbeat));
         let connected = is_taken(&lock) && beat.connected && age < STALE;
-        Some(Agent { connected, heartbeat_age: Some(age.as_millis() as u64) })
+        let bind_hook = beat.bind_hook.filter(|_| connected);
+        Some(Agent { connected, heartbeat_age: Some(age.as_millis() as u64), bind_hook })
     }
 
-    fn heartbeat(&self) -> Option<Heartbeat> {
+    fn heartbeat(&self) -> Option<Beat> {
         let beat = fs::read(self.dir.join(AGENT_HEARTBEAT)).ok()?;
         serde_json::from_slice(&beat).ok()
     }

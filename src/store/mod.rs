@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
 
-pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK, AGENT_NEXT, AGENT_PRESENT, Agent};
+pub use agent::{AGENT_HEARTBEAT, AGENT_LOCK, AGENT_NEXT, AGENT_PRESENT, Agent, BindHook};
 pub use containers::{Container, Containers, Lack};
 pub use error::{Damage, Error, Unreadable};
 pub use holders::{Held, Who};

@@ -40,6 +40,8 @@ pub enum Reason {
     PortsNotInjected,
     /// A process that is not in the Pod listens on its host port.
     PortTaken,
+    /// The Pod asks for the bind hook, which cannot be attached.
+    BindHookFailed,
 }
 
 /// Why there is no event.
@@ -56,6 +58,7 @@ impl Reason {
         match self {
             Self::PortsNotInjected => "PortsNotInjected",
             Self::PortTaken => "PortTaken",
+            Self::BindHookFailed => "BindHookFailed",
         }
     }
 }

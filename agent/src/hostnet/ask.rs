@@ -4,12 +4,13 @@
 use std::num::NonZeroU16;
 
 use autoport::cni::{
-    ALLOCATION, Config, Error, PORTS, PodAnnotations, RANGE, asking, read_annotations,
+    ALLOCATION, BIND, Config, Error, PORTS, PodAnnotations, RANGE, asking, bind_hook,
+    read_annotations,
 };
-use autoport::model::{Ask, ContainerPort, Dialect, Holder, Pod, Request};
+use autoport::model::{Ask, ContainerPort, Dialect, Holder, Pod, Protocol, Request};
 
 /// The claim of such a pod, with what is ignored, a line each; `None` if it asks for nothing. Nothing is
-/// translated for it, so it can ask for `auto` ports only.
+/// translated for it, so it can ask for `auto` ports only, and for others by the bind hook.
 ///
 /// # Errors
 /// When its annotations ask for something that it cannot have, or are misspelt.
@@ -26,8 +27,10 @@ pub(super) fn ask(
     ask.pod = Some(pod);
     let read = read_annotations(&mut ask, annotations, &aliases, &mut warnings);
     read.map_err(|error| of_host_network(error, annotations))?;
+    let is_hooked = bind_hook(annotations.get(BIND).map(String::as_str))?.is_some();
+    let refuse = if is_hooked { refuse_sctp } else { refuse_translation };
     for request in &ask.requested {
-        refuse_translation(request, ask.annotation.unwrap_or(PORTS))?;
+        refuse(request, ask.annotation.unwrap_or(PORTS))?;
     }
     Ok((!ask.is_empty()).then_some((ask, warnings)))
 }
@@ -57,7 +60,7 @@ fn refuse_without_list(annotations: &PodAnnotations, config: &Config) -> Result<
     if annotations.contains_key(PORTS) || alias(Dialect::Bcs).is_some() {
         return Ok(());
     }
-    let mut keys = alias(Dialect::KubeWharf).into_iter().chain([RANGE, ALLOCATION]);
+    let mut keys = alias(Dialect::KubeWharf).into_iter().chain([RANGE, ALLOCATION, BIND]);
     let lonely = keys.find_map(|key| Some((key, annotations.get(key)?)));
     lonely.map_or(Ok(()), |(key, value)| Err(Error::annotation(key, value, LIST)))
 }
@@ -76,7 +79,22 @@ fn refuse_translation(request: &Request, annotation: &'static str) -> Result<(),
     let allowed = format!(
         "but the Pod is on the host network, where no port is translated to another one: write \
          {instead} in the annotation {PORTS}, and let the program listen on the host port that its \
-         environment names"
+         environment names. With the annotation {BIND}: \"redirect\" it can listen on its own port"
+    );
+    Err(Error::annotation(annotation, &request.to_string(), allowed))
+}
+
+/// The kernel runs no program at a bind of SCTP.
+fn refuse_sctp(request: &Request, annotation: &'static str) -> Result<(), Error> {
+    let is_translated = matches!(request.container_port, ContainerPort::From(_));
+    if !is_translated || !request.protocols.contains(&Protocol::Sctp) {
+        return Ok(());
+    }
+    let auto = Request { container_port: ContainerPort::Same, ..request.clone() };
+    let allowed = format!(
+        "but {BIND} cannot redirect SCTP: write {:?}, and let the program listen on the host port that its \
+         environment names",
+        Request { protocols: vec![Protocol::Sctp], ..auto }.to_string()
     );
     Err(Error::annotation(annotation, &request.to_string(), allowed))
 }
@@ -111,6 +129,17 @@ mod tests {
     }
 
     #[test]
+    fn with_the_bind_hook_a_program_listens_on_its_own_port() {
+        let hooked = ("autoport.cni/bind", "redirect");
+        let list = "http=8080, dns=53/tcp+udp, rtp=10000-10009/udp, game=auto/sctp";
+        let asked = asked(&[(PORTS, list), hooked]).expect("it is right");
+        let requested = asked.expect("it asks for ports").requested;
+        let requested: Vec<String> = requested.iter().map(ToString::to_string).collect();
+        let expected = ["http=8080/tcp", "dns=53/tcp+udp", "rtp=10000-10009/udp", "game=auto/sctp"];
+        assert_eq!(requested, expected);
+    }
+
+    #[test]
     fn a_pod_without_such_annotations_asks_for_nothing() {
         for nothing in [
             &[][..],
@@ -133,6 +162,15 @@ mod tests {
             (&[(KUBEWHARF, "true"), (PORTS, "8080")], "write \"auto/tcp\" in"),
             (&[(PORTS, "http, game=auto")], "as in \"http=auto, game=auto/udp\""),
             (&[(BCS, "true"), (BCS_PORTS, "http")], "as in \"http=auto, game=auto/udp\""),
+            (&[(PORTS, "s=9/tcp+sctp"), (BIND, "redirect")], "write \"s=auto/sctp\""),
+            (&[(PORTS, "a=8080, b=8080"), (BIND, "redirect")], "as does item 1, \"a=8080\""),
+            (&[(PORTS, "8080"), (BIND, "getsockname")], "must be \"redirect\" or"),
+            (&[(PORTS, "8080"), (BIND, "")], "must be \"redirect\" or"),
+            (
+                &[(PORTS, "8080"), ("autoport.cni/binds", "redirect")],
+                "did you mean autoport.cni/bind?",
+            ),
+            (&[(BIND, "redirect")], "\"http=auto, game=auto/udp\""),
             (&[(RANGE, "game")], "\"http=auto, game=auto/udp\""),
             (&[(ALLOCATION, "random")], "\"http=auto, game=auto/udp\""),
             (&[(BCS, "true"), (BCS_PORTS, "8080")], "in the annotation autoport.cni/ports"),

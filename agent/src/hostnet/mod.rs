@@ -3,7 +3,6 @@
 //! Nothing is translated.
 
 mod ask;
-mod cgroups;
 mod sandboxes;
 mod taken;
 
@@ -137,7 +136,7 @@ mod tests {
             path: (*path).to_owned(),
         };
         let namespaces = namespaces.iter().map(namespace).collect();
-        Pod { linux: Some(LinuxPod { namespaces }), ..Pod::default() }
+        Pod { linux: Some(LinuxPod { namespaces, ..LinuxPod::default() }), ..Pod::default() }
     }
 
     #[test]

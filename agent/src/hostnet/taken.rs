@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use autoport::kernel::{self, Listener, Listeners};
 use autoport::model::{Holder, Protocol, Record};
 
-use super::cgroups::{Cgroups, is_of};
+use crate::cgroups::{Cgroups, is_of};
 
 /// A listener on a port of a pod: the pod's UID, and the socket.
 type Seen = (String, Protocol, u16, u32);

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use autoport::store::BindHook;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,9 @@ pub struct Heartbeat {
     /// Whether the leader hands the lead over to an agent that waits for it.
     #[serde(default)]
     pub standby: bool,
+    /// Whether the agent can attach the bind hook.
+    #[serde(default, rename = "bindHook", skip_serializing_if = "Option::is_none")]
+    pub bind_hook: Option<BindHook>,
     /// When it was written.
     #[serde(with = "nanoseconds")]
     pub heartbeat: Instant,
@@ -55,6 +59,7 @@ mod nanoseconds {
 pub(super) struct Heart {
     path: PathBuf,
     standby: bool,
+    pub(super) bind_hook: Option<BindHook>,
     /// The last beat that this process has written. A PID would not tell: agents in several containers
     /// may have the same.
     own: Option<Instant>,
@@ -62,13 +67,14 @@ pub(super) struct Heart {
 
 impl Heart {
     pub(super) const fn at(path: PathBuf, standby: bool) -> Self {
-        Self { path, standby, own: None }
+        Self { path, standby, bind_hook: None, own: None }
     }
 
     /// Writes that this agent is there, and whether the plugin may count on it.
     pub(super) fn write(&mut self, now: Instant, connected: bool) -> Result<(), Error> {
-        let (version, pid, standby) = (VERSION, std::process::id(), self.standby);
-        let beat = Heartbeat { version, pid, connected, standby, heartbeat: now };
+        let (version, pid) = (VERSION, std::process::id());
+        let Self { standby, bind_hook, .. } = *self;
+        let beat = Heartbeat { version, pid, connected, standby, bind_hook, heartbeat: now };
         let text = serde_json::to_string(&beat).map_err(io::Error::other);
         let text = text.map_err(Error::of("encode", &self.path))?;
         let text = format!("{text:<width$}\n", width = LENGTH - 1);

@@ -24,7 +24,7 @@ use self::lock::{Attempt, Lock};
 
 /// Held by the leader, and its heartbeat.
 pub use autoport::store::{AGENT_HEARTBEAT as HEARTBEAT, AGENT_LOCK as LOCK};
-use autoport::store::{AGENT_NEXT as NEXT, AGENT_PRESENT as PRESENT};
+use autoport::store::{AGENT_NEXT as NEXT, AGENT_PRESENT as PRESENT, BindHook};
 
 /// How often the heart beats. The contract with the plugin is once in a second.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -90,6 +90,13 @@ impl Keeper {
             waiting: Heart::at(dir.join(NEXT), !preferred),
             part: Part::Offline,
         }
+    }
+
+    /// The same with what its heartbeat tells of the bind hook.
+    pub const fn with_bind_hook(mut self, told: BindHook) -> Self {
+        self.heart.bind_hook = Some(told);
+        self.waiting.bind_hook = Some(told);
+        self
     }
 
     /// Leaves the sign on the node that an agent was started, whether or not it ever connects.

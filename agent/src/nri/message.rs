@@ -140,6 +140,9 @@ pub struct Pod {
 /// A pod's Linux properties.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinuxPod {
+    /// The cgroup of the pod: a path, or the name of a slice where systemd manages them.
+    #[prost(string, tag = "3")]
+    pub cgroup_parent: String,
     /// Empty where the runtime does not say, which it does not when a sandbox is stopped or removed.
     #[prost(message, repeated, tag = "5")]
     pub namespaces: Vec<Namespace>,

@@ -2,6 +2,7 @@
 //! that uses store and kernel for the events, and some that no event waits for. The session's thread itself
 //! touches no disk, so that no disk keeps an event beyond its deadline.
 
+mod bind;
 mod capacity;
 mod declared;
 mod injected;
@@ -26,6 +27,7 @@ use autoport::app;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::bind::Binder;
 use self::lead::Order;
 use self::startup::Startup;
 use self::task::{Job, Reply};
@@ -122,12 +124,14 @@ impl Service {
         metrics::start(settings.doors.clone(), metrics.clone(), health.clone())?;
         table::start(store.clone(), settings.preferred, metrics.clone())?;
         journal::start(store.clone(), metrics.clone())?;
+        let (warnings, waiting) = cluster::warnings();
+        let binder = Binder::new(warnings.clone());
         let keeper = Keeper::new(store.dir(), settings.preferred, clock.clone());
+        let keeper = keeper.with_bind_hook(binder.told());
         let pulse = keeper.pulse();
         let plugin = settings.plugin.clone();
         let needs_list = Arc::new(AtomicBool::new(true));
         let (beats, lists) = (pulse.clone(), needs_list.clone());
-        let (warnings, waiting) = cluster::warnings();
         let checks = sockets::start(metrics.clone(), warnings.clone())?;
         let worker = worker::start(
             store.clone(),
@@ -136,7 +140,7 @@ impl Service {
             beats,
             lists,
             metrics.clone(),
-            (checks, warnings),
+            (checks, warnings, binder),
         )?;
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
         let mut sockets = None;

@@ -27,6 +27,16 @@ pub(super) fn claim(
     Ok(claimed)
 }
 
+/// Takes back what was assigned to a pod that does not run.
+pub(super) fn undo(pod: &Pod, claimed: &Claimed, leads: &dyn Fn() -> bool, call: &mut Call<'_>) {
+    if let Err(error) = hostnet::undo(claimed, leads, call) {
+        tracing::warn!(
+            pod = pod.name,
+            "cannot release the host ports of a Pod that was rejected: {error}"
+        );
+    }
+}
+
 /// Releases what a pod on the host network has, when it has ended.
 pub(super) fn release(pod: &Pod, leads: &dyn Fn() -> bool, call: &mut Call<'_>, metrics: &Metrics) {
     match hostnet::release(&pod.uid, leads, call) {

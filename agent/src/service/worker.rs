@@ -14,6 +14,7 @@ use autoport::model::{Holder, NamespaceId, Record};
 use autoport::netns;
 use autoport::store::Store;
 
+use super::bind::Binder;
 use super::injected::{Injected, Seen};
 use super::ports;
 use super::sockets::Check;
@@ -46,7 +47,7 @@ pub(super) fn start(
     pulse: Pulse,
     needs_list: Arc<AtomicBool>,
     metrics: Metrics,
-    (checks, warnings): (mpsc::Sender<Check>, Warnings),
+    (checks, warnings, binder): (mpsc::Sender<Check>, Warnings, Binder),
 ) -> std::io::Result<mpsc::Sender<Task>> {
     let (tasks, received) = mpsc::channel();
     let run = move || {
@@ -64,6 +65,7 @@ pub(super) fn start(
             metrics,
             checks,
             warnings,
+            binder,
         };
         loop {
             let task = match worker.injected.due() {
@@ -109,6 +111,7 @@ struct Worker {
     /// To the thread that looks for other processes on the ports.
     checks: mpsc::Sender<Check>,
     warnings: Warnings,
+    binder: Binder,
 }
 
 /// What answering needs besides the event.
@@ -165,10 +168,8 @@ impl Worker {
         if is_late && asks {
             let store = self.aside();
             let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
-            if let Some(Err(error)) =
-                claimed.map(|claimed| hostnet::undo(&claimed, &leads, &mut call))
-            {
-                tracing::warn!("cannot release host ports that were claimed too late: {error}");
+            if let (Event::RunPodSandbox(pod), Some(claimed)) = (&event, claimed) {
+                ports::undo(pod, &claimed, &leads, &mut call);
             }
         }
     }
@@ -317,7 +318,13 @@ impl Worker {
         let config = self.plugin.read();
         let config = config.map_err(|error| Rejection::new("configuration", error.to_string()))?;
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
-        ports::claim(pod, config, &mut call, limits.is_awaited, &self.metrics)
+        let claimed = ports::claim(pod, config, &mut call, limits.is_awaited, &self.metrics)?;
+        let Some(claimed) = claimed else { return Ok(None) };
+        if let Err(reason) = self.binder.bind(pod, std::slice::from_ref(&claimed.record)) {
+            ports::undo(pod, &claimed, limits.leads, &mut call);
+            return Err(reason);
+        }
+        Ok(Some(claimed))
     }
 
     fn release(&self, pod: &Pod, limits: &Limits<'_>) {
@@ -357,6 +364,8 @@ impl Worker {
         if known.records.is_empty() && hostnet::is_on_host(pod, self.own) == Some(true) {
             let claimed = self.claim(pod, limits)?;
             known.records.extend(claimed.map(|claimed| claimed.record));
+        } else {
+            self.binder.bind(pod, &known.records)?;
         }
         let told = inject::inject(pod, container, &known);
         let told = told.map_err(|error| Rejection::new("no_ports", error.to_string()))?;

@@ -1,6 +1,7 @@
 //! The executable on a node of its own: a network namespace and a state directory.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,19 @@ impl Node {
     }
 
     /// Starts the agent for the runtime at `socket`.
-    pub(crate) fn start(&self, socket: &PathBuf, options: &[&str]) -> Agent {
-        let built = || env!("CARGO_BIN_EXE_autoport-agent").into();
-        let child = Command::new(env::var_os("AUTOPORT_AGENT").unwrap_or_else(built))
+    pub(crate) fn start(&self, socket: &Path, options: &[&str]) -> Agent {
+        self.started(Command::new(program()), socket, options)
+    }
+
+    /// The same with no more than these capabilities, as setpriv(1) has them.
+    pub(crate) fn start_with(&self, capabilities: &str, socket: &Path) -> Agent {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set={capabilities}")).arg("--").arg(program());
+        self.started(command, socket, &[])
+    }
+
+    fn started(&self, mut command: Command, socket: &Path, options: &[&str]) -> Agent {
+        let child = command
             .arg("--socket")
             .arg(socket)
             .arg("--node-dir")
@@ -55,6 +66,10 @@ impl Node {
             .expect("the agent can be started");
         Agent { child }
     }
+}
+
+fn program() -> OsString {
+    env::var_os("AUTOPORT_AGENT").unwrap_or_else(|| env!("CARGO_BIN_EXE_autoport-agent").into())
 }
 
 /// A running agent; it is killed with the test.

@@ -6,10 +6,12 @@
 mod agent;
 mod api;
 mod capacity;
+mod cgroup;
 mod doors;
 mod ending;
 mod events;
 mod figures;
+mod hook;
 mod injected;
 mod late;
 #[path = "../nri/runtime.rs"]
@@ -57,14 +59,17 @@ fn host_pod(uid: &str, sandbox: &str, annotations: &[(&str, &str)]) -> Pod {
         uid: uid.to_owned(),
         namespace: "games".to_owned(),
         annotations: annotations.iter().map(own).collect(),
-        linux: Some(LinuxPod { namespaces: ["pid", "ipc", "mount"].map(namespace).to_vec() }),
+        linux: Some(LinuxPod {
+            namespaces: ["pid", "ipc", "mount"].map(namespace).to_vec(),
+            ..LinuxPod::default()
+        }),
     }
 }
 
 /// A pod on the network cbr0.
 fn cbr0_pod(uid: &str, sandbox: &str, annotations: &[(&str, &str)]) -> Pod {
     let network = Namespace { kind: "network".to_owned(), path: "/run/netns/none".to_owned() };
-    let linux = Some(LinuxPod { namespaces: vec![network] });
+    let linux = Some(LinuxPod { namespaces: vec![network], ..LinuxPod::default() });
     Pod { linux, ..host_pod(uid, sandbox, annotations) }
 }
 

@@ -20,7 +20,7 @@ fn an_agent_is_connected_while_it_holds_its_lock_and_its_heart_beats() {
     let is_there = || store.require_agent().is_ok();
     assert!(!is_there() && store.agent().is_none(), "there is no file");
     let lock = File::create(dir.path().join(AGENT_LOCK)).expect("a file");
-    let started = Agent { connected: false, heartbeat_age: None };
+    let started = Agent { connected: false, heartbeat_age: None, bind_hook: None };
     assert_eq!(store.agent(), Some(started), "one was started");
     beat(dir.path(), true, Duration::ZERO);
     assert!(!is_there(), "the lock is free");

@@ -102,7 +102,7 @@ fn what_no_agent_wrote_in_this_boot_is_not_believed() {
 #[test]
 fn without_a_connected_agent_the_time_is_told() {
     let of = |complete| Containers::new(Vec::new(), complete).expect("a boot has an ID");
-    let agent = |connected, heartbeat_age| Agent { connected, heartbeat_age };
+    let agent = |connected, heartbeat_age| Agent { connected, heartbeat_age, bind_hook: None };
     assert_eq!(of(true).as_of(&agent(true, Some(10))), "");
     assert!(of(false).as_of(&agent(true, Some(10))).contains("still to be examined"));
     assert!(of(true).as_of(&agent(false, Some(75_900))).contains("as of 75 s ago"));

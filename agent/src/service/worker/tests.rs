@@ -22,6 +22,7 @@ fn worker(dir: &Path) -> Worker {
         needs_list: Arc::default(),
         metrics: Metrics::default(),
         warnings: crate::cluster::warnings().0,
+        binder: Binder::new(crate::cluster::warnings().0),
         checks: mpsc::channel().0,
     }
 }

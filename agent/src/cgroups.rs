@@ -13,18 +13,33 @@ const PLACES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Only the tree of version 2 has this file.
 const MARK: &str = "cgroup.controllers";
 
+/// The tree of version 2 on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    pub root: PathBuf,
+    /// Whether the node has no cgroups of version 1 beside it.
+    pub is_only: bool,
+}
+
+impl Tree {
+    /// Finds it; `None` where it is not mounted.
+    pub fn find() -> Option<Self> {
+        let root = PLACES.iter().map(Path::new).find(|place| place.join(MARK).exists())?;
+        Some(Self { root: root.to_owned(), is_only: root == PLACES[0] })
+    }
+}
+
 /// More than a node has.
 const MOST: usize = 100_000;
 
 /// All cgroups of version 2, each with its path, by the inode of its directory.
 #[derive(Debug, Default)]
-pub(super) struct Cgroups(HashMap<u64, String>);
+pub struct Cgroups(HashMap<u64, String>);
 
 impl Cgroups {
     /// Reads the tree of this node; empty where there is none.
-    pub(super) fn read() -> Self {
-        let place = PLACES.iter().map(Path::new).find(|place| place.join(MARK).exists());
-        place.map_or_else(Self::default, Self::below)
+    pub fn read() -> Self {
+        Tree::find().map_or_else(Self::default, |tree| Self::below(&tree.root))
     }
 
     fn below(root: &Path) -> Self {
@@ -40,12 +55,12 @@ impl Cgroups {
     }
 
     /// The path of a cgroup, below the root.
-    pub(super) fn path(&self, id: u64) -> Option<&str> {
+    pub fn path(&self, id: u64) -> Option<&str> {
         self.0.get(&id).map(String::as_str)
     }
 
     /// Whether a pod has a cgroup, as kubelet makes them.
-    pub(super) fn has(&self, uid: &str) -> bool {
+    pub fn has(&self, uid: &str) -> bool {
         self.0.values().any(|path| is_of(path, uid))
     }
 }
@@ -64,7 +79,7 @@ fn inner(dir: &Path, path: &str, left: &mut Vec<(PathBuf, String)>) -> Vec<(u64,
 
 /// Whether a cgroup is one of the pod: kubelet ends the name with `pod` and the UID, with systemd as a slice and
 /// with underscores.
-pub(super) fn is_of(path: &str, uid: &str) -> bool {
+pub fn is_of(path: &str, uid: &str) -> bool {
     let slice = format!("pod{}.slice", uid.replace('-', "_"));
     let plain = format!("pod{uid}");
     let is_its =

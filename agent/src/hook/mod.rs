@@ -1,0 +1,229 @@
+//! The bind hook: a program in a pod on the node's network that binds the port that its author chose gets the
+//! host port that the node chose. Programs of eBPF, attached to the pod's cgroup, change the number in the
+//! system call; packets are not touched.
+//!
+//! They are attached before the pod's first container, and last as long as the cgroup, whether or not an agent
+//! runs. [`program`] writes them, without I/O; [`door`] is the only way to the kernel.
+
+mod assembler;
+mod door;
+mod instruction;
+mod note;
+mod place;
+mod program;
+mod redirect;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use autoport::model::Protocol;
+use autoport::store::BindHook;
+use nix::libc::EPERM;
+
+pub use self::assembler::{Program, TooLong};
+pub use self::note::Differs;
+use self::note::Note;
+pub use self::place::Nowhere;
+use self::place::Place;
+pub use self::program::{Call, Plan, program};
+pub use self::redirect::{MOST, Redirect, Unclear, redirects};
+use crate::cgroups::Tree;
+
+/// The hook of this node.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    tree: Tree,
+    /// Of the node's network namespace.
+    netns: u64,
+}
+
+/// Why no program can be attached on this node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error(
+        "no cgroups of version 2 are mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified; boot the node with \
+         systemd.unified_cgroup_hierarchy=1, and mount the directory into the agent's container"
+    )]
+    NoCgroups,
+    #[error(
+        "the agent may not load programs of eBPF: {0}. It needs the capabilities CAP_BPF and CAP_NET_ADMIN, and \
+         bpf(2) in its seccomp profile: add the component deploy/kubernetes/bind-hook, or see docs/agent.md for \
+         the systemd units"
+    )]
+    NotPermitted(String),
+    #[error(
+        "the kernel does not have what the hook needs: {0}. It needs Linux 5.14 with CONFIG_BPF_SYSCALL and \
+         CONFIG_CGROUP_BPF"
+    )]
+    Kernel(String),
+}
+
+impl Unusable {
+    /// As `agent.json` has it.
+    pub const fn told(&self) -> BindHook {
+        match self {
+            Self::NoCgroups => BindHook::Cgroups,
+            Self::NotPermitted(_) => BindHook::Capability,
+            Self::Kernel(_) => BindHook::Kernel,
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            Self::NotPermitted(error.to_string())
+        } else {
+            Self::Kernel(error.to_string())
+        }
+    }
+}
+
+/// Why the programs of a pod are not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Nowhere(#[from] Nowhere),
+    #[error(transparent)]
+    Differs(#[from] Differs),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    #[error(
+        "a program is attached to cgroup {} that permits no others below it; `bpftool cgroup show` names it. \
+         Have its owner attach it with BPF_F_ALLOW_MULTI", .0.display()
+    )]
+    Forbidden(PathBuf),
+    #[error(
+        "cannot note at cgroup {} what is attached: {error}. The agent needs the directory mounted writable, as \
+         the component deploy/kubernetes/bind-hook does", path.display()
+    )]
+    Note { path: PathBuf, error: io::Error },
+    #[error("the kernel rejects it for cgroup {}: {error}", path.display())]
+    Kernel { path: PathBuf, error: io::Error },
+}
+
+impl Hook {
+    /// Finds out whether programs can be attached on this node: has the kernel verify one of each kind, and asks
+    /// it what is attached to the root cgroup, for which it wants the same as for attaching.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn find() -> Result<Self, Unusable> {
+        let tree = Tree::find().ok_or(Unusable::NoCgroups)?;
+        let netns = door::netns_cookie().map_err(|error| Unusable::Kernel(error.to_string()))?;
+        let root = open(&tree.root).map_err(|error| Unusable::of(&error))?;
+        let tcp = Redirect { protocol: Protocol::Tcp, named: 1, given: 2, count: 1 };
+        let udp = Redirect { protocol: Protocol::Udp, count: 2, ..tcp };
+        let plan = Plan { redirects: vec![tcp, udp], earlier: Vec::new(), getsockname: true };
+        for call in Call::needed(&plan) {
+            let code =
+                program(call, &plan, netns).map_err(|error| Unusable::Kernel(error.to_string()))?;
+            let tried = door::load(call, &code).and_then(|_| door::attached(root.as_fd(), call));
+            tried.map_err(|error| Unusable::of(&error))?;
+        }
+        Ok(Self { tree, netns })
+    }
+
+    /// Has the programs of a pod give `redirects`, unless they do already. `cgroup` is what the runtime gives
+    /// for the pod with this UID. Programs of others at the cgroup, and above it, are left alone.
+    ///
+    /// # Errors
+    /// Why they do not; nothing is attached then that was not before.
+    pub fn attach(
+        &self,
+        cgroup: &str,
+        uid: &str,
+        redirects: Vec<Redirect>,
+        getsockname: bool,
+    ) -> Result<(), Error> {
+        let place = Place::of(cgroup, uid)?;
+        let directory = place.open(&self.tree)?;
+        let pod = Pod { tree: &self.tree, path: &place.path, cgroup: directory.as_fd() };
+        let noted = pod.note()?;
+        let ids = |call| door::attached(pod.cgroup, call).map_or_else(|_| Vec::new(), |it| it.ids);
+        if noted.as_ref().is_some_and(|note| note.is_in_force(&redirects, getsockname, ids)) {
+            return Ok(());
+        }
+        let note = Note::after(noted, redirects, getsockname)?;
+        // First, so that it never lacks what is attached.
+        pod.set_note(&note)?;
+        let plan = note.plan();
+        let mut loaded = Vec::new();
+        for call in Call::needed(&plan) {
+            let code = program(call, &plan, self.netns)?;
+            tracing::debug!(pod = uid, ?call, slots = code.slots(), "bind hook:\n{code}");
+            let program = door::load(call, &code).map_err(|error| pod.kernel(error))?;
+            let id = door::id(&program).map_err(|error| pod.kernel(error))?;
+            loaded.push((call, program, id));
+        }
+        pod.attach_all(&loaded)?;
+        let programs = loaded.iter().map(|(call, _, id)| (*call, *id));
+        pod.set_note(&note.attached(programs))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel's tree of cgroups")]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// The cgroup of a pod.
+struct Pod<'a> {
+    tree: &'a Tree,
+    path: &'a Path,
+    cgroup: BorrowedFd<'a>,
+}
+
+impl Pod<'_> {
+    fn path(&self) -> PathBuf {
+        Path::new("/").join(self.path)
+    }
+
+    fn kernel(&self, error: io::Error) -> Error {
+        Error::Kernel { path: self.path(), error }
+    }
+
+    /// What is noted. A note that cannot be read may be of a later agent, whose programs are not known.
+    fn note(&self) -> Result<Option<Note>, Error> {
+        let bytes = door::note(self.cgroup);
+        let bytes = bytes.map_err(|error| Error::Note { path: self.path(), error })?;
+        bytes.map(|bytes| Note::parse(&bytes).ok_or(Error::Differs(Differs))).transpose()
+    }
+
+    fn set_note(&self, note: &Note) -> Result<(), Error> {
+        let written = door::set_note(self.cgroup, &note.bytes());
+        written.map_err(|error| Error::Note { path: self.path(), error })
+    }
+
+    /// Attaches all of them, or none.
+    fn attach_all(&self, loaded: &[(Call, OwnedFd, u32)]) -> Result<(), Error> {
+        for (place, (call, program, _)) in loaded.iter().enumerate() {
+            let attached = door::attach(self.cgroup, *call, program, door::ALLOW_MULTI);
+            let Err(error) = attached else { continue };
+            for (call, program, _) in &loaded[..place] {
+                if let Err(error) = door::detach(self.cgroup, *call, program) {
+                    tracing::warn!(?call, "cannot detach the bind hook: {error}");
+                }
+            }
+            return Err(match self.forbidding(*call) {
+                Some(path) if error.raw_os_error() == Some(EPERM) => Error::Forbidden(path),
+                _ => self.kernel(error),
+            });
+        }
+        Ok(())
+    }
+
+    /// The cgroup, of this one and those above, whose program permits no other.
+    fn forbidding(&self, call: Call) -> Option<PathBuf> {
+        let is_exclusive = |path: &&Path| {
+            let directory = open(&self.tree.root.join(path));
+            let attached = directory.and_then(|it| door::attached(it.as_fd(), call));
+            attached.is_ok_and(|it| !it.ids.is_empty() && it.flags & door::ALLOW_MULTI == 0)
+        };
+        let path = self.path.ancestors().find(is_exclusive)?;
+        Some(Path::new("/").join(path))
+    }
+}
+
+#[cfg(test)]
+mod tests;

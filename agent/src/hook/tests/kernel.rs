@@ -1,0 +1,118 @@
+//! What the kernel does with the programs. What they do to system calls is in tests/node/hook.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::super::instruction::{Instruction, Register};
+use super::*;
+use crate::hook::assembler::Assembler;
+
+const ROOT: &str = "/sys/fs/cgroup";
+const ROOT_ALONE: &str = "root alone makes cgroups: run by make test-clients";
+
+/// A cgroup of this test's own, with one of a pod in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        for words in ["--make-rprivate /", "-t cgroup2 none /sys/fs/cgroup"] {
+            let mounted = Command::new("mount").args(words.split(' ')).status();
+            assert!(mounted.is_ok_and(|done| done.success()), "mount {words}");
+        }
+        let own = Path::new(ROOT).join(format!("autoport-test-{name}-{}", std::process::id()));
+        fs::create_dir_all(own.join("podone")).expect("a cgroup");
+        Self(own)
+    }
+
+    fn parent(&self) -> String {
+        let pod = self.0.join("podone");
+        pod.to_str().and_then(|pod| pod.strip_prefix(ROOT)).expect("below the root").to_owned()
+    }
+
+    fn ids(&self, path: &str, call: Call) -> Vec<u32> {
+        let cgroup = open(&self.0.join(path)).expect("it is there");
+        door::attached(cgroup.as_fd(), call).expect("root may ask").ids
+    }
+
+    /// Attaches a program of another owner, which does nothing.
+    fn attach_another(&self, path: &str, call: Call, flags: u32) {
+        let mut code = Assembler::default();
+        code.push(Instruction::Set(Register::R0, 1));
+        code.push(Instruction::Exit);
+        let program = door::load(call, &code.finish().expect("it is short"));
+        let program = program.expect("root may load programs");
+        let cgroup = open(&self.0.join(path)).expect("it is there");
+        door::attach(cgroup.as_fd(), call, &program, flags).expect("root may attach it");
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for path in ["podone", ""] {
+            let _ = fs::remove_dir(self.0.join(path));
+        }
+    }
+}
+
+fn both() -> Vec<Redirect> {
+    vec![redirect(Protocol::Tcp, 8080, 20417, 1), redirect(Protocol::Udp, 53, 20418, 1)]
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn programs_of_others_stay_and_the_hook_is_attached_once() {
+    let scratch = Scratch::new("beside");
+    for path in ["", "podone"] {
+        scratch.attach_another(path, Call::Bind4, door::ALLOW_MULTI);
+    }
+    let others = scratch.ids("podone", Call::Bind4);
+    let hook = Hook::find().expect(ROOT_ALONE);
+    let calls = Call::needed(&plan(&both()));
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        hook.attach(&scratch.parent(), "one", both(), true).expect("it is attached");
+        let all: Vec<_> = calls.iter().map(|call| scratch.ids("podone", *call)).collect();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert!(all[0].starts_with(&others));
+        seen.insert(all);
+    }
+    assert_eq!(seen.len(), 1, "the programs are the same");
+    assert_eq!(scratch.ids("", Call::Bind4).len(), 1);
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn a_cgroup_above_that_permits_no_others_is_named() {
+    let scratch = Scratch::new("forbids");
+    // The fourth that is attached: those before are detached again.
+    scratch.attach_another("", Call::Connect6, 0);
+    let hook = Hook::find().expect(ROOT_ALONE);
+    let error = hook.attach(&scratch.parent(), "one", both(), false).expect_err("it is forbidden");
+    let name = scratch.0.strip_prefix(ROOT).expect("it is below the root");
+    let text = error.to_string();
+    assert!(text.contains(&format!("cgroup /{} that permits no others", name.display())), "{text}");
+    for call in Call::needed(&plan(&both())) {
+        assert_eq!(scratch.ids("podone", call), [0; 0], "{call:?}");
+    }
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_verifier_takes_the_longest_programs() {
+    let scratch = Scratch::new("longest");
+    let hook = Hook::find().expect(ROOT_ALONE);
+    let most = MOST as u16 / 2;
+    let all = |first: u16| -> Vec<Redirect> {
+        let of = |protocol| {
+            (0..most).map(move |at| redirect(protocol, 10 * at + 1, first + 4 * at, 2 + at % 2))
+        };
+        of(Protocol::Tcp).chain(of(Protocol::Udp)).collect()
+    };
+    for first in [30000, 31000, 32000] {
+        hook.attach(&scratch.parent(), "one", all(first), true).expect("it is attached");
+    }
+}

@@ -1,0 +1,167 @@
+//! A process of a pod, which binds and connects as it is told.
+
+use std::env;
+use std::fmt::Display;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+
+/// The name by which it answers.
+const NAME: &str = "AUTOPORT_TEST_ACTOR";
+
+/// Its answers begin with this: libtest prints as well.
+const MARK: &str = "actor: ";
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The process. It ends with the test.
+pub(crate) struct Actor {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Actor {
+    /// One that runs as `command`, which is to start this program.
+    pub(crate) fn start(mut command: Command, name: &str) -> Self {
+        let mut child = command
+            .args(["--exact", "hook::actor::act", "--ignored", "--nocapture"])
+            .env(NAME, name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it can be started");
+        let orders = child.stdin.take().expect("it was piped");
+        let answers = BufReader::new(child.stdout.take().expect("it was piped"));
+        Self { child, orders, answers }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it answers to an order.
+    pub(crate) fn does(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").expect("it reads");
+        loop {
+            let mut line = String::new();
+            let read = self.answers.read_line(&mut line).expect("its answers are text");
+            assert_ne!(read, 0, "the process has ended: {order}");
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "run by Actor, as a process of its own"]
+#[expect(clippy::print_stdout, reason = "the test reads it")]
+fn act() {
+    let name = env::var(NAME).expect("a name");
+    for order in std::io::stdin().lines() {
+        let order = order.expect("orders are text");
+        let (what, rest) = order.split_once(' ').expect("what, and where");
+        let (address, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        let address: SocketAddr = address.parse().expect("an address");
+        let answer = match what {
+            "listens" => listens(address, name.clone()),
+            "receives" => receives(address, name.clone()),
+            "connects" => connects(address),
+            "asks" => asks(address, text),
+            "sends" => sends(address),
+            "sends-connected" => sends_connected(address),
+            "listens-elsewhere" => elsewhere(address, name.clone()),
+            _ => panic!("unknown order {order}"),
+        };
+        println!("{MARK}{}", answer.unwrap_or_else(|error| error.kind().to_string()));
+    }
+}
+
+fn told(name: &str, peer: impl Display) -> Vec<u8> {
+    format!("{name} to {peer}").into_bytes()
+}
+
+/// Answers each client with its name and the client's address.
+fn listens(address: SocketAddr, name: String) -> std::io::Result<String> {
+    let listener = TcpListener::bind(address)?;
+    let own = listener.local_addr()?;
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let _ = stream.write_all(&told(&name, peer.ip()));
+        }
+    });
+    Ok(own.to_string())
+}
+
+fn receives(address: SocketAddr, name: String) -> std::io::Result<String> {
+    let socket = UdpSocket::bind(address)?;
+    let own = socket.local_addr()?;
+    std::thread::spawn(move || {
+        while let Ok((_, peer)) = socket.recv_from(&mut [0; 16]) {
+            let _ = socket.send_to(&told(&name, peer.ip()), peer);
+        }
+    });
+    Ok(own.to_string())
+}
+
+fn elsewhere(address: SocketAddr, name: String) -> std::io::Result<String> {
+    let listens = move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)?;
+        listens(address, name)
+    };
+    std::thread::spawn(listens).join().expect("it does not panic")
+}
+
+/// The answer of a server.
+pub(crate) fn connects(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = vec![0; 128];
+    let length = stream.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+/// The whole answer of a server to a line of text, in one line.
+fn asks(address: SocketAddr, text: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(text.replace('|', "\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Ok(String::from_utf8_lossy(&answer).replace(['\r', '\n'], " "))
+}
+
+fn unspecified(address: &SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((if address.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The answer of a server, and the address that it comes from as the client sees it.
+pub(crate) fn sends(address: SocketAddr) -> std::io::Result<String> {
+    let socket = unspecified(&address)?;
+    socket.send_to(b"?", address)?;
+    let mut text = [0; 128];
+    let (length, from) = socket.recv_from(&mut text)?;
+    Ok(format!("{} from {from}", String::from_utf8_lossy(&text[..length])))
+}
+
+fn sends_connected(address: SocketAddr) -> std::io::Result<String> {
+    let socket = unspecified(&address)?;
+    socket.connect(address)?;
+    socket.send(b"?")?;
+    let mut text = [0; 128];
+    let (length, from) = socket.recv_from(&mut text)?;
+    Ok(format!("{} from {from}", String::from_utf8_lossy(&text[..length])))
+}

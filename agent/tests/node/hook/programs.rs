@@ -1,0 +1,173 @@
+//! Programs that know nothing of host ports: two of each bind port 8080 on one node, and each is reached at its
+//! host port from another machine, whose address it sees.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// A program, and what it is asked for. Its answer has to have the name of its pod, and the client's address.
+struct Server {
+    name: &'static str,
+    command: fn(&Path, &str) -> Vec<String>,
+    question: &'static str,
+}
+
+const GET: &str = "GET / HTTP/1.0||";
+
+const SERVERS: [Server; 7] = [
+    Server { name: "nginx", command: |dir, pod| nginx(dir, pod, ""), question: GET },
+    // Each of its two processes has a socket of its own.
+    Server {
+        name: "nginx with SO_REUSEPORT",
+        command: |dir, pod| nginx(dir, pod, " reuseport"),
+        question: GET,
+    },
+    Server { name: "redis", command: redis, question: "CONFIG GET dir|CLIENT INFO|QUIT|" },
+    Server { name: "busybox httpd", command: busybox, question: "GET /cgi-bin/told HTTP/1.0||" },
+    Server { name: "a Go program", command: go, question: "|" },
+    Server { name: "Python", command: |_, pod| python(pod, 0), question: "|" },
+    Server { name: "Python with MPTCP", command: |_, pod| python(pod, 262), question: "|" },
+];
+
+fn tool(path: &str) -> String {
+    let here = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools"));
+    let tools = env::var_os("AUTOPORT_TOOLS").map_or_else(here, PathBuf::from);
+    let path = tools.join(path);
+    assert!(path.exists(), "{} is missing: integration/setup.sh clients", path.display());
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+fn words(all: &[&str]) -> Vec<String> {
+    all.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn nginx(dir: &Path, pod: &str, more: &str) -> Vec<String> {
+    let own = dir.display();
+    let configuration = format!(
+        "daemon off; worker_processes 2; user root; pid {own}/pid; error_log {own}/error; events {{}}
+         http {{ access_log off; client_body_temp_path {own}/a; proxy_temp_path {own}/b; fastcgi_temp_path {own}/c;
+         uwsgi_temp_path {own}/d; scgi_temp_path {own}/e;
+         server {{ listen 8080{more}; return 200 \"{pod} to $remote_addr\"; }} }}"
+    );
+    fs::write(dir.join("nginx.conf"), configuration).expect("the directory is ours");
+    let (error, file) = (format!("{own}/error"), format!("{own}/nginx.conf"));
+    words(&[&tool("servers/usr/sbin/nginx"), "-e", &error, "-c", &file])
+}
+
+fn redis(dir: &Path, pod: &str) -> Vec<String> {
+    let own = dir.join(pod);
+    fs::create_dir(&own).expect("the directory is ours");
+    let program = tool("servers/usr/bin/redis-check-rdb");
+    // What it does depends on its name.
+    let link = dir.join("redis-server");
+    std::os::unix::fs::symlink(program, &link).expect("the directory is ours");
+    let (link, own) = (link.display().to_string(), own.display().to_string());
+    words(&[
+        &link,
+        "--port",
+        "8080",
+        "--bind",
+        "0.0.0.0",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--dir",
+        &own,
+    ])
+}
+
+fn busybox(dir: &Path, pod: &str) -> Vec<String> {
+    let folder = dir.join("cgi-bin");
+    fs::create_dir(&folder).expect("the directory is ours");
+    let script = format!("#!/bin/sh\necho; echo {pod} to $REMOTE_ADDR\n");
+    let path = folder.join("told");
+    fs::write(&path, script).expect("the directory is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    let dir = dir.display().to_string();
+    words(&["busybox", "httpd", "-f", "-p", "8080", "-h", &dir])
+}
+
+fn go(_: &Path, pod: &str) -> Vec<String> {
+    words(&[&tool("rootfs/echo"), "-name", pod, "8080"])
+}
+
+fn python(pod: &str, protocol: u16) -> Vec<String> {
+    let script = format!(
+        "import socket\n\
+         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, {protocol})\n\
+         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+         server.bind(('0.0.0.0', 8080))\n\
+         server.listen()\n\
+         while True:\n    \
+             client, peer = server.accept()\n    \
+             client.sendall(('{pod} to ' + peer[0]).encode())\n    \
+             client.close()\n"
+    );
+    words(&["/usr/bin/python3", "-c", &script])
+}
+
+/// A running program, and all that it has started.
+struct Running {
+    child: Child,
+    cgroup: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        let _ = self.child.wait();
+    }
+}
+
+impl Scene {
+    fn program(&self, uid: &str, words: &[String]) -> Running {
+        let libraries =
+            ["usr/lib", "lib"].map(|folder| tool("servers") + "/" + folder + "/x86_64-linux-gnu");
+        let container = format!("pod{uid}/c1");
+        let mut command: Command = self.cgroup.command(&container, &words[0]);
+        command.args(&words[1..]).env("LD_LIBRARY_PATH", libraries.join(":"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().expect("it can be started");
+        Running { child, cgroup: self.cgroup.path(&container) }
+    }
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn two_of_each_bind_the_same_port_and_are_reached() {
+    let mut scene = Scene::new();
+    let mut outside = outside();
+    for server in &SERVERS {
+        let mut running = Vec::new();
+        for uid in ["one", "two"] {
+            let pod = scene.pod(uid, "http=8080/tcp+udp", "redirect");
+            let [http] = scene.runs(&pod, ["HTTP"]);
+            let dir = tempfile::tempdir().expect("a directory");
+            let words = (server.command)(dir.path(), uid);
+            running.push((uid, http, scene.program(uid, &words), dir));
+        }
+        for (uid, http, _, _) in &running {
+            let begun = Instant::now();
+            let order = format!("asks 198.51.100.1:{http} {}", server.question);
+            let mut answer = String::new();
+            while !(answer.contains(uid) && answer.contains("198.51.100.2")) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "{}: {answer}", server.name);
+                std::thread::sleep(Duration::from_millis(50));
+                answer = outside.does(&order);
+            }
+            // A client in the pod, such as an exec probe.
+            let answer = scene.actor(uid).does(&format!("asks 127.0.0.1:8080 {}", server.question));
+            assert!(
+                answer.contains(uid) && answer.contains("127.0.0.1"),
+                "{}: {answer}",
+                server.name
+            );
+        }
+        assert_eq!(outside.does("connects 198.51.100.1:8080"), "connection refused");
+    }
+}

@@ -1,0 +1,89 @@
+//! The bind hook: containers of two pods on the host network listen on the same port, which is a Go program's.
+
+use serde_json::{Value, json};
+
+use super::{Agent, PORTS, number, same};
+use crate::daemon::{Containerd, Release};
+use crate::stage::node::CLIENT;
+use crate::stage::probe::{Answer, Transport};
+
+const BIND: &str = "autoport.cni/bind";
+
+impl Containerd {
+    /// A pod with the hook, whose cgroup is its own as those of kubelet are.
+    fn hooked(&self, name: &str) -> Value {
+        let annotations = [(PORTS, "http=8080/tcp+udp"), (BIND, "redirect")];
+        let mut pod = self.on_host(name, &annotations);
+        pod["linux"]["cgroup_parent"] = json!(format!("{}/poduid-{name}", self.machine.cgroup));
+        pod
+    }
+
+    /// A container whose program listens on port 8080, whatever its environment has.
+    fn listens(&self, pod: &Value, sandbox: &str, attempt: u32) -> String {
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let metadata = json!({"name": "main", "attempt": attempt});
+        let args = ["-name", name, "8080"];
+        self.creates(pod, sandbox, "main", json!({"args": args, "metadata": metadata}))
+    }
+
+    /// Insists that the pod's program answers at the port, and sees its client.
+    fn is_reached(&self, name: &str, port: u16) {
+        self.machine.assert_reached(name, Transport::Tcp, port);
+        let expected = CLIENT.map(|client| Answer::reached(name, client));
+        assert_eq!(self.machine.answers(Transport::Tcp, port), expected);
+        assert_eq!(self.machine.answers(Transport::Udp, port)[0], expected[0]);
+    }
+}
+
+fn two_pods_listen_on_one_port(release: Release) {
+    let node = Containerd::with_agents(release, same);
+    let agents: [Agent; 2] = [node.agent("agent", &[]), node.agent("standby", &["--standby"])];
+    let pods = ["one", "two"].map(|name| node.hooked(name));
+    let mut running = Vec::new();
+    for pod in &pods {
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let sandbox = node.runs(pod);
+        let container = node.listens(pod, &sandbox, 0);
+        let environment = node.environment(&container);
+        let port = number(&environment, "AUTOPORT_HOST_PORT_HTTP");
+        assert_eq!(environment["AUTOPORT_PORT_HTTP"], "8080");
+        node.is_reached(name, port);
+        running.push((name, sandbox, container, port));
+    }
+    node.machine.assert_refused(8080);
+
+    // Both agents are upgraded, one after the other; then none is there, and a container is started again.
+    let [agent, standby] = agents;
+    standby.ends(&node, "-TERM");
+    let standby = node.agent("standby", &["--standby"]);
+    agent.ends(&node, "-TERM");
+    let agent = node.agent("agent", &[]);
+    running.iter().for_each(|(name, _, _, port)| node.is_reached(name, *port));
+    for gone in [agent, standby] {
+        gone.ends(&node, "-KILL");
+    }
+    let (name, sandbox, container, port) = &running[0];
+    node.does("end", container);
+    node.listens(&pods[0], sandbox, 1);
+    node.is_reached(name, *port);
+    let _agent = node.agent("agent", &[]);
+    node.does("end", &running[1].2);
+    node.listens(&pods[1], &running[1].1, 1);
+    running.iter().for_each(|(name, _, _, port)| node.is_reached(name, *port));
+    node.ends(&[&running[0].1, &running[1].1]);
+}
+
+fn where_it_cannot_be_attached_the_sandbox_fails(release: Release) {
+    let node = Containerd::with_agents(release, same);
+    let _agent = node.agent("agent", &[]);
+    let mut pod = node.hooked("one");
+    pod["linux"]["cgroup_parent"] = json!(node.machine.cgroup);
+    let (ok, text) = node.cri("run", &pod.to_string());
+    assert!(!ok && text.contains("cannot attach the bind hook"), "{text}");
+    assert_eq!(node.machine.held(), [""; 0]);
+}
+
+on_releases!(trixie Trixie, sid Sid: (
+    two_pods_listen_on_one_port,
+    where_it_cannot_be_attached_the_sandbox_fails,
+));
