@@ -10,7 +10,7 @@ KERNELS ?= bookworm trixie
 OLD ?=
 API ?= 1.20
 
-.PHONY: help build deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-hook bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -82,7 +82,7 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo test --locked --package autoport-agent --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
 		-- --ignored --exact taken::a_process_that_takes_the_port_of_a_pod_is_reported_once
 	cargo test --locked --package autoport-agent --lib --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
-		-- --include-ignored hook:: --skip hook::actor
+		-- --include-ignored hook:: --skip hook::actor --skip hook::figures
 
 test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests and the units, built and inspected
 	@integration/setup.sh packages
@@ -103,6 +103,8 @@ sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 
 ifeq ($(STAGE),agent)
 bench: bench-agent
+else ifeq ($(STAGE),hook)
+bench: bench-hook
 else
 bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
@@ -124,6 +126,10 @@ bench-agent: dist/autoport dist/autoport-agent ## or bench STAGE=agent: what the
 		cargo test --locked --package autoport-agent --test node -- --ignored --nocapture --test-threads=1 figures::
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
 		cargo test --locked --test integration -- --include-ignored --nocapture --test-threads=1 the_time_to_restore_of_the_agent
+
+bench-hook: dist/autoport-agent ## or bench STAGE=hook: what the bind hook adds to bind and connect, and to throughput; as root
+	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --package autoport-agent --test node \
+		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture --test-threads=1 hook::figures::
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

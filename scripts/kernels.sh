@@ -22,12 +22,12 @@ limit=3600 # seconds from power on to power off
 memory=1536 # MiB
 
 # Unless SUITES names others. They show which way the plugin takes, traffic, what becomes of flows, and that
-# kernel and records agree, also after damage and among many.
-suites=(kernel sctp traffic race choosing udp gc recovery)
+# kernel and records agree, also after damage and among many. The suite `hook` is the node agent's.
+suites=(kernel sctp traffic race choosing udp gc recovery hook)
 [ -z "${SUITES:-}" ] || read -ra suites <<<"$SUITES"
 
 # What they call.
-programs=(ip nft iptables strace flock setpriv unshare)
+programs=(ip nft iptables strace flock setpriv unshare nsenter)
 plugins=(bridge host-local ptp portmap)
 
 fail() {
@@ -98,6 +98,20 @@ put "$plugin"
 mkdir -p "$root$PWD/tests"
 cp -R tests/golden "$root$PWD/tests/"
 
+# Those of the agent, which know it by its path too.
+if [[ " ${suites[*]} " == *" hook "* ]]; then
+    cargo test --locked --profile emulated --package autoport-agent --lib --test node --no-run --message-format json >"$work/built"
+    for what in lib:autoport_agent:agent-lib test:node:agent-node; do
+        IFS=: read -r kind name file <<<"$what"
+        executable=$(built "$kind" "$name")
+        [ -x "$executable" ] || fail "cargo did not say where the agent's tests are"
+        install "$executable" "$root/$file"
+    done
+    agent=$(built bin autoport-agent)
+    [ -x "$agent" ] || fail "cargo did not say where the agent is"
+    put "$agent"
+fi
+
 # --- what it does -------------------------------------------------------------
 
 # The list of suites comes from the kernel's command line.
@@ -126,10 +140,16 @@ echo "kernels: begin $(uname -r)"
 for suite in $(echo $suites | tr , ' '); do
     echo "kernels: suite $suite"
     began=$(clock)
-    tests=$(/integration --list "::$suite::" 2>/dev/null | sed -n "s/: test$//p")
-    # Without a name all tests would run.
-    /integration --exact --include-ignored --nocapture --test-threads 2 ${tests:-none}
-    echo "kernels: status $? after $(($(clock) - began)) s"
+    status=0
+    programs=/integration filter=::$suite::
+    [ $suite != hook ] || programs='/agent-lib /agent-node' filter=hook::
+    for program in $programs; do
+        # Not what a test runs as a process of its own, nor measurements, nor servers of Debian.
+        tests=$($program --list "$filter" 2>/dev/null | sed -n "s/: test$//p" | grep -v -e :act$ -e :figures: -e :programs:)
+        # Without a name all tests would run.
+        $program --exact --include-ignored --nocapture --test-threads 2 ${tests:-none} || status=$?
+    done
+    echo "kernels: status $status after $(($(clock) - began)) s"
 done
 echo "kernels: end"
 poweroff -f

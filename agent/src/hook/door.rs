@@ -69,7 +69,7 @@ struct Attach {
 struct Query {
     cgroup: u32,
     kind: u32,
-    query_flags: u32,
+    options: u32,
     flags: u32,
     ids: u64,
     count: u32,
@@ -78,10 +78,10 @@ struct Query {
 
 /// The same of `OBJ_GET_INFO_BY_FD`.
 #[repr(C)]
-struct Info {
+struct Described {
     program: u32,
     length: u32,
-    info: u64,
+    to: u64,
 }
 
 /// What is attached to a cgroup for one call.
@@ -186,7 +186,7 @@ pub(super) fn attached(cgroup: BorrowedFd<'_>, call: Call) -> io::Result<Attache
     let mut query = Query {
         cgroup: number(&cgroup),
         kind: call as u32,
-        query_flags: 0,
+        options: 0,
         flags: 0,
         ids: ids.as_mut_ptr().expose_provenance() as u64,
         count: ids.len() as u32,
@@ -205,8 +205,8 @@ pub(super) fn id(program: &OwnedFd) -> io::Result<u32> {
     // The first fields of `struct bpf_prog_info`: type and number.
     let mut head = [0_u32; 2];
     let length = size_of_val(&head) as u32;
-    let info = head.as_mut_ptr().expose_provenance() as u64;
-    bpf(OBJ_GET_INFO_BY_FD, &mut Info { program: number(program), length, info })?;
+    let to = head.as_mut_ptr().expose_provenance() as u64;
+    bpf(OBJ_GET_INFO_BY_FD, &mut Described { program: number(program), length, to })?;
     Ok(head[1])
 }
 

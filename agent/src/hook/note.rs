@@ -61,7 +61,7 @@ impl Note {
         }
         let all = noted.redirects.into_iter().chain(noted.earlier);
         for one in all {
-            if !next.redirects.iter().any(|redirect| redirect.names_the_same(&one)) {
+            if !next.redirects.iter().any(|redirect| redirect.names_the_same(one)) {
                 return Err(Differs);
             }
             if !next.redirects.contains(&one) && !next.earlier.contains(&one) {
@@ -89,7 +89,7 @@ impl Note {
     /// What its programs do.
     pub(super) fn plan(&self) -> Plan {
         let from_there = |one: &Redirect| {
-            let mut same = self.redirects.iter().filter(|redirect| redirect.names_the_same(one));
+            let mut same = self.redirects.iter().filter(|redirect| redirect.names_the_same(*one));
             same.next().map(|redirect| Redirect { named: one.given, ..*redirect })
         };
         Plan {

@@ -107,9 +107,9 @@ pub fn program(call: Call, plan: &Plan, netns: u64) -> Result<Program, TooLong> 
     code.jump_if(Condition::Differ(R0, R1), end);
     if !call.is_about_any() {
         if call.is_of_v6() {
-            loopback6(&mut code, end)
+            loopback6(&mut code, end);
         } else {
-            loopback4(&mut code, field::IP4, end)
+            loopback4(&mut code, field::IP4, end);
         }
     }
     code.push(Instruction::Load(R2, field::PORT));
@@ -121,7 +121,7 @@ pub fn program(call: Call, plan: &Plan, netns: u64) -> Result<Program, TooLong> 
             (rules.iter().filter(|rule| rule.protocol == protocol).peekable(), code.label());
         if of_it.peek().is_some() {
             code.jump_if(Condition::IsNot(R3, protocol.number().into()), next);
-            of_it.for_each(|rule| apply(&mut code, rule, store));
+            of_it.for_each(|rule| apply(&mut code, *rule, store));
             code.jump(end);
         }
         code.place(next);
@@ -156,7 +156,7 @@ fn loopback4(code: &mut Assembler, at: i16, end: Label) {
     code.place(is_loopback);
 }
 
-/// Goes to `end` unless the address is ::1, ::, or an IPv4 one as above in IPv6.
+/// Goes to `end` unless the address is `::1`, `::`, or an IPv4 one as above in IPv6.
 fn loopback6(code: &mut Assembler, end: Label) {
     let (mapped, is_loopback) = (code.label(), code.label());
     let word = |place: i16| field::IP6 + 4 * place;
@@ -188,8 +188,8 @@ fn protocol(code: &mut Assembler) {
 }
 
 /// If the port in R2 is one of the redirect, changes it and goes to `store`. Otherwise changes no register but R4.
-fn apply(code: &mut Assembler, redirect: &Redirect, store: Label) {
-    let Redirect { named, given, count, .. } = *redirect;
+fn apply(code: &mut Assembler, redirect: Redirect, store: Label) {
+    let Redirect { named, given, count, .. } = redirect;
     let other = code.label();
     if count == 1 {
         code.jump_if(Condition::IsNot(R2, named.into()), other);

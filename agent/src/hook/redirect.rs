@@ -18,7 +18,7 @@ pub struct Redirect {
 
 impl Redirect {
     /// Whether both are about the same ports of programs.
-    pub(super) fn names_the_same(&self, other: &Self) -> bool {
+    pub(super) fn names_the_same(self, other: Self) -> bool {
         (self.protocol, self.named, self.count) == (other.protocol, other.named, other.count)
     }
 }
@@ -55,7 +55,7 @@ pub fn redirects(grants: &[Grant]) -> Result<Vec<Redirect>, Unclear> {
             let (named, given) = (named.get(), grant.port.get());
             let count = grant.request.count.get();
             let redirect = Redirect { protocol: *protocol, named, given, count };
-            refuse_ambiguous(&redirect, grant, grants)?;
+            refuse_ambiguous(redirect, grant, grants)?;
             all.extend((named != given).then_some(redirect));
         }
     }
@@ -67,8 +67,8 @@ pub fn redirects(grants: &[Grant]) -> Result<Vec<Redirect>, Unclear> {
 }
 
 /// A program that knows its host port must be able to bind it.
-fn refuse_ambiguous(redirect: &Redirect, named: &Grant, all: &[Grant]) -> Result<(), Unclear> {
-    let Redirect { protocol, .. } = *redirect;
+fn refuse_ambiguous(redirect: Redirect, named: &Grant, all: &[Grant]) -> Result<(), Unclear> {
+    let Redirect { protocol, .. } = redirect;
     let is_auto = |grant: &&Grant| {
         grant.request.container_port == ContainerPort::Same
             && grant.request.protocols.contains(&protocol)

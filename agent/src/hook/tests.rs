@@ -204,8 +204,8 @@ fn the_last_programs_count_although_the_earlier_ones_stay() {
     for (http, game) in
         [(20417, 20500), (20418, 20600), (20600, 20418), (20417, 20500), (9000, 20000)]
     {
-        let noted = notes.last().cloned();
-        let note = Note::after(noted, sandbox(http, game), false).expect("the same items");
+        let before = notes.last().cloned();
+        let note = Note::after(before, sandbox(http, game), false).expect("the same items");
         let note = Note::parse(&note.bytes()).expect("it is read again");
         notes.push(note);
         assert_eq!([chain(&notes, 8080), chain(&notes, 9003)], [http, game + 3], "{notes:?}");

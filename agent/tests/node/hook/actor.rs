@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -79,6 +79,12 @@ fn act() {
             "receives" => receives(address, name.clone()),
             "connects" => connects(address),
             "asks" => asks(address, text),
+            "times-bind" => times(|| UdpSocket::bind(address).map(drop)),
+            "times-connect" => {
+                unspecified(&address).and_then(|socket| times(|| socket.connect(address)))
+            }
+            "swallows" => swallows(address),
+            "floods" => floods(address),
             "sends" => sends(address),
             "sends-connected" => sends_connected(address),
             "listens-elsewhere" => elsewhere(address, name.clone()),
@@ -130,6 +136,42 @@ pub(crate) fn connects(address: SocketAddr) -> std::io::Result<String> {
     let mut text = vec![0; 128];
     let length = stream.read(&mut text)?;
     Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+/// How many nanoseconds a call takes: the median of 50 times a hundred.
+fn times(call: impl Fn() -> std::io::Result<()>) -> std::io::Result<String> {
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        let begun = Instant::now();
+        for _ in 0..100 {
+            call()?;
+        }
+        all.push(begun.elapsed().as_nanos() / 100);
+    }
+    all.sort_unstable();
+    Ok(all[all.len() / 2].to_string())
+}
+
+/// Reads what clients send.
+fn swallows(address: SocketAddr) -> std::io::Result<String> {
+    let listener = TcpListener::bind(address)?;
+    let own = listener.local_addr()?;
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    Ok(own.to_string())
+}
+
+/// Sends for a second; gives how many megabytes it was.
+fn floods(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let (begun, bytes, mut sent) = (Instant::now(), vec![0; 128 * 1024], 0_usize);
+    while begun.elapsed() < Duration::from_secs(1) {
+        sent += stream.write(&bytes)?;
+    }
+    Ok((sent / 1_000_000).to_string())
 }
 
 /// The whole answer of a server to a line of text, in one line.

@@ -50,13 +50,17 @@ fn another_sandbox_of_the_pod_gets_its_own_numbers() {
         let takers = [1, 2].map(|at| taker(&mut scene, &format!("taker-{round}-{at}")));
         let (taken, free): (Vec<_>, Vec<_>) =
             takers.into_iter().partition(|(_, number)| *number == http);
-        free.iter().for_each(|(taker, _)| stop(&mut scene.connection, taker));
+        for (taker, _) in &free {
+            stop(&mut scene.connection, taker);
+        }
         let again = Pod { id: format!("again-{round}"), ..pod.clone() };
         let [other] = scene.runs(&again, ["HTTP"]);
         assert_ne!(other, http);
         assert_eq!(scene.actor("one").does("listens 0.0.0.0:8080"), format!("0.0.0.0:{other}"));
         stop(&mut scene.connection, &again);
-        taken.iter().for_each(|(taker, _)| stop(&mut scene.connection, taker));
+        for (taker, _) in &taken {
+            stop(&mut scene.connection, taker);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod actor;
 mod failing;
+mod figures;
 mod lasting;
 mod programs;
 
@@ -85,7 +86,7 @@ fn this() -> std::path::PathBuf {
     env::current_exe().expect("the path of this program")
 }
 
-/// A process on another machine, whose addresses are 198.51.100.2 and 2001:db8::2; the node's end in 1.
+/// A process on another machine, whose addresses are `198.51.100.2` and `2001:db8::2`; the node's end in 1.
 fn outside() -> Actor {
     let mut command = Command::new("unshare");
     command.arg("--net").arg(this());

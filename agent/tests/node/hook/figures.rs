@@ -1,0 +1,77 @@
+//! What the hook costs a program: the figures of docs/agent.md.
+
+use std::fmt::Write as _;
+
+use super::*;
+
+const ROUNDS: usize = 15;
+
+/// The numbers of all rounds, sorted.
+fn median(mut all: Vec<u64>) -> u64 {
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+fn spread(all: &[u64]) -> String {
+    let (least, most) = (all.iter().min(), all.iter().max());
+    format!("{} to {}", least.expect("rounds"), most.expect("rounds"))
+}
+
+#[test]
+#[ignore = "a measurement, run by make bench-hook"]
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn what_a_call_costs() {
+    let mut scene = Scene::new();
+    let mut actors = vec![("none".to_owned(), 8063, scene.stranger())];
+    for count in [1_u16, 8, 64] {
+        let uid = format!("m{count}");
+        // The port that is measured is the last of the program.
+        let items: Vec<_> =
+            (0..count).map(|at| format!("p{at}={}/udp", 8064 - count + at)).collect();
+        let pod = scene.pod(&uid, &items.join(", "), "redirect");
+        scene.runs(&pod, ["P0"]);
+        actors.push((count.to_string(), 8063, scene.actor(&uid)));
+    }
+    let mut table =
+        String::from("| redirected ports | bind of UDP, ns | connect to 127.0.0.1, ns |\n");
+    let mut all = vec![(Vec::new(), Vec::new()); actors.len()];
+    for _ in 0..ROUNDS {
+        for ((_, port, actor), (binds, connects)) in actors.iter_mut().zip(&mut all) {
+            let mut times = |what: &str| -> u64 {
+                actor.does(&format!("{what} 127.0.0.1:{port}")).parse().expect("nanoseconds")
+            };
+            binds.push(times("times-bind"));
+            connects.push(times("times-connect"));
+        }
+    }
+    for ((name, ..), (binds, connects)) in actors.iter().zip(all) {
+        let (bind, connect) = (spread(&binds), spread(&connects));
+        let (binds, connects) = (median(binds), median(connects));
+        writeln!(table, "| {name} | {binds} ({bind}) | {connects} ({connect}) |").expect("a text");
+    }
+    println!("{table}");
+}
+
+#[test]
+#[ignore = "a measurement, run by make bench-hook"]
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn what_a_connection_carries() {
+    let mut scene = Scene::new();
+    let mut outside = outside();
+    let pod = scene.pod("one", "http=8080", "redirect");
+    let [http] = scene.runs(&pod, ["HTTP"]);
+    let (mut hooked, mut plain) = (scene.actor("one"), scene.stranger());
+    hooked.does("swallows 0.0.0.0:8080");
+    plain.does("swallows 0.0.0.0:9090");
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (port, all) in [http, 9090].into_iter().zip(&mut all) {
+            let carried = outside.does(&format!("floods 198.51.100.1:{port}"));
+            all.push(carried.parse().expect("megabytes"));
+        }
+    }
+    for (name, all) in ["bind hook", "plain host network"].into_iter().zip(all) {
+        let spread = spread(&all);
+        println!("{name}: {} MB/s ({spread})", median(all));
+    }
+}
