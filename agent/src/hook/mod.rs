@@ -3,7 +3,7 @@
 //! system call; packets are not touched.
 //!
 //! They are attached before the pod's first container, and last as long as the cgroup, whether or not an agent
-//! runs. [`program`] writes them, without I/O; [`door`] is the only way to the kernel.
+//! runs. [`program()`] writes them, without I/O; `door` is the only way to the kernel.
 
 mod assembler;
 mod door;

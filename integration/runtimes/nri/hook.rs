@@ -58,7 +58,12 @@ fn two_pods_listen_on_one_port(release: Release) {
     let standby = node.agent("standby", &["--standby"]);
     agent.ends(&node, "-TERM");
     let agent = node.agent("agent", &[]);
-    running.iter().for_each(|(name, _, _, port)| node.is_reached(name, *port));
+    let are_reached = || {
+        for (name, _, _, port) in &running {
+            node.is_reached(name, *port);
+        }
+    };
+    are_reached();
     for gone in [agent, standby] {
         gone.ends(&node, "-KILL");
     }
@@ -69,7 +74,7 @@ fn two_pods_listen_on_one_port(release: Release) {
     let _agent = node.agent("agent", &[]);
     node.does("end", &running[1].2);
     node.listens(&pods[1], &running[1].1, 1);
-    running.iter().for_each(|(name, _, _, port)| node.is_reached(name, *port));
+    are_reached();
     node.ends(&[&running[0].1, &running[1].1]);
 }
 

@@ -32,3 +32,26 @@ fn an_agent_is_connected_while_it_holds_its_lock_and_its_heart_beats() {
     }
     drop(lock);
 }
+
+#[test]
+fn an_agent_tells_whether_it_can_attach_the_bind_hook() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::at(dir.path());
+    let lock = File::create(dir.path().join(AGENT_LOCK)).expect("a file");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("it is free");
+    beat(dir.path(), true, Duration::ZERO);
+    let told = || store.agent().expect("it is there").bind_hook;
+    assert_eq!(told(), None, "an earlier version does not tell");
+    let text = fs::read_to_string(dir.path().join(AGENT_HEARTBEAT)).expect("a file");
+    for (word, hook) in [
+        ("usable", BindHook::Usable),
+        ("cgroups", BindHook::Cgroups),
+        ("capability", BindHook::Capability),
+        ("kernel", BindHook::Kernel),
+        ("of a later version", BindHook::Unknown),
+    ] {
+        let text = text.replace("\"heartbeat\"", &format!("\"bindHook\":\"{word}\",\"heartbeat\""));
+        fs::write(dir.path().join(AGENT_HEARTBEAT), text).expect("a file");
+        assert_eq!(told(), Some(hook));
+    }
+}
