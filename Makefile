@@ -82,7 +82,7 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo test --locked --package autoport-agent --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
 		-- --ignored --exact taken::a_process_that_takes_the_port_of_a_pod_is_reported_once
 	cargo test --locked --package autoport-agent --lib --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
-		-- --include-ignored hook:: --skip hook::actor --skip hook::figures
+		-- --include-ignored hook:: --skip hook::actor --skip hook::figures --skip hook::sctp
 
 test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests and the units, built and inspected
 	@integration/setup.sh packages

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::view::STATE;
 
@@ -19,8 +19,15 @@ pub(crate) fn lead() -> Flock<File> {
 
 /// Writes a heartbeat of that age.
 pub(crate) fn beat(age: Duration) {
+    beat_that_tells(age, json!({}));
+}
+
+/// Writes one that has these fields more.
+pub(crate) fn beat_that_tells(age: Duration, mut beat: Value) {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a time"));
     let heartbeat = now.saturating_sub(age).as_nanos() as u64;
-    let beat = json!({"version": 1, "connected": true, "heartbeat": heartbeat});
+    beat["version"] = json!(1);
+    beat["connected"] = json!(true);
+    beat["heartbeat"] = json!(heartbeat);
     fs::write(Path::new(STATE).join("agent.json"), beat.to_string()).expect("a file");
 }

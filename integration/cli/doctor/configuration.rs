@@ -287,6 +287,16 @@ fn an_agent_that_is_not_connected_is_named() {
         cure: &|_| agent::beat(Duration::ZERO),
     });
     assert!(told(&["status"]).contains("agent       connected, last heartbeat "));
+    for (word, shown) in [
+        ("usable", "and can attach the bind hook"),
+        ("cgroups", "no cgroups of version 2"),
+        ("capability", "CAP_BPF"),
+        ("kernel", "Linux 5.14"),
+    ] {
+        agent::beat_that_tells(Duration::ZERO, json!({"bindHook": word}));
+        let report = report().to_string();
+        assert!(report.contains(shown), "{report}");
+    }
     scene.with(required);
     agent::beat(Duration::ZERO);
     scene.well("the agent is there");

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::asking;
-use crate::cni::{Call, Env, Error, NodeFiles, StoreConfig};
+use crate::cni::{BIND, Call, Env, Error, NodeFiles, StoreConfig, bind_hook};
 use crate::model::{Ask, ContainerPort, Dialect, Pod};
 
 const PORTS: &str = "autoport.cni/ports";
@@ -328,9 +328,28 @@ fn the_spec_is_read_only_where_it_matters() {
 /// The agent writes them: a sandbox that is made again must not fail on what we wrote ourselves.
 #[test]
 fn output_and_keys_of_others_are_no_misspelt_requests() {
-    for key in ["status", "service", "bind", "endpoints", "host-port.http", "mount"] {
+    for key in ["status", "service", "endpoints", "host-port.http", "mount"] {
         let key = format!("autoport.cni/{key}");
         let asked = requests(&[], &[(&key, "{\"version\":1}"), (PORTS, "8080")]);
         assert_eq!(asked, ["8080/tcp"], "{key}");
+    }
+}
+
+#[test]
+fn the_bind_hook_changes_nothing_on_the_pod_network_but_its_value_is_read() {
+    for value in ["redirect", " redirect , getsockname "] {
+        assert_eq!(requests(&[], &[(BIND, value), (PORTS, "8080")]), ["8080/tcp"], "{value}");
+        assert_eq!(requests(&[], &[(BIND, value)]), [""; 0]);
+    }
+    let read = |value| {
+        let read = bind_hook(value).map_err(|error| error.to_string());
+        read.map(|hook| hook.map(|hook| hook.getsockname))
+    };
+    assert_eq!(read(None), Ok(None));
+    assert_eq!(read(Some("redirect")), Ok(Some(false)));
+    assert_eq!(read(Some("redirect,getsockname")), Ok(Some(true)));
+    for value in ["", "true", "Redirect", "getsockname", "redirect,", "getsockname,redirect"] {
+        let text = read(Some(value)).expect_err(value);
+        assert!(text.contains("\"redirect\" or \"redirect,getsockname\""), "{text}");
     }
 }

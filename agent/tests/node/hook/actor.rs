@@ -4,10 +4,14 @@ use std::env;
 use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, socket,
+};
 
 /// The name by which it answers.
 const NAME: &str = "AUTOPORT_TEST_ACTOR";
@@ -79,6 +83,7 @@ fn act() {
             "receives" => receives(address, name.clone()),
             "connects" => connects(address),
             "asks" => asks(address, text),
+            "binds-sctp" => binds_sctp(address),
             "times-bind" => times(|| UdpSocket::bind(address).map(drop)),
             "times-connect" => {
                 unspecified(&address).and_then(|socket| times(|| socket.connect(address)))
@@ -150,6 +155,14 @@ fn times(call: impl Fn() -> std::io::Result<()>) -> std::io::Result<String> {
     }
     all.sort_unstable();
     Ok(all[all.len() / 2].to_string())
+}
+
+fn binds_sctp(address: SocketAddr) -> std::io::Result<String> {
+    let (stream, flags) = (SockType::Stream, SockFlag::empty());
+    let socket = socket(AddressFamily::Inet, stream, flags, SockProtocol::Sctp)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let own: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    Ok(own.to_string())
 }
 
 /// Reads what clients send.

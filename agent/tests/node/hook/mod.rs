@@ -5,6 +5,7 @@ mod failing;
 mod figures;
 mod lasting;
 mod programs;
+mod sctp;
 
 use std::env;
 use std::net::SocketAddr;

@@ -171,3 +171,33 @@ fn two_of_each_bind_the_same_port_and_are_reached() {
         assert_eq!(outside.does("connects 198.51.100.1:8080"), "connection refused");
     }
 }
+
+/// Binds what the kernel does not tell a program of eBPF, and connects by both protocols that it does tell.
+const OTHERS: &str = "
+import socket
+def bound(kind, protocol):
+    one = socket.socket(socket.AF_INET, kind, protocol)
+    one.bind(('127.0.0.1', 8080))
+    return one.getsockname()[1]
+print(bound(socket.SOCK_DGRAM, 136), bound(socket.SOCK_RAW, 253))
+server = socket.socket()
+server.bind(('127.0.0.1', 8080))
+server.listen()
+print(server.getsockname()[1])
+for protocol in [6, 262]:
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    print(client.connect_ex(('127.0.0.1', 8080)))
+";
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn other_protocols_are_left_alone_and_clients_of_mptcp_are_not() {
+    let mut scene = Scene::new();
+    let pod = scene.pod("one", "http=8080/tcp+udp", "redirect");
+    let [http] = scene.runs(&pod, ["HTTP"]);
+    let mut command = scene.cgroup.command("podone/c1", "/usr/bin/python3");
+    let output = command.args(["-c", OTHERS]).output().expect("it can be started");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    // UDP-Lite, a raw socket, whose number is that of its protocol, TCP, a client of TCP, and one of MPTCP.
+    assert_eq!(printed, format!("8080 253\n{http}\n0\n0\n"));
+}
