@@ -14,11 +14,12 @@ for marker in "$begin" "$end"; do
     }
 done
 
+trap 'rm -f docs/demo.md.demo docs/demo.md.new' EXIT
+
 # What differs at every run is no news: hardware addresses, the instance, and the machine's kernel.
 integration/demo.sh |
     sed -E -e 's/[0-9a-f]{2}(:[0-9a-f]{2}){5}/02:00:00:00:00:01/g' \
         -e 's/(Linux [0-9]+\.[0-9]+)[^;]*/\1/' -e 's/(instance )[0-9a-f]{32}/\16adb11791303ed583415879c4d16cc30/' -e 's/[[:space:]]+$//' >docs/demo.md.demo
-trap 'rm -f docs/demo.md.demo docs/demo.md.new' EXIT
 
 {
     sed "/^$begin\$/q" docs/demo.md

@@ -157,7 +157,7 @@ pub enum Undone {
     /// What the table has of the container goes all the same.
     #[error("the records cannot be used and are left as they are")]
     StoreUnusable,
-    /// What is held stays held.
+    /// Host ports that should have been released are still held.
     #[error("nothing was removed; host ports of this container or network stay mapped")]
     NothingRemoved,
     /// It belongs to another store; what it has of the container goes all the same.
@@ -166,13 +166,13 @@ pub enum Undone {
     /// The table belongs to another store or a later version.
     #[error("the table was left as it is")]
     TableLeft,
-    /// They will not be offered to the same pod first.
+    /// The same pod may get other numbers next time.
     #[error("the released ports are not kept for the same pod")]
     NotRemembered,
-    /// They may win over ours.
+    /// Rules of portmap may come before ours.
     #[error("could not delete the rules that portmap may have of the container")]
     PortmapLeft,
-    /// Those of a pod that is gone.
+    /// Files of a pod that no longer exists are left.
     #[error("could not remove the published files")]
     PublicationLeft,
     /// Some of what GC removes is left.

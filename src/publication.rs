@@ -32,10 +32,10 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Whose it is; a pod on the node's own network has no attachment.
+    /// The attachment that holds it; a pod on the node's own network has no attachment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
-    /// What the pod calls it.
+    /// The name that the pod gave the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The protocols; at least one.
@@ -44,14 +44,14 @@ pub struct Entry {
     pub host_port: NonZeroU16,
     /// The number in the container, or the first of the run.
     pub container_port: NonZeroU16,
-    /// How many numbers in a row.
+    /// How many consecutive numbers, from `host_port` on.
     pub count: NonZeroU16,
     /// The node's addresses on which it answers, the best known first.
     #[serde(rename = "hostIPs")]
     pub host_ips: Vec<IpAddr>,
-    /// How it came about.
+    /// Whether the pod named the number or the node chose it.
     pub origin: Origin,
-    /// Whose variables it gets besides our own.
+    /// Other systems whose variables are published too.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub dialects: BTreeSet<Dialect>,
 }

@@ -12,12 +12,12 @@ use crate::model::{Ask, Mapping, Record};
 use crate::plan;
 use crate::store::{self, Store};
 
-/// What a claim got.
+/// The result of a claim.
 #[derive(Debug)]
 pub struct Claimed {
-    /// What is held now.
+    /// The record after it.
     pub record: Record,
-    /// What was held before.
+    /// The record before it.
     before: Option<Record>,
 }
 

@@ -37,7 +37,7 @@ pub struct Outcome {
     pub stdout: Vec<u8>,
     /// Whether it is an error.
     pub failed: bool,
-    /// What was granted.
+    /// The claim of an ADD, to undo it if the reply cannot be written.
     granted: Option<(Store, Claimed)>,
 }
 

@@ -38,31 +38,31 @@ pub struct Explained {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Foreseen {
-    /// What would be recorded.
+    /// The record that would be written.
     pub record: Record,
-    /// Where the record would be.
+    /// The file of that record.
     pub record_file: PathBuf,
-    /// What the attachment holds now.
+    /// The record that the attachment has now.
     pub before: Option<Record>,
-    /// Who would give way.
+    /// The holders that would lose their ports.
     pub superseded: Vec<Superseded>,
     /// Whether another run may choose other numbers.
     pub random: bool,
-    /// What would be done to the table; `None` where nothing is translated.
+    /// The change to the table, as an nft script; `None` if nothing is translated.
     pub nft: Option<String>,
     /// The interface on which `route_localnet` would be set.
     pub route_localnet: Option<String>,
-    /// What the pod's containers would be told.
+    /// The files that would be published for the pod's containers.
     pub published: Option<Told>,
 }
 
-/// Who would lose all host ports, and why.
+/// A holder that would lose all its host ports.
 #[derive(Debug, Serialize)]
 pub struct Superseded {
-    /// Who.
+    /// The holder.
     #[serde(flatten)]
     pub owner: Owner,
-    /// Why.
+    /// The evidence that it no longer exists, in words.
     pub reason: &'static str,
 }
 

@@ -23,16 +23,16 @@ const YOUNG: u64 = 60;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judged {
-    /// Who, with the whole ID of its container.
+    /// Its name, with the whole ID of its container.
     pub name: String,
-    /// The same for people.
+    /// The same with a short ID, for people.
     #[serde(skip)]
     pub short: String,
-    /// How many it has; `None` where its record cannot be read.
+    /// How many host ports it has; `None` where its record cannot be read.
     pub host_ports: Option<usize>,
     /// Whether it was removed, or would be.
     pub removed: bool,
-    /// By which evidence, or why it stays.
+    /// The evidence that it no longer exists, or why it was kept.
     pub reason: String,
     /// Why it stays although it should have been removed.
     #[serde(skip)]
@@ -65,15 +65,15 @@ impl Judged {
     }
 }
 
-/// What `autoport gc` found and did.
+/// The result of `autoport gc`.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Collected {
-    /// Whether it only says what it would do.
+    /// Whether nothing was removed, because of `--dry-run`.
     pub dry_run: bool,
     /// How many of the holders were removed, or would be.
     pub removed: usize,
-    /// How many of them stay.
+    /// How many of them were kept, or would be.
     pub kept: usize,
     /// Each holder.
     pub holders: Vec<Judged>,

@@ -31,18 +31,18 @@ pub struct Listing {
 /// A holder whose record cannot be read.
 #[derive(Debug, Serialize)]
 pub struct Unread {
-    /// Who.
+    /// The name of the record: `network:containerID:ifname`, `hostpod:UID` or `reservation:NAME`.
     pub name: String,
     /// Why it cannot be read.
     pub reason: String,
-    /// What the index says that it holds.
+    /// Its host ports, by the index.
     pub hosts: Vec<HostPort>,
 }
 
 /// Reads who holds what; `None` where nothing has been recorded.
 ///
 /// # Errors
-/// What the store says.
+/// When the store fails.
 pub fn list(store: &Store, log: &mut dyn Log) -> Result<Option<Listing>, Error> {
     store.read(log)?.map(|shared| listing_of(&shared)).transpose()
 }
@@ -60,13 +60,13 @@ pub(super) fn listing_of(shared: &Shared) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-/// Several containers have an ID that begins so, or several pods the name.
+/// Several containers have an ID that begins with the text, or several pods have it as their name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{asked} is ambiguous: it matches {}; give more of the name or ID", found.join(", "))]
 pub struct Ambiguous {
-    /// How.
+    /// The text.
     pub asked: String,
-    /// The IDs, or the pods.
+    /// The IDs, or the names of the pods.
     pub found: Vec<String>,
 }
 
@@ -151,15 +151,15 @@ impl Listing {
     }
 }
 
-/// What a pod is told.
+/// The ports that are published for a pod's containers.
 #[derive(Debug, Serialize)]
 pub struct Told {
-    /// Where.
+    /// The directory of the files.
     pub directory: PathBuf,
-    /// What.
+    /// The content of `ports.json`.
     #[serde(flatten)]
     pub publication: Publication,
-    /// The same as variables.
+    /// The same as variables, by name.
     pub variables: BTreeMap<String, String>,
 }
 
@@ -183,7 +183,7 @@ pub fn records_of_pod(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Vec
 /// What the records of the pod with this UID tell it; `None` where that is nothing.
 ///
 /// # Errors
-/// What the store says.
+/// When the store fails.
 pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>, Error> {
     let records = records_of_pod(store, uid, log)?;
     let publication = Publication::of(&records);
@@ -222,7 +222,7 @@ pub struct MappingInKernel {
 /// Looks for `record` of the store `instance` in the kernel.
 ///
 /// # Errors
-/// What the kernel says.
+/// When the kernel fails to answer.
 pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
     let expected = Ruleset::new(Identity::current(instance), [record]);
     let mut nft = Nft::open(instance)?;

@@ -63,7 +63,7 @@ pub fn reserve(
 /// Ends the reservation of this name and says which ports that frees; `None` when there is none.
 ///
 /// # Errors
-/// What the store says.
+/// When the store fails.
 pub fn unreserve(
     store: &Store,
     name: &str,

@@ -10,7 +10,7 @@ use super::{Allocation, Dialect, Holder, Mapping, Pod, Policy, PortPolicy, Reque
 /// What one holder asks for: a runtime by a CNI call, or a program for a pod on the node's network.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// What the host ports will belong to.
+    /// The future holder of the host ports.
     pub holder: Holder,
     /// The Pod it is for, where one is known.
     pub pod: Option<Pod>,
@@ -19,26 +19,25 @@ pub struct Ask {
     pub netns: Option<String>,
     /// The host ports asked for by number, sorted.
     pub fixed: Vec<Mapping>,
-    /// What the node is to choose, in the order asked.
+    /// The requests for which the node chooses a number, in the pod's order.
     pub requested: Vec<Request>,
     /// The annotation that asked for some of the requests, or for their range; for
     /// [`crate::plan::permit`].
     pub annotation: Option<&'static str>,
-    /// How to choose: as the pod says, else as the operator does.
+    /// The order in which numbers are chosen: that of the pod, or else that of the configuration.
     pub allocation: Allocation,
-    /// Which systems' variables the containers wait for besides our own.
+    /// Other systems whose variables are published too.
     pub dialects: BTreeSet<Dialect>,
     /// The pod's first address of each family, with its prefix, IPv4 first. Without any, the ports are
     /// held and not translated.
     pub pod_addresses: Vec<IpNetwork>,
     /// The interfaces on the node's side that lead to the pod, as far as they are known: a hint.
     pub host_interfaces: Vec<String>,
-    /// Which host ports may be given.
+    /// The host ports that can be assigned.
     pub ports: PortPolicy,
     /// How packets are treated.
     pub policy: Policy,
-    /// By which addresses clients reach this node, at most one per family; empty means that the node finds
-    /// out.
+    /// The addresses under which clients reach this node, at most one per family. If empty, the node's own.
     pub advertise_addresses: Vec<IpAddr>,
     /// Interfaces that the guard against loopback addresses leaves alone, sorted.
     pub guard_except: Vec<String>,

@@ -198,7 +198,7 @@ pub enum Dialect {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// Who.
+    /// The owner of the ports.
     #[serde(flatten)]
     pub owner: Owner,
     /// The pod's addresses with their prefix, at most one per family.

@@ -65,11 +65,11 @@ pub fn short_id(id: &str) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not valid: {rule}")]
 pub struct InvalidName {
-    /// Which part.
+    /// The part: "network name", "container ID" and so on.
     pub what: &'static str,
-    /// What was given.
+    /// Its value.
     pub value: String,
-    /// What is allowed.
+    /// The rule that the value breaks.
     pub rule: &'static str,
 }
 
@@ -148,7 +148,7 @@ pub struct NamespaceId {
 pub struct Netns {
     /// `CNI_NETNS`.
     pub path: String,
-    /// What that path led to.
+    /// The namespace at that path when the ports were recorded.
     pub id: NamespaceId,
     /// The mount namespace in which the path was looked up. In another one the same path says
     /// nothing about this container.
@@ -237,11 +237,11 @@ impl Holder {
     }
 }
 
-/// Who holds host ports.
+/// The owner of host ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
-    /// What the ports belong to.
+    /// The attachment or host-network pod that holds the ports.
     #[serde(flatten)]
     pub holder: Holder,
     /// The Pod, on Kubernetes.

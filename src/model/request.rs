@@ -53,7 +53,7 @@ impl PortRange {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// What the pod calls it.
+    /// The name that the pod gave the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The protocols in which each number must be free, sorted; at least one.
@@ -122,7 +122,7 @@ pub enum ContainerPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
-    /// What was asked for.
+    /// The request.
     #[serde(flatten)]
     pub request: Request,
     /// The first of the chosen host ports.

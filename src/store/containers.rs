@@ -74,7 +74,7 @@ pub struct Containers {
     pub complete: bool,
     /// How many have their variables.
     pub injected: usize,
-    /// How many run without.
+    /// How many run without their variables.
     pub uninjected: usize,
     /// The first thousand of them, those without first.
     pub containers: Vec<Container>,

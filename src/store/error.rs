@@ -110,9 +110,9 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[error("record {} cannot be read; its ports stay held until {}", path.display(), remedy(key, source))]
 pub struct Unreadable {
-    /// Whose record it is.
+    /// The key of the record.
     pub key: Key,
-    /// Where it is.
+    /// The file of the record.
     pub path: PathBuf,
     /// Why it cannot be read.
     pub source: Damage,
@@ -135,7 +135,7 @@ impl Damage {
 }
 
 impl Unreadable {
-    /// What a log is told of it.
+    /// The event for a log; `then` is what happens to the record.
     pub fn event(self, then: Then) -> Event {
         Event::Unreadable { path: self.path, damage: self.source.into(), then }
     }

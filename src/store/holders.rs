@@ -12,13 +12,13 @@ use crate::model::{HostPort, Protocol, Record};
 /// Ports that were asked about and are held, and what holds them.
 #[derive(Debug)]
 pub struct Held {
-    /// What holds them.
+    /// The holder.
     pub who: Who,
     /// Those of its ports that overlap what was asked for, sorted.
     pub hosts: Vec<HostPort>,
 }
 
-/// Who holds ports.
+/// A holder of ports.
 #[derive(Debug)]
 pub enum Who {
     /// An attachment, which may have been superseded, or a host-network pod.

@@ -30,7 +30,7 @@ const FULL: u64 = FILE_MAX - 6 * (LINES_MAX * (TEXT_MAX + 100)) as u64;
 const LINES_MAX: usize = 4;
 const TEXT_MAX: usize = 200;
 
-/// What the plugin did.
+/// The kind of an event in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "lowercase")]
 #[display(rename_all = "lowercase")]
@@ -50,11 +50,11 @@ pub enum Deed {
 pub struct Entry {
     /// Seconds since the epoch.
     pub time: u64,
-    /// What was done.
+    /// The kind of event.
     pub kind: Deed,
     /// The code of the reply to a rejected command, otherwise 0.
     pub code: u32,
-    /// For people.
+    /// The error or the event, at most 200 bytes.
     pub text: String,
 }
 

@@ -31,7 +31,7 @@ fn free_place(record: &Record) -> Option<String> {
 }
 
 impl Shared {
-    /// What is leaving of this container.
+    /// The mappings of this container whose connections are not ended yet.
     ///
     /// # Errors
     /// When the directory cannot be listed. What cannot be read is none.
@@ -39,7 +39,7 @@ impl Shared {
         self.leaving_in(&lookup::directory(CONTAINERS, container_id))
     }
 
-    /// The same of all containers.
+    /// The same for all containers.
     ///
     /// # Errors
     /// As for [`Shared::leaving`].

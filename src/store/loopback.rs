@@ -22,7 +22,7 @@ const MANY: usize = 16;
 /// An interface towards pods by which 127.0.0.0/8 is let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inlet {
-    /// Its name.
+    /// The name of the interface.
     pub interface: String,
     /// Whether `route_localnet` was 0 before.
     pub switched_on: bool,

@@ -192,7 +192,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Which store this is.
+    /// The identity of this store.
     pub fn instance(&self) -> &Instance {
         &self.instance
     }

@@ -23,9 +23,9 @@ pub const PERSISTENT: &str = "/var/lib/autoport/reservations";
 #[display("reservation {name}")]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
-    /// For whom; a name as a network can have it, of at most 200 bytes.
+    /// Its name, at most 200 bytes, by the rules for names of networks.
     pub name: String,
-    /// Which ports.
+    /// The reserved ports.
     pub hosts: Vec<HostPort>,
     /// Seconds since the epoch at which it was made.
     pub created: u64,
