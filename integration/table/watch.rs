@@ -9,6 +9,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoport::kernel::{Events, Woken};
 use fs2::FileExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -385,6 +387,24 @@ fn what_it_was_not_told_is_found_all_the_same() {
     watch.signal(Signal::SIGCONT);
     watch.wait_for("the table", || watch.said().contains("built table"));
     web.check().success();
+}
+
+#[test]
+fn what_changes_while_nothing_is_told_is_noticed() {
+    let _node = Node::new();
+    nft(&format!("add table {TABLE}"));
+    let (never, _writer) = std::io::pipe().expect("a pipe");
+    let mut events = Events::open().expect("netlink works");
+    let woken = |events: &mut Events| {
+        events.wait(never.as_fd(), Some(Duration::from_millis(50))).expect("netlink works")
+    };
+    nft(&format!("add chain {TABLE} before"));
+    events.without(|| ((), None)).expect("netlink works");
+    assert_eq!(woken(&mut events), Woken::Elapsed, "the look came after the change");
+    events.without(|| (nft(&format!("add chain {TABLE} meanwhile")), None)).expect("netlink works");
+    assert_eq!([woken(&mut events), woken(&mut events)], [Woken::Changed, Woken::Elapsed]);
+    nft(&format!("add chain {TABLE} after"));
+    assert_eq!([woken(&mut events), woken(&mut events)], [Woken::Changed, Woken::Elapsed]);
 }
 
 /// The number of table events (group 7) that were dropped because the socket was full.

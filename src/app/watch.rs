@@ -8,6 +8,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
+
 use super::{end_flows, reconcile};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
@@ -30,8 +32,15 @@ const CALM: Duration = Duration::from_secs(10);
 /// done again and again, it is needed again.
 const REST: Duration = Duration::from_secs(1);
 
+/// When a watch looks: so long after the change, or not at all for now.
+type Turn<'a> = dyn Fn() -> Option<Duration> + 'a;
+
+/// How often a watch that stands by looks whether it is its turn.
+const STEP: u16 = 500;
+
 /// Restores the table of the store at `store` until `stop` is ready. It leaves another watch of the node the time
-/// that `precedence` says to come first: two at once would take the processors from each other.
+/// that `turn` says to come first: two at once would take the processors from each other. While `turn` says nothing,
+/// the other watch is known to be there, and this one does not even listen, which would take the kernel's time.
 ///
 /// # Errors
 /// When the kernel does not tell about changes. Everything else is noted in `log`, and looked at
@@ -39,7 +48,7 @@ const REST: Duration = Duration::from_secs(1);
 pub fn watch(
     store: &Store,
     stop: BorrowedFd<'_>,
-    precedence: &dyn Fn() -> Duration,
+    turn: &Turn<'_>,
     log: &mut dyn Log,
 ) -> Result<(), Error> {
     // Before the first look, so that nothing falls between.
@@ -61,21 +70,43 @@ pub fn watch(
             log.note(Event::Watching { state_dir: store.dir().to_owned() });
         }
         told = Some(text);
-        let woken = if again { Woken::Changed } else { rest(&mut events, stop)? };
-        let quiet = QUIET.max(precedence());
+        let woken = if again { Woken::Changed } else { rest(&mut events, stop, turn)? };
+        let quiet = QUIET.max(turn().unwrap_or_default());
         if woken == Woken::Stopped || outlast(&mut events, stop, quiet, &pace)? == Woken::Stopped {
             return Ok(());
         }
     }
 }
 
-/// Waits until another program has changed the table.
-fn rest(events: &mut Events, stop: BorrowedFd<'_>) -> Result<Woken, kernel::Error> {
-    match events.wait(stop, Some(REST))? {
-        Woken::Elapsed => kernel::give_back_memory(),
-        woken @ (Woken::Changed | Woken::Stopped) => return Ok(woken),
+/// Waits until another program has changed the table, and it is the turn of this watch.
+fn rest(
+    events: &mut Events,
+    stop: BorrowedFd<'_>,
+    turn: &Turn<'_>,
+) -> Result<Woken, kernel::Error> {
+    let mut patience = Some(REST);
+    loop {
+        match events.wait(stop, patience)? {
+            Woken::Elapsed => kernel::give_back_memory(),
+            woken @ (Woken::Changed | Woken::Stopped) => return Ok(woken),
+        }
+        if turn().is_none() && events.without(|| (stand_by(stop, turn), None))? {
+            return Ok(Woken::Stopped);
+        }
+        // Who may get or lose its turn looks now and then.
+        patience = Some(REST).filter(|_| turn() != Some(Duration::ZERO));
     }
-    events.wait(stop, None)
+}
+
+/// Waits until it is the turn of this watch; says whether it was stopped before.
+fn stand_by(stop: BorrowedFd<'_>, turn: &Turn<'_>) -> bool {
+    let mut stopped = [PollFd::new(stop, PollFlags::POLLIN)];
+    while turn().is_none() {
+        if poll(&mut stopped, STEP).is_ok_and(|ready| ready > 0) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Waits until the burst is over that has just begun, so that it is `quiet`, and the pause after the last look.
@@ -98,14 +129,16 @@ fn outlast(
 /// Compares the table with the records and restores it; returns whether that was necessary. Nothing is
 /// restored for a store that does not exist: its first ADD builds the table.
 fn look(store: &Store, events: &mut Events, log: &mut dyn Log) -> Result<bool, Error> {
-    events.was_right_in(None);
     let Some(shared) = store.read(log)? else {
         return reconcile::delete_old_table(log).map(|()| false);
     };
     shared.belongs_here()?;
     let mut nft = Nft::open(&shared.instance().id)?;
-    let applied = reconcile::reconcile(&shared, &mut nft, log)?;
-    events.was_right_in(applied.generation);
+    let applied = events.without(|| {
+        let applied = reconcile::reconcile(&shared, &mut nft, log);
+        let generation = applied.as_ref().ok().and_then(|applied| applied.generation);
+        (applied, generation)
+    })??;
     drop(shared);
     end_flows(&mut nft, &Redirected { new: applied.restored, ..Redirected::default() }, log);
     Ok(applied.rebuilt.is_some() || !applied.mended.is_empty())

@@ -52,6 +52,6 @@ pub(super) fn run(adopt: bool, store: &Store, screen: &mut Screen<'_>) -> Result
 /// Repairs whenever something damages the table, until SIGTERM.
 pub(super) fn watch(store: &Store) -> Result<u8, Failure> {
     let stop = asked_to_end()?;
-    app::watch(store, stop.as_fd(), &|| Duration::ZERO, &mut crate::Stderr)?;
+    app::watch(store, stop.as_fd(), &|| Some(Duration::ZERO), &mut crate::Stderr)?;
     Ok(0)
 }

@@ -56,6 +56,8 @@ pub struct Keeper {
     present: Lock,
     /// Whether it is about to end.
     leaves: bool,
+    /// Whether another agent led at the last beat.
+    follows: bool,
     heart: Heart,
     /// The heart of a preferred agent that waits.
     waiting: Heart,
@@ -86,6 +88,7 @@ impl Keeper {
             next: Lock::at(dir.join(NEXT)),
             present: Lock::at(dir.join(PRESENT)),
             leaves: false,
+            follows: false,
             heart: Heart::at(dir.join(HEARTBEAT), !preferred),
             waiting: Heart::at(dir.join(NEXT), !preferred),
             part: Part::Offline,
@@ -117,6 +120,11 @@ impl Keeper {
         matches!(self.part, Part::Deputy) || self.lead.is_held()
     }
 
+    /// Whether another agent of the node leads, and lives.
+    pub const fn follows(&self) -> bool {
+        self.follows
+    }
+
     /// Notes that the runtime's session is synchronized, or is over. Without one an agent cannot lead.
     pub fn set_connected(&mut self, connected: bool) {
         if !connected {
@@ -124,6 +132,7 @@ impl Keeper {
             self.next.release();
             self.present.release();
             self.part = Part::Offline;
+            self.follows = false;
         } else if self.part == Part::Offline {
             self.part = Part::Ready;
             // An error is the next beat's.
@@ -169,7 +178,9 @@ impl Keeper {
     /// # Errors
     /// When a file of the state directory cannot be used.
     pub fn beat(&mut self) -> Result<(), Error> {
+        self.follows = false;
         let standing = self.decide(false)?;
+        self.follows = self.part != Part::Offline && matches!(standing, Standing::StandsBy);
         let now = self.clock.now();
         self.pulse.beat(now);
         if matches!(standing, Standing::Leads) {

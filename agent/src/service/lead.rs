@@ -1,6 +1,8 @@
 //! The thread that decides whether this agent answers an event, and beats. It alone uses the files by which
 //! the node's agents agree.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +42,7 @@ pub(super) fn start(
     keeper: Keeper,
     worker: Sender<Task>,
     metrics: Metrics,
+    follows: Arc<AtomicBool>,
 ) -> std::io::Result<Sender<Order>> {
     let (orders, received) = mpsc::channel();
     let run = move || {
@@ -49,7 +52,7 @@ pub(super) fn start(
         } else if let Err(error) = keeper.begin() {
             tracing::warn!("{}", in_one_line(&error));
         }
-        Lead { keeper, worker, metrics, failed: false, led: None }.run(&received);
+        Lead { keeper, worker, metrics, follows, failed: false, led: None }.run(&received);
     };
     thread::Builder::new().name("lead".to_owned()).spawn(run)?;
     Ok(orders)
@@ -59,6 +62,8 @@ struct Lead {
     keeper: Keeper,
     worker: Sender<Task>,
     metrics: Metrics,
+    /// Whether another agent leads, for the thread that watches the table.
+    follows: Arc<AtomicBool>,
     /// Whether the last beat failed.
     failed: bool,
     /// The role in which it leads, as far as the worker knows.
@@ -91,6 +96,7 @@ impl Lead {
             };
             let leads = self.keeper.leads();
             self.metrics.set_leader(leads);
+            self.follows.store(self.keeper.follows(), Ordering::Relaxed);
             if sent.and_then(|()| self.tell(leads)).is_err() {
                 return;
             }

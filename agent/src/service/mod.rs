@@ -122,7 +122,8 @@ impl Service {
         let clock = Clock::of_node();
         let (metrics, health) = (Metrics::default(), Arc::new(Health::default()));
         metrics::start(settings.doors.clone(), metrics.clone(), health.clone())?;
-        table::start(store.clone(), settings.preferred, metrics.clone())?;
+        let follows = Arc::<AtomicBool>::default();
+        table::start(store.clone(), settings.preferred, metrics.clone(), follows.clone())?;
         journal::start(store.clone(), metrics.clone())?;
         let (warnings, waiting) = cluster::warnings();
         let binder = Binder::new(warnings.clone());
@@ -142,7 +143,7 @@ impl Service {
             metrics.clone(),
             (checks, warnings, binder),
         )?;
-        let orders = lead::start(store.clone(), keeper, worker, metrics.clone())?;
+        let orders = lead::start(store.clone(), keeper, worker, metrics.clone(), follows)?;
         let mut sockets = None;
         if let Some(cluster) = settings.cluster.take() {
             let (plugin, health) = (settings.plugin.clone(), health.clone());

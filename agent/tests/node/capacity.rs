@@ -28,10 +28,10 @@ use super::api::Api;
 use super::runtime::Runtime;
 use super::{PORTS, host_pod, run};
 
-const RESOURCE: &str = "autoport.cni/ports";
+pub(crate) const RESOURCE: &str = "autoport.cni/ports";
 
 #[derive(Clone, PartialEq, Message)]
-struct Registered {
+pub(crate) struct Registered {
     #[prost(string, tag = "1")]
     version: String,
     #[prost(string, tag = "2")]
@@ -81,7 +81,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A kubelet: it lists the devices of each plugin that registers.
-struct Kubelet {
+pub(crate) struct Kubelet {
     seen: Receiver<Seen>,
     /// It ends with this.
     _running: oneshot::Sender<Infallible>,
@@ -159,7 +159,7 @@ async fn list(own: Registration, registered: Registered) {
 
 impl Kubelet {
     /// Listens in `dir`, as one that has just started: the sockets of all plugins are deleted.
-    fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self::that(dir, true)
     }
 
@@ -209,7 +209,7 @@ impl Kubelet {
         self.awaits(|seen| *seen == expected)
     }
 
-    fn awaits_registration(&self, resource: &str) -> Registered {
+    pub(crate) fn awaits_registration(&self, resource: &str) -> Registered {
         let mut all = self.awaits(
             |seen| matches!(seen, Seen::Registered(registered) if registered.resource == resource),
         );
@@ -218,21 +218,21 @@ impl Kubelet {
     }
 }
 
-struct Scene {
+pub(crate) struct Scene {
     node: Node,
     api: Api,
-    runtime: Runtime,
-    dir: TempDir,
+    pub(crate) runtime: Runtime,
+    pub(crate) dir: TempDir,
 }
 
 impl Scene {
-    fn new(keys: &str) -> Self {
+    pub(crate) fn new(keys: &str) -> Self {
         let node = Node::new(keys);
         let dir = tempfile::tempdir().expect("a directory");
         Self { node, api: Api::new(), runtime: Runtime::new(), dir }
     }
 
-    fn start(&self, runtime: &Runtime, options: &[&str]) -> Agent {
+    pub(crate) fn start(&self, runtime: &Runtime, options: &[&str]) -> Agent {
         let kubeconfig = self.api.kubeconfig(self.node.node_dir());
         let kubeconfig = kubeconfig.to_str().expect("an ASCII path");
         let dir = self.dir.path().to_str().expect("an ASCII path");

@@ -16,6 +16,7 @@ use serde_json::json;
 use autoport_agent::nri::message::{Container, Pod};
 
 use super::agent::{Agent, Node};
+use super::capacity::{Kubelet, RESOURCE, Scene};
 use super::doors::ADDRESS;
 use super::runtime::Runtime;
 use super::{asking, create, ip, run, tool};
@@ -95,8 +96,28 @@ fn what_an_idle_agent_takes() {
     println!("500 Pods at once: {}", status(&agent, &["VmRSS", "RssAnon", "VmHWM"]));
 }
 
+/// It looks at the node's files four times a second.
+#[test]
+#[ignore = "a measurement, run by make bench-agent"]
+#[expect(clippy::print_stdout, reason = "what was measured")]
+fn what_an_idle_agent_takes_that_offers_ports() {
+    let scene = Scene::new("");
+    let kubelet = Kubelet::new(scene.dir.path());
+    let agent = scene.start(&scene.runtime, &[]);
+    let _connection = scene.runtime.connect(Vec::new(), Vec::new());
+    kubelet.awaits_registration(RESOURCE);
+    thread::sleep(Duration::from_secs(5));
+    let before = processor_time(&agent);
+    thread::sleep(Duration::from_mins(1));
+    let spent = processor_time(&agent).saturating_sub(before);
+    println!(
+        "a minute with --device-plugins and the API server: {spent:.1?} of processor time, {}",
+        status(&agent, &["VmRSS", "RssAnon"])
+    );
+}
+
 /// Records so many pods with a port each, over IPv4 and IPv6; gives the instance of the store and the last element.
-fn fill(store: &Store, count: u16) -> (String, Place) {
+pub(crate) fn fill(store: &Store, count: u16) -> (String, Place) {
     let locked = store.lock(&mut Silent).expect("the agent has made it");
     let instance = locked.instance();
     let mut last = None;
@@ -158,6 +179,8 @@ fn how_soon_a_busy_agent_restores_the_table() {
             let flush = scope.spawn(|| tool("nft", "flush ruleset"));
             let woken = changes.wait(never.as_fd(), Some(Duration::from_secs(20)));
             assert!(matches!(woken, Ok(Woken::Changed)), "{woken:?}");
+            // A process that listens would take the kernel's time.
+            drop(changes);
             let begun = Instant::now();
             while !kernel
                 .look(Extent::Places(&[place]))

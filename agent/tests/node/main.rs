@@ -19,6 +19,7 @@ mod late;
 mod runtime;
 mod spec;
 mod swap;
+mod table;
 mod taint;
 mod taken;
 

@@ -106,6 +106,12 @@ impl Socket {
         subscribe().map_err(|source| Error::Socket { action: "subscribe with", source })
     }
 
+    /// Ends what [`Self::subscribe`] began.
+    pub(crate) fn unsubscribe(&mut self, group: u32) -> Result<(), Error> {
+        let left = self.netlink.drop_membership(group);
+        left.map_err(|source| Error::Socket { action: "unsubscribe with", source })
+    }
+
     /// For poll(2).
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.netlink.as_fd()

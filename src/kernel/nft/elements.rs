@@ -50,9 +50,6 @@ const COUNTER: &str = "counter";
 /// 384 bytes.
 const PER_MESSAGE: usize = 170;
 
-/// How many bytes an element that is made again has counted, in no packets: what it counted before is lost.
-const LOST: u64 = 1;
-
 fn put_key(messages: &mut Messages, key: &Key) {
     messages.nest(uapi::NFTA_SET_ELEM_KEY, |value| match key {
         Key::Port { address, protocol, port } => {
@@ -85,11 +82,12 @@ fn put_element(messages: &mut Messages, element: &Element) {
     messages.put_userdata(uapi::NFTA_SET_ELEM_USERDATA, parts);
 }
 
-fn put_lost_count(messages: &mut Messages) {
+/// Puts a counter that has counted nothing, which is not the one of the map.
+fn put_counter(messages: &mut Messages) {
     messages.nest(uapi::NFTA_SET_ELEM_EXPR, |expression| {
         expression.put_text(uapi::NFTA_EXPR_NAME, COUNTER);
         expression.nest(uapi::NFTA_EXPR_DATA, |counter| {
-            counter.put(uapi::NFTA_COUNTER_BYTES, &[&LOST.to_be_bytes()]);
+            counter.put(uapi::NFTA_COUNTER_BYTES, &[&0_u64.to_be_bytes()]);
             counter.put(uapi::NFTA_COUNTER_PACKETS, &[&0_u64.to_be_bytes()]);
         });
     });
@@ -123,7 +121,8 @@ fn put_runs<T>(
 }
 
 /// Adds elements. Refused when one of them is there already. Unless `is_new`, they may have translated
-/// something before.
+/// something before: then their counters are copies of the one of their map, which says so, and takes the
+/// kernel less time.
 pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &[E], is_new: bool) {
     put_runs(
         transaction,
@@ -133,8 +132,8 @@ pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &
         |set, key| format!("adding {key} to {set}"),
         |list, element| {
             put_element(list, element.borrow());
-            if !is_new && element.borrow().set.is_map() {
-                put_lost_count(list);
+            if is_new && element.borrow().set.is_map() {
+                put_counter(list);
             }
         },
     );

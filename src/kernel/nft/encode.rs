@@ -22,6 +22,9 @@ use crate::ruleset::{Chain, Hook, Interface, Set, SetKind, TABLE};
 const NFT_SET_MAP: u32 = 0x8;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 
+/// How many bytes an element that is made again has counted, in no packets: what it counted before is lost.
+const LOST: u64 = 1;
+
 /// Of a netlink message's header, a row of numbers of at most 32 bits (netlink(7)).
 const ALIGNMENT: usize = align_of::<u32>();
 
@@ -123,7 +126,9 @@ impl Encoder {
             unsafe { sys::nftnl_set_set_u32(object.as_ptr().as_ptr(), attribute as u16, value) };
         }
         if set.is_map() {
-            let counter = Raw::new(c"counter", &[], &[]).allocate();
+            // An element that is added without a counter gets a copy.
+            let lost = [(sys::NFTNL_EXPR_CTR_BYTES, &LOST.to_ne_bytes()[..])];
+            let counter = Raw::new(c"counter", &[], &lost).allocate();
             // SAFETY: both pointers are valid; the set takes ownership of the expression and frees
             // it with itself.
             unsafe { sys::nftnl_set_add_expr(object.as_ptr().as_ptr(), counter.as_ptr()) };

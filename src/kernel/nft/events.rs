@@ -32,10 +32,14 @@ pub enum Woken {
 #[derive(Debug)]
 pub struct Events {
     socket: Socket,
+    /// For questions: an answer on the other one might be lost among events.
+    asking: Socket,
     /// Whether the transaction that is being told about has changed our table.
     ours: bool,
-    /// The generation of the tables in which ours was as it should be.
-    right: Option<u32>,
+    /// Whether our table may have changed while nothing was told.
+    changed: bool,
+    /// The generation of the tables after the last look.
+    known: Option<u32>,
 }
 
 impl Events {
@@ -44,14 +48,29 @@ impl Events {
     /// # Errors
     /// [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
-        let mut socket = Socket::open()?;
+        let (mut socket, asking) = (Socket::open()?, Socket::open()?);
         socket.subscribe(uapi::NFNLGRP_NFTABLES, ROOM)?;
-        Ok(Self { socket, ours: false, right: None })
+        Ok(Self { socket, asking, ours: false, changed: false, known: None })
     }
 
-    /// Takes note of the generation in which our table was as it should be, if that is known.
-    pub fn was_right_in(&mut self, generation: Option<u32>) {
-        self.right = generation;
+    /// Does `work`, which looks at our table and may change it, while nothing is told: the kernel takes a third less
+    /// time for a large transaction that no process listens to. `work` gives the generation of the tables that it has
+    /// left, if it knows. A later one is noticed.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn without<T>(&mut self, work: impl FnOnce() -> (T, Option<u32>)) -> Result<T, Error> {
+        let before = self.asking.generation();
+        if before.is_some() {
+            self.socket.unsubscribe(uapi::NFNLGRP_NFTABLES)?;
+        }
+        // What was told until now is older than the look.
+        self.read()?;
+        let (done, left) = work();
+        self.socket.subscribe(uapi::NFNLGRP_NFTABLES, ROOM)?;
+        self.known = left.or(before);
+        (self.ours, self.changed) = (false, self.asking.generation() != self.known);
+        Ok(done)
     }
 
     /// Waits until somebody else has changed our table, `stop` is ready, or `patience` is used up.
@@ -64,6 +83,9 @@ impl Events {
         stop: BorrowedFd<'_>,
         patience: Option<Duration>,
     ) -> Result<Woken, Error> {
+        if std::mem::take(&mut self.changed) {
+            return Ok(Woken::Changed);
+        }
         let begun = Instant::now();
         loop {
             let left = patience.map(|patience| patience.saturating_sub(begun.elapsed()));
@@ -115,7 +137,7 @@ impl Events {
             return Ok(concerns);
         }
         self.ours = false;
-        Ok(self.right.is_none() || Socket::open()?.generation() != self.right)
+        Ok(self.known.is_none() || self.asking.generation() != self.known)
     }
 }
 
