@@ -8,17 +8,23 @@ CONTAINERS ?= 500
 SEED ?= 1
 KERNELS ?= bookworm trixie
 OLD ?=
+TARGET ?=
+export TARGET
 API ?= 1.20
 
-.PHONY: help build deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels sanitize bench bench-agent bench-hook bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 17
 
-build: ## dist/autoport and dist/autoport-agent, static; debug symbols, completions, man pages beside them
+build: ## dist/autoport and dist/autoport-agent, static; debug symbols, completions, man pages beside them. TARGET=aarch64-unknown-linux-gnu: for that machine, in dist/TARGET
 	@integration/setup.sh build
 	scripts/build.sh autoport autoport-agent
+
+release: ## what a release consists of, in dist, and SHA256SUMS of it; TARGET="TRIPLE TRIPLE" for several machines
+	@for target in $(or $(TARGET),""); do TARGET=$$target integration/setup.sh build || exit; done
+	scripts/release.sh $(TARGET)
 
 deb: dist/autoport dist/autoport-agent ## a Debian package in dist
 	@scripts/deb.sh
@@ -96,6 +102,16 @@ test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 mi
 test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
 	@KERNELS="$(KERNELS)" integration/setup.sh kernels
 	scripts/kernels.sh $(KERNELS)
+
+test-arm64: export TARGET = aarch64-unknown-linux-gnu
+test-arm64: ## the plugin built for arm64, in the suites `kernel` and `traffic` on an emulated machine with Debian's kernel
+	@KERNELS=bookworm integration/setup.sh kernels
+	scripts/build.sh autoport
+	PLUGIN=dist/$(TARGET)/autoport SUITES="$(or $(SUITES),kernel traffic)" scripts/kernels.sh bookworm
+
+test-release: ## two clones of this commit in different folders, and whether their releases are the same bytes; two release builds
+	@integration/setup.sh build
+	integration/release.sh $(TARGET)
 
 sanitize: ## the tests under AddressSanitizer and Miri, with a nightly toolchain
 	@integration/setup.sh test

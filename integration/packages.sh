@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what is handed out (Debian package, OCI image, manifests, units) and inspects each with the
+# Builds what is handed out (archive, Debian package, OCI image, manifests, units) and inspects each with the
 # programs that will have to take it. Uses the executables of `make build`, or the one that is named and
 # autoport-agent beside it.
 #
@@ -33,6 +33,44 @@ done
 version=$("$executable" --version)
 [[ $version =~ ^autoport\ [0-9]+\.[0-9]+\.[0-9]+ ]] || die "it says $version"
 
+step "no path of this machine in the executables"
+for file in "$executable" "$agent"; do
+    if grep -aqF -e "$PWD/" -e "${CARGO_HOME:-$HOME/.cargo}/" "$file"; then die "$file has a path of this machine in it"; fi
+done
+
+step "the archive"
+for folder in a b; do scripts/tarball.sh "$executable" "$work/$folder" >/dev/null; done
+for file in "$work"/a/*; do cmp "$file" "$work/b/${file##*/}" || die "${file##*/} is another each time"; done
+archive=$(one "$work"/a/autoport-*.tar.gz)
+equal "whose the files are" "$(tar --numeric-owner -tvzf "$archive" | awk '{ print $2 }' | sort -u)" 0/0
+mkdir "$work/archive"
+tar -xzf "$archive" --strip-components=1 -C "$work/archive"
+equal "what the archive has" "$("$work/archive/autoport" --version)" "$version"
+equal "its folders" "$(cd "$work/archive" && echo ./*)" \
+    "./CHANGELOG.md ./LICENSE ./NOTICE ./autoport ./autoport-agent ./completions ./licenses ./man ./systemd"
+list=$(one "$work"/a/*.cdx.json)
+# Each crate is in the list and, unless it is this project's, below a licence.
+"$TOOLS/kubernetes-validate/bin/python" - "$list" "$work/archive/licenses/THIRD-PARTY" <<'PYTHON'
+import json, sys
+
+with open(sys.argv[1]) as file:
+    bill = json.load(file)
+with open(sys.argv[2]) as file:
+    licences = file.read()
+assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5"), bill
+names = set()
+for part in bill["components"]:
+    assert part["version"] and part["licenses"][0]["expression"], part
+    names.add(part["bom-ref"])
+    if "hashes" in part:
+        line = f'\n{part["name"]} {part["version"]} ({part["licenses"][0]["expression"]})\n'
+        assert line in licences, line
+assert len(names) == len(bill["components"]) > 100, len(names)
+assert {name.split("@")[0] for name in names} >= {"glibc", "libgcc", "libnftnl", "rust-std", "pkg:cargo/nftnl", "pkg:cargo/kube"}
+for part in bill["dependencies"]:
+    assert names >= {part["ref"], *part["dependsOn"]}, part
+PYTHON
+
 step "the Debian package"
 for folder in a b; do scripts/deb.sh "$executable" "$work/$folder" >/dev/null; done
 deb=$(one "$work"/a/*.deb)
@@ -40,7 +78,7 @@ cmp "$deb" "$(one "$work"/b/*.deb)" || die "the package is another each time"
 lintian --fail-on error,warning "$deb"
 contents=$(dpkg-deb --contents "$deb")
 for path in ./usr/lib/cni/autoport './usr/sbin/autoport -> ../lib/cni/autoport' \
-    ./usr/sbin/autoport-agent ./lib/systemd/system/autoport-{repair.service,gc.service,gc.timer} \
+    ./usr/sbin/autoport-agent ./usr/share/doc/autoport/THIRD-PARTY.gz ./lib/systemd/system/autoport-{repair.service,gc.service,gc.timer} \
     ./lib/systemd/system/autoport-agent{,-standby}.service; do
     holds "$contents" "$path"
 done
@@ -100,7 +138,7 @@ rm "$work/etc/10-a.conflist"
 sh "$work/prerm" remove
 
 step "the image"
-for folder in a b; do scripts/image.sh "$executable" "$work/$folder" >/dev/null; done
+for folder in a b; do scripts/image.sh "$work/$folder" "$executable" >/dev/null; done
 image=$(one "$work"/a/*.oci.tar)
 cmp "$image" "$(one "$work"/b/*.oci.tar)" || die "the image is another each time"
 inspected=$(skopeo inspect --config "oci-archive:$image")
@@ -114,12 +152,33 @@ for blob in "$work"/layers/*; do
     if gzip -t "$blob" 2>/dev/null; then tar -xzf "$blob" -C "$work/rootfs"; fi
 done
 equal "what the image has" "$(cd "$work/rootfs" && find . -type f | sort | xargs)" \
-    "./autoport ./autoport-agent ./licenses/LICENSE ./licenses/NOTICE"
+    "./autoport ./autoport-agent ./licenses/GPL-3 ./licenses/LGPL-2.1 ./licenses/LICENSE ./licenses/NOTICE ./licenses/THIRD-PARTY"
 # Nothing else is there: no loader, no library, no shell, no /proc.
 unshare=(unshare --root="$work/rootfs")
 [ "$EUID" -eq 0 ] || unshare=(unshare --user --map-root-user --root="$work/rootfs")
 equal "what it says in the image" "$("${unshare[@]}" /autoport --version)" "$version"
 equal "what the agent says" "$("${unshare[@]}" /autoport-agent --version)" "autoport-agent ${version#autoport }"
+
+step "an image for two processors"
+# For the other one it has the same executables, whose header says that they are for it.
+mkdir "$work/other"
+cp -r "$(dirname "$executable")/licenses" "$executable" "$agent" "$work/other/"
+case $(uname -m) in x86_64) other=arm64 code='\xb7' ;; *) other=amd64 code='\x3e' ;; esac
+for name in autoport autoport-agent; do
+    printf '%b' "$code" | dd of="$work/other/$name" bs=1 seek=18 conv=notrunc status=none
+done
+scripts/image.sh "$work/index" "$executable" "$work/other/autoport" >/dev/null
+image=oci-archive:$(one "$work"/index/*.oci.tar)
+equal "the architectures" "$(skopeo inspect --raw "$image" | grep -o '"architecture":"[^"]*"' | sort | cut -d '"' -f 4 | xargs)" "amd64 arm64"
+for architecture in amd64 arm64; do
+    holds "$(skopeo --override-arch "$architecture" inspect --config "$image")" "\"architecture\": \"$architecture\""
+done
+skopeo --override-arch "$other" copy --quiet "$image" "dir:$work/layers-other"
+mkdir "$work/rootfs-other"
+for blob in "$work"/layers-other/*; do
+    if gzip -t "$blob" 2>/dev/null; then tar -xzf "$blob" -C "$work/rootfs-other"; fi
+done
+cmp "$work/other/autoport" "$work/rootfs-other/autoport" || die "the image for $other has another executable"
 
 step "the systemd units"
 units=$work/units
@@ -161,6 +220,35 @@ manifests "$overlay" 1.28 1.32 1.37
 equal "which containers load programs of eBPF" "$(grep -c -- '- BPF$' "$kustomized")" 2
 equal "which containers write to the cgroups" \
     "$(grep -A 2 -- 'mountPath: /sys/fs/cgroup' "$kustomized" | grep -c 'readOnly: false')" 2
+for folder in deploy/kubernetes/platforms/*/; do
+    component=$(basename "$folder")
+    for base in "" /uninstall; do
+        printf 'resources: ["deploy%s"]\ncomponents: ["deploy/platforms/%s"]\n' "$base" "$component" >"$overlay/kustomization.yaml"
+        manifests "$overlay" 1.28 1.32 1.37
+        rendered=$(<"$kustomized")
+        if [ "$component" = selinux ]; then
+            [ -n "$base" ] || holds "$rendered" "type: spc_t"
+            continue
+        fi
+        plugins=$(sed -n 's/.*"--bin-dir=\([^"]*\)".*/\1/p' "$folder/kustomization.yaml")
+        networks=$(sed -n 's/.*"--conf-dir=\([^"]*\)".*/\1/p' "$folder/kustomization.yaml")
+        if [ -n "$base" ]; then
+            for argument in uninstall --host --stay "--bin-dir=$plugins" "--conf-dir=$networks"; do
+                grep -q -- "^ *- $argument\$" "$kustomized" || die "$component: $argument is no argument of uninstall"
+            done
+        else
+            # In the container the directories are always where they usually are.
+            holds "$rendered" "- hostPath:
+          path: $plugins
+          type: Directory
+        name: plugins"
+            holds "$rendered" "- hostPath:
+          path: $networks
+          type: Directory
+        name: networks"
+        fi
+    done
+done
 manifests deploy/kubernetes 1.28 1.32 1.37
 equal "which containers load programs of eBPF by default" "$(grep -c -- '- BPF$' "$kustomized" || true)" 0
 equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \

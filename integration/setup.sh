@@ -2,7 +2,7 @@
 # Installs what building, demonstrating and testing autoport needs on Debian 12
 # or later. Run it as root, or as a user who may use sudo (for apt only).
 #
-#   integration/setup.sh build       what `cargo build` needs
+#   integration/setup.sh build       what `cargo build` needs, and with TARGET what builds for that triple
 #   integration/setup.sh check       that, and what `make check` needs
 #   integration/setup.sh demo        the first, and what the demo needs, with cnitool
 #   integration/setup.sh test        that, and what the tests need
@@ -13,7 +13,7 @@
 #                                    does; the first time it builds Kubernetes
 #   integration/setup.sh api         what `kubernetes` needs, and an API server of Kubernetes 1.36; it
 #                                    builds that too
-#   integration/setup.sh kernels     what `test` needs, and what `make test-kernels` boots
+#   integration/setup.sh kernels     what `build` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
@@ -44,8 +44,11 @@
 #                                             which shares a node with today's
 #   api/                 api                  etcd 3.5, and integration/cluster/apiserver, built by
 #                                             integration/cluster/build-api.sh
-#   kernels/             kernels              a folder per Debian release in $KERNELS (bookworm, trixie): its
+#   kernels/ARCH/        kernels              a folder per Debian release in $KERNELS (bookworm, trixie): its
 #                                             kernel for clouds and the modules for networks
+#   machine/ARCH/        kernels              the programs of Debian 12 that an emulated machine runs, with
+#                                             their libraries, and sid's reference plugins in cni-sid
+#   cross/TARGET/        build                with TARGET, the triple of another machine: libnftnl for it
 #   stamps/              all                  what each of them was made from
 #
 # A second run finds everything in place and does nothing, without the network.
@@ -76,9 +79,30 @@ packages_packages=(lintian skopeo systemd python3-venv zsh fish)
 # The version is that of the newest Kubernetes it knows.
 kubernetes_validate=1.37.0
 packages_bench=(linux-perf)
-packages_kernels=(qemu-system-x86)
+packages_kernels=(xz-utils)
+
+# What runs in an emulated machine, beside the tests.
+machine=(busybox-static containernetworking-plugins iproute2 iptables nftables strace util-linux)
 
 read -ra kernels <<<"${KERNELS:-bookworm trixie}"
+
+# What is built is for this machine, unless TARGET is the triple of another.
+TARGET=${TARGET:-}
+cross_arch= # Debian's name of its processor
+packages_cross=()
+case $TARGET in
+'' | "$(uname -m)-unknown-linux-gnu") TARGET= ;;
+aarch64-unknown-linux-gnu) cross_arch=arm64 ;;
+x86_64-unknown-linux-gnu) cross_arch=amd64 ;;
+*)
+    echo "setup: error: TARGET=$TARGET: not x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu" >&2
+    exit 2
+    ;;
+esac
+packages_qemu=(qemu-system-x86)
+[[ ${TARGET:-$(uname -m)} != aarch64* ]] || packages_qemu=(qemu-system-arm)
+[ -z "$TARGET" ] || packages_cross=("gcc-${TARGET/-unknown/}" "libc6-dev-$cross_arch-cross")
+packages_cross=("${packages_cross[@]//x86_64/x86-64}")
 
 # What is unpacked for `clients`, by release. Podman still has CNI in it only in Debian 12.
 declare -A clients=(
@@ -223,20 +247,21 @@ debian_mirrors() {
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | awk '!seen[$0]++'
 }
 
-# suite NAME COMMAND... runs an apt command that sees this Debian release and nothing else.
+# suite NAME[:ARCHITECTURE] COMMAND... runs an apt command that sees this Debian release and nothing else.
 suite() {
     local name=$1
     shift
     APT_CONFIG=$work/apt/$name/apt.conf "$@"
 }
 
-# configure_suite NAME MIRROR writes the configuration `suite` uses. Of the
+# configure_suite NAME[:ARCHITECTURE] MIRROR writes the configuration `suite` uses. Of the
 # machine's own it keeps how to reach mirrors (proxies, timeouts), but no hooks
 # and no pinning. The Release file is checked against Debian's keyring, as apt
 # does by default.
 configure_suite() {
-    local name=$1 mirror=$2 arch dir=$work/apt/$1 keyring=
+    local name=${1%:*} mirror=$2 arch dir=$work/apt/$1 keyring=
     arch=$(dpkg --print-architecture)
+    [[ $1 != *:* ]] || arch=${1#*:}
     for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
         [ ! -e "$keyring" ] || break
     done
@@ -253,6 +278,7 @@ configure_suite() {
         printf '%s "%s";\n' \
             APT::Sandbox::User root \
             APT::Architecture "$arch" \
+            APT::Architectures "$arch" \
             Acquire::Retries 3 \
             Acquire::Languages none \
             Dir::State "$dir" \
@@ -315,6 +341,9 @@ unpack() {
 
 in_dir() { (cd "$1" && shift && "$@"); }
 
+# This Debian release.
+release() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
+
 # --- tools -------------------------------------------------------------------
 
 # A stamp's first line says how a tool was made, the second which version it is.
@@ -354,7 +383,9 @@ how_api() {
         "$(cat "$here"/cluster/build-api.sh "$here"/cluster/apiserver/*.go | sha256sum)"
 }
 how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
-how_kernel() { printf 'recipe %s %s' "$recipe" "$arch"; }
+how_kernel() { printf 'recipe %s %s' "$recipe" "$machine_arch"; }
+how_machine() { printf 'recipe %s %s' "$recipe" "${machine[*]}"; }
+how_cross() { printf 'recipe %s %s' "$recipe" "$(release)"; }
 how_previous() { printf 'recipe %s %s %s' "$recipe" "$arch" "$previous"; }
 how_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(cat "$here"/programs/{cri,echo}/main.go | sha256sum)"; }
 
@@ -388,16 +419,25 @@ have_api() { [ -x "$TOOLS/api/usr/bin/kube-apiserver" ] && stamped api "$(how_ap
 have_previous() { [ -x "$TOOLS/previous/autoport" ] && stamped previous "$(how_previous)"; }
 
 have_busybox() { [ -x "$TOOLS/busybox/bin/busybox" ] && stamped busybox "$(how_busybox)"; }
-have_kernel() { [ -e "$TOOLS/kernels/$1/vmlinuz" ] && stamped "kernel-$1" "$(how_kernel)"; }
+have_kernel() { [ -e "$TOOLS/kernels/$machine_arch/$1/vmlinuz" ] && stamped "kernel-$machine_arch-$1" "$(how_kernel)"; }
+have_machine() { [ -d "$TOOLS/machine/$machine_arch" ] && stamped "machine-$machine_arch" "$(how_machine)"; }
 have_kernels() {
     local suite
-    have_busybox || return 1
+    have_busybox && have_machine || return 1
     for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
 }
 
+have_cross() {
+    [ -z "$TARGET" ] || { [ -d "$(rustc --print target-libdir --target "$TARGET")" ] &&
+        [ -d "$TOOLS/cross/$TARGET" ] && stamped "cross-$TARGET" "$(how_cross)"; }
+}
+
 have_tools() {
+    have_cross || return 1
+    [ "$level" != build ] && [ "$level" != check ] || return 0
     [ "$level" != fuzz ] || { have_fuzzer; return; }
     [ "$level" != packages ] || { have_kubectl && have_validator; return; }
+    [ "$level" != kernels ] || { have_kernels; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
@@ -407,8 +447,7 @@ have_tools() {
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
     [ "$level" != clients ] || { have_clients trixie && have_servers || return 1; }
     [[ $level != kubernetes && $level != api ]] || have_kubernetes || return 1
-    [ "$level" != api ] || have_api || return 1
-    [ "$level" != kernels ] || have_kernels
+    [ "$level" != api ] || have_api
 }
 
 # What the Go programs are built from: sid's Go, because libcni wants a newer one
@@ -476,6 +515,22 @@ unpack_cni() {
         env CNI_COMMAND=VERSION "$there/unpacked/usr/lib/cni/portmap"
     replace "$there/unpacked/usr/lib/cni" "$TOOLS/cni-$suite"
     stamp "cni-$suite" "$(how_cni)" "$version"
+}
+
+# The standard library of Rust is rustup's; that of C came with the compiler.
+make_cross() {
+    if [ ! -d "$(rustc --print target-libdir --target "$TARGET")" ]; then
+        command -v rustup >/dev/null || die "rustc has no standard library for $TARGET, and there is no rustup." \
+            "Install the one that belongs to this rustc ($(rustc --version))."
+        say "downloading Rust's standard library for $TARGET (30 MB)"
+        run "rustup target add $TARGET" "Check the network and run this script again." rustup target add "$TARGET"
+    fi
+    say "downloading libnftnl for $cross_arch to $TOOLS/cross/$TARGET"
+    download "$(release):$cross_arch" "$work/cross.deb" libnftnl-dev libmnl-dev
+    unpack "$work/cross" "$work/cross.deb"/*.deb
+    mkdir -p "$TOOLS/cross"
+    replace "$work/cross" "$TOOLS/cross/$TARGET"
+    stamp "cross-$TARGET" "$(how_cross)" "$(cd "$work/cross.deb" && echo *)"
 }
 
 # From this repository's own history, without optimisation: what counts is what it does.
@@ -638,19 +693,36 @@ unpack_busybox() {
     stamp busybox "$(how_busybox)" "$(cd "$work/busybox.deb" && echo *)"
 }
 
-# unpack_kernel SUITE makes $TOOLS/kernels/SUITE: vmlinuz, and modules/VERSION
+# The same packages for every processor, so that nothing of this machine is in the emulated one.
+unpack_machine() {
+    local names folder=$work/machine
+    open_suite "bookworm:$machine_arch"
+    mapfile -t names < <(suite "bookworm:$machine_arch" apt-get install --simulate --no-install-recommends "${machine[@]}" |
+        sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+    [ "${#names[@]}" -gt 0 ] || die "apt does not say what ${machine[*]} depend on." "Look at unpack_machine in $0."
+    say "downloading the programs of an emulated machine (50 MB) to $TOOLS/machine/$machine_arch"
+    download "bookworm:$machine_arch" "$work/machine.deb" "${names[@]}"
+    download "sid:$machine_arch" "$work/machine-sid.deb" containernetworking-plugins
+    unpack "$folder" "$work"/machine.deb/*.deb
+    unpack "$work/machine-sid" "$work"/machine-sid.deb/*.deb
+    mv "$work/machine-sid/usr/lib/cni" "$folder/cni-sid"
+    mkdir -p "$TOOLS/machine"
+    replace "$folder" "$TOOLS/machine/$machine_arch"
+    stamp "machine-$machine_arch" "$(how_machine)" "$(cd "$work/machine.deb" && echo *)"
+}
+
+# unpack_kernel SUITE makes $TOOLS/kernels/ARCH/SUITE: vmlinuz, and modules/VERSION
 # with those modules that have to do with networks, and the list of who needs whom.
 unpack_kernel() {
-    local suite=$1 image parts from folder
-    [ "$arch" = amd64 ] || die "there is no kernel for $arch to test here." "make test-kernels is for amd64."
+    local suite=$1:$machine_arch image parts from folder
     open_suite "$suite"
-    image=$(suite "$suite" apt-cache depends "linux-image-cloud-$arch" |
+    image=$(suite "$suite" apt-cache depends "linux-image-cloud-$machine_arch" |
         sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
-    [ -n "$image" ] || die "Debian $suite's linux-image-cloud-$arch does not name a kernel." "Look at unpack_kernel in $0."
+    [ -n "$image" ] || die "Debian $suite's linux-image-cloud-$machine_arch does not name a kernel." "Look at unpack_kernel in $0."
     # Newer releases have the kernel and its modules in packages of their own.
     mapfile -t parts < <(suite "$suite" apt-cache depends "$image" |
         sed -n 's/^ *Depends: \(linux-\(binary\|modules\)-[0-9].*\)$/\1/p')
-    say "downloading $image (30 MB) to $TOOLS/kernels/$suite"
+    say "downloading $image (30 MB) to $TOOLS/kernels/$machine_arch/$1"
     download "$suite" "$work/$suite.deb" "$image" "${parts[@]}"
     unpack "$work/$suite.unpacked" "$work/$suite.deb"/*.deb
 
@@ -658,9 +730,9 @@ unpack_kernel() {
     from=$(find "$work/$suite.unpacked" -path '*/lib/modules/*/kernel/net' -type d -printf '%h\n')
     from=${from%/kernel}
     folder=$work/$suite.made/lib/modules/${from##*/}
-    mkdir -p "$folder" "$TOOLS/kernels"
+    mkdir -p "$folder" "$TOOLS/kernels/$machine_arch"
     # Not every release has a folder for all of them.
-    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/x86/crypto,drivers/net/veth.ko*} \
+    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/*/crypto,drivers/net/veth.ko*} \
         -type f -exec cp --parents {} "$folder/" \; 2>/dev/null) || true
     find "$folder" -name '*.ko.xz' -exec xz -d {} +
     run "finding out which module needs which" "Look at unpack_kernel in $0." \
@@ -668,8 +740,8 @@ unpack_kernel() {
     mv "$work/$suite.made/lib/modules" "$work/$suite.made/modules"
     rmdir "$work/$suite.made/lib"
     mv "$work/$suite.unpacked"/boot/vmlinuz-* "$work/$suite.made/vmlinuz"
-    replace "$work/$suite.made" "$TOOLS/kernels/$suite"
-    stamp "kernel-$suite" "$(how_kernel)" "$(cd "$work/$suite.deb" && echo *)"
+    replace "$work/$suite.made" "$TOOLS/kernels/$machine_arch/$1"
+    stamp "kernel-$machine_arch-$1" "$(how_kernel)" "$(cd "$work/$suite.deb" && echo *)"
 }
 
 # --- main --------------------------------------------------------------------
@@ -683,7 +755,7 @@ case "$#:$level" in
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
-1:kernels) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_kernels[@]}") ;;
+1:kernels) packages=("${packages_build[@]}" "${packages_kernels[@]}" "${packages_qemu[@]}") ;;
 1:kubernetes | 1:api) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
     echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|api|kernels" >&2
@@ -699,10 +771,10 @@ for command in apt-get dpkg-query; do
 done
 
 arch=$(dpkg --print-architecture)
+machine_arch=${cross_arch:-$arch}
+packages+=("${packages_cross[@]}")
 announce
 install_packages "${packages[@]}"
-[ "$level" != build ] && [ "$level" != check ] || exit 0
-
 ! have_tools || exit 0
 
 if ! mkdir -p "$TOOLS" 2>/dev/null || [ ! -w "$TOOLS" ]; then
@@ -718,6 +790,8 @@ if ! flock -n 9; then
 fi
 rm -rf "$TOOLS"/setup.?????? || true # left by a run that was killed
 scratch_in "$TOOLS"
+have_cross || make_cross
+[ "$level" != build ] && [ "$level" != check ] || exit 0
 if [ "$level" = fuzz ]; then
     have_fuzzer || build_fuzzer
     exit 0
@@ -727,17 +801,19 @@ if [ "$level" = packages ]; then
     have_validator || make_validator
     exit 0
 fi
+if [ "$level" = kernels ]; then
+    have_busybox || unpack_busybox
+    have_machine || unpack_machine
+    for suite in "${kernels[@]}"; do
+        have_kernel "$suite" || unpack_kernel "$suite"
+    done
+    exit 0
+fi
 have_go_tools || build_go_tools
 [ "$level" != demo ] || exit 0
 have_cni sid || unpack_cni sid
 [ "$level" != bench ] || have_cni bookworm || unpack_cni bookworm
 [ "$level" != test ] || have_previous || build_previous
-if [ "$level" = kernels ]; then
-    have_busybox || unpack_busybox
-    for suite in "${kernels[@]}"; do
-        have_kernel "$suite" || unpack_kernel "$suite"
-    done
-fi
 [[ $level == clients || $level == kubernetes || $level == api ]] || exit 0
 suites=(bookworm sid)
 [ "$level" != clients ] || suites+=(trixie)

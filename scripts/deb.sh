@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Debian package of dist/autoport, and of dist/autoport-agent beside it:
+# Makes a Debian package of dist/autoport, and of what scripts/build.sh puts beside it:
 # dist/autoport_VERSION_ARCHITECTURE.deb.
 # Needs dpkg-deb and no root. The same sources give the same bytes. DEBFULLNAME and DEBEMAIL, as in
 # debchange(1), say who maintains it.
@@ -9,22 +9,20 @@ set -euo pipefail
 export LC_ALL=C
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/artifact.sh
 executable=${1:-dist/autoport}
 out=${2:-dist}
-agent=$(dirname "$executable")/autoport-agent
-for needed in "$executable" "$agent" dist/man/autoport{,-agent}.1 dist/completions/autoport{,-agent}.bash; do
+built=$(dirname "$executable")
+agent=$built/autoport-agent
+for needed in "$executable" "$agent" "$built"/man/autoport{,-agent}.1 "$built"/completions/autoport{,-agent}.bash "$built/licenses/THIRD-PARTY"; do
     [ -e "$needed" ] || {
         echo "scripts/deb.sh: $needed is not there: run make build" >&2
         exit 1
     }
 done
 
-version=$("$executable" --version)
-version=${version#autoport }
-architecture=$(dpkg --print-architecture)
+architecture=$(architecture "$executable")
 maintainer="${DEBFULLNAME:-The autoport authors} <${DEBEMAIL:-autoport@example.org}>"
-# When the last commit was made; where there is none, the changelog says.
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -42,18 +40,19 @@ for unit in deploy/autoport-*.{service,timer}; do
         install -D -m 0644 /dev/stdin "$root/lib/systemd/system/${unit##*/}"
 done
 
-for page in dist/man/*.[1-8]; do
+for page in "$built"/man/*.[1-8]; do
     pack "$page" "usr/share/man/man${page##*.}/${page##*/}.gz"
 done
 for name in autoport autoport-agent; do
-    put 0644 "dist/completions/$name.bash" "usr/share/bash-completion/completions/$name"
-    put 0644 "dist/completions/_$name" "usr/share/zsh/vendor-completions/_$name"
-    put 0644 "dist/completions/$name.fish" "usr/share/fish/vendor_completions.d/$name.fish"
+    put 0644 "$built/completions/$name.bash" "usr/share/bash-completion/completions/$name"
+    put 0644 "$built/completions/_$name" "usr/share/zsh/vendor-completions/_$name"
+    put 0644 "$built/completions/$name.fish" "usr/share/fish/vendor_completions.d/$name.fish"
 done
 
 doc=usr/share/doc/autoport
 put 0644 deploy/debian/copyright "$doc/copyright"
 put 0644 NOTICE "$doc/NOTICE"
+pack "$built/licenses/THIRD-PARTY" "$doc/THIRD-PARTY.gz"
 pack CHANGELOG.md "$doc/NEWS.gz"
 printf 'autoport (%s) unstable; urgency=medium\n\n  * See NEWS.gz.\n\n -- %s  %s\n' \
     "$version" "$maintainer" "$(date -uRd "@$SOURCE_DATE_EPOCH")" >"$root/changelog"
@@ -66,6 +65,7 @@ put 0644 deploy/debian/overrides usr/share/lintian/overrides/autoport
 
 put 0755 deploy/debian/prerm DEBIAN/prerm
 sed -e "s/@VERSION@/$version/" -e "s/@MAINTAINER@/$maintainer/" -e "s/@ARCHITECTURE@/$architecture/" \
+    -e "s,@HOMEPAGE@,$(field repository)," \
     -e "s/@SIZE@/$(du -k --apparent-size -s "$root" | cut -f1)/" deploy/debian/control >"$root/DEBIAN/control"
 (cd "$root" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root.md5sums"
 install -m 0644 "$root.md5sums" "$root/DEBIAN/md5sums"

@@ -2,20 +2,21 @@
 # Boots Debian's kernels in an emulated machine and runs suites of the
 # integration tests there, as root: scripts/kernels.sh RELEASE...
 #
-# SUITES="udp gc" limits them. Last of all, the first of these kernels is booted
-# once more without nf_tables, for the suite `tableless`.
+# SUITES="udp gc" limits them. Without SUITES the first of these kernels is booted
+# once more at the end, without nf_tables, for the suite `tableless`.
+# TARGET=aarch64-unknown-linux-gnu makes it a machine, a kernel and tests of that kind,
+# and PLUGIN=FILE takes that plugin instead of the one that is built with the tests.
 #
 # The machine has neither disk nor network. All that it needs is in an initramfs,
-# put together from the programs of the machine it runs on, the kernel's modules
-# and the tests. It has two serial ports: the kernel's console, and what the
-# tests print. Both are kept below target/kernels.
+# put together from Debian's programs, the kernel's modules and the tests. It has
+# two serial ports: the kernel's console, and what the tests print. Both are kept
+# below target/kernels.
 #
 # A kernel passes if every suite ran to its end and passed, none was empty or
 # left a test out, and the kernel did not complain.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 tools=${AUTOPORT_TOOLS:-$PWD/target/tools}
 limit=3600 # seconds from power on to power off
@@ -27,7 +28,7 @@ suites=(kernel sctp traffic race choosing udp gc recovery hook)
 [ -z "${SUITES:-}" ] || read -ra suites <<<"$SUITES"
 
 # What they call.
-programs=(ip nft iptables strace flock setpriv unshare nsenter)
+programs=(ip nft iptables-nft strace flock setpriv unshare nsenter)
 plugins=(bridge host-local ptp portmap)
 
 fail() {
@@ -36,11 +37,37 @@ fail() {
 }
 
 [ $# -gt 0 ] || fail "usage: $0 RELEASE..."
-[ "$(uname -m)" = x86_64 ] || fail "these are kernels for x86-64"
+host=$(rustc -vV | sed -n 's/^host: //p')
+target=${TARGET:-$host}
+gnu=${target/-unknown/}
+# Its time is counted in instructions, four nanoseconds each, and leaps where nobody computes. So every wait
+# and every timeout is as on a small processor, however busy this machine is and however slow the emulation.
+# It has one processor: two do not start that way, and without it they mostly wait for each other.
+qemu=(-accel "tcg,thread=single" -icount "shift=2,sleep=off" -m "$memory")
+qemu+=(-nodefaults -no-user-config -display none -nic none -no-reboot)
+case $target in
+x86_64-*)
+    arch=amd64
+    # Without cx16: QEMU 7.2 leaves random flags behind when newer kernels allocate memory by that instruction.
+    qemu=(qemu-system-x86_64 -machine pc -cpu "qemu64,+rdrand,-cx16" "${qemu[@]}")
+    console=ttyS0 output=ttyS1 second=(-serial chardev:tests)
+    parameters=(mitigations=off nokaslr tsc=reliable)
+    ;;
+aarch64-*)
+    arch=arm64
+    qemu=(qemu-system-aarch64 -machine virt -cpu cortex-a57 "${qemu[@]}")
+    # The machine has one port of its own. The other one is on its PCI bus.
+    console=ttyAMA0 output=ttyS0 second=(-device "pci-serial,chardev=tests")
+    parameters=(mitigations=off nokaslr)
+    ;;
+*) fail "there is no emulated machine for $target" ;;
+esac
 busybox=$tools/busybox/bin/busybox
-for file in "$busybox" "${@/#/$tools/kernels/}"; do
-    [ -e "$file" ] || fail "$file is missing: KERNELS=\"$*\" integration/setup.sh kernels"
+debian=$tools/machine/$arch
+for file in "$busybox" "$debian" "${@/#/$tools/kernels/$arch/}"; do
+    [ -e "$file" ] || fail "$file is missing: ${TARGET:+TARGET=$TARGET }KERNELS=\"$*\" integration/setup.sh kernels"
 done
+if [ "$target" != "$host" ]; then . scripts/cross.sh; fi
 
 metadata() { cargo metadata --locked --no-deps --format-version 1 | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
 kept=$(metadata target_directory)/kernels
@@ -58,49 +85,47 @@ put() {
     for file; do install -D -m 0755 "$file" "$root$file"; done
 }
 
-# put_program FILE... the same, with the libraries.
-put_program() {
-    local file libraries
-    for file; do
-        put "$file"
-        libraries=$(ldd "$file" 2>/dev/null | grep -o '/[^ ]*' || true)
-        # shellcheck disable=SC2086 # a list of names without blanks
-        put $libraries
-    done
-}
-
 mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,var/lib,usr/{bin,sbin,lib,lib64}}
 for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$root/$folder"; done
 for program in "${programs[@]}"; do
-    path=$(command -v "$program") || fail "there is no $program here: integration/setup.sh kernels"
-    put_program "$path"
+    path=$(find "$debian"/{,usr/}{bin,sbin} -name "$program" | head -n 1)
+    [ -e "$path" ] || fail "there is no $program in $debian"
+    install "$path" "$root/usr/bin/$program"
 done
-put_program "${plugins[@]/#//usr/lib/cni/}"
+ln -s iptables-nft "$root/usr/bin/iptables" # Debian's choice, made when its package is configured
 for plugin in "${plugins[@]}"; do
-    install -D "$tools/cni-sid/$plugin" "$root/tools/cni-sid/$plugin"
+    install -D "$debian/usr/lib/cni/$plugin" "$root/usr/lib/cni/$plugin"
+    install -D "$debian/cni-sid/$plugin" "$root/tools/cni-sid/$plugin"
 done
-put /usr/lib/x86_64-linux-gnu/xtables/*.so
+# Some packages have not moved below /usr.
+for folder in lib usr/lib; do
+    cp -R --no-dereference "$debian/$folder/$gnu" "$root/usr/lib/"
+done
+rm -rf "$root/usr/lib/$gnu"/{gconv,perl*}
+cp -P "$debian"/lib*/ld-linux-*.so.* "$root/usr/lib/"
+[ ! -d "$debian/lib64" ] || cp -P "$debian"/lib64/* "$root/usr/lib64/"
 put /etc/protocols /etc/services /etc/passwd /etc/group /etc/nsswitch.conf
-cp "$busybox" "$root/usr/bin/busybox"
+install "$debian/bin/busybox" "$root/usr/bin/busybox"
 for applet in $("$busybox" --list); do
-    [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s /usr/bin/busybox "$root/usr/bin/$applet"
+    [ -e "$root/usr/bin/$applet" ] || ln -s /usr/bin/busybox "$root/usr/bin/$applet"
 done
+mkdir -p "$root/usr/sbin"
 ln -s /usr/bin/busybox "$root/usr/sbin/modprobe" # what the kernel calls
 
 # The tests are static, like all executables of this project. They know the plugin by its path.
-cargo test --locked --profile emulated --test integration --no-run --message-format json >"$work/built"
+cargo test --locked --profile emulated --target "$target" --test integration --no-run --message-format json >"$work/built"
 built() { sed -n "s/.*\"kind\":\[\"$1\"\].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" "$work/built" | tail -n 1; }
 tests=$(built test integration)
 plugin=$(built bin autoport)
 if [ ! -x "$tests" ] || [ ! -x "$plugin" ]; then fail "cargo did not say where the tests and the plugin are"; fi
 install "$tests" "$root/integration"
-put "$plugin"
+install -D "${PLUGIN:-$plugin}" "$root$plugin"
 mkdir -p "$root$PWD/tests"
 cp -R tests/golden "$root$PWD/tests/"
 
 # Those of the agent, which know it by its path too.
 if [[ " ${suites[*]} " == *" hook "* ]]; then
-    cargo test --locked --profile emulated --package autoport-agent --lib --test node --no-run --message-format json >"$work/built"
+    cargo test --locked --profile emulated --target "$target" --package autoport-agent --lib --test node --no-run --message-format json >"$work/built"
     for what in lib:autoport_agent:agent-lib test:node:agent-node; do
         IFS=: read -r kind name file <<<"$what"
         executable=$(built "$kind" "$name")
@@ -116,7 +141,7 @@ fi
 
 # The list of suites comes from the kernel's command line.
 {
-    printf '#!/bin/busybox sh\ncd=%s\n' "$PWD"
+    printf '#!/bin/busybox sh\ncd=%s\noutput=/dev/%s\n' "$PWD" "$output"
     cat <<'INIT'
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -124,8 +149,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/0 /dev/stdin
-exec >/dev/ttyS1 2>&1
-stty -F /dev/ttyS1 raw
+exec >$output 2>&1
+stty -F $output raw
 export PATH=/usr/sbin:/usr/bin HOME=/root AUTOPORT_TOOLS=/tools
 cd "$cd"
 ip link set lo up
@@ -160,24 +185,17 @@ chmod 0755 "$root/init"
 # --- the machines -------------------------------------------------------------
 
 # boot RELEASE NAME LIST PARAMETER... runs a machine to its end.
-#
-# Its time is counted in instructions, four nanoseconds each, and leaps where nobody computes. So every wait
-# and every timeout is as on a small processor, however busy this machine is and however slow the emulation.
-# It has one processor: two do not start that way, and without it they mostly wait for each other.
-#
-# Without cx16: QEMU 7.2 leaves random flags behind when newer kernels allocate memory by that instruction.
 boot() {
     local release=$1 name=$2 list=$3
     shift 3
     rm -rf "$root/usr/lib/modules" "$kept/$name".{console,tests}
-    cp -R "$tools/kernels/$release/modules" "$root/usr/lib/modules"
+    cp -R "$tools/kernels/$arch/$release/modules" "$root/usr/lib/modules"
     (cd "$root" && find . | "$busybox" cpio -o -H newc) >"$work/initramfs" 2>"$work/cpio"
-    timeout --kill-after 10 "$limit" qemu-system-x86_64 \
-        -accel tcg,thread=single -icount shift=2,sleep=off -machine pc -cpu qemu64,+rdrand,-cx16 -m "$memory" \
-        -nodefaults -no-user-config -display none -nic none -no-reboot \
-        -kernel "$tools/kernels/$release/vmlinuz" -initrd "$work/initramfs" \
-        -append "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off nokaslr tsc=reliable suites=$list $*" \
-        -serial "file:$kept/$name.console" -serial "file:$kept/$name.tests" </dev/null
+    timeout --kill-after 10 "$limit" "${qemu[@]}" \
+        -kernel "$tools/kernels/$arch/$release/vmlinuz" -initrd "$work/initramfs" \
+        -append "console=$console loglevel=5 panic=-1 oops=panic ${parameters[*]} suites=$list $*" \
+        -chardev "file,id=console,path=$kept/$name.console" -serial chardev:console \
+        -chardev "file,id=tests,path=$kept/$name.tests" "${second[@]}" </dev/null
 }
 
 # judge NAME LIST prints what came of it, a line per suite; fails if that is not what it should be.
@@ -225,9 +243,9 @@ run() {
 }
 
 for release; do
-    run "$release" "$release" "$(IFS=, && echo "${suites[*]}")"
+    run "$release" "$release-$arch" "$(IFS=, && echo "${suites[*]}")"
 done
-run "$1" "$1-tableless" tableless module_blacklist=nf_tables
+[ -n "${SUITES:-}" ] || run "$1" "$1-$arch-tableless" tableless module_blacklist=nf_tables
 
 [ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}; what they printed is in $kept"
 echo "scripts/kernels.sh: passed in $SECONDS s"

@@ -1,10 +1,12 @@
 //! Writes shell completions and man pages below a folder: `generate dist` makes `dist/completions` and
 //! `dist/man`, for the plugin and the node agent. A program of its own, so that they do not carry it.
+//! `generate dist TRIPLE NAME=VERSION...` also writes the licences and the list of what is linked.
 
 #[path = "../../agent/src/arguments.rs"]
 mod agent;
 #[path = "../../src/cli/arguments.rs"]
 mod arguments;
+mod materials;
 
 use std::fs;
 use std::io;
@@ -22,8 +24,13 @@ const SCRIPTS: [(&str, &str); 3] = [
 
 #[expect(clippy::disallowed_methods, reason = "the pages are its own")]
 fn main() -> io::Result<()> {
-    let folder = std::env::args_os().nth(1).map(PathBuf::from);
-    let folder = folder.ok_or_else(|| io::Error::other("usage: generate FOLDER"))?;
+    let mut words = std::env::args().skip(1);
+    let folder = words.next().map(PathBuf::from);
+    let usage = || io::Error::other("usage: generate FOLDER [TRIPLE NAME=VERSION...]");
+    let folder = folder.ok_or_else(usage)?;
+    if let Some(target) = words.next() {
+        materials::write(&folder, &target, &words.collect::<Vec<_>>())?;
+    }
     let [completions, man] = ["completions", "man"].map(|name| folder.join(name));
     for folder in [&completions, &man] {
         // What an earlier version had and this one has not.

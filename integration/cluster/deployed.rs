@@ -55,9 +55,12 @@ pub(crate) fn image() -> PathBuf {
         strip(&plugin, MADE),
         strip(&plugin.with_file_name("autoport-agent"), "/run/dist/autoport-agent"),
     ];
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
-    let mut make = Command::new(script);
-    make.args([MADE, DIST]).env("TMPDIR", DIST);
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let licences = Path::new(DIST).join("licenses");
+    fs::create_dir_all(&licences).expect("/run is ours");
+    fs::copy(project.join("NOTICE"), licences.join("NOTICE")).expect("/run is ours");
+    let mut make = Command::new(project.join("scripts/image.sh"));
+    make.args([DIST, MADE]).env("TMPDIR", DIST);
     for command in strips.iter_mut().chain([&mut make]) {
         let (ok, text) = run(command, "");
         assert!(ok, "{command:?}: {text}");

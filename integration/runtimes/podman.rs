@@ -266,8 +266,11 @@ fn the_image_is_loaded_and_runs() {
         let (ok, text) = run(Command::new("strip").args(["-o", to]).arg(from), "");
         assert!(ok, "{text}");
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image.sh");
-    let (ok, text) = run(Command::new(script).args([EXECUTABLE, "/run/image"]), "");
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::create_dir("/run/licenses").expect("/run is ours");
+    fs::copy(project.join("NOTICE"), "/run/licenses/NOTICE").expect("/run is ours");
+    let script = project.join("scripts/image.sh");
+    let (ok, text) = run(Command::new(script).args(["/run/image", EXECUTABLE]), "");
     assert!(ok, "{text}");
     let (file, _) = text.split_once(": ").expect("the file and its size");
     podman.does(&["load", "--quiet", "--input", file]);

@@ -43,7 +43,7 @@ Exit status: 0 success; 1 the command failed; 2 wrong arguments; 3 the command f
 pub(crate) enum Format {
     /// Text for people; it can change with every release
     Table,
-    /// The same, with every host port and address in a row of its own, and whole container IDs
+    /// The same, with every host port and address in a row of its own
     Wide,
     /// One JSON object with the fields documented in docs/cli.md
     Json,
@@ -300,13 +300,11 @@ pub(crate) struct Folders {
     /// Use this network configuration instead of the one that the runtime uses
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
-    /// Make this a link to the plugin, so that operators can run it without its directory
-    ///
-    /// None is made where the directory of the link does not exist, as in a container, or where a package has a link.
-    /// What is there already is not overwritten.
+    /// The link to the plugin, by which operators run it without its directory; where its directory does not
+    /// exist, as in a container, none is made
     #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/autoport")]
     pub(crate) link: PathBuf,
-    /// Neither make nor delete a link
+    /// Leave the link alone
     #[arg(long, conflicts_with = "link")]
     pub(crate) no_link: bool,
     /// Only print what would be changed, as diff(1) does

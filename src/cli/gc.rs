@@ -14,11 +14,10 @@ impl Answer for Collected {
         let [verb, total] = if self.dry_run { dry } else { ["removed"; 2] };
         let all = out.format == Format::Wide;
         let shown = self.holders.iter().filter(|one| all || one.removed || one.failure.is_some());
-        for Judged { name, short, host_ports, removed, reason, .. } in shown {
-            let name = if all { name } else { short };
+        for Judged { short, host_ports, removed, reason, .. } in shown {
             let verb = if *removed { verb } else { "kept" };
             let held = host_ports.map_or(String::new(), |count| format!(" ({count} host ports)"));
-            writeln!(out, "{verb} {name}{held}: {reason}")?;
+            writeln!(out, "{verb} {short}{held}: {reason}")?;
         }
         writeln!(out, "{} {total}, {} kept", self.removed, self.kept)
     }

@@ -187,13 +187,5 @@ pub(super) fn name_of(owner: &Owner) -> String {
     }
 }
 
-/// The same, with the whole ID.
-pub(super) fn whole_name_of(owner: &Owner) -> String {
-    match (&owner.pod, owner.container_id()) {
-        (None, Some(id)) => format!("container {id}"),
-        _ => name_of(owner),
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use autoport::app;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::arguments::Format;
-use super::holders::{Holders, Variables, name_of, whole_name_of};
+use super::holders::{Holders, Variables, name_of};
 use super::output::{Answer, BAD, Cell, GOOD, Screen, age};
 use super::rows::{self, Row};
 use super::{Failure, SIGNALS, Store, arguments, asked_to_end, note, nothing_recorded};
@@ -27,8 +27,7 @@ impl Answer for Holders {
             };
         for one in &self.attachments {
             let states = || [Cell::styled(one.state, one.style), variables(one.variables)];
-            let holder =
-                if all { whole_name_of(&one.record.owner) } else { name_of(&one.record.owner) };
+            let holder = name_of(&one.record.owner);
             add(rows::of(&one.record, &[]), &states, one.age_seconds, &holder);
         }
         let none = || ["-".into(), "-".into()];

@@ -15,7 +15,6 @@ use serde::Serialize;
 
 use super::Finding;
 use crate::error::Error;
-use crate::kernel::{Process, REPORT};
 use crate::model::HostPort;
 use crate::store::Store;
 
@@ -67,18 +66,7 @@ impl Trace {
     /// # Errors
     /// When the table cannot be read, which takes `CAP_NET_ADMIN`.
     pub fn of(query: Query, store: &Store) -> Result<Self, Error> {
-        let node = Node::look()?;
-        let way = way::Way::ask(query, store, &node);
-        let mut trace = judge::judge(&way);
-        // Finding it takes time, so a report of many packets goes without.
-        let process = way.listener().and_then(|listener| Process::of(listener, REPORT));
-        let step = trace.steps.iter_mut().find(|step| step.check == "pod");
-        if let (Some(process), Some(step)) = (process, step) {
-            let named = format!("{}: {process}", step.text);
-            trace.verdict = trace.verdict.replace(&step.text, &named);
-            step.text = named;
-        }
-        Ok(trace)
+        Ok(Self::on(&Node::look()?, query, store))
     }
 
     /// Follows the packet on a node that was looked at.

@@ -9,8 +9,8 @@ use super::hops::{self, Asked, Hop, Hops, interface};
 use super::inside::Inside;
 use crate::event::Silent;
 use crate::kernel::{
-    self, Extent, Interface, Journey, Link, Listener, Listeners, Local, Look, Neighbour, Nft,
-    Packet, Path, Policies, Survey,
+    self, Extent, Interface, Journey, Link, Listeners, Local, Look, Neighbour, Nft, Packet, Path,
+    Policies, Survey,
 };
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
@@ -303,12 +303,6 @@ impl<'a> Way<'a> {
     }
 
     /// Looks into the pod, where `packet` arrives from `client`.
-    /// Who listens on the pod's port, on whatever address.
-    pub(super) fn listener(&self) -> Option<&Listener> {
-        let inside = self.inside.as_ref().ok()?;
-        inside.listener.as_ref().or(inside.elsewhere.as_ref())
-    }
-
     fn look_inside(&self, to: &Translated, client: Option<IpAddr>) -> Seen<Inside> {
         let record = self.record();
         let Some(netns) = record.and_then(|record| record.owner.netns.as_ref()) else {
