@@ -7,6 +7,8 @@ mod capture;
 mod keys;
 mod links;
 mod plain;
+mod platforms;
+mod repository;
 mod table;
 #[path = "../words/mod.rs"]
 mod words;
