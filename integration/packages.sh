@@ -224,7 +224,7 @@ for folder in deploy/kubernetes/platforms/*/; do
     component=$(basename "$folder")
     for base in "" /uninstall; do
         printf 'resources: ["deploy%s"]\ncomponents: ["deploy/platforms/%s"]\n' "$base" "$component" >"$overlay/kustomization.yaml"
-        manifests "$overlay" 1.28 1.32 1.37
+        manifests "$overlay" 1.37
         rendered=$(<"$kustomized")
         if [ "$component" = selinux ]; then
             [ -n "$base" ] || holds "$rendered" "type: spc_t"
