@@ -7,13 +7,14 @@ const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What shows the address to users.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "docs/agent.md",
     "docs/install.md",
     "docs/platforms.md",
     "deploy/kubernetes/kustomization.yaml",
+    "deploy/kubernetes/bind-hook/kustomization.yaml",
     "deploy/kubernetes/startup-taint/kustomization.yaml",
 ];
 
