@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use autoport::cni::{Call, Claim, Env, Error, NodeFiles, StoreConfig};
-use autoport::model::{Attachment, Pod};
+use autoport::model::Pod;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,7 +55,7 @@ impl Lines {
     }
 
     fn claim(&mut self, claim: &Claim) {
-        self.add("attachment", &claim.ask.holder);
+        self.add("attachment", format_args!("{:#}", claim.ask.holder));
         if let Some(pod) = &claim.ask.pod {
             self.add("pod", format_args!("{}/{} {}", pod.namespace, pod.name, pod.uid));
         }
@@ -89,11 +89,11 @@ fn understood(path: &Path) -> String {
     lines.add("command", &recorded.environment["CNI_COMMAND"]);
     match &parsed.call {
         Call::Add(claim) | Call::Check(claim) => lines.claim(claim),
-        Call::Del { attachment, .. } => lines.add("attachment", attachment),
+        Call::Del { attachment, .. } => lines.add("attachment", format_args!("{attachment:#}")),
         Call::Gc { network, valid, .. } => {
             lines.add("network", network);
             match valid {
-                Some(valid) => lines.all("valid", valid.iter().map(Attachment::to_string)),
+                Some(valid) => lines.all("valid", valid.iter().map(|one| format!("{one:#}"))),
                 None => lines.add("valid", "not said"),
             }
         }
