@@ -42,7 +42,7 @@ install: ## dist/autoport to $(DESTDIR)$(PREFIX)/bin (PREFIX=/opt/cni)
 	chmod 0755 "$(DESTDIR)$(PREFIX)/bin/.autoport.new"
 	mv -f "$(DESTDIR)$(PREFIX)/bin/.autoport.new" "$(DESTDIR)$(PREFIX)/bin/autoport"
 
-demo: ## two pods on a throwaway node, a page through a host port, and what it looks like; the first time 3 minutes and a download
+demo: ## two pods on a throwaway node, a page through a host port, and what it looks like; the first time about 4 minutes and a download
 	@integration/setup.sh demo
 	@scripts/build.sh
 	@integration/demo.sh

@@ -205,7 +205,7 @@ announce() {
     fi
     if [ "$level" = demo ]; then
         [ -e "$repo/dist/autoport" ] ||
-            needs+=("autoport, in $repo/dist: 22 MB of Rust crates to download, 2 minutes to build on 2 idle cores")
+            needs+=("autoport, in $repo/dist: 22 MB of Rust crates to download, 3 minutes to build on 2 idle cores")
     fi
     [ "${#needs[@]}" -gt 0 ] || return 0
     say "missing on this machine; it is installed now, in this order:"
