@@ -30,6 +30,18 @@ impl Cgroup {
         Self(own)
     }
 
+    /// The same as systemd nests slices, below the root: the name of the innermost ends with `-burstable-` and this.
+    pub(crate) fn slices(end: &str) -> (Self, String) {
+        let cgroup = Self::new();
+        remove(&cgroup.0);
+        let name = format!("autoporttest{}", id());
+        let own = Path::new(ROOT).join(format!("{name}.slice"));
+        let slice = format!("{name}-burstable-{end}.slice");
+        let inner = own.join(format!("{name}-burstable.slice")).join(&slice);
+        fs::create_dir_all(inner).expect("slices");
+        (Self(own), slice)
+    }
+
     /// An inner cgroup, as the runtime gives it.
     pub(crate) fn parent(&self, path: &str) -> String {
         let dir = self.0.join(path);

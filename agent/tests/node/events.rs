@@ -11,7 +11,7 @@ use autoport_agent::nri::message::{Container, Pod};
 use super::agent::{Agent, Node};
 use super::api::Api;
 use super::runtime::Runtime;
-use super::{PORTS, add, cbr0_pod};
+use super::{PORTS, add, cbr0_pod, host_pod, run};
 
 fn container(pod: &Pod, name: &str) -> Container {
     let (id, pod_sandbox_id) = (format!("{}-{name}", pod.id), pod.id.clone());
@@ -70,6 +70,23 @@ fn a_pod_whose_containers_lack_their_variables_is_warned_about_when_the_api_is_t
     let text = event["note"].as_str().expect("a text");
     assert!(text.contains("main, side; delete the Pod"), "{text}");
     assert!(event["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(&pod.name)));
+}
+
+/// Its cgroup is not its own, and without root this node has no hook at all.
+#[test]
+fn a_pod_whose_bind_hook_cannot_be_attached_is_warned_about() {
+    let (node, runtime, api) = (Node::new(""), Runtime::new(), Api::new());
+    let _agent = start(&node, &api, &runtime);
+    let mut connection = runtime.connect(Vec::new(), Vec::new());
+    let hooked = [(PORTS, "http=8080"), ("autoport.cni/bind", "redirect")];
+    let status = run(&mut connection, &host_pod("one", "s1", &hooked)).expect_err("it is rejected");
+    let [event] = &await_events(&api)[..] else { panic!("one: {:?}", api.reported()) };
+    assert_eq!([&event["reason"], &event["regarding"]["name"]], ["BindHookFailed", "game-one"]);
+    let text = event["note"].as_str().expect("a text");
+    assert!(
+        text.contains("cannot attach the bind hook") && status.message.contains(text),
+        "{text}"
+    );
 }
 
 /// Nothing waits for it, and it is not tried for ever.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::stop;
 
 const ROUNDS: usize = 15;
 
@@ -73,5 +74,29 @@ fn what_a_connection_carries() {
     for (name, all) in ["bind hook", "plain host network"].into_iter().zip(all) {
         let spread = spread(&all);
         println!("{name}: {} MB/s ({spread})", median(all));
+    }
+}
+
+/// Of the release, which `make bench-hook` runs.
+#[test]
+#[ignore = "a measurement, run by make bench-hook"]
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn what_attaching_takes() {
+    let mut scene = Scene::new();
+    let items =
+        |count: u16| (0..count).map(|at| format!("p{at}={}", 8000 + at)).collect::<Vec<_>>();
+    for (name, items) in
+        [("auto", vec!["http=auto".to_owned()]), ("1", items(1)), ("64", items(64))]
+    {
+        let mut all = Vec::new();
+        for at in 0..ROUNDS {
+            let pod = scene.pod(&format!("{name}-{at}"), &items.join(", "), "redirect");
+            let begun = std::time::Instant::now();
+            run(&mut scene.connection, &pod).expect("it is assigned its ports");
+            all.push(begun.elapsed().as_micros() as u64);
+            stop(&mut scene.connection, &pod);
+        }
+        let spread = spread(&all);
+        println!("RunPodSandbox, {name}: {} us ({spread})", median(all));
     }
 }

@@ -37,10 +37,13 @@ impl Scene {
 
     /// One with these keys of the plugin's configuration.
     fn with(keys: &str) -> Self {
-        let cgroup = Cgroup::new();
+        Self::at(Cgroup::new(), keys)
+    }
+
+    fn at(cgroup: Cgroup, keys: &str) -> Self {
         let (node, runtime) = (Node::new(keys), Runtime::new());
         ip("link set lo up");
-        let agent = node.start(&runtime.socket(), &["--log-level", "debug"]);
+        let agent = node.start(&runtime.socket(), &[]);
         let connection = runtime.connect(Vec::new(), Vec::new());
         Self { cgroup, node, runtime, agent, connection }
     }
@@ -78,7 +81,7 @@ impl Scene {
     /// Another agent in place of this one, which is killed.
     fn replace_agent(&mut self) {
         self.agent.signal(nix::sys::signal::Signal::SIGKILL);
-        self.agent = self.node.start(&self.runtime.socket(), &["--log-level", "debug"]);
+        self.agent = self.node.start(&self.runtime.socket(), &[]);
         self.connection = self.runtime.connect(Vec::new(), Vec::new());
     }
 }
@@ -246,6 +249,20 @@ fn an_unprivileged_program_binds_a_port_below_1024() {
     let mut actor = Actor::start(command, "one");
     assert_eq!(actor.does("listens 127.0.0.1:80"), format!("127.0.0.1:{http}"));
     assert_eq!(actor.does("listens 127.0.0.1:81"), "permission denied");
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_slice_of_a_pod_is_found() {
+    let (cgroup, slice) = Cgroup::slices("podone");
+    let mut scene = Scene::at(cgroup, "");
+    let pod = host_pod("one", "sandbox-one", &[(PORTS, "http=8080"), (BIND, "redirect")]);
+    let linux = pod.linux.map(|linux| LinuxPod { cgroup_parent: slice.clone(), ..linux });
+    let [http] = scene.runs(&Pod { linux, ..pod }, ["HTTP"]);
+    let (outer, _) = slice.rsplit_once('-').expect("it is an inner one");
+    let inner = format!("{outer}.slice/{slice}/cri-containerd-c1.scope");
+    let mut actor = Actor::start(scene.cgroup.command(&inner, this()), "one");
+    assert_eq!(actor.does("listens 0.0.0.0:8080"), format!("0.0.0.0:{http}"));
 }
 
 #[test]
