@@ -75,16 +75,22 @@ pub(crate) fn assert_told_addresses(environment: &Environment) {
     }
 }
 
+/// The number of the first process of a container that is ready.
+pub(crate) fn process(pod: &Value, container: &str) -> String {
+    let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    let mut its = statuses.filter(|status| status["name"] == container);
+    let id = its.next().and_then(|status| status["containerID"].as_str());
+    let id = id.and_then(|id| id.strip_prefix("containerd://"));
+    let id = id.unwrap_or_else(|| panic!("{container} has not started: {pod}"));
+    let pid = fs::read_to_string(format!("{TASKS}/{id}/init.pid")).expect("it runs");
+    pid.trim().to_owned()
+}
+
 impl Cluster {
     /// The environment of the first process of a container that is ready.
     pub(crate) fn environment(&self, pod: &Value, container: &str) -> Environment {
-        let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
-        let mut its = statuses.filter(|status| status["name"] == container);
-        let id = its.next().and_then(|status| status["containerID"].as_str());
-        let id = id.and_then(|id| id.strip_prefix("containerd://"));
-        let id = id.unwrap_or_else(|| panic!("{container} has not started: {pod}"));
-        let pid = fs::read_to_string(format!("{TASKS}/{id}/init.pid")).expect("it runs");
-        variables(&self.machine.run("cat", &[&format!("/proc/{}/environ", pid.trim())]))
+        let process = process(pod, container);
+        variables(&self.machine.run("cat", &[&format!("/proc/{process}/environ")]))
     }
 
     /// Insists that a pod on the host network answers on a port, on the node's first addresses. Over UDP

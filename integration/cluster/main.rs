@@ -35,4 +35,5 @@ mod services;
 mod stage;
 mod taint;
 mod upgrade;
+mod warnings;
 mod workloads;
