@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use autoport::kernel::{Events, Woken};
 use fs2::FileExt;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::stage::bare::{add, attachment, network, run, tcp};
@@ -150,7 +150,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // With the program that it may run under: strace would leave it behind, and it would listen for ever.
+        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
