@@ -27,7 +27,7 @@ pub const RESOURCE: &str = "autoport.cni/ports";
 
 /// How often is looked whether something has changed: so long the node has no capacity after another agent has
 /// taken the lead.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What there is to offer at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
