@@ -39,15 +39,15 @@ fail() {
     exit 1
 }
 
-# build PACKAGE BYTES: an executable of that name, not larger than that. A package by itself: the plugin gets
-# no features that only the agent needs.
+# build PACKAGE PROFILE BYTES: an executable of that name, not larger than that. A package by itself: the plugin
+# gets no features that only the agent needs.
 build() {
-    local name=$1 max=$2 linked size
-    cargo build --locked --release --package "$name" --bin "$name" --target "$target" --config "build.rustflags=[$flags]"
+    local name=$1 profile=$2 max=$3 linked size
+    cargo build --locked --profile "$profile" --package "$name" --bin "$name" --target "$target" --config "build.rustflags=[$flags]"
     # The link has a check sum of the symbols, and the name without a folder.
-    "${prefix}objcopy" --only-keep-debug "$built/$target/release/$name" "$out/$name.debug"
+    "${prefix}objcopy" --only-keep-debug "$built/$target/$profile/$name" "$out/$name.debug"
     chmod -x "$out/$name.debug"
-    "${prefix}objcopy" --strip-all --add-gnu-debuglink="$out/$name.debug" "$built/$target/release/$name" "$out/.autoport.new"
+    "${prefix}objcopy" --strip-all --add-gnu-debuglink="$out/$name.debug" "$built/$target/$profile/$name" "$out/.autoport.new"
     linked=$(ldd "$out/.autoport.new" 2>&1 || true)
     [[ $linked == *"not a dynamic executable"* || $linked == *"statically linked"* ]] ||
         fail "$out/$name needs shared libraries: $linked"
@@ -61,8 +61,8 @@ mkdir -p "$out"
 [ $# -gt 0 ] || set -- autoport
 for name in "$@"; do
     case $name in
-    autoport) build autoport $((9 << 19)) ;;
-    autoport-agent) build autoport-agent $((12 << 20)) ;;
+    autoport) build autoport release $((9 << 19)) ;;
+    autoport-agent) build autoport-agent agent $((12 << 20)) ;;
     *) fail "there is no program $name" ;;
     esac
 done
