@@ -11,12 +11,14 @@
 mod api;
 mod cluster;
 mod configuration;
+mod confined;
 #[path = "../runtimes/machine.rs"]
 mod machine;
 #[path = "../runtimes/recording.rs"]
 #[expect(dead_code, reason = "shared")]
 mod recording;
 
+mod admission;
 mod agents;
 mod capacity;
 mod daemonset;

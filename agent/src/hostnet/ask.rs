@@ -181,4 +181,26 @@ mod tests {
             assert!(error.contains(shown), "{error}");
         }
     }
+
+    /// `integration/cluster/admission.rs` compares the policies of the component `admission` with the same list.
+    #[test]
+    fn annotations_are_judged_as_the_admission_policies_do() {
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("../../../integration/cluster/annotations.json"))
+                .expect("JSON");
+        let cases = cases.as_array().expect("a list").iter();
+        for case in cases.filter(|case| case["hostNetwork"] == true) {
+            let pairs = case["annotations"].as_object().expect("annotations").iter();
+            let pairs: Vec<_> =
+                pairs.map(|(key, value)| (&**key, value.as_str().expect("a text"))).collect();
+            match asked(&pairs) {
+                Ok(ask) => {
+                    let requested = ask.into_iter().flat_map(|ask| ask.requested);
+                    let count: u64 = requested.map(|one| u64::from(one.count.get())).sum();
+                    assert_eq!(case["count"], count, "{case}");
+                }
+                Err(error) => assert!(case["rejected"].is_string(), "{case}: {error}"),
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-use autoport::cni::PORTS;
+use autoport::cni::{Call, Env, PORTS};
 use serde_json::{Value, json};
 
 use super::*;
@@ -126,4 +126,63 @@ fn a_pod_that_declares_too_many_ports_is_told_of() {
     assert!(matches!(ports(MOST), Ports::Declared(_)));
     let Ports::Rejected(told) = ports(MOST + 1) else { panic!("one more than can be served") };
     assert!(told.contains("games/game-0") && told.contains("more than 1024"), "{told}");
+}
+
+/// What the plugin makes of a Pod on the pod network: how many numbers it asks for.
+fn asked(pod: &v1::Pod) -> Result<u64, Error> {
+    let env: Env = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", "/run/netns/pod"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into_iter()
+    .collect();
+    let containers = &pod.spec.as_ref().expect("a spec").containers;
+    let ports = containers.iter().flat_map(|one| one.ports.iter().flatten());
+    let mapped = ports.filter_map(|port| {
+        let (container, protocol) = (port.container_port, port.protocol.clone());
+        port.host_port
+            .map(|host| json!({"hostPort": host, "containerPort": container, "protocol": protocol}))
+    });
+    let stdin = json!({
+        "type": "autoport", "name": "pods", "cniVersion": "1.0.0",
+        "runtimeConfig": {
+            "portMappings": mapped.collect::<Vec<_>>(),
+            "io.kubernetes.cri.pod-annotations": pod.metadata.annotations,
+        },
+        "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.200.0.2/24" }] },
+    });
+    let list = |_: &_, _: &_, needed| match declared(pod).map(|found| found.ports) {
+        Some(Ports::Declared(list)) => Ok(list),
+        Some(Ports::Rejected(reason)) => panic!("{reason}"),
+        None => Err(Error::NeedsSpec { needed }),
+    };
+    let parsed = Call::parse(&env, stdin.to_string().as_bytes(), NodeFiles::default, list)?;
+    let Call::Add(claim) = parsed.call else { panic!("ADD was asked for") };
+    Ok(claim.ask.requested.iter().map(|request| u64::from(request.count.get())).sum())
+}
+
+/// `integration/cluster/admission.rs` compares the policies of the component `admission` with the same list.
+#[test]
+fn the_plugin_judges_annotations_as_the_admission_policies_do() {
+    let cases: Vec<Value> =
+        serde_json::from_str(include_str!("../../../integration/cluster/annotations.json"))
+            .expect("JSON");
+    for case in cases.iter().filter(|case| case["hostNetwork"] != true) {
+        let ports = case["ports"].as_array().into_iter().flatten().map(|port| {
+            let mut one = json!({"name": port[0], "containerPort": port[1], "protocol": port[2]});
+            if port[3] != 0 {
+                one["hostPort"] = port[3].clone();
+            }
+            one
+        });
+        let spec = json!({"containers": [{"name": "main", "ports": ports.collect::<Vec<_>>()}]});
+        match asked(&pod(&case["annotations"], &spec)) {
+            Ok(count) => assert_eq!(case["count"], count, "{case}"),
+            Err(error) => assert!(case["rejected"].is_string(), "{case}: {error}"),
+        }
+    }
 }
