@@ -6,6 +6,7 @@ mod annotations;
 mod capture;
 mod keys;
 mod links;
+mod monitoring;
 mod plain;
 mod platforms;
 mod repository;

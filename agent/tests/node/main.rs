@@ -14,6 +14,7 @@ mod figures;
 mod hook;
 mod injected;
 mod late;
+mod monitoring;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;

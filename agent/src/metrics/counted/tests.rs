@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -17,6 +19,7 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     metrics.port_taken();
     let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
     metrics.usage(vec![usage]);
+    metrics.capacity(&[("autoport.cni/ports".to_owned(), (9, 1))].into());
     let text = metrics.text().expect("a string takes everything");
     for line in [
         r#"build_info{version="0.1.0"} 1"#,
@@ -44,9 +47,28 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+    assert_documented(&text);
     metrics.set_leader(false);
     metrics.plugin(Deed::Rejected, 101);
     let text = metrics.text().expect("a string takes everything");
     assert!(!text.contains("protocol=\"tcp\""), "another agent counts the ranges: {text}");
     assert!(!text.contains("101"), "and what the plugin does: {text}");
+}
+
+/// What is served is what the table of docs/agent.md lists.
+fn assert_documented(text: &str) {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE autoport_agent_"));
+    let served: BTreeSet<String> = types
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let document = include_str!("../../../../docs/agent.md");
+    let table = document.split("| metric | labels | meaning |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<String> = rows.map(str::to_owned).collect();
+    assert_eq!(served, documented);
 }
