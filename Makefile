@@ -90,9 +90,12 @@ test-clients: ## podman, containerd and libcni drive the plugin; as root, or wit
 	cargo test --locked --package autoport-agent --lib --test node --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" \
 		-- --include-ignored hook:: --skip hook::actor --skip hook::figures --skip hook::sctp
 
-test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests and the units, built and inspected
+test-packages: dist/autoport dist/autoport-agent ## the package, the image, the manifests, the chart, the monitoring and the units, built and inspected
 	@integration/setup.sh packages
 	integration/packages.sh
+	cargo build --locked --package autoport-agent
+	scripts/namespaces.sh cargo test --locked --package autoport-agent --test node \
+		-- --ignored --exact monitoring::prometheus_understands_the_dashboard_and_the_alerts
 
 test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 minutes). API=1.36: with another API server, built too
 	@integration/setup.sh $(if $(filter 1.36,$(API)),api,kubernetes)

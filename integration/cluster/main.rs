@@ -23,6 +23,7 @@ mod agents;
 mod capacity;
 mod daemonset;
 mod deployed;
+mod helm;
 mod images;
 mod inside;
 mod manifests;

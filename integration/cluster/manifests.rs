@@ -27,8 +27,9 @@ fn manifests(folder: &Path, found: &mut Vec<[String; 2]>) {
         let files = files.iter().filter(is_manifest);
         found.extend(files.map(|path| ["-f".to_owned(), word(path)]));
     }
-    for folder in folders {
-        manifests(&folder, found);
+    // Types of the operator of Prometheus, and what is made from the rest by Helm.
+    for folder in folders.iter().filter(|it| !it.ends_with("monitoring") && !it.ends_with("helm")) {
+        manifests(folder, found);
     }
 }
 

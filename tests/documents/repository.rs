@@ -7,14 +7,21 @@ const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What shows the address to users.
-const FILES: [&str; 8] = [
+const FILES: [&str; 15] = [
     "README.md",
     "CHANGELOG.md",
     "docs/agent.md",
     "docs/install.md",
+    "docs/monitoring.md",
     "docs/platforms.md",
+    "docs/security.md",
+    "deploy/helm/autoport/Chart.yaml",
     "deploy/kubernetes/kustomization.yaml",
+    "deploy/kubernetes/admission/kustomization.yaml",
+    "deploy/kubernetes/admission/requests/kustomization.yaml",
+    "deploy/kubernetes/agent-policy/kustomization.yaml",
     "deploy/kubernetes/bind-hook/kustomization.yaml",
+    "deploy/kubernetes/monitoring/kustomization.yaml",
     "deploy/kubernetes/startup-taint/kustomization.yaml",
 ];
 
