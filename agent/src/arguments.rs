@@ -14,6 +14,7 @@ use autoport_agent::metrics::{Address, Probe};
 /// the capability CAP_NET_ADMIN, and runs in the node's network namespace.
 #[derive(Debug, Parser)]
 #[expect(clippy::doc_markdown, reason = "--help prints it as it is")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 #[command(name = "autoport-agent", version, after_long_help = FILES)]
 pub(crate) struct Arguments {
     /// The agent's configuration file [default: /etc/cni/autoport-agent.json, if it exists]
@@ -44,6 +45,10 @@ pub(crate) struct Arguments {
     /// /var/lib/kubelet/device-plugins); needs the API server [default: kubelet does not count them]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) device_plugins: Option<PathBuf>,
+    /// Make EndpointSlices for Pods with the annotation autoport.cni/service, in Services that permit it; needs the
+    /// API server [default: none are made]
+    #[arg(long)]
+    pub(crate) discovery: bool,
     /// Remove the taint autoport.cni/agent-not-ready from this node once both agents are connected to the runtime
     #[arg(long, requires = "standby")]
     pub(crate) startup_taint: bool,

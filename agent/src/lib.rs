@@ -13,6 +13,8 @@
 //! - [`capacity`]: how many host ports the node has for Pods, told to kubelet.
 //! - [`cluster`]: the API server of Kubernetes.
 //! - [`requests`]: which ports a Pod declares. No I/O.
+//! - [`discovery`]: the `EndpointSlices` of a Pod. No I/O.
+//! - [`status`]: what the API server is told of a Pod's host ports. No I/O.
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests prepare their own files"))]
 
@@ -21,6 +23,7 @@ pub mod cgroups;
 pub mod cluster;
 pub mod collect;
 pub mod config;
+pub mod discovery;
 pub mod hook;
 pub mod hostnet;
 pub mod inject;
@@ -29,3 +32,4 @@ pub mod metrics;
 pub mod nri;
 pub mod requests;
 pub mod service;
+pub mod status;

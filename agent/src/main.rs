@@ -13,7 +13,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use autoport_agent::cluster::Cluster;
 use autoport_agent::config::{
-    File, INDEX, LogFormat, LogLevel, NET_CONF_DIR, Plugin, SOCKET, STANDBY_INDEX,
+    File, INDEX, LogFormat, LogLevel, MAX_ENDPOINT_SLICES, NET_CONF_DIR, Plugin, SOCKET,
+    STANDBY_INDEX,
 };
 use autoport_agent::metrics::{self, Address, Doors, Probe};
 use autoport_agent::nri::Identity;
@@ -80,6 +81,9 @@ fn settings(arguments: Arguments, file: File) -> Result<Settings, Box<dyn std::e
         plugin: plugin.with_node_dir(arguments.node_dir),
         doors: Doors { address, socket: arguments.probe_socket },
         device_plugins: arguments.device_plugins.or(file.device_plugins),
+        endpoint_slices: (arguments.discovery || file.discovery.unwrap_or_default()).then(|| {
+            file.max_endpoint_slices.map_or(MAX_ENDPOINT_SLICES, |most| most.get().into())
+        }),
         untaints: arguments.startup_taint,
         cluster: cluster(
             arguments.kubeconfig.or(file.kubeconfig),

@@ -7,10 +7,11 @@ const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What shows the address to users.
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     "README.md",
     "CHANGELOG.md",
     "docs/agent.md",
+    "docs/cluster.md",
     "docs/install.md",
     "docs/monitoring.md",
     "docs/platforms.md",
@@ -21,6 +22,7 @@ const FILES: [&str; 15] = [
     "deploy/kubernetes/admission/requests/kustomization.yaml",
     "deploy/kubernetes/agent-policy/kustomization.yaml",
     "deploy/kubernetes/bind-hook/kustomization.yaml",
+    "deploy/kubernetes/discovery/kustomization.yaml",
     "deploy/kubernetes/monitoring/kustomization.yaml",
     "deploy/kubernetes/startup-taint/kustomization.yaml",
 ];

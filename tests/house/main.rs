@@ -54,7 +54,7 @@ const MAP: [(&str, &[&str]); 14] = [
 ];
 
 /// The same for the node agent, which sees the library from outside.
-const AGENT_MAP: [(&str, &[&str]); 15] = [
+const AGENT_MAP: [(&str, &[&str]); 17] = [
     ("nri", &[]),
     ("config", &["metrics"]),
     ("metrics", &[]),
@@ -67,11 +67,24 @@ const AGENT_MAP: [(&str, &[&str]); 15] = [
     ("capacity", &[]),
     ("cluster", &[]),
     ("requests", &[]),
+    ("status", &["inject", "requests"]),
+    ("discovery", &["status"]),
     (
         "service",
         &[
-            "nri", "config", "keeper", "inject", "hostnet", "collect", "capacity", "metrics",
-            "cluster", "requests", "hook",
+            "nri",
+            "config",
+            "keeper",
+            "inject",
+            "hostnet",
+            "collect",
+            "capacity",
+            "metrics",
+            "cluster",
+            "requests",
+            "hook",
+            "status",
+            "discovery",
         ],
     ),
     // The executable, which sees the rooms from outside.

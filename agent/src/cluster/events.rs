@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use autoport::error::in_one_line;
 use autoport::model::Pod;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -13,6 +12,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
+use super::writer::Failure;
 use super::{Cluster, LIMIT, PAUSES};
 
 /// The name by which events tell who wrote them.
@@ -42,14 +42,8 @@ pub enum Reason {
     PortTaken,
     /// The Pod asks for the bind hook, which cannot be attached.
     BindHookFailed,
-}
-
-/// Why there is no event.
-enum Failure {
-    /// In words. Another try may help.
-    Passing(String),
-    /// The API server has rejected it: this identity lacks the right, or the namespace is being deleted.
-    Final(String),
+    /// The Pod is not found by its Service, or not with all of its ports.
+    EndpointsNotCreated,
 }
 
 impl Reason {
@@ -59,6 +53,7 @@ impl Reason {
             Self::PortsNotInjected => "PortsNotInjected",
             Self::PortTaken => "PortTaken",
             Self::BindHookFailed => "BindHookFailed",
+            Self::EndpointsNotCreated => "EndpointsNotCreated",
         }
     }
 }
@@ -118,7 +113,8 @@ impl Cluster {
             let (reason, is_final) = match self.create(warning).await {
                 Ok(()) => return told.clear(),
                 Err(Failure::Passing(reason)) => (reason, false),
-                Err(Failure::Final(reason)) => (reason, true),
+                // The namespace is being deleted, for one.
+                Err(Failure::Rejected(reason) | Failure::Gone(reason)) => (reason, true),
             };
             if *told != reason {
                 tracing::warn!(node = self.node, "cannot create an event: {reason}");
@@ -160,12 +156,6 @@ impl Cluster {
         let events = Api::<Event>::namespaced(client, &pod.namespace);
         let late = |_| Failure::Passing(format!("there is no answer within {} s", LIMIT.as_secs()));
         let created = timeout(LIMIT, events.create(&PostParams::default(), &event)).await;
-        match created.map_err(late)? {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
-                Err(Failure::Final(status.message.clone()))
-            }
-            Err(error) => Err(Failure::Passing(in_one_line(&error))),
-        }
+        created.map_err(late)?.map(drop).map_err(Failure::from)
     }
 }

@@ -3,6 +3,7 @@
 mod events;
 mod items;
 mod taint;
+mod writer;
 
 use std::convert::Infallible;
 use std::io;
@@ -24,6 +25,7 @@ use tokio::time::{sleep, timeout};
 pub use self::events::{Reason, Waiting, Warnings, warnings};
 use self::items::Items;
 pub use self::taint::STARTUP_TAINT;
+pub use self::writer::{Failure, Writer};
 
 /// The pause after a failure: doubled each time, and never the same for two nodes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

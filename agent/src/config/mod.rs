@@ -4,6 +4,7 @@
 mod plugin;
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use autoport::regular;
@@ -22,6 +23,9 @@ pub use autoport::diagnosis::NRI_SOCKET as SOCKET;
 /// Where runtimes look for network configurations.
 pub const NET_CONF_DIR: &str = "/etc/cni/net.d";
 
+/// How many `EndpointSlices` an agent makes at most: those of 128 Pods in two families.
+pub const MAX_ENDPOINT_SLICES: usize = 256;
+
 /// The NRI index of the agent that leads where it can, and of the one that stands by. Runtimes call plugins in
 /// ascending order, so the standby is called when the leader has not answered in time.
 pub const INDEX: u8 = 50;
@@ -38,6 +42,8 @@ pub struct File {
     pub kubeconfig: Option<PathBuf>,
     pub node_name: Option<String>,
     pub device_plugins: Option<PathBuf>,
+    pub discovery: Option<bool>,
+    pub max_endpoint_slices: Option<NonZeroU16>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<LogLevel>,
 }
@@ -131,7 +137,8 @@ mod tests {
         assert_eq!(File::parse(b"{}"), Ok(File::default()));
         let all = br#"{"socket": "/run/nri.sock", "index": 51, "netConfDir": "/etc/cni/net.d",
                        "metricsAddress": "127.0.0.1:9417", "kubeconfig": "/etc/kubernetes/kubelet.conf",
-                       "nodeName": "n1", "devicePlugins": "/x", "logFormat": "json", "logLevel": "debug"}"#;
+                       "nodeName": "n1", "devicePlugins": "/x", "discovery": true,
+                       "maxEndpointSlices": 64, "logFormat": "json", "logLevel": "debug"}"#;
         let file = File::parse(all).expect("all keys are right");
         assert_eq!((file.index, file.log_format), (Some(51), Some(LogFormat::Json)));
         assert!(File::read(Some(Path::new("/no/such/file"))).is_err());
@@ -146,6 +153,7 @@ mod tests {
             (r#"{"socket": "nri.sock"}"#, "socket must be an absolute path"),
             (r#"{"logFormat": "xml"}"#, "`xml`"),
             (r#"{"metricsAddress": ":9417"}"#, "\":9417\" is not an IP address and a port"),
+            (r#"{"maxEndpointSlices": 0}"#, "nonzero"),
             ("[]x", "invalid length"),
             ("", "EOF"),
         ] {

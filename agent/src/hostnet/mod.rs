@@ -3,6 +3,7 @@
 //! Nothing is translated.
 
 mod ask;
+mod listening;
 mod sandboxes;
 mod taken;
 
@@ -13,6 +14,7 @@ use autoport::model::{Holder, HostPod, NamespaceId, Pod as Named, Record};
 use autoport::netns;
 use autoport::store::Store;
 
+pub use self::listening::{Expected, silent};
 pub use self::sandboxes::{Listed, Sandboxes};
 pub use self::taken::{Taken, Takers};
 use crate::nri::Rejection;

@@ -6,7 +6,7 @@ mod declared;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use autoport::cni::{self, ENV, MOUNT, PORTS, asking, requires_variables};
+use autoport::cni::{self, ENV, MOUNT, PORTS, PodAnnotations, asking, requires_variables};
 use autoport::model::{Dialect, Record};
 use autoport::publication::{Entry, Publication};
 
@@ -71,7 +71,12 @@ pub fn every_alias() -> BTreeSet<Dialect> {
 
 /// Whether the pod may ask for host ports or their variables. Then it waits rather than that it runs without.
 pub fn asks(pod: &Pod) -> bool {
-    pod.annotations.contains_key(ENV) || asking(&pod.annotations, &every_alias()).next().is_some()
+    pod.annotations.contains_key(ENV) || asks_by(&pod.annotations)
+}
+
+/// Whether these annotations ask for host ports.
+pub fn asks_by(annotations: &PodAnnotations) -> bool {
+    asking(annotations, &every_alias()).next().is_some()
 }
 
 /// Finds what `container` is told; `None` if nothing.

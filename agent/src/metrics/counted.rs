@@ -79,6 +79,29 @@ impl Repair {
     }
 }
 
+/// What became of a write to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Written,
+    /// The object does not exist any more, or is another one of its name.
+    Gone,
+    /// By the API server, which is asked again later.
+    Rejected,
+    /// The API server has not answered, or has too much to do.
+    Failed,
+}
+
+impl Write {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Gone => "gone",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How many numbers of a range are held in a protocol, and how many may be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -111,6 +134,9 @@ struct Counted {
     ports: Family<Vec<(&'static str, String)>, Gauge>,
     capacity: Family<[(&'static str, String); 1], Gauge>,
     unrequested: Family<[(&'static str, String); 1], Gauge>,
+    writes: Family<Labels<2>, Counter>,
+    waiting: Gauge,
+    slices: Gauge,
 }
 
 impl Default for Metrics {
@@ -134,6 +160,9 @@ impl Default for Metrics {
             ports: Family::default(),
             capacity: Family::default(),
             unrequested: Family::default(),
+            writes: Family::default(),
+            waiting: Gauge::default(),
+            slices: Gauge::default(),
         };
         counted.register();
         // A counter that appears with its first event has no rate before the second one.
@@ -203,10 +232,22 @@ impl Counted {
             "Numbers of each range, as the leader last counted them",
             self.ports.clone(),
         );
+        self.register_cluster();
+    }
+
+    /// What is about Kubernetes.
+    fn register_cluster(&mut self) {
+        let registry = &mut self.registry;
         let capacity = "Numbers that Pods may count on which ask for the resource";
         registry.register("capacity_ports", capacity, self.capacity.clone());
         let unrequested = "Numbers that Pods hold without having asked for the resource";
         registry.register("unrequested_ports", unrequested, self.unrequested.clone());
+        let writes = "Writes to the API server about the host ports of Pods";
+        registry.register("api_writes", writes, self.writes.clone());
+        let waiting = "Pods whose host ports are still to be written to the API server";
+        registry.register("api_writes_waiting", waiting, self.waiting.clone());
+        let slices = "EndpointSlices of Pods of this node";
+        registry.register("endpoint_slices", slices, self.slices.clone());
     }
 }
 
@@ -297,6 +338,21 @@ impl Metrics {
             capacity.get_or_create(&labels).set(*there as i64);
             unrequested.get_or_create(&labels).set(*held as i64);
         }
+    }
+
+    /// A write to the API server about this kind of object.
+    pub fn write(&self, object: &'static str, outcome: Write) {
+        self.0.writes.get_or_create(&[("object", object), ("result", outcome.name())]).inc();
+    }
+
+    /// So many Pods are to be written.
+    pub fn writes_waiting(&self, pods: usize) {
+        self.0.waiting.set(pods as i64);
+    }
+
+    /// So many slices of Pods of this node there are.
+    pub fn endpoint_slices(&self, slices: usize) {
+        self.0.slices.set(slices as i64);
     }
 
     /// What is used of all ranges, in place of what was known before.

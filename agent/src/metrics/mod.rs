@@ -9,7 +9,7 @@ mod server;
 use std::path::PathBuf;
 
 pub use self::address::{Address, NoAddress};
-pub use self::counted::{Allocation, Metrics, Outcome, Repair, Usage};
+pub use self::counted::{Allocation, Metrics, Outcome, Repair, Usage, Write};
 pub use self::health::Health;
 pub use self::probe::{Probe, ask};
 pub use self::server::start;

@@ -1,10 +1,11 @@
-//! The thread that follows the node's Pods and writes which ports they declare, for the plugin. Every agent of the
-//! node does, leader or not: they write the same, one after the other, and what one of them has written is there when
-//! the other has ended.
+//! The thread that uses the API server. It follows the node's Pods and writes which ports they declare, for the plugin.
+//! Every agent of the node does, leader or not: they write the same, one after the other, and what one of them has
+//! written is there when the other has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,10 +15,14 @@ use autoport::regular;
 use autoport::store::{Locked, Ports, Store};
 use k8s_openapi::api::core::v1;
 
+use super::desk::Desk;
+use super::discover::Discoverer;
+use super::gates;
+use super::publish::Publisher;
 use super::startup::Startup;
 use super::traced::Traced;
 use crate::capacity::Wanted;
-use crate::cluster::{Cluster, Pods, Waiting};
+use crate::cluster::{Cluster, Pods, Waiting, Warnings, Writer};
 use crate::metrics::Metrics;
 use crate::requests::{self, Declared};
 
@@ -27,18 +32,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A file of a Pod that is not known is deleted after this time: the other agent may know more.
 const STRANGE: Duration = Duration::from_mins(1);
 
-/// Starts the thread, which ends with the process. With `startup` it also removes the node's taint.
+/// Starts the thread, which ends with the process. With `startup` it also removes the node's taint, and with `slices` it
+/// makes so many `EndpointSlices` at most.
 pub(super) fn start(
     store: Store,
     cluster: Cluster,
     metrics: Metrics,
     wanted: Arc<Mutex<Wanted>>,
     warnings: Waiting,
-    startup: Option<Startup>,
+    (startup, slices): (Option<Startup>, Option<(usize, Warnings)>),
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = move || {
-        let mut book = Book::new(store, metrics, wanted);
+        let desk = Rc::new(Desk::new(slices.is_some()));
+        let writer = Writer::new(cluster.clone());
+        let publisher = Publisher::new(desk.clone(), store.clone(), metrics.clone(), writer);
+        let gates = gates::watch(desk.clone(), metrics.clone());
+        let mut book = Book::new(store, metrics.clone(), wanted, desk.clone());
         // From now on an ADD waits for what is to come, also if the API server is not there yet.
         if let Err(reason) = book.lock().and_then(|locked| names(&locked)) {
             tracing::warn!("cannot use the state directory: {reason}");
@@ -49,7 +59,15 @@ pub(super) fn start(
                     cluster.untaint(|| startup.pending()).await;
                 }
             };
-            tokio::join!(cluster.watch(&mut book), untaint, cluster.report(warnings));
+            let discover = async {
+                if let Some((most, warnings)) = slices {
+                    let writer = Writer::new(cluster.clone());
+                    Discoverer::new(desk, metrics, writer, warnings, most).run().await;
+                }
+            };
+            let report = cluster.report(warnings);
+            let publish = publisher.run();
+            tokio::join!(cluster.watch(&mut book), untaint, report, publish, gates, discover);
         });
     };
     thread::Builder::new().name("cluster".to_owned()).spawn(run).map(drop)
@@ -66,6 +84,8 @@ struct Book {
     seen: BTreeSet<String>,
     /// How many host ports the specs ask for.
     wanted: Arc<Mutex<Wanted>>,
+    /// For what is written to the API server.
+    desk: Rc<Desk>,
 }
 
 struct Known {
@@ -76,9 +96,10 @@ struct Known {
 }
 
 impl Book {
-    fn new(store: Store, metrics: Metrics, wanted: Arc<Mutex<Wanted>>) -> Self {
+    fn new(store: Store, metrics: Metrics, wanted: Arc<Mutex<Wanted>>, desk: Rc<Desk>) -> Self {
         let (store, seen) = (store.waiting(PATIENCE), BTreeSet::new());
-        Self { store, metrics, known: BTreeMap::new(), strange: BTreeMap::new(), seen, wanted }
+        let (known, strange) = (BTreeMap::new(), BTreeMap::new());
+        Self { store, metrics, known, strange, seen, wanted, desk }
     }
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
@@ -125,9 +146,11 @@ impl Pods for Book {
     fn begin(&mut self) {
         self.known.clear();
         self.seen.clear();
+        self.desk.begin();
     }
 
     fn changed(&mut self, pod: &v1::Pod) -> Result<(), String> {
+        self.desk.note(pod);
         if let Some(known) = requests::identify(pod) {
             self.wanted().note(&known.uid, pod.spec.as_ref());
             self.seen.insert(known.uid);
@@ -145,6 +168,7 @@ impl Pods for Book {
     fn deleted(&mut self, pod: &v1::Pod) -> Result<(), String> {
         let Some(pod) = requests::identify(pod) else { return Ok(()) };
         self.wanted().keep(|uid| uid != pod.uid);
+        self.desk.keep(|uid| uid != pod.uid);
         self.seen.remove(&pod.uid);
         self.forget(&pod.uid)
     }
@@ -152,6 +176,7 @@ impl Pods for Book {
     /// Writes again what was damaged or deleted, by having it listed, and deletes what is of no Pod.
     fn check(&mut self) -> Result<(), String> {
         self.wanted().keep(|uid| self.seen.contains(uid));
+        self.desk.keep(|uid| self.seen.contains(uid));
         let is_changed =
             |(uid, known): &(&String, &Known)| known.file.is_none() || known.file != self.file(uid);
         if let Some((uid, _)) = self.known.iter().find(is_changed) {

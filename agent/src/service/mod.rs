@@ -5,10 +5,14 @@
 mod bind;
 mod capacity;
 mod declared;
+mod desk;
+mod discover;
+mod gates;
 mod injected;
 mod journal;
 mod lead;
 mod ports;
+mod publish;
 mod sockets;
 mod startup;
 mod table;
@@ -54,6 +58,8 @@ pub struct Settings {
     pub cluster: Option<Cluster>,
     /// Where kubelet has the sockets of its device plugins, if it is to count host ports.
     pub device_plugins: Option<PathBuf>,
+    /// How many `EndpointSlices` it makes at most for Pods that ask for them; `None`: it makes none.
+    pub endpoint_slices: Option<usize>,
     /// Whether it removes [`STARTUP_TAINT`](crate::cluster::STARTUP_TAINT) when both agents serve the runtime.
     pub untaints: bool,
 }
@@ -141,7 +147,7 @@ impl Service {
             beats,
             lists,
             metrics.clone(),
-            (checks, warnings, binder),
+            (checks, warnings.clone(), binder),
         )?;
         let orders = lead::start(store.clone(), keeper, worker, metrics.clone(), follows)?;
         let mut sockets = None;
@@ -160,7 +166,8 @@ impl Service {
             }
             let startup = Startup { dir, clock, plugin, health };
             let startup = Some(startup).filter(|_| settings.untaints);
-            declared::start(store, cluster, metrics.clone(), wanted, waiting, startup)?;
+            let slices = settings.endpoint_slices.map(|most| (most, warnings));
+            declared::start(store, cluster, metrics.clone(), wanted, waiting, (startup, slices))?;
         }
         Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health, sockets })
     }
@@ -366,6 +373,7 @@ mod tests {
             doors,
             cluster: None,
             device_plugins: None,
+            endpoint_slices: None,
             untaints: false,
         };
         let (needs_list, health) = (Arc::default(), Arc::default());

@@ -1,4 +1,7 @@
-//! A small API server of Kubernetes: it lists and watches Pods over HTTP, and can be away.
+//! A small API server of Kubernetes: it lists, watches and changes Pods over HTTP, and can be away.
+
+mod changes;
+mod slices;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+pub(crate) use self::changes::Change;
+use self::changes::Changes;
 
 /// What it knows and was asked.
 #[derive(Default)]
@@ -29,6 +35,19 @@ struct State {
     /// What was created as events, and whether that is forbidden.
     reported: Vec<Value>,
     forbids_events: bool,
+    changes: Changes,
+    objects: slices::Objects,
+}
+
+impl State {
+    /// A Pod is as follows from now on.
+    fn put(&mut self, uid: &str, mut pod: Value) {
+        self.version += 1;
+        pod["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let kind = if self.pods.contains_key(uid) { "MODIFIED" } else { "ADDED" };
+        self.events.push((self.version, json!({"type": kind, "object": pod})));
+        self.pods.insert(uid.to_owned(), pod);
+    }
 }
 
 /// The server; it runs in the network namespace of its test.
@@ -78,20 +97,17 @@ impl Api {
 
     /// The same, with this container.
     pub(crate) fn put_with(&self, uid: &str, annotations: &Value, container: &Value) {
-        self.change(|state| {
-            state.version += 1;
-            let pod = json!({
-                "apiVersion": "v1", "kind": "Pod",
-                "metadata": {
-                    "namespace": "games", "name": "web", "uid": uid,
-                    "resourceVersion": state.version.to_string(), "annotations": annotations,
-                },
-                "spec": {"nodeName": "n1", "containers": [container]},
-            });
-            let kind = if state.pods.contains_key(uid) { "MODIFIED" } else { "ADDED" };
-            state.events.push((state.version, json!({"type": kind, "object": pod})));
-            state.pods.insert(uid.to_owned(), pod);
+        let spec = json!({"nodeName": "n1", "containers": [container]});
+        self.put_pod(uid, annotations, &spec, &json!({}));
+    }
+
+    /// The same, with this spec and status.
+    pub(crate) fn put_pod(&self, uid: &str, annotations: &Value, spec: &Value, status: &Value) {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "spec": spec, "status": status,
+            "metadata": {"namespace": "games", "name": "web", "uid": uid, "annotations": annotations},
         });
+        self.change(|state| state.put(uid, pod));
     }
 
     pub(crate) fn delete(&self, uid: &str) {
@@ -153,13 +169,18 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>) {
     let mut input = BufReader::new(stream);
     while let Some((request, body)) = read(&mut input) {
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        changes::delay(state, &path);
         let (status, answer) = {
             let mut state = state.lock().expect("no test failed");
             if state.is_away {
                 return;
             }
             state.asked.push(path.clone());
-            if path.starts_with("/api/v1/nodes/n1") {
+            if let Some(answered) = slices::answer(&mut state, &request, &body) {
+                answered
+            } else if request.starts_with("PATCH") && path.contains("/pods/") {
+                changes::change(&mut state, &path, &body)
+            } else if path.starts_with("/api/v1/nodes/n1") {
                 node(&mut state, &body)
             } else if path.starts_with("/apis/events.k8s.io/v1/namespaces/games/events") {
                 report(&mut state, &body)

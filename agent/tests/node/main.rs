@@ -7,6 +7,7 @@ mod agent;
 mod api;
 mod capacity;
 mod cgroup;
+mod discovery;
 mod doors;
 mod ending;
 mod events;
@@ -19,6 +20,7 @@ mod monitoring;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
 mod spec;
+mod status;
 mod swap;
 mod table;
 mod taint;

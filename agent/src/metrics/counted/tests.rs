@@ -17,6 +17,9 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     metrics.plugin(Deed::Rejected, 100);
     metrics.waits_for_lock();
     metrics.port_taken();
+    metrics.write("pod", Write::Rejected);
+    metrics.writes_waiting(4);
+    metrics.endpoint_slices(6);
     let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
     metrics.usage(vec![usage]);
     metrics.capacity(&[("autoport.cni/ports".to_owned(), (9, 1))].into());
@@ -40,6 +43,9 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         r#"plugin_events_total{kind="rejected",code="100"} 1"#,
         "store_lock_waits_total 1",
         "ports_taken_total 1",
+        r#"api_writes_total{object="pod",result="rejected"} 1"#,
+        "api_writes_waiting 4",
+        "endpoint_slices 6",
         r#"ports{range="a\"b",protocol="tcp",state="held"} 3"#,
         r#"ports{range="a\"b",protocol="tcp",state="free"} 7"#,
     ] {

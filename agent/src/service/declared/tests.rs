@@ -22,6 +22,11 @@ fn asking(uid: &str) -> v1::Pod {
     pod(uid, "pod.kubewharf.kubernetes.io/autoport")
 }
 
+fn book(dir: &std::path::Path) -> Book {
+    let store = Store::at(&dir.join("state"));
+    Book::new(store, Metrics::default(), Arc::default(), Rc::default())
+}
+
 struct Node {
     dir: tempfile::TempDir,
     book: Book,
@@ -30,8 +35,7 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let book =
-            Book::new(Store::at(&dir.path().join("state")), Metrics::default(), Arc::default());
+        let book = book(dir.path());
         Self { dir, book }
     }
 
@@ -120,8 +124,7 @@ fn a_file_of_an_unknown_pod_is_deleted_at_a_later_look() {
 fn two_agents_agree() {
     let mut node = Node::new();
     list(&mut node.book, &UIDS.map(asking));
-    let mut other =
-        Book::new(Store::at(&node.dir.path().join("state")), Metrics::default(), Arc::default());
+    let mut other = book(node.dir.path());
     list(&mut other, &UIDS.map(asking));
     node.book.check().expect("all is well");
     other.check().expect("all is well");
