@@ -215,6 +215,9 @@ cp -r deploy/kubernetes "$overlay/deploy"
 printf '%s: ["deploy%s"]\n' resources "" components /startup-taint >"$overlay/kustomization.yaml"
 manifests "$overlay" 1.32 1.37
 equal "which containers remove the taint" "$(grep -c -- '- --startup-taint$' "$kustomized")" 1
+printf '%s: ["deploy%s"]\n' resources "" components /discovery >"$overlay/kustomization.yaml"
+manifests "$overlay" 1.28 1.32 1.37
+equal "which containers make EndpointSlices" "$(grep -c -- '- --discovery$' "$kustomized")" 2
 printf '%s: ["deploy%s"]\n' resources "" components /bind-hook >"$overlay/kustomization.yaml"
 manifests "$overlay" 1.28 1.32 1.37
 equal "which containers load programs of eBPF" "$(grep -c -- '- BPF$' "$kustomized")" 2
@@ -233,10 +236,6 @@ for component in agent-policy admission admission/requests monitoring; do
     *) manifests "$overlay" 1.30 1.32 1.37 ;;
     esac
 done
-printf 'resources: ["deploy"]\ncomponents: [%s]\n' \
-    "deploy/agent-policy, deploy/admission, deploy/admission/requests, deploy/startup-taint, deploy/bind-hook, deploy/platforms/selinux" \
-    >"$overlay/kustomization.yaml"
-manifests "$overlay" 1.36 1.37
 for folder in deploy/kubernetes/platforms/*/; do
     component=$(basename "$folder")
     for base in "" /uninstall; do
@@ -270,7 +269,7 @@ manifests deploy/kubernetes 1.28 1.32 1.37
 equal "which containers load programs of eBPF by default" "$(grep -c -- '- BPF$' "$kustomized" || true)" 0
 equal "what the agents may do" "$(sed -n '/^kind: ClusterRole$/,/^---$/ { /^rules:/,/^---$/p }' "$kustomized" | xargs)" \
     "rules: - apiGroups: -  resources: - pods verbs: - get - list - watch \
-- apiGroups: - events.k8s.io resources: - events verbs: - create ---"
+- apiGroups: -  resources: - pods/status verbs: - patch - apiGroups: - events.k8s.io resources: - events verbs: - create ---"
 equal "how many containers have their token" \
     "$(grep -c 'mountPath: /var/run/secrets/kubernetes.io/serviceaccount' "$kustomized")" 2
 step "the chart"
@@ -307,7 +306,7 @@ PYTHON
 }
 same "" "" configuration.agent=required
 components=() values=
-for pair in agent-policy=agentPolicy admission=admission admission/requests=requests startup-taint=startupTaint bind-hook=bindHook \
+for pair in agent-policy=agentPolicy admission=admission admission/requests=requests discovery=discovery startup-taint=startupTaint bind-hook=bindHook \
     monitoring=monitoring platforms/selinux=selinux; do
     same "" "\"deploy/${pair%=*}\"" "${pair#*=}=true"
     components+=("\"deploy/${pair%=*}\"")
