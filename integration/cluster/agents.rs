@@ -93,6 +93,13 @@ impl Cluster {
         variables(&self.machine.run("cat", &[&format!("/proc/{process}/environ")]))
     }
 
+    /// Whether the agents' account may do that in all namespaces, with objects or a part of them, such as `status`.
+    pub(crate) fn lets_agents(&self, verb: &str, resource: &str, part: &str) -> bool {
+        let account = "--as=system:serviceaccount:kube-system:autoport-agent";
+        let part = format!("--subresource={part}");
+        self.try_kubectl(&["auth", "can-i", verb, resource, &part, account, "--all-namespaces"]).0
+    }
+
     /// Insists that a pod on the host network answers on a port, on the node's first addresses. Over UDP
     /// and IPv6 a socket that is bound to no address answers from another one.
     pub(crate) fn assert_listens(&self, pod: &str, transport: Transport, port: u16) {

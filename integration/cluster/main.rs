@@ -23,6 +23,8 @@ mod agents;
 mod capacity;
 mod daemonset;
 mod deployed;
+mod discovery;
+mod dns;
 mod helm;
 mod images;
 mod inside;
@@ -32,11 +34,11 @@ mod pods;
 mod remains;
 mod replicas;
 mod restarts;
-mod rollout;
 mod services;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "shared with the integration tests")]
 mod stage;
+mod status;
 mod taint;
 mod upgrade;
 mod warnings;
