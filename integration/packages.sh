@@ -236,6 +236,10 @@ for component in agent-policy admission admission/requests monitoring; do
     *) manifests "$overlay" 1.30 1.32 1.37 ;;
     esac
 done
+printf 'resources: ["deploy"]\ncomponents: [%s]\n' \
+    "deploy/agent-policy, deploy/admission, deploy/admission/requests, deploy/startup-taint, deploy/bind-hook, deploy/platforms/selinux" \
+    >"$overlay/kustomization.yaml"
+manifests "$overlay" 1.36 1.37
 for folder in deploy/kubernetes/platforms/*/; do
     component=$(basename "$folder")
     for base in "" /uninstall; do

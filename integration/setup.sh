@@ -42,7 +42,7 @@
 #   cache-kubernetes/    kubernetes           Kubernetes' source and its Go toolchain
 #   build-kubernetes/    kubernetes           an unfinished build: the next run goes on with it
 #   busybox/             kernels              busybox-static, which cannot be installed beside busybox
-#   previous/            test                 autoport as it was at an earlier commit of this repository,
+#   previous/            test, kubernetes     autoport as it was at an earlier commit of this repository,
 #                                             which shares a node with today's
 #   api/                 api                  etcd 3.5, and integration/cluster/apiserver, built by
 #                                             integration/cluster/build-api.sh
@@ -74,7 +74,7 @@ packages_build=(gcc libc6-dev libnftnl-dev libmnl-dev pkg-config make)
 packages_check=(shellcheck)
 packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugins xz-utils util-linux)
 packages_test=(strace python3-minimal valgrind git)
-packages_kubernetes=(openssl procps python3-venv)
+packages_kubernetes=(openssl procps python3-venv git)
 packages_fuzz=(g++)
 packages_packages=(lintian skopeo systemd python3-venv zsh fish)
 
@@ -454,7 +454,7 @@ have_tools() {
     [[ $level != clients && $level != kubernetes && $level != api ]] ||
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
     [ "$level" != clients ] || { have_clients trixie && have_servers || return 1; }
-    [[ $level != kubernetes && $level != api ]] || { have_kubernetes && have_helm; } || return 1
+    [[ $level != kubernetes && $level != api ]] || { have_kubernetes && have_helm && have_previous; } || return 1
     [ "$level" != api ] || have_api
 }
 
@@ -864,5 +864,6 @@ done
 [ "$level" != clients ] || have_servers || unpack_servers
 have_cri || build_cri
 [ "$level" = clients ] || have_helm || unpack_helm
+[ "$level" = clients ] || have_previous || build_previous
 [ "$level" = clients ] || have_kubernetes || build_kubernetes
 [ "$level" != api ] || have_api || build_api

@@ -41,20 +41,23 @@ pub(crate) fn main_plugin_writes(network: &Network) -> String {
     text
 }
 
-/// Makes the image of `make image`, with the executable under test in it. Without its symbols: the
-/// node's disk is memory here, and what the container writes there counts as its own.
+/// Makes the image of `make image`, with the executable under test in it.
 pub(crate) fn image() -> PathBuf {
+    image_of(&Plugin::Autoport.path())
+}
+
+/// The same with this plugin. Without its symbols: the node's disk is memory here, and what the container writes
+/// there counts as its own.
+pub(crate) fn image_of(plugin: &Path) -> PathBuf {
+    let _ = fs::remove_dir_all(DIST);
     fs::create_dir_all(DIST).expect("/run is ours");
     let strip = |from: &Path, to: &str| {
         let mut strip = Command::new("objcopy");
         strip.arg("--strip-all").arg(from).arg(to);
         strip
     };
-    let plugin = Plugin::Autoport.path();
-    let mut strips = [
-        strip(&plugin, MADE),
-        strip(&plugin.with_file_name("autoport-agent"), "/run/dist/autoport-agent"),
-    ];
+    let agent = Plugin::Autoport.path().with_file_name("autoport-agent");
+    let mut strips = [strip(plugin, MADE), strip(&agent, "/run/dist/autoport-agent")];
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let licences = Path::new(DIST).join("licenses");
     fs::create_dir_all(&licences).expect("/run is ours");

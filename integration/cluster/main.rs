@@ -34,6 +34,7 @@ mod pods;
 mod remains;
 mod replicas;
 mod restarts;
+mod rollout;
 mod services;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "shared with the integration tests")]
