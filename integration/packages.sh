@@ -237,7 +237,7 @@ for component in agent-policy admission admission/requests monitoring; do
     esac
 done
 printf 'resources: ["deploy"]\ncomponents: [%s]\n' \
-    "deploy/agent-policy, deploy/admission, deploy/admission/requests, deploy/startup-taint, deploy/bind-hook, deploy/platforms/selinux" \
+    "deploy/agent-policy, deploy/admission, deploy/admission/requests, deploy/discovery, deploy/startup-taint, deploy/bind-hook, deploy/platforms/selinux" \
     >"$overlay/kustomization.yaml"
 manifests "$overlay" 1.36 1.37
 for folder in deploy/kubernetes/platforms/*/; do
@@ -340,6 +340,6 @@ mkdir "$work/alerts"
 cp integration/alerts.yaml "$work/alerts/"
 sed '1,/^spec:$/d' deploy/kubernetes/monitoring/rules.yaml >"$work/alerts/rules.yaml"
 promtool=$TOOLS/prometheus/usr/bin/promtool
-holds "$("$promtool" check rules --lint-fatal "$work/alerts/rules.yaml" 2>&1)" "SUCCESS: 6 rules found"
+holds "$("$promtool" check rules --lint-fatal "$work/alerts/rules.yaml" 2>&1)" "SUCCESS: 7 rules found"
 text=$("$promtool" test rules "$work/alerts/alerts.yaml" 2>&1) || die "$text"
 step "all well"

@@ -35,7 +35,7 @@ fn each_alert_is_described_and_tested() {
     let rules = read("deploy/kubernetes/monitoring/rules.yaml");
     let alerts: Vec<_> =
         rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
-    assert_eq!(alerts.len(), 6);
+    assert_eq!(alerts.len(), 7);
     let [document, tests] = ["docs/monitoring.md", "integration/alerts.yaml"].map(read);
     for alert in alerts {
         assert!(document.contains(&format!("| `{alert}` |")), "docs/monitoring.md lacks {alert}");

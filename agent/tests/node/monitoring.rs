@@ -20,7 +20,8 @@ use super::{asking, create, host_pod, ip, run, stop, try_add};
 const PROMETHEUS: &str = "127.0.0.1:9090";
 
 /// What of the dashboard has no data here: the agents have no API server and no kubelet, and the table is not damaged.
-const WITHOUT_DATA: [&str; 2] = ["Resource for the scheduler", "Table restored"];
+const WITHOUT_DATA: [&str; 3] =
+    ["Resource for the scheduler", "Table restored", "Writes to the API server"];
 
 fn component(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/monitoring");
@@ -190,7 +191,7 @@ fn prometheus_understands_the_dashboard_and_the_alerts() {
     assert_eq!(up["result"].as_array().map(Vec::len), Some(2), "{up:#}");
     let groups = Prometheus::asks("rules").expect("they are known");
     let rules = groups["groups"][0]["rules"].as_array().expect("rules");
-    assert_eq!(rules.len(), 6, "{groups:#}");
+    assert_eq!(rules.len(), 7, "{groups:#}");
     for rule in rules {
         assert_eq!(
             (&rule["health"], &rule["state"]),
