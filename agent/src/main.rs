@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use autoport_agent::cluster::Cluster;
 use autoport_agent::config::{
@@ -177,8 +179,10 @@ fn log(format: LogFormat, level: LogLevel) {
     };
     let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
     let lines = lines.with_target(false).with_ansi(false);
+    // It tells of each request that fails, which the agent does itself, once for the same reason.
+    let ours = Targets::new().with_default(level).with_target("kube_client", LevelFilter::OFF);
     match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => lines.finish().with(ours).init(),
+        LogFormat::Json => lines.json().flatten_event(true).finish().with(ours).init(),
     }
 }

@@ -110,8 +110,7 @@ impl Discoverer {
                 return self.desk.slices.put_back(uids);
             }
             match done {
-                // What is left of it is found at the next look. An API server that does not have slices at all
-                // gives the same answer.
+                // What is left of it is found at the next look.
                 Err(Failure::Gone(reason)) => {
                     self.written.remove(&uid);
                     self.metrics.write("endpointslice", Write::Gone);

@@ -16,7 +16,7 @@ const PORT: &str = "AUTOPORT_TEST_PORT";
 const TAKEN: &str = "autoport_agent_ports_taken_total";
 
 /// A process in an inner cgroup that listens on this port.
-fn listener(cgroup: &Cgroup, path: &str, port: u16) -> Listener {
+pub(crate) fn listener(cgroup: &Cgroup, path: &str, port: u16) -> Listener {
     let this = env::current_exe().expect("the path of this program");
     let mut child = cgroup
         .command(path, this)
@@ -32,7 +32,7 @@ fn listener(cgroup: &Cgroup, path: &str, port: u16) -> Listener {
     Listener(child)
 }
 
-struct Listener(Child);
+pub(crate) struct Listener(Child);
 
 impl Drop for Listener {
     fn drop(&mut self) {
