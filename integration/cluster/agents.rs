@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, Runtime};
+use crate::configuration::Api;
 use crate::deployed::{image, manifests, network, node};
 use crate::images::archive;
 use crate::machine::{wait_for, wait_until};
@@ -91,6 +93,15 @@ impl Cluster {
     pub(crate) fn environment(&self, pod: &Value, container: &str) -> Environment {
         let process = process(pod, container);
         variables(&self.machine.run("cat", &[&format!("/proc/{process}/environ")]))
+    }
+
+    /// Keeps the agents to their own node and to what is theirs, by the policy that later versions than 1.20 have.
+    pub(crate) fn confines_agents(&self) {
+        if Api::of_this_run() == Api::Libraries {
+            let policy = "deploy/kubernetes/agent-policy/policy.yaml";
+            let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join(policy);
+            self.kubectl(&["apply", "--filename", &policy.to_string_lossy()]);
+        }
     }
 
     /// Whether the agents' account may do that in all namespaces, with objects or a part of them, such as `status`.

@@ -105,6 +105,12 @@ fn slices() -> Vec<Value> {
     all.into_iter().filter(|it| it["metadata"]["labels"][label] == "autoport.cni").collect()
 }
 
+fn has_event(cluster: &Cluster, parts: &[&str]) -> bool {
+    let selector = "--field-selector=reason=EndpointsNotCreated";
+    let found = cluster.kubectl(&["get", "events", selector, "--output=json"]);
+    parts.iter().all(|part| found.contains(part))
+}
+
 /// 1.36 has the API of `EndpointSlices`.
 fn are_found(cluster: &Cluster) {
     service("game", "true");
@@ -149,9 +155,7 @@ fn are_found(cluster: &Cluster) {
     let label = "kubernetes.io/service-name";
     assert!(slices().iter().all(|slice| slice["metadata"]["labels"][label] == "game"));
     wait_for(PATIENCE, "an event tells of the other", || {
-        let selector = "--field-selector=reason=EndpointsNotCreated";
-        let found = cluster.kubectl(&["get", "events", selector, "--output=json"]);
-        found.contains("\"stranger\"") && found.contains("Service closed has no annotation")
+        has_event(cluster, &["\"stranger\"", "Service closed has no annotation"])
     });
     api::delete("deployments", "game");
     for name in ["client", "stranger"] {
@@ -180,9 +184,8 @@ fn are_told_of(cluster: &Cluster) {
     let mut game = pod("game", &[]);
     game["metadata"]["annotations"] = annotations("game");
     api::runs(&game);
-    wait_for(PATIENCE, "the log tells that there are no slices", || {
-        let logs = ["logs", "daemonset/autoport", "--container", "agent"];
-        cluster.in_system(&logs).contains("cannot write the EndpointSlices of the node's Pods")
+    wait_for(PATIENCE, "an event tells why there is no slice", || {
+        has_event(cluster, &["\"game\"", "could not find the requested resource"])
     });
     api::ends("game");
 }
@@ -190,6 +193,7 @@ fn are_told_of(cluster: &Cluster) {
 #[test]
 fn a_client_finds_ten_replicas_on_two_ports_of_one_node() {
     let mut cluster = node_with_agents();
+    cluster.confines_agents();
     cluster.discovers();
     match Api::of_this_run() {
         Api::Libraries => are_found(&cluster),

@@ -87,6 +87,7 @@ impl Cluster {
 #[test]
 fn pods_carry_their_ports_and_are_ready_when_they_listen() {
     let mut cluster = node_with_agents();
+    cluster.confines_agents();
     api::runs(&web("web"));
     api::runs(&proxy("proxy", "$AUTOPORT_PORT_GAME"));
     let mut shown = Vec::new();
