@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use clap::CommandFactory as _;
+use clap::{Arg, ArgAction, Command, CommandFactory as _};
 use clap_complete::Shell;
 
 /// What `autoport completion` prints: those that ask the program, and so know pods and ports.
@@ -48,7 +48,9 @@ fn main() -> io::Result<()> {
     }
     for command in [arguments::Cli::command(), agent] {
         // `help` has no page of its own: each command's page is what it would show.
-        clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        clap_mangen::generate_to(with_synopsis(command), &man)?;
     }
     for page in fs::read_dir(&man)? {
         let path = page?.path();
@@ -56,6 +58,46 @@ fn main() -> io::Result<()> {
         fs::write(path, titled(&text))?;
     }
     Ok(())
+}
+
+/// The command and its subcommands with a usage that has each option's value: `clap_mangen` leaves the values out.
+fn with_synopsis(command: Command) -> Command {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let words = command.get_arguments().filter(|argument| {
+        let action = argument.get_action();
+        !argument.is_hide_set()
+            && !matches!(
+                action,
+                ArgAction::Help | ArgAction::HelpLong | ArgAction::HelpShort | ArgAction::Version
+            )
+    });
+    let (places, options): (Vec<_>, Vec<_>) = words.partition(|argument| argument.is_positional());
+    let usage = options
+        .iter()
+        .map(|option| option_in_usage(option))
+        .chain(places.iter().map(|place| place.to_string()));
+    let mut usage: Vec<_> = std::iter::once(name.to_owned()).chain(usage).collect();
+    if command.has_subcommands() {
+        usage.push("COMMAND".to_owned());
+    }
+    let usage = usage.join(" ");
+    command.override_usage(usage).mut_subcommands(with_synopsis)
+}
+
+/// `[-n NAMESPACE]`, `[--watch]`.
+fn option_in_usage(option: &Arg) -> String {
+    let name = match (option.get_short(), option.get_long()) {
+        (Some(short), _) => format!("-{short}"),
+        (None, long) => format!("--{}", long.unwrap_or_default()),
+    };
+    let value = option.get_value_names().filter(|_| option.get_action().takes_values());
+    let value = value.map_or(String::new(), |names| format!(" {}", names.join(" ")));
+    let again = if matches!(option.get_action(), ArgAction::Append) { "..." } else { "" };
+    if option.is_required_set() {
+        format!("{name}{value}{again}")
+    } else {
+        format!("[{name}{value}]{again}")
+    }
 }
 
 /// A page with the titles of man-pages(7), where clap has one for everything that is not an option.

@@ -41,4 +41,6 @@ fn shells_and_man_read_what_is_generated() {
         assert!(page.contains(".SH SYNOPSIS") && page.contains("state\\-dir"), "{page}");
         assert!(page.contains(".SH EXAMPLES") && !page.contains("EXTRA"), "{page}");
     }
+    let list = read("man/autoport-list.1");
+    assert!(list.contains("[\\-n NAMESPACE]") && list.contains("[\\-\\-no\\-headers]"), "{list}");
 }
