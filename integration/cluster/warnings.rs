@@ -9,6 +9,9 @@ use crate::cluster::pod;
 use crate::deployed::manifests;
 use crate::machine::wait_for;
 
+/// Not every API server of these tests has columns of its own for events.
+const COLUMNS: &str = "custom-columns=TYPE:.type,POD:.involvedObject.name,MESSAGE:.message";
+
 #[test]
 fn a_pod_whose_container_lacks_its_variables_has_an_event() {
     let mut cluster = node_with_agents();
@@ -28,8 +31,9 @@ fn a_pod_whose_container_lacks_its_variables_has_an_event() {
     assert!(!environment.contains_key("AUTOPORT_HOST_PORT_HTTP"), "no agent was there");
     cluster.kubectl(&["apply", "-k", &manifests("kubernetes")]);
     wait_for(PATIENCE, "an operator who looks for such events finds it", || {
-        let found = cluster.kubectl(&["get", "events", "--field-selector=reason=PortsNotInjected"]);
-        ["Warning", "pod/game", ": echo; delete the Pod"].iter().all(|part| found.contains(part))
+        let reason = "--field-selector=reason=PortsNotInjected";
+        let found = cluster.kubectl(&["get", "events", reason, &format!("--output={COLUMNS}")]);
+        ["Warning", "game", ": echo; delete the Pod"].iter().all(|part| found.contains(part))
     });
     api::delete("pods", "game");
     cluster.ends_with_agents("autoport");
