@@ -39,7 +39,9 @@ pub enum Error {
     )]
     NoNamespace(netns::Missing),
     /// The runtime that asked has ended, so it would never release the host ports.
-    #[error("the runtime no longer waits for the reply, so no host port was assigned; ask again")]
+    #[error(
+        "the runtime no longer waits for the reply, so no host port was assigned; send the request again"
+    )]
     NotAwaited,
     /// Another holder has a host port that overlaps the wanted one.
     #[error("host port {wanted} is held by {holder}{}; free it there or ask for another port",
@@ -71,7 +73,7 @@ pub enum Error {
     Unreadable { what: String, source: store::Unreadable },
     /// CHECK found something that is not as ADD left it.
     #[error(
-        "{attachment} is not as ADD left it: {difference}; ADD it again, or run `autoport repair`"
+        "{attachment} differs from what ADD made: {difference}; ADD it again, or run `autoport repair`"
     )]
     Different { attachment: String, difference: String },
     /// STATUS: ADD could not work.

@@ -52,7 +52,7 @@ pub enum Event {
     #[error("the host ports of {holder} are reassigned to {claimant}: {reason}")]
     Superseded { claimant: Box<Owner>, holder: Box<Owner>, reason: &'static str },
     /// Another network of the same container serves some of the ports that are asked for.
-    #[error("{sibling} maps host ports that {claimant} asks for too")]
+    #[error("{sibling} maps host ports that {claimant} requests too")]
     LeftToSibling { claimant: Holder, sibling: Box<Owner> },
     /// The main plugin gave the pod no address.
     #[error(
@@ -68,7 +68,7 @@ pub enum Event {
     )]
     MappedByPortmap { host: HostPort, owner: Box<Owner>, chain: String },
     /// DEL deleted the rules of a container that portmap attached.
-    #[error("deleted what portmap had of {attachment}: {deleted}")]
+    #[error("deleted the rules that portmap had for {attachment}: {deleted}")]
     PortmapDeleted { attachment: Attachment, deleted: String },
     /// DEL of a container without a record, on a node with iptables-legacy.
     #[error(
@@ -100,7 +100,7 @@ pub enum Event {
     Nameless { comment: String, count: usize, first: String },
     /// A record was restored from the table.
     #[error(
-        "restored the record of {owner} from the table, with {ports} host ports; not known are {unknown}"
+        "restored the record of {owner} from the table, with {ports} host ports; unknown: {unknown}"
     )]
     Adopted { owner: Box<Owner>, ports: usize, unknown: String },
     /// Records were restored from the table, which does not have everything.
@@ -146,7 +146,7 @@ pub enum Undone {
     )]
     StaleFlows,
     /// An element could not be removed.
-    #[error("a host port that was given up may still be mapped")]
+    #[error("a released host port may still be mapped")]
     StillMapped,
     /// A refused change could not be taken out of the record.
     #[error("the record may name ports that are not mapped")]
@@ -170,7 +170,7 @@ pub enum Undone {
     #[error("the released ports are not kept for the same pod")]
     NotRemembered,
     /// Rules of portmap may come before ours.
-    #[error("could not delete the rules that portmap may have of the container")]
+    #[error("could not delete the rules that portmap may have for the container")]
     PortmapLeft,
     /// Files of a pod that no longer exists are left.
     #[error("could not remove the published files")]

@@ -160,7 +160,7 @@ fn what_is_not_understood_is_refused_and_nothing_is_changed() {
         (&[][..], "there is no network configuration in /net.d"),
         (
             &[("00-a.conf", "{}"), ("10-a.conflist", LIST)],
-            "/net.d/00-a.conf comes first and is no list",
+            "/net.d/00-a.conf comes first and is not a list",
         ),
         (&[("00-a.json", "{}")], "/net.d/00-a.json comes first"),
         (&[(".conf", "{}"), ("10-a.conflist", LIST)], "/net.d/.conf comes first"),
@@ -176,7 +176,7 @@ fn what_is_not_understood_is_refused_and_nothing_is_changed() {
     }
     let folders = Folders::new(&[]);
     for (named, says) in [
-        ("10-a.conf", "/net.d/10-a.conf is no list of plugins: nothing can be chained to it"),
+        ("10-a.conf", "/net.d/10-a.conf is not a list of plugins: nothing can be chained to it"),
         ("10-a.conflist", "cannot read /net.d/10-a.conflist: entity not found"),
     ] {
         let named = folders.path("net.d").join(named);

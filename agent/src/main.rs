@@ -127,7 +127,7 @@ fn cluster(
     Ok(Cluster::of_pod(node).map_or_else(
         |reason| {
             tracing::info!(
-                "without Kubernetes, so Pods that need their spec are not served: {reason}"
+                "not connected to Kubernetes, so Pods that need their spec are not served: {reason}"
             );
             None
         },

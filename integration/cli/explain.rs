@@ -198,7 +198,7 @@ fn what_cannot_be_seen_is_said() {
     assert!(outcome.status.success(), "{outcome}");
     let told = outcome.reply.expect("JSON");
     let unseen = told["unseen"].to_string();
-    assert!(unseen.contains("the table is taken to be missing"), "{unseen}");
+    assert!(unseen.contains("the table is assumed to be missing"), "{unseen}");
     let script = told["granted"]["nft"].as_str().expect("a script");
     for port in ["tcp . 8080", "tcp . 8081"] {
         assert!(script.contains(port), "the records say what the table should be: {script}");
@@ -213,7 +213,7 @@ fn what_cannot_be_seen_is_said() {
     mode(0o700);
     assert!(outcome.status.success(), "{outcome}");
     let unseen = outcome.reply.expect("JSON")["unseen"].to_string();
-    assert!(unseen.contains("nothing is taken to be recorded"), "{unseen}");
+    assert!(unseen.contains("the store is assumed to be empty"), "{unseen}");
     run_command(&web, "DEL").success();
 }
 

@@ -180,7 +180,7 @@ fn a_client_on_the_link_and_two_causes_at_once_are_named() {
         stdout
     };
     let text = said(&["--from", "fe80::1", "--to", FIRST[1]]);
-    assert!(text.contains("nothing from a link-local address, fe80::1"), "{text}");
+    assert!(text.contains("does not forward packets from a link-local address, fe80::1"), "{text}");
     let forwarding = |interface: &str, value: &str| {
         sysctl(&format!("net/ipv4/conf/{interface}/forwarding"), value);
     };

@@ -14,7 +14,7 @@ fn where_the_records_are_not_seen_nothing_is_shown_as_empty() {
     let nobody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
     for command in [&["list"][..], &["gc"], &["show", "web"], &["env", "web"]] {
         for (under_what, word) in
-            [(&[][..], "table inet autoport exists"), (&nobody, "is not seen")]
+            [(&[][..], "table inet autoport exists"), (&nobody, "could not be determined")]
         {
             for format in ["table", "json"] {
                 let arguments = [command, &["-o", format]].concat();

@@ -150,7 +150,12 @@ fn on_a_healthy_node_everybody_arrives() {
             }
         }
     }
-    scene.stops("::1", ask(Loopback, 8080).v6(), "masquerade", "from ::1 nothing");
+    scene.stops(
+        "::1",
+        ask(Loopback, 8080).v6(),
+        "masquerade",
+        "packets from ::1 are not translated",
+    );
     let before = ruleset();
     let text = told(&["trace", "8080", "--from", CLIENT[0], "--to", FIRST[0], "--probe"]);
     assert_eq!(ruleset(), before, "trace changes nothing");

@@ -36,7 +36,7 @@ pub(crate) fn node_with_agents() -> Cluster {
     for container in ["agent", "agent-standby"] {
         wait_for(PATIENCE, &format!("{container} reads the Pods from the API server"), || {
             let logs = ["logs", "daemonset/autoport", "--container", container];
-            cluster.in_system(&logs).contains("following the node's Pods")
+            cluster.in_system(&logs).contains("watching the node's Pods")
         });
     }
     cluster

@@ -144,7 +144,7 @@ fn a_deleted_state_directory() {
     assert!(adopted.contains("of 5 attachments: it belonged to another store"), "{adopted}");
     for part in [
         "restored the record of pod shop/plain (blue/plain/eth0) from the table, with 6 host ports",
-        "not known are the UID of its pod, its network namespace, which numbers the node chose",
+        "unknown: the UID of its pod, its network namespace, which numbers the node chose",
         "held and not translated",
     ] {
         assert!(notes.contains(part), "{part}: {notes}");

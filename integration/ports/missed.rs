@@ -79,7 +79,7 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
     let would = told(&["gc", "--dry-run"]);
     assert!(
         would.contains(
-            "would remove container blue/gone1/eth0 (2 host ports): its network namespace no longer exists"
+            "would remove container blue/gone1/eth0 (1 host port): its network namespace no longer exists"
         ),
         "{would}"
     );
@@ -88,10 +88,10 @@ fn a_pod_whose_del_never_came_is_collected_in_every_network() {
 
     let done = told(&["gc", "-o", "wide"]);
     for line in [
-        "removed container blue/gone1/eth0 (2 host ports): its network namespace no longer exists",
-        "removed container green/gone2/eth0 (2 host ports): its network namespace no longer exists",
-        "kept container blue/alive/eth0 (2 host ports): its network namespace exists",
-        "kept container red/doubtful/eth0 (2 host ports): it may be in use: its path was that of a process",
+        "removed container blue/gone1/eth0 (1 host port): its network namespace no longer exists",
+        "removed container green/gone2/eth0 (1 host port): its network namespace no longer exists",
+        "kept container blue/alive/eth0 (1 host port): its network namespace exists",
+        "kept container red/doubtful/eth0 (1 host port): it may be in use: its path was that of a process",
         "kept blue:damaged:eth0: record /run/autoport/attachments/blue:damaged:eth0.json cannot be read",
         "2 removed, 3 kept",
     ] {
@@ -179,7 +179,7 @@ fn a_collection_that_fails_says_so() {
     let (status, stdout, stderr) = under(&words, &["gc"]);
     assert!(!status.success(), "{stdout}{stderr}");
     assert!(
-        stdout.contains("kept container blue/gone/eth0 (2 host ports): it could not be removed")
+        stdout.contains("kept container blue/gone/eth0 (1 host port): it could not be removed")
     );
     assert!(stderr.contains("Input/output error"), "{stderr}");
     let (status, stdout, _) = autoport(&["gc"]);

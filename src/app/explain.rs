@@ -109,7 +109,7 @@ fn foresee(
     let shared = match store.read(log) {
         Err(error) if is_withheld(&error) => {
             let told = Error::from(error).in_one_line();
-            unseen.push(format!("{told}; nothing is taken to be recorded"));
+            unseen.push(format!("{told}; the store is assumed to be empty"));
             None
         }
         read => read?,
@@ -190,7 +190,7 @@ fn script(
             | kernel::Error::Restless),
         )) => {
             let told = Error::from(error).in_one_line();
-            unseen.push(format!("{told}; the table is taken to be missing"));
+            unseen.push(format!("{told}; the table is assumed to be missing"));
             Ok(Some(everything()?.to_string()))
         }
         preview => preview.map(Some),

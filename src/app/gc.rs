@@ -11,7 +11,7 @@ use super::{failed, release, tolerate};
 use crate::error::Error;
 use crate::event::{Event, Log, Undone};
 use crate::kernel;
-use crate::model::{Attachment, Record};
+use crate::model::{Attachment, HostPort, Record};
 use crate::netns::Fate;
 use crate::store::{Key, Store, Unreadable};
 
@@ -47,7 +47,7 @@ impl Judged {
                 Self {
                     name: format!("{owner:#}"),
                     short: owner.to_string(),
-                    host_ports: Some(mappings.len()),
+                    host_ports: Some(HostPort::count(mappings.iter().map(|one| &one.host))),
                     removed: fate == Fate::Gone,
                     reason: fate.to_string(),
                     failure: None,

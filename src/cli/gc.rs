@@ -3,6 +3,7 @@
 use std::io;
 
 use autoport::app::{self, Collected, Judged};
+use autoport::diagnosis::counted;
 
 use super::arguments::Format;
 use super::output::{Answer, Screen};
@@ -16,7 +17,8 @@ impl Answer for Collected {
         let shown = self.holders.iter().filter(|one| all || one.removed || one.failure.is_some());
         for Judged { short, host_ports, removed, reason, .. } in shown {
             let verb = if *removed { verb } else { "kept" };
-            let held = host_ports.map_or(String::new(), |count| format!(" ({count} host ports)"));
+            let held = host_ports
+                .map_or(String::new(), |count| format!(" ({})", counted(count, "host port")));
             writeln!(out, "{verb} {short}{held}: {reason}")?;
         }
         writeln!(out, "{} {total}, {} kept", self.removed, self.kept)

@@ -249,7 +249,9 @@ fn nothing_recorded(store: &Store) -> Result<String, Failure> {
     let why = match look.map(|look| look.table) {
         Ok(Table::Absent) => return Ok(format!("nothing has been recorded in {dir} yet")),
         Ok(_) => "table inet autoport exists".to_owned(),
-        Err(error) => format!("whether table inet autoport exists is not seen ({error})"),
+        Err(error) => {
+            format!("whether table inet autoport exists could not be determined ({error})")
+        }
     };
     Err(Failure::Asked(format!(
         "there are no records in {dir}, but {why}; run it as root on the node, or in a container that has \

@@ -9,7 +9,7 @@ use autoport::diagnosis::counted;
 use autoport::error::{Error, is_denied};
 use autoport::event::Silent;
 use autoport::kernel::Table;
-use autoport::model::{PortRange, Protocol, Record, Request};
+use autoport::model::{HostPort, PortRange, Protocol, Record, Request};
 use autoport::netns::Fate;
 use autoport::ruleset::{self, Identity};
 use autoport::store::{self, Agent, Store};
@@ -192,7 +192,7 @@ pub(super) fn run(store: &Store, config: &Config) -> Result<Status, Failure> {
             stale: listing.attachments.iter().filter(is_stale).count(),
             unreadable: listing.unreadable.len(),
             reservations: listing.reservations.len(),
-            host_ports: listing.hosts().count(),
+            host_ports: HostPort::count(listing.hosts()),
         }
     });
     let listing = listing.unwrap_or_default();

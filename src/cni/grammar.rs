@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
         most: NonZeroU16,
     ) -> Result<Vec<Self>, Error> {
         if whole.trim().is_empty() {
-            let allowed = "but it must name the ports that are wanted, as in \"http=8080\"; to want \
+            let allowed = "but it must list the requested ports, as in \"http=8080\"; to want \
                            none, remove it";
             return Err(Error::annotation(key, whole, allowed));
         }

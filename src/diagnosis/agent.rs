@@ -62,7 +62,7 @@ fn connection(facts: &Facts, configs: &[Config], report: &mut Report) {
             .to_owned(),
     };
     let remedy = if facts.has_nri_socket {
-        "start autoport-agent; its log says why it is not connected. On a node that is to have none any more, \
+        "start autoport-agent; its log says why it is not connected. If the node no longer runs the agent, \
          delete agent.lock in the state directory"
             .to_owned()
     } else {

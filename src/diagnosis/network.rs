@@ -270,7 +270,7 @@ impl First<'_> {
             for (record, host) in held.iter().filter(|(_, host)| of_family(host)) {
                 let asked = HostPort { address, ..**host };
                 if let Some(text) = first.lost(rules, &asked) {
-                    let remedy = "leave the packets of host ports out of that rule".to_owned();
+                    let remedy = "exclude the packets of host ports from that rule".to_owned();
                     if !told.iter().any(|(_, known, _)| *known == text) {
                         told.push((State::Failed, text, remedy));
                     }

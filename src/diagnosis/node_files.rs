@@ -6,7 +6,7 @@ use crate::cni::{Config, NodeFile, NodeFiles};
 
 pub(super) fn judge(facts: &Facts, report: &mut Report) {
     let dir = facts.state_dir.display();
-    let instead = format!("(the checks below do without it, and the records in {dir} are read)");
+    let instead = format!("(the checks below ignore it, and the records in {dir} are read)");
     for file in &facts.node_files.0 {
         report.check("node file");
         let path = file.path.display();

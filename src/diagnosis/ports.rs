@@ -53,7 +53,7 @@ fn others_ranges(facts: &Facts, range: PortRange, report: &mut Report) {
     if !others.is_empty() {
         let others = some_of(&others);
         report.warning(
-            format!("{others} of {range} is reserved for some program (net.ipv4.ip_local_reserved_ports)"),
+            format!("{others} of {range} is reserved for other programs (net.ipv4.ip_local_reserved_ports)"),
             format!("put {others} into excludePorts"),
         );
     }

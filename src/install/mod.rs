@@ -93,14 +93,14 @@ pub enum Error {
     NoNetwork(PathBuf),
     /// The runtime's choice is a single plugin, which nothing can be chained to.
     #[error(
-        "{} comes first and is no list of plugins; make it one: {{\"cniVersion\": ..., \"name\": ..., \
+        "{} comes first and is not a list of plugins; make it one: {{\"cniVersion\": ..., \"name\": ..., \
          \"plugins\": [ what the file has now ]}} in a file whose name ends in .conflist, or name \
          another with --conflist", .0.display()
     )]
     NoList(PathBuf),
     /// What is named is not a list.
     #[error(
-        "{} is no list of plugins: nothing can be chained to it; name a file that ends in .conflist",
+        "{} is not a list of plugins: nothing can be chained to it; name a file that ends in .conflist",
         .0.display()
     )]
     NotAList(PathBuf),
@@ -115,7 +115,7 @@ pub enum Error {
     Conflist { path: PathBuf, source: Problem },
     /// Another program takes autoport out of the list all the time.
     #[error(
-        "another program, probably that of {main}, takes autoport out of {} again and again: {}; meanwhile \
+        "another program, probably that of {main}, removes autoport from {} again and again: {}; meanwhile \
          autoport is put back at most ten times in a minute", path.display(), contest::remedy(main)
     )]
     Contested {

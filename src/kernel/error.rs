@@ -14,7 +14,7 @@ pub enum Error {
     #[error("could not {action} the netlink socket")]
     Socket { action: &'static str, source: io::Error },
     /// A question was answered with an error.
-    #[error("the kernel would not show {what}")]
+    #[error("the kernel did not report {what}")]
     Question { what: &'static str, source: io::Error },
     /// The kernel knows no tables.
     #[error(

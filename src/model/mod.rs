@@ -121,6 +121,14 @@ impl HostPort {
         self.address.is_unspecified()
     }
 
+    /// How many host ports these are to an operator: one on every local address of both families counts once.
+    pub fn count<'a>(hosts: impl IntoIterator<Item = &'a Self>) -> usize {
+        let place = |host: &Self| {
+            (host.protocol, host.port, Some(host.address).filter(|_| !host.is_wildcard()))
+        };
+        hosts.into_iter().map(place).collect::<BTreeSet<_>>().len()
+    }
+
     /// Whether one packet could be meant for both: same protocol, port and family, and the same
     /// address or a wildcard on either side.
     pub fn overlaps(&self, other: &Self) -> bool {

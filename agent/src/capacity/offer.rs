@@ -142,7 +142,7 @@ impl Offer {
             tracing::warn!(
                 resource = self.resource,
                 dir = %self.dir.display(),
-                "cannot offer to kubelet: {reason}; Pods that ask for it wait or are rejected"
+                "cannot register the device plugin with kubelet: {reason}; Pods that request it wait or are rejected"
             );
         }
         self.failed = Some((reason, Instant::now()));

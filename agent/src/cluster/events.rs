@@ -154,7 +154,9 @@ impl Cluster {
             ..Event::default()
         };
         let events = Api::<Event>::namespaced(client, &pod.namespace);
-        let late = |_| Failure::Passing(format!("there is no answer within {} s", LIMIT.as_secs()));
+        let late = |_| {
+            Failure::Passing(format!("the API server did not answer within {} s", LIMIT.as_secs()))
+        };
         let created = timeout(LIMIT, events.create(&PostParams::default(), &event)).await;
         created.map_err(late)?.map(drop).map_err(Failure::from)
     }

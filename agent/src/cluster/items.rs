@@ -64,7 +64,7 @@ impl Items {
     /// The version of the list, once all of it was read.
     pub(super) fn version(self) -> Result<String, String> {
         let frame = serde_json::from_slice::<Frame>(&self.frame);
-        let frame = frame.map_err(|error| format!("the answer is no list: {error}"))?;
+        let frame = frame.map_err(|error| format!("the answer is not a list: {error}"))?;
         Ok(frame.metadata.resource_version)
     }
 
@@ -84,7 +84,7 @@ impl Items {
             }
             b'}' | b']' => {
                 let outer = self.depth.checked_sub(1);
-                self.depth = outer.ok_or("the answer is no JSON")?;
+                self.depth = outer.ok_or("the answer is not JSON")?;
             }
             _ => {}
         }

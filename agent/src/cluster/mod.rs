@@ -82,7 +82,7 @@ pub enum Error {
     #[error("cannot use kubeconfig {}", path.display())]
     Kubeconfig { path: PathBuf, source: kube::config::KubeconfigError },
     #[error(
-        "cannot use kubeconfig {}: server has the host {host:?}, and this program looks no names up; write its \
+        "cannot use kubeconfig {}: server has the host {host:?}, and this program resolves no names; write its \
          IP address, and the name as tls-server-name",
         path.display()
     )]
@@ -120,7 +120,8 @@ impl Cluster {
     /// Why there is none, in words.
     pub fn of_pod(node: String) -> Result<Self, String> {
         if let Err(InClusterError::ReadEnvironmentVariable(_)) = kube::Config::incluster_env() {
-            return Err("this is no Pod of a cluster, and no kubeconfig is given".to_owned());
+            return Err("the agent does not run in a Pod of a cluster, and no kubeconfig is given"
+                .to_owned());
         }
         if !Path::new(TOKEN).exists() {
             return Err(format!(
@@ -145,7 +146,7 @@ impl Cluster {
             if told != reason {
                 tracing::warn!(
                     node,
-                    "cannot follow the node's Pods: {reason}; trying again, meanwhile Pods that need \
+                    "cannot watch the node's Pods: {reason}; retrying, meanwhile Pods that need \
                      their spec wait"
                 );
                 told = reason;
@@ -169,10 +170,12 @@ impl Cluster {
         let selector = format!("spec.nodeName={}", self.node);
         pods.begin();
         let list = list(&client, &selector, pods);
-        let late = |_| format!("the list has not ended within {} s", LONGEST_LIST.as_secs());
+        let late = |_| {
+            format!("the API server did not finish the list within {} s", LONGEST_LIST.as_secs())
+        };
         let (count, mut version) = timeout(LONGEST_LIST, list).await.map_err(late)??;
         told.clear();
-        tracing::info!(node = self.node, server, pods = count, "following the node's Pods");
+        tracing::info!(node = self.node, server, pods = count, "watching the node's Pods");
         let api = Api::<Pod>::all(client);
         let params = WatchParams::default().fields(&selector).timeout(WATCH);
         let mut checked = Instant::now();
@@ -213,8 +216,8 @@ async fn list(
     let mut answer = pin!(in_time(client.request_stream(request)).await?);
     let (mut items, mut count) = (Items::default(), 0);
     loop {
-        let failed = |error: io::Error| format!("the list has broken off: {error}");
-        let late = |_| format!("nothing has come for {} s", LIMIT.as_secs());
+        let failed = |error: io::Error| format!("the watch broke off: {error}");
+        let late = |_| format!("the API server has sent nothing for {} s", LIMIT.as_secs());
         let bytes = timeout(LIMIT, answer.fill_buf()).await.map_err(late)?.map_err(failed)?;
         if bytes.is_empty() {
             return Ok((count, items.version()?));
@@ -222,7 +225,9 @@ async fn list(
         items.read(bytes, &mut |text| {
             count += 1;
             let pod = serde_json::from_slice(text);
-            pods.changed(&pod.map_err(|error| format!("the list has no Pod: {error}"))?)
+            pods.changed(
+                &pod.map_err(|error| format!("an item of the list is not a Pod: {error}"))?,
+            )
         })?;
         let length = bytes.len();
         answer.consume_unpin(length);
@@ -247,6 +252,6 @@ fn tell(pods: &mut impl Pods, event: WatchEvent<Pod>) -> Result<Option<String>, 
 
 /// What is asked for, if the answer begins, and a list ends, before [`LIMIT`].
 async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
-    let late = |_| format!("there is no answer within {} s", LIMIT.as_secs());
+    let late = |_| format!("the API server did not answer within {} s", LIMIT.as_secs());
     timeout(LIMIT, asked).await.map_err(late)?.map_err(|error| in_one_line(&error))
 }

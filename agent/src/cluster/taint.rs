@@ -23,7 +23,7 @@ impl Cluster {
         loop {
             while let Some(reason) = pending() {
                 if told != reason {
-                    tracing::info!("the taint {STARTUP_TAINT} stays: {reason}");
+                    tracing::info!("the taint {STARTUP_TAINT} is kept: {reason}");
                     told = reason;
                 }
                 sleep(READY).await;
@@ -41,7 +41,7 @@ impl Cluster {
                     if told != reason {
                         tracing::warn!(
                             node = self.node,
-                            "cannot remove the taint {STARTUP_TAINT}: {reason}; trying again"
+                            "cannot remove the taint {STARTUP_TAINT}: {reason}; retrying"
                         );
                         told = reason;
                     }

@@ -210,7 +210,7 @@ impl Counted {
         );
         registry.register(
             "replaced_variables",
-            "Variables of containers that had the name of one of autoport",
+            "Variables of containers that autoport replaced because they had one of its names",
             self.replaced.clone(),
         );
         registry.register(
@@ -221,7 +221,7 @@ impl Counted {
         let repairs = "Times that the nftables table was restored";
         registry.register("repairs", repairs, self.repairs.clone());
         let plugin =
-            "Commands that the plugin rejected, by code, and what it superseded and repaired";
+            "Commands that the plugin rejected, by code, and records that it replaced and repaired";
         registry.register("plugin_events", plugin, self.plugin.clone());
         let waits = "Times that another process had the lock of the state directory";
         registry.register("store_lock_waits", waits, self.lock_waits.clone());
@@ -229,7 +229,7 @@ impl Counted {
         registry.register("ports_taken", taken, self.taken.clone());
         registry.register(
             "ports",
-            "Numbers of each range, as the leader last counted them",
+            "Host ports of each range, as the leader last counted them",
             self.ports.clone(),
         );
         self.register_cluster();
@@ -238,9 +238,9 @@ impl Counted {
     /// What is about Kubernetes.
     fn register_cluster(&mut self) {
         let registry = &mut self.registry;
-        let capacity = "Numbers that Pods may count on which ask for the resource";
+        let capacity = "Host ports offered to the scheduler, for Pods that request the resource";
         registry.register("capacity_ports", capacity, self.capacity.clone());
-        let unrequested = "Numbers that Pods hold without having asked for the resource";
+        let unrequested = "Host ports held by Pods that do not request the resource";
         registry.register("unrequested_ports", unrequested, self.unrequested.clone());
         let writes = "Writes to the API server about the host ports of Pods";
         registry.register("api_writes", writes, self.writes.clone());

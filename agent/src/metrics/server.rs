@@ -114,7 +114,7 @@ async fn opened<T>(name: &impl std::fmt::Display, open: impl Fn() -> io::Result<
             Err(error) if error.to_string() != told => {
                 told = error.to_string();
                 tracing::warn!(
-                    "cannot serve metrics at {name}: {error}; trying again every {} s",
+                    "cannot serve metrics at {name}: {error}; retrying every {} s",
                     RETRY.as_secs()
                 );
             }

@@ -78,7 +78,7 @@ pub enum Failure {
     /// The runtime would drop the agent, and go on without it, if it waited longer.
     #[error(
         "autoport-agent did not finish in {limit_ms} ms and rejects the request so that the pod does \
-         not start without its host ports; it is repeated by kubelet"
+         not start without its host ports; kubelet repeats it"
     )]
     Late { limit_ms: u128 },
 }

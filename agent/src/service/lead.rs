@@ -149,7 +149,7 @@ impl Lead {
                 }
                 Standing::Unknown(error) => {
                     let text = format!(
-                        "the node's agents cannot agree which of them answers: {}; the state \
+                        "cannot determine which agent of the node answers: {}; the state \
                          directory of autoport must be writable",
                         in_one_line(&error)
                     );

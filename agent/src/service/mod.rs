@@ -196,7 +196,7 @@ impl Service {
             if reason != told {
                 tracing::warn!(
                     socket = %self.settings.socket.display(),
-                    "not connected to the runtime: {reason}; trying again every {} ms",
+                    "not connected to the runtime: {reason}; retrying every {} ms",
                     RETRY.as_millis()
                 );
                 told = reason;
@@ -210,7 +210,7 @@ impl Service {
     pub async fn leave(&self) {
         let begun = Instant::now();
         // No Pods are to come that kubelet would admit because of this agent.
-        self.health.set_unready("the agent is asked to end".to_owned());
+        self.health.set_unready("the agent was asked to stop".to_owned());
         while let Some(left) = GRACE.checked_sub(begun.elapsed()) {
             let (reply, waits) = oneshot::channel();
             let sent = self.orders.send(Order::Leave(reply));
@@ -225,7 +225,7 @@ impl Service {
             sleep(LEAVE_STEP).await;
         }
         tracing::warn!(
-            "no other agent is connected: containers that are created before one is have no variables"
+            "no other agent is connected: containers that are created before one is connected have no variables"
         );
     }
 

@@ -194,7 +194,7 @@ fn without_kubernetes_that_is_said_once_and_the_rest_works() {
     assert!(!node.state().join("requests").exists());
     agent.signal(nix::sys::signal::Signal::SIGTERM);
     let (_, log) = agent.end();
-    assert_eq!(log.matches("without Kubernetes").count(), 1, "{log}");
+    assert_eq!(log.matches("not connected to Kubernetes").count(), 1, "{log}");
     assert!(log.contains("no kubeconfig is given"), "{log}");
 }
 

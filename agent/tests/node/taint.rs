@@ -77,7 +77,7 @@ fn without_required_pods_would_not_wait_for_an_agent_so_the_taint_stays() {
     scene.assert_kept();
     standby.signal(nix::sys::signal::Signal::SIGTERM);
     let (_, log) = standby.end();
-    assert!(log.contains("stays: the configuration of the plugin lacks \"agent\""), "{log}");
+    assert!(log.contains("is kept: the configuration of the plugin lacks \"agent\""), "{log}");
 }
 
 /// An API server that is away is asked again.

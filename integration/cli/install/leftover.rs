@@ -35,7 +35,7 @@ fn after_del(portmap: Plugin, comes_to_autoport: bool) -> [String; 2] {
     }
     let del = |(index, pod): &(u16, Pod)| {
         let said = scene.cnitool_mapping("del", pod, &mappings(*index));
-        let is_told = said.contains("deleted what portmap had of blue/cnitool-");
+        let is_told = said.contains("deleted the rules that portmap had for blue/cnitool-");
         assert_eq!(is_told, comes_to_autoport, "{said}");
     };
     let (going, staying): (Vec<_>, Vec<_>) = pods.iter().partition(|(index, _)| index % 2 == 0);
@@ -86,7 +86,7 @@ fn a_chain_that_is_referred_to_is_emptied() {
     nft(&format!("add rule ip nat OUTPUT tcp dport 7 jump {chain}"));
     install(&[]);
     let said = scene.cnitool("del", &old, &[8080]);
-    assert!(said.contains("deleted what portmap had"), "{said}");
+    assert!(said.contains("deleted the rules that portmap had"), "{said}");
     let (_, listed) = run(Command::new("nft").args(["list", "chain", "ip", "nat", &chain]), "");
     assert!(listed.contains(&chain) && !listed.contains("DNAT"), "{listed}");
     let next = scene.pod("next", &[8080]);
@@ -117,7 +117,10 @@ fn dels_of_one_pod_at_a_time_succeed() {
         let told: Vec<_> = calls.into_iter().map(Running::finish).collect();
         assert!(told.iter().all(|told| told.status.success()), "{told:?}");
         assert!(told.iter().all(|told| !told.stderr.contains("could not")), "{told:?}");
-        assert!(told.iter().any(|told| told.stderr.contains("deleted what portmap")), "{told:?}");
+        assert!(
+            told.iter().any(|told| told.stderr.contains("deleted the rules that portmap")),
+            "{told:?}"
+        );
         assert!(!ruleset().contains(&attachment.container_id), "{}", ruleset());
     }
 }

@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
         self.at = "destination";
         let to = self.way.query.host.address;
         if !self.way.is_local {
-            let text = format!("{to} is no address of this node");
+            let text = format!("{to} is not an address of this node");
             return self.stops(text, "use an address that `ip addr` shows");
         }
         let hook = if self.way.from_node { "output" } else { "prerouting" };
@@ -227,11 +227,11 @@ impl<'a> Walk<'a> {
         self.at = "masquerade";
         let loopback = self.way.is_from_loopback();
         if loopback && lead.target.is_ipv6() {
-            let text = "from ::1 nothing is translated: the answer could not come back";
+            let text = "packets from ::1 are not translated: the answer could not come back";
             return self.stops(text, "use an address of the node that is not ::1");
         }
         if loopback && lead.network_policy.policy().masquerade == Masquerade::Nobody {
-            let text = "snat is off, so from 127.0.0.0/8 nothing is translated";
+            let text = "snat is off, so packets from 127.0.0.0/8 are not translated";
             return self.stops(text, "use an address of the node, or set snat");
         }
         self.passes(way::masquerades(lead, self.way.query.from).1)

@@ -57,7 +57,7 @@ impl Walk<'_> {
         }
         if let Some((at, is_certain)) = &walked.untracked {
             let text = format!("{at} keeps {what} from connection tracking: nothing translates it");
-            let remedy = "leave the packets of host ports out of that rule";
+            let remedy = "exclude the packets of host ports from that rule";
             if *is_certain {
                 return self.stops(text, remedy);
             }
@@ -94,7 +94,8 @@ impl Walk<'_> {
         if let Some(IpAddr::V6(from)) = way.query.from
             && from.is_unicast_link_local()
         {
-            let text = format!("the kernel forwards nothing from a link-local address, {from}");
+            let text =
+                format!("the kernel does not forward packets from a link-local address, {from}");
             return self.stops(text, "use another address of the client");
         }
         let of_pods = way.path.as_ref().ok();
@@ -143,7 +144,7 @@ impl Walk<'_> {
         if way.is_from_loopback() && !kernel::allows_loopback(by) && !is_open {
             let name = of_interface(by, "route_localnet");
             let shown = sysctl_name(&name);
-            let text = format!("{shown} is 0: nothing from 127.0.0.0/8 leaves there");
+            let text = format!("{shown} is 0: packets from 127.0.0.0/8 do not leave by it");
             return self.stops(text, &set_sysctl(&name, 1));
         }
         if way.neighbour == Neighbour::Failed {
@@ -159,7 +160,7 @@ impl Walk<'_> {
         let mut ports = way.node.links.iter().filter(|port| port.controller == Some(path.index));
         let is_itself = way.query.from == Some(pod);
         if is_itself && calls && ports.any(|port| port.hairpin == Some(false)) {
-            let text = "bridge-nf-call-iptables is 1, and the bridge sends nothing back";
+            let text = "bridge-nf-call-iptables is 1, and the bridge does not send a packet back by the port it came by";
             self.unsure(text, "\"hairpinMode\": true for the bridge plugin");
         }
         Some(())
@@ -178,7 +179,8 @@ impl Walk<'_> {
     fn policies(&mut self) {
         let way = self.way;
         if way.policies.by_mark && !way.is_mark_known || way.policies.by_more {
-            let text = "a rule of policy routing depends on what is not known of the packet";
+            let text =
+                "a policy routing rule depends on a property of the packet that is not known";
             self.unsure(text, "compare `ip rule` with the packet");
         }
         if !way.programs.is_empty() {
@@ -234,8 +236,9 @@ impl Walk<'_> {
         match (&inside.listener, &inside.elsewhere) {
             (Some(listener), _) => self.passes(format!("{listener} listens there")),
             _ if rules || has_own_stack => {
-                let text =
-                    format!("no socket listens on {target}, and the pod has other means to answer");
+                let text = format!(
+                    "no socket listens on {target}, but the pod has nat rules or other means to answer"
+                );
                 self.unsure(text, "look into the pod")
             }
             (None, Some(other)) => {
@@ -281,7 +284,7 @@ impl Walk<'_> {
                 doubt(self, format!("the pod answers by {gateway}, which is not this node"));
             }
             None if is_on_bridge && !way.is_masked && !way.from_node => {
-                doubt(self, "the pod answers past this node, on its own link".to_owned());
+                doubt(self, "the pod answers on its own link, not through this node".to_owned());
             }
             _ => {}
         }
