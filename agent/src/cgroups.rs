@@ -3,7 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "the kernel's tree of cgroups, which is only read")]
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,14 @@ impl Tree {
     pub fn find() -> Option<Self> {
         let root = PLACES.iter().map(Path::new).find(|place| place.join(MARK).exists())?;
         Some(Self { root: root.to_owned(), is_only: root == PLACES[0] })
+    }
+
+    /// Opens the directory of a cgroup below the root.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        File::open(self.root.join(path))
     }
 }
 

@@ -127,6 +127,8 @@ pub struct Config {
     pub guard_except: Vec<String>,
     /// `agent`: whether pods that ask by annotation wait for the node agent.
     pub agent_required: bool,
+    /// `guardRange`: whether the node agent refuses the ports of the ranges to pods that do not hold them.
+    pub guard_range: bool,
     /// Where the records are.
     pub store: StoreConfig,
 }
@@ -193,6 +195,7 @@ impl Config {
         let advertised = judge.value(layers, "advertiseAddresses", advertised)?;
         let guard_except = judge.value(layers, "guardExcept", interfaces)?;
         let agent_required = judge.value(layers, "agent", required)?;
+        let guard_range = judge.value(layers, "guardRange", boolean)?;
         let config = Self {
             policy,
             ports,
@@ -200,6 +203,7 @@ impl Config {
             advertise_addresses: advertised.unwrap_or_default(),
             guard_except: guard_except.unwrap_or_default(),
             agent_required: agent_required.unwrap_or(false),
+            guard_range: guard_range.unwrap_or(false),
             store: StoreConfig::from_layers(layers, judge)?,
         };
         for layer in layers {

@@ -2,7 +2,7 @@
 
 use super::{Facts, NRI_SOCKET, Report, counted, some_of};
 use crate::cni::Config;
-use crate::store::{Agent, BindHook};
+use crate::store::{Agent, BindHook, Guarded};
 
 /// Why a runtime has no NRI socket, and what to do.
 pub const NO_NRI_SOCKET: &str = "the runtime does not run, has no NRI (containerd before 1.7), or NRI is off in \
@@ -13,6 +13,7 @@ pub const NO_NRI_SOCKET: &str = "the runtime does not run, has no NRI (container
 pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
     report.check("agent");
     connection(facts, configs, report);
+    guard(facts, configs, report);
     let (Some(agent), Some(known)) = (&facts.agent, &facts.containers) else { return };
     let listed: Vec<_> = known.uninjected().collect();
     if !listed.is_empty() {
@@ -25,6 +26,28 @@ pub(super) fn judge(facts: &Facts, configs: &[Config], report: &mut Report) {
             "delete their Pods, or stop the containers with `crictl stop ID`: kubelet creates them again. autoport \
              does not stop them",
         );
+    }
+}
+
+/// The port guard, without which a Pod on the host network that asks is rejected.
+fn guard(facts: &Facts, configs: &[Config], report: &mut Report) {
+    match &facts.guarded {
+        Some(Guarded { problem: Some(problem), .. }) => report.failed(
+            format!(
+                "the port guard (guardRange) cannot be attached: {problem}. Pods on the host network that ask for \
+                 host ports are rejected"
+            ),
+            "correct that, or remove guardRange",
+        ),
+        Some(Guarded { cgroups, .. }) => report.ok(format!(
+            "Pods bind only the ports of the ranges that they hold: guarded in cgroup {}",
+            cgroups.join(", ")
+        )),
+        None if !configs.iter().any(|config| config.guard_range) => {}
+        None => report.warning(
+            "guardRange is set, and no node agent has said whether it guards the port ranges",
+            "start autoport-agent, or wait for 30 s after a change of the configuration",
+        ),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::kernel::{self, Extent, Link, Listener, Listeners, Local, Nft, Others,
 use crate::model::{Family, HostPort, Protocol, Record};
 use crate::netns::Fate;
 use crate::regular;
-use crate::store::{Agent, Containers, Store};
+use crate::store::{Agent, Containers, Guarded, Store};
 
 /// Why something was not seen.
 #[derive(Clone, Debug)]
@@ -171,6 +171,8 @@ pub struct Facts {
     pub(super) agent: Option<Agent>,
     /// What they have written of the node's containers.
     pub(super) containers: Option<Containers>,
+    /// What has become of the port guard.
+    pub(super) guarded: Option<Guarded>,
     /// Whether the runtime has its NRI socket at the usual place, as far as this user may see.
     pub(super) has_nri_socket: bool,
     pub(super) sysctls: Sysctls,
@@ -195,6 +197,7 @@ impl Facts {
     ) -> Self {
         let (state_dir, sysctls) = (store.dir().to_owned(), Sysctls::gather());
         let (agent, containers) = (store.agent(), store.containers());
+        let guarded = store.guarded();
         let has_nri_socket = Path::new(NRI_SOCKET).try_exists().unwrap_or(true);
         let store: Seen<_> = app::examine(store, &mut Silent).map_err(Unseen::from);
         let records = records_of(&store);
@@ -218,6 +221,7 @@ impl Facts {
             stale,
             agent,
             containers,
+            guarded,
             has_nri_socket,
             sysctls,
             uplinks: uplinks(),

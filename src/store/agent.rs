@@ -27,9 +27,19 @@ pub const AGENT_PRESENT: &str = "agent.present";
 /// What the leading agent knows of the node's containers.
 pub(super) const AGENT_CONTAINERS: &str = "agent.containers";
 
+/// What has become of the port guard.
+pub(super) const AGENT_GUARD: &str = "agent.guard";
+
 /// All that agents write, files and directories.
-pub(super) const FILES: [&str; 6] =
-    [AGENT_LOCK, AGENT_HEARTBEAT, AGENT_NEXT, AGENT_PRESENT, AGENT_CONTAINERS, "requests"];
+pub(super) const FILES: [&str; 7] = [
+    AGENT_LOCK,
+    AGENT_HEARTBEAT,
+    AGENT_NEXT,
+    AGENT_PRESENT,
+    AGENT_CONTAINERS,
+    AGENT_GUARD,
+    "requests",
+];
 
 /// An agent whose last heartbeat is older is not connected.
 const STALE: Duration = Duration::from_secs(5);

@@ -29,6 +29,15 @@ pub(super) struct Assembler {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program(Vec<Instruction>);
 
+/// What the kernel runs a program for: `enum bpf_prog_type` and `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Point {
+    pub(super) kind: u32,
+    pub(super) at: u32,
+    /// What the kernel shows of the program's owner, at most 15 bytes.
+    pub(super) name: &'static str,
+}
+
 /// A jump is longer than 32,767 slots, or leads to no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the program is too long")]

@@ -7,9 +7,8 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::libc::{self, SOL_SOCKET, SYS_bpf, c_int, c_uint, c_void};
 
-use super::assembler::Program;
+use super::assembler::{Point, Program};
 use super::instruction::SLOT;
-use super::program::Call;
 
 /// `enum bpf_cmd`.
 const PROG_LOAD: c_int = 5;
@@ -18,11 +17,15 @@ const PROG_DETACH: c_int = 9;
 const OBJ_GET_INFO_BY_FD: c_int = 15;
 const PROG_QUERY: c_int = 16;
 
-/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
-const CGROUP_SOCK_ADDR: u32 = 18;
+/// There is one program at the cgroup. Another that is attached replaces it, and one at a cgroup below is run in
+/// its place.
+pub(super) const ALLOW_OVERRIDE: u32 = 1;
 
 /// Programs of several owners may be attached to the cgroup, and to those below.
 pub(super) const ALLOW_MULTI: u32 = 2;
+
+/// A descriptor that is none.
+const NONE: u32 = u32::MAX;
 
 /// `SO_NETNS_COOKIE`, of Linux 5.14.
 const NETNS_COOKIE: c_int = 71;
@@ -30,8 +33,6 @@ const NETNS_COOKIE: c_int = 71;
 /// The kernel attaches no more of a kind to one cgroup.
 const ATTACHED_MOST: usize = 64;
 
-/// What the kernel shows of a program's owner.
-const NAME: &[u8; 16] = b"autoport_bind\0\0\0";
 const LICENCE: &[u8] = b"Apache-2.0\0";
 
 /// The last of the verifier's words.
@@ -87,7 +88,7 @@ struct Described {
 /// What is attached to a cgroup for one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attached {
-    /// [`ALLOW_MULTI`] or another; 0 where nothing is attached.
+    /// [`ALLOW_MULTI`], [`ALLOW_OVERRIDE`] or another; 0 where nothing is attached.
     pub(super) flags: u32,
     /// The numbers of the programs.
     pub(super) ids: Vec<u32>,
@@ -108,11 +109,11 @@ fn bpf<A>(command: c_int, attributes: &mut A) -> io::Result<c_int> {
 ///
 /// # Errors
 /// Why the kernel does not take it, with the verifier's last line where there is one.
-pub(super) fn load(call: Call, program: &Program) -> io::Result<OwnedFd> {
-    let code = program.bytes();
-    load_logged(call, &code, &mut []).or_else(|error| {
+pub(super) fn load(point: impl Into<Point>, program: &Program) -> io::Result<OwnedFd> {
+    let (point, code) = (point.into(), program.bytes());
+    load_logged(point, &code, &mut []).or_else(|error| {
         let mut log = vec![0; LOG];
-        match load_logged(call, &code, &mut log) {
+        match load_logged(point, &code, &mut log) {
             Ok(loaded) => Ok(loaded),
             Err(_) => Err(with_last_line(error, &log)),
         }
@@ -128,14 +129,16 @@ fn with_last_line(error: io::Error, log: &[u8]) -> io::Error {
 }
 
 #[expect(unsafe_code, reason = "a descriptor that the kernel has just made")]
-fn load_logged(call: Call, code: &[u8], log: &mut [u8]) -> io::Result<OwnedFd> {
+fn load_logged(point: Point, code: &[u8], log: &mut [u8]) -> io::Result<OwnedFd> {
+    let mut name = [0; 16];
+    name[..point.name.len()].copy_from_slice(point.name.as_bytes());
     let mut load = Load {
-        kind: CGROUP_SOCK_ADDR,
+        kind: point.kind,
         slots: (code.len() / SLOT) as u32,
         code: code.as_ptr().addr() as u64,
         licence: LICENCE.as_ptr().addr() as u64,
-        name: *NAME,
-        expected: call as u32,
+        name,
+        expected: point.at,
         ..Load::default()
     };
     if !log.is_empty() {
@@ -158,12 +161,12 @@ fn number(descriptor: &impl AsRawFd) -> u32 {
 /// Why the kernel does not.
 pub(super) fn attach(
     cgroup: BorrowedFd<'_>,
-    call: Call,
+    point: impl Into<Point>,
     program: &OwnedFd,
     flags: u32,
 ) -> io::Result<()> {
     let (cgroup, program) = (number(&cgroup), number(program));
-    let mut attach = Attach { cgroup, program, kind: call as u32, flags };
+    let mut attach = Attach { cgroup, program, kind: point.into().at, flags };
     bpf(PROG_ATTACH, &mut attach).map(drop)
 }
 
@@ -171,9 +174,23 @@ pub(super) fn attach(
 ///
 /// # Errors
 /// Why the kernel does not.
-pub(super) fn detach(cgroup: BorrowedFd<'_>, call: Call, program: &OwnedFd) -> io::Result<()> {
+pub(super) fn detach(
+    cgroup: BorrowedFd<'_>,
+    point: impl Into<Point>,
+    program: &OwnedFd,
+) -> io::Result<()> {
     let (cgroup, program) = (number(&cgroup), number(program));
-    let mut detach = Attach { cgroup, program, kind: call as u32, flags: 0 };
+    let mut detach = Attach { cgroup, program, kind: point.into().at, flags: 0 };
+    bpf(PROG_DETACH, &mut detach).map(drop)
+}
+
+/// Detaches the program that alone is attached with [`ALLOW_OVERRIDE`], whichever process has loaded it.
+///
+/// # Errors
+/// Why the kernel does not.
+pub(super) fn detach_only(cgroup: BorrowedFd<'_>, point: impl Into<Point>) -> io::Result<()> {
+    let cgroup = number(&cgroup);
+    let mut detach = Attach { cgroup, program: NONE, kind: point.into().at, flags: 0 };
     bpf(PROG_DETACH, &mut detach).map(drop)
 }
 
@@ -181,11 +198,11 @@ pub(super) fn detach(cgroup: BorrowedFd<'_>, call: Call, program: &OwnedFd) -> i
 ///
 /// # Errors
 /// Why the kernel does not say.
-pub(super) fn attached(cgroup: BorrowedFd<'_>, call: Call) -> io::Result<Attached> {
+pub(super) fn attached(cgroup: BorrowedFd<'_>, point: impl Into<Point>) -> io::Result<Attached> {
     let mut ids = vec![0_u32; ATTACHED_MOST];
     let mut query = Query {
         cgroup: number(&cgroup),
-        kind: call as u32,
+        kind: point.into().at,
         options: 0,
         flags: 0,
         ids: ids.as_mut_ptr().expose_provenance() as u64,
@@ -262,5 +279,16 @@ pub(super) fn set_note(cgroup: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let (from, length) = (value.as_ptr().cast::<c_void>(), value.len());
     // SAFETY: the name ends with a zero byte, and the kernel reads `length` bytes of `value`.
     let done = unsafe { libc::fsetxattr(cgroup.as_raw_fd(), ATTRIBUTE.as_ptr(), from, length, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Removes what was noted.
+///
+/// # Errors
+/// Why it cannot be removed.
+#[expect(unsafe_code, reason = "nix has no extended attributes")]
+pub(super) fn remove_note(cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the name ends with a zero byte.
+    let done = unsafe { libc::fremovexattr(cgroup.as_raw_fd(), ATTRIBUTE.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

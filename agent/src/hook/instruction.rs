@@ -12,6 +12,7 @@ pub(super) enum Register {
     R3 = 3,
     R4 = 4,
     R6 = 6,
+    R7 = 7,
 }
 
 /// One instruction. A distance counts slots from the next instruction.
@@ -44,6 +45,7 @@ pub(super) enum Condition {
     Is(Register, i32),
     IsNot(Register, i32),
     Differ(Register, Register),
+    Same(Register, Register),
     Above(Register, i32),
 }
 
@@ -83,6 +85,9 @@ impl Instruction {
             }
             Self::JumpIf(Condition::Differ(one, other), distance) => {
                 slot(0x5d, one, other, distance, 0);
+            }
+            Self::JumpIf(Condition::Same(one, other), distance) => {
+                slot(0x1d, one, other, distance, 0);
             }
             Self::JumpIf(Condition::Above(one, number), distance) => {
                 slot(0x25, one, R0, distance, number);
@@ -133,6 +138,7 @@ impl fmt::Display for Condition {
             Self::Is(one, number) => write!(out, "{one} == {number:#x}"),
             Self::IsNot(one, number) => write!(out, "{one} != {number:#x}"),
             Self::Differ(one, other) => write!(out, "{one} != {other}"),
+            Self::Same(one, other) => write!(out, "{one} == {other}"),
             Self::Above(one, number) => write!(out, "{one} > {number:#x}"),
         }
     }

@@ -4,16 +4,20 @@
 //!
 //! They are attached before the pod's first container, and last as long as the cgroup, whether or not an agent
 //! runs. [`program()`] writes them, without I/O; `door` is the only way to the kernel.
+//!
+//! The [port guard](Guard) is a program at the cgroup of all pods, which refuses ports to others than their holders.
 
 mod assembler;
 mod door;
+mod guard;
 mod instruction;
+mod kubepods;
 mod note;
 mod place;
 mod program;
 mod redirect;
+mod refusal;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +27,7 @@ use autoport::store::BindHook;
 use nix::libc::EPERM;
 
 pub use self::assembler::{Program, TooLong};
+pub use self::guard::{Guard, Run, Unguarded};
 pub use self::note::Differs;
 use self::note::Note;
 pub use self::place::Nowhere;
@@ -111,7 +116,7 @@ impl Hook {
     pub fn find() -> Result<Self, Unusable> {
         let tree = Tree::find().ok_or(Unusable::NoCgroups)?;
         let netns = door::netns_cookie().map_err(|error| Unusable::Kernel(error.to_string()))?;
-        let root = open(&tree.root).map_err(|error| Unusable::of(&error))?;
+        let root = tree.open(Path::new("")).map_err(|error| Unusable::of(&error))?;
         let tcp = Redirect { protocol: Protocol::Tcp, named: 1, given: 2, count: 1 };
         let udp = Redirect { protocol: Protocol::Udp, count: 2, ..tcp };
         let plan = Plan { redirects: vec![tcp, udp], earlier: Vec::new(), getsockname: true };
@@ -122,6 +127,11 @@ impl Hook {
             tried.map_err(|error| Unusable::of(&error))?;
         }
         Ok(Self { tree, netns })
+    }
+
+    /// The port guard of this node.
+    pub fn guard(&self) -> Guard {
+        Guard::new(self.tree.clone(), self.netns)
     }
 
     /// Has the programs of a pod give `redirects`, unless they do already. `cgroup` is what the runtime gives
@@ -160,11 +170,6 @@ impl Hook {
         let programs = loaded.iter().map(|(call, _, id)| (*call, *id));
         pod.set_note(&note.attached(programs))
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the kernel's tree of cgroups")]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
 }
 
 /// The cgroup of a pod.
@@ -216,7 +221,7 @@ impl Pod<'_> {
     /// The cgroup, of this one and those above, whose program permits no other.
     fn forbidding(&self, call: Call) -> Option<PathBuf> {
         let is_exclusive = |path: &&Path| {
-            let directory = open(&self.tree.root.join(path));
+            let directory = self.tree.open(path);
             let attached = directory.and_then(|it| door::attached(it.as_fd(), call));
             attached.is_ok_and(|it| !it.ids.is_empty() && it.flags & door::ALLOW_MULTI == 0)
         };

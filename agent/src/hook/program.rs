@@ -6,7 +6,7 @@
 
 use autoport::model::Protocol;
 
-use super::assembler::{Assembler, Label, Program, TooLong};
+use super::assembler::{Assembler, Label, Point, Program, TooLong};
 use super::instruction::Register::{R0, R1, R2, R3, R4, R6};
 use super::instruction::{Condition, Instruction};
 use super::redirect::Redirect;
@@ -24,6 +24,15 @@ pub enum Call {
     Recvmsg6 = 20,
     Getsockname4 = 31,
     Getsockname6 = 32,
+}
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+const CGROUP_SOCK_ADDR: u32 = 18;
+
+impl From<Call> for Point {
+    fn from(call: Call) -> Self {
+        Self { kind: CGROUP_SOCK_ADDR, at: call as u32, name: "autoport_bind" }
+    }
 }
 
 /// What is redirected.
@@ -100,11 +109,7 @@ impl Call {
 pub fn program(call: Call, plan: &Plan, netns: u64) -> Result<Program, TooLong> {
     let mut code = Assembler::default();
     let (store, end) = (code.label(), code.label());
-    code.push(Instruction::Move(R6, R1));
-    // Another network namespace in the pod has all ports for itself.
-    code.push(Instruction::Call(GET_NETNS_COOKIE));
-    code.push(Instruction::SetWide(R1, netns));
-    code.jump_if(Condition::Differ(R0, R1), end);
+    in_netns(&mut code, netns, end);
     if !call.is_about_any() {
         if call.is_of_v6() {
             loopback6(&mut code, end);
@@ -134,6 +139,25 @@ pub fn program(call: Call, plan: &Plan, netns: u64) -> Result<Program, TooLong> 
     code.push(Instruction::Set(R0, 1));
     code.push(Instruction::Exit);
     code.finish()
+}
+
+/// Goes to `end` in any other network namespace, which has all ports for itself. R6 is the context afterwards.
+pub(super) fn in_netns(code: &mut Assembler, netns: u64, end: Label) {
+    code.push(Instruction::Move(R6, R1));
+    code.push(Instruction::Call(GET_NETNS_COOKIE));
+    code.push(Instruction::SetWide(R1, netns));
+    code.jump_if(Condition::Differ(R0, R1), end);
+}
+
+/// Goes to `other` unless the port in R2 is one of the run. Changes R4.
+pub(super) fn in_run(code: &mut Assembler, first: u16, count: u16, other: Label) {
+    if count == 1 {
+        return code.jump_if(Condition::IsNot(R2, first.into()), other);
+    }
+    code.push(Instruction::Move(R4, R2));
+    code.push(Instruction::Add(R4, -i32::from(first)));
+    // Below the run it is negative, which is a large number without sign.
+    code.jump_if(Condition::Above(R4, i32::from(count) - 1), other);
 }
 
 /// What is replaced by what, as redirects; the first that fits counts. Programs that were attached earlier run
@@ -191,14 +215,10 @@ fn protocol(code: &mut Assembler) {
 fn apply(code: &mut Assembler, redirect: Redirect, store: Label) {
     let Redirect { named, given, count, .. } = redirect;
     let other = code.label();
+    in_run(code, named, count, other);
     if count == 1 {
-        code.jump_if(Condition::IsNot(R2, named.into()), other);
         code.push(Instruction::Set(R2, given.into()));
     } else {
-        code.push(Instruction::Move(R4, R2));
-        code.push(Instruction::Add(R4, -i32::from(named)));
-        // Below the run it is negative, which is a large number without sign.
-        code.jump_if(Condition::Above(R4, i32::from(count) - 1), other);
         code.push(Instruction::Add(R2, i32::from(given) - i32::from(named)));
     }
     code.jump(store);

@@ -5,6 +5,7 @@ use autoport::model::Protocol;
 use super::*;
 
 mod kernel;
+mod refusals;
 
 const NETNS: u64 = 0x1_0000_0001;
 
@@ -45,14 +46,16 @@ impl Asked {
         }
         context[24..26].copy_from_slice(&self.port.to_be_bytes());
         context[36..40].copy_from_slice(&self.protocol.to_ne_bytes());
-        run(&code, &mut context, self.netns);
+        let (permits, _) = run(&code, &mut context, self.netns, &[]);
+        assert_eq!(permits, 1, "the call is permitted");
         u16::from_be_bytes([context[24], context[25]])
     }
 }
 
-/// Runs a program as the kernel does, by its bytes; the kernel's own runs are in tests/node.
-fn run(code: &[u8], context: &mut [u8], netns: u64) {
-    let (mut registers, mut next) = ([0_u64; 11], 0_usize);
+/// Runs a program as the kernel does, by its bytes, for a process in these cgroups, the outermost first. Gives what it
+/// returns, and the error that it chooses. The kernel's own runs are in tests/node.
+fn run(code: &[u8], context: &mut [u8], netns: u64, cgroups: &[u64]) -> (u64, i32) {
+    let (mut registers, mut next, mut chosen) = ([0_u64; 11], 0_usize, 0);
     loop {
         let slot = &code[next * 8..next * 8 + 8];
         let (to, from) = (usize::from(slot[1] & 15), usize::from(slot[1] >> 4));
@@ -81,17 +84,23 @@ fn run(code: &[u8], context: &mut [u8], netns: u64) {
                 registers[to] = u64::from_le_bytes(bytes);
             }
             0x63 => context[at..at + 4].copy_from_slice(&(registers[from] as u32).to_ne_bytes()),
-            0x85 => registers[0] = netns,
+            0x85 if number == 122 => registers[0] = netns,
+            0x85 if number == 123 => {
+                let level = usize::try_from(registers[1]).expect("a level");
+                registers[0] = cgroups.get(level).copied().unwrap_or_default();
+            }
+            0x85 if number == 187 => (registers[0], chosen) = (0, registers[1] as i32),
             0x05 => jump(true),
             0x15 => jump(registers[to] == wide),
             0x55 => jump(registers[to] != wide),
+            0x1d => jump(registers[to] == registers[from]),
             0x5d => jump(registers[to] != registers[from]),
             0x25 => jump(registers[to] > wide),
             0x95 => break,
             code => panic!("{code:#x} is none of ours"),
         }
     }
-    assert_eq!(registers[0], 1, "the call is permitted");
+    (registers[0], chosen)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use autoport::error::in_one_line;
 use autoport::model::{self, Record};
 use autoport::store::BindHook;
 
+use super::guarded::Guarding;
 use crate::cluster::{Reason, Warnings};
 use crate::hook::{Hook, Unusable, redirects};
 use crate::hostnet::is_of_host;
@@ -31,6 +32,12 @@ impl Binder {
     /// As `agent.json` has it.
     pub(super) fn told(&self) -> BindHook {
         self.hook.as_ref().map_or_else(Unusable::told, |_| BindHook::Usable)
+    }
+
+    /// The port guard, which needs the same of the node.
+    pub(super) fn guarding(&self) -> Guarding {
+        let guard = self.hook.as_ref().map(Hook::guard);
+        Guarding::new(guard.map_err(ToString::to_string))
     }
 
     /// Has what the pod holds given to its programs, if its annotation asks for that.

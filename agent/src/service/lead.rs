@@ -30,6 +30,8 @@ pub(super) enum Order {
     /// This agent is about to end. The reply tells whether a sandbox waits for its container; there is none where
     /// the agent is not needed.
     Leave(oneshot::Sender<bool>),
+    /// Have no ports guarded any more: no other agent is there. The channel is closed when that is done.
+    Unguard(oneshot::Sender<()>),
     /// Look for holders whose sandboxes do not exist, by a list of the runtime if there is one.
     Look(Option<Listed>),
     /// Have it answered.
@@ -84,6 +86,7 @@ impl Lead {
                     Ok(())
                 }
                 Order::Leave(reply) if self.leave() => self.worker.send(Task::Waits(reply)),
+                Order::Unguard(reply) => self.worker.send(Task::Unguard(reply)),
                 Order::Look(listed) if self.keeper.leads() => {
                     self.worker.send(Task::Look(role, listed))
                 }

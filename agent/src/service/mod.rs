@@ -8,8 +8,10 @@ mod declared;
 mod desk;
 mod discover;
 mod gates;
+mod guarded;
 mod injected;
 mod journal;
+mod known;
 mod lead;
 mod ports;
 mod publish;
@@ -83,6 +85,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// It goes on at least for so long: an ADD that has found it connected records what its sandbox holds meanwhile.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long it waits for the end of the port guard.
+const UNGUARD: Duration = Duration::from_secs(1);
 
 /// How often it looks whether it is still needed.
 const LEAVE_STEP: Duration = Duration::from_millis(100);
@@ -220,13 +225,22 @@ impl Service {
                 return;
             };
             if !waits && begun.elapsed() > QUIET {
-                return;
+                return self.unguard().await;
             }
             sleep(LEAVE_STEP).await;
         }
         tracing::warn!(
             "no other agent is connected: containers that are created before one is connected have no variables"
         );
+        self.unguard().await;
+    }
+
+    /// Leaves no port guard on a node that has no agent any more: new holders would not be let through.
+    async fn unguard(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.orders.send(Order::Unguard(reply)).is_ok() {
+            let _ = timeout(UNGUARD, done).await;
+        }
     }
 
     /// One session, until it is over.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use autoport::store::Store;
 use tokio::sync::oneshot;
 
 use crate::hostnet::Listed;
@@ -29,6 +30,16 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
+/// What answering needs besides the event.
+pub(super) struct Limits<'a> {
+    pub(super) store: Store,
+    pub(super) asks: bool,
+    /// Whether the runtime still waits, and this agent may still write.
+    pub(super) is_awaited: &'a dyn Fn() -> bool,
+    /// Whether this agent may still write. The runtime need not wait for what a pod gives back.
+    pub(super) leads: &'a dyn Fn() -> bool,
+}
+
 /// What becomes of it.
 pub(super) struct Reply {
     pub(super) answer: Result<Answer, Failure>,
@@ -44,6 +55,8 @@ pub(super) enum Task {
     Lead(Role),
     /// Tell whether a sandbox waits for its container, so that this agent is not to end yet.
     Waits(oneshot::Sender<bool>),
+    /// Have no ports guarded any more: this agent is the last. The channel is closed when that is done.
+    Unguard(oneshot::Sender<()>),
     /// Look for holders whose sandboxes the runtime does not have.
     Look(Role, Option<Listed>),
 }

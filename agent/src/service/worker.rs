@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Claimed};
-use autoport::cni::ENV;
 use autoport::error::in_one_line;
 use autoport::kernel;
 use autoport::model::{Holder, NamespaceId, Record};
@@ -15,10 +14,12 @@ use autoport::netns;
 use autoport::store::Store;
 
 use super::bind::Binder;
+use super::guarded::{self, Guarding};
 use super::injected::{Injected, Seen};
+use super::known;
 use super::ports;
 use super::sockets::Check;
-use super::task::{Duty, Job, Reply, Task};
+use super::task::{Duty, Job, Limits, Reply, Task};
 use super::traced::Traced;
 use super::uninjected;
 use super::usage;
@@ -65,6 +66,7 @@ pub(super) fn start(
             metrics,
             checks,
             warnings,
+            guarding: binder.guarding(),
             binder,
         };
         loop {
@@ -78,9 +80,11 @@ pub(super) fn start(
                 Ok(Task::Event(job, duty, role)) => worker.serve(*job, &duty, role),
                 Ok(Task::Lead(role)) => {
                     worker.led = Some(role);
+                    worker.guard_as_configured(role);
                     worker.examine();
                     worker.injected.write_at(Some(Instant::now()));
                 }
+                Ok(Task::Unguard(_done)) => worker.guard(None),
                 Ok(Task::Waits(reply)) => drop(reply.send(worker.waits())),
                 Ok(Task::Look(role, listed)) => {
                     worker.look(role, listed);
@@ -112,16 +116,7 @@ struct Worker {
     checks: mpsc::Sender<Check>,
     warnings: Warnings,
     binder: Binder,
-}
-
-/// What answering needs besides the event.
-struct Limits<'a> {
-    store: Store,
-    asks: bool,
-    /// Whether the runtime still waits, and this agent may still write.
-    is_awaited: &'a dyn Fn() -> bool,
-    /// Whether this agent may still write. The runtime need not wait for what a pod gives back.
-    leads: &'a dyn Fn() -> bool,
+    guarding: Guarding,
 }
 
 impl Worker {
@@ -296,7 +291,7 @@ impl Worker {
     }
 
     fn run(
-        &self,
+        &mut self,
         pod: &Pod,
         duty: &Duty,
         limits: &Limits<'_>,
@@ -311,16 +306,22 @@ impl Worker {
         }
     }
 
-    fn claim(&self, pod: &Pod, limits: &Limits<'_>) -> Result<Option<Claimed>, Rejection> {
+    fn claim(&mut self, pod: &Pod, limits: &Limits<'_>) -> Result<Option<Claimed>, Rejection> {
         if !hostnet::concerns(pod) {
             return Ok(None);
         }
         let config = self.plugin.read();
         let config = config.map_err(|error| Rejection::new("configuration", error.to_string()))?;
+        let asked = guarded::asked(&config);
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
         let claimed = ports::claim(pod, config, &mut call, limits.is_awaited, &self.metrics)?;
         let Some(claimed) = claimed else { return Ok(None) };
-        if let Err(reason) = self.binder.bind(pod, std::slice::from_ref(&claimed.record)) {
+        let bound = self.binder.bind(pod, std::slice::from_ref(&claimed.record));
+        let let_through = bound.and_then(|()| match asked {
+            Some(_) if (limits.leads)() => self.guarding.let_through(asked, &mut call),
+            _ => Ok(()),
+        });
+        if let Err(reason) = let_through {
             ports::undo(pod, &claimed, limits.leads, &mut call);
             return Err(reason);
         }
@@ -387,26 +388,27 @@ impl Worker {
         }))
     }
 
-    /// What is known of the pod. The configuration is read only where it counts.
     fn known(&self, pod: &Pod, store: &Store) -> Result<Known, String> {
-        let records = app::records_of_pod(store, &pod.uid, &mut Traced(&self.metrics));
-        let records = records.map_err(|error| error.in_one_line())?;
-        let mut known = Known::of(pod, records, store.published_at(&pod.uid));
-        if known.records.is_empty() && inject::asks(pod) {
-            known.aliases = self.plugin.read().map_err(|error| error.to_string())?.aliases;
+        known::of(pod, store, &self.plugin, &mut Traced(&self.metrics))
+    }
+
+    /// Has the port guard be as the configuration asks for. One that cannot be read changes nothing.
+    fn guard_as_configured(&mut self, role: Role) {
+        let Ok(config) = self.plugin.read() else { return };
+        if self.pulse.has_still(role, self.clock.now()) {
+            self.guard(guarded::asked(&config));
         }
-        if pod.annotations.contains_key(ENV) {
-            // The plugin looks the node's addresses up only where the node chooses a port.
-            for record in known.records.iter_mut().filter(|record| record.advertised.is_empty()) {
-                let found = kernel::outward_addresses(&record.policy.host_addresses);
-                record.advertised = found.map_err(|error| error.to_string())?;
-            }
-        }
-        Ok(known)
+    }
+
+    fn guard(&mut self, asked: guarded::Asked) {
+        let store = self.aside();
+        let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
+        self.guarding.renew(asked, &mut call);
     }
 
     fn look(&mut self, role: Role, listed: Option<Listed>) {
         self.examine();
+        self.guard_as_configured(role);
         if let Some(listed) = listed {
             self.sandboxes.reconcile(&listed);
         }

@@ -12,8 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 /// Where the thread sees the tree.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// A cgroup with those in it; they are removed with the test.
-pub(crate) struct Cgroup(PathBuf);
+/// A cgroup with those in it; they are removed with the test. Where the thread takes it for the root, its own path is
+/// the second one.
+pub(crate) struct Cgroup(PathBuf, Option<PathBuf>);
 
 impl Cgroup {
     /// Has the thread see the cgroups of version 2, which a machine may not have mounted.
@@ -27,7 +28,17 @@ impl Cgroup {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let own = Path::new(ROOT).join(format!("autoport-test-{}-{number}", id()));
         fs::create_dir(&own).expect("a cgroup");
-        Self(own)
+        Self(own, None)
+    }
+
+    /// One that the thread takes for the root of the tree, as on a node that is a container.
+    pub(crate) fn of_node() -> Self {
+        let mut cgroup = Self::new();
+        let own = std::mem::replace(&mut cgroup.0, ROOT.into());
+        let bound = Command::new("mount").arg("--bind").arg(&own).arg(ROOT).status();
+        assert!(bound.is_ok_and(|done| done.success()), "the root is mounted");
+        cgroup.1 = Some(own);
+        cgroup
     }
 
     /// The same as systemd nests slices, below the root: the name of the innermost ends with `-burstable-` and this.
@@ -39,7 +50,7 @@ impl Cgroup {
         let slice = format!("{name}-burstable-{end}.slice");
         let inner = own.join(format!("{name}-burstable.slice")).join(&slice);
         fs::create_dir_all(inner).expect("slices");
-        (Self(own), slice)
+        (Self(own, None), slice)
     }
 
     /// An inner cgroup, as the runtime gives it.
@@ -71,19 +82,28 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        if let Some(own) = &self.1 {
+            remove_below(&self.0);
+            let _ = Command::new("umount").args(["-l", ROOT]).status();
+            return remove(own);
+        }
         remove(&self.0);
     }
 }
 
 /// The kernel takes a moment to notice that a cgroup has no process any more.
 fn remove(dir: &Path) {
-    let inner = fs::read_dir(dir).into_iter().flatten().flatten();
-    let inner = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    inner.for_each(|entry| remove(&entry.path()));
+    remove_below(dir);
     for _ in 0..100 {
         if fs::remove_dir(dir).is_ok() {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn remove_below(dir: &Path) {
+    let inner = fs::read_dir(dir).into_iter().flatten().flatten();
+    let inner = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    inner.for_each(|entry| remove(&entry.path()));
 }

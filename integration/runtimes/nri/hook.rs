@@ -1,11 +1,16 @@
 //! The bind hook: containers of two pods on the host network listen on the same port, which is a Go program's.
 
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::{Value, json};
 
 use super::{Agent, PORTS, number, same};
 use crate::daemon::{Containerd, Release};
 use crate::stage::node::CLIENT;
 use crate::stage::probe::{Answer, Transport};
+use crate::stage::view::STATE;
 
 const BIND: &str = "autoport.cni/bind";
 
@@ -88,7 +93,57 @@ fn where_it_cannot_be_attached_the_sandbox_fails(release: Release) {
     assert_eq!(node.machine.held(), [""; 0]);
 }
 
+/// One node of all tests: kubelet's cgroup of all pods is found by its name, wherever it is on this machine.
+static ALL_PODS: Mutex<()> = Mutex::new(());
+
+fn a_port_is_kept_for_its_pod_by_the_guard(release: Release) {
+    let _alone = ALL_PODS.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Containerd::with_agents(release, |network| network.with("guardRange", true));
+    let agents = [node.agent("agent", &[]), node.agent("standby", &["--standby"])];
+    let below = |mut pod: Value| {
+        let uid = pod["metadata"]["uid"].as_str().expect("a UID").to_owned();
+        let all = format!("{}/kubepods", node.machine.cgroup);
+        // kubelet makes it before it asks for the sandbox.
+        let trees = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let tree = trees.into_iter().find(|tree| tree.join("cgroup.controllers").exists());
+        let made =
+            format!("{}{all}/burstable/pod{uid}", tree.expect("cgroups of version 2").display());
+        fs::create_dir_all(made).expect("a cgroup");
+        pod["linux"]["cgroup_parent"] = json!(format!("{all}/burstable/pod{uid}"));
+        pod
+    };
+    let pods = ["one", "two"].map(|name| below(node.hooked(name)));
+    let other = below(node.on_host("other", &[]));
+    let sandboxes = [&pods[0], &pods[1]].map(|pod| node.runs(pod));
+    let other_sandbox = node.runs(&other);
+    let taker =
+        node.creates(&other, &other_sandbox, "main", json!({"args": ["-name", "other", "9999"]}));
+    node.machine.assert_reached("other", Transport::Tcp, 9999);
+    for (at, pod) in pods.iter().enumerate() {
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let uid = pod["metadata"]["uid"].as_str().expect("a UID");
+        let published = fs::read_to_string(format!("{STATE}/pods/{uid}/ports.env"));
+        let published = published.expect("it is published");
+        let port = published.lines().find_map(|line| line.strip_prefix("AUTOPORT_HOST_PORT_HTTP="));
+        let port: u16 = port.expect("it has one").trim_matches('\'').parse().expect("a port");
+        let (ok, text) = node.try_exec(&taker, &["-name", "other", &port.to_string()]);
+        assert!(!ok && text.contains("address already in use"), "{text}");
+        node.machine.assert_refused(port);
+        node.listens(pod, &sandboxes[at], 0);
+        node.is_reached(name, port);
+    }
+    node.ends(&[&sandboxes[0], &sandboxes[1]]);
+    // Both agents are asked to end, and with the last one the guard ends.
+    for agent in agents {
+        agent.ends(&node, "-TERM");
+    }
+    node.creates(&other, &other_sandbox, "late", json!({"args": ["-name", "late", "20999"]}));
+    node.machine.assert_reached("late", Transport::Tcp, 20999);
+    node.ends(&[&other_sandbox]);
+}
+
 on_releases!(trixie Trixie, sid Sid: (
     two_pods_listen_on_one_port,
+    a_port_is_kept_for_its_pod_by_the_guard,
     where_it_cannot_be_attached_the_sandbox_fails,
 ));

@@ -9,7 +9,7 @@ use super::super::node_files::NodeFiles;
 use super::{Config, Error, Judge, Object};
 
 /// Every key with its default, in the order of docs/configuration.md.
-const DEFAULTS: [(&str, &str); 21] = [
+const DEFAULTS: [(&str, &str); 22] = [
     ("snat", "true"),
     ("masqAll", "false"),
     ("markMasqBit", "13"),
@@ -29,6 +29,7 @@ const DEFAULTS: [(&str, &str); 21] = [
     ("maxPortsPerNamespace", "null"),
     ("aliases", "[\"kubewharf\",\"bcs\"]"),
     ("agent", "\"optional\""),
+    ("guardRange", "false"),
     ("stateDir", "\"/run/autoport\""),
     ("lockTimeout", "10"),
 ];

@@ -39,6 +39,7 @@ fn defaults() -> Config {
         },
         aliases: [Dialect::KubeWharf, Dialect::Bcs].into(),
         agent_required: false,
+        guard_range: false,
         advertise_addresses: vec![],
         guard_except: vec![],
         store: StoreConfig {

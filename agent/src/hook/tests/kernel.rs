@@ -1,14 +1,15 @@
 //! What the kernel does with the programs. What they do to system calls is in tests/node/hook.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::instruction::{Instruction, Register};
 use super::*;
-use crate::hook::assembler::Assembler;
+use crate::hook::assembler::{Assembler, Point};
+use crate::hook::refusal::{FAMILIES, Guarded, Held, refusal};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const ROOT_ALONE: &str = "root alone makes cgroups: run by make test-clients";
@@ -33,26 +34,26 @@ impl Scratch {
         pod.to_str().and_then(|pod| pod.strip_prefix(ROOT)).expect("below the root").to_owned()
     }
 
-    fn ids(&self, path: &str, call: Call) -> Vec<u32> {
-        let cgroup = open(&self.0.join(path)).expect("it is there");
+    fn ids(&self, path: &str, call: impl Into<Point>) -> Vec<u32> {
+        let cgroup = File::open(self.0.join(path)).expect("it is there");
         door::attached(cgroup.as_fd(), call).expect("root may ask").ids
     }
 
     /// Attaches a program of another owner, which does nothing.
-    fn attach_another(&self, path: &str, call: Call, flags: u32) {
+    fn attach_another(&self, path: &str, call: impl Into<Point> + Copy, flags: u32) {
         let mut code = Assembler::default();
         code.push(Instruction::Set(Register::R0, 1));
         code.push(Instruction::Exit);
         let program = door::load(call, &code.finish().expect("it is short"));
         let program = program.expect("root may load programs");
-        let cgroup = open(&self.0.join(path)).expect("it is there");
+        let cgroup = File::open(self.0.join(path)).expect("it is there");
         door::attach(cgroup.as_fd(), call, &program, flags).expect("root may attach it");
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        for path in ["podone", ""] {
+        for path in ["podone", "kubepods/podone", "kubepods", ""] {
             let _ = fs::remove_dir(self.0.join(path));
         }
     }
@@ -114,5 +115,75 @@ fn the_verifier_takes_the_longest_programs() {
     };
     for first in [30000, 31000, 32000] {
         hook.attach(&scratch.parent(), "one", all(first), true).expect("it is attached");
+    }
+}
+
+/// A node with cgroups as kubelet makes them.
+fn guard_of(scratch: &Scratch) -> Guard {
+    fs::create_dir_all(scratch.0.join("kubepods/podone")).expect("a cgroup");
+    guard_in(scratch, NETNS)
+}
+
+fn guard_in(scratch: &Scratch, netns: u64) -> Guard {
+    Guard::new(Tree { root: scratch.0.clone(), is_only: true }, netns)
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_guard_is_attached_once_and_never_in_place_of_others() {
+    let scratch = Scratch::new("guard");
+    let mut guard = guard_of(&scratch);
+    let run = || vec![Run { first: 20000, count: 100 }];
+    let ids = || FAMILIES.map(|family| scratch.ids("kubepods", family));
+    assert_eq!(guard.set(run(), &[]).expect("it is attached"), [PathBuf::from("/kubepods")]);
+    let first = ids();
+    assert!(first.iter().all(|ids| ids.len() == 1), "{first:?}");
+    guard.set(run(), &[]).expect("it is attached");
+    assert_eq!(ids(), first, "nothing has changed");
+    // By another process, and with other ports: one program in place of the other.
+    guard_of(&scratch).set(vec![Run { first: 1, count: 2 }], &[]).expect("it is attached");
+    let second = ids();
+    assert!(second.iter().all(|ids| ids.len() == 1) && second != first, "{second:?}");
+    guard.set(run(), &[]).expect("it is attached");
+    assert_ne!(ids(), second, "what the other has attached is not what is wanted");
+    assert!(guard_of(&scratch).remove().expect("it is removed"));
+    assert!(!guard.remove().expect("it is gone"));
+    assert!(ids().concat().is_empty());
+    guard.set(run(), &[]).expect("it is attached");
+    let third = ids();
+    let mut another = guard_in(&scratch, 1);
+    assert!(!another.remove().expect("it is another node's"));
+    assert!(matches!(another.set(run(), &[]), Err(Unguarded::NoPods(_))));
+    assert_eq!(ids(), third);
+    guard.remove().expect("it is removed");
+    for flags in [door::ALLOW_MULTI, door::ALLOW_OVERRIDE] {
+        scratch.attach_another("kubepods", FAMILIES[0], flags);
+        let others = ids();
+        let error = guard.set(run(), &[]).expect_err("it is another's");
+        assert!(error.to_string().contains("another owner"), "{error}");
+        assert!(!guard.remove().expect("nothing is ours"));
+        assert_eq!(ids(), others);
+        fs::remove_dir(scratch.0.join("kubepods/podone")).expect("it is empty");
+        fs::remove_dir(scratch.0.join("kubepods")).expect("it is empty");
+        guard = guard_of(&scratch);
+    }
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_verifier_takes_the_longest_guard() {
+    let of = |at: u16| Held {
+        protocol: if at.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
+        cgroup: 0x1_0000_0000 + u64::from(at),
+        run: Run { first: 20000 + at, count: 1 },
+    };
+    let mut held: Vec<_> = (0..8000).map(of).collect();
+    held.sort_unstable();
+    let runs = (0..100).map(|at| Run { first: 20000 + at * 100, count: 99 }).collect();
+    let guarded = Guarded { runs, held };
+    let program = refusal(&guarded, NETNS, true).expect("it is within reach");
+    assert!(program.slots() > 32_000, "{}", program.slots());
+    for family in FAMILIES {
+        door::load(family, &program).expect("the verifier takes it");
     }
 }

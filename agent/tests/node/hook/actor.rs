@@ -4,10 +4,15 @@ use std::env;
 use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use autoport::app;
+use autoport::event::Silent;
+use autoport::model::{HostPort, Protocol};
+use autoport::store::{Reservation, Store};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, socket,
@@ -80,6 +85,10 @@ fn act() {
         let address: SocketAddr = address.parse().expect("an address");
         let answer = match what {
             "listens" => listens(address, name.clone()),
+            "binds" => {
+                TcpListener::bind(address).and_then(|it| it.local_addr()).map(|it| it.to_string())
+            }
+            "reserves" => reserves(address, text),
             "receives" => receives(address, name.clone()),
             "connects" => connects(address),
             "asks" => asks(address, text),
@@ -132,6 +141,15 @@ fn elsewhere(address: SocketAddr, name: String) -> std::io::Result<String> {
         listens(address, name)
     };
     std::thread::spawn(listens).join().expect("it does not panic")
+}
+
+/// Reserves the port on the node, whose state directory this is.
+fn reserves(address: SocketAddr, state: &str) -> std::io::Result<String> {
+    let port = NonZeroU16::new(address.port()).expect("a port");
+    let hosts = vec![HostPort { protocol: Protocol::Tcp, address: address.ip(), port }];
+    let mut reserved = Reservation { name: "daemon".into(), hosts, created: 1, persistent: false };
+    let done = app::reserve(&Store::at(state.as_ref()), &mut reserved, &mut Silent);
+    done.map(|_| String::new()).map_err(std::io::Error::other)
 }
 
 /// The answer of a server.

@@ -3,6 +3,7 @@
 mod actor;
 mod failing;
 mod figures;
+mod guard;
 mod lasting;
 mod programs;
 mod sctp;
@@ -23,11 +24,12 @@ const BIND: &str = "autoport.cni/bind";
 
 /// A node with an agent, two addresses and a client outside.
 struct Scene {
-    cgroup: Cgroup,
-    node: Node,
-    runtime: Runtime,
+    /// It ends first: without the root of the test it would see the cgroups of other tests.
     agent: Agent,
     connection: Connection,
+    runtime: Runtime,
+    node: Node,
+    cgroup: Cgroup,
 }
 
 impl Scene {
@@ -45,7 +47,7 @@ impl Scene {
         ip("link set lo up");
         let agent = node.start(&runtime.socket(), &[]);
         let connection = runtime.connect(Vec::new(), Vec::new());
-        Self { cgroup, node, runtime, agent, connection }
+        Self { agent, connection, runtime, node, cgroup }
     }
 
     /// A pod of this node that asks for these ports by the hook.
