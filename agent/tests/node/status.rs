@@ -204,6 +204,24 @@ fn an_api_server_that_is_away_slow_or_full_gets_the_newest_state_later() {
 }
 
 #[test]
+fn no_more_than_twenty_pods_are_written_in_a_second() {
+    let scene = Scene::new();
+    let _agent = scene.start();
+    let mut connection = scene.runtime.connect(Vec::new(), Vec::new());
+    for number in 0..50 {
+        let uid = format!("pod-{number}");
+        scene.put(&uid, "http=auto", &json!([]));
+        runs(&mut connection, &uid, "http=auto");
+    }
+    let changes = scene.await_changes(50);
+    for window in changes.windows(22) {
+        let took = window[21].at - window[0].at;
+        assert!(took >= Duration::from_secs(1), "22 in {took:?}");
+    }
+    scene.assert_calm(50);
+}
+
+#[test]
 fn an_agent_that_may_not_write_says_so_once_and_tries_again() {
     let scene = Scene::new();
     let agent = scene.start();
