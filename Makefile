@@ -12,7 +12,7 @@ TARGET ?=
 export TARGET
 API ?= 1.20
 
-.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-packets bench-quick bench-load bench-pair bench-check clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -125,6 +125,8 @@ ifeq ($(STAGE),agent)
 bench: bench-agent
 else ifeq ($(STAGE),hook)
 bench: bench-hook
+else ifeq ($(STAGE),packets)
+bench: bench-packets
 else
 bench: ## STAGE=.. for one part; what it costs beside portmap: the tables and pictures of docs/performance.md
 	@integration/setup.sh bench
@@ -150,6 +152,10 @@ bench-agent: dist/autoport dist/autoport-agent ## or bench STAGE=agent: what the
 bench-hook: dist/autoport-agent ## or bench STAGE=hook: what the bind hook adds to bind and connect, and to throughput; as root
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --package autoport-agent --test node \
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture --test-threads=1 hook::figures::
+
+bench-packets: dist/autoport ## or bench STAGE=packets: instructions of packets, beside portmap and without it, on Debian's kernel in an emulated machine
+	@KERNELS=trixie integration/setup.sh kernels
+	scripts/bench-packets.sh
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs
 	@integration/setup.sh test

@@ -12,6 +12,9 @@
 # two serial ports: the kernel's console, and what the tests print. Both are kept
 # below target/kernels.
 #
+# The suite `packets` is no test but a part of the benchmark, and goes alone: SUITES=packets, with BENCH=FILE,
+# the executable of the benchmark, and PLUGIN=FILE. Its figures are put into FIGURES=FILE.
+#
 # A kernel passes if every suite ran to its end and passed, none was empty or
 # left a test out, and the kernel did not complain.
 set -euo pipefail
@@ -112,9 +115,14 @@ done
 mkdir -p "$root/usr/sbin"
 ln -s /usr/bin/busybox "$root/usr/sbin/modprobe" # what the kernel calls
 
+built() { sed -n "s/.*\"kind\":\[\"$1\"\].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" "$work/built" | tail -n 1; }
+if [ "${suites[*]}" = packets ]; then
+    install "${BENCH:?}" "$root/bench"
+    install "${PLUGIN:?}" "$root/autoport"
+    mkdir -p "$root$PWD"
+else
 # The tests are static, like all executables of this project. They know the plugin by its path.
 cargo test --locked --profile emulated --target "$target" --test integration --no-run --message-format json >"$work/built"
-built() { sed -n "s/.*\"kind\":\[\"$1\"\].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" "$work/built" | tail -n 1; }
 tests=$(built test integration)
 plugin=$(built bin autoport)
 if [ ! -x "$tests" ] || [ ! -x "$plugin" ]; then fail "cargo did not say where the tests and the plugin are"; fi
@@ -122,6 +130,7 @@ install "$tests" "$root/integration"
 install -D "${PLUGIN:-$plugin}" "$root$plugin"
 mkdir -p "$root$PWD/tests"
 cp -R tests/golden "$root$PWD/tests/"
+fi
 
 # Those of the agent, which know it by its path too.
 if [[ " ${suites[*]} " == *" hook "* ]]; then
@@ -166,6 +175,13 @@ for suite in $(echo $suites | tr , ' '); do
     echo "kernels: suite $suite"
     began=$(clock)
     status=0
+    if [ $suite = packets ]; then
+        mkdir -p /run/figures
+        /bench --autoport /autoport --floor /autoport --raw /run/figures packets || status=$?
+        sed 's/^/figures: /' /run/figures/packets.jsonl
+        echo "kernels: status $status after $(($(clock) - began)) s"
+        continue
+    fi
     programs=/integration filter=::$suite::
     [ $suite != hook ] || programs='/agent-lib /agent-node' filter=hook::
     for program in $programs; do
@@ -209,7 +225,7 @@ judge() {
         /^test .* FAILED$/ { print "    " $0 }
         /^test result: / { result = $0 }
         /^kernels: status / {
-            good = $3 == 0 && match(result, /^test result: ok\. [1-9][0-9]* passed; 0 failed; 0 ignored; /)
+            good = $3 == 0 && (suite == "packets" || match(result, /^test result: ok\. [1-9][0-9]* passed; 0 failed; 0 ignored; /))
             split(result, word, " ")
             printf "  %-10s %s, %d passed, %d failed, %d s\n", suite, good ? "ok" : "FAILED", word[4], word[6], $5
             if (good) passed[suite] = 1
@@ -247,5 +263,6 @@ for release; do
 done
 [ -n "${SUITES:-}" ] || run "$1" "$1-$arch-tableless" tableless module_blacklist=nf_tables
 
+[ -z "${FIGURES:-}" ] || tr -d '\r' <"$kept/$1-$arch.tests" | sed -n 's/^figures: //p' >"$FIGURES"
 [ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}; what they printed is in $kept"
 echo "scripts/kernels.sh: passed in $SECONDS s"

@@ -73,6 +73,8 @@ enum Part {
     Storm,
     /// New connections and packets through ever more mappings.
     Datapath,
+    /// The same, counted in instructions, in the emulated machine of scripts/kernels.sh; alone, and without a report.
+    Packets,
     /// What every system call of an ADD is for, and takes.
     Budget,
     /// Ways to build the plugin, in dist/variants.
@@ -115,7 +117,7 @@ struct Options {
     /// Where performance.md is, and the pictures below; with --quick a copy of it is written.
     #[arg(long, default_value = "docs")]
     docs: PathBuf,
-    /// What to measure, in this order, before the report is made [default: everything but variants, load and pair].
+    /// What to measure, in this order, before the report is made [default: everything but variants, packets, load and pair].
     parts: Vec<Part>,
 }
 
@@ -209,6 +211,10 @@ fn main() -> ExitCode {
         pair::run(&bench, &whole(&against), &raw);
         return ExitCode::SUCCESS;
     }
+    if options.parts == [Part::Packets] {
+        datapath::packets::run(&bench);
+        return ExitCode::SUCCESS;
+    }
     machine::describe(&bench);
     let every =
         [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
@@ -222,7 +228,7 @@ fn main() -> ExitCode {
             Part::Datapath => datapath::run,
             Part::Budget => budget::run,
             Part::Variants => variants::run,
-            Part::Load | Part::Pair | Part::Report => continue,
+            Part::Load | Part::Packets | Part::Pair | Part::Report => continue,
         };
         let name = format!("{part:?}").to_lowercase();
         eprintln!("bench: {name}");

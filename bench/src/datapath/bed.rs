@@ -9,7 +9,7 @@ use nix::sys::socket::{
 };
 use serde_json::json;
 
-use super::load::{POD_PORT, Server};
+use super::load::POD_PORT;
 use crate::fill::fill;
 use crate::measure::Call;
 use crate::node::{Node, Space, ip, sysctl, tool};
@@ -77,17 +77,21 @@ impl Path {
     }
 }
 
-/// A node to measure on.
-pub(super) struct Bed {
+/// A node to measure on, with what serves in its pod.
+pub(super) struct Bed<S> {
     node: Node,
     client: Space,
     pod: Space,
     neighbour: Space,
-    pub(super) server: Server,
+    pub(super) server: S,
 }
 
-impl Bed {
-    pub(super) fn new(executables: &Executables, setup: Setup) -> Self {
+impl<S> Bed<S> {
+    pub(super) fn new(
+        executables: &Executables,
+        setup: Setup,
+        serve_in: impl FnOnce(&Space) -> S,
+    ) -> Self {
         let node = Node::new();
         let names = ["client", "target", "neighbour"];
         let [client, pod, neighbour] = names.map(|name| node.space.add(name));
@@ -117,7 +121,7 @@ impl Bed {
         attach(&client, "192.0.2.100/24", "192.0.2.1");
         attach(&pod, "10.1.255.2/16", "10.1.0.1");
         attach(&neighbour, "10.1.255.3/16", "10.1.0.1");
-        let server = Server::start(&pod);
+        let server = serve_in(&pod);
         let bed = Self { node, client, pod, neighbour, server };
         if setup != Setup::Plain {
             bed.node.space.run(serve);

@@ -28,7 +28,7 @@ pub(super) const POD_PORT: u16 = 80;
 /// How long a packet may take.
 const PATIENCE: u16 = 4_000; // milliseconds
 
-const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub(super) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How much is written and read at once.
 const CHUNK: usize = 128 << 10;

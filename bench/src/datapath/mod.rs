@@ -6,11 +6,13 @@
 
 mod bed;
 mod load;
+pub(crate) mod packets;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bed::{Bed, Path, Setup};
+use load::Server;
 
 use crate::Bench;
 use crate::plugins::Plugin;
@@ -45,9 +47,9 @@ pub(crate) fn run(bench: &Bench) {
     let setups = setups(bench.quick);
     let bed = |setup: &Setup| {
         eprintln!("bench: a node with {setup:?}");
-        Bed::new(&bench.executables, *setup)
+        Bed::new(&bench.executables, *setup, Server::start)
     };
-    let beds: Vec<Bed> = setups.iter().map(bed).collect();
+    let beds: Vec<Bed<Server>> = setups.iter().map(bed).collect();
     let mut cells: Vec<Cell> = cells(&setups);
     let began = Instant::now();
     for turn in 0..bench.rounds(TURNS) {
@@ -139,7 +141,7 @@ fn is_peers(setup: Setup) -> bool {
     matches!(setup, Setup::Mapped(plugin, _) if plugin != Plugin::Autoport)
 }
 
-fn measure(bed: &Bed, cell: &mut Cell, seldom: bool, quick: bool) {
+fn measure(bed: &Bed<Server>, cell: &mut Cell, seldom: bool, quick: bool) {
     let path = cell.path;
     let few = |count: usize| if quick { count / 10 } else { count };
     let during = Duration::from_millis(if quick { 50 } else { 200 });

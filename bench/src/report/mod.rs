@@ -9,6 +9,7 @@ mod budget;
 mod choice;
 mod control;
 mod datapath;
+mod packets;
 mod storm;
 mod table;
 
@@ -60,6 +61,7 @@ pub(crate) fn run(bench: &Bench, docs: &Path) {
     choice::add(&bench.raw, &mut report);
     storm::add(&bench.raw, &mut report);
     datapath::add(&bench.raw, &mut report);
+    packets::add(&bench.raw, &mut report);
     budget::add(&bench.raw, &mut report);
     bars::add(&bench.raw, &mut report);
 
