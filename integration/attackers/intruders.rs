@@ -89,7 +89,7 @@ fn a_pod_does_not_reach_the_nodes_loopback() {
     assert_eq!(loopback(), [Answer::Silence, Answer::Silence]);
     assert!(!spoofed(), "the pod passed for the node");
 
-    nft("flush chain inet autoport guard");
+    nft("flush chain inet autoport guard\nflush chain inet autoport guard_input");
     let reached = loopback().map(|answer| answer.by().map(str::to_owned));
     assert_eq!(reached, ["private", "private"].map(|name| Some(name.to_owned())));
     assert!(spoofed(), "nothing but the guard kept it out");

@@ -405,7 +405,7 @@ fn what_changes_something_says_it_to_programs_too() {
     assert_snapshot("repair.txt", &told(&["repair"]));
     nft("flush chain inet autoport hostports");
     let (_, answer) = json_of(&["repair"]);
-    assert_eq!(answer["rebuilt"], "chain hostports had 0 of 4 rules", "{answer}");
+    assert_eq!(answer["rebuilt"], "chain hostports had 0 of 7 rules", "{answer}");
     scene.web.check().success();
     assert_eq!(view::records().len(), 3);
 }

@@ -115,6 +115,47 @@ fn nor_does_one_on_the_bridge_of_the_pods() {
     assert_eq!(neighbour.gets_in(), (false, false));
 }
 
+/// Only packets that are sent to 127.0.0.0/8 are dropped: the agents of some clouds serve their metadata from
+/// there, and have an address translated to it.
+#[test]
+fn what_others_translate_to_loopback_arrives() {
+    let node = Node::new();
+    let (pod, _attachment) = node.attached("web", &bridged("blue", 1), mappings());
+    let _private = Echo::start("private", &node.here, &[(address("127.0.0.1"), 9999).into()]);
+    let asks = |to: &str| {
+        let probes = [Probe::tcp(to, 9999), Probe::udp(to, 9999)];
+        probes.map(|probe| pod.asks(&probe.in_vain()).by() == Some("private"))
+    };
+    let translation = |extra: &str| {
+        nft(&format!(
+            "table ip metadata {{
+               chain first {{ type filter hook prerouting priority raw; {extra}
+               }}
+               chain translated {{
+                 type nat hook prerouting priority dstnat; ip daddr 169.254.170.2 dnat to 127.0.0.1
+               }}
+             }}"
+        ));
+    };
+    translation("");
+    assert_eq!(asks("169.254.170.2"), [true; 2]);
+    pod.netns.run(|| {
+        sysctl("net/ipv4/conf/all/route_localnet", "1");
+        ip(&format!(
+            "addr del 127.0.0.1/8 dev lo
+             route add 127.0.0.1/32 via 10.1.0.1 dev eth0 src {}",
+            pod.address(false)
+        ));
+    });
+    assert_eq!(asks("127.0.0.1"), [false; 2]);
+    // Connection tracking knows nothing of it.
+    nft("delete table ip metadata");
+    translation("ip daddr 127.0.0.0/8 notrack");
+    assert_eq!(asks("127.0.0.1"), [false; 2]);
+    nft("flush chain inet autoport guard_input");
+    assert_eq!(asks("127.0.0.1"), [true; 2], "nothing but the guard kept it out");
+}
+
 /// WSL 2 with mirrored networking delivers what the host sends to the node's localhost by an interface
 /// of its own, from 127.0.0.1 to 127.0.0.1.
 #[test]

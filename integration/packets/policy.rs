@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::stage::bare::{add, attachment, network, run, tcp, udp};
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::echo::Echo;
-use crate::stage::netns::{ip, nft};
+use crate::stage::netns::{ip, nft, ruleset};
 use crate::stage::node::{CLIENT, FIRST, Node, POD_PORT, Pod, SECOND, address};
+use crate::stage::operator::told;
 use crate::stage::plugin::Plugin;
 use crate::stage::probe::{Answer, Probe};
 use crate::stage::view::{self, table};
@@ -172,6 +173,28 @@ fn any_mark_bit_works_and_is_taken_off() {
         };
         assert_eq!(counted("marked"), "0", "bit {bit}: {listing}");
         assert_ne!(counted("before"), "0", "bit {bit}: the witness sees marks: {listing}");
+    }
+}
+
+/// A packet that arrives while a command changes the table may find a port in one set and not yet, or no longer,
+/// in another: none passes by the gates.
+#[test]
+fn without_one_of_its_elements_a_port_behind_a_gate_is_closed() {
+    let (node, _pod, _attachment) = scene("sourceRanges", json!(["198.51.100.0/24"]));
+    let refused = || {
+        let answer = both(&node, FIRST[0], PORT, CLIENT[0]);
+        answer == Answer::Refused && Probe::tcp("127.0.0.1", PORT).ask() == Answer::Refused
+    };
+    assert_eq!(both(&node, FIRST[0], PORT, CLIENT[0]), Answer::Refused);
+    assert_eq!(Probe::tcp("127.0.0.1", PORT).ask(), by("10.1.0.1"), "loopback is always allowed");
+    let listing = ruleset();
+    let held = listing.lines().find_map(|line| line.trim().strip_prefix("set held4_"));
+    let held = format!("held4_{}", held.expect("a set").trim_end_matches(" {"));
+    for map in [format!("set inet autoport {held}"), "map inet autoport gated_ports4".to_owned()] {
+        nft(&format!("flush {map}"));
+        assert!(refused(), "{map}");
+        told(&["repair"]);
+        assert_eq!(Probe::tcp("127.0.0.1", PORT).ask(), by("10.1.0.1"), "{map}");
     }
 }
 

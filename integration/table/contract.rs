@@ -1,5 +1,4 @@
-//! The contract of `kernel::Nft`: applying a difference gives the same as rebuilding everything,
-//! and `check` names every difference.
+//! The contract of `kernel::Nft`: applying a difference gives the same as rebuilding everything.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -79,6 +78,7 @@ fn a_difference_comes_to_the_same_as_a_rebuild() {
     let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
     let gated = map(record("gated", gated, &["10.1.0.9/24"]), Protocol::Sctp, "*", 8001);
     let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "192.0.2.1", 9000);
+    let named = map(record("named", policy(), &["10.1.0.8/24"]), Protocol::Tcp, "192.0.2.1", 8005);
     same_as_rebuild(&[&one], &[], &[&two], &[]);
     same_as_rebuild(&[&one, &two], &[&two], &[&successor], &[]);
     same_as_rebuild(&[&one, &two], &[&two], &[], &[]);
@@ -86,6 +86,8 @@ fn a_difference_comes_to_the_same_as_a_rebuild() {
     same_as_rebuild(&[&one], &[], &[&green], &[]);
     same_as_rebuild(&[&one], &[], &[&gated], &[]);
     same_as_rebuild(&[&one], &[], &[&lone], &[]);
+    same_as_rebuild(&[&one], &[], &[&named], &[]);
+    same_as_rebuild(&[&one, &named], &[&named], &[], &[&named]);
     same_as_rebuild(&[&one, &green, &lone], &[&green, &lone], &[&gated], &[&green, &lone]);
 }
 
@@ -214,8 +216,8 @@ fn what_others_have_is_untouched() {
 #[test]
 fn a_table_that_must_not_be_touched_is_not() {
     let one = pod("one", "10.1.0.5/24", &[8001]);
-    let later = "autoport layout 3 instance 00112233445566778899aabbccddeeff";
-    for comment in [later, "autoport layout 2 instance ffffffffffffffffffffffffffffffff"] {
+    let later = "autoport layout 4 instance 00112233445566778899aabbccddeeff";
+    for comment in [later, "autoport layout 3 instance ffffffffffffffffffffffffffffffff"] {
         elsewhere(|| {
             nft(&format!("table inet autoport {{\n\tcomment \"{comment}\"\n}}\n"));
             let before = full_ruleset();
@@ -223,7 +225,7 @@ fn a_table_that_must_not_be_touched_is_not() {
             let applied = apply(&change(&[], &[&one]), &everything);
             let reconciled = open().reconcile(&everything).map(drop);
             for error in [applied.expect_err(comment), reconciled.expect_err(comment)] {
-                let newer = matches!(error, Error::NewerLayout { found: 3 });
+                let newer = matches!(error, Error::NewerLayout { found: 4 });
                 let other = matches!(error, Error::OtherInstance { .. });
                 assert!(if comment == later { newer } else { other }, "{comment}: {error}");
             }
@@ -240,7 +242,7 @@ fn a_table_that_is_of_no_use_is_built_again() {
         rebuild(&everything);
         full_ruleset()
     });
-    let older = "comment \"autoport layout 1 instance 00112233445566778899aabbccddeeff\"";
+    let older = "comment \"autoport layout 2 instance 00112233445566778899aabbccddeeff\"";
     let tables = ["", "table inet autoport { }", &format!("table inet autoport {{ {older}; }}")];
     for table in tables {
         elsewhere(|| {
@@ -270,161 +272,4 @@ fn a_table_that_nft_saved_and_restored_is_ours() {
             assert_eq!(applied.expect("nothing is to be done"), None);
         }
     });
-}
-
-const TABLE: &str = "inet autoport";
-
-/// What is done, as nft says it, and what CHECK must name.
-type Damage<'a> = (&'a str, String, &'a str);
-
-/// To the elements and chains of a network whose chains are `net` and `from`, with another beside it
-/// whose chain is `other`.
-fn damage_to_the_networks<'a>(net: &'a str, from: &'a str, other: &str) -> Vec<Damage<'a>> {
-    let held = |net: &str| net.replace("net_", "held4_");
-    let (own, others) = (held(net), held(other));
-    let lead = |set: &str, chain: &str| {
-        let condition = format!("meta nfproto ipv4 meta l4proto . th dport @{set}");
-        format!("add rule {TABLE} hostports {condition} goto {chain}")
-    };
-    // The rules of both networks as they are, but for the two for IPv4 on every address.
-    let dispatch = |first: String, second: String| {
-        let own_host = own.replace("held4", "host_held4");
-        let others_host = others.replace("held4", "host_held4");
-        let v6 = |set: &str| set.replace("held4", "held6");
-        let on_one = |expression: &str, set: &str, chain: &str| {
-            let key = format!("{expression} daddr . meta l4proto . th dport");
-            format!("add rule {TABLE} hostports {key} @{set} goto {chain}")
-        };
-        [
-            format!("flush chain {TABLE} hostports"),
-            on_one("ip", &own_host, from),
-            on_one("ip6", &v6(&own_host), from),
-            on_one("ip", &others_host, other),
-            on_one("ip6", &v6(&others_host), other),
-            first,
-            lead(&v6(&own), from).replace("ipv4", "ipv6"),
-            second,
-            lead(&v6(&others), other).replace("ipv4", "ipv6"),
-        ]
-        .join("\n")
-    };
-    let intact = dispatch(lead(&own, from), lead(&others, other));
-    let mut lines: Vec<&str> = intact.lines().collect();
-    // A set for claims on every address before one for claims on one.
-    lines.swap(1, 5);
-    let disordered = lines.join("\n");
-    vec![
-        (
-            "element missing",
-            format!("delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}"),
-            "ports4",
-        ),
-        (
-            "element elsewhere",
-            format!(
-                "delete element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.5 . 80 }}\n\
-            add element {TABLE} ports4 {{ tcp . 8001 : 10.1.0.6 . 80 }}"
-            ),
-            "ports4",
-        ),
-        (
-            "treated as others are",
-            format!(
-                "delete element {TABLE} {own} {{ tcp . 8001 }}\n\
-            add element {TABLE} {others} {{ tcp . 8001 }}"
-            ),
-            "held4_",
-        ),
-        (
-            "treated as others are as well",
-            format!("add element {TABLE} {others} {{ tcp . 8001 }}"),
-            "held4_",
-        ),
-        ("past its gate", dispatch(lead(&own, net), lead(&others, other)), "hostports"),
-        ("led to others", dispatch(lead(&own, other), lead(&others, other)), "hostports"),
-        ("a rule twice", dispatch(lead(&others, other), lead(&others, other)), "hostports"),
-        ("every address first", disordered, "hostports"),
-        ("chain flushed", format!("flush chain {TABLE} {net}"), net),
-        ("gate flushed", format!("flush chain {TABLE} {from}"), from),
-        ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
-        (
-            "output gone",
-            format!("flush chain {TABLE} output\ndelete chain {TABLE} output"),
-            "output",
-        ),
-    ]
-}
-
-/// To what every table has.
-fn damage_to_the_rest() -> Vec<Damage<'static>> {
-    vec![
-        ("guard gone", format!("flush chain {TABLE} guard\ndelete chain {TABLE} guard"), "guard"),
-        (
-            "guard elsewhere",
-            format!(
-                "flush chain {TABLE} guard\ndelete chain {TABLE} guard\n\
-            add chain {TABLE} guard {{ type filter hook prerouting priority -200; }}\n\
-            add rule {TABLE} guard iif != lo ip saddr 127.0.0.0/8 drop\n\
-            add rule {TABLE} guard iif != lo ip daddr 127.0.0.0/8 drop"
-            ),
-            "guard",
-        ),
-        ("policy drop", format!("add chain {TABLE} prerouting {{ policy drop; }}"), "prerouting"),
-        ("masquerade gone", format!("flush chain {TABLE} masquerade_13"), "masquerade_13"),
-        ("masquerading unreachable", format!("flush chain {TABLE} postrouting"), "postrouting"),
-        (
-            "foreign rule",
-            format!("insert rule {TABLE} prerouting tcp dport 8001 accept"),
-            "prerouting",
-        ),
-        ("foreign rule first", format!("insert rule {TABLE} hostports drop"), "hostports"),
-        (
-            "foreign rule before masquerading",
-            format!("insert rule {TABLE} postrouting accept"),
-            "postrouting",
-        ),
-        (
-            "rule replaced",
-            format!(
-                "flush chain {TABLE} prerouting\n\
-            add rule {TABLE} prerouting fib saddr type local jump hostports"
-            ),
-            "prerouting",
-        ),
-        (
-            "rules out of order",
-            format!(
-                "flush chain {TABLE} output\n\
-            add rule {TABLE} output fib daddr type local jump hostports\n\
-            add rule {TABLE} output ip6 saddr ::1 return"
-            ),
-            "output",
-        ),
-        ("table gone", format!("delete table {TABLE}"), "missing"),
-    ]
-}
-
-#[test]
-fn check_names_every_kind_of_damage() {
-    let gated = Policy { source_ranges: networks(&["192.0.2.0/24"]), ..policy() };
-    let own = map(record("own", gated, &["10.1.0.5/24"]), Protocol::Tcp, "*", 8001);
-    let lone = map(record("lone", policy(), &["10.3.0.5/32"]), Protocol::Tcp, "*", 8002);
-    let own = &own;
-    let chain = |prefix: &str| {
-        let all = ruleset(&[own]).networks();
-        all.into_iter().find(|chain| chain.name.starts_with(prefix)).expect(prefix).name
-    };
-    let (net, from) = (chain("net_"), chain("from_"));
-    let other = ruleset(&[&lone]).networks().pop().expect("the last is that of its network").name;
-    let damages = [damage_to_the_networks(&net, &from, &other), damage_to_the_rest()].concat();
-    for (what, damage, named) in damages {
-        elsewhere(|| {
-            rebuild(&ruleset(&[own, &lone]));
-            let check = || open().check(&ruleset(&[own])).expect("the kernel answers");
-            assert_eq!(check(), None, "before: {what}");
-            nft(&damage);
-            let found = check().unwrap_or_else(|| panic!("{what} was not noticed"));
-            assert!(found.contains(named), "{what}: {found}");
-        });
-    }
 }

@@ -86,7 +86,7 @@ fn no_element_has_a_verdict() {
         let table = view::table();
         let kinds = |kind: &str| table.iter().filter_map(|part| part.get(kind)).collect::<Vec<_>>();
         let sets = [kinds("map"), kinds("set")].concat();
-        assert_eq!(sets.len(), 7 + 4 * records.len(), "{table:?}");
+        assert_eq!(sets.len(), 9 + 4 * records.len(), "{table:?}");
         let full: Vec<_> = sets.iter().filter(|set| set["elem"].is_array()).collect();
         assert!(full.len() > 10, "{table:?}");
         for set in sets {

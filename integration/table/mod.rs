@@ -6,6 +6,7 @@ mod contract;
 mod cost;
 mod damage;
 mod kernel;
+mod named;
 mod oracle;
 mod recovery;
 mod tableless;

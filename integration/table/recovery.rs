@@ -1,12 +1,14 @@
 //! Damage by other programs: the next command of any pod restores the table for all pods, or
 //! rejects a table that is not its own.
 
+use std::net::UdpSocket;
+
 use crate::stage::bare::{add, attachment, network, run, tcp};
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::netns::{full_ruleset, nft, ruleset};
-use crate::stage::node::{FIRST, Node, POD_PORT, Pod};
+use crate::stage::node::{CLIENT, FIRST, Node, POD_PORT, Pod};
 use crate::stage::plugin::Plugin;
-use crate::stage::probe::Probe;
+use crate::stage::probe::{PATIENCE, Probe};
 use crate::stage::talk::{self, Talk};
 use crate::stage::view;
 
@@ -15,7 +17,7 @@ const TABLE: &str = "inet autoport";
 /// A pod whose traffic must come back.
 struct Scene {
     node: Node,
-    _pod: Pod,
+    pod: Pod,
     web: Attachment,
 }
 
@@ -24,7 +26,7 @@ impl Scene {
         let node = Node::new();
         let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport);
         let (pod, web) = node.attached("web", &blue, PortMapping::both(8080, POD_PORT, ""));
-        Self { node, _pod: pod, web }
+        Self { node, pod, web }
     }
 
     fn assert_works(&self, what: &str) {
@@ -113,14 +115,14 @@ fn a_table_of_a_later_layout_is_never_rebuilt() {
     add(node, &second);
     // A later version that still has our maps, and a chain that we do not know.
     let comment = |layout| format!("autoport layout {layout} instance {}", instance());
-    let later = full_ruleset().replace(&comment(2), &comment(3));
+    let later = full_ruleset().replace(&comment(3), &comment(4));
     let later = later.replace("chain hostports {", "chain novelty {\n\t}\n\n\tchain hostports {");
     nft(&format!("flush ruleset\n{later}"));
     let before = view::snapshot();
-    assert!(before.contains("layout 3"), "the later table is there: {before}");
+    assert!(before.contains("layout 4"), "the later table is there: {before}");
     let third = attachment(node, &network("other"), "third", 201).mapping([tcp(9091)]);
     let refused = run(&third, "ADD");
-    assert!(refused.failure(110).message().contains("layout 3"), "{refused}");
+    assert!(refused.failure(110).message().contains("layout 4"), "{refused}");
     assert_eq!(view::snapshot(), before, "nothing changed");
     web.check().success();
     run(&second, "DEL").success();
@@ -171,4 +173,54 @@ fn an_established_connection_survives_a_rebuild() {
         assert!(run(&other, "ADD").stderr.contains("built table"));
         talk.goes_on(&damage);
     }
+}
+
+/// The table of the previous layout passes CHECK, and the next command replaces it: flows that began with it go on
+/// as they are.
+#[test]
+fn the_previous_layout_is_replaced_under_traffic() {
+    let scene = Scene::new();
+    let talker = scene.node.pod("talker");
+    let mut own = talker
+        .in_network(&scene.web.network)
+        .mapping([PortMapping { container_port: talk::POD_PORT, ..tcp(8081) }]);
+    scene.node.add(&mut own);
+    let previous = include_str!("layout-2.nft")
+        .replace("instance golden", &format!("instance {}", instance()));
+    let held = previous.lines().find_map(|line| line.trim().strip_prefix("set held4_"));
+    let held = held.expect("a set").trim_end_matches(" {");
+    let claims = [
+        ("tcp", 8080, scene.pod.address(false), POD_PORT),
+        ("udp", 8080, scene.pod.address(false), POD_PORT),
+        ("tcp", 8081, talker.address(false), talk::POD_PORT),
+    ];
+    let claims = claims.map(|(protocol, port, pod, pod_port)| {
+        format!(
+            "add element {TABLE} ports4 {{ {protocol} . {port} : {pod} . {pod_port} }}\n\
+             add element {TABLE} held4_{held} {{ {protocol} . {port} }}\n"
+        )
+    });
+    nft(&format!("flush ruleset\n{previous}{}", claims.concat()));
+    let udp = scene.node.client.run(|| UdpSocket::bind((CLIENT[0], 0)).expect("a free port"));
+    udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let asks = |what: &str| {
+        let mut heard = [0; 64];
+        udp.send_to(b"?", (FIRST[0], 8080)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let (len, _) = udp.recv_from(&mut heard).unwrap_or_else(|error| panic!("{what}: {error}"));
+        heard[..len].to_vec()
+    };
+    let first = asks("with the previous layout");
+    let mut talk = Talk::begin(&scene.node, &talker, 8081);
+    talk.goes_on("with the previous layout");
+    assert!(ruleset().contains("layout 2"), "{}", ruleset());
+    let other =
+        attachment(&scene.node, &crate::stage::bare::network("x"), "x", 200).mapping([tcp(9090)]);
+    let outcome = run(&other, "ADD");
+    assert!(outcome.stderr.contains("it had the older layout 2"), "{outcome}");
+    assert!(ruleset().contains("layout 3"), "{}", ruleset());
+    for _ in 0..3 {
+        talk.goes_on("after it was replaced");
+        assert_eq!(asks("after it was replaced"), first);
+    }
+    scene.assert_works("after it was replaced");
 }

@@ -298,10 +298,10 @@ fn what_it_must_not_touch_it_names_once() {
     let web = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
     add(&node, &web);
     let listing = full_ruleset();
-    let newer = listing.replace("layout 2", "layout 3");
+    let newer = listing.replace("layout 3", "layout 4");
     let (_, instance) = listing.split_once("instance ").expect("the table has a comment");
     let other = listing.replace(&instance[..32], "ffffffffffffffffffffffffffffffff");
-    for (table, complaint) in [(newer, "layout 3"), (other, "ffffffff")] {
+    for (table, complaint) in [(newer, "layout 4"), (other, "ffffffff")] {
         nft(&format!("flush ruleset\n{table}"));
         let watch = Watch::start();
         for number in 1..=3 {

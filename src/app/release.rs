@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Event, Log, Then, Undone};
 use crate::kernel::{self, Change, Extent, Leftover, Nft, Redirected};
 use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
-use crate::ruleset::{Data, Traffic, hairpin_of, host_at, place_of};
+use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
 use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
 
 /// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
@@ -162,7 +162,7 @@ pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(),
 /// Does the same for a record that cannot be read, as far as the index tells.
 pub(super) fn discard(command: &mut UnderLock<'_>, unreadable: Unreadable) -> Result<(), Error> {
     let (locked, key) = (command.locked, &unreadable.key);
-    let mut released: BTreeSet<_> = locked.entered(key)?.iter().map(place_of).collect();
+    let mut released: BTreeSet<_> = locked.entered(key)?.iter().flat_map(places_of).collect();
     let places: Vec<_> = released.iter().copied().collect();
     let mut gone = Traffic::default();
     // Where it leads only the kernel knows.

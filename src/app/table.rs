@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::error::Error;
 use crate::event::{Log, Then};
 use crate::model::{Family, HostPort, Mapping, Record};
-use crate::ruleset::{Identity, Key as Address, Ruleset, Set, SetKind, elements_of, place_of};
+use crate::ruleset::{Identity, Key as Address, Ruleset, Set, SetKind, elements_of, places_of};
 use crate::store::{Key, Shared, Who};
 
 /// The table for all records but those of `without`, and with `instead`.
@@ -26,7 +26,7 @@ pub(super) fn ruleset(
                 records.push(record);
             }
             Err(unreadable) if !without.contains(&unreadable.key) => {
-                left_alone.extend(shared.entered(&unreadable.key)?.iter().map(place_of));
+                left_alone.extend(shared.entered(&unreadable.key)?.iter().flat_map(places_of));
                 log.note(unreadable.event(Then::LeftInTable));
             }
             Ok(_) | Err(_) => {}
@@ -52,7 +52,7 @@ pub(super) fn places(
     mappings: &[Mapping],
 ) -> Result<BTreeSet<(Set, Address)>, Error> {
     let translated = mappings.iter().filter(|mapping| mapping.target.is_some());
-    let mut places: BTreeSet<_> = translated.map(|mapping| place_of(&mapping.host)).collect();
+    let mut places: BTreeSet<_> = translated.flat_map(|it| places_of(&it.host)).collect();
     for element in elements_of(record, mappings) {
         // A wildcard is alone on its port.
         let specific = element.host.filter(|host| !host.is_wildcard());

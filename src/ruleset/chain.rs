@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use super::{Digest, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Set};
+use super::{HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Set, SetKind};
 use crate::model::Family;
 
 /// A chain with its rules.
@@ -17,29 +17,27 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// Its part of what its network's policy consists of, from which a lost record can be made again:
-    /// user data of its rules, [`Self::MEMO_PER_RULE`] bytes each.
-    pub memo: String,
+    /// The rules of [`entered_from`] that lead to it, in order. They go before those that the base chain
+    /// always has; it does not matter which network's go first.
+    pub entries: Vec<Rule>,
 }
 
 impl Chain {
-    /// Of the 256 bytes that the kernel keeps with a rule (`NFT_USERDATA_MAXLEN`). A network adds less to
-    /// the network policy's text than the rule that is about it has room for.
-    pub const MEMO_PER_RULE: usize = 250;
-
     pub(super) const fn plain(name: String, rules: Vec<Rule>) -> Self {
-        Self { name, base: None, rules, memo: String::new() }
+        Self { name, base: None, rules, entries: Vec::new() }
     }
 
-    /// What a listing shows beside its name: how many rules it has. So whoever counts them later
-    /// needs to know nothing else of a network. The number of every other chain's is always known.
+    /// What a listing shows beside its name: how many rules it has, and how many lead to it. So whoever counts
+    /// them later needs to know nothing else of a network. The numbers of every other chain are always known.
     pub(crate) fn comment(&self) -> Option<String> {
-        super::is_of_network(&self.name).then(|| format!("rules: {}", self.rules.len()))
+        let (rules, entries) = (self.rules.len(), self.entries.len());
+        super::is_of_network(&self.name).then(|| format!("rules: {rules} entries: {entries}"))
     }
 
-    /// Reads the number out of a chain's comment.
-    pub(crate) fn rules_in(comment: &str) -> Option<usize> {
-        comment.strip_prefix("rules: ")?.parse().ok()
+    /// Reads the numbers of rules and entries out of a chain's comment.
+    pub(crate) fn counts_in(comment: &str) -> Option<(usize, usize)> {
+        let (rules, entries) = comment.strip_prefix("rules: ")?.split_once(" entries: ")?;
+        Some((rules.parse().ok()?, entries.parse().ok()?))
     }
 }
 
@@ -60,6 +58,8 @@ pub struct BaseChain {
 pub enum Hook {
     /// Packets that arrive.
     Prerouting,
+    /// Packets for this node.
+    Input,
     /// Packets that this node sends.
     Output,
     /// Packets that leave, forwarded or not.
@@ -68,8 +68,24 @@ pub enum Hook {
 
 /// A rule: terms from left to right.
 #[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
-#[display("{}", _0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
-pub struct Rule(pub Vec<Term>);
+#[display("{}", terms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
+pub struct Rule {
+    /// Its terms.
+    pub terms: Vec<Term>,
+    /// A part of what its network's policy consists of, from which a lost record can be made again: user
+    /// data, at most [`Self::MEMO_MAX`] bytes.
+    pub memo: String,
+}
+
+impl Rule {
+    /// Of the 256 bytes that the kernel keeps with a rule (`NFT_USERDATA_MAXLEN`). A network adds less to
+    /// the network policy's text than the rule that is about it has room for.
+    pub const MEMO_MAX: usize = 250;
+
+    pub(super) const fn new(terms: Vec<Term>) -> Self {
+        Self { terms, memo: String::new() }
+    }
+}
 
 /// Which of a packet's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
@@ -98,6 +114,9 @@ pub enum Term {
     /// The key that `set` is keyed by, read from the packet, is in `set`.
     #[display("{}{} @{_0}", _0.family_condition(), _0.key_expression())]
     In(Set),
+    /// Connection tracking has replaced one of the addresses. Never true of what it does not track.
+    #[display("ct status snat,dnat")]
+    Translated,
     /// The mark has this bit.
     #[display("meta mark & {0:#010x} == {0:#010x}", 1_u32 << _0)]
     MarkHas(u8),
@@ -114,6 +133,8 @@ pub enum Term {
     Masquerade,
     /// Drop the packet.
     Drop,
+    /// Leave the packet to the chains of others.
+    Accept,
     /// Go back to the calling chain.
     Return,
     /// Continue in the chain, then come back.
@@ -153,59 +174,58 @@ pub(super) fn loopback4() -> IpNetwork {
 /// Just after dstnat (-100), so that what kube-proxy translates is already translated and never
 /// looked up here.
 pub(crate) const AFTER_DSTNAT: i32 = -99;
+/// Just before dstnat, so that the addresses are those on the wire.
+const BEFORE_DSTNAT: i32 = -101;
 /// Just before srcnat (100), so that nobody else sees our mark.
 const BEFORE_SRCNAT: i32 = 99;
-/// Before connection tracking and every translation: the addresses are those on the wire.
+/// Before everybody else's filters.
 const RAW: i32 = -300;
 
-/// The chains that do not depend on any record. A jump per mark bit in use is added to
-/// `postrouting`, the rules of [`dispatch`] to `hostports`.
+/// The chains that do not depend on any record. [`Chain::entries`] of the others are added to
+/// `postrouting` and `hostports`.
 pub(crate) fn base_chains() -> Vec<Chain> {
     let nat = |hook, priority| Some(BaseChain { is_nat: true, hook, priority });
-    let martian =
-        |side| Rule(vec![Term::In(Set::GUARDED), Term::Within(side, loopback4()), Term::Drop]);
-    let translate = || Rule(vec![Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
+    let filter = |hook, priority| Some(BaseChain { is_nat: false, hook, priority });
+    let rule = |terms: &[Term]| Rule::new(terms.to_vec());
+    let from = Term::Within(Side::Source, loopback4());
+    let to = Term::Within(Side::Destination, loopback4());
+    let guarded = Term::In(Set::GUARDED);
+    let from_pod = rule(&[from, guarded.clone(), Term::Drop]);
+    let to_loopback = rule(&[to.clone(), guarded, Term::Drop]);
+    // The answers of pods to 127.0.0.0/8: the packet had another destination on the wire.
+    let translated = rule(&[to, Term::Translated, Term::Accept]);
+    let translate = rule(&[Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
     // Source ::1 can never leave by another interface than lo, so a translated packet would
     // vanish; untranslated it is refused at once.
     let loopback6 = IpNetwork::V6(Ipv6Network::from(Ipv6Addr::LOCALHOST));
-    let own_loopback6 = Rule(vec![Term::Within(Side::Source, loopback6), Term::Return]);
-    let guard = BaseChain { is_nat: false, hook: Hook::Prerouting, priority: RAW };
+    let own_loopback6 = rule(&[Term::Within(Side::Source, loopback6), Term::Return]);
+    let lead = |family| rule(&[Term::Dnat(Set { kind: SetKind::WILDCARD, family })]);
     let chain = |name: &str, base, rules| Chain { base, ..Chain::plain(name.into(), rules) };
     vec![
-        chain("guard", Some(guard), vec![martian(Side::Source), martian(Side::Destination)]),
-        chain("prerouting", nat(Hook::Prerouting, AFTER_DSTNAT), vec![translate()]),
-        chain("output", nat(Hook::Output, AFTER_DSTNAT), vec![own_loopback6, translate()]),
+        chain(
+            "guard",
+            nat(Hook::Prerouting, BEFORE_DSTNAT),
+            vec![from_pod.clone(), to_loopback.clone()],
+        ),
+        chain("guard_input", filter(Hook::Input, RAW), vec![from_pod, translated, to_loopback]),
+        chain("prerouting", nat(Hook::Prerouting, AFTER_DSTNAT), vec![translate.clone()]),
+        chain("output", nat(Hook::Output, AFTER_DSTNAT), vec![own_loopback6, translate]),
         chain(POSTROUTING, nat(Hook::Postrouting, BEFORE_SRCNAT), vec![]),
-        chain(HOSTPORTS, None, vec![]),
+        chain(HOSTPORTS, None, Family::ALL.map(lead).into()),
     ]
 }
 
-/// The rules of `hostports`, from each set of these network policies to the first of its chains, of which `has`
-/// knows whether it is there: those for claims on one address, which go before all others, and those for claims
-/// on every address. The gate on the node's address is not for claims that name one.
-pub(crate) fn dispatch(
-    network_policies: impl IntoIterator<Item = Digest>,
-    has: impl Fn(&str) -> bool,
-) -> [Vec<Rule>; 2] {
-    let (mut specific, mut wildcard) = (Vec::new(), Vec::new());
-    for digest in network_policies {
-        for set in Set::of_network_policy(digest) {
-            let (rules, gates) = match set.key_address() {
-                Some(_) => (&mut specific, &["from"][..]),
-                None => (&mut wildcard, &["to", "from"][..]),
-            };
-            let gate = gates.iter().map(|gate| format!("{gate}_{digest}")).find(|gate| has(gate));
-            let entry = gate.unwrap_or_else(|| digest.chain());
-            rules.push(Rule(vec![Term::In(set), Term::Goto(entry)]));
-        }
-    }
-    [specific, wildcard]
+/// The chain that has [`Chain::entries`] of the chain of this name.
+pub(crate) fn entered_from(chain: &str) -> &'static str {
+    if chain.starts_with(MASQUERADE_PREFIX) { POSTROUTING } else { HOSTPORTS }
 }
 
 /// Masquerades what carries mark bit `bit`, and takes the mark off.
 pub(super) fn masquerade_chain(bit: u8) -> Chain {
-    let rule = Rule(vec![Term::MarkHas(bit), Term::MarkClear(bit), Term::Masquerade]);
-    Chain::plain(format!("{MASQUERADE_PREFIX}{bit}"), vec![rule])
+    let name = format!("{MASQUERADE_PREFIX}{bit}");
+    let entry = Rule::new(vec![Term::MarkHas(bit), Term::Goto(name.clone())]);
+    let rule = Rule::new(vec![Term::MarkClear(bit), Term::Masquerade]);
+    Chain { entries: vec![entry], ..Chain::plain(name, vec![rule]) }
 }
 
 impl fmt::Display for Chain {

@@ -11,8 +11,11 @@ use crate::model::{Attachment, Family, HostPort, Owner};
 /// What a set or map is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetKind {
-    /// Claims on one address, or those on every address, to the pod.
+    /// Claims on one address, or those on every address in a network without gates, to the pod.
     Targets { wildcard: bool },
+    /// Claims on every address in a network with gates, to the pod: apart from those that every packet is
+    /// looked up among, so that none passes a gate by while a command changes the table.
+    Gated,
     /// Pods that share their subnet with nobody, each with the ports by which it may meet itself.
     Hairpins,
     /// Claims on one address, or those on every address, whose packets are treated so.
@@ -30,11 +33,15 @@ pub struct Set {
     pub family: Family,
 }
 
+impl SetKind {
+    pub(super) const SPECIFIC: Self = Self::Targets { wildcard: false };
+    pub(super) const WILDCARD: Self = Self::Targets { wildcard: true };
+}
+
 impl Set {
     /// The sets and maps that every table has.
     pub fn common() -> impl Iterator<Item = Self> {
-        let targets = [false, true].map(|wildcard| SetKind::Targets { wildcard });
-        let kinds = targets.into_iter().chain([SetKind::Hairpins]);
+        let kinds = [SetKind::SPECIFIC, SetKind::WILDCARD, SetKind::Gated, SetKind::Hairpins];
         // There is no 127.0.0.0/8 of IPv6.
         Self::of_kinds(kinds).chain([Self::GUARDED])
     }
@@ -44,12 +51,12 @@ impl Set {
 
     /// The sets of a network policy.
     pub fn of_network_policy(digest: Digest) -> impl Iterator<Item = Self> {
-        Self::of_kinds([false, true].map(|wildcard| SetKind::Held { wildcard, digest }))
+        [false, true].into_iter().flat_map(move |wildcard| Self::held(digest, wildcard))
     }
 
-    /// The map that translates claims on one address, or on every address, of `family`.
-    pub(super) const fn leading(family: Family, wildcard: bool) -> Self {
-        Self { kind: SetKind::Targets { wildcard }, family }
+    /// The sets of its claims on every address, or on one.
+    pub(super) fn held(digest: Digest, wildcard: bool) -> impl Iterator<Item = Self> {
+        Self::of_kinds([SetKind::Held { wildcard, digest }])
     }
 
     fn of_kinds(kinds: impl IntoIterator<Item = SetKind>) -> impl Iterator<Item = Self> {
@@ -60,7 +67,7 @@ impl Set {
     pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {
             SetKind::Held { digest, .. } => Some(digest),
-            SetKind::Targets { .. } | SetKind::Hairpins | SetKind::Guarded => None,
+            SetKind::Targets { .. } | SetKind::Gated | SetKind::Hairpins | SetKind::Guarded => None,
         }
     }
 
@@ -71,14 +78,17 @@ impl Set {
             SetKind::Targets { wildcard } | SetKind::Held { wildcard, .. } if !wildcard => {
                 Some(Side::Destination)
             }
-            SetKind::Targets { .. } | SetKind::Held { .. } | SetKind::Guarded => None,
+            SetKind::Targets { .. }
+            | SetKind::Held { .. }
+            | SetKind::Gated
+            | SetKind::Guarded => None,
         }
     }
 
     /// Whether it is a map, which leads to an address and a port. Each element of one counts the packets
     /// that find it: in a nat chain, the connections.
     pub(crate) const fn is_map(self) -> bool {
-        matches!(self.kind, SetKind::Targets { .. })
+        matches!(self.kind, SetKind::Targets { .. } | SetKind::Gated)
     }
 
     /// How a rule reads the key from a packet.
@@ -126,6 +136,7 @@ impl fmt::Display for Set {
         let host = |wildcard| if wildcard { "" } else { "host_" };
         match self.kind {
             SetKind::Targets { wildcard } => write!(out, "{}ports{digit}", host(wildcard)),
+            SetKind::Gated => write!(out, "gated_ports{digit}"),
             SetKind::Hairpins => write!(out, "hairpins{digit}"),
             SetKind::Held { wildcard, digest } => {
                 write!(out, "{}held{digit}_{digest}", host(wildcard))

@@ -26,9 +26,8 @@ pub use element::{Data, Element, Set, SetKind};
 pub use key::{Interface, Key, Place};
 pub use network_policy::{Digest, NetworkPolicy};
 pub use script::Difference;
-pub(crate) use script::Jump;
 
-pub(crate) use chain::{AFTER_DSTNAT, base_chains, dispatch, is_host};
+pub(crate) use chain::{AFTER_DSTNAT, base_chains, entered_from, is_host};
 
 use chain::masquerade_chain;
 
@@ -40,10 +39,10 @@ use crate::model::{Family, HostPort, Mapping, Masquerade, Record};
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
 
-/// The chain that every set of a network policy has a rule in.
+/// The chain that the chains of every network are entered from.
 pub const HOSTPORTS: &str = "hostports";
 
-/// The chain that every mark bit in use has a jump in.
+/// The chain that those which masquerade are entered from.
 pub const POSTROUTING: &str = "postrouting";
 
 /// What the names of the chains begin with that masquerade by a mark bit.
@@ -51,12 +50,14 @@ pub const MASQUERADE_PREFIX: &str = "masquerade_";
 
 /// Whether a chain of this name belongs to a network, or to the mark bit of one.
 pub(crate) fn is_of_network(chain: &str) -> bool {
-    ["net_", "to_", "from_", MASQUERADE_PREFIX].iter().any(|prefix| chain.starts_with(prefix))
+    ["net_", "to_", "from_", "host_", MASQUERADE_PREFIX]
+        .iter()
+        .any(|prefix| chain.starts_with(prefix))
 }
 
 /// The version of everything in this module: names, keys, rules. A table of another layout is
 /// replaced when it is older and left alone when it is newer.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// What identifies a table as ours, carried in its comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, derive_more::Display)]
@@ -131,6 +132,8 @@ pub struct Ruleset {
     /// The packets that they translate.
     pub traffic: Vec<Traffic>,
     network_policies: BTreeMap<Digest, NetworkPolicy>,
+    /// Those of them that have claims on one address.
+    specific: BTreeSet<Digest>,
 }
 
 impl Ruleset {
@@ -154,7 +157,8 @@ impl Ruleset {
         let named =
             network_policies.into_iter().map(|(network_policy, digest)| (digest, network_policy));
         let (network_policies, spared) = (named.collect(), BTreeSet::new());
-        Self { identity, elements, spared, traffic, network_policies }
+        let specific = specific_in(&elements);
+        Self { identity, elements, spared, traffic, network_policies, specific }
     }
 
     /// The same table with these elements as well, which are treated so.
@@ -167,6 +171,7 @@ impl Ruleset {
             self.elements.entry(place).or_insert(element);
         }
         self.network_policies.extend(network_policies);
+        self.specific = specific_in(&self.elements);
         self
     }
 
@@ -179,25 +184,18 @@ impl Ruleset {
 
     /// The chains of the networks, and of the mark bits they use.
     pub fn networks(&self) -> Vec<Chain> {
-        networks(self.network_policies.values())
+        let policies = self.network_policies.iter();
+        networks(policies.map(|(digest, policy)| (policy, self.specific.contains(digest))))
     }
 
     /// All chains.
     pub fn chains(&self) -> Vec<Chain> {
         let networks = self.networks();
-        let names: BTreeSet<&str> = networks.iter().map(|chain| chain.name.as_str()).collect();
-        let [specific, wildcard] =
-            dispatch(self.network_policies.keys().copied(), |name| names.contains(name));
-        let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
         let mut chains = base_chains();
         for chain in &mut chains {
-            match chain.name.as_str() {
-                POSTROUTING => {
-                    chain.rules.extend(networks.iter().filter(masquerading).map(jump_to));
-                }
-                HOSTPORTS => chain.rules = [&specific[..], &wildcard].concat(),
-                _ => {}
-            }
+            let entered = networks.iter().filter(|one| entered_from(&one.name) == chain.name);
+            let entries: Vec<Rule> = entered.flat_map(|one| &one.entries).cloned().collect();
+            chain.rules.splice(..0, entries);
         }
         chains.extend(networks);
         chains
@@ -207,6 +205,12 @@ impl Ruleset {
     pub fn sets(&self) -> impl Iterator<Item = Set> {
         Set::common().chain(self.network_policies.keys().copied().flat_map(Set::of_network_policy))
     }
+}
+
+/// The network policies that have claims on one address.
+fn specific_in(elements: &BTreeMap<Place, Element>) -> BTreeSet<Digest> {
+    let named = elements.keys().filter(|(set, _)| set.key_address() == Some(Side::Destination));
+    named.filter_map(|(set, _)| set.network_policy()).collect()
 }
 
 /// The elements that `mappings`, a part of `record`'s, put into the table.
@@ -240,7 +244,7 @@ fn elements_by<'a>(
             host: Some(*host),
         };
         let mut elements = vec![
-            element(place_of(host), Data::Target(target)),
+            element(leading_at(host, network_policy.has_gates()), Data::Target(target)),
             element(held_at(host, digest), Data::None),
         ];
         let is_alone =
@@ -252,10 +256,21 @@ fn elements_by<'a>(
     })
 }
 
-/// The place at which a claim on `host` may lead to a pod: with what it [`covers`], all that
+/// The place at which a claim on `host` leads to a pod, in a network with gates or without.
+pub(crate) fn leading_at(host: &HostPort, has_gates: bool) -> Place {
+    let kind = match (host.is_wildcard(), has_gates) {
+        (false, _) => SetKind::SPECIFIC,
+        (true, false) => SetKind::WILDCARD,
+        (true, true) => SetKind::Gated,
+    };
+    (Set { kind, family: Family::of(&host.address) }, key_of(host))
+}
+
+/// The places at which a claim on `host` may lead to a pod: with what they [`covers`], all that
 /// there may be of a claim of which nothing else is known, except hairpins.
-pub(crate) fn place_of(host: &HostPort) -> Place {
-    (Set::leading(Family::of(&host.address), host.is_wildcard()), key_of(host))
+pub(crate) fn places_of(host: &HostPort) -> impl Iterator<Item = Place> + use<> {
+    let gated = host.is_wildcard().then(|| leading_at(host, true));
+    std::iter::once(leading_at(host, false)).chain(gated)
 }
 
 /// The place of a claim on `host` among those whose packets are treated so.
@@ -269,11 +284,10 @@ fn key_of(host: &HostPort) -> Key {
     Key::Port { address, protocol: host.protocol, port: host.port }
 }
 
-/// Whether `place` is among the places that `has` knows. A place in a set of a network policy, of which
-/// there may be any number, is where the same claim may lead to a pod: whose that is, his is this.
+/// Whether `place` is among the places that `has` knows, or one where the same claim has something as well: in a
+/// set of a network policy, of which there may be any number, or in the other map.
 pub(crate) fn covers(has: impl Fn(&Place) -> bool, place: &Place) -> bool {
-    let claim = || place.0.network_policy().and_then(|_| host_at(place));
-    has(place) || claim().is_some_and(|host| has(&place_of(&host)))
+    has(place) || host_at(place).is_some_and(|host| places_of(&host).any(|place| has(&place)))
 }
 
 /// The place in the hairpins of `target`, where a claim on `host` leads to a pod that may share its
@@ -298,19 +312,17 @@ pub(crate) fn host_at((set, key): &Place) -> Option<HostPort> {
 /// The chains that a change may need to add before `record`'s elements: those of its network, and
 /// the one of its mark bit.
 pub fn chains_of(record: &Record) -> Vec<Chain> {
-    networks(std::iter::once(&NetworkPolicy::of(record)))
+    let translated = record.mappings.iter().filter(|mapping| mapping.target.is_some());
+    let has_specific = translated.map(|mapping| &mapping.host).any(|host| !host.is_wildcard());
+    networks(std::iter::once((&NetworkPolicy::of(record), has_specific)))
 }
 
-fn networks<'a>(policies: impl Iterator<Item = &'a NetworkPolicy> + Clone) -> Vec<Chain> {
-    let bits: BTreeSet<u8> = policies.clone().filter_map(NetworkPolicy::mark_bit).collect();
+fn networks<'a>(policies: impl Iterator<Item = (&'a NetworkPolicy, bool)> + Clone) -> Vec<Chain> {
+    let bits: BTreeSet<u8> = policies.clone().filter_map(|(policy, _)| policy.mark_bit()).collect();
     let masquerades = bits.into_iter().map(masquerade_chain);
-    masquerades.chain(policies.flat_map(NetworkPolicy::chains)).collect()
-}
-
-/// The rule of `postrouting` that leads to a chain of [`chains_of`] named with
-/// [`MASQUERADE_PREFIX`].
-pub(crate) fn jump_to(chain: &Chain) -> Rule {
-    Rule(vec![Term::Jump(chain.name.clone())])
+    masquerades
+        .chain(policies.flat_map(|(policy, has_specific)| policy.chains(has_specific)))
+        .collect()
 }
 
 impl fmt::Display for Ruleset {

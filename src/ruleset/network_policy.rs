@@ -21,6 +21,11 @@ impl Digest {
         format!("net_{self}")
     }
 
+    /// The chain of those of its claims that name an address.
+    pub(crate) fn specific_chain(self) -> String {
+        format!("host_{self}")
+    }
+
     /// Reads `Self::chain` back.
     pub fn of_chain(name: &str) -> Option<Self> {
         let text = name.strip_prefix("net_")?;
@@ -50,7 +55,7 @@ impl NetworkPolicy {
         Self { policy: record.policy.clone(), subnets }
     }
 
-    /// Reads a network policy back from what its chains say beside their rules ([`Chain::memo`]). `None`
+    /// Reads a network policy back from what its rules say beside their terms ([`Rule::memo`]). `None`
     /// unless it is the one of this name.
     pub(crate) fn read(digest: Digest, memo: &str) -> Option<Self> {
         let read: Self = serde_json::from_str(memo).ok()?;
@@ -98,29 +103,65 @@ impl NetworkPolicy {
         matches!(self.policy.masquerade, Masquerade::Local) && is_host(address)
     }
 
-    /// Its chains. An optional gate on the node's address, one on the client's, then the chain
-    /// that marks and translates.
-    pub(crate) fn chains(&self) -> Vec<Chain> {
+    /// Whether only some clients, or some addresses of the node, lead to its claims on every address.
+    pub(crate) const fn has_gates(&self) -> bool {
+        !(self.policy.host_addresses.is_empty() && self.policy.source_ranges.is_empty())
+    }
+
+    /// Its chains. With gates: one for each, then the chain that marks and translates. Without: a chain that
+    /// only marks, for the clients that may have to be. And one for claims on one address, if there
+    /// are any.
+    pub(crate) fn chains(&self, has_specific: bool) -> Vec<Chain> {
         let digest = self.digest();
         let gates = self.gates();
         let next = gates.iter().skip(1).map(|(name, ..)| *name).chain(["net"]);
         let gate = |((name, side, networks), next): (&(&str, Side, Vec<IpNetwork>), &str)| {
             let pass = |network: &IpNetwork| {
                 let next = format!("{next}_{digest}");
-                Rule(vec![Term::within(*side, *network), Term::Goto(next)])
+                Rule::new(vec![Term::within(*side, *network), Term::Goto(next)])
             };
             Chain::plain(format!("{name}_{digest}"), networks.iter().map(pass).collect())
         };
         let mut chains: Vec<Chain> = gates.iter().zip(next).map(gate).collect();
-        chains.push(Chain::plain(digest.chain(), self.translation()));
-        let memo = self.memo();
-        let mut rest = memo.as_str();
-        for chain in &mut chains {
-            let room = (chain.rules.len() * Chain::MEMO_PER_RULE).min(rest.len());
-            let (own, others) = rest.split_at_checked(room).unwrap_or((rest, ""));
-            (chain.memo, rest) = (own.to_owned(), others);
+        let rules = if self.has_gates() { self.translation() } else { self.held_marking(digest) };
+        chains.push(Chain::plain(digest.chain(), rules));
+        if let Some(first) = chains.first_mut() {
+            first.entries = if self.has_gates() {
+                entries(digest, true, &first.name)
+            } else {
+                let lead = |condition: Option<Term>| {
+                    let jump = Term::Jump(digest.chain());
+                    Rule::new(condition.into_iter().chain([jump]).collect())
+                };
+                self.marked().into_iter().map(lead).collect()
+            };
+        }
+        self.put_memo(&mut chains);
+        if has_specific {
+            chains.insert(0, self.specific(digest));
         }
         chains
+    }
+
+    /// Writes what it consists of beside the rules.
+    fn put_memo(&self, chains: &mut [Chain]) {
+        let memo = self.memo();
+        let mut rest = memo.as_str();
+        for rule in chains.iter_mut().flat_map(|it| it.rules.iter_mut().chain(&mut it.entries)) {
+            let (own, others) = rest.split_at_checked(Rule::MEMO_MAX).unwrap_or((rest, ""));
+            (rule.memo, rest) = (own.to_owned(), others);
+        }
+    }
+
+    /// The chain of claims on one address. The gate on the node's address is not for these.
+    fn specific(&self, digest: Digest) -> Chain {
+        let name = digest.specific_chain();
+        let rules = match (self.has_gates(), self.policy.source_ranges.is_empty()) {
+            (false, _) => [self.marking(), leads([SetKind::SPECIFIC])].concat(),
+            (true, true) => vec![Rule::new(vec![Term::Goto(digest.chain())])],
+            (true, false) => vec![Rule::new(vec![Term::Goto(format!("from_{digest}"))])],
+        };
+        Chain { entries: entries(digest, false, &name), ..Chain::plain(name, rules) }
     }
 
     /// The chains that let through what matches one of their networks, in order: how their names begin, by
@@ -136,23 +177,17 @@ impl NetworkPolicy {
         gates
     }
 
+    /// Marks and translates what has passed the gates.
     fn translation(&self) -> Vec<Rule> {
-        let mut rules = self.marking();
-        for wildcard in [false, true] {
-            for family in Family::ALL {
-                rules.push(Rule(vec![Term::Dnat(Set::leading(family, wildcard))]));
-            }
-        }
-        rules
+        [self.marking(), leads([SetKind::SPECIFIC, SetKind::Gated])].concat()
     }
 
-    fn marking(&self) -> Vec<Rule> {
+    /// Which clients are treated otherwise than those outside: a condition for each, or none for all.
+    fn marked(&self) -> Vec<Option<Term>> {
         let from_loopback = Term::Within(Side::Source, loopback4());
-        let bit = self.policy.mark_bit;
         match self.policy.masquerade {
-            // Untranslated it is refused at once; translated it could not leave the node.
-            Masquerade::Nobody => vec![Rule(vec![from_loopback, Term::Return])],
-            Masquerade::Everybody => vec![Rule(vec![Term::MarkSet(bit)])],
+            Masquerade::Nobody => vec![Some(from_loopback)],
+            Masquerade::Everybody => vec![None],
             Masquerade::Local => {
                 let has = |family| self.subnets.iter().any(|one| Family::of(&one.ip()) == family);
                 let alone = Family::ALL.into_iter().filter(|family| !has(*family));
@@ -161,10 +196,33 @@ impl NetworkPolicy {
                 std::iter::once(from_loopback)
                     .chain(self.subnets.iter().map(|subnet| Term::within(Side::Source, *subnet)))
                     .chain(hairpins)
-                    .map(|condition| Rule(vec![condition, Term::MarkSet(bit)]))
+                    .map(Some)
                     .collect()
             }
         }
+    }
+
+    /// What is done with them.
+    const fn treatment(&self) -> Term {
+        match self.policy.masquerade {
+            // Untranslated it is refused at once; translated it could not leave the node.
+            Masquerade::Nobody => Term::Accept,
+            Masquerade::Everybody | Masquerade::Local => Term::MarkSet(self.policy.mark_bit),
+        }
+    }
+
+    /// Does it with packets that are for a claim of this network.
+    fn marking(&self) -> Vec<Rule> {
+        let rule = |condition: Option<Term>| {
+            Rule::new(condition.into_iter().chain([self.treatment()]).collect())
+        };
+        self.marked().into_iter().map(rule).collect()
+    }
+
+    /// Does it with packets from such clients, if they are for a claim of this network on every address.
+    fn held_marking(&self, digest: Digest) -> Vec<Rule> {
+        let held = |set| Rule::new(vec![Term::In(set), self.treatment()]);
+        Set::held(digest, true).map(held).collect()
     }
 
     /// A name for this content: equal network policies share their chains, and a chain's content never
@@ -173,4 +231,16 @@ impl NetworkPolicy {
         let hash = Sha256::digest(self.memo().as_bytes());
         Digest(hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
+}
+
+/// The rules that lead to `chain` what is for a claim on every address, or on one.
+fn entries(digest: Digest, wildcard: bool, chain: &str) -> Vec<Rule> {
+    let lead = |set| Rule::new(vec![Term::In(set), Term::Goto(chain.to_owned())]);
+    Set::held(digest, wildcard).map(lead).collect()
+}
+
+/// The rules that translate by maps of these kinds.
+fn leads<const N: usize>(kinds: [SetKind; N]) -> Vec<Rule> {
+    let lead = |kind| Family::ALL.map(|family| Set { kind, family });
+    kinds.into_iter().flat_map(lead).map(|map| Rule::new(vec![Term::Dnat(map)])).collect()
 }

@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use super::{
-    Chain, Data, Digest, Element, HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Place, Rule, Set,
-    TABLE, dispatch, jump_to,
-};
+use super::{Chain, Data, Digest, Element, Place, Rule, Set, TABLE, entered_from};
 
 /// What one command adds to a sound table, and takes out of it; prints as an nft(8) script, which `nft -f`
 /// carries out in one transaction.
@@ -24,14 +21,6 @@ pub struct Difference {
     pub added: Vec<Element>,
 }
 
-/// A rule of a base chain that leads to chains of a network or a mark bit.
-pub(crate) struct Jump {
-    pub(crate) chain: &'static str,
-    pub(crate) rule: Rule,
-    /// Whether it goes before all others of its chain.
-    pub(crate) first: bool,
-}
-
 impl Difference {
     fn network_policies(&self) -> impl Iterator<Item = Digest> {
         self.chains.iter().filter_map(|chain| Digest::of_chain(&chain.name))
@@ -42,18 +31,12 @@ impl Difference {
         self.network_policies().flat_map(Set::of_network_policy)
     }
 
-    /// What leads to the chains, in the order in which it has to be added.
-    pub(crate) fn jumps(&self) -> Vec<Jump> {
-        let masquerading = |chain: &&Chain| chain.name.starts_with(MASQUERADE_PREFIX);
-        let masquerading = self.chains.iter().filter(masquerading).map(jump_to);
-        let has = |name: &str| self.chains.iter().any(|chain| chain.name == name);
-        let [specific, wildcard] = dispatch(self.network_policies(), has);
-        let last = |chain| move |rule| Jump { chain, rule, first: false };
-        // Each goes before the one that was put first before it.
-        let specific = specific.into_iter().rev();
-        let specific = specific.map(|rule| Jump { chain: HOSTPORTS, rule, first: true });
-        let wildcard = wildcard.into_iter().map(last(HOSTPORTS));
-        masquerading.map(last(POSTROUTING)).chain(specific).chain(wildcard).collect()
+    /// The rules that lead to the chains, each with its own chain: the order in which each is put before all
+    /// others there.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'static str, &Rule)> {
+        self.chains.iter().rev().flat_map(|chain| {
+            chain.entries.iter().rev().map(|rule| (entered_from(&chain.name), rule))
+        })
     }
 }
 
@@ -69,9 +52,8 @@ impl fmt::Display for Difference {
             }
             writeln!(out, "}}")?;
         }
-        for Jump { chain, rule, first } in self.jumps() {
-            let verb = if first { "insert" } else { "add" };
-            writeln!(out, "{verb} rule inet {TABLE} {chain} {rule}")?;
+        for (chain, rule) in self.entries() {
+            writeln!(out, "insert rule inet {TABLE} {chain} {rule}")?;
         }
         let expired = self.expired.iter().map(|(place, _)| place);
         for (set, key) in self.deleted.iter().chain(expired) {

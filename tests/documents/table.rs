@@ -3,9 +3,10 @@
 use super::*;
 
 /// As nft lists a base chain, and as our scripts write it.
-const PRIORITIES: [(&str, &str); 3] = [
+const PRIORITIES: [(&str, &str); 4] = [
     ("priority raw;", "priority -300;"),
     ("priority dstnat + 1;", "priority -99;"),
+    ("priority dstnat - 1;", "priority -101;"),
     ("priority srcnat - 1;", "priority 99;"),
 ];
 

@@ -33,11 +33,11 @@ fn records_and_table_that_differ_are_named() {
     );
     failed(
         &|| {
-            let newer = ruleset().replace("autoport layout 2 ", "autoport layout 3 ");
+            let newer = ruleset().replace("autoport layout 3 ", "autoport layout 4 ");
             nft(&format!("flush ruleset\n{newer}"));
         },
         "plugin",
-        &["the table has layout 3"],
+        &["the table has layout 4"],
         &|_| {
             nft("delete table inet autoport");
             told(&["repair"]);

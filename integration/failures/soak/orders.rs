@@ -173,7 +173,8 @@ impl Order {
 
 impl Damage {
     pub(super) fn random(rng: &mut Rng) -> Self {
-        const CHAINS: [&str; 4] = ["prerouting", "hostports", "guard", "postrouting"];
+        const CHAINS: [&str; 5] =
+            ["prerouting", "hostports", "guard", "guard_input", "postrouting"];
         match rng.u8(0..6) {
             0 => Self::Everything,
             1 => Self::Table,

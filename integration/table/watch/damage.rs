@@ -63,23 +63,23 @@ fn damages() -> Vec<(String, String)> {
         (
             "an element that will expire".into(),
             format!(
-                "delete element {TABLE} ports4 {{ tcp . 8080 : {target} }}\n\
-                 add element {TABLE} ports4 {{ tcp . 8080 timeout 1h : {target} }}",
+                "delete element {TABLE} gated_ports4 {{ tcp . 8080 : {target} }}\n\
+                 add element {TABLE} gated_ports4 {{ tcp . 8080 timeout 1h : {target} }}",
                 target = "10.1.0.2 . 80"
             ),
         ),
         (
             "an element of another name".into(),
             format!(
-                "delete element {TABLE} ports4 {{ tcp . 8080 : {target} }}\n\
-                 add element {TABLE} ports4 {{ tcp . 8080 comment \"evil\" : {target} }}",
+                "delete element {TABLE} gated_ports4 {{ tcp . 8080 : {target} }}\n\
+                 add element {TABLE} gated_ports4 {{ tcp . 8080 comment \"evil\" : {target} }}",
                 target = "10.1.0.2 . 80"
             ),
         ),
     ];
     for (element, sets) in [
-        ("tcp . 9999 : 10.1.0.9 . 80", &["ports4"][..]),
-        ("udp . 9999 timeout 1h : fd00:1::9 . 80", &["ports6"]),
+        ("tcp . 9999 : 10.1.0.9 . 80", &["ports4", "gated_ports4"][..]),
+        ("udp . 9999 timeout 1h : fd00:1::9 . 80", &["ports6", "gated_ports6"]),
         ("192.0.2.1 . tcp . 8080 : 10.1.0.9 . 80", &["host_ports4"]),
         ("2001:db8::1 . sctp . 9 : fd00:1::9 . 80", &["host_ports6"]),
         ("tcp . 9999", &[&held("held4"), &held("held6")]),

@@ -15,7 +15,7 @@ use crate::kernel::{
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
 use crate::ruleset::{
-    Data, Digest, Identity, NetworkPolicy, Ruleset, Set, hairpin_of, held_at, place_of,
+    Data, Digest, Identity, NetworkPolicy, Ruleset, Set, hairpin_of, held_at, leading_at, places_of,
 };
 use crate::store::{Held, Store, Who};
 
@@ -339,8 +339,8 @@ fn record_of(holders: &Seen<Vec<Held>>, target: SocketAddr) -> Option<&Record> {
     records(holders.as_ref().ok()?).find(leads)
 }
 
-/// What the rules of the table come to: sets of one address before those of every address, in either
-/// the first map that has it.
+/// What the rules of the table come to: sets of one address before those of every address. Behind a gate, either
+/// leads to the first map that has it.
 fn look_up(survey: &Survey, query: &Query) -> Led {
     let host = query.host;
     let hosts = [host, HostPort { address: Family::of(&query.host.address).wildcard(), ..host }];
@@ -350,17 +350,25 @@ fn look_up(survey: &Survey, query: &Query) -> Led {
         let mut held = digests.iter().map(|digest| (held_at(host, *digest), digest));
         let Some(((set, _), digest)) = held.find(|(place, _)| survey.elements.contains_key(place))
         else {
-            continue;
+            // It translates, but not as any network wants it.
+            let mut maps = places_of(host).filter(|place| survey.elements.contains_key(place));
+            match maps.next() {
+                Some((map, _)) => return Led::Damaged(map),
+                None => continue,
+            }
         };
         let Some(network_policy) = survey.network_policies.get(digest) else {
             return Led::Damaged(set);
         };
-        let mut targets = hosts.iter().map(place_of).filter_map(|place| {
-            match survey.elements.get(&place)?.data {
-                Data::Target(target) => Some((place.0, target)),
-                Data::None => None,
-            }
-        });
+        let gated = network_policy.has_gates();
+        let hosts = hosts.iter().filter(|one| gated || *one == host);
+        let mut targets =
+            hosts.map(|host| leading_at(host, gated)).filter_map(|place| {
+                match survey.elements.get(&place)?.data {
+                    Data::Target(target) => Some((place.0, target)),
+                    Data::None => None,
+                }
+            });
         let Some((map, target)) = targets.next() else { return Led::Untranslated(set) };
         let hairpin = survey.elements.contains_key(&hairpin_of(host, target));
         let network_policy = network_policy.clone();

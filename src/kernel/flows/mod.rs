@@ -19,7 +19,7 @@ use ipnetwork::IpNetwork;
 use super::route::{ADDRESSES, Local};
 use super::{Error, Nft, is_among};
 use crate::model::{Family, HostPort, Protocol};
-use crate::ruleset::{Data, Traffic, place_of};
+use crate::ruleset::{Data, Traffic, places_of};
 
 use conntrack::Filter;
 pub(in crate::kernel) use conntrack::Flow;
@@ -164,7 +164,7 @@ impl Nft {
     pub fn end_flows(&mut self, change: &Redirected) -> Result<(), Error> {
         let turns = change.turns();
         let gone: Vec<_> = turns.iter().filter(|turn| !turn.is_new).copied().collect();
-        let places = || gone.iter().map(|turn| place_of(&turn.host)).collect();
+        let places = || gone.iter().flat_map(|turn| places_of(&turn.host)).collect();
         // A released element goes on translating until it has expired. What begins meanwhile would go on for as
         // long as a UDP client sends; with TCP it takes a client that connects just then.
         let waits = gone.iter().any(|turn| turn.host.protocol != Protocol::Tcp);
@@ -221,11 +221,11 @@ impl Nft {
 
     /// Whether the table still has each of `turns` as it was made.
     fn still_hold(&mut self, turns: &[Turn<'_>]) -> Result<Vec<bool>, Error> {
-        let places: BTreeSet<_> = turns.iter().map(|turn| place_of(&turn.host)).collect();
+        let places: BTreeSet<_> = turns.iter().flat_map(|turn| places_of(&turn.host)).collect();
         let seen = self.seen_at(&places.into_iter().collect::<Vec<_>>())?;
         let leads = |turn: &Turn<'_>| {
-            let seen = seen.get(&place_of(&turn.host));
-            seen.is_some_and(|it| !it.expiring && it.data == Some(Data::Target(turn.target)))
+            let mut seen = places_of(&turn.host).filter_map(|place| seen.get(&place));
+            seen.any(|it| !it.expiring && it.data == Some(Data::Target(turn.target)))
         };
         Ok(turns.iter().map(|turn| leads(turn) == turn.is_new).collect())
     }

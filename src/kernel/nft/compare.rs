@@ -8,10 +8,11 @@ use super::encode::Encoder;
 use super::look::{Extent, Look, Table};
 use super::message::{Attributes, attributes_of};
 use super::{Error, Nft};
+use crate::kernel::uapi;
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Element, HOSTPORTS, Identity, LAYOUT, POSTROUTING, Place, Rule, Ruleset,
-    Set, Side, host_at,
+    self, Chain, Data, Digest, Element, Identity, LAYOUT, NetworkPolicy, Place, Rule, Ruleset, Set,
+    Side, entered_from, host_at,
 };
 
 impl Look {
@@ -37,7 +38,7 @@ impl Nft {
     /// As for [`Self::look`].
     pub fn check(&mut self, expected: &Ruleset) -> Result<Option<String>, Error> {
         let hosts = expected.elements.keys().filter_map(ruleset::host_at);
-        let rivals = hosts.map(|host| ruleset::place_of(&host));
+        let rivals = hosts.flat_map(|host| ruleset::places_of(&host));
         let places: Vec<_> = expected.elements.keys().copied().chain(rivals).collect();
         let look = self.look(Extent::Places(&places))?;
         // A network's chains and sets are named by their content, so another layout names them
@@ -45,7 +46,19 @@ impl Nft {
         let other = matches!(&look.table, Table::Ours(found) if found.layout != LAYOUT);
         let mut elements =
             expected.elements.values().filter(|it| !other || matches!(it.data, Data::Target(_)));
-        let lost = || elements.find_map(|element| missing(&look, element));
+        // Another layout may have it in the other map.
+        let is_elsewhere = |element: &Element| {
+            let mut places = element.host.iter().flat_map(ruleset::places_of);
+            other
+                && places.any(|place| {
+                    look.elements
+                        .get(&place)
+                        .is_some_and(|it| !it.expiring && it.data.as_ref() == Some(&element.data))
+                })
+        };
+        let lost = || {
+            elements.find_map(|element| missing(&look, element).filter(|_| !is_elsewhere(element)))
+        };
         let difference = self.check_table(&look).or_else(lost);
         if other || difference.is_some() {
             return Ok(difference);
@@ -135,7 +148,47 @@ fn foreign((set, key): &Place, seen: &Seen) -> String {
 /// Names what is different in the first of `chains` that the kernel has not just so.
 pub(super) fn differing_chain(look: &Look, chains: &[Chain]) -> Option<String> {
     let mut encoder = Encoder::new();
-    chains.iter().find_map(|chain| check_chain(chain, look, &mut encoder))
+    chains.iter().find_map(|chain| check_chain(chain, look, &mut encoder)).or_else(|| {
+        let base = ruleset::base_chains().into_iter();
+        let mut entered = base.filter(|chain| chains.iter().any(|one| one.name == chain.name));
+        let all = with_others(look, chains);
+        entered.find_map(|chain| check_entered(&chain, look, &all, &mut encoder))
+    })
+}
+
+/// A network policy whose chains are there as they are built.
+pub(super) fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
+    let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
+    let rules_of = |chain: &str| look.rules.get(chain).into_iter().flatten();
+    let rules = chains.iter().flat_map(|chain| {
+        let entries = rules_of(entered_from(chain)).filter(move |rule| leads_to(rule, chain));
+        rules_of(chain).chain(entries)
+    });
+    let memo = |rule| Attributes(rule).userdata(uapi::NFTA_RULE_USERDATA, uapi::HOLDER);
+    let memo = rules.filter_map(|rule| memo(rule)).flatten().copied().collect();
+    let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
+    let mut encoder = Encoder::new();
+    let chains = network_policy.chains(false);
+    let differing = chains.iter().find_map(|chain| check_chain(chain, look, &mut encoder));
+    differing.is_none().then_some(network_policy)
+}
+
+/// Whether `rule` names `chain`.
+pub(super) fn leads_to(rule: &[u8], chain: &str) -> bool {
+    let name = [chain.as_bytes(), &[0]].concat();
+    rule.windows(name.len()).any(|it| it == name)
+}
+
+/// `chains`, and those of the other networks in the table as far as it says itself what they are.
+fn with_others(look: &Look, chains: &[Chain]) -> Vec<Chain> {
+    let is_known = |digest: &Digest| chains.iter().any(|chain| chain.name == digest.chain());
+    let others = look.network_policies().filter(|digest| !is_known(digest));
+    let others = others.filter_map(|digest| {
+        let has_specific = look.chains.contains_key(&digest.specific_chain());
+        Some(network_policy_of(look, digest)?.chains(has_specific))
+    });
+    let others: Vec<Chain> = others.flatten().collect();
+    chains.iter().cloned().chain(others).collect()
 }
 
 /// Names each element that differs from those of `expected`, but for what is at `spared`.
@@ -171,24 +224,8 @@ fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<Stri
         return Some(format!("chain {name} has another type, hook, priority or policy"));
     }
     let rules = look.rules.get(name).map_or(&[][..], Vec::as_slice);
-    // These have rules for other networks, too, in the order in which they came.
-    if name == POSTROUTING {
-        return check_unordered(name, &chain.rules, rules, encoder).or_else(|| {
-            let (found, expected) = (rules.len(), look.masquerades());
-            (found != expected).then(|| miscounted(name, found, expected))
-        });
-    }
-    if name == HOSTPORTS {
-        let has = |chain: &str| look.chains.contains_key(chain);
-        let [specific, wildcard] = ruleset::dispatch(look.network_policies(), has);
-        let expected = specific.len() + wildcard.len();
-        let Some((first, last)) =
-            rules.split_at_checked(specific.len()).filter(|_| rules.len() == expected)
-        else {
-            return Some(miscounted(name, rules.len(), expected));
-        };
-        return check_unordered(name, &specific, first, encoder)
-            .or_else(|| check_unordered(name, &wildcard, last, encoder));
+    if ruleset::base_chains().iter().any(|base| base.name == *name) {
+        return None;
     }
     if rules.len() != chain.rules.len() {
         return Some(miscounted(name, rules.len(), chain.rules.len()));
@@ -200,17 +237,37 @@ fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<Stri
     })
 }
 
-fn check_unordered(
-    chain: &str,
-    rules: &[Rule],
-    seen: &[Vec<u8>],
+/// Compares a chain that every table has: its own rules are the last. The entries of one network go together
+/// in their order, before or after those of others.
+fn check_entered(
+    base: &Chain,
+    look: &Look,
+    chains: &[Chain],
     encoder: &mut Encoder,
 ) -> Option<String> {
-    let absent = rules.iter().find(|rule| {
-        let expected = encoder.rule(chain, rule);
-        !seen.iter().any(|seen| Attributes(seen).contains(attributes_of(expected)))
-    });
-    absent.map(|rule| format!("rule \"{rule}\" of chain {chain} is missing"))
+    let name = &base.name;
+    let seen = look.rules.get(name).map_or(&[][..], Vec::as_slice);
+    let (found, due) = (seen.len(), look.rules_due(base));
+    if found != due {
+        return Some(miscounted(name, found, due));
+    }
+    let mut is = |rule: &Rule, seen: &[u8]| {
+        Attributes(seen).contains(attributes_of(encoder.rule(name, rule)))
+    };
+    let (entered, own) = seen.split_at(due - base.rules.len());
+    let differing = base.rules.iter().zip(own).find(|(rule, seen)| !is(rule, seen));
+    if let Some((rule, _)) = differing {
+        return Some(format!("a rule of chain {name} is not \"{rule}\""));
+    }
+    let network = |chain: &Chain| chain.name.rsplit_once('_').map(|(_, name)| name.to_owned());
+    let entering: Vec<_> = chains.iter().filter(|one| entered_from(&one.name) == name).collect();
+    let absent =
+        entering.chunk_by(|one, other| network(one) == network(other)).find_map(|chains| {
+            let mut rest = entered.iter();
+            let mut entries = chains.iter().flat_map(|chain| &chain.entries);
+            entries.find(|rule| !rest.any(|seen| is(rule, seen)))
+        });
+    absent.map(|rule| format!("rule \"{rule}\" of chain {name} is missing"))
 }
 
 fn miscounted(chain: &str, found: usize, expected: usize) -> String {

@@ -71,6 +71,7 @@ impl Encoder {
         if let Some(base) = chain.base {
             let hook = match base.hook {
                 Hook::Prerouting => nftnl::Hook::PreRouting,
+                Hook::Input => nftnl::Hook::In,
                 Hook::Output => nftnl::Hook::Out,
                 Hook::Postrouting => nftnl::Hook::PostRouting,
             };

@@ -10,10 +10,7 @@ use super::message::{Attributes, Body, Messages};
 use super::socket::{self, DUMP, Transaction};
 use super::{Error, INET, Nft, elements};
 use crate::kernel::uapi;
-use crate::ruleset::{
-    self, Chain, Digest, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, POSTROUTING, Place,
-    Set, TABLE,
-};
+use crate::ruleset::{self, Chain, Digest, Identity, Key, LAYOUT, Place, Set, TABLE};
 
 /// What a listing is about, in an error.
 const WHAT: &str = "its table";
@@ -131,22 +128,12 @@ impl Look {
         if let Some(absent) = base.iter().find(|chain| !self.chains.contains_key(&chain.name)) {
             return Some(format!("chain {} was missing", absent.name));
         }
-        let jumps = self.masquerades();
-        let dispatched = self.network_policies().flat_map(Set::of_network_policy).count();
-        let base = base.iter().map(|chain| match chain.name.as_str() {
-            POSTROUTING => (POSTROUTING, jumps),
-            HOSTPORTS => (HOSTPORTS, dispatched),
-            name => (name, chain.rules.len()),
-        });
+        let base = base.iter().map(|chain| (chain.name.as_str(), self.rules_due(chain)));
         let needed = chains
             .iter()
             .filter(|chain| self.chains.contains_key(&chain.name))
             .map(|chain| (chain.name.as_str(), chain.rules.len()));
-        let others = self.chains.iter().filter_map(|(name, seen)| {
-            let comment =
-                Attributes(seen).usertext(uapi::NFTA_CHAIN_USERDATA, uapi::NFTNL_UDATA_COMMENT)?;
-            Some((name.as_str(), Chain::rules_in(comment)?))
-        });
+        let others = self.counts().map(|(name, (rules, _))| (name, rules));
         let counted = base.chain(needed).chain(others).find_map(|(name, expected)| {
             let found = self.rule_count(name);
             (found != expected).then(|| format!("chain {name} had {found} of {expected} rules"))
@@ -154,9 +141,19 @@ impl Look {
         counted.or_else(|| self.intruder())
     }
 
-    /// How many chains masquerade by a mark bit.
-    pub(super) fn masquerades(&self) -> usize {
-        self.chains.keys().filter(|name| name.starts_with(MASQUERADE_PREFIX)).count()
+    /// How many rules `chain` has to have, which every table has: with the entries of others.
+    pub(super) fn rules_due(&self, chain: &Chain) -> usize {
+        let entered = self.counts().filter(|(name, _)| ruleset::entered_from(name) == chain.name);
+        chain.rules.len() + entered.map(|(_, (_, entries))| entries).sum::<usize>()
+    }
+
+    /// What each chain says of the number of its rules and entries.
+    fn counts(&self) -> impl Iterator<Item = (&str, (usize, usize))> {
+        self.chains.iter().filter_map(|(name, seen)| {
+            let comment =
+                Attributes(seen).usertext(uapi::NFTA_CHAIN_USERDATA, uapi::NFTNL_UDATA_COMMENT)?;
+            Some((name.as_str(), Chain::counts_in(comment)?))
+        })
     }
 
     /// The network policies that have their chains in the table.
@@ -168,9 +165,11 @@ impl Look {
     fn covered(&self, places: &[Place]) -> Vec<Place> {
         let leads = |place: &&Place| place.0.network_policy().is_none();
         let hosts = places.iter().filter(leads).filter_map(ruleset::host_at);
-        let held =
-            |host| self.network_policies().map(move |digest| ruleset::held_at(&host, digest));
-        let mut all: Vec<_> = hosts.flat_map(held).chain(places.iter().copied()).collect();
+        let of_claim = |host| {
+            let held = self.network_policies().map(move |digest| ruleset::held_at(&host, digest));
+            held.chain(ruleset::places_of(&host))
+        };
+        let mut all: Vec<_> = hosts.flat_map(of_claim).chain(places.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
         all

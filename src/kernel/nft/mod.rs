@@ -34,7 +34,7 @@ use super::netlink::socket::{self, APPEND, CREATE, EXCL, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
 use crate::model::{HostPort, Protocol};
 use crate::ruleset::{
-    Chain, Difference, Element, Identity, Jump, Place, Rule, Ruleset, Set, TABLE, Traffic, host_at,
+    Chain, Difference, Element, Identity, Place, Rule, Ruleset, Set, TABLE, Traffic, host_at,
 };
 
 pub use change::Change;
@@ -363,9 +363,8 @@ fn make(difference: &Difference, is_new: bool) -> Transaction {
         let mut encoder = Encoder::new();
         add_sets(&mut transaction, &mut encoder, difference.sets());
         add_chains(&mut transaction, &mut encoder, &difference.chains);
-        for Jump { chain, rule, first } in difference.jumps() {
-            let flags = if first { CREATE } else { CREATE | APPEND };
-            add_rule(&mut transaction, &mut encoder, chain, &rule, flags);
+        for (chain, rule) in difference.entries() {
+            add_rule(&mut transaction, &mut encoder, chain, rule, CREATE);
         }
     }
     elements::delete(&mut transaction, &difference.deleted);
@@ -403,12 +402,8 @@ fn add_chains(transaction: &mut Transaction, encoder: &mut Encoder, chains: &[Ch
         }
     }
     for chain in chains {
-        let mut memo = chain.memo.as_bytes().chunks(Chain::MEMO_PER_RULE);
         for rule in &chain.rules {
             add_rule(transaction, encoder, &chain.name, rule, CREATE | APPEND);
-            if let Some(part) = memo.next() {
-                transaction.last().put_userdata(uapi::NFTA_RULE_USERDATA, &[(uapi::HOLDER, part)]);
-            }
         }
     }
 }
@@ -422,4 +417,8 @@ fn add_rule(
 ) {
     let subject = format!("adding rule \"{rule}\" to chain {chain}");
     transaction.append(encoder.rule(chain, rule), flags, subject);
+    if !rule.memo.is_empty() {
+        let memo = (uapi::HOLDER, rule.memo.as_bytes());
+        transaction.last().put_userdata(uapi::NFTA_RULE_USERDATA, &[memo]);
+    }
 }

@@ -67,10 +67,11 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
     let port = NonZeroU16::new(port)?;
     let pods: Vec<IpNetwork> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
     let gates = if has_gates { pods.clone() } else { Vec::new() };
-    let mappings = Family::ALL.map(|family| {
-        let host = HostPort { protocol: Protocol::Tcp, address: family.wildcard(), port };
-        Mapping::towards(host, port, &pods)
-    });
+    let towards =
+        |protocol, address| Mapping::towards(HostPort { protocol, address, port }, port, &pods);
+    let wildcards = Family::ALL.map(|family| towards(Protocol::Tcp, family.wildcard()));
+    let specific = pods.iter().map(|pod| towards(Protocol::Udp, pod.ip()));
+    let mappings = wildcards.into_iter().chain(specific).collect();
     Some(Record {
         owner: Owner::bare(Attachment::new("trial", name, "eth0").ok()?),
         policy: Policy {
@@ -79,7 +80,7 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
             source_ranges: gates.clone(),
             host_addresses: gates,
         },
-        mappings: mappings.into(),
+        mappings,
         pod_addresses: pods,
         grants: Vec::new(),
         dialects: [].into(),

@@ -12,7 +12,7 @@ use crate::kernel::uapi;
 use crate::model::HostPort;
 use crate::ruleset::{
     Data, Digest, Element, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, NetworkPolicy,
-    POSTROUTING, Place, Ruleset, Set, TABLE, covers, hairpin_of, host_at,
+    POSTROUTING, Place, Ruleset, Set, SetKind, TABLE, covers, hairpin_of, host_at,
 };
 
 /// What a table holds that explains itself.
@@ -34,7 +34,7 @@ impl Survey {
         if !matches!(&look.table, Table::Ours(found) if says(found)) {
             return None;
         }
-        let read = |digest| Some((digest, network_policy_of(&look, digest)?));
+        let read = |digest| Some((digest, compare::network_policy_of(&look, digest)?));
         let network_policies = look.network_policies().filter_map(read).collect();
         let guarded = look.elements.keys().filter_map(|(_, key)| key.interface()).collect();
         let elements = look.elements.into_iter();
@@ -154,17 +154,6 @@ fn spared_in(look: &Look, everything: &Ruleset) -> BTreeSet<Place> {
     spared
 }
 
-/// A network policy whose chains are there as they are built.
-fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
-    let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
-    let rules = chains.iter().filter_map(|chain| look.rules.get(chain)).flatten();
-    let memo = |rule| Attributes(rule).userdata(uapi::NFTA_RULE_USERDATA, uapi::HOLDER);
-    let memo = rules.filter_map(|rule| memo(rule)).flatten().copied().collect();
-    let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
-    let differing = compare::differing_chain(look, &network_policy.chains());
-    differing.is_none().then_some(network_policy)
-}
-
 fn element_at(place: Place, seen: Seen) -> Option<Element> {
     let Seen { data: Some(data), comment, holder, expiring: false, .. } = seen else {
         return None;
@@ -192,9 +181,17 @@ fn remove_unused(
         look.elements.keys().filter_map(|(set, _)| set.network_policy()).collect();
     let is_unused = |digest: &Digest| !is_needed(&digest.chain()) && !used.contains(digest);
     let digests: Vec<Digest> = look.network_policies().filter(is_unused).collect();
+    let is_used = |kind| look.elements.keys().any(|(set, _)| set.kind == kind);
+    let names_no_address = |digest: &Digest| {
+        !is_needed(&digest.specific_chain())
+            && !is_used(SetKind::Held { wildcard: false, digest: *digest })
+    };
+    let specific: Vec<String> =
+        look.network_policies().filter(names_no_address).map(Digest::specific_chain).collect();
     let goes = |name: &&str| match name.rsplit_once('_') {
         // Which mark bits the spared need is not known.
         Some(_) if name.starts_with(MASQUERADE_PREFIX) => spared.is_empty() && !is_needed(name),
+        Some(_) if specific.iter().any(|chain| chain == name) => true,
         Some((_, digest)) => digests.iter().any(|unused| unused.to_string() == digest),
         None => false,
     };
@@ -219,10 +216,7 @@ fn remove_unused(
 fn delete_jumps(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
     for from in [HOSTPORTS, POSTROUTING] {
         for rule in look.rules.get(from).into_iter().flatten() {
-            let leads = |name: &&&str| {
-                let text = [name.as_bytes(), &[0]].concat();
-                rule.windows(text.len()).any(|it| it == text)
-            };
+            let leads = |name: &&&str| compare::leads_to(rule, name);
             let handle = Attributes(rule).get(uapi::NFTA_RULE_HANDLE);
             if let Some((name, handle)) = chains.iter().find(leads).zip(handle) {
                 let message = delete(transaction, uapi::NFT_MSG_DELRULE, name);

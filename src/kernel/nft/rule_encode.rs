@@ -27,7 +27,7 @@ impl Encoder {
     /// A rule of `chain`.
     pub(super) fn rule(&mut self, chain: &str, rule: &Rule) -> &[u8] {
         let mut encoding = RuleEncoding { expressions: Vec::new(), family: None };
-        for term in &rule.0 {
+        for term in &rule.terms {
             encoding.term(term);
         }
         self.expressions(chain, &encoding.expressions)
@@ -47,6 +47,12 @@ impl RuleEncoding {
             Term::Family(family) => self.family(*family),
             Term::Within(side, network) => self.within(*side, network),
             Term::In(set) => self.lookup(*set, None),
+            Term::Translated => {
+                let to = (sys::NFTNL_EXPR_CT_DREG, uapi::NFT_REG_1);
+                self.push(c"ct", &[(sys::NFTNL_EXPR_CT_KEY, uapi::NFT_CT_STATUS), to], &[]);
+                self.bitwise(&(uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT).to_ne_bytes(), &[0; 4]);
+                self.compare(uapi::NFT_CMP_NEQ, &[0; 4]);
+            }
             Term::MarkHas(bit) => {
                 self.meta(uapi::NFT_META_MARK, 0);
                 self.bitwise(&(1_u32 << bit).to_ne_bytes(), &[0; 4]);
@@ -57,6 +63,7 @@ impl RuleEncoding {
             Term::Dnat(set) => self.dnat(*set),
             Term::Masquerade => self.push(c"masq", &[], &[]),
             Term::Drop => self.verdict(uapi::NF_DROP, None),
+            Term::Accept => self.verdict(uapi::NF_ACCEPT, None),
             Term::Return => self.verdict(uapi::NFT_RETURN, None),
             Term::Jump(chain) => self.verdict(uapi::NFT_JUMP, Some(chain)),
             Term::Goto(chain) => self.verdict(uapi::NFT_GOTO, Some(chain)),
@@ -74,10 +81,12 @@ impl RuleEncoding {
 
     /// Goes on only where the first register has this value.
     fn equals(&mut self, data: &[u8]) {
-        let numbers = [
-            (sys::NFTNL_EXPR_CMP_SREG, uapi::NFT_REG_1),
-            (sys::NFTNL_EXPR_CMP_OP, uapi::NFT_CMP_EQ),
-        ];
+        self.compare(uapi::NFT_CMP_EQ, data);
+    }
+
+    fn compare(&mut self, operation: u32, data: &[u8]) {
+        let numbers =
+            [(sys::NFTNL_EXPR_CMP_SREG, uapi::NFT_REG_1), (sys::NFTNL_EXPR_CMP_OP, operation)];
         self.push(c"cmp", &numbers, &[(sys::NFTNL_EXPR_CMP_DATA, data)]);
     }
 

@@ -50,8 +50,9 @@ fn held(
     };
     let (own, needed) = (hairpins(&meant), hairpins(&others));
     let has = |place: &Place| meant.iter().any(|(own, ..)| own == place);
-    let goes =
-        |place: &&Place| covers(has, place) || own.contains(place) && !needed.contains(place);
+    // In the other map, the same claim is another's.
+    let serves = |place: &Place| if place.0.is_map() { has(place) } else { covers(has, place) };
+    let goes = |place: &&Place| serves(place) || own.contains(place) && !needed.contains(place);
     let places = elements.keys().filter(goes).copied().collect();
     let mappings = meant.iter().filter_map(|(_, host, target, _)| {
         let container_port = target.port().try_into().ok()?;
