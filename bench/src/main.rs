@@ -215,7 +215,9 @@ fn main() -> ExitCode {
         datapath::packets::run(&bench);
         return ExitCode::SUCCESS;
     }
-    machine::describe(&bench);
+    if options.parts != [Part::Report] {
+        machine::describe(&bench);
+    }
     let every =
         [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
     let parts = if options.parts.is_empty() { &every[..] } else { &options.parts };
