@@ -17,8 +17,8 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// The rules of [`entered_from`] that lead to it, in order. They go before those that the base chain
-    /// always has; it does not matter which network's go first.
+    /// The rules of [`HOSTPORTS`] or [`POSTROUTING`] that lead to it, in order. They go before those that every
+    /// table has there; it does not matter which network's go first.
     pub entries: Vec<Rule>,
 }
 

@@ -78,10 +78,9 @@ impl Set {
             SetKind::Targets { wildcard } | SetKind::Held { wildcard, .. } if !wildcard => {
                 Some(Side::Destination)
             }
-            SetKind::Targets { .. }
-            | SetKind::Held { .. }
-            | SetKind::Gated
-            | SetKind::Guarded => None,
+            SetKind::Targets { .. } | SetKind::Held { .. } | SetKind::Gated | SetKind::Guarded => {
+                None
+            }
         }
     }
 
