@@ -95,6 +95,8 @@ pub(super) struct Details {
     pub(super) containers: Vec<store::Container>,
     #[serde(skip)]
     pub(super) as_of: String,
+    /// What the bind hook has attached for its pod.
+    pub(super) programs: Vec<store::BindProgram>,
 }
 
 #[derive(Serialize)]

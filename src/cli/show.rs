@@ -4,7 +4,7 @@ use std::io;
 use std::iter;
 
 use autoport::app;
-use autoport::model::{HostPort, Masquerade, Policy};
+use autoport::model::{Holder, HostPort, Masquerade, Policy};
 use autoport::store::{self, Store};
 use serde::Serialize;
 
@@ -78,6 +78,7 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
         writeln!(out, "  {name:10}  {}", if value.is_empty() { "-" } else { &value })?;
     }
     containers(details, out)?;
+    programs(details, out)?;
     write!(out, "  kernel      ")?;
     let difference = details.kernel.as_ref().and_then(|kernel| kernel.difference.as_ref());
     match (&details.kernel_error, difference) {
@@ -95,6 +96,7 @@ fn about(one: &Attachment, details: &Details, out: &mut Screen<'_>) -> io::Resul
     });
     let names = ["HOST PORT", "TARGET", "NAME", "CHOICE", "IN KERNEL", "CONNECTIONS", "FLOWS"];
     out.table("  ", names, rows)?;
+    listings(details, out)?;
     for line in details.kernel.iter().flat_map(|kernel| kernel.chains.lines()) {
         writeln!(out, "{}{line}", if line.starts_with("\tchain") { "\n" } else { "" })?;
     }
@@ -116,6 +118,29 @@ fn containers(details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
                 )?;
                 writeln!(out, "{as_of}")?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// What the bind hook has attached for the pod.
+fn programs(details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
+    for store::BindProgram { call, id, instructions, .. } in &details.programs {
+        let call = call.escape_debug();
+        writeln!(out, "  bind hook   {call}: program {id}, {instructions} instructions")?;
+    }
+    Ok(())
+}
+
+/// Each instruction of it, where all is to be shown.
+fn listings(details: &Details, out: &mut Screen<'_>) -> io::Result<()> {
+    if out.format != Format::Wide {
+        return Ok(());
+    }
+    for store::BindProgram { call, listing, .. } in &details.programs {
+        writeln!(out, "\n  {}", call.escape_debug())?;
+        for line in listing.lines() {
+            writeln!(out, "  {}", line.escape_debug())?;
         }
     }
     Ok(())
@@ -182,6 +207,10 @@ pub(super) fn run(asked: &Subject, store: &Store) -> Result<Shown, Failure> {
             kernel_error,
             containers: containers.iter().filter(is_its).cloned().collect(),
             as_of: as_of.clone(),
+            programs: match &one.record.owner.holder {
+                Holder::HostPod { pod } => store.bind_programs(pod),
+                Holder::Attachment(_) => Vec::new(),
+            },
         });
         narrow(one, asked);
     }

@@ -31,7 +31,7 @@ pub(super) const AGENT_CONTAINERS: &str = "agent.containers";
 pub(super) const AGENT_GUARD: &str = "agent.guard";
 
 /// All that agents write, files and directories.
-pub(super) const FILES: [&str; 7] = [
+pub(super) const FILES: [&str; 8] = [
     AGENT_LOCK,
     AGENT_HEARTBEAT,
     AGENT_NEXT,
@@ -39,6 +39,7 @@ pub(super) const FILES: [&str; 7] = [
     AGENT_CONTAINERS,
     AGENT_GUARD,
     "requests",
+    "programs",
 ];
 
 /// An agent whose last heartbeat is older is not connected.

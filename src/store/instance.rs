@@ -20,7 +20,7 @@ const RANDOM: &str = "/proc/sys/kernel/random";
 
 /// What means nothing after a reboot. The cursors stay: they only say where to go on. What was
 /// published stays until it is published again or cleared: that takes as long as containers made it.
-const OF_ONE_BOOT: [&str; 10] = [
+const OF_ONE_BOOT: [&str; 11] = [
     "attachments",
     "hostpods",
     "ports",
@@ -31,6 +31,7 @@ const OF_ONE_BOOT: [&str; 10] = [
     "released",
     "loopback",
     "requests",
+    "programs",
 ];
 
 /// Which store this is.

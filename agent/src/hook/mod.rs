@@ -44,6 +44,15 @@ pub struct Hook {
     netns: u64,
 }
 
+/// A program that is attached.
+#[derive(Debug)]
+pub struct Loaded {
+    pub call: Call,
+    /// Its number in the kernel.
+    pub id: u32,
+    pub program: Program,
+}
+
 /// Why no program can be attached on this node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
@@ -134,7 +143,7 @@ impl Hook {
         Guard::new(self.tree.clone(), self.netns)
     }
 
-    /// Has the programs of a pod give `redirects`, unless they do already. `cgroup` is what the runtime gives
+    /// Has the programs of a pod give `redirects`, unless they do already; gives the programs that it has attached. `cgroup` is what the runtime gives
     /// for the pod with this UID. Programs of others at the cgroup, and above it, are left alone.
     ///
     /// # Errors
@@ -145,30 +154,32 @@ impl Hook {
         uid: &str,
         redirects: Vec<Redirect>,
         getsockname: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Loaded>, Error> {
         let place = Place::of(cgroup, uid)?;
         let directory = place.open(&self.tree)?;
         let pod = Pod { tree: &self.tree, path: &place.path, cgroup: directory.as_fd() };
         let noted = pod.note()?;
         let ids = |call| door::attached(pod.cgroup, call).map_or_else(|_| Vec::new(), |it| it.ids);
         if noted.as_ref().is_some_and(|note| note.is_in_force(&redirects, getsockname, ids)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let note = Note::after(noted, redirects, getsockname)?;
         // First, so that it never lacks what is attached.
         pod.set_note(&note)?;
         let plan = note.plan();
-        let mut loaded = Vec::new();
+        let (mut loaded, mut told) = (Vec::new(), Vec::new());
         for call in Call::needed(&plan) {
             let code = program(call, &plan, self.netns)?;
             tracing::debug!(pod = uid, ?call, slots = code.slots(), "bind hook:\n{code}");
             let program = door::load(call, &code).map_err(|error| pod.kernel(error))?;
             let id = door::id(&program).map_err(|error| pod.kernel(error))?;
+            told.push(Loaded { call, id, program: code });
             loaded.push((call, program, id));
         }
         pod.attach_all(&loaded)?;
         let programs = loaded.iter().map(|(call, _, id)| (*call, *id));
-        pod.set_note(&note.attached(programs))
+        pod.set_note(&note.attached(programs))?;
+        Ok(told)
     }
 }
 

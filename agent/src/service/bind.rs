@@ -2,13 +2,13 @@
 
 use autoport::cni::{BIND, bind_hook};
 use autoport::error::in_one_line;
-use autoport::model::{self, Record};
-use autoport::store::BindHook;
+use autoport::model::{self, Holder, Record};
+use autoport::store::{BindHook, BindProgram};
 
 use super::guarded::Guarding;
 use crate::cluster::{Reason, Warnings};
-use crate::hook::{Hook, Unusable, redirects};
-use crate::hostnet::is_of_host;
+use crate::hook::{Hook, Loaded, Unusable, redirects};
+use crate::hostnet::{Call, is_of_host};
 use crate::nri::Rejection;
 use crate::nri::message::Pod;
 
@@ -44,7 +44,12 @@ impl Binder {
     ///
     /// # Errors
     /// Why its containers must not run.
-    pub(super) fn bind(&self, pod: &Pod, held: &[Record]) -> Result<(), Rejection> {
+    pub(super) fn bind(
+        &self,
+        pod: &Pod,
+        held: &[Record],
+        call: &mut Call<'_>,
+    ) -> Result<(), Rejection> {
         let Some(value) = pod.annotations.get(BIND) else { return Ok(()) };
         let reject = |text: String| Rejection::new("bind_hook", text);
         let asked = bind_hook(Some(value)).map_err(|error| reject(in_one_line(&error)))?;
@@ -60,7 +65,7 @@ impl Binder {
                 let attached = hook.attach(cgroup, &pod.uid, redirects, asked.getsockname);
                 attached.map_err(|error| error.to_string())
             });
-            attached.map_err(|reason| {
+            let attached = attached.map_err(|reason| {
                 let text = format!(
                     "cannot attach the bind hook, which annotation {BIND} asks for: {reason}. Without the hook, \
                      write \"http=auto\" in the annotation autoport.cni/ports"
@@ -68,6 +73,7 @@ impl Binder {
                 self.warn(pod, text.clone());
                 reject(text)
             })?;
+            list(record, attached, call);
         }
         Ok(())
     }
@@ -75,5 +81,24 @@ impl Binder {
     fn warn(&self, pod: &Pod, text: String) {
         let Pod { namespace, name, uid, .. } = pod.clone();
         self.warnings.warn(model::Pod { namespace, name, uid }, Reason::BindHookFailed, text);
+    }
+}
+
+/// Writes which programs are attached, for `autoport show`.
+fn list(record: &Record, attached: Vec<Loaded>, call: &mut Call<'_>) {
+    let Holder::HostPod { pod } = &record.owner.holder else { return };
+    if attached.is_empty() {
+        return;
+    }
+    let told = attached.into_iter().map(|one| BindProgram {
+        call: format!("{:?}", one.call).to_lowercase(),
+        id: one.id,
+        instructions: one.program.slots(),
+        listing: one.program.to_string(),
+    });
+    let written =
+        call.store.lock(call.log).and_then(|it| it.write_bind_programs(pod, told.collect()));
+    if let Err(error) = written {
+        tracing::debug!("cannot write programs/{}.json: {}", pod.uid(), in_one_line(&error));
     }
 }

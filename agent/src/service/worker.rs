@@ -316,7 +316,8 @@ impl Worker {
         let mut call = Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
         let claimed = ports::claim(pod, config, &mut call, limits.is_awaited, &self.metrics)?;
         let Some(claimed) = claimed else { return Ok(None) };
-        let bound = self.binder.bind(pod, std::slice::from_ref(&claimed.record));
+        let held = std::slice::from_ref(&claimed.record);
+        let bound = self.binder.bind(pod, held, &mut call);
         let let_through = bound.and_then(|()| match asked {
             Some(_) if (limits.leads)() => self.guarding.let_through(asked, &mut call),
             _ => Ok(()),
@@ -366,7 +367,9 @@ impl Worker {
             let claimed = self.claim(pod, limits)?;
             known.records.extend(claimed.map(|claimed| claimed.record));
         } else {
-            self.binder.bind(pod, &known.records)?;
+            let mut call =
+                Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
+            self.binder.bind(pod, &known.records, &mut call)?;
         }
         let told = inject::inject(pod, container, &known);
         let told = told.map_err(|error| Rejection::new("no_ports", error.to_string()))?;

@@ -1,5 +1,8 @@
 //! How long the hook lasts: beyond the agent, and no longer than the pod's cgroup.
 
+use autoport::model::HostPod;
+use autoport::store::Store;
+
 use super::*;
 use crate::stop;
 
@@ -23,6 +26,33 @@ fn pods_keep_their_ports_when_agents_come_and_go() {
     }
     drop(actor);
     assert_eq!(scene.actor("one").does("listens 0.0.0.0:8080"), format!("0.0.0.0:{http}"));
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_programs_of_a_pod_are_written_for_the_operator() {
+    let mut scene = Scene::new();
+    let listed = |scene: &Scene, uid| {
+        let pod = HostPod::new(uid).expect("a UID");
+        Store::at(&scene.node.state()).bind_programs(&pod)
+    };
+    let one = scene.pod("one", "http=8080", "redirect");
+    let [http] = scene.runs(&one, ["HTTP"]);
+    let programs = listed(&scene, "one");
+    let calls: Vec<_> = programs.iter().map(|it| &*it.call).collect();
+    assert_eq!(calls, ["bind4", "bind6", "connect4", "connect6"]);
+    for program in &programs {
+        assert!(program.id > 0 && program.listing.ends_with("exit\n"), "{program:?}");
+        assert!(program.listing.contains(&format!("r2 = {http}\n")), "{program:?}");
+    }
+    // They are the same after an agent that attaches nothing, and gone when another is attached later.
+    scene.replace_agent();
+    scene.host_ports(&one, ["HTTP"]);
+    assert_eq!(listed(&scene, "one"), programs);
+    stop(&mut scene.connection, &one);
+    let two = scene.pod("two", "dns=53/udp", "redirect");
+    scene.runs(&two, ["DNS"]);
+    assert_eq!((listed(&scene, "one").len(), listed(&scene, "two").len()), (0, 8));
 }
 
 /// Another pod on the host network, and its number.
