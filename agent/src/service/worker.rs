@@ -8,10 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use autoport::app::{self, Claimed};
 use autoport::error::in_one_line;
-use autoport::kernel;
 use autoport::model::{Holder, NamespaceId, Record};
-use autoport::netns;
 use autoport::store::Store;
+use autoport::{kernel, netns};
 
 use super::bind::Binder;
 use super::guarded::{self, Guarding};
