@@ -201,3 +201,37 @@ fn other_protocols_are_left_alone_and_clients_of_mptcp_are_not() {
     // UDP-Lite, a raw socket, whose number is that of its protocol, TCP, a client of TCP, and one of MPTCP.
     assert_eq!(printed, format!("8080 253\n{http}\n0\n0\n"));
 }
+
+/// Binds by `IORING_OP_BIND`; prints what the kernel has answered, and the port of the socket.
+const RING: &str = "
+import ctypes, mmap, os, socket, struct
+call = ctypes.CDLL(None, use_errno=True).syscall
+parameters = ctypes.create_string_buffer(120)
+ring = call(425, 1, parameters)
+words = struct.unpack('30I', parameters.raw)
+tail, array = words[11], words[16]
+queue = mmap.mmap(ring, array + 4 * words[0], offset=0)
+done = mmap.mmap(ring, words[25] + 16 * words[1], offset=0x8000000)
+entries = mmap.mmap(ring, 64, offset=0x10000000)
+server = socket.socket()
+address = ctypes.create_string_buffer(struct.pack('=HH4s8x', socket.AF_INET, socket.htons(8080), bytes([127, 0, 0, 1])))
+entries[:28] = struct.pack('=BBHiQQI', 56, 0, 0, server.fileno(), 16, ctypes.addressof(address), 0)
+queue[array:array + 4] = struct.pack('I', 0)
+queue[tail:tail + 4] = struct.pack('I', 1)
+call(426, ring, 1, 1, 1, None, 0)
+print(struct.unpack_from('=Qi', done, words[25])[1], server.getsockname()[1])
+";
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn a_bind_by_io_uring_gets_the_host_port() {
+    let mut scene = Scene::new();
+    let pod = scene.pod("one", "http=8080", "redirect");
+    let [http] = scene.runs(&pod, ["HTTP"]);
+    let mut command = scene.cgroup.command("podone/c1", "/usr/bin/python3");
+    let output = command.args(["-c", RING]).output().expect("it can be started");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    // Before Linux 6.11 there is no such operation: EINVAL, and no port.
+    let expected = [format!("0 {http}\n"), "-22 0\n".to_owned()];
+    assert!(expected.contains(&printed.to_string()), "{printed}: {output:?}");
+}
