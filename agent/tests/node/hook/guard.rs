@@ -26,7 +26,7 @@ impl Scene {
     /// A pod that knows its port, or that has the hook; runs it.
     fn holds(&mut self, uid: &str, ports: &str, bind: Option<&str>) -> (Pod, u16) {
         let annotations = [(PORTS, ports), (BIND, bind.unwrap_or_default())];
-        let annotations = &annotations[..1 + usize::from(bind.is_some())];
+        let annotations = &annotations[..=usize::from(bind.is_some())];
         let pod = host_pod(uid, &format!("sandbox-{uid}"), annotations);
         let cgroup_parent = self.cgroup.parent(&format!("kubepods/burstable/pod{uid}"));
         let pod = Pod { linux: pod.linux.map(|linux| LinuxPod { cgroup_parent, ..linux }), ..pod };
