@@ -53,6 +53,7 @@ pub fn watch(
 ) -> Result<(), Error> {
     // Before the first look, so that nothing falls between.
     let mut events = Events::open()?;
+    let store = &store.clone().recalling();
     let mut pace = Pace::default();
     let mut told = None;
     loop {

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat, renameat};
@@ -43,6 +44,25 @@ pub(super) struct Disk {
     pub(super) is_volatile: bool,
     /// Whether what is written here is to survive a crash of the node.
     durable: bool,
+}
+
+/// What tells one content of a file from another: files are replaced and not written again, and the kernel notes
+/// when another program has written into one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    inode: u64,
+    size: i64,
+    /// Seconds since 1970, and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Version {
+    /// When the content or anything else of the file was changed last, since 1970.
+    pub(super) fn changed(self) -> Duration {
+        let (seconds, nanoseconds) = self.changed;
+        let seconds = Duration::from_secs(seconds.try_into().unwrap_or_default());
+        seconds + Duration::from_nanos(nanoseconds.try_into().unwrap_or_default())
+    }
 }
 
 impl Disk {
@@ -327,6 +347,18 @@ impl Disk {
         let rename = || renameat(&self.dir, from, &self.dir, to);
         self.in_directory(to, rename).map_err(self.error("move", from))?;
         Ok(())
+    }
+
+    /// Which content the file `name` has; `None` when it is missing.
+    pub(super) fn version(&self, name: &str) -> io::Result<Option<Version>> {
+        match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) => {
+                let (inode, size) = (found.st_ino, found.st_size);
+                Ok(Some(Version { inode, size, changed: (found.st_ctime, found.st_ctime_nsec) }))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// The inode of whatever `name` is; `None` when it is missing.

@@ -29,6 +29,7 @@ mod programs;
 mod published;
 mod quarantine;
 mod real_time;
+mod recall;
 mod record;
 mod requests;
 mod reservation;
@@ -41,6 +42,7 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,6 +76,7 @@ use disk::Disk;
 use key::Kind;
 use lock::{Lock, Mode, Wait};
 use real_time::RealTime;
+use recall::Recall;
 
 const LOCK: &str = "lock";
 
@@ -89,6 +92,7 @@ pub struct Store {
     persistent: Option<PathBuf>,
     patience: Duration,
     deadline: Option<Instant>,
+    recall: Option<Arc<Recall>>,
 }
 
 impl Store {
@@ -97,7 +101,7 @@ impl Store {
     /// A trailing slash is dropped: with it, a symbolic link would be followed after all.
     pub fn at(dir: &Path) -> Self {
         let dir = dir.components().collect();
-        Self { dir, persistent: None, patience: PATIENCE, deadline: None }
+        Self { dir, persistent: None, patience: PATIENCE, deadline: None, recall: None }
     }
 
     /// The same store, whose lock is waited for so long and not for a minute.
@@ -108,6 +112,12 @@ impl Store {
     /// The same store, none of whose locks is waited for after `deadline`.
     pub fn by(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// The same store, whose records stay in memory after [`Shared::owned_records`], so that it reads only those
+    /// again that were changed.
+    pub fn recalling(self) -> Self {
+        Self { recall: Some(Arc::default()), ..self }
     }
 
     /// Names a directory beside it, such as [`PERSISTENT`], for reservations that outlive a boot. A
@@ -156,8 +166,8 @@ impl Store {
                     None => Ok(()),
                 })?;
                 let persistent = self.persistent.clone();
-                let (lock, deadline) = (Some(lock), self.deadline);
-                let shared = Shared { disk, instance, lock, deadline };
+                let (lock, deadline, recall) = (Some(lock), self.deadline, self.recall.clone());
+                let shared = Shared { disk, instance, lock, deadline, recall };
                 return Ok(Locked { shared, persistent, changed: RefCell::default() });
             }
         }
@@ -177,8 +187,8 @@ impl Store {
             let lock = wait.take(file, &path, Mode::Shared, RealTime::begin)?;
             if guards(&lock.0, &path).map_err(Error::io("examine", &path))? {
                 let instance = Instance::of_reader(&disk)?;
-                let (lock, deadline) = (Some(lock), self.deadline);
-                let shared = |instance| Shared { disk, instance, lock, deadline };
+                let (lock, deadline, recall) = (Some(lock), self.deadline, self.recall.clone());
+                let shared = |instance| Shared { disk, instance, lock, deadline, recall };
                 return Ok(instance.map(shared));
             }
         }
@@ -193,6 +203,7 @@ pub struct Shared {
     /// `None` after it was let go.
     lock: Option<Lock>,
     deadline: Option<Instant>,
+    recall: Option<Arc<Recall>>,
 }
 
 impl Shared {
@@ -240,12 +251,18 @@ impl Shared {
     pub fn owned_records(&self) -> Result<Vec<Result<Record, Unreadable>>, Error> {
         let keys = self.record_keys()?;
         let (disk, boot_id) = (&self.disk, &self.instance.boot_id);
+        let recall = self.recall.as_deref();
+        recall.inspect(|recall| recall.keep(&keys));
+        let one = |key: &Key| match recall {
+            Some(recall) => recall.record(disk, key, boot_id),
+            None => record::current(disk, key, boot_id).map(|record| record.map(Arc::new)),
+        };
         let read = |keys: &[Key]| -> Result<Vec<_>, Error> {
-            let read =
-                keys.iter().filter_map(|key| record::current(disk, key, boot_id).transpose());
+            let read = keys.iter().filter_map(|key| one(key).transpose());
             read.map(|read| match read {
                 Ok(record) => {
-                    index::owned(disk, &record).map(|mappings| Ok(Record { mappings, ..record }))
+                    let mappings = index::owned(disk, &record)?;
+                    Ok(Ok(Record { mappings, ..Arc::unwrap_or_clone(record) }))
                 }
                 Err(unreadable) => Ok(Err(unreadable)),
             })

@@ -10,6 +10,7 @@ mod locking;
 mod looking_up;
 mod protection;
 mod publishing;
+mod recalling;
 mod reserving;
 
 use std::fs;
