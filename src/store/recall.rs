@@ -58,6 +58,7 @@ impl Recall {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the age of a file, by the clock of its file system")]
 fn is_settled(version: Version) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.checked_sub(version.changed()).is_some_and(|age| age >= RECENT)
