@@ -75,7 +75,7 @@ fn with_synopsis(command: Command) -> Command {
     let usage = options
         .iter()
         .map(|option| option_in_usage(option))
-        .chain(places.iter().map(|place| place.to_string()));
+        .chain(places.iter().map(ToString::to_string));
     let mut usage: Vec<_> = std::iter::once(name.to_owned()).chain(usage).collect();
     if command.has_subcommands() {
         usage.push("COMMAND".to_owned());
