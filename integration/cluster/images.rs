@@ -13,10 +13,14 @@ use crate::stage::plugin::tool;
 
 /// The names of the images, and the ports on which they listen unless they are told others. Port 0 is any
 /// that is free, since on the network of the node there are many.
-const IMAGES: [(&str, &[&str]); 3] = [
+const IMAGES: [(&str, &[&str]); 7] = [
     (PAUSE, &["0"]),
     ("docker.io/library/nginx:latest", &["80", "443"]),
     ("docker.io/library/nginx:1.14.2", &["8080", "8081"]),
+    ("registry.example.org/game:1", &["7777"]),
+    ("registry.example.org/media:1", &["5060", "10000", "10099"]),
+    ("registry.example.org/ingress:1", &["$AUTOPORT_PORT_HTTP", "$AUTOPORT_PORT_ADMIN"]),
+    ("registry.example.org/peer:1", &["4001"]),
 ];
 
 /// An archive of them all.

@@ -25,6 +25,7 @@ mod daemonset;
 mod deployed;
 mod discovery;
 mod dns;
+mod examples;
 mod helm;
 mod images;
 mod inside;

@@ -71,12 +71,12 @@ fn rules() -> String {
 struct Prometheus(Child);
 
 impl Prometheus {
-    fn start(dir: &Path) -> Self {
-        let write = |name, text: String| {
+    fn start(dir: &Path, configuration: &str) -> Self {
+        let write = |name, text: &str| {
             fs::write(dir.join(name), text).expect("the directory is ours");
         };
-        write("prometheus.yaml", configuration());
-        write("rules.yaml", rules());
+        write("prometheus.yaml", configuration);
+        write("rules.yaml", &rules());
         let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
         let tools = env::var_os("AUTOPORT_TOOLS").map_or_else(here, PathBuf::from);
         let log = fs::File::create(dir.join("log")).expect("the directory is ours");
@@ -145,7 +145,7 @@ fn prometheus_understands_the_dashboard_and_the_alerts() {
     let standby = ["--standby", "--metrics-address", "[::1]:9418"];
     let _standby = node.start(&runtime.socket(), &standby);
     let _second = runtime.connect(Vec::new(), Vec::new());
-    let _prometheus = Prometheus::start(node.node_dir());
+    let _prometheus = Prometheus::start(node.node_dir(), &configuration());
     let dashboard: Value = serde_json::from_str(&component("dashboard.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let queries: Vec<(&str, String)> = panels
@@ -199,4 +199,54 @@ fn prometheus_understands_the_dashboard_and_the_alerts() {
             "{rule:#}"
         );
     }
+}
+
+/// The job of `deploy/examples/prometheus.yml`, with these Pods in the place of those that the API server tells of: one
+/// on each family, and one without a host port for metrics.
+fn example() -> String {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/prometheus.yml");
+    let example = fs::read_to_string(example).expect("it can be read");
+    let pods =
+        [("a", "192.0.2.10", "20417"), ("b", "2001:db8::10", "20418"), ("c", "192.0.2.10", "")];
+    let pods = pods.map(|(name, address, port)| {
+        format!(
+            "      - targets: [\"10.0.0.2:80\"]
+        labels:
+          __meta_kubernetes_pod_name: {name}
+          __meta_kubernetes_pod_host_ip: \"{address}\"
+          __meta_kubernetes_pod_annotation_autoport_cni_host_port_metrics: \"{port}\"
+"
+        )
+    });
+    let discovery = "    kubernetes_sd_configs:\n      - role: pod\n";
+    assert!(example.contains(discovery), "{example}");
+    example.replace(discovery, &format!("    static_configs:\n{}", pods.concat()))
+}
+
+#[test]
+#[ignore = "needs Prometheus: make test-packages"]
+fn the_example_finds_host_ports_by_the_annotation() {
+    ip("link set lo up");
+    let dir = tempfile::tempdir().expect("a directory");
+    let _prometheus = Prometheus::start(dir.path(), &example());
+    let begun = Instant::now();
+    let targets = loop {
+        match Prometheus::asks("targets") {
+            Ok(targets) if targets["activeTargets"] != serde_json::json!([]) => break targets,
+            other => assert!(begun.elapsed() < Duration::from_mins(1), "{other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let active = targets["activeTargets"].as_array().expect("a list");
+    let mut found: Vec<_> = active
+        .iter()
+        .map(|target| {
+            [&target["labels"]["pod"], &target["scrapeUrl"]].map(|it| it.as_str().expect("text"))
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [["a", "http://192.0.2.10:20417/metrics"], ["b", "http://[2001:db8::10]:20418/metrics"]]
+    );
 }
