@@ -27,8 +27,8 @@ impl Chain {
         Self { name, base: None, rules, entries: Vec::new() }
     }
 
-    /// What a listing shows beside its name: how many rules it has, and how many lead to it. So whoever counts
-    /// them later needs to know nothing else of a network. The numbers of every other chain are always known.
+    /// What a listing shows beside its name: how many rules it has, and how many lead to it. A later count of
+    /// rules then needs to know nothing else of a network. The numbers of every other chain are always known.
     pub(crate) fn comment(&self) -> Option<String> {
         let (rules, entries) = (self.rules.len(), self.entries.len());
         super::is_of_network(&self.name).then(|| format!("rules: {rules} entries: {entries}"))

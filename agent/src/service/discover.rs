@@ -32,7 +32,7 @@ const REFUSED: Duration = Duration::from_secs(20);
 /// The pause after a failure of the API server, doubled each time: least and most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// What the API server has of a Pod, by the name of the slice.
+/// The slices of a Pod on the API server, by name.
 type Slices = BTreeMap<String, EndpointSlice>;
 
 pub(super) struct Discoverer {

@@ -33,7 +33,7 @@ impl Guarding {
         Self { guard, told: None }
     }
 
-    /// Has the ports refused to all but their holders, of which one has just been assigned its own.
+    /// Updates the guard for a holder that has just been assigned its ports.
     ///
     /// # Errors
     /// Why it must not run: the guard may refuse its ports to it, or grant them to others.
