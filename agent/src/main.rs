@@ -5,6 +5,7 @@ mod supervisor;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -152,11 +153,15 @@ fn run(settings: Settings) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let service = Service::start(settings)?;
-        tokio::select! {
-            () = service.run() => Err(io::Error::other("the thread that uses the store has ended")),
+        // The session ends with it, and is not to end before the lead is given up.
+        let mut run = pin!(service.run());
+        let ended = tokio::select! {
+            () = &mut run => Err(io::Error::other("the thread that uses the store has ended")),
             () = ended(&mut terminate, &service) => Ok(()),
             _ = interrupt.recv() => Ok(()),
-        }
+        };
+        service.give_up().await;
+        ended
     })
 }
 

@@ -9,8 +9,12 @@ use std::path::PathBuf;
 use autoport::store;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use rustix::io::fcntl_dupfd_cloexec;
 
 use super::error::Error;
+
+/// Above the number of each other descriptor of an agent, which has some 30, and below the usual limit of 1024.
+const ABOVE_SESSION: i32 = 512;
 
 /// What came of trying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +38,16 @@ impl Lock {
         self.held.is_some()
     }
 
-    /// Opens the file, and makes it if it is missing.
+    /// Opens the file, and makes it if it is missing. Its descriptor has a number above that of the session: of the
+    /// files that a process leaves open when it is killed, the kernel releases those with the highest numbers first.
+    /// The other agents must find the lock free when the runtime sees the end of the session and asks them.
     pub(super) fn open(&self) -> Result<File, Error> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits());
-        options.open(&self.path).map_err(Error::of("open", &self.path))
+        let file = options.open(&self.path).map_err(Error::of("open", &self.path))?;
+        // Where the limit of open files is lower, the number stays as it is.
+        Ok(fcntl_dupfd_cloexec(&file, ABOVE_SESSION).map_or(file, File::from))
     }
 
     /// Takes the lock, or sees that it is taken; never waits.

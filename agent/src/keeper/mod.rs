@@ -43,6 +43,17 @@ pub enum Standing {
     Unknown(Error),
 }
 
+/// Whether an agent that is about to end can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Another agent leads, or there is no runtime to answer.
+    Free,
+    /// Another agent stays, and has not taken the lead yet.
+    HandsOver,
+    /// No agent that stays is connected to the runtime.
+    Last,
+}
+
 /// The role of this agent.
 #[derive(Debug)]
 pub struct Keeper {
@@ -140,29 +151,38 @@ impl Keeper {
         }
     }
 
-    /// Notes that this agent is about to end; gives whether it is needed until then, because no other agent that
-    /// stays is connected to the runtime. From now on the plugin does not count on it, so that pods that need an
-    /// agent wait, and it answers where no other does. Another agent gets the lead when this one ends: an event
-    /// that both answer would fail.
+    /// Notes that this agent is about to end; gives whether it can. From now on the plugin does not count on it, so
+    /// that pods that need an agent wait. It gives the lead up where another agent stays, and takes it again if an
+    /// event comes first: the other may have let that event pass already. If it ended while it had the lead, an
+    /// event between the ends of its session and of its process would be answered by no agent.
     ///
     /// # Errors
     /// When a file of the state directory cannot be used; then it is needed as far as it knows.
-    pub fn leave(&mut self) -> Result<bool, Error> {
+    pub fn leave(&mut self) -> Result<Departure, Error> {
         if self.part == Part::Offline {
-            return Ok(false);
+            return Ok(Departure::Free);
         }
         self.leaves = true;
         self.next.release();
         self.present.release();
         let attempt = self.present.attempt();
         self.present.release();
-        if attempt? == Attempt::HeldByOther {
-            return Ok(false);
+        if attempt? == Attempt::Taken {
+            if self.leads() {
+                self.heart.write(self.clock.now(), false)?;
+            }
+            return Ok(Departure::Last);
         }
-        if self.leads() {
-            self.heart.write(self.clock.now(), false)?;
+        // The agent that is stopped may be the one that seems to stay; and what a deputy has written counts for a
+        // while.
+        if self.part == Part::Deputy {
+            return Ok(Departure::HandsOver);
         }
-        Ok(true)
+        self.give_up();
+        let attempt = self.lead.attempt();
+        self.lead.release();
+        let has_successor = attempt? == Attempt::HeldByOther;
+        Ok(if has_successor { Departure::Free } else { Departure::HandsOver })
     }
 
     /// Decides who answers an event that has arrived. A free lead is taken in any case: the agent that

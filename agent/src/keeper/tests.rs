@@ -222,26 +222,56 @@ fn the_heartbeat_is_overwritten_in_its_place() {
     assert!(BEAT < Duration::from_secs(1));
 }
 
-/// Whether the agent is needed until it ends.
-fn is_needed(agent: &mut Keeper) -> bool {
+fn leave(agent: &mut Keeper) -> Departure {
     agent.leave().expect("the state directory can be used")
 }
 
+/// Whether the plugin counts on an agent.
+fn is_counted_on(node: &Node) -> bool {
+    let mut lock = Lock::at(node.dir.path().join(LOCK));
+    let is_held = matches!(lock.attempt(), Ok(Attempt::HeldByOther));
+    is_held && node.heartbeat().is_some_and(|beat| beat.connected)
+}
+
 #[test]
-fn an_agent_that_ends_is_not_needed_where_another_stays() {
+fn an_agent_that_ends_hands_the_lead_over_to_one_that_stays() {
     let node = Node::new();
     let (mut first, mut second) = (node.agent(true), node.agent(false));
     assert!(leads(&mut first));
-    assert!(!is_needed(&mut first));
-    assert!(node.heartbeat().is_some_and(|beat| beat.connected), "the next leader writes soon");
-    drop(first);
-    node.run(100, &mut [&mut second]);
+    assert_eq!(leave(&mut first), Departure::HandsOver);
+    assert!(!first.leads(), "its process may end at any time from now on");
+    // The other may have let this event pass before.
+    assert!(leads(&mut first));
+    assert_eq!((leads(&mut second), leave(&mut first)), (false, Departure::HandsOver));
+    node.run(100, &mut [&mut first, &mut second]);
     assert!(second.leads());
-    // The other way round: a preferred agent has come, and may not lead yet.
-    let _first = node.agent(true);
-    assert!(!is_needed(&mut second));
-    second.set_connected(false);
-    assert!(!is_needed(&mut second), "without a runtime there is nothing to answer");
+    assert_eq!((leave(&mut first), leads(&mut first)), (Departure::Free, false));
+    drop(first);
+    // The other way round: a preferred agent has come, and does not lead yet.
+    let mut first = node.agent(true);
+    assert_eq!(leave(&mut second), Departure::HandsOver);
+    assert_eq!((leads(&mut first), leave(&mut second)), (true, Departure::Free));
+    first.set_connected(false);
+    assert_eq!(leave(&mut first), Departure::Free, "without a runtime there is nothing to answer");
+}
+
+#[test]
+fn an_agent_goes_on_while_the_one_that_stays_is_stopped() {
+    let node = Node::new();
+    let (mut first, mut stopped) = (node.agent(true), node.agent(false));
+    assert!(leads(&mut first));
+    for _ in 0..3 {
+        assert_eq!(leave(&mut first), Departure::HandsOver);
+        node.run(1000, &mut [&mut first]);
+        assert!(leads(&mut first));
+    }
+    drop(first);
+    // The leader is the one that is stopped, and another answers for it.
+    assert!(leads(&mut stopped));
+    let mut deputy = node.agent(false);
+    node.run(2000, &mut [&mut deputy]);
+    assert!(leads(&mut deputy));
+    assert_eq!((leave(&mut deputy), leads(&mut deputy)), (Departure::HandsOver, true));
 }
 
 #[test]
@@ -251,26 +281,30 @@ fn of_two_that_end_one_answers_and_the_plugin_counts_on_neither() {
         let mut both = [node.agent(true), node.agent(false)];
         assert!(leads(&mut both[0]));
         // The other has not been asked to end yet.
-        assert!(!is_needed(&mut both[order[0]]));
-        assert!(is_needed(&mut both[order[1]]) && is_needed(&mut both[order[0]]));
+        assert_ne!(leave(&mut both[order[0]]), Departure::Last);
+        for asked in order {
+            let agent = &mut both[1 - asked];
+            assert_eq!(leave(agent), Departure::Last);
+        }
         for _ in 0..3 {
             let [first, second] = &mut both;
             node.run(1000, &mut [first, second]);
-            assert!(node.heartbeat().is_some_and(|beat| !beat.connected));
+            assert!(!is_counted_on(&node));
             assert_eq!((leads(first), leads(second)), (true, false));
+            assert!(!is_counted_on(&node));
         }
         let [first, mut second] = both;
         drop(first);
         node.run(1000, &mut [&mut second]);
         assert!(!second.leads(), "without an event it does not take the lead");
         assert!(leads(&mut second));
-        assert!(node.heartbeat().is_some_and(|beat| !beat.connected));
-        // An agent that comes is preferred, whatever it is, and gets the lead when this one ends.
+        assert!(!is_counted_on(&node));
+        // An agent that comes gets the lead, preferred or not.
         let mut next = node.agent(false);
-        assert!(!leads(&mut next) && !is_needed(&mut second));
-        drop(second);
+        assert!(!leads(&mut next));
+        assert_eq!(leave(&mut second), Departure::HandsOver);
         assert!(leads(&mut next));
-        assert!(node.heartbeat().is_some_and(|beat| beat.connected));
+        assert_eq!((leave(&mut second), is_counted_on(&node)), (Departure::Free, true));
     }
 }
 
@@ -281,7 +315,8 @@ fn a_preferred_agent_that_ends_does_not_wait_for_the_lead() {
     assert!(leads(&mut second));
     let mut first = node.agent(true);
     assert!(matches!(first.standing(), Standing::Waits));
-    assert!(!is_needed(&mut first) && is_needed(&mut second) && is_needed(&mut first));
+    assert_eq!(leave(&mut first), Departure::Free);
+    assert_eq!((leave(&mut second), leave(&mut first)), (Departure::Last, Departure::Last));
     node.run(2000, &mut [&mut second, &mut first]);
     assert!(matches!(first.standing(), Standing::StandsBy));
     assert!(second.leads());

@@ -151,6 +151,11 @@ impl Decoder {
         self.whole.pop_front()
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.whole.is_empty()
+    }
+
     fn read_header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], TooLarge> {
         let missing = FRAME_HEADER - self.header.len();
         let (part, rest) = bytes.split_at(missing.min(bytes.len()));

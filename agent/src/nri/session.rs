@@ -1,10 +1,12 @@
 //! One connection to the runtime, from registration to its end.
 
+use std::future::pending;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use autoport::diagnosis::NO_NRI_SOCKET;
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -180,20 +182,36 @@ impl Session {
     /// The next event. Its answer is due before this is called again.
     ///
     /// # Errors
-    /// When the session is over. A new one is to be opened after [`RETRY`].
+    /// When the session is over, although an event may be unread: the runtime has asked the next agent already. A
+    /// new session is to be opened after [`RETRY`].
     pub async fn next(&mut self) -> Result<Asked, Error> {
         loop {
             while let Some(message) = self.decoder.pop() {
                 if let Some(asked) = self.receive(message).await? {
-                    return Ok(asked);
+                    return self.over().now_or_never().map_or(Ok(asked), Err);
                 }
             }
-            let read = self.stream.read(&mut self.buffer).await?;
-            if read == 0 {
-                return Err(Error::Closed);
-            }
-            self.decoder.feed(&self.buffer[..read])?;
+            self.read().await?;
         }
+    }
+
+    /// Waits for the end of the session while an event is answered.
+    pub async fn over(&mut self) -> Error {
+        // The runtime has one call in work. What it sends all the same is left unread, so that it does not pile up.
+        while self.decoder.is_empty() {
+            if let Err(error) = self.read().await {
+                return error;
+            }
+        }
+        pending().await
+    }
+
+    async fn read(&mut self) -> Result<(), Error> {
+        let read = self.stream.read(&mut self.buffer).await?;
+        if read == 0 {
+            return Err(Error::Closed);
+        }
+        Ok(self.decoder.feed(&self.buffer[..read])?)
     }
 
     /// Answers an event.

@@ -12,9 +12,9 @@ use autoport::event::Silent;
 use autoport::store::Store;
 use tokio::sync::oneshot;
 
-use super::task::{Duty, Job, Task};
+use super::task::{Duty, Job, Needed, Task};
 use crate::hostnet::Listed;
-use crate::keeper::{Keeper, Role, Standing};
+use crate::keeper::{Departure, Keeper, Role, Standing};
 use crate::metrics::Metrics;
 use crate::nri::{RETRY, Rejection};
 
@@ -27,9 +27,10 @@ pub(super) enum Order {
     Connected(bool),
     /// Beat: sent by the session's thread, so that the heart stops if either thread does.
     Beat,
-    /// This agent is about to end. The reply tells whether a sandbox waits for its container; there is none where
-    /// the agent is not needed.
-    Leave(oneshot::Sender<bool>),
+    /// This agent is about to end. The reply tells what it is needed for; there is none where another agent leads.
+    Leave(oneshot::Sender<Needed>),
+    /// Lead no more: the session is about to end, and the process. The channel is closed when that is done.
+    GiveUp(oneshot::Sender<()>),
     /// Have no ports guarded any more: no other agent is there. The channel is closed when that is done.
     Unguard(oneshot::Sender<()>),
     /// Look for holders whose sandboxes do not exist, by a list of the runtime if there is one.
@@ -85,12 +86,16 @@ impl Lead {
                     self.beat();
                     Ok(())
                 }
-                Order::Leave(reply) if self.leave() => self.worker.send(Task::Waits(reply)),
+                Order::Leave(reply) => self.leave(reply),
+                Order::GiveUp(_done) => {
+                    self.keeper.set_connected(false);
+                    Ok(())
+                }
                 Order::Unguard(reply) => self.worker.send(Task::Unguard(reply)),
                 Order::Look(listed) if self.keeper.leads() => {
                     self.worker.send(Task::Look(role, listed))
                 }
-                Order::Leave(_) | Order::Look(_) => Ok(()),
+                Order::Look(_) => Ok(()),
                 Order::Event(job) => {
                     let duty = self.duty(&job);
                     let role = self.keeper.pulse().role();
@@ -113,12 +118,18 @@ impl Lead {
         led.filter(|_| led != before).map_or(Ok(()), |role| self.worker.send(Task::Lead(role)))
     }
 
-    /// Whether this agent is needed until it ends.
-    fn leave(&mut self) -> bool {
-        self.keeper.leave().unwrap_or_else(|error| {
+    /// Tells for what this agent is needed until it ends.
+    fn leave(&mut self, reply: oneshot::Sender<Needed>) -> Result<(), SendError<Task>> {
+        let departure = self.keeper.leave().unwrap_or_else(|error| {
             tracing::warn!("cannot look for other agents: {}", in_one_line(&error));
-            true
-        })
+            Departure::Last
+        });
+        match departure {
+            Departure::Free => {}
+            Departure::HandsOver => drop(reply.send(Needed::Handover)),
+            Departure::Last => self.worker.send(Task::Waits(reply))?,
+        }
+        Ok(())
     }
 
     fn beat(&mut self) {
@@ -131,7 +142,8 @@ impl Lead {
         self.failed = beaten.is_err();
     }
 
-    /// What this agent is to do about an event. Where it waits for the lead, so does the event.
+    /// What this agent is to do about an event. Where it waits for the lead, so does the event. If the session has
+    /// ended, the runtime does not ask this agent any more: it must not take the lead from one that is asked.
     fn duty(&mut self, job: &Job) -> Duty {
         loop {
             match self.keeper.standing() {
@@ -140,6 +152,9 @@ impl Lead {
                 Standing::Waits if !job.asks => return Duty::Watch,
                 Standing::Waits if Instant::now() < job.until => {
                     thread::sleep(STEP);
+                    if job.reply.is_closed() {
+                        return Duty::Watch;
+                    }
                     // It is not stopped: it waits.
                     self.beat();
                 }

@@ -36,7 +36,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::bind::Binder;
 use self::lead::Order;
 use self::startup::Startup;
-use self::task::{Job, Reply};
+use self::task::{Job, Needed, Reply};
 use crate::capacity::{Sockets, Wanted};
 use crate::cluster::{self, Cluster};
 use crate::config::Plugin;
@@ -77,6 +77,8 @@ pub struct Service {
     health: Arc<Health>,
     /// Of the device plugin.
     sockets: Option<Sockets>,
+    /// Held from an event to its answer.
+    answering: tokio::sync::Mutex<()>,
 }
 
 /// How long an agent that is to end goes on at most while no other is connected. Less than
@@ -86,8 +88,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// It goes on at least for so long: an ADD that has found it connected records what its sandbox holds meanwhile.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How long it waits for the end of the port guard.
-const UNGUARD: Duration = Duration::from_secs(1);
+/// How long it waits for what is done at its end.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// How often it looks whether it is still needed.
 const LEAVE_STEP: Duration = Duration::from_millis(100);
@@ -174,7 +176,8 @@ impl Service {
             let slices = settings.endpoint_slices.map(|most| (most, warnings));
             declared::start(store, cluster, metrics.clone(), wanted, waiting, (startup, slices))?;
         }
-        Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health, sockets })
+        let answering = tokio::sync::Mutex::default();
+        Ok(Self { settings, clock, pulse, orders, needs_list, metrics, health, sockets, answering })
     }
 
     /// Serves the runtime until a thread ends: when a session is over, it begins another.
@@ -210,36 +213,56 @@ impl Service {
         }
     }
 
-    /// Goes on, beside [`Service::run`], while no other agent is connected and sandboxes wait for their containers:
-    /// these would be created without their variables.
+    /// Goes on, beside [`Service::run`], until another agent leads. If none is connected, it goes on while sandboxes
+    /// wait for their containers: these would be created without their variables.
     pub async fn leave(&self) {
         let begun = Instant::now();
         // No Pods are to come that kubelet would admit because of this agent.
         self.health.set_unready("the agent was asked to stop".to_owned());
+        let mut needed = Needed::No;
         while let Some(left) = GRACE.checked_sub(begun.elapsed()) {
-            let (reply, waits) = oneshot::channel();
-            let sent = self.orders.send(Order::Leave(reply));
-            // Without a reply this agent is not needed; a disk that hangs gives none.
-            let Ok((Ok(waits), Ok(()))) = timeout(left, waits).await.map(|waits| (waits, sent))
-            else {
-                return;
-            };
-            if !waits && begun.elapsed() > QUIET {
-                return self.unguard().await;
+            // A disk that hangs gives no reply.
+            let Ok(Some(by)) = timeout(left, self.needed()).await else { return };
+            if by == Needed::No && begun.elapsed() > QUIET {
+                return self.done(Order::Unguard).await;
             }
+            needed = by;
             sleep(LEAVE_STEP).await;
+        }
+        if needed == Needed::Handover {
+            tracing::warn!(
+                "the other agent of this node has not taken the lead: containers that are created before it \
+                 answers have no variables"
+            );
+            return;
         }
         tracing::warn!(
             "no other agent is connected: containers that are created before one is connected have no variables"
         );
-        self.unguard().await;
+        // New holders would not be let through on a node that has no agent any more.
+        self.done(Order::Unguard).await;
     }
 
-    /// Leaves no port guard on a node that has no agent any more: new holders would not be let through.
-    async fn unguard(&self) {
+    /// For what this agent is needed; `None` if it can end.
+    async fn needed(&self) -> Option<Needed> {
+        // The answer to an event that is in work must not come after the lead was given up.
+        let _idle = self.answering.lock().await;
+        let (reply, needed) = oneshot::channel();
+        self.orders.send(Order::Leave(reply)).ok()?;
+        needed.await.ok()
+    }
+
+    /// Gives the lead up, before the session ends by the end of [`Service::run`]. The lock would be free only after
+    /// that, and another agent would let an event in between pass.
+    pub async fn give_up(&self) {
+        self.done(Order::GiveUp).await;
+    }
+
+    /// Waits for the end of what is ordered, but not longer than [`LAST_WORK`].
+    async fn done(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
         let (reply, done) = oneshot::channel();
-        if self.orders.send(Order::Unguard(reply)).is_ok() {
-            let _ = timeout(UNGUARD, done).await;
+        if self.orders.send(order(reply)).is_ok() {
+            let _ = timeout(LAST_WORK, done).await;
         }
     }
 
@@ -257,7 +280,11 @@ impl Service {
                 self.orders.send(Order::Connected(true))?;
             }
             let stream = asked.stream;
-            let answered = self.answer(asked).await;
+            let answering = self.answering.lock().await;
+            let answered = tokio::select! {
+                answered = self.answer(asked) => answered,
+                error = session.over() => return Err(error.into()),
+            };
             let is_over = answered.is_err();
             let (Ok(answer) | Err(answer)) = answered;
             if let Err(failure) = &answer {
@@ -269,6 +296,7 @@ impl Service {
                 Err(Failure::Late { .. }) => Outcome::Rejected("late"),
             };
             session.answer(stream, answer).await?;
+            drop(answering);
             self.metrics.request(method, outcome, begun.elapsed());
             if is_first {
                 self.metrics.set_connected(true);
@@ -392,9 +420,18 @@ mod tests {
         };
         let (needs_list, health) = (Arc::default(), Arc::default());
         let metrics = Metrics::default();
-        let sockets = None;
-        let service =
-            Service { settings, clock, pulse, orders, needs_list, metrics, health, sockets };
+        let (sockets, answering) = (None, tokio::sync::Mutex::default());
+        let service = Service {
+            settings,
+            clock,
+            pulse,
+            orders,
+            needs_list,
+            metrics,
+            health,
+            sockets,
+            answering,
+        };
         let answer = |annotations: &[(&str, &str)]| {
             let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
             let annotations = annotations.iter().map(own).collect();

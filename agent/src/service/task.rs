@@ -47,6 +47,17 @@ pub(super) struct Reply {
     pub(super) led: Option<Role>,
 }
 
+/// For what an agent that was asked to end goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// Another agent is to take the lead.
+    Handover,
+    /// No other agent stays, and a sandbox waits for its container.
+    Sandbox,
+    /// No other agent stays, and no sandbox waits.
+    No,
+}
+
 /// What the thread is sent.
 pub(super) enum Task {
     /// An event, and the role at its time.
@@ -54,7 +65,7 @@ pub(super) enum Task {
     /// This agent leads from now on.
     Lead(Role),
     /// Tell whether a sandbox waits for its container, so that this agent is not to end yet.
-    Waits(oneshot::Sender<bool>),
+    Waits(oneshot::Sender<Needed>),
     /// Have no ports guarded any more: this agent is the last. The channel is closed when that is done.
     Unguard(oneshot::Sender<()>),
     /// Look for holders whose sandboxes the runtime does not have.

@@ -18,7 +18,7 @@ use super::injected::{Injected, Seen};
 use super::known;
 use super::ports;
 use super::sockets::Check;
-use super::task::{Duty, Job, Limits, Reply, Task};
+use super::task::{Duty, Job, Limits, Needed, Reply, Task};
 use super::traced::Traced;
 use super::uninjected;
 use super::usage;
@@ -32,8 +32,7 @@ use crate::metrics::Metrics;
 use crate::nri::message::{Adjustment, Container, Pod};
 use crate::nri::{Answer, Event, Failure, Rejection};
 
-/// How long the locks of the store are waited for in what the runtime does not wait for. Events wait
-/// meanwhile.
+/// How long the locks of the store are waited for where the runtime does not wait. Events wait meanwhile.
 const ASIDE: Duration = Duration::from_millis(250);
 
 /// When what could not be written is tried again.
@@ -84,7 +83,7 @@ pub(super) fn start(
                     worker.injected.write_at(Some(Instant::now()));
                 }
                 Ok(Task::Unguard(_done)) => worker.guard(None),
-                Ok(Task::Waits(reply)) => drop(reply.send(worker.waits())),
+                Ok(Task::Waits(reply)) => drop(reply.send(worker.needed())),
                 Ok(Task::Look(role, listed)) => {
                     worker.look(role, listed);
                     kernel::give_back_memory();
@@ -241,8 +240,8 @@ impl Worker {
         }
     }
 
-    /// Finds out which of the containers that are not known yet have their variables, and names those that run
-    /// without. Only a restart helps them. Where the store cannot be read, it is tried again at the next look.
+    /// Finds out which containers that are not known yet have their variables, and names those without. Where the
+    /// store cannot be read, it is tried again at the next look.
     fn examine(&mut self) {
         let store = self.aside();
         while let Some(pod) = self.injected.next().cloned() {
@@ -278,10 +277,11 @@ impl Worker {
         }
     }
 
-    /// Whether a sandbox waits for its container.
-    fn waits(&self) -> bool {
+    /// For what the last agent goes on: whether a sandbox waits for its container.
+    fn needed(&self) -> Needed {
         let listing = app::list(&self.aside(), &mut Traced(&self.metrics)).ok().flatten();
-        listing.is_some_and(|listing| self.injected.is_awaited_by(&listing.attachments, now()))
+        let waits = |held: app::Listing| self.injected.is_awaited_by(&held.attachments, now());
+        if listing.is_some_and(waits) { Needed::Sandbox } else { Needed::No }
     }
 
     /// The store for what the runtime does not wait for.

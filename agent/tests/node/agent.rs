@@ -86,13 +86,18 @@ impl Agent {
         self.child.id()
     }
 
-    /// Waits for its end; gives its exit status and what it has logged.
-    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) {
         let begun = Instant::now();
         while self.child.try_wait().expect("it can be waited for").is_none() {
             assert!(begun.elapsed() < Duration::from_secs(10), "the agent does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Waits for its end; gives its exit status and what it has logged.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        self.wait();
         let status = self.child.wait().expect("it has ended");
         let mut log = String::new();
         let mut stderr = self.child.stderr.take().expect("it was piped");

@@ -1,9 +1,11 @@
 //! Agents that are asked to end, both at once or one of them, while pods are created.
 
+use std::fs::File;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use autoport::store::Store;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use prost::Message as _;
 
@@ -126,7 +128,7 @@ fn an_agent_that_ends_goes_on_for_some_seconds_only() {
 }
 
 #[test]
-fn where_another_agent_stays_one_ends_at_once() {
+fn where_another_agent_stays_one_ends_when_that_one_leads() {
     let (node, runtime) = (Node::new("\"agent\": \"required\""), Runtime::new());
     let (leader, mut first) = start(&node, &runtime, &[]);
     let (_standby, mut second) = start(&node, &runtime, &["--standby"]);
@@ -136,8 +138,44 @@ fn where_another_agent_stays_one_ends_at_once() {
     let begun = Instant::now();
     leader.signal(Signal::SIGTERM);
     let (_, log) = leader.end();
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
-    assert!(log.contains("asked to end"), "{log}");
-    wait_until("the standby leads", || is_connected(&node));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(log.contains("asked to end") && !log.contains("have no variables"), "{log}");
+    assert!(is_connected(&node), "the standby leads already");
     assert!(create(&mut second, &asking("one")).is_ok_and(|told| !told.is_empty()));
+}
+
+#[test]
+fn an_agent_answers_until_the_one_that_stays_leads() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let (leader, first) = start(&node, &runtime, &[]);
+    let (standby, second) = start(&node, &runtime, &["--standby"]);
+    let mut agents = [first, second];
+    let pod = asking("one");
+    run_all(&mut agents, &pod);
+    standby.signal(Signal::SIGSTOP);
+    leader.signal(Signal::SIGTERM);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(create_all(&mut agents[..1], &pod), 1);
+    standby.signal(Signal::SIGCONT);
+    let (status, log) = leader.end();
+    assert!(status == Some(0) && !log.contains("have no variables"), "{log}");
+    assert_eq!(create_all(&mut agents, &pod), 1);
+}
+
+/// However an agent ends: the runtime asks the next one as soon as it sees the end of the session.
+#[test]
+fn the_lead_is_free_when_the_session_is_over() {
+    let (node, runtime) = (Node::new(""), Runtime::new());
+    let ends = [&[Signal::SIGKILL][..], &[Signal::SIGINT], &[Signal::SIGTERM; 2]];
+    for signals in ends.into_iter().cycle().take(30) {
+        let (agent, mut connection) = start(&node, &runtime, &[]);
+        run(&mut connection, &asking("one")).expect("it is assigned a port");
+        for (number, signal) in signals.iter().enumerate() {
+            thread::sleep(Duration::from_millis(20) * number as u32);
+            agent.signal(*signal);
+        }
+        connection.wait_for_end();
+        let lock = File::open(node.state().join("agent.lock")).expect("its lock");
+        assert!(Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok(), "{signals:?}");
+    }
 }

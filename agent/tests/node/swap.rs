@@ -1,5 +1,5 @@
-//! A leader and a standby. The test kills or stops one of them, again and again, while it creates containers. The
-//! runtime of the tests acts like containerd: it asks both agents in turn, drops one that does not answer in
+//! A leader and a standby. The test kills one of them, stops it, or asks it to end, again and again, while it creates
+//! containers. The runtime of the tests acts like containerd: it asks both agents in turn, drops one that does not answer in
 //! 2 s, and creates the container with the answers that it got.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use autoport_agent::nri::message::{Container, ContainerCreated, CreateContainer}
 
 use super::agent::{Agent, Node};
 use super::runtime::{Connection, Runtime};
-use super::{asking, run};
+use super::{asking, port, run};
 
 /// How often an agent is hit, unless `SWAP_HITS` says otherwise; each hit takes some seconds.
 const HITS: u64 = 6;
@@ -63,7 +63,8 @@ fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit(
             thread::sleep(Duration::from_millis(rng.u64(0..400)));
             let which = rng.usize(0..2);
             let options: &[&str] = if which == 0 { &[] } else { &["--standby"] };
-            hit_one(&mut agents[which], hit % 2 == 0, &mut rng, || start(options));
+            let hit = Hit::ALL[hit as usize % Hit::ALL.len()];
+            hit_one(&mut agents[which], hit, &mut rng, || start(options));
         }
         done.store(true, Ordering::SeqCst);
         created.join().expect("the runtime goes on")
@@ -74,21 +75,76 @@ fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit(
     assert!(tally.refused < tally.created / 20, "{tally:?}");
 }
 
-/// Kills the agent and starts another, or stops it for a while.
-fn hit_one(
-    agent: &mut Agent,
-    is_killed: bool,
-    rng: &mut fastrand::Rng,
-    start: impl FnOnce() -> Agent,
-) {
-    if is_killed {
-        agent.signal(Signal::SIGKILL);
-        thread::sleep(Duration::from_millis(rng.u64(0..500)));
-        *agent = start();
-    } else {
-        agent.signal(Signal::SIGSTOP);
-        thread::sleep(Duration::from_millis(rng.u64(500..4000)));
-        agent.signal(Signal::SIGCONT);
+/// A leader that was stopped reads the event for which the runtime has dropped it, or gets it shortly before that.
+#[test]
+fn an_agent_that_the_runtime_has_dropped_does_not_take_the_lead() {
+    for stopped in [2500, 1800] {
+        let (node, runtime) = (Node::new(""), Runtime::new());
+        let leader = node.start(&runtime.socket(), &[]);
+        let mut first = runtime.connect(Vec::new(), Vec::new());
+        let _standby = node.start(&runtime.socket(), &["--standby"]);
+        let mut second = runtime.connect(Vec::new(), Vec::new());
+        for connection in [&mut first, &mut second] {
+            run(connection, &asking("one")).expect("it is assigned a port");
+        }
+        let told = port(&mut first, &asking("one"));
+        leader.signal(Signal::SIGSTOP);
+        let container = Container { name: "main".to_owned(), ..Container::default() };
+        let create = CreateContainer { pod: Some(asking("one")), container: Some(container) };
+        let payload = create.encode_to_vec();
+        first.ask("CreateContainer", payload, Duration::from_secs(2));
+        let drop_it = || {
+            thread::sleep(Duration::from_secs(2));
+            drop(first);
+        };
+        let go_on = || {
+            thread::sleep(Duration::from_millis(stopped));
+            leader.signal(Signal::SIGCONT);
+        };
+        thread::scope(|scope| {
+            scope.spawn(go_on);
+            drop_it();
+        });
+        // It connects, and the runtime does not answer yet.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(1500) {
+            assert_eq!(port(&mut second, &asking("one")), told);
+        }
+    }
+}
+
+/// What is done to an agent.
+#[derive(Clone, Copy)]
+enum Hit {
+    /// It is killed, and another is started.
+    Kill,
+    /// It is stopped for a while.
+    Stop,
+    /// It is asked to end, and another is started.
+    Replace,
+}
+
+impl Hit {
+    const ALL: [Self; 3] = [Self::Kill, Self::Stop, Self::Replace];
+}
+
+fn hit_one(agent: &mut Agent, hit: Hit, rng: &mut fastrand::Rng, start: impl FnOnce() -> Agent) {
+    match hit {
+        Hit::Kill => {
+            agent.signal(Signal::SIGKILL);
+            thread::sleep(Duration::from_millis(rng.u64(0..500)));
+            *agent = start();
+        }
+        Hit::Stop => {
+            agent.signal(Signal::SIGSTOP);
+            thread::sleep(Duration::from_millis(rng.u64(500..4000)));
+            agent.signal(Signal::SIGCONT);
+        }
+        Hit::Replace => {
+            agent.signal(Signal::SIGTERM);
+            agent.wait();
+            *agent = start();
+        }
     }
     thread::sleep(Duration::from_millis(setting("SWAP_PAUSE", PAUSE)));
 }

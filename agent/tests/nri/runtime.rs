@@ -182,6 +182,11 @@ impl Connection {
         result(&body)
     }
 
+    /// Reads until the agent has closed the session.
+    pub(crate) fn wait_for_end(&mut self) {
+        while !matches!(self.stream.read(&mut [0; 4096]), Ok(0)) {}
+    }
+
     /// Sends one ttrpc message, in frames of the size that the test wants.
     pub(crate) fn send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) {
         self.try_send(connection, stream, kind, body).expect("the agent reads");
