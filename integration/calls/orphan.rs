@@ -2,15 +2,13 @@
 //! pod gets the traffic, and no ADD leaves ports that nothing would release.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::num::NonZeroU16;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::time::Duration;
 
 use autoport::app;
-use autoport::cni::{Config, NodeFiles};
 use autoport::event::Silent;
-use autoport::model::{Allocation, Ask, ContainerPort, HostPod, Pod, Protocol, Request};
+use autoport::model::{ContainerPort, HostPod, Protocol, Request};
 use autoport::store::Store;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +18,7 @@ use crate::stage::bare::{add, attachment, by_interface, network, run, tcp};
 use crate::stage::chain::Attachment;
 use crate::stage::netns::{ip, settle};
 use crate::stage::node::{FIRST, Node};
+use crate::stage::on_host::claims;
 use crate::stage::view::{self, STATE};
 
 fn web(node: &Node) -> Attachment {
@@ -235,36 +234,9 @@ fn a_program_claims_for_a_pod_on_the_nodes_network() {
     let _node = Node::new();
     let store = Store::at(Path::new(STATE));
     let now = 1_800_000_000;
-    let (config, _) = Config::read(None, &NodeFiles::default()).expect("the defaults");
-    let ask = |uid: &str| Ask {
-        holder: HostPod::new(uid).expect("a UID").into(),
-        pod: Some(Pod { namespace: "shop".into(), name: "web".into(), uid: uid.into() }),
-        netns: None,
-        fixed: Vec::new(),
-        requested: vec![Request {
-            name: Some("http".to_owned()),
-            protocols: vec![Protocol::Tcp, Protocol::Udp],
-            container_port: ContainerPort::Same,
-            count: NonZeroU16::MIN,
-            address: None,
-            range: None,
-        }],
-        annotation: Some("autoport.cni/ports"),
-        allocation: Allocation::Sequential,
-        dialects: [].into(),
-        pod_addresses: Vec::new(),
-        host_interfaces: Vec::new(),
-        ports: config.ports.clone(),
-        policy: config.policy.clone(),
-        advertise_addresses: Vec::new(),
-        guard_except: Vec::new(),
-    };
-    let claim = |uid: &str| {
-        app::claim(&store, ask(uid), &|| true, now, &mut Silent)
-            .expect("there are ports")
-            .expect("some were asked for")
-            .record
-    };
+    let both = Request::new(vec![Protocol::Tcp, Protocol::Udp], ContainerPort::Same);
+    let both = Request { name: Some("http".to_owned()), ..both };
+    let claim = |uid: &str| claims(uid, vec![both.clone()], now);
     let (one, two) = (claim("uid-1"), claim("uid-2"));
     assert_eq!(one.mappings.len(), 4, "both protocols and families");
     assert!(one.mappings.iter().all(|mapping| mapping.target.is_none()), "{one:?}");

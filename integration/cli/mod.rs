@@ -6,6 +6,7 @@ mod doctor;
 mod explain;
 mod habits;
 mod install;
+mod programs;
 mod situations;
 mod snapshots;
 mod unseen;

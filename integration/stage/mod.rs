@@ -7,6 +7,7 @@ pub(crate) mod chain;
 pub(crate) mod echo;
 pub(crate) mod netns;
 pub(crate) mod node;
+pub(crate) mod on_host;
 pub(crate) mod operator;
 pub(crate) mod plugin;
 pub(crate) mod probe;
