@@ -149,8 +149,8 @@ bench-agent: dist/autoport dist/autoport-agent ## or bench STAGE=agent: what the
 	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent scripts/namespaces.sh \
 		cargo test --locked --test integration -- --include-ignored --nocapture --test-threads=1 the_time_to_restore_of_the_agent
 
-bench-hook: dist/autoport-agent ## or bench STAGE=hook: what the bind hook adds to bind and connect, and to throughput; as root
-	AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --package autoport-agent --test node \
+bench-hook: dist/autoport-agent ## or bench STAGE=hook: what the bind hook and the port guard add to calls, throughput and sandboxes; as root
+	TMPDIR=/dev/shm AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent cargo test --locked --package autoport-agent --test node \
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture --test-threads=1 hook::figures::
 
 bench-packets: dist/autoport ## or bench STAGE=packets: instructions of packets, beside portmap and without it, on Debian's kernel in an emulated machine

@@ -39,6 +39,9 @@ fn guard(facts: &Facts, configs: &[Config], report: &mut Report) {
             ),
             "correct that, or remove guardRange",
         ),
+        Some(Guarded { cgroups, .. }) if cgroups.is_empty() => {
+            report.ok("the port guard (guardRange) is attached with the first Pod");
+        }
         Some(Guarded { cgroups, .. }) => report.ok(format!(
             "Pods bind only the ports of the ranges that they hold: guarded in cgroup {}",
             cgroups.join(", ")

@@ -8,6 +8,7 @@
 //! The [port guard](Guard) is a program at the cgroup of all pods, which refuses ports to others than their holders.
 
 mod assembler;
+mod cgroup;
 mod door;
 mod guard;
 mod instruction;
@@ -19,7 +20,7 @@ mod redirect;
 mod refusal;
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use autoport::model::Protocol;
@@ -27,6 +28,8 @@ use autoport::store::BindHook;
 use nix::libc::EPERM;
 
 pub use self::assembler::{Program, TooLong};
+use self::cgroup::Cgroup;
+pub use self::cgroup::Unattached;
 pub use self::guard::{Guard, Run, Unguarded};
 pub use self::note::Differs;
 use self::note::Note;
@@ -107,13 +110,8 @@ pub enum Error {
          Have its owner attach it with BPF_F_ALLOW_MULTI", .0.display()
     )]
     Forbidden(PathBuf),
-    #[error(
-        "cannot note at cgroup {} what is attached: {error}. The agent needs the directory mounted writable, as \
-         the component deploy/kubernetes/bind-hook does", path.display()
-    )]
-    Note { path: PathBuf, error: io::Error },
-    #[error("the kernel rejects it for cgroup {}: {error}", path.display())]
-    Kernel { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Unattached(#[from] Unattached),
 }
 
 impl Hook {
@@ -156,29 +154,30 @@ impl Hook {
         getsockname: bool,
     ) -> Result<Vec<Loaded>, Error> {
         let place = Place::of(cgroup, uid)?;
-        let directory = place.open(&self.tree)?;
-        let pod = Pod { tree: &self.tree, path: &place.path, cgroup: directory.as_fd() };
+        let cgroup = Cgroup::new(&place.path, place.open(&self.tree)?);
+        let pod = Pod { tree: &self.tree, path: &place.path, cgroup };
         let noted = pod.note()?;
-        let ids = |call| door::attached(pod.cgroup, call).map_or_else(|_| Vec::new(), |it| it.ids);
+        let ids =
+            |call| door::attached(pod.cgroup.fd(), call).map_or_else(|_| Vec::new(), |it| it.ids);
         if noted.as_ref().is_some_and(|note| note.is_in_force(&redirects, getsockname, ids)) {
             return Ok(Vec::new());
         }
         let note = Note::after(noted, redirects, getsockname)?;
         // First, so that it never lacks what is attached.
-        pod.set_note(&note)?;
+        pod.cgroup.set_note(&note.bytes())?;
         let plan = note.plan();
         let (mut loaded, mut told) = (Vec::new(), Vec::new());
         for call in Call::needed(&plan) {
             let code = program(call, &plan, self.netns)?;
             tracing::debug!(pod = uid, ?call, slots = code.slots(), "bind hook:\n{code}");
-            let program = door::load(call, &code).map_err(|error| pod.kernel(error))?;
-            let id = door::id(&program).map_err(|error| pod.kernel(error))?;
+            let program = door::load(call, &code).map_err(|error| pod.cgroup.kernel(error))?;
+            let id = door::id(&program).map_err(|error| pod.cgroup.kernel(error))?;
             told.push(Loaded { call, id, program: code });
             loaded.push((call, program, id));
         }
         pod.attach_all(&loaded)?;
         let programs = loaded.iter().map(|(call, _, id)| (*call, *id));
-        pod.set_note(&note.attached(programs))?;
+        pod.cgroup.set_note(&note.attached(programs).bytes())?;
         Ok(told)
     }
 }
@@ -187,43 +186,29 @@ impl Hook {
 struct Pod<'a> {
     tree: &'a Tree,
     path: &'a Path,
-    cgroup: BorrowedFd<'a>,
+    cgroup: Cgroup,
 }
 
 impl Pod<'_> {
-    fn path(&self) -> PathBuf {
-        Path::new("/").join(self.path)
-    }
-
-    fn kernel(&self, error: io::Error) -> Error {
-        Error::Kernel { path: self.path(), error }
-    }
-
     /// What is noted. A note that cannot be read may be of a later agent, whose programs are not known.
     fn note(&self) -> Result<Option<Note>, Error> {
-        let bytes = door::note(self.cgroup);
-        let bytes = bytes.map_err(|error| Error::Note { path: self.path(), error })?;
+        let bytes = self.cgroup.note()?;
         bytes.map(|bytes| Note::parse(&bytes).ok_or(Error::Differs(Differs))).transpose()
-    }
-
-    fn set_note(&self, note: &Note) -> Result<(), Error> {
-        let written = door::set_note(self.cgroup, &note.bytes());
-        written.map_err(|error| Error::Note { path: self.path(), error })
     }
 
     /// Attaches all of them, or none.
     fn attach_all(&self, loaded: &[(Call, OwnedFd, u32)]) -> Result<(), Error> {
         for (place, (call, program, _)) in loaded.iter().enumerate() {
-            let attached = door::attach(self.cgroup, *call, program, door::ALLOW_MULTI);
+            let attached = door::attach(self.cgroup.fd(), *call, program, door::ALLOW_MULTI);
             let Err(error) = attached else { continue };
             for (call, program, _) in &loaded[..place] {
-                if let Err(error) = door::detach(self.cgroup, *call, program) {
+                if let Err(error) = door::detach(self.cgroup.fd(), *call, program) {
                     tracing::warn!(?call, "cannot detach the bind hook: {error}");
                 }
             }
             return Err(match self.forbidding(*call) {
                 Some(path) if error.raw_os_error() == Some(EPERM) => Error::Forbidden(path),
-                _ => self.kernel(error),
+                _ => self.cgroup.kernel(error).into(),
             });
         }
         Ok(())
@@ -237,7 +222,7 @@ impl Pod<'_> {
             attached.is_ok_and(|it| !it.ids.is_empty() && it.flags & door::ALLOW_MULTI == 0)
         };
         let path = self.path.ancestors().find(is_exclusive)?;
-        Some(Path::new("/").join(path))
+        Some(cgroup::rooted(path))
     }
 }
 

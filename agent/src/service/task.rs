@@ -34,6 +34,8 @@ pub(super) struct Job {
 pub(super) struct Limits<'a> {
     pub(super) store: Store,
     pub(super) asks: bool,
+    /// The role in which this agent answers.
+    pub(super) role: Role,
     /// Whether the runtime still waits, and this agent may still write.
     pub(super) is_awaited: &'a dyn Fn() -> bool,
     /// Whether this agent may still write. The runtime need not wait for what a pod gives back.

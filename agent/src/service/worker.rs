@@ -15,13 +15,10 @@ use autoport::{kernel, netns};
 use super::bind::Binder;
 use super::guarded::{self, Guarding};
 use super::injected::{Injected, Seen};
-use super::known;
-use super::ports;
 use super::sockets::Check;
 use super::task::{Duty, Job, Limits, Needed, Reply, Task};
 use super::traced::Traced;
-use super::uninjected;
-use super::usage;
+use super::{known, ports, uninjected, usage};
 use crate::cluster::Warnings;
 use crate::collect::Suspects;
 use crate::config::Plugin;
@@ -82,7 +79,7 @@ pub(super) fn start(
                     worker.examine();
                     worker.injected.write_at(Some(Instant::now()));
                 }
-                Ok(Task::Unguard(_done)) => worker.guard(None),
+                Ok(Task::Unguard(_done)) => worker.guard(None, worker.pulse.role()),
                 Ok(Task::Waits(reply)) => drop(reply.send(worker.needed())),
                 Ok(Task::Look(role, listed)) => {
                     worker.look(role, listed);
@@ -128,6 +125,9 @@ impl Worker {
             let seen = if led.is_some() { Seen::RunningUnreported } else { Seen::Running };
             self.injected.synchronize(pods, containers, seen, self.store.containers());
             self.examine();
+            if led.is_some() {
+                self.guard_as_configured(role);
+            }
             return;
         }
         if reply.is_closed() {
@@ -140,7 +140,7 @@ impl Worker {
         let leads = || pulse.has_still(role, clock.now());
         let is_awaited = || !reply.is_closed() && leads();
         let store = self.store.clone().by(until);
-        let limits = Limits { store, asks, is_awaited: &is_awaited, leads: &leads };
+        let limits = Limits { store, asks, role, is_awaited: &is_awaited, leads: &leads };
         let (answer, claimed) = self.answer(&event, is_over, duty, &limits);
         if answer.is_err() {
             self.forget(&event);
@@ -173,13 +173,14 @@ impl Worker {
             Event::Synchronized { pods, containers } => {
                 self.sandboxes.synchronize(pods.iter().map(|pod| (&*pod.uid, &*pod.id)));
                 self.suspects.forget();
-                let (pods, containers) = (pods.len(), containers.len());
-                tracing::info!(pods, containers, "synchronized");
+                self.guarding.learn(pods, false);
+                tracing::info!(pods = pods.len(), containers = containers.len(), "synchronized");
                 false
             }
             // Its sandbox may have been set up while no agent was connected.
             Event::RunPodSandbox(pod) | Event::CreateContainer { pod, .. } => {
                 self.sandboxes.run(&pod.uid, &pod.id, Instant::now());
+                self.guarding.learn([pod], matches!(event, Event::RunPodSandbox(_)));
                 false
             }
             Event::StopPodSandbox(pod) => {
@@ -317,22 +318,21 @@ impl Worker {
         let Some(claimed) = claimed else { return Ok(None) };
         let held = std::slice::from_ref(&claimed.record);
         let bound = self.binder.bind(pod, held, &mut call);
-        let let_through = bound.and_then(|()| match asked {
-            Some(_) if (limits.leads)() => self.guarding.let_through(asked, &mut call),
-            _ => Ok(()),
-        });
-        if let Err(reason) = let_through {
+        let guarding = &mut self.guarding;
+        let bound = bound.and_then(|()| guarding.let_through(asked, &held[0], limits, &mut call));
+        if let Err(reason) = bound {
             ports::undo(pod, &claimed, limits.leads, &mut call);
             return Err(reason);
         }
         Ok(Some(claimed))
     }
 
-    fn release(&self, pod: &Pod, limits: &Limits<'_>) {
+    fn release(&mut self, pod: &Pod, limits: &Limits<'_>) {
         if hostnet::is_on_host(pod, self.own) != Some(false) {
             let mut call =
                 Call { store: &limits.store, now: now(), log: &mut Traced(&self.metrics) };
             ports::release(pod, limits.leads, &mut call, &self.metrics);
+            self.guarding.withdraw(&pod.uid);
         }
     }
 
@@ -398,14 +398,14 @@ impl Worker {
     fn guard_as_configured(&mut self, role: Role) {
         let Ok(config) = self.plugin.read() else { return };
         if self.pulse.has_still(role, self.clock.now()) {
-            self.guard(guarded::asked(&config));
+            self.guard(guarded::asked(&config), role);
         }
     }
 
-    fn guard(&mut self, asked: guarded::Asked) {
+    fn guard(&mut self, asked: guarded::Asked, role: Role) {
         let store = self.aside();
         let mut call = Call { store: &store, now: now(), log: &mut Traced(&self.metrics) };
-        self.guarding.renew(asked, &mut call);
+        self.guarding.renew(asked, role, &mut call);
     }
 
     fn look(&mut self, role: Role, listed: Option<Listed>) {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -93,11 +92,7 @@ fn where_it_cannot_be_attached_the_sandbox_fails(release: Release) {
     assert_eq!(node.machine.held(), [""; 0]);
 }
 
-/// One node of all tests: kubelet's cgroup of all pods is found by its name, wherever it is on this machine.
-static ALL_PODS: Mutex<()> = Mutex::new(());
-
 fn a_port_is_kept_for_its_pod_by_the_guard(release: Release) {
-    let _alone = ALL_PODS.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Containerd::with_agents(release, |network| network.with("guardRange", true));
     let agents = [node.agent("agent", &[]), node.agent("standby", &["--standby"])];
     let below = |mut pod: Value| {

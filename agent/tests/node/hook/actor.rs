@@ -54,11 +54,21 @@ impl Actor {
 
     /// What it answers to an order.
     pub(crate) fn does(&mut self, order: &str) -> String {
+        self.begins(order);
+        self.answers()
+    }
+
+    /// Has it begin with an order that takes long.
+    pub(crate) fn begins(&mut self, order: &str) {
         writeln!(self.orders, "{order}").expect("it reads");
+    }
+
+    /// What it answers to that.
+    pub(crate) fn answers(&mut self) -> String {
         loop {
             let mut line = String::new();
             let read = self.answers.read_line(&mut line).expect("its answers are text");
-            assert_ne!(read, 0, "the process has ended: {order}");
+            assert_ne!(read, 0, "the process has ended");
             if let Some((_, answer)) = line.split_once(MARK) {
                 return answer.trim().to_owned();
             }
@@ -88,6 +98,7 @@ fn act() {
             "binds" => {
                 TcpListener::bind(address).and_then(|it| it.local_addr()).map(|it| it.to_string())
             }
+            "binds-again-and-again" => Ok(binds_for(address, text.parse().expect("milliseconds"))),
             "reserves" => reserves(address, text),
             "receives" => receives(address, name.clone()),
             "connects" => connects(address),
@@ -133,6 +144,16 @@ fn receives(address: SocketAddr, name: String) -> std::io::Result<String> {
         }
     });
     Ok(own.to_string())
+}
+
+/// Binds the port for so many milliseconds; gives how often it has tried, and how often it got it.
+fn binds_for(address: SocketAddr, milliseconds: u64) -> String {
+    let (begun, mut tried, mut got) = (Instant::now(), 0, 0);
+    while begun.elapsed() < Duration::from_millis(milliseconds) {
+        tried += 1;
+        got += usize::from(TcpListener::bind(address).is_ok());
+    }
+    format!("{tried} {got}")
 }
 
 fn elsewhere(address: SocketAddr, name: String) -> std::io::Result<String> {

@@ -2,6 +2,11 @@
 
 use std::fmt::Write as _;
 
+use autoport::event::Silent;
+use autoport::store::Store;
+use autoport_agent::config::Plugin;
+use autoport_agent::hostnet::{self, Call};
+
 use super::*;
 use crate::stop;
 
@@ -98,5 +103,61 @@ fn what_attaching_takes() {
         }
         let spread = spread(&all);
         println!("RunPodSandbox, {name}: {} us ({spread})", median(all));
+    }
+}
+
+/// What a pod holds in the measurements of the guard.
+const HELD: &str = "http=auto/udp";
+
+/// Has so many pods on the host network hold a port each, without an agent.
+fn filled(scene: &Scene, count: usize) -> Vec<Pod> {
+    let store = Store::at(&scene.node.state());
+    let net_conf_dir = scene.node.node_dir().join("net.d");
+    let plugin = Plugin::new(net_conf_dir).with_node_dir(scene.node.node_dir().to_owned());
+    let one = |at: usize| {
+        let pod = scene.below_all(&format!("held-{at}"), &[(PORTS, HELD)]);
+        let mut call = Call { store: &store, now: 1, log: &mut Silent };
+        let config = plugin.read().expect("the node's file is right");
+        hostnet::claim(&pod, config, &mut call, &|| true).expect("there are ports");
+        pod
+    };
+    (0..count).map(one).collect()
+}
+
+/// Of the release, which `make bench-hook` runs.
+#[test]
+#[ignore = "a measurement, run by make bench-hook"]
+#[expect(clippy::print_stdout, reason = "the figures are for people")]
+fn what_the_guard_costs() {
+    println!(
+        "| other holders | guard | RunPodSandbox, us | bind of its port, ns | of another, ns |"
+    );
+    for count in [0, 100, 1000, 5000] {
+        for guard in [false, true] {
+            let keys = format!("\"portRange\": \"20000-29999\", \"guardRange\": {guard}");
+            let mut scene = Scene::guarded(&keys);
+            scene.pods = filled(&scene, count);
+            scene.replace_agent();
+            // The agent has read all holders by then.
+            let (_, own) = scene.holds("last", HELD, None);
+            let mut sandboxes = Vec::new();
+            for at in 0..ROUNDS {
+                let pod = scene.below_all(&format!("next-{at}"), &[(PORTS, HELD)]);
+                let begun = std::time::Instant::now();
+                run(&mut scene.connection, &pod).expect("it is assigned its ports");
+                sandboxes.push(begun.elapsed().as_micros() as u64);
+                stop(&mut scene.connection, &pod);
+            }
+            let mut actor = scene.inside("last");
+            let mut times = |port: u16| -> Vec<u64> {
+                let order = format!("times-bind 127.0.0.1:{port}");
+                (0..ROUNDS).map(|_| actor.does(&order).parse().expect("nanoseconds")).collect()
+            };
+            let columns = [sandboxes, times(own), times(8063)].map(|all| {
+                let spread = spread(&all);
+                format!("{} ({spread})", median(all))
+            });
+            println!("| {count} | {guard} | {} |", columns.join(" | "));
+        }
     }
 }

@@ -17,25 +17,30 @@ const GUARDED: &str = "\"portRange\": \"20000-20099\", \"guardRange\": true";
 
 impl Scene {
     /// A node on which pods have cgroups as kubelet makes them.
-    fn guarded(keys: &str) -> Self {
+    pub(super) fn guarded(keys: &str) -> Self {
         let cgroup = Cgroup::of_node();
         cgroup.parent("kubepods/burstable");
         Self::at(cgroup, keys)
     }
 
     /// A pod that knows its port, or that has the hook; runs it.
-    fn holds(&mut self, uid: &str, ports: &str, bind: Option<&str>) -> (Pod, u16) {
+    pub(super) fn holds(&mut self, uid: &str, ports: &str, bind: Option<&str>) -> (Pod, u16) {
         let annotations = [(PORTS, ports), (BIND, bind.unwrap_or_default())];
-        let annotations = &annotations[..=usize::from(bind.is_some())];
-        let pod = host_pod(uid, &format!("sandbox-{uid}"), annotations);
-        let cgroup_parent = self.cgroup.parent(&format!("kubepods/burstable/pod{uid}"));
-        let pod = Pod { linux: pod.linux.map(|linux| LinuxPod { cgroup_parent, ..linux }), ..pod };
+        let pod = self.below_all(uid, &annotations[..=usize::from(bind.is_some())]);
         let [port] = self.runs(&pod, ["HTTP"]);
+        self.pods.push(pod.clone());
         (pod, port)
     }
 
+    /// A pod in the cgroup of all pods.
+    pub(super) fn below_all(&self, uid: &str, annotations: &[(&str, &str)]) -> Pod {
+        let pod = host_pod(uid, &format!("sandbox-{uid}"), annotations);
+        let cgroup_parent = self.cgroup.parent(&format!("kubepods/burstable/pod{uid}"));
+        Pod { linux: pod.linux.map(|linux| LinuxPod { cgroup_parent, ..linux }), ..pod }
+    }
+
     /// A process of a pod, in a container.
-    fn inside(&self, uid: &str) -> Actor {
+    pub(super) fn inside(&self, uid: &str) -> Actor {
         let container = format!("kubepods/burstable/pod{uid}/c1");
         Actor::start(self.cgroup.command(&container, this()), uid)
     }
@@ -111,6 +116,8 @@ fn excluded_and_reserved_ports_are_not_guarded() {
     let mut scene = Scene::guarded(&keys);
     let state = scene.node.state();
     assert_eq!(scene.stranger().does(&format!("reserves 0.0.0.0:20030 {}", state.display())), "");
+    // Another agent has read it before the first Pod comes; this one would within 30 s.
+    scene.replace_agent();
     scene.holds("one", "http=auto", None);
     let mut other = scene.inside("other");
     for (port, is_guarded) in [
@@ -174,11 +181,49 @@ fn the_guard_outlives_agents_that_are_killed_and_follows_each_new_holder() {
 
 #[test]
 #[ignore = "root alone makes cgroups: run by make test-clients"]
+fn there_is_no_moment_without_the_guard_while_agents_and_holders_change() {
+    let mut scene = Scene::guarded(GUARDED);
+    let (_, one) = scene.holds("one", "http=auto", None);
+    let (mut holder, mut other) = (scene.inside("one"), scene.inside("other"));
+    for actor in [&mut holder, &mut other] {
+        actor.begins(&format!("binds-again-and-again 127.0.0.1:{one} 3000"));
+    }
+    for round in 0..3 {
+        scene.holds(&format!("two{round}"), "http=auto", None);
+        scene.replace_agent();
+        scene.holds(&format!("three{round}"), "http=auto", None);
+    }
+    let counts = |answer: String| -> Vec<usize> {
+        answer.split(' ').map(|word| word.parse().expect("a number")).collect()
+    };
+    let (holder, other) = (counts(holder.answers()), counts(other.answers()));
+    assert!(other[0] > 1000 && other[1] == 0, "tried and got: {other:?}");
+    // Its own attempts collide with those of the other, which has the port until the guard has refused it.
+    assert!(holder[1] > 1000, "tried and got: {holder:?}");
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
+fn the_pods_of_another_node_are_not_guarded() {
+    let cgroup = Cgroup::of_node();
+    // In the tree of a machine whose containers are nodes, beside this one.
+    let beside = "node/kubepods/burstable/podtheirs";
+    cgroup.parent(beside);
+    cgroup.parent("kubepods/burstable");
+    let mut scene = Scene::at(cgroup, GUARDED);
+    scene.holds("one", "http=auto", None);
+    assert_eq!(scene.inside("other").does("listens 0.0.0.0:20050"), "address in use");
+    let mut theirs = Actor::start(scene.cgroup.command(&format!("{beside}/c1"), this()), "theirs");
+    assert_eq!(theirs.does("listens 0.0.0.0:20050"), "0.0.0.0:20050");
+}
+
+#[test]
+#[ignore = "root alone makes cgroups: run by make test-clients"]
 fn the_last_agent_that_is_asked_to_end_removes_it() {
     let mut scene = Scene::guarded(GUARDED);
     scene.holds("one", "http=auto", None);
     let standby = scene.node.start(&scene.runtime.socket(), &["--standby"]);
-    let second = scene.runtime.connect(Vec::new(), Vec::new());
+    let second = scene.runtime.connect(scene.pods.clone(), Vec::new());
     thread::sleep(Duration::from_secs(1));
     let first = std::mem::replace(&mut scene.agent, standby);
     first.signal(Signal::SIGTERM);

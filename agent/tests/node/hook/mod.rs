@@ -30,6 +30,8 @@ struct Scene {
     runtime: Runtime,
     node: Node,
     cgroup: Cgroup,
+    /// What the runtime tells the next agent.
+    pods: Vec<Pod>,
 }
 
 impl Scene {
@@ -47,7 +49,7 @@ impl Scene {
         ip("link set lo up");
         let agent = node.start(&runtime.socket(), &[]);
         let connection = runtime.connect(Vec::new(), Vec::new());
-        Self { agent, connection, runtime, node, cgroup }
+        Self { agent, connection, runtime, node, cgroup, pods: Vec::new() }
     }
 
     /// A pod of this node that asks for these ports by the hook.
@@ -84,7 +86,7 @@ impl Scene {
     fn replace_agent(&mut self) {
         self.agent.signal(nix::sys::signal::Signal::SIGKILL);
         self.agent = self.node.start(&self.runtime.socket(), &[]);
-        self.connection = self.runtime.connect(Vec::new(), Vec::new());
+        self.connection = self.runtime.connect(self.pods.clone(), Vec::new());
     }
 }
 
