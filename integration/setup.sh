@@ -27,6 +27,8 @@
 #   trixie/              clients              containerd 1.7
 #   sid/                 clients, kubernetes  containerd 2
 #   servers/             clients              nginx and redis, which know nothing of autoport
+#   java/                clients              a Java runtime, for a server that knows nothing of autoport either
+#   systemd/             clients, kernels     systemd of Debian 13 with its libraries, for the slices of a pod
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
@@ -116,6 +118,12 @@ declare -A clients=(
     [sid]=containerd
 )
 servers=(nginx redis-tools libatomic1 libjemalloc2 liblzf1)
+java=openjdk-17-jre-headless
+systemd=(
+    systemd libsystemd-shared libsystemd0 libacl1 libapparmor1 libattr1 libaudit1 libblkid1 libbpf1 libc6 libcap2
+    libcap-ng0 libcrypt1 libelf1t64 libgcc-s1 libkmod2 liblz4-1 liblzma5 libmount1 libpam0g libpcre2-8-0 libseccomp2
+    libselinux1 libssl3t64 libuuid1 libzstd1 zlib1g
+)
 sid_cri=(
     golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
     golang-google-genproto-dev golang-google-grpc-dev golang-google-protobuf-dev golang-k8s-cri-api-dev
@@ -378,6 +386,8 @@ how_libcni() { printf 'recipe %s %s %s' "$recipe" "$arch" "$(sha256sum <"$here/p
 how_cni() { printf 'recipe %s %s' "$recipe" "$arch"; }
 how_clients() { printf 'recipe %s %s %s' "$recipe" "$arch" "${clients[$1]}"; }
 how_servers() { printf 'recipe %s %s %s' "$recipe" "$arch" "${servers[*]}"; }
+how_java() { printf 'recipe %s %s %s' "$recipe" "$arch" "$java"; }
+how_systemd() { printf 'recipe %s %s %s' "$recipe" "$arch" "${systemd[*]}"; }
 how_cache_cri() { printf 'recipe %s %s %s' "$recipe" "$arch" "${sid_cri[*]}"; }
 how_kubernetes() {
     printf 'recipe %s %s %s %s' "$recipe" "$arch" "${bookworm_kubernetes[*]} ${bookworm_go[*]}" \
@@ -416,6 +426,8 @@ have_fuzzer() {
 
 have_clients() { [ -x "$TOOLS/$1/usr/bin/containerd" ] && stamped "$1" "$(how_clients "$1")"; }
 have_servers() { [ -x "$TOOLS/servers/usr/sbin/nginx" ] && stamped servers "$(how_servers)"; }
+have_java() { [ -x "$TOOLS/java/home/bin/java" ] && stamped java "$(how_java)"; }
+have_systemd() { [ -x "$TOOLS/systemd/usr/lib/systemd/systemd" ] && stamped systemd "$(how_systemd)"; }
 have_cache_cri() { [ -d "$TOOLS/cache-cri" ] && stamped cache-cri "$(how_cache_cri)"; }
 have_cri() { [ -x "$TOOLS/bin/cri" ] && [ -e "$TOOLS/image.tar" ] && stamped cri "$(how_cri)"; }
 have_cache_kubernetes() {
@@ -431,7 +443,7 @@ have_kernel() { [ -e "$TOOLS/kernels/$machine_arch/$1/vmlinuz" ] && stamped "ker
 have_machine() { [ -d "$TOOLS/machine/$machine_arch" ] && stamped "machine-$machine_arch" "$(how_machine)"; }
 have_kernels() {
     local suite
-    have_busybox && have_machine || return 1
+    have_busybox && have_machine && have_systemd || return 1
     for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
 }
 
@@ -453,7 +465,7 @@ have_tools() {
     [ "$level" != test ] || have_previous || return 1
     [[ $level != clients && $level != kubernetes && $level != api ]] ||
         { have_clients bookworm && have_clients sid && have_cri || return 1; }
-    [ "$level" != clients ] || { have_clients trixie && have_servers || return 1; }
+    [ "$level" != clients ] || { have_clients trixie && have_servers && have_java && have_systemd || return 1; }
     [[ $level != kubernetes && $level != api ]] || { have_kubernetes && have_helm && have_previous; } || return 1
     [ "$level" != api ] || have_api
 }
@@ -638,6 +650,30 @@ unpack_servers() {
     unpack "$work/servers" "$work/servers.deb"/*.deb
     replace "$work/servers" "$TOOLS/servers"
     stamp servers "$(how_servers)" "$(cd "$work/servers.deb" && echo *)"
+}
+
+# Its configuration is in the package's /etc, to which absolute links lead.
+unpack_java() {
+    local link
+    say "downloading Java of Debian bookworm (44 MB) to $TOOLS/java"
+    download bookworm "$work/java.deb" "$java"
+    unpack "$work/java" "$work"/java.deb/*.deb
+    find "$work/java/usr/lib/jvm" -lname '/etc/java-*' -print0 | while IFS= read -rd '' link; do
+        ln -sfr "$work/java$(readlink "$link")" "$link"
+    done
+    ln -s "usr/lib/jvm/java-17-openjdk-$arch" "$work/java/home"
+    replace "$work/java" "$TOOLS/java"
+    stamp java "$(how_java)" "$(cd "$work/java.deb" && echo *)"
+}
+
+unpack_systemd() {
+    local folder
+    say "downloading systemd of Debian trixie (14 MB) to $TOOLS/systemd"
+    download trixie "$work/systemd.deb" "${systemd[@]}"
+    unpack "$work/systemd" "$work"/systemd.deb/*.deb
+    for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$work/systemd/$folder"; done
+    replace "$work/systemd" "$TOOLS/systemd"
+    stamp systemd "$(how_systemd)" "$(cd "$work/systemd.deb" && echo *)"
 }
 
 # The client of containerd, and what runs in its containers. Both are static.
@@ -845,6 +881,7 @@ fi
 if [ "$level" = kernels ]; then
     have_busybox || unpack_busybox
     have_machine || unpack_machine
+    have_systemd || unpack_systemd
     for suite in "${kernels[@]}"; do
         have_kernel "$suite" || unpack_kernel "$suite"
     done
@@ -862,6 +899,8 @@ for suite in "${suites[@]}"; do
     have_clients "$suite" || unpack_clients "$suite"
 done
 [ "$level" != clients ] || have_servers || unpack_servers
+[ "$level" != clients ] || have_java || unpack_java
+[ "$level" != clients ] || have_systemd || unpack_systemd
 have_cri || build_cri
 [ "$level" = clients ] || have_helm || unpack_helm
 [ "$level" = clients ] || have_previous || build_previous

@@ -1,12 +1,14 @@
 //! The bind hook: programs in two pods of one node bind the same port.
 
 mod actor;
+mod beside;
 mod failing;
 mod figures;
 mod guard;
 mod lasting;
 mod programs;
 mod sctp;
+mod systemd;
 
 use std::env;
 use std::net::SocketAddr;

@@ -18,7 +18,7 @@ struct Server {
 
 const GET: &str = "GET / HTTP/1.0||";
 
-const SERVERS: [Server; 7] = [
+const SERVERS: [Server; 8] = [
     Server { name: "nginx", command: |dir, pod| nginx(dir, pod, ""), question: GET },
     // Each of its two processes has a socket of its own.
     Server {
@@ -31,9 +31,11 @@ const SERVERS: [Server; 7] = [
     Server { name: "a Go program", command: go, question: "|" },
     Server { name: "Python", command: |_, pod| python(pod, 0), question: "|" },
     Server { name: "Python with MPTCP", command: |_, pod| python(pod, 262), question: "|" },
+    // Its socket is one of IPv6 for both families.
+    Server { name: "Java", command: java, question: "|" },
 ];
 
-fn tool(path: &str) -> String {
+pub(super) fn tool(path: &str) -> String {
     let here = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools"));
     let tools = env::var_os("AUTOPORT_TOOLS").map_or_else(here, PathBuf::from);
     let path = tools.join(path);
@@ -111,6 +113,27 @@ fn python(pod: &str, protocol: u16) -> Vec<String> {
     words(&["/usr/bin/python3", "-c", &script])
 }
 
+/// Java runs a single file as it is.
+fn java(dir: &Path, pod: &str) -> Vec<String> {
+    let source = format!(
+        "import java.net.*;
+         class Server {{
+             public static void main(String[] words) throws Exception {{
+                 var server = new ServerSocket(8080);
+                 while (true) {{
+                     try (var client = server.accept()) {{
+                         var told = \"{pod} to \" + client.getInetAddress().getHostAddress();
+                         client.getOutputStream().write(told.getBytes());
+                     }}
+                 }}
+             }}
+         }}"
+    );
+    let file = dir.join("Server.java");
+    fs::write(&file, source).expect("the directory is ours");
+    words(&[&tool("java/home/bin/java"), "-XX:TieredStopAtLevel=1", &file.display().to_string()])
+}
+
 /// A running program, and all that it has started.
 struct Running {
     child: Child,
@@ -156,7 +179,7 @@ fn two_of_each_bind_the_same_port_and_are_reached() {
             let order = format!("asks 198.51.100.1:{http} {}", server.question);
             let mut answer = String::new();
             while !(answer.contains(uid) && answer.contains("198.51.100.2")) {
-                assert!(begun.elapsed() < Duration::from_secs(10), "{}: {answer}", server.name);
+                assert!(begun.elapsed() < Duration::from_secs(30), "{}: {answer}", server.name);
                 std::thread::sleep(Duration::from_millis(50));
                 answer = outside.does(&order);
             }
