@@ -27,6 +27,7 @@ mod discovery;
 mod dns;
 mod examples;
 mod helm;
+mod hook;
 mod images;
 mod inside;
 mod manifests;
