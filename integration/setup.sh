@@ -28,7 +28,7 @@
 #   sid/                 clients, kubernetes  containerd 2
 #   servers/             clients              nginx and redis, which know nothing of autoport
 #   java/                clients              a Java runtime, for a server that knows nothing of autoport either
-#   systemd/             clients, kernels     systemd of Debian 13 with its libraries, for the slices of a pod
+#   systemd/             clients              systemd of Debian 13 with its libraries, for the slices of a pod
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
@@ -443,7 +443,7 @@ have_kernel() { [ -e "$TOOLS/kernels/$machine_arch/$1/vmlinuz" ] && stamped "ker
 have_machine() { [ -d "$TOOLS/machine/$machine_arch" ] && stamped "machine-$machine_arch" "$(how_machine)"; }
 have_kernels() {
     local suite
-    have_busybox && have_machine && have_systemd || return 1
+    have_busybox && have_machine || return 1
     for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
 }
 
@@ -881,7 +881,6 @@ fi
 if [ "$level" = kernels ]; then
     have_busybox || unpack_busybox
     have_machine || unpack_machine
-    have_systemd || unpack_systemd
     for suite in "${kernels[@]}"; do
         have_kernel "$suite" || unpack_kernel "$suite"
     done

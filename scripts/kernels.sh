@@ -67,7 +67,7 @@ aarch64-*)
 esac
 busybox=$tools/busybox/bin/busybox
 debian=$tools/machine/$arch
-for file in "$busybox" "$debian" "$tools/systemd" "${@/#/$tools/kernels/$arch/}"; do
+for file in "$busybox" "$debian" "${@/#/$tools/kernels/$arch/}"; do
     [ -e "$file" ] || fail "$file is missing: ${TARGET:+TARGET=$TARGET }KERNELS=\"$*\" integration/setup.sh kernels"
 done
 if [ "$target" != "$host" ]; then . scripts/cross.sh; fi
@@ -144,8 +144,6 @@ if [[ " ${suites[*]} " == *" hook "* ]]; then
     agent=$(built bin autoport-agent)
     [ -x "$agent" ] || fail "cargo did not say where the agent is"
     put "$agent"
-    mkdir -p "$root/tools"
-    cp -a "$tools/systemd" "$root/tools/"
 fi
 
 # --- what it does -------------------------------------------------------------
@@ -187,8 +185,8 @@ for suite in $(echo $suites | tr , ' '); do
     programs=/integration filter=::$suite::
     [ $suite != hook ] || programs='/agent-lib /agent-node' filter=hook::
     for program in $programs; do
-        # Not what a test runs as a process of its own, nor measurements, nor what needs servers of Debian or Python.
-        tests=$($program --list "$filter" 2>/dev/null | sed -n "s/: test$//p" | grep -v -e :act$ -e :figures: -e :programs: -e :beside:)
+        # Not what a test runs as a process of its own, nor measurements, nor what needs servers of Debian, Python or systemd.
+        tests=$($program --list "$filter" 2>/dev/null | sed -n "s/: test$//p" | grep -v -e :act$ -e :figures: -e :programs: -e :beside: -e :systemd:)
         # Without a name all tests would run.
         $program --exact --include-ignored --nocapture --test-threads 2 ${tests:-none} || status=$?
     done
