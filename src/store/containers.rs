@@ -120,7 +120,7 @@ impl Store {
     /// What an agent has written of the node's containers in this boot; `None` where that cannot be read.
     pub fn containers(&self) -> Option<Containers> {
         let disk = Disk::open(&self.dir).ok()??;
-        let bytes = disk.read_part(AGENT_CONTAINERS, 0, FILE_MAX).ok()?;
+        let bytes = disk.read(AGENT_CONTAINERS).ok()?.filter(|bytes| bytes.len() <= FILE_MAX)?;
         let found: Containers = record::decode(&bytes).ok()?;
         boot_id().is_ok_and(|boot_id| boot_id == found.boot_id).then_some(found)
     }

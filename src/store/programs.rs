@@ -48,7 +48,7 @@ impl Store {
 
     fn read_programs(&self, pod: &HostPod) -> Option<Vec<BindProgram>> {
         let disk = Disk::open(&self.dir).ok()??;
-        let bytes = disk.read_part(&file(pod.uid()), 0, FILE_MAX).ok()?;
+        let bytes = disk.read(&file(pod.uid())).ok()?.filter(|bytes| bytes.len() <= FILE_MAX)?;
         let found: Programs = record::decode(&bytes).ok()?;
         boot_id().is_ok_and(|boot_id| boot_id == found.boot_id).then_some(found.programs)
     }
