@@ -8,6 +8,7 @@ mod writer;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -39,8 +40,8 @@ const LONGEST_LIST: Duration = Duration::from_mins(2);
 /// How often [`Pods::check`] is called.
 const CHECK: Duration = Duration::from_secs(30);
 
-/// Within this time the API server ends a watch.
-const WATCH: u32 = 290;
+/// Within so many seconds the API server ends a watch: not at the same time those that began together.
+const WATCH: RangeInclusive<u32> = 200..=290;
 
 /// The API server says once in a minute that a watch is still alive; a connection that is silent for longer may
 /// lead nowhere.
@@ -177,10 +178,10 @@ impl Cluster {
         told.clear();
         tracing::info!(node = self.node, server, pods = count, "watching the node's Pods");
         let api = Api::<Pod>::all(client);
-        let params = WatchParams::default().fields(&selector).timeout(WATCH);
         let mut checked = Instant::now();
         loop {
             let begun = Instant::now();
+            let params = WatchParams::default().fields(&selector).timeout(fastrand::u32(WATCH));
             let mut events = pin!(in_time(api.watch(&params, &version)).await?);
             let mut heard = Instant::now();
             while heard.elapsed() < SILENCE {

@@ -1,5 +1,6 @@
 //! Ports that a Pod declares in its spec: from the API server to the plugin's ADD and the container's variables.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
@@ -111,6 +112,21 @@ fn an_add_waits_for_a_pod_that_the_agent_sees_late() {
     // The sandbox is made again, with what the agent wrote on the Pod.
     let status = ALONE.replace("\"true\"", "\"true\", \"autoport.cni/status\": \"{}\"");
     add(&cluster.node, "late", "s2", &status);
+}
+
+#[test]
+fn watches_that_began_together_do_not_end_together() {
+    let cluster = Cluster::new();
+    let _agents: Vec<_> = (0..8).map(|_| cluster.start(&[])).collect();
+    let begun = Instant::now();
+    let mut limits = BTreeSet::new();
+    while limits.len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", cluster.api.asked());
+        thread::sleep(Duration::from_millis(5));
+        let limit = |path: &String| path.split("timeoutSeconds=").nth(1)?.get(..3)?.parse().ok();
+        limits = cluster.api.asked().iter().filter_map(limit).collect::<BTreeSet<u32>>();
+    }
+    assert!(limits.iter().all(|limit| (200..=290).contains(limit)), "{limits:?}");
 }
 
 #[test]
