@@ -135,7 +135,7 @@ struct Counted {
     capacity: Family<[(&'static str, String); 1], Gauge>,
     unrequested: Family<[(&'static str, String); 1], Gauge>,
     writes: Family<Labels<2>, Counter>,
-    waiting: Gauge,
+    waiting: Family<[(&'static str, &'static str); 1], Gauge>,
     slices: Gauge,
 }
 
@@ -161,7 +161,7 @@ impl Default for Metrics {
             capacity: Family::default(),
             unrequested: Family::default(),
             writes: Family::default(),
-            waiting: Gauge::default(),
+            waiting: Family::default(),
             slices: Gauge::default(),
         };
         counted.register();
@@ -345,9 +345,9 @@ impl Metrics {
         self.0.writes.get_or_create(&[("object", object), ("result", outcome.name())]).inc();
     }
 
-    /// So many Pods are to be written.
-    pub fn writes_waiting(&self, pods: usize) {
-        self.0.waiting.set(pods as i64);
+    /// Of so many Pods this kind of object is to be written.
+    pub fn writes_waiting(&self, object: &'static str, pods: usize) {
+        self.0.waiting.get_or_create(&[("object", object)]).set(pods as i64);
     }
 
     /// So many slices of Pods of this node there are.

@@ -59,6 +59,8 @@ struct Card {
     facts: Facts,
     held: Option<Publication>,
     gate: Gate,
+    /// When the Pod was seen first, if no agent had written to it until then.
+    new_since: Option<Instant>,
 }
 
 /// A Pod whose program is to be looked for.
@@ -138,6 +140,12 @@ impl Desk {
         self.cards.borrow().get(uid).map(|card| card.facts.clone())
     }
 
+    /// Whether the Pod was seen first after this time, and carried nothing of an agent then.
+    pub(super) fn is_new(&self, uid: &str, since: Instant) -> bool {
+        let cards = self.cards.borrow();
+        cards.get(uid).and_then(|card| card.new_since).is_some_and(|at| at >= since)
+    }
+
     /// What the Pod holds.
     pub(super) fn held(&self, uid: &str) -> Option<Publication> {
         self.cards.borrow().get(uid)?.held.clone()
@@ -158,7 +166,7 @@ impl Desk {
         now: &Time,
     ) -> Option<(String, String, Value)> {
         let cards = self.cards.borrow();
-        let Card { facts, held, gate } = cards.get(uid)?;
+        let Card { facts, held, gate, .. } = cards.get(uid)?;
         let patch = status::patch(facts, held.as_ref(), gate.verdict(), node, now)?;
         Some((facts.pod.namespace.clone(), facts.pod.name.clone(), patch))
     }
@@ -189,7 +197,8 @@ impl Desk {
 impl Card {
     fn of(facts: Facts) -> Self {
         let gate = Gate::new(facts.listening);
-        Self { facts, held: None, gate }
+        let new_since = facts.carried.is_empty().then(Instant::now);
+        Self { facts, held: None, gate, new_since }
     }
 }
 

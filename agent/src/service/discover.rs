@@ -1,6 +1,6 @@
 //! Keeps the `EndpointSlices` of the node's Pods as they should be. Nothing on the node waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,10 @@ pub(super) struct Discoverer {
     /// What was told of a Pod.
     told: BTreeMap<String, String>,
     looked: Option<Instant>,
+    /// The Pods whose slices the API server has rejected at the last look.
+    rejected: BTreeSet<String>,
+    /// Since when this agent leads.
+    leads_since: Instant,
     /// The pause after the last failure, and the failure that the log has.
     away: (Instant, Duration),
     failed: String,
@@ -72,6 +76,8 @@ impl Discoverer {
             written: BTreeMap::new(),
             told: BTreeMap::new(),
             looked: None,
+            rejected: BTreeSet::new(),
+            leads_since: Instant::now(),
             away: (Instant::now(), AWAY.0),
             failed: String::new(),
         }
@@ -92,7 +98,9 @@ impl Discoverer {
         if !self.metrics.leads() {
             self.written.clear();
             self.looked = None;
-            return;
+            self.rejected.clear();
+            self.leads_since = Instant::now();
+            return self.metrics.writes_waiting("endpointslice", 0);
         }
         let mut uids = self.desk.slices.take();
         if self.looked.is_none_or(|at| at.elapsed() >= ANYWAY) {
@@ -101,6 +109,9 @@ impl Discoverer {
             self.looked = Some(Instant::now());
         }
         while let Some(uid) = uids.pop_first() {
+            self.rejected.remove(&uid);
+            let waiting = uids.len() + 1 + self.rejected.len();
+            self.metrics.writes_waiting("endpointslice", waiting);
             let done = self.keep(&uid).await;
             if let Err(Failure::Passing(reason)) = &done {
                 self.metrics.write("endpointslice", Write::Failed);
@@ -119,10 +130,12 @@ impl Discoverer {
                 Err(Failure::Rejected(reason) | Failure::Passing(reason)) => {
                     self.metrics.write("endpointslice", Write::Rejected);
                     self.tell(&reason);
+                    self.rejected.insert(uid);
                 }
                 Ok(()) => self.away.1 = AWAY.0,
             }
         }
+        self.metrics.writes_waiting("endpointslice", self.rejected.len());
     }
 
     /// The same failure over and over is one line.
@@ -151,8 +164,10 @@ impl Discoverer {
                 return self.write(&facts, Vec::new()).await.map(drop);
             }
         };
+        // Of a new Pod there are none: asking for them would be two thirds of its requests.
         if !self.written.contains_key(uid) {
-            let found = self.find(&facts, service).await?;
+            let is_new = self.desk.is_new(uid, self.leads_since);
+            let found = if is_new { Slices::new() } else { self.find(&facts, service).await? };
             self.written.insert(uid.to_owned(), found);
         }
         let node = self.writer.node().to_owned();
@@ -224,8 +239,11 @@ impl Discoverer {
                 Some(_) => self.writer.patch_slice(namespace, &slice).await?,
                 None => match self.writer.create_slice(namespace, &slice).await {
                     Err(Failure::Gone(reason)) => {
-                        clash = Some(format!("it gets no EndpointSlice {name}: {reason}"));
-                        continue;
+                        let Some(written) = self.replace(facts, &slice).await? else {
+                            clash = Some(format!("it gets no EndpointSlice {name}: {reason}"));
+                            continue;
+                        };
+                        written
                     }
                     created => created?,
                 },
@@ -250,6 +268,21 @@ impl Discoverer {
             self.written.remove(uid);
         }
         Ok(clash)
+    }
+
+    /// Makes a slice that was there like this one, if it is the Pod's: made by an earlier agent, or by a request whose
+    /// answer was lost.
+    async fn replace(
+        &mut self,
+        facts: &Facts,
+        slice: &EndpointSlice,
+    ) -> Result<Option<EndpointSlice>, Failure> {
+        let (namespace, name) = (&facts.pod.namespace, slice.metadata.name.as_deref());
+        let found = self.writer.slice(namespace, name.unwrap_or_default()).await?;
+        if !found.is_some_and(|found| discovery::is_its(&found, facts)) {
+            return Ok(None);
+        }
+        self.writer.patch_slice(namespace, slice).await.map(Some)
     }
 
     /// Tells of a problem of the Pod, once.

@@ -79,7 +79,7 @@ impl Publisher {
     pub(super) async fn run(mut self) {
         loop {
             self.look();
-            self.metrics.writes_waiting(self.queue.len());
+            self.metrics.writes_waiting("pod", self.queue.len());
             let now = Instant::now();
             let is_due = |(_, job): &(&String, &Job)| job.next.0 <= now;
             let due = self.queue.iter().filter(is_due).min_by_key(|(_, job)| job.next.0);

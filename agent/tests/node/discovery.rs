@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::agent::{Agent, Node};
 use super::api::Api;
 use super::runtime::{Connection, Runtime};
-use super::{PORTS, create, host_pod, run};
+use super::{PORTS, create, doors, host_pod, ip, run};
 
 struct Scene {
     node: Node,
@@ -105,6 +105,7 @@ fn a_pod_has_a_slice_that_follows_it() {
     assert_eq!(is_ready(&slice), false);
     scene.put("one", Some("game"), true);
     scene.await_slices("it is ready", |slices| is_ready(&slices[0].1) == true);
+    assert_eq!(scene.api.slice_reads(), 0, "no earlier agent can have made one");
     // Another agent finds it, and has nothing to write.
     let writes = scene.api.slice_writes();
     agent.signal(Signal::SIGKILL);
@@ -115,6 +116,7 @@ fn a_pod_has_a_slice_that_follows_it() {
     create(&mut connection, &again).expect("it is created");
     thread::sleep(Duration::from_secs(4));
     assert_eq!(scene.api.slice_writes(), writes);
+    assert_eq!(scene.api.slice_reads(), 2, "of both families");
     // The Pod leaves the Service.
     scene.put("one", None, true);
     scene.await_slices("it is deleted", <[_]>::is_empty);
@@ -166,6 +168,55 @@ fn no_more_slices_are_made_than_permitted_and_those_of_others_are_left_alone() {
     scene.await_event("this node has 1 already");
     let other = &scene.api.slices()["game-one-v4"];
     assert_eq!(other, &json!({"metadata": {"name": "game-one-v4"}}), "{other}");
+}
+
+/// The agent that made it ended before it had written the Pod's status, or the answer was lost.
+#[test]
+fn a_slice_of_a_pod_without_a_status_is_found() {
+    let scene = Scene::new();
+    scene.api.put_service("game", Some(permits()));
+    let made = json!({"metadata": {
+        "name": "game-one-v4", "labels": {"endpointslice.kubernetes.io/managed-by": "autoport.cni"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "game-one", "uid": "one"}],
+    }, "addressType": "IPv4", "endpoints": []});
+    scene.api.put_slice("game-one-v4", made);
+    let _agent = scene.start(&["--discovery"]);
+    let mut connection = scene.runtime.connect(Vec::new(), Vec::new());
+    scene.put("one", Some("game"), true);
+    let game = runs(&mut connection, "one");
+    scene.await_slices("it is changed", |slices| slices[0].1["ports"][0]["port"] == game);
+    assert_eq!(scene.api.slice_writes(), ["POST ", "PATCH game-one-v4"]);
+    assert!(scene.api.reported().is_empty(), "{:?}", scene.api.reported());
+}
+
+#[test]
+fn slices_that_are_not_written_are_counted() {
+    let scene = Scene::new();
+    ip("link set lo up");
+    scene.api.put_service("game", Some(permits()));
+    scene.api.forbid_slices(true);
+    let _agent = scene.start(&["--discovery", "--metrics-address", doors::ADDRESS]);
+    let mut connection = scene.runtime.connect(Vec::new(), Vec::new());
+    let await_waiting = |count| {
+        let begun = Instant::now();
+        let waiting = |object| {
+            let name = format!("autoport_agent_api_writes_waiting{{object=\"{object}\"}}");
+            doors::value(&doors::metrics(), &name)
+        };
+        while (waiting("pod"), waiting("endpointslice")) != (Some(0), Some(count)) {
+            assert!(begun.elapsed() < Duration::from_mins(1), "{}", doors::metrics());
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    await_waiting(0);
+    for uid in ["one", "two"] {
+        scene.put(uid, Some("game"), true);
+        runs(&mut connection, uid);
+    }
+    await_waiting(2);
+    scene.api.forbid_slices(false);
+    await_waiting(0);
+    assert_eq!(scene.api.slices().len(), 2);
 }
 
 #[test]

@@ -18,7 +18,8 @@ fn what_is_counted_has_the_names_of_the_documentation() {
     metrics.waits_for_lock();
     metrics.port_taken();
     metrics.write("pod", Write::Rejected);
-    metrics.writes_waiting(4);
+    metrics.writes_waiting("pod", 4);
+    metrics.writes_waiting("endpointslice", 5);
     metrics.endpoint_slices(6);
     let usage = Usage { range: "a\"b".into(), protocol: "tcp".into(), held: 3, free: 7 };
     metrics.usage(vec![usage]);
@@ -44,7 +45,8 @@ fn what_is_counted_has_the_names_of_the_documentation() {
         "store_lock_waits_total 1",
         "ports_taken_total 1",
         r#"api_writes_total{object="pod",result="rejected"} 1"#,
-        "api_writes_waiting 4",
+        r#"api_writes_waiting{object="pod"} 4"#,
+        r#"api_writes_waiting{object="endpointslice"} 5"#,
         "endpoint_slices 6",
         r#"ports{range="a\"b",protocol="tcp",state="held"} 3"#,
         r#"ports{range="a\"b",protocol="tcp",state="free"} 7"#,

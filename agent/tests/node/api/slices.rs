@@ -16,6 +16,10 @@ pub(super) struct Objects {
     slices: BTreeMap<String, Value>,
     /// The methods and paths of requests that changed a slice.
     writes: Vec<String>,
+    /// How often a slice was asked for.
+    reads: usize,
+    /// Whether no slice may be written.
+    forbids: bool,
 }
 
 impl Api {
@@ -40,6 +44,16 @@ impl Api {
     pub(crate) fn slice_writes(&self) -> Vec<String> {
         self.state.lock().expect("no test failed").objects.writes.clone()
     }
+
+    /// Permits no one to write slices, or does again.
+    pub(crate) fn forbid_slices(&self, forbids: bool) {
+        self.change(|state| state.objects.forbids = forbids);
+    }
+
+    /// How often a slice was asked for.
+    pub(crate) fn slice_reads(&self) -> usize {
+        self.state.lock().expect("no test failed").objects.reads
+    }
 }
 
 /// Answers a request about these objects; `None` if it is about others.
@@ -56,8 +70,13 @@ pub(super) fn answer(
         return Some(found.map_or_else(missing, |service| ("200 OK", service.to_string())));
     }
     let name = path.strip_prefix(SLICES)?.trim_start_matches('/').to_owned();
-    if method != "GET" {
+    if method == "GET" {
+        objects.reads += 1;
+    } else {
         objects.writes.push(format!("{method} {name}"));
+        if objects.forbids {
+            return Some(("403 Forbidden", status(403, "endpointslices is forbidden")));
+        }
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let slices = &mut objects.slices;
