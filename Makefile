@@ -11,8 +11,11 @@ OLD ?=
 TARGET ?=
 export TARGET
 API ?= 1.20
+NODES ?= 50
+PODS ?= 100
+CHURN ?= 20
 
-.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-packets bench-quick bench-load bench-pair bench-check clean
+.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-packets bench-quick bench-load bench-pair bench-check simulate clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -57,7 +60,7 @@ check: ## format, lints, documentation, scripts, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --test integration --test runtimes --test kubernetes -- -D warnings
-	cargo clippy --locked --package autoport-agent --test node -- -D warnings
+	cargo clippy --locked --package autoport-agent --test node --test simulate -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	shellcheck .ci/run scripts/*.sh integration/*.sh integration/*/*.sh
 	cargo test --locked --test licences
@@ -102,6 +105,7 @@ test-kubernetes: ## a Kubernetes node does; builds Kubernetes first, once (10 mi
 	@integration/setup.sh $(if $(filter 1.36,$(API)),api,kubernetes)
 	cargo build --locked --package autoport-agent
 	AUTOPORT_API=$(API) cargo test --locked --test kubernetes --config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --test-threads=3
+	$(if $(filter 1.36,$(API)),scripts/namespaces.sh cargo test --locked --package autoport-agent --test simulate)
 
 test-kernels: ## suites of the tests on the kernels of these Debian releases, in emulated machines
 	@KERNELS="$(KERNELS)" integration/setup.sh kernels
@@ -172,6 +176,11 @@ bench-pair: dist/autoport ## OLD=FILE: ADD and DEL of one port by that build and
 bench-check: ## instructions and system calls against bench/figures; ACCEPT=1 puts them on record
 	@integration/setup.sh test
 	scripts/bench-check.sh $(if $(ACCEPT),--accept)
+
+simulate: dist/autoport-agent ## NODES=50 agents beside a real API server, PODS=100 on each, CHURN=20 of all replaced in a second: what the API server is asked, and when it knows the ports; 10 minutes
+	@integration/setup.sh simulate
+	TMPDIR=/dev/shm AUTOPORT_AGENT=$(CURDIR)/dist/autoport-agent SIMULATE_NODES=$(NODES) SIMULATE_PODS=$(PODS) SIMULATE_CHURN=$(CHURN) \
+		scripts/namespaces.sh cargo test --locked --package autoport-agent --test simulate -- --ignored --nocapture --test-threads=1
 
 clean: ## remove what was built; target/tools, which takes a download, stays
 	cargo clean --workspace

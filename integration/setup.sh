@@ -13,6 +13,7 @@
 #                                    does; the first time it builds Kubernetes
 #   integration/setup.sh api         what `kubernetes` needs, and an API server of Kubernetes 1.36; it
 #                                    builds that too
+#   integration/setup.sh simulate    what `build` needs, and that API server alone
 #   integration/setup.sh kernels     what `build` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
@@ -46,7 +47,7 @@
 #   busybox/             kernels              busybox-static, which cannot be installed beside busybox
 #   previous/            test, kubernetes     autoport as it was at an earlier commit of this repository,
 #                                             which shares a node with today's
-#   api/                 api                  etcd 3.5, and integration/cluster/apiserver, built by
+#   api/                 api, simulate        etcd 3.5, and integration/cluster/apiserver, built by
 #                                             integration/cluster/build-api.sh
 #   kernels/ARCH/        kernels              a folder per Debian release in $KERNELS (bookworm, trixie): its
 #                                             kernel for clouds and the modules for networks
@@ -78,6 +79,7 @@ packages_demo=(iproute2 nftables iptables curl busybox containernetworking-plugi
 packages_test=(strace python3-minimal valgrind git)
 packages_kubernetes=(openssl procps python3-venv git)
 packages_fuzz=(g++)
+packages_simulate=(iproute2 openssl util-linux)
 packages_packages=(lintian skopeo systemd python3-venv zsh fish)
 
 # The version is that of the newest Kubernetes it knows.
@@ -458,6 +460,7 @@ have_tools() {
     [ "$level" != fuzz ] || { have_fuzzer; return; }
     [ "$level" != packages ] || { have_kubectl && have_validator && have_prometheus && have_helm; return; }
     [ "$level" != kernels ] || { have_kernels; return; }
+    [ "$level" != simulate ] || { have_api; return; }
     have_go_tools || return 1
     [ "$level" != demo ] || return 0
     have_cni sid || return 1
@@ -828,12 +831,13 @@ case "$#:$level" in
 1:demo) packages=("${packages_build[@]}" "${packages_demo[@]}") ;;
 1:packages) packages=("${packages_build[@]}" "${packages_packages[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
+1:simulate) packages=("${packages_build[@]}" "${packages_simulate[@]}") ;;
 1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
 1:kernels) packages=("${packages_build[@]}" "${packages_kernels[@]}" "${packages_qemu[@]}") ;;
 1:kubernetes | 1:api) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|packages|test|bench|clients|kubernetes|api|kernels" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|simulate|test|bench|clients|kubernetes|api|kernels" >&2
     exit 2
     ;;
 esac
@@ -869,6 +873,10 @@ have_cross || make_cross
 [ "$level" != build ] && [ "$level" != check ] || exit 0
 if [ "$level" = fuzz ]; then
     have_fuzzer || build_fuzzer
+    exit 0
+fi
+if [ "$level" = simulate ]; then
+    have_api || build_api
     exit 0
 fi
 if [ "$level" = packages ]; then

@@ -47,6 +47,12 @@ impl Runtime {
     /// Accepts an agent that has connected, and synchronizes it; none where there is none, or one that ends
     /// or is stopped meanwhile.
     pub(crate) fn connect_if_any(&self) -> Option<(String, Connection)> {
+        let (registration, connection) = self.connect_with(Vec::new())?;
+        Some((registration.plugin_idx, connection))
+    }
+
+    /// The same with these Pods; tells who it is.
+    pub(crate) fn connect_with(&self, pods: Vec<Pod>) -> Option<(RegisterPlugin, Connection)> {
         self.listener.set_nonblocking(true).expect("a listener");
         let accepted = self.listener.accept();
         self.listener.set_nonblocking(false).expect("a listener");
@@ -61,8 +67,9 @@ impl Runtime {
             .try_send(RUNTIME, stream, RESPONSE, &Response::default().encode_to_vec())
             .ok()?;
         connection.call_if_alive("Configure", &Configure::default())?.ok()?;
-        connection.call_if_alive("Synchronize", &Synchronize::default())?.ok()?;
-        Some((registration.plugin_idx, connection))
+        let synchronize = Synchronize { pods, ..Synchronize::default() };
+        connection.call_if_alive("Synchronize", &synchronize)?.ok()?;
+        Some((registration, connection))
     }
 
     /// Accepts, and does everything up to the first event.
