@@ -27,7 +27,7 @@ memory=1536 # MiB
 
 # Unless SUITES names others. They show which way the plugin takes, traffic, what becomes of flows, and that
 # kernel and records agree, also after damage and among many. The suite `hook` is the node agent's.
-suites=(kernel sctp traffic race choosing udp gc recovery hook)
+suites=(kernel sctp traffic race choosing udp offload gc recovery hook)
 [ -z "${SUITES:-}" ] || read -ra suites <<<"$SUITES"
 
 # What they call.

@@ -178,6 +178,14 @@ pub enum Undone {
     /// Some of what GC removes is left.
     #[error("could not remove everything")]
     NotCollected,
+    /// They take the usual way.
+    #[error("established connections may not be offloaded; they work without")]
+    NotOffloaded,
+    /// Only those that another program has translated to the pod's address.
+    #[error(
+        "connections to the removed pod's address may still be offloaded; `autoport repair` ends that"
+    )]
+    StillOffloaded,
     /// `repair --watch` failed.
     #[error("table inet autoport was not restored")]
     NotRestored,

@@ -41,6 +41,7 @@ fn busy() -> (TempDir, PathBuf) {
         grants: Vec::new(),
         dialects: [].into(),
         advertised: Vec::new(),
+        offload: None,
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
     };

@@ -40,6 +40,33 @@ fn records_imply_the_golden_scripts() {
     }
 }
 
+/// The other table is there only where a record asks for it, and the first does not change for it.
+#[test]
+fn records_imply_what_is_offloaded() {
+    for case in cases() {
+        let mut records = records(&case);
+        let ruleset = |records: &[Record]| Ruleset::new(Identity::current("golden"), records);
+        let whole = ruleset(&records);
+        let golden = case.join("offload.nft");
+        if whole.offload.is_empty() {
+            assert!(!golden.exists(), "{}", case.display());
+            continue;
+        }
+        let printed = whole.offload.to_string();
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&golden, &printed).expect("writing the script");
+        }
+        let expected = fs::read_to_string(&golden).expect("offload.nft; BLESS=1 writes it");
+        assert_eq!(printed, expected, "{}", case.display());
+        for record in &mut records {
+            record.offload = None;
+        }
+        let without = ruleset(&records);
+        assert_eq!(without.to_string(), whole.to_string(), "{}", case.display());
+        assert!(without.offload.is_empty());
+    }
+}
+
 /// Nothing varies with a pod but elements: twice the pods of every network are the same chains.
 #[test]
 fn the_number_of_rules_does_not_depend_on_the_number_of_pods() {

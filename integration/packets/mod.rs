@@ -3,6 +3,7 @@
 
 mod guard;
 pub(crate) mod matrix;
+mod offload;
 mod policy;
 mod replaced;
 mod sctp;

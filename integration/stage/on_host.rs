@@ -28,6 +28,7 @@ pub(crate) fn claims(uid: &str, requested: Vec<Request>, now: u64) -> Record {
         policy: config.policy,
         advertise_addresses: Vec::new(),
         guard_except: Vec::new(),
+        offload: Vec::new(),
     };
     let claimed = app::claim(&Store::at(Path::new(STATE)), ask, &|| true, now, &mut Silent);
     claimed.expect("there are ports").expect("some were asked for").record

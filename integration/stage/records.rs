@@ -38,6 +38,7 @@ pub(crate) fn record(name: &str, policy: Policy, addresses: &[&str]) -> Record {
         pod_addresses: networks(addresses),
         policy,
         mappings: Vec::new(),
+        offload: None,
         created: 0,
         grants: Vec::new(),
         dialects: [].into(),

@@ -47,7 +47,9 @@ fn golden_scripts_are_what_we_build() {
     let mut cases = 0;
     for case in fs::read_dir(folder).expect("the golden cases").flatten() {
         let bytes = fs::read(case.path().join("records.json")).expect("records.json");
-        let records: Vec<Record> = serde_json::from_slice(&bytes).expect("records");
+        let mut records: Vec<Record> = serde_json::from_slice(&bytes).expect("records");
+        // Of the other table see `packets::offload`.
+        records.iter_mut().for_each(|record| record.offload = None);
         let records: Vec<&Record> = records.iter().collect();
         agree(&case.path().display().to_string(), &ruleset(&records));
         cases += 1;

@@ -116,6 +116,7 @@ fn record_of(
         grants: Vec::new(),
         dialects: [].into(),
         advertised: [].into(),
+        offload: None,
         created: 0,
         boot_id: String::new(),
     };

@@ -115,6 +115,7 @@ fn grant(
         }
         return Err(error);
     }
+    command.offload(&wanted, before.as_ref());
     let given_up = before.as_ref().map_or(Ok(()), |before| give_up(command, before, &wanted));
     let opened = given_up.and_then(|()| opening.as_ref().map_or(Ok(()), Opening::open));
     // Where the next choices begin.

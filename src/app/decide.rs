@@ -108,6 +108,7 @@ pub(super) fn decide(
         grants: granted.grants,
         dialects: ask.dialects.clone(),
         advertised: gathered.advertised.clone(),
+        offload: gathered.offload.clone(),
         created: before.as_ref().map_or(now, |before| before.created),
         boot_id: boot_id.to_owned(),
     };

@@ -94,6 +94,9 @@ fn take_back(
     }
     let (loopback, kept_loopback) =
         if is_portmaps { (Vec::new(), interfaces) } else { (interfaces, Vec::new()) };
+    if locked.is_some() {
+        nft.remove_offload()?;
+    }
     let table_removed = nft.remove_table(locked.is_none())?;
     Ok(Dismantled { table_removed, loopback, kept_loopback, ..found })
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::loopback;
 use crate::error::Error;
 use crate::kernel::{self, Listeners, Nft, Portmap};
-use crate::model::{Ask, HostListeners, HostPort, NamespaceId};
+use crate::model::{Ask, HostListeners, HostPort, NamespaceId, Offload};
 use crate::netns;
 use crate::store::Shared;
 
@@ -21,6 +21,8 @@ pub(super) struct Gathered {
     pub(super) towards: Option<String>,
     /// The addresses that the pod is told.
     pub(super) advertised: Vec<IpAddr>,
+    /// By which interfaces its established connections are offloaded.
+    pub(super) offload: Option<Offload>,
 }
 
 impl Gathered {
@@ -31,6 +33,7 @@ impl Gathered {
             portmap: nft.map_or(Ok(Portmap::default()), Nft::portmap)?,
             towards: towards(ask)?,
             advertised: advertised(ask)?,
+            offload: offload(ask)?,
         })
     }
 }
@@ -76,6 +79,15 @@ fn advertised(ask: &Ask) -> Result<Vec<IpAddr>, Error> {
         return Ok(kernel::outward_addresses(&ask.policy.host_addresses)?);
     }
     Ok(ask.advertise_addresses.clone())
+}
+
+/// A pod whose interfaces are not known is reached like this node.
+fn offload(ask: &Ask) -> Result<Option<Offload>, Error> {
+    if ask.offload.is_empty() || ask.host_interfaces.is_empty() {
+        return Ok(None);
+    }
+    let interfaces = kernel::veths(&ask.host_interfaces)?;
+    Ok(Some(Offload { uplinks: ask.offload.clone(), interfaces }))
 }
 
 /// On a bridge that is once per boot, with an interface of its own once per pod.

@@ -35,7 +35,7 @@ use crate::store::{PERSISTENT, Store, Unreadable};
 pub use check::check;
 pub use claim::{Claimed, claim, undo};
 pub use command::{Outcome, World, panicked, run};
-pub use differences::{Examined, examine};
+pub use differences::{Examined, Offloaded, examine};
 pub use dismantle::{Dismantled, dismantle};
 pub use explain::{Explained, Foreseen, NO_INSTANCE, Superseded, explain};
 pub use gc::{Collected, Judged, collect, gc};
@@ -69,6 +69,9 @@ fn report(applied: &mut Applied, log: &mut dyn Log) -> Result<(), Error> {
     }
     if let Some(summary) = applied.summary() {
         log.note(Event::Mended { summary });
+    }
+    if let Some(error) = applied.not_offloaded.take() {
+        failed(log, Undone::NotOffloaded, error);
     }
     applied.unfinished.take().map_or(Ok(()), |error| Err(error.into()))
 }

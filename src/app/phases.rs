@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::{end_flows, failed, reconcile, report, table, tolerate};
 use crate::error::Error;
-use crate::event::{Log, Undone};
+use crate::event::{Log, Silent, Undone};
 use crate::kernel::{self, Applied, Change, Nft, Redirected};
 use crate::model::{Attachment, HostPort, Mapping, Owner, Record};
-use crate::ruleset::Traffic;
+use crate::ruleset::{Offload, Traffic};
 use crate::store::{self, Key, Leaving, Locked, Unlocked};
 
 /// A command that has the lock, with what is left to do when the lock is free.
@@ -151,6 +151,32 @@ impl UnderLock<'_> {
     /// Ends the flows that began before what `applied` has restored was translated.
     pub(super) fn restored(&mut self, applied: &mut Applied) {
         self.redirected[0].new.append(&mut applied.restored);
+    }
+
+    /// Has established connections to the pod of `wanted` offloaded, as its record says, and no longer those to what
+    /// only `before` has. That they are not fails no command: they take the usual way.
+    pub(super) fn offload(&mut self, wanted: &Record, before: Option<&Record>) {
+        let more = Offload::of(wanted);
+        let mut less = before.map_or_else(Offload::default, Offload::of);
+        less.elements.retain(|place, _| !more.elements.contains_key(place));
+        if !less.is_empty() {
+            self.unoffload(&Offload { devices: [].into(), ..less });
+        }
+        if more.is_empty() {
+            return;
+        }
+        let Self { locked, nft, log, .. } = self;
+        let everything = || Ok(table::ruleset(locked, &[], None, &mut Silent)?.offload);
+        let offloaded = open(nft, locked).and_then(|nft| nft.offload(&more, everything));
+        tolerate(offloaded, Undone::NotOffloaded, *log);
+    }
+
+    /// Has new connections to what is in `less` offloaded no longer.
+    pub(super) fn unoffload(&mut self, less: &Offload) {
+        if !less.is_empty() {
+            let unoffloaded = self.nft().and_then(|nft| Ok(nft.unoffload(less)?));
+            tolerate(unoffloaded, Undone::StillOffloaded, self.log);
+        }
     }
 
     /// Has the published files of this owner's pod written when the lock is free, and says in

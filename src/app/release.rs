@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Event, Log, Then, Undone};
 use crate::kernel::{self, Change, Extent, Leftover, Nft, Redirected};
 use crate::model::{Attachment, Holder, HostPort, Mapping, Record};
-use crate::ruleset::{Data, Traffic, hairpin_of, host_at, places_of};
+use crate::ruleset::{Data, Offload, Traffic, hairpin_of, host_at, places_of};
 use crate::store::{self, Key, Locked, Presence, Store, Unreadable};
 
 /// Takes the lock of a store that exists and concerns this node; `None` where it cannot be used. That
@@ -149,6 +149,7 @@ pub(super) fn remove(command: &mut UnderLock<'_>, record: &Record) -> Result<(),
     if !change.is_empty() {
         let unused = withdraw(command, &change, &Key::of(&record.owner.holder))?;
         used.retain(|mapping| mapping.target.is_some() && !unused.contains(&mapping.host));
+        command.unoffload(&Offload::of(record));
     }
     // On a full disk nothing can be remembered, but everything given back.
     tolerate(locked.remember(record, command.now), Undone::NotRemembered, command.log);

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::phases::{self, Finished, UnderLock};
-use super::{adopt, reconcile, table};
+use super::{adopt, failed, reconcile, table};
 use crate::error::Error;
-use crate::event::{Log, Then};
+use crate::event::{Log, Then, Undone};
 use crate::kernel::{self, Applied, Nft, Survey};
 use crate::store::{Store, Unreadable};
 
@@ -95,6 +95,9 @@ fn mend(
         }
         reconciled => reconciled?,
     };
+    if let Some(error) = applied.not_offloaded.take() {
+        failed(command.log, Undone::NotOffloaded, error);
+    }
     command.restored(&mut applied);
     locked.tidy()?;
     let attachments = locked.records()?.len() - left_alone.len();

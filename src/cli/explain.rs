@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use autoport::app::{self, Explained, Foreseen, NO_INSTANCE, Superseded, Told};
 use autoport::cni::{Env, PORTS};
 use autoport::install;
+use autoport::model::Offload;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -100,6 +101,16 @@ fn text_of(granted: &Foreseen, out: &mut Screen<'_>) -> io::Result<()> {
     writeln!(out, "Record: {}", record_file.display())?;
     if let Some(interface) = &granted.route_localnet {
         writeln!(out, "net.ipv4.conf.{interface}.route_localnet would be set to 1.")?;
+    }
+    if let Some(Offload { uplinks, interfaces }) = &record.offload {
+        let all: Vec<_> = uplinks.iter().chain(interfaces).map(String::as_str).collect();
+        match &interfaces[..] {
+            [] => writeln!(
+                out,
+                "Connections would not be offloaded: the pod has no veth on the node."
+            )?,
+            _ => writeln!(out, "Connections would be offloaded between {}.", all.join(", "))?,
+        }
     }
     if let Some(Told { directory, publication, .. }) = &granted.published {
         writeln!(out, "Its containers could read in {}:\n", directory.display())?;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use autoport::cni::{Config, NodeFiles};
 use autoport::error::Error;
-use autoport::ruleset::TABLE;
+use autoport::ruleset::{OFFLOAD_TABLE, TABLE};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
@@ -58,14 +58,17 @@ pub(super) fn run(
     Ok(Written { file, contents })
 }
 
-/// The table as nft lists it, where there is nft; otherwise why not.
+/// Both tables as nft lists them, where there is nft; otherwise why not.
 fn table() -> String {
-    let mut nft = Command::new("nft");
-    nft.args(["list", "table", "inet", TABLE]).stdin(Stdio::null());
-    match nft.output() {
-        Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
-        Err(error) => format!("cannot run nft: {error}\n"),
-    }
+    let list = |table| {
+        let mut nft = Command::new("nft");
+        nft.args(["list", "table", "inet", table]).stdin(Stdio::null());
+        match nft.output() {
+            Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
+            Err(error) => format!("cannot run nft: {error}\n"),
+        }
+    };
+    [TABLE, OFFLOAD_TABLE].map(list).concat()
 }
 
 struct Archive {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use autoport::app::{self, Listing, Overview};
+use autoport::app::{self, Examined, Listing, Offloaded, Overview};
 use autoport::cni::Config;
-use autoport::diagnosis::counted;
+use autoport::diagnosis::{counted, offloaded};
 use autoport::error::{Error, is_denied};
 use autoport::event::Silent;
 use autoport::kernel::Table;
@@ -32,6 +32,8 @@ pub(super) struct Status {
     table: Option<Table>,
     /// How the table differs from the records; `null` where that was not seen.
     differences: Option<Vec<String>>,
+    /// `null` where no record asks for it.
+    offload: Option<Offloaded>,
     state_dir: String,
     /// `null` where nothing has been recorded, or nothing can be read.
     records: Option<Counts>,
@@ -114,6 +116,17 @@ impl Status {
         }
         writeln!(out)
     }
+
+    fn offload(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let Some(found) = &self.offload else { return Ok(()) };
+        write!(out, "offload     {}", offloaded(found))?;
+        let missing = found.missing.first().map(|uplink| format!("{uplink} does not exist"));
+        if let Some(doubt) = found.differences.first().cloned().or(missing) {
+            write!(out, "; ")?;
+            out.paint(DOUBTFUL, &doubt)?;
+        }
+        writeln!(out)
+    }
 }
 
 impl Answer for Status {
@@ -138,6 +151,7 @@ impl Answer for Status {
         };
         writeln!(out, "table       {table}")?;
         self.rules(out)?;
+        self.offload(out)?;
         match &self.records {
             None if self.usable => writeln!(out, "store       {state_dir}: nothing recorded")?,
             None => writeln!(out, "store       {state_dir}: not read")?,
@@ -206,8 +220,13 @@ pub(super) fn run(store: &Store, config: &Config) -> Result<Status, Failure> {
         Some(Counted { injected, uninjected, current, as_of })
     });
     let examined = app::examine(store, &mut Silent).ok().flatten();
+    let (differences, offload) = match examined {
+        Some(Examined { differences, offload, .. }) => (differences.ok(), offload),
+        None => (None, None),
+    };
     Ok(Status {
-        differences: examined.and_then(|examined| examined.differences.ok()),
+        differences,
+        offload,
         usable: unavailable.is_none(),
         error: unavailable.as_ref().map(Refusal::from),
         version: env!("CARGO_PKG_VERSION"),

@@ -125,6 +125,8 @@ pub struct Config {
     pub advertise_addresses: Vec<IpAddr>,
     /// `guardExcept`: interfaces that the guard against loopback addresses leaves alone, sorted.
     pub guard_except: Vec<String>,
+    /// `offload`: the uplinks whose established connections are offloaded; empty means none.
+    pub offload: Vec<String>,
     /// `agent`: whether pods that ask by annotation wait for the node agent.
     pub agent_required: bool,
     /// `guardRange`: whether the node agent refuses the ports of the ranges to pods that do not hold them.
@@ -168,6 +170,7 @@ impl Config {
             policy: self.policy,
             advertise_addresses: self.advertise_addresses,
             guard_except: self.guard_except,
+            offload: self.offload,
         }
     }
 
@@ -194,6 +197,7 @@ impl Config {
         let aliases = judge.value(layers, "aliases", ports::aliases)?;
         let advertised = judge.value(layers, "advertiseAddresses", advertised)?;
         let guard_except = judge.value(layers, "guardExcept", interfaces)?;
+        let offload = judge.value(layers, "offload", uplinks)?;
         let agent_required = judge.value(layers, "agent", required)?;
         let guard_range = judge.value(layers, "guardRange", boolean)?;
         let config = Self {
@@ -202,6 +206,7 @@ impl Config {
             aliases: aliases.unwrap_or_else(|| [Dialect::KubeWharf, Dialect::Bcs].into()),
             advertise_addresses: advertised.unwrap_or_default(),
             guard_except: guard_except.unwrap_or_default(),
+            offload: offload.unwrap_or_default(),
             agent_required: agent_required.unwrap_or(false),
             guard_range: guard_range.unwrap_or(false),
             store: StoreConfig::from_layers(layers, judge)?,
@@ -310,12 +315,28 @@ fn advertised(field: &Field<'_>) -> Result<Vec<IpAddr>, Error> {
 }
 
 fn interfaces(field: &Field<'_>) -> Result<Vec<String>, Error> {
-    let name = |item: Field<'_>| {
-        let name = item.string()?;
-        check_ifname(&name).map_err(|wrong| item.invalid(wrong.rule))?;
-        Ok(name)
-    };
-    let names: BTreeSet<String> = field.list()?.into_iter().map(name).collect::<Result<_, _>>()?;
+    let names = field.list()?.iter().map(interface).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(names.into_iter().collect())
+}
+
+fn interface(item: &Field<'_>) -> Result<String, Error> {
+    let name = item.string()?;
+    check_ifname(&name).map_err(|wrong| item.invalid(wrong.rule))?;
+    Ok(name)
+}
+
+/// Interfaces towards other machines, each once.
+fn uplinks(field: &Field<'_>) -> Result<Vec<String>, Error> {
+    let mut names = BTreeSet::new();
+    for item in field.list()? {
+        let name = interface(&item)?;
+        if name == "lo" {
+            return Err(item.invalid("it must be an interface towards other machines"));
+        }
+        if !names.insert(name) {
+            return Err(item.invalid("but the list already has this interface"));
+        }
+    }
     Ok(names.into_iter().collect())
 }
 

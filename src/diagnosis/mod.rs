@@ -25,6 +25,7 @@ pub use agent::NO_NRI_SOCKET;
 pub use facts::{Facts, NRI_SOCKET};
 use facts::{Seen, Unseen};
 pub use followed::{Followed, follow};
+pub use records::offloaded;
 pub use trace::{Fate, Probe, Query, Trace, probe};
 
 /// What one check came to.

@@ -1,7 +1,7 @@
 //! The records, and the kernel's table beside them.
 
 use super::{Facts, Report, State, counted, some_of};
-use crate::app::Examined;
+use crate::app::{Examined, Offloaded};
 use crate::error::is_denied;
 use crate::kernel::Table;
 use crate::model::Record;
@@ -40,6 +40,40 @@ pub(super) fn judge(facts: &Facts, report: &mut Report) {
         );
     }
     table(examined, report);
+    if let Some(offloaded) = &examined.offload {
+        offload(offloaded, report);
+    }
+}
+
+fn offload(found: &Offloaded, report: &mut Report) {
+    report.check("offload");
+    for uplink in &found.missing {
+        report.warning(
+            format!("offload names {uplink}, which does not exist on this node"),
+            "correct offload in the configuration; `autoport repair` adds an interface that exists by now",
+        );
+    }
+    if !found.differences.is_empty() {
+        report.warning(
+            format!("connections take the usual way: {}", some_of(&found.differences)),
+            "`autoport repair`; a kernel without flowtables needs the modules nf_flow_table_inet and \
+             nft_flow_offload, or no offload in the configuration",
+        );
+    }
+    let excluded = match found.excluded {
+        0 => String::new(),
+        number => format!("; {} without a veth on the node", counted(number, "attachment")),
+    };
+    report.or_ok(format!("{}{excluded}", offloaded(found)));
+}
+
+/// How many connections are offloaded, and where.
+pub fn offloaded(found: &Offloaded) -> String {
+    let connections = counted(found.connections, "connection");
+    let (uplinks, others): (Vec<&String>, Vec<&String>) =
+        found.interfaces.iter().partition(|name| found.uplinks.contains(name));
+    let interfaces = counted(others.len(), "interface");
+    format!("{connections} between {} and {interfaces} of pods", some_of(&uplinks))
 }
 
 fn table(examined: &Examined, report: &mut Report) {

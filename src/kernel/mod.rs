@@ -24,13 +24,16 @@ pub use foreign::{
 };
 pub use listeners::{Listener, Listeners, Named, Process, REPORT};
 pub use memory::give_back_memory;
-pub use nft::{Applied, Change, Events, Extent, Look, Nft, Release, Survey, Table, Woken, trial};
+pub use nft::{
+    Applied, Change, Events, Extent, Look, Nft, Offloading, Release, Survey, Table, Woken,
+    offload_trial, trial,
+};
 #[cfg(feature = "replay")]
 pub use nft::{Asked, read};
 pub use route::{
-    Journey, Link, Local, Neighbour, Path, Policies, allow_loopback, allows_loopback,
+    Journey, Link, Local, Neighbour, Path, Policies, allow_loopback, allows_loopback, exists,
     interface_towards, interface_with, is_filtered, links, neighbour, outward_addresses, path,
-    policies, refuse_loopback,
+    policies, refuse_loopback, veths,
 };
 
 /// `NFPROTO_INET` of `linux/netfilter.h`.

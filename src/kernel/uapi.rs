@@ -21,6 +21,7 @@ constants! {
         AF_INET = 2, AF_INET6 = 10,
         /// Ours. nft(8) passes over what it does not know, and counts its own up from 0.
         HOLDER = 0xa0,
+        IP_CT_DIR_ORIGINAL = 0,
         NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10, NFPROTO_NETDEV = 5, NFPROTO_BRIDGE = 7, NFPROTO_UNSPEC = 0,
         NFTNL_UDATA_SET_KEYBYTEORDER = 0,
         /// How nft(8) marks a comment inside user data.
@@ -37,6 +38,11 @@ constants! {
         NFT_MSG_GETRULE = NFTABLES + 7, NFT_MSG_DELRULE = NFTABLES + 8,
         NFT_MSG_GETSET = NFTABLES + 10, NFT_MSG_DELSET = NFTABLES + 11, NFT_MSG_NEWSETELEM = NFTABLES + 12,
         NFT_MSG_GETSETELEM = NFTABLES + 13, NFT_MSG_DELSETELEM = NFTABLES + 14,
+        NFT_MSG_NEWFLOWTABLE = NFTABLES + 22, NFT_MSG_GETFLOWTABLE = NFTABLES + 23,
+        NFT_MSG_DELFLOWTABLE = NFTABLES + 24, NFTA_FLOWTABLE_TABLE = 1, NFTA_FLOWTABLE_NAME = 2,
+        NFTA_FLOWTABLE_HOOK = 3, NFTA_FLOWTABLE_HOOK_NUM = 1, NFTA_FLOWTABLE_HOOK_PRIORITY = 2,
+        NFTA_FLOWTABLE_HOOK_DEVS = 3, NFTA_DEVICE_NAME = 1,
+        RTM_GETLINK = 18, IFLA_IFNAME = 3, IFLA_LINKINFO = 18, IFLA_INFO_KIND = 1,
         NFT_MSG_NEWGEN = NFTABLES + 15, NFT_MSG_GETGEN = NFTABLES + 16, NFTA_GEN_ID = 1,
         /// The register that `ct`, `fib`, `meta` and `payload` load.
         NFTA_LOAD_DREG = 1,
@@ -81,6 +87,8 @@ constants! {
         INET_DIAG_MSG = 72,
         INET_DIAG_STATE = 1, INET_DIAG_SPORT = 4, INET_DIAG_SRC = 8, INET_DIAG_IF = 40,
         INET_DIAG_UID = 64, INET_DIAG_INODE = 68,
+        /// The length of `struct ifinfomsg`.
+        IFINFOMSG = 16,
         /// The length of `struct sockaddr_storage`, and where the address is in those of either family.
         SOCKADDR_STORAGE = 128,
         SIN_ADDR = 4, SIN6_ADDR = 8,
@@ -93,6 +101,10 @@ constants! {
         /// The destination was translated.
         IPS_DST_NAT = 1 << 5,
         IPS_SRC_NAT = 1 << 4,
+        /// A flowtable forwards its packets.
+        IPS_OFFLOAD = 1 << 14,
+        /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`.
+        NF_CT_STATE_ESTABLISHED = 1 << 1,
         NFNLGRP_NFTABLES = 7, NFTA_FIB_F_SADDR = 1, NFTA_FIB_F_DADDR = 1 << 1, NFTA_FIB_F_IIF = 1 << 3,
         NFTA_FIB_F_PRESENT = 1 << 5, NFT_CMP_EQ = 0, NFT_CMP_NEQ = 1, NFT_CMP_LT = 2, NFT_CMP_LTE = 3,
         NFT_CMP_GT = 4, NFT_CMP_GTE = 5, NFT_CT_STATE = 0, NFT_CT_DIRECTION = 1, NFT_CT_STATUS = 2,
@@ -110,6 +122,7 @@ constants! {
         RTN_LOCAL = 2,
     }
     i32 {
+        NF_NETDEV_INGRESS = 0, NF_IP_PRI_FILTER = 0,
         NFT_GOTO = -4, NFT_JUMP = -3, NFT_RETURN = -5, NF_ACCEPT = 1, NF_DROP = 0, NFT_CONTINUE = -1, NFT_BREAK = -2,
     }
 }

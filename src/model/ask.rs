@@ -41,6 +41,8 @@ pub struct Ask {
     pub advertise_addresses: Vec<IpAddr>,
     /// Interfaces that the guard against loopback addresses leaves alone, sorted.
     pub guard_except: Vec<String>,
+    /// The uplinks whose established connections are offloaded.
+    pub offload: Vec<String>,
 }
 
 impl Ask {

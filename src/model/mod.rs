@@ -202,6 +202,16 @@ pub enum Dialect {
     Bcs,
 }
 
+/// By which interfaces established connections to a pod bypass the node's forwarding.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offload {
+    /// Those that the operator named.
+    pub uplinks: Vec<String>,
+    /// Those on the node's side that lead to the pod and to no other.
+    pub interfaces: Vec<String>,
+}
+
 /// Everything that one attachment or host-network pod holds: the unit of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -224,6 +234,9 @@ pub struct Record {
     /// The addresses that the pod is told for the ports without a host IP, at most one per family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advertised: Vec<IpAddr>,
+    /// How its established connections are offloaded; `None` where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<Offload>,
     /// Seconds since the epoch at which the first of them was recorded.
     pub created: u64,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which this was recorded.

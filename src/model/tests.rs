@@ -82,6 +82,7 @@ pub(crate) fn test_record(owner: Owner) -> Record {
         grants: Vec::new(),
         dialects: [].into(),
         advertised: Vec::new(),
+        offload: None,
         created: 0,
         boot_id: String::new(),
     }
@@ -105,5 +106,6 @@ pub(crate) fn test_ask(ports: PortPolicy) -> Ask {
         policy: test_policy(),
         advertise_addresses: Vec::new(),
         guard_except: Vec::new(),
+        offload: Vec::new(),
     }
 }

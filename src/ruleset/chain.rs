@@ -62,6 +62,8 @@ pub enum Hook {
     Input,
     /// Packets that this node sends.
     Output,
+    /// Packets from others for others.
+    Forward,
     /// Packets that leave, forwarded or not.
     Postrouting,
 }
@@ -117,6 +119,9 @@ pub enum Term {
     /// Connection tracking has replaced one of the addresses. Never true of what it does not track.
     #[display("ct status snat,dnat")]
     Translated,
+    /// Of a client whose connection has been translated and answered.
+    #[display("ct status dnat ct state established ct direction original")]
+    FromEstablishedClient,
     /// The mark has this bit.
     #[display("meta mark & {0:#010x} == {0:#010x}", 1_u32 << _0)]
     MarkHas(u8),
@@ -129,6 +134,9 @@ pub enum Term {
     /// Translate the destination to what the map says.
     #[display("{}dnat {} to {} map @{_0}", _0.family_condition(), _0.family, _0.key_expression())]
     Dnat(Set),
+    /// Have the kernel forward the rest of the connection by the flowtable.
+    #[display("flow add @{}", super::FLOWTABLE)]
+    Offload,
     /// Replace the source by the address of the interface the packet leaves by.
     Masquerade,
     /// Drop the packet.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::chain::Side;
 use super::key::{Key, Place};
 use super::network_policy::Digest;
+use super::{OFFLOAD_TABLE, TABLE};
 use crate::model::{Attachment, Family, HostPort, Owner};
 
 /// What a set or map is for.
@@ -22,6 +23,8 @@ pub enum SetKind {
     Held { wildcard: bool, digest: Digest },
     /// The interfaces towards pods by which 127.0.0.0/8 is let in, and where nothing else may use it.
     Guarded,
+    /// The pods' own addresses and ports to which established connections are offloaded.
+    Offload,
 }
 
 /// One of the table's sets and maps.
@@ -67,7 +70,11 @@ impl Set {
     pub const fn network_policy(self) -> Option<Digest> {
         match self.kind {
             SetKind::Held { digest, .. } => Some(digest),
-            SetKind::Targets { .. } | SetKind::Gated | SetKind::Hairpins | SetKind::Guarded => None,
+            SetKind::Targets { .. }
+            | SetKind::Gated
+            | SetKind::Hairpins
+            | SetKind::Guarded
+            | SetKind::Offload => None,
         }
     }
 
@@ -78,10 +85,16 @@ impl Set {
             SetKind::Targets { wildcard } | SetKind::Held { wildcard, .. } if !wildcard => {
                 Some(Side::Destination)
             }
+            SetKind::Offload => Some(Side::Destination),
             SetKind::Targets { .. } | SetKind::Held { .. } | SetKind::Gated | SetKind::Guarded => {
                 None
             }
         }
+    }
+
+    /// The table that it is in.
+    pub(crate) const fn table(self) -> &'static str {
+        if matches!(self.kind, SetKind::Offload) { OFFLOAD_TABLE } else { TABLE }
     }
 
     /// Whether it is a map, which leads to an address and a port. Each element of one counts the packets
@@ -141,6 +154,7 @@ impl fmt::Display for Set {
                 write!(out, "{}held{digit}_{digest}", host(wildcard))
             }
             SetKind::Guarded => out.write_str("guarded"),
+            SetKind::Offload => write!(out, "offload{digit}"),
         }
     }
 }

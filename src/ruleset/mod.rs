@@ -13,6 +13,7 @@ mod chain;
 mod element;
 mod key;
 mod network_policy;
+mod offload;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +26,7 @@ pub use element::{Data, Element, Set, SetKind};
 
 pub use key::{Interface, Key, Place};
 pub use network_policy::{Digest, NetworkPolicy};
+pub use offload::{FLOWTABLE, OFFLOAD_TABLE, Offload};
 pub use script::Difference;
 
 pub(crate) use chain::{AFTER_DSTNAT, base_chains, entered_from, is_host};
@@ -131,6 +133,8 @@ pub struct Ruleset {
     pub spared: BTreeSet<Place>,
     /// The packets that they translate.
     pub traffic: Vec<Traffic>,
+    /// The other table.
+    pub offload: Offload,
     network_policies: BTreeMap<Digest, NetworkPolicy>,
     /// Those of them that have claims on one address.
     specific: BTreeSet<Digest>,
@@ -143,6 +147,7 @@ impl Ruleset {
         let mut network_policies: HashMap<NetworkPolicy, Digest> = HashMap::new();
         let mut elements = BTreeMap::new();
         let mut traffic = Vec::new();
+        let mut offload = Offload::default();
         for record in records {
             if record.mappings.iter().all(|mapping| mapping.target.is_none()) {
                 continue;
@@ -153,12 +158,13 @@ impl Ruleset {
             let own = elements_by(record, &record.mappings, network_policy, digest);
             elements.extend(own.map(|element| (element.place(), element)));
             traffic.push(Traffic::of(record, record.mappings.clone()));
+            offload.extend([Offload::of(record)]);
         }
         let named =
             network_policies.into_iter().map(|(network_policy, digest)| (digest, network_policy));
         let (network_policies, spared) = (named.collect(), BTreeSet::new());
         let specific = specific_in(&elements);
-        Self { identity, elements, spared, traffic, network_policies, specific }
+        Self { identity, elements, spared, traffic, offload, network_policies, specific }
     }
 
     /// The same table with these elements as well, which are treated so.

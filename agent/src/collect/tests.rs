@@ -17,6 +17,7 @@ fn record(holder: impl Into<Holder>, uid: &str) -> Record {
         grants: Vec::new(),
         dialects: [].into(),
         advertised: Vec::new(),
+        offload: None,
         created: CREATED,
         boot_id: String::new(),
     }

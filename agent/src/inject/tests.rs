@@ -68,6 +68,7 @@ fn record(sandbox: Option<&str>, ports: &[(&str, u16, ContainerPort)], is_chosen
         grants: if is_chosen { ports.iter().map(grant).collect() } else { Vec::new() },
         dialects: BTreeSet::new(),
         advertised: vec!["192.0.2.1".parse().expect("an address")],
+        offload: None,
         created: 1,
         boot_id: String::new(),
     }

@@ -136,6 +136,7 @@ fn record(claim: Ask) -> Record {
         grants: Vec::new(),
         dialects: [].into(),
         advertised: Vec::new(),
+        offload: None,
         created: 0,
         boot_id: String::new(),
     }

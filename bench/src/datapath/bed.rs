@@ -34,6 +34,8 @@ pub(super) enum Setup {
     Service,
     /// The same, and so many TCP mappings by a plugin.
     Mapped(Plugin, u16),
+    /// The same with one mapping of ours, whose established connections are offloaded.
+    Offloaded,
 }
 
 /// Which way packets take.
@@ -126,8 +128,10 @@ impl<S> Bed<S> {
         if setup != Setup::Plain {
             bed.node.space.run(serve);
         }
-        if let Setup::Mapped(plugin, mappings) = setup {
-            map(executables, plugin, &bed.node, mappings);
+        match setup {
+            Setup::Plain | Setup::Service => {}
+            Setup::Mapped(plugin, mappings) => map(executables, plugin, &bed.node, mappings, &[]),
+            Setup::Offloaded => map(executables, Plugin::Autoport, &bed.node, 1, &["uplink"]),
         }
         bed
     }
@@ -194,8 +198,9 @@ fn serve() {
     tool(Command::new("nft").args(["-f", "-"]), &script);
 }
 
-/// Makes `mappings` TCP mappings, the last of which leads to the server, and one of UDP.
-fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16) {
+/// Makes `mappings` TCP mappings, the last of which leads to the server, and one of UDP. Established connections by
+/// `uplinks` are offloaded.
+fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16, uplinks: &[&str]) {
     let others = mappings - 1;
     if plugin == Plugin::Autoport {
         // One transaction for many: with each, the kernel walks all verdicts there are.
@@ -214,6 +219,10 @@ fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16) {
     let udp = json!({"hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "udp"});
     let all = config["runtimeConfig"]["portMappings"].as_array_mut();
     all.expect("mappings are an array").push(udp);
+    config["prevResult"]["interfaces"][1]["name"] = json!("veth1");
+    if !uplinks.is_empty() {
+        config["offload"] = json!(uplinks);
+    }
     let add = Call::configured(executables, plugin, "ADD", &target, &config);
     node.space.run(|| add.time().success("ADD of the pod that is measured"));
 }

@@ -73,6 +73,7 @@ pub(crate) fn run(bench: &Bench) {
             Setup::Plain => ("plain", 0),
             Setup::Service => ("service", 0),
             Setup::Mapped(plugin, mappings) => (plugin.id(), mappings),
+            Setup::Offloaded => ("offload", 1),
         };
         // The second node with one mapping shows what difference means nothing.
         let again = setups[..cell.bed].contains(&setups[cell.bed]);
@@ -102,12 +103,13 @@ fn cells(setups: &[Setup]) -> Vec<Cell> {
     let most = |plugin| {
         let same = setups.iter().filter_map(move |setup| match setup {
             Setup::Mapped(of, mappings) if *of == plugin => Some(*mappings),
-            Setup::Mapped(..) | Setup::Plain | Setup::Service => None,
+            Setup::Mapped(..) | Setup::Plain | Setup::Service | Setup::Offloaded => None,
         });
         same.max()
     };
     let goes = |path, setup| match setup {
         // What a mapping is held against.
+        Setup::Offloaded => false,
         Setup::Plain => path == Path::Routed,
         Setup::Service => matches!(path, Path::Service | Path::Routed | Path::Neighbour),
         Setup::Mapped(plugin, mappings) => {

@@ -48,6 +48,8 @@ pub(crate) fn run(bench: &Bench) {
         Setup::Service,
         mapped(Plugin::PortmapNftables),
         mapped(Plugin::Autoport),
+        Setup::Offloaded,
+        Setup::Offloaded,
         mapped(Plugin::Autoport),
         mapped(Plugin::PortmapNftables),
         Setup::Service,
@@ -74,6 +76,7 @@ pub(crate) fn run(bench: &Bench) {
         let plugin = match setup {
             Setup::Plain | Setup::Service => "service",
             Setup::Mapped(plugin, _) => plugin.id(),
+            Setup::Offloaded => "offload",
         };
         for (path, way) in paths.iter().enumerate() {
             let own = samples.iter().filter(|((bed, of, _), _)| *bed == number && *of == path);
@@ -88,9 +91,17 @@ pub(crate) fn run(bench: &Bench) {
     }
 }
 
-/// The medians of one turn, in nanoseconds: of connect(2), of a byte there and back, and of a datagram one way.
-fn measure(bed: &Bed<Ends>, path: Path) -> [(&'static str, f64); 3] {
+/// Has the connection end with one packet.
+fn reset(client: &TcpStream) {
+    let reset_on_close = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(client, sockopt::Linger, &reset_on_close).expect("SO_LINGER can be set");
+}
+
+/// The medians of one turn, in nanoseconds: of connect(2), of a byte there and back, of a datagram one way, and of
+/// a whole connection with one request.
+fn measure(bed: &Bed<Ends>, path: Path) -> [(&'static str, f64); 4] {
     let (mut connects, mut rounds, mut datagrams) = (Vec::new(), Vec::new(), Vec::new());
+    let mut wholes = Vec::new();
     let (tcp, udp) = (&bed.server.tcp, &bed.server.udp);
     bed.from(path, |to| {
         let mut byte = [0];
@@ -112,8 +123,18 @@ fn measure(bed: &Bed<Ends>, path: Path) -> [(&'static str, f64); 3] {
                 turn().expect("an established connection");
             }
             rounds.push((began.elapsed() / ROUNDS).as_nanos() as f64);
-            let reset_on_close = libc::linger { l_onoff: 1, l_linger: 0 };
-            setsockopt(&client, sockopt::Linger, &reset_on_close).expect("SO_LINGER can be set");
+            reset(&client);
+        }
+        for _ in 0..CONNECTIONS {
+            let began = Instant::now();
+            let mut client = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+            let (mut server, _) = tcp.accept().expect("it is connected");
+            let asked = client.write_all(&[1]).and_then(|()| server.read_exact(&mut byte));
+            let answered = server.write_all(&[2]).and_then(|()| client.read_exact(&mut byte));
+            asked.and(answered).expect("an established connection");
+            reset(&client);
+            drop(client);
+            wholes.push(began.elapsed().as_nanos() as f64);
         }
         let client = UdpSocket::bind((ANY, 0)).expect("a free port");
         client.connect(to).expect("a route");
@@ -133,5 +154,6 @@ fn measure(bed: &Bed<Ends>, path: Path) -> [(&'static str, f64); 3] {
         ("connect", median(&connects)),
         ("round_trip", median(&rounds)),
         ("datagram", median(&datagrams)),
+        ("whole", median(&wholes)),
     ]
 }

@@ -10,6 +10,9 @@ use crate::stats::median;
 
 const BENCH: &str = "packets";
 
+/// Ours with established connections offloaded.
+const OFFLOAD: &str = "offload";
+
 /// The ways, what is counted, whom it is held against, and the limit.
 const BARS: [(&str, &str, &str, f64); 7] = [
     ("host port", "connect", Plugin::PortmapNftables.id(), 1.02),
@@ -19,6 +22,15 @@ const BARS: [(&str, &str, &str, f64); 7] = [
     ("routed", "connect", "service", 1.03),
     ("routed", "round_trip", "service", 1.003),
     ("routed", "datagram", "service", 1.003),
+];
+
+/// The same of ours with established connections offloaded.
+const OFFLOADED: [(&str, &str, &str, f64); 5] = [
+    ("host port", "connect", Plugin::PortmapNftables.id(), 1.13),
+    ("host port", "whole", Plugin::PortmapNftables.id(), 0.95),
+    ("host port", "round_trip", "service", 0.77),
+    ("host port", "datagram", "service", 0.78),
+    ("routed", "datagram", "service", 1.08),
 ];
 
 pub(super) fn add(raw: &Raw, report: &mut Report) {
@@ -44,18 +56,27 @@ pub(super) fn add(raw: &Raw, report: &mut Report) {
         "limit",
         "",
     ]);
-    for (path, what, against, limit) in BARS {
-        let [none, theirs, ours] = ["service", Plugin::PortmapNftables.id(), Plugin::Autoport.id()]
-            .map(|plugin| count(plugin, path, what));
+    let ours = BARS.map(|bar| (Plugin::Autoport.id(), bar));
+    let offloaded = OFFLOADED.map(|bar| (OFFLOAD, bar));
+    for (of, (path, what, against, limit)) in ours.into_iter().chain(offloaded) {
+        // Without a port mapping, the way to the pod is that to its own address.
+        let plain = if against == "service" { "routed" } else { path };
+        let [none, theirs, ours] = [
+            count("service", plain, what),
+            count(Plugin::PortmapNftables.id(), path, what),
+            count(of, path, what),
+        ];
         let ratio = ours / if against == "service" { none } else { theirs };
         let words = match what {
             "round_trip" => "a byte there and back",
             "datagram" => "a datagram",
+            "whole" => "connect, request, close",
             _ => "connect(2)",
         };
         let whom = if against == "service" { "no port mapping" } else { against };
+        let way = if of == OFFLOAD { format!("{path}, offload") } else { path.to_owned() };
         table.row([
-            path,
+            &*way,
             words,
             &number(none.round()),
             &number(theirs.round()),

@@ -48,6 +48,7 @@ impl Scene {
         mappings.sort_unstable();
         Record {
             mappings,
+            offload: None,
             created: NOW,
             boot_id: self.locked.instance().boot_id.clone(),
             ..test_record(owner(container_id))

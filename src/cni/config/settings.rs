@@ -9,7 +9,7 @@ use super::super::node_files::NodeFiles;
 use super::{Config, Error, Judge, Object};
 
 /// Every key with its default, in the order of docs/configuration.md.
-const DEFAULTS: [(&str, &str); 22] = [
+const DEFAULTS: [(&str, &str); 23] = [
     ("snat", "true"),
     ("masqAll", "false"),
     ("markMasqBit", "13"),
@@ -17,6 +17,7 @@ const DEFAULTS: [(&str, &str); 22] = [
     ("hostAddresses", "[]"),
     ("advertiseAddresses", "[]"),
     ("guardExcept", "[]"),
+    ("offload", "[]"),
     ("backend", "\"nftables\""),
     ("portRange", "\"20000-29999\""),
     ("namedRanges", "{}"),

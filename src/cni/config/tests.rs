@@ -42,6 +42,7 @@ fn defaults() -> Config {
         guard_range: false,
         advertise_addresses: vec![],
         guard_except: vec![],
+        offload: vec![],
         store: StoreConfig {
             state_dir: "/run/autoport".into(),
             lock_timeout: Duration::from_secs(10),
@@ -64,7 +65,7 @@ fn every_key_is_read() {
         r#"{"backend":"nftables","masqAll":true,"markMasqBit":31,
             "sourceRanges":["10.1.2.3/8","fd00::1"],"hostAddresses":["192.0.2.0/24"],
             "advertiseAddresses":["203.0.113.1","2001:db8::1"],
-            "guardExcept":["loopback0","eth0","loopback0"],
+            "guardExcept":["loopback0","eth0","loopback0"],"offload":["eth1","bond0.5"],
             "stateDir":"//var/lib//autoport/","lockTimeout":0.5}"#,
     )
     .expect("all are good");
@@ -76,6 +77,7 @@ fn every_key_is_read() {
     let told: Vec<String> = config.advertise_addresses.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["203.0.113.1", "2001:db8::1"]);
     assert_eq!(config.guard_except, ["eth0", "loopback0"]);
+    assert_eq!(config.offload, ["bond0.5", "eth1"]);
     let one = strict(r#"{"advertiseAddresses":"203.0.113.1"}"#).expect("one is enough");
     assert_eq!(one.advertise_addresses.len(), 1);
     assert_eq!(config.store.state_dir, Path::new("/var/lib/autoport"));
@@ -122,6 +124,11 @@ fn bad_values_name_key_value_and_remedy() {
         (r#"{"advertiseAddresses":1}"#, 6, "advertiseAddresses"),
         (r#"{"guardExcept":"loopback0"}"#, 6, "expected a list"),
         (r#"{"guardExcept":["a/b"]}"#, 7, "guardExcept[0] is \"a/b\", it must be 1 to 15 bytes"),
+        (r#"{"offload":"eth0"}"#, 6, "offload: found \"eth0\", expected a list"),
+        (r#"{"offload":[0]}"#, 6, "offload[0]: found 0"),
+        (r#"{"offload":["lo"]}"#, 7, "offload[0] is \"lo\", it must be an interface towards"),
+        (r#"{"offload":["eth0","sixteen-letters0"]}"#, 7, "offload[1] is \"sixteen-letters0\""),
+        (r#"{"offload":["eth0","eth0"]}"#, 7, "offload[1] is \"eth0\", but the list already has"),
         (r#"{"stateDir":"run/autoport"}"#, 7, "stateDir is \"run/autoport\""),
         (r#"{"stateDir":"/run/../etc"}"#, 7, ".."),
         (r#"{"stateDir":"/run/./x"}"#, 7, "stateDir"),

@@ -6,7 +6,7 @@ use super::way::{self, Led, Translated, Way};
 use super::{Fate, Finding, Trace};
 use crate::kernel::Table;
 use crate::model::{HostPort, Masquerade};
-use crate::ruleset::LAYOUT;
+use crate::ruleset::{LAYOUT, Offload};
 use crate::store::Who;
 
 const DOCTOR: &str = "run `autoport doctor`";
@@ -88,7 +88,25 @@ impl<'a> Walk<'a> {
         self.forwarding()?;
         self.route(lead)?;
         self.filters()?;
+        self.offload();
         self.pod(lead)
+    }
+
+    /// What becomes of the packets after the first ones.
+    fn offload(&mut self) -> Option<()> {
+        self.at = "offload";
+        let wanted = Offload::of(self.way.record()?);
+        if wanted.is_empty() || self.way.from_node {
+            return None;
+        }
+        let seen = &self.way.node.offloading;
+        let devices: Vec<_> = wanted.devices.intersection(&seen.devices).cloned().collect();
+        self.passes(match &seen.flaw {
+            Some(flaw) => format!("{flaw}: later packets take this way, too"),
+            None => {
+                format!("later packets skip routing and FORWARD between {}", devices.join(", "))
+            }
+        })
     }
 
     fn destination(&mut self) -> Option<()> {

@@ -9,8 +9,8 @@ use super::hops::{self, Asked, Hop, Hops, interface};
 use super::inside::Inside;
 use crate::event::Silent;
 use crate::kernel::{
-    self, Extent, Interface, Journey, Link, Listeners, Local, Look, Neighbour, Nft, Packet, Path,
-    Policies, Survey,
+    self, Extent, Interface, Journey, Link, Listeners, Local, Look, Neighbour, Nft, Offloading,
+    Packet, Path, Policies, Survey,
 };
 use crate::model::{Family, HostPort, Masquerade, Record};
 use crate::netns::{self, Fate};
@@ -50,6 +50,7 @@ pub(crate) struct Node {
     pub(super) others: Seen<OthersInPart>,
     survey: Option<Survey>,
     pub(super) look: Look,
+    pub(super) offloading: Offloading,
     pub(super) sysctls: Sysctls,
     pub(super) links: Vec<Link>,
     local: Vec<Local>,
@@ -65,6 +66,7 @@ impl Node {
         Ok(Self {
             survey: nft.survey()?,
             look: nft.look(Extent::Places(&[]))?,
+            offloading: nft.offloading()?,
             others: facts::others(),
             sysctls: Sysctls::gather(),
             links: kernel::links().unwrap_or_default(),

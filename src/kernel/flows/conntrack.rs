@@ -150,6 +150,19 @@ pub(super) fn list(socket: &mut Socket, filter: &Filter) -> Result<Vec<Flow>, Er
     })
 }
 
+/// Lists the flows of a family that a flowtable forwards.
+pub(super) fn offloaded(socket: &mut Socket, family: Family) -> Result<Vec<Flow>, Error> {
+    let mut question = question(uapi::IPCTNL_MSG_CT_GET, DUMP, number_of(family));
+    for attribute in [uapi::CTA_STATUS, uapi::CTA_STATUS_MASK] {
+        question.put(attribute, &[&uapi::IPS_OFFLOAD.to_be_bytes()]);
+    }
+    socket.gather(&question, "the connections it tracks", |_, attributes, flows| {
+        let status = attributes.u32(uapi::CTA_STATUS).unwrap_or(0);
+        let is_offloaded = status & uapi::IPS_OFFLOAD != 0;
+        flows.extend(Flow::read(family, attributes).filter(|_| is_offloaded));
+    })
+}
+
 /// Has the kernel delete all flows that pass `filter`; says whether it can. Kernels before 6.11 take the
 /// tuples for those of one flow, and refuse them because they are not whole.
 pub(super) fn delete_all(socket: &mut Socket, filter: &Filter) -> Result<bool, Error> {

@@ -19,7 +19,7 @@ use ipnetwork::IpNetwork;
 use super::route::{ADDRESSES, Local};
 use super::{Error, Nft, is_among};
 use crate::model::{Family, HostPort, Protocol};
-use crate::ruleset::{Data, Traffic, places_of};
+use crate::ruleset::{Data, Offload, Traffic, places_of};
 
 use conntrack::Filter;
 pub(in crate::kernel) use conntrack::Flow;
@@ -254,6 +254,20 @@ impl Nft {
             found.extend(flows.into_iter().filter_map(concerned));
         }
         Ok(found)
+    }
+
+    /// Counts the connections to pods of `offload` that a flowtable forwards, ours or that of another program.
+    ///
+    /// # Errors
+    /// [`Error::Socket`], [`Error::Question`].
+    pub fn count_offloaded(&mut self, offload: &Offload) -> Result<usize, Error> {
+        let mut count = 0;
+        for family in Family::ALL {
+            let flows = conntrack::offloaded(&mut self.socket, family)?;
+            count +=
+                flows.iter().filter(|it| offload.leads_to(it.protocol, it.answered_by)).count();
+        }
+        Ok(count)
     }
 
     /// Counts the flows through each mapping of `by` that has any.

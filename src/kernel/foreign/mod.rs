@@ -19,7 +19,7 @@ use super::netlink::socket::{DUMP, Socket, question};
 use super::{Error, INET};
 use crate::kernel::uapi;
 use crate::model::Family;
-use crate::ruleset::TABLE;
+use crate::ruleset::{OFFLOAD_TABLE, TABLE};
 
 pub use does::Does;
 pub use leftover::{Leftover, has_legacy_nat};
@@ -232,7 +232,7 @@ impl Sets {
 
 /// The name of a chain, unless it is ours.
 fn named(space: Space, table: &str, chain: &str) -> Option<ChainName> {
-    let own = space == Space::Inet && table == TABLE;
+    let own = space == Space::Inet && [TABLE, OFFLOAD_TABLE].contains(&table);
     (!own).then(|| ChainName { space, table: table.to_owned(), chain: chain.to_owned() })
 }
 

@@ -215,7 +215,7 @@ pub(super) fn differing_elements<'a>(
     lost.chain(found.map(|(place, seen)| foreign(place, seen)))
 }
 
-fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {
+pub(super) fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> Option<String> {
     let name = &chain.name;
     let Some(seen) = look.chains.get(name) else {
         return Some(format!("chain {name} is missing"));

@@ -12,7 +12,7 @@ use super::message::{Attributes, Messages, address, octets};
 use super::socket::{self, CREATE, DUMP, EXCL, REQUEST, Transaction};
 use crate::kernel::uapi;
 use crate::model::Protocol;
-use crate::ruleset::{Data, Element, Interface, Key, Place, Set, TABLE};
+use crate::ruleset::{Data, Element, Interface, Key, Place, Set};
 
 /// An element as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ fn put_counter(messages: &mut Messages) {
 }
 
 fn put_list<T>(messages: &mut Messages, set: Set, items: &[T], put: impl Fn(&mut Messages, &T)) {
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, set.table());
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages.nest(uapi::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         for item in items {
@@ -136,6 +136,18 @@ pub(super) fn add<E: Borrow<Element>>(transaction: &mut Transaction, elements: &
                 put_counter(list);
             }
         },
+    );
+}
+
+/// Adds those of these elements that are not there yet.
+pub(super) fn ensure(transaction: &mut Transaction, elements: &[&Element]) {
+    put_runs(
+        transaction,
+        (uapi::NFT_MSG_NEWSETELEM, CREATE),
+        elements,
+        |element| element.place(),
+        |set, key| format!("adding {key} to {set}"),
+        |list, element| put_element(list, element),
     );
 }
 
@@ -181,7 +193,7 @@ pub(super) fn question(messages: &mut Messages, place: &Place) {
 /// Asks for every element of `set`.
 pub(super) fn listing(set: Set) -> Messages {
     let mut messages = socket::question(uapi::NFT_MSG_GETSETELEM, DUMP, INET);
-    messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, TABLE);
+    messages.put_text(uapi::NFTA_SET_ELEM_LIST_TABLE, set.table());
     messages.put_text(uapi::NFTA_SET_ELEM_LIST_SET, &set.to_string());
     messages
 }

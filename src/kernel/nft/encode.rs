@@ -54,8 +54,13 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
+    /// That of [`TABLE`].
     pub(super) fn new() -> Self {
-        let name = CString::new(TABLE).expect("the table's name has no NUL in it");
+        Self::of(TABLE)
+    }
+
+    pub(super) fn of(table: &str) -> Self {
+        let name = c_string(table);
         let scratch = vec![0; nftnl::nft_nlmsg_maxsize() as usize + ALIGNMENT];
         Self { table: Table::new(name, ProtoFamily::Inet), scratch }
     }
@@ -72,6 +77,7 @@ impl Encoder {
             let hook = match base.hook {
                 Hook::Prerouting => nftnl::Hook::PreRouting,
                 Hook::Input => nftnl::Hook::In,
+                Hook::Forward => nftnl::Hook::Forward,
                 Hook::Output => nftnl::Hook::Out,
                 Hook::Postrouting => nftnl::Hook::PostRouting,
             };
@@ -139,7 +145,7 @@ impl Encoder {
 }
 
 fn c_string(name: &str) -> CString {
-    CString::new(name).expect("names of chains and sets are made here, without NUL")
+    CString::new(name).expect("names of tables, chains and sets are made here, without NUL")
 }
 
 /// Lets libnftnl write a message and returns its bytes.

@@ -11,7 +11,7 @@ use super::message::{Answer, Body, answers};
 use super::socket::{Socket, is_own_port};
 use super::{Error, INET};
 use crate::kernel::uapi;
-use crate::ruleset::TABLE;
+use crate::ruleset::{OFFLOAD_TABLE, TABLE};
 
 /// How much may be told before it is read. Where it is not enough, that is noticed, and costs a look unless it
 /// was our own change: the kernel tells of each element of a table that is built again.
@@ -151,8 +151,9 @@ fn hear(ours: &mut bool, event: &Answer<'_>) -> bool {
     if event.kind == uapi::NFT_MSG_NEWGEN {
         return std::mem::take(ours) && !is_own_port(event.port);
     }
-    *ours |=
-        event.message.first() == Some(&INET) && attributes.text(uapi::NFTA_TABLE) == Some(TABLE);
+    let is_ours = |table| [TABLE, OFFLOAD_TABLE].contains(&table);
+    *ours |= event.message.first() == Some(&INET)
+        && attributes.text(uapi::NFTA_TABLE).is_some_and(is_ours);
     false
 }
 

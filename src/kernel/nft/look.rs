@@ -202,11 +202,7 @@ impl Nft {
         if look.table == Table::Absent {
             return Ok(look);
         }
-        let chains = self.list(uapi::NFT_MSG_GETCHAIN, uapi::NFTA_CHAIN_NAME)?;
-        look.chains = chains.into_iter().collect();
-        for (chain, rule) in self.list(uapi::NFT_MSG_GETRULE, uapi::NFTA_RULE_CHAIN)? {
-            look.rules.entry(chain).or_default().push(rule);
-        }
+        self.look_at_chains(TABLE, &mut look)?;
         match extent {
             Extent::Places(places) => look.elements = self.seen_at(&look.covered(places))?,
             Extent::Everything => {
@@ -262,12 +258,22 @@ impl Nft {
         })
     }
 
-    /// Lists the rules or chains of our table, each with its chain's name, which is its attribute `name`.
-    fn list(&mut self, kind: u16, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    /// Lists the chains and rules of `table`.
+    pub(super) fn look_at_chains(&mut self, table: &str, look: &mut Look) -> Result<(), Error> {
+        let chains = self.list(table, uapi::NFT_MSG_GETCHAIN, uapi::NFTA_CHAIN_NAME)?;
+        look.chains = chains.into_iter().collect();
+        for (chain, rule) in self.list(table, uapi::NFT_MSG_GETRULE, uapi::NFTA_RULE_CHAIN)? {
+            look.rules.entry(chain).or_default().push(rule);
+        }
+        Ok(())
+    }
+
+    /// Lists the rules or chains of a table, each with its chain's name, which is its attribute `name`.
+    fn list(&mut self, table: &str, kind: u16, name: u16) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut question = socket::question(kind, DUMP, INET);
-        question.put_text(uapi::NFTA_TABLE, TABLE);
+        question.put_text(uapi::NFTA_TABLE, table);
         self.socket.list(&question, WHAT, |_, attributes, found| {
-            if let Some(name) = chain_in(attributes, name) {
+            if let Some(name) = chain_in(table, attributes, name) {
                 found.push((name.to_owned(), attributes.0.to_vec()));
             }
         })
@@ -297,8 +303,8 @@ pub(super) fn read_table(attributes: Attributes<'_>) -> Look {
     }
 }
 
-/// The name of a chain of our table, from the attribute that has it: the kernel may list other tables', too.
-pub(super) fn chain_in(attributes: Attributes<'_>, name: u16) -> Option<&str> {
-    let own = attributes.text(uapi::NFTA_TABLE)? == TABLE;
+/// The name of a chain of `table`, from the attribute that has it: the kernel may list other tables', too.
+pub(super) fn chain_in<'a>(table: &str, attributes: Attributes<'a>, name: u16) -> Option<&'a str> {
+    let own = attributes.text(uapi::NFTA_TABLE)? == table;
     own.then(|| attributes.text(name))?
 }

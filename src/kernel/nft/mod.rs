@@ -9,6 +9,7 @@ mod elements;
 mod encode;
 mod events;
 mod look;
+mod offload;
 mod probe;
 mod reconcile;
 #[cfg(feature = "replay")]
@@ -40,7 +41,8 @@ use crate::ruleset::{
 pub use change::Change;
 pub use events::{Events, Woken};
 pub use look::{Extent, Look, Table};
-pub use probe::{Release, trial};
+pub use offload::Offloading;
+pub use probe::{Release, offload_trial, trial};
 pub use reconcile::Survey;
 #[cfg(feature = "replay")]
 pub use replay::{Asked, read};
@@ -111,11 +113,13 @@ impl Nft {
                 }
                 Ok(Some(Applied::of(&change.difference(look)?, change.is_new)))
             })?;
-        if applied.rebuilt.is_none() {
-            match self.finish(&vacated) {
+        match whole.filter(|whole| applied.rebuilt.is_some() && !whole.offload.is_empty()) {
+            Some(whole) => applied.offload(self.offload_exactly(&whole.offload)),
+            None if applied.rebuilt.is_some() => {}
+            None => match self.finish(&vacated) {
                 Ok(unused) => applied.unused = unused,
                 Err(error) => applied.unfinished = Some(error),
-            }
+            },
         }
         Ok(applied)
     }
@@ -219,14 +223,16 @@ impl Nft {
     /// [`Error::NewerLayout`], [`Error::Refused`], [`Error::Unanswered`].
     pub fn adopt(&mut self, everything: &Ruleset) -> Result<Applied, Error> {
         let whole = self.with_spared(Cow::Borrowed(everything))?;
-        self.attempt(Extent::Places(&[]), |nft, look, _| {
+        let mut applied: Applied = self.attempt(Extent::Places(&[]), |nft, look, _| {
             let reason = match look.permit(&nft.identity) {
                 Err(Error::OtherInstance { .. }) => "it belonged to another store",
                 Ok(()) => "it was replaced meanwhile",
                 Err(error) => return Err(error),
             };
             Ok(Some(nft.rebuild(look, &whole, reason.to_owned())))
-        })
+        })?;
+        applied.offload(self.offload_exactly(&everything.offload));
+        Ok(applied)
     }
 
     /// The transaction that replaces whatever there is by `whole`, for this `reason`, and what it comes to:
@@ -325,6 +331,9 @@ pub struct Applied {
     /// Why something that was released may still be there, if it may.
     #[serde(skip)]
     pub unfinished: Option<Error>,
+    /// Why established connections may not be offloaded as recorded, if so.
+    #[serde(skip)]
+    pub not_offloaded: Option<Error>,
     /// What was not translated, or not rightly, until now: flows may have begun meanwhile.
     #[serde(skip)]
     pub restored: Vec<Traffic>,
@@ -336,6 +345,19 @@ impl Applied {
         let removed = difference.deleted.len() + difference.expired.len();
         let added = difference.added.len();
         (make(difference, is_new), Self { added, removed, ..Self::default() })
+    }
+
+    /// Takes note of what came of the second table.
+    fn offload(&mut self, offloaded: Result<u32, Error>) {
+        match offloaded {
+            Ok(0) => {}
+            Ok(made) => {
+                self.generation = self.generation.map(|last| last.wrapping_add(made));
+                let what = "table inet autoport_offload was not as recorded";
+                self.mended.extend(self.rebuilt.is_none().then(|| what.to_owned()));
+            }
+            Err(error) => self.not_offloaded = Some(error),
+        }
     }
 
     /// What was wrong with single elements, in short.

@@ -30,9 +30,21 @@ pub enum Release {
 /// # Errors
 /// Where no namespace may be made; inside, what the kernel refused.
 pub fn trial() -> io::Result<Result<Release, Error>> {
-    let inside = || {
+    elsewhere(table)
+}
+
+/// Builds a flowtable, with a set and a rule.
+///
+/// # Errors
+/// As for [`trial`].
+pub fn offload_trial() -> io::Result<Result<(), Error>> {
+    elsewhere(|| Nft::open("trial")?.build_offload())
+}
+
+fn elsewhere<T: Send + 'static>(attempt: fn() -> Result<T, Error>) -> io::Result<Result<T, Error>> {
+    let inside = move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        Ok(table())
+        Ok(attempt())
     };
     let trial = thread::Builder::new().spawn(inside)?;
     trial.join().unwrap_or_else(|_| Err(io::Error::other("the trial panicked")))
@@ -85,6 +97,7 @@ fn record(name: &str, port: u16, pods: [&str; 2], has_gates: bool) -> Option<Rec
         grants: Vec::new(),
         dialects: [].into(),
         advertised: [].into(),
+        offload: None,
         created: 0,
         boot_id: String::new(),
     })

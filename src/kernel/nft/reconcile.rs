@@ -80,6 +80,7 @@ impl Nft {
         if applied.added > 0 {
             applied.restored.clone_from(&everything.traffic);
         }
+        applied.offload(self.offload_exactly(&everything.offload));
         Ok(applied)
     }
 

@@ -13,7 +13,7 @@ use super::encode::{Encoder, Raw, address_words};
 use super::message::{number_of, octets};
 use crate::kernel::uapi;
 use crate::model::Family;
-use crate::ruleset::{Rule, Set, Side, Term};
+use crate::ruleset::{FLOWTABLE, Rule, Set, Side, Term};
 
 /// The register that begins `words` words of 32 bits after the first.
 const fn register(words: u32) -> u32 {
@@ -48,10 +48,18 @@ impl RuleEncoding {
             Term::Within(side, network) => self.within(*side, network),
             Term::In(set) => self.lookup(*set, None),
             Term::Translated => {
-                let to = (sys::NFTNL_EXPR_CT_DREG, uapi::NFT_REG_1);
-                self.push(c"ct", &[(sys::NFTNL_EXPR_CT_KEY, uapi::NFT_CT_STATUS), to], &[]);
-                self.bitwise(&(uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT).to_ne_bytes(), &[0; 4]);
-                self.compare(uapi::NFT_CMP_NEQ, &[0; 4]);
+                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT);
+            }
+            Term::FromEstablishedClient => {
+                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_DST_NAT);
+                self.ct_has(uapi::NFT_CT_STATE, uapi::NF_CT_STATE_ESTABLISHED);
+                self.ct(uapi::NFT_CT_DIRECTION);
+                self.equals(&[uapi::IP_CT_DIR_ORIGINAL]);
+            }
+            Term::Offload => {
+                let name = format!("{FLOWTABLE}\0");
+                let table = (sys::NFTNL_EXPR_FLOW_TABLE_NAME, name.as_bytes());
+                self.push(c"flow_offload", &[], &[table]);
             }
             Term::MarkHas(bit) => {
                 self.meta(uapi::NFT_META_MARK, 0);
@@ -77,6 +85,18 @@ impl RuleEncoding {
     fn meta(&mut self, key: u32, words: u32) {
         let to = (sys::NFTNL_EXPR_META_DREG, register(words));
         self.push(c"meta", &[(sys::NFTNL_EXPR_META_KEY, key), to], &[]);
+    }
+
+    fn ct(&mut self, key: u32) {
+        let to = (sys::NFTNL_EXPR_CT_DREG, uapi::NFT_REG_1);
+        self.push(c"ct", &[(sys::NFTNL_EXPR_CT_KEY, key), to], &[]);
+    }
+
+    /// Goes on only where what is tracked of the connection has one of these bits.
+    fn ct_has(&mut self, key: u32, bits: u32) {
+        self.ct(key);
+        self.bitwise(&bits.to_ne_bytes(), &[0; 4]);
+        self.compare(uapi::NFT_CMP_NEQ, &[0; 4]);
     }
 
     /// Goes on only where the first register has this value.

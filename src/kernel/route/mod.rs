@@ -3,6 +3,7 @@
 //! This is the only place with an asynchronous runtime: rtnetlink needs one, and it costs about
 //! 0.1 ms, so nothing here runs on an ADD that does not need it.
 
+mod interfaces;
 mod outward;
 mod path;
 
@@ -24,6 +25,7 @@ use super::netlink::message::number_of;
 use crate::model::{Family, check_ifname};
 use crate::ruleset::is_host;
 
+pub use interfaces::{exists, veths};
 pub use outward::outward_addresses;
 pub use path::{
     Journey, Link, Neighbour, Path, Policies, interface_with, is_filtered, links, neighbour, path,

@@ -163,6 +163,7 @@ fn record(locked: &Shared, container_id: &str, hosts: &[HostPort]) -> Record {
         pod_addresses: vec!["10.0.0.2/24".parse().expect("an address")],
         mappings,
         advertised: vec!["192.0.2.10".parse().expect("an address")],
+        offload: None,
         created: 1_700_000_000,
         boot_id: locked.instance().boot_id.clone(),
         ..test_record(Owner::bare(attachment(container_id)))

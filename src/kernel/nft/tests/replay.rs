@@ -10,6 +10,7 @@ use super::message::{Attributes, Body, answers, attributes_of};
 use super::{Change, Error, Table, elements, look, make};
 use crate::kernel::uapi;
 use crate::model::{Family, Protocol};
+use crate::ruleset::TABLE;
 use crate::ruleset::{Chain, Set, base_chains};
 
 /// What a recorded datagram is an answer to.
@@ -46,7 +47,7 @@ fn object(asked: Asked, attributes: Attributes<'_>, message: &[u8]) -> usize {
     let mut encoder = Encoder::new();
     let is_like = |ours: &[u8]| attributes.contains(attributes_of(ours));
     let chain = |name| {
-        let name = look::chain_in(attributes, name)?;
+        let name = look::chain_in(TABLE, attributes, name)?;
         base_chains().into_iter().find(|chain| chain.name == name)
     };
     match asked {
