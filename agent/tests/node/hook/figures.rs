@@ -1,11 +1,7 @@
 //! What the hook costs a program: the figures of docs/agent.md.
 
 use std::fmt::Write as _;
-
-use autoport::event::Silent;
-use autoport::store::Store;
-use autoport_agent::config::Plugin;
-use autoport_agent::hostnet::{self, Call};
+use std::fs;
 
 use super::*;
 use crate::stop;
@@ -109,19 +105,49 @@ fn what_attaching_takes() {
 /// What a pod holds in the measurements of the guard.
 const HELD: &str = "http=auto/udp";
 
-/// Has so many pods on the host network hold a port each, without an agent.
-fn filled(scene: &Scene, count: usize) -> Vec<Pod> {
-    let store = Store::at(&scene.node.state());
-    let net_conf_dir = scene.node.node_dir().join("net.d");
-    let plugin = Plugin::new(net_conf_dir).with_node_dir(scene.node.node_dir().to_owned());
-    let one = |at: usize| {
+impl Scene {
+    /// By an agent that does not log each Pod: nobody reads that here.
+    fn replace_quietly(&mut self) {
+        self.agent.signal(nix::sys::signal::Signal::SIGKILL);
+        self.agent = self.node.start(&self.runtime.socket(), &["--log-level=warn"]);
+        self.connection = self.runtime.connect(self.pods.clone(), Vec::new());
+    }
+}
+
+/// What a sandbox takes with so many other holders, and binds of its own port and of another.
+fn with_holders(count: usize, guard: bool) -> String {
+    let mut scene = Scene::guarded("\"portRange\": \"20000-29999\"");
+    scene.replace_quietly();
+    for at in 0..count {
         let pod = scene.below_all(&format!("held-{at}"), &[(PORTS, HELD)]);
-        let mut call = Call { store: &store, now: 1, log: &mut Silent };
-        let config = plugin.read().expect("the node's file is right");
-        hostnet::claim(&pod, config, &mut call, &|| true).expect("there are ports");
-        pod
+        run(&mut scene.connection, &pod).expect("it is assigned its port");
+        scene.pods.push(pod);
+    }
+    let file = scene.node.node_dir().join("autoport.json");
+    let before = fs::read_to_string(&file).expect("it is there");
+    let after = before.replacen('{', &format!("{{\"guardRange\": {guard}, "), 1);
+    fs::write(&file, after).expect("it is ours");
+    scene.replace_quietly();
+    // The agent has read all holders by then.
+    let (_, own) = scene.holds("last", HELD, None);
+    let mut sandboxes = Vec::new();
+    for at in 0..ROUNDS {
+        let pod = scene.below_all(&format!("next-{at}"), &[(PORTS, HELD)]);
+        let begun = std::time::Instant::now();
+        run(&mut scene.connection, &pod).expect("it is assigned its ports");
+        sandboxes.push(begun.elapsed().as_micros() as u64);
+        stop(&mut scene.connection, &pod);
+    }
+    let mut actor = scene.inside("last");
+    let mut times = |port: u16| -> Vec<u64> {
+        let order = format!("times-bind 127.0.0.1:{port}");
+        (0..ROUNDS).map(|_| actor.does(&order).parse().expect("nanoseconds")).collect()
     };
-    (0..count).map(one).collect()
+    let columns = [sandboxes, times(own), times(8063)].map(|all| {
+        let spread = spread(&all);
+        format!("{} ({spread})", median(all))
+    });
+    format!("| {count} | {guard} | {} |", columns.join(" | "))
 }
 
 /// Of the release, which `make bench-hook` runs.
@@ -134,30 +160,9 @@ fn what_the_guard_costs() {
     );
     for count in [0, 100, 1000, 5000] {
         for guard in [false, true] {
-            let keys = format!("\"portRange\": \"20000-29999\", \"guardRange\": {guard}");
-            let mut scene = Scene::guarded(&keys);
-            scene.pods = filled(&scene, count);
-            scene.replace_agent();
-            // The agent has read all holders by then.
-            let (_, own) = scene.holds("last", HELD, None);
-            let mut sandboxes = Vec::new();
-            for at in 0..ROUNDS {
-                let pod = scene.below_all(&format!("next-{at}"), &[(PORTS, HELD)]);
-                let begun = std::time::Instant::now();
-                run(&mut scene.connection, &pod).expect("it is assigned its ports");
-                sandboxes.push(begun.elapsed().as_micros() as u64);
-                stop(&mut scene.connection, &pod);
-            }
-            let mut actor = scene.inside("last");
-            let mut times = |port: u16| -> Vec<u64> {
-                let order = format!("times-bind 127.0.0.1:{port}");
-                (0..ROUNDS).map(|_| actor.does(&order).parse().expect("nanoseconds")).collect()
-            };
-            let columns = [sandboxes, times(own), times(8063)].map(|all| {
-                let spread = spread(&all);
-                format!("{} ({spread})", median(all))
-            });
-            println!("| {count} | {guard} | {} |", columns.join(" | "));
+            // A thread is one node.
+            let row = std::thread::spawn(move || with_holders(count, guard)).join();
+            println!("{}", row.expect("it is measured"));
         }
     }
 }
