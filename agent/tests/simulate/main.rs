@@ -48,7 +48,7 @@ fn measure(discovers: bool) {
     scene.burst("burst", &all);
     scene.ready("ready", &all);
     scene.idle("idle");
-    let all = scene.churn("churn", all, Duration::from_secs(60), parameter("SIMULATE_CHURN", 20));
+    let all = scene.churn("churn", all, Duration::from_mins(1), parameter("SIMULATE_CHURN", 20));
     scene.restart_api("API server restarted", Duration::from_secs(10));
     scene.restart_agents("all agents restarted");
     scene.remove("removal", &all);

@@ -63,9 +63,9 @@ impl Scene {
 
     fn await_watches(&self) {
         // The observer has one as well.
-        let all = (self.fleet.nodes.len() + 1) as f64;
+        let all = self.fleet.nodes.len() + 1;
         let begun = Instant::now();
-        while self.servers.counts().watches < all {
+        while (self.servers.counts().watches as usize) < all {
             assert!(begun.elapsed() < PATIENCE, "{:?}", self.servers.counts());
             thread::sleep(Duration::from_millis(200));
         }
@@ -161,12 +161,14 @@ impl Scene {
                 .filter_map(|uid| Some(*found.get(uid)? - *begun.sandboxes.get(uid)?));
             format!("{}; {}", spread(took.collect()), rate(at))
         };
-        let mut told = format!("status visible after {}", times(&seen.status));
-        if self.discovers {
-            told += &format!("\n  EndpointSlice visible after {}", times(&seen.slice));
-        }
-        told + &format!(
-            "\n  events that an agent refused and the runtime repeated, so far: {}",
+        let slices = if self.discovers {
+            format!("\n  EndpointSlice visible after {}", times(&seen.slice))
+        } else {
+            String::new()
+        };
+        format!(
+            "status visible after {}{slices}\n  events that an agent refused and the runtime repeated, so far: {}",
+            times(&seen.status),
             begun.refused
         )
     }
@@ -243,20 +245,20 @@ impl Scene {
         self.servers.start_api();
         let begun = Instant::now();
         self.before = (Counts::default(), self.usage());
-        let (mut lists, mut told) = (Vec::new(), String::new());
-        let all = self.fleet.nodes.len() as f64;
-        while self.servers.counts().watches <= all {
+        let mut lists = Vec::new();
+        let all = self.fleet.nodes.len() + 1;
+        while (self.servers.counts().watches as usize) < all {
             lists.push(self.requests("LIST", "pods"));
             assert!(begun.elapsed() < PATIENCE, "{:?}", self.servers.counts());
             thread::sleep(Duration::from_millis(250));
         }
-        told += &format!(
-            "all watches after {:.1?}; lists of Pods until then, each 250 ms: {lists:?}",
+        let watched = begun.elapsed();
+        self.await_status(&pods);
+        let told = format!(
+            "all watches after {watched:.1?}; lists of Pods until then, each 250 ms: {lists:?}\n  the Pods of \
+             meanwhile have their status after {:.1?}",
             begun.elapsed()
         );
-        self.await_status(&pods);
-        told +=
-            &format!("\n  the Pods of meanwhile have their status after {:.1?}", begun.elapsed());
         self.settle();
         self.tell(what, &told);
         self.remove("  its Pods removed", &pods);
@@ -372,6 +374,7 @@ fn rate(mut at: Vec<Instant>) -> String {
         *seconds.entry((*one - *first).as_secs()).or_default() += 1;
     }
     let most = seconds.values().max().copied().unwrap_or_default();
-    let time = (*last - *first).as_secs_f64().max(1.0);
-    format!("{:.0} in a second, {most} at most", at.len() as f64 / time)
+    let time = (*last - *first).max(Duration::from_secs(1));
+    let mean = at.len() as u128 * 1000 / time.as_millis();
+    format!("{mean} in a second, {most} at most")
 }

@@ -159,10 +159,10 @@ impl Counts {
                     *counts.requests.entry(key).or_default() += value;
                 }
                 "apiserver_watch_events_total" => {
-                    counts.events.entry(label("resource")).or_default().0 += value
+                    counts.events.entry(label("resource")).or_default().0 += value;
                 }
                 "apiserver_watch_events_sizes_sum" => {
-                    counts.events.entry(label("resource")).or_default().1 += value
+                    counts.events.entry(label("resource")).or_default().1 += value;
                 }
                 "apiserver_longrunning_requests"
                     if label("verb") == "WATCH" && label(",resource") == "pods" =>
