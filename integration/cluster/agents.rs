@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::api::{self, PATIENCE};
 use crate::cluster::{Cluster, Runtime};
 use crate::configuration::Api;
+use crate::daemonset::installers;
 use crate::deployed::{image, manifests, network, node};
 use crate::images::archive;
 use crate::machine::{wait_for, wait_until};
@@ -31,14 +32,7 @@ pub(crate) fn node_with_agents() -> Cluster {
     for archive in [image(), archive()] {
         wait_for(PATIENCE, "containerd has the images", || cluster.imports(&archive));
     }
-    cluster.kubectl(&["apply", "-k", &manifests("kubernetes")]);
-    cluster.in_system(&["rollout", "status", "daemonset/autoport", "--timeout=180s"]);
-    for container in ["agent", "agent-standby"] {
-        wait_for(PATIENCE, &format!("{container} reads the Pods from the API server"), || {
-            let logs = ["logs", "daemonset/autoport", "--container", container];
-            cluster.in_system(&logs).contains("watching the node's Pods")
-        });
-    }
+    cluster.brings_agents();
     cluster
 }
 
@@ -89,6 +83,24 @@ pub(crate) fn process(pod: &Value, container: &str) -> String {
 }
 
 impl Cluster {
+    /// Has the agents come to every node, whose containerd has their image.
+    pub(crate) fn brings_agents(&self) {
+        self.kubectl(&["apply", "-k", &manifests("kubernetes")]);
+        self.in_system(&["rollout", "status", "daemonset/autoport", "--timeout=180s"]);
+        for pod in installers() {
+            for container in ["agent", "agent-standby"] {
+                wait_for(
+                    PATIENCE,
+                    &format!("{container} reads the Pods from the API server"),
+                    || {
+                        let logs = ["logs", name(&pod), "--container", container];
+                        self.in_system(&logs).contains("watching the node's Pods")
+                    },
+                );
+            }
+        }
+    }
+
     /// The environment of the first process of a container that is ready.
     pub(crate) fn environment(&self, pod: &Value, container: &str) -> Environment {
         let process = process(pod, container);
@@ -126,13 +138,18 @@ impl Cluster {
     /// and insists that nothing is left. autoport itself stays: their own sandboxes have to end as well.
     pub(crate) fn ends_with_agents(&mut self, daemonset: &str) {
         wait_for(PATIENCE, "all pods are gone", || api::items("pods").is_empty());
-        wait_for(PATIENCE, "nothing is held or requested", || {
-            let requests = fs::read_dir("/run/autoport/requests").into_iter().flatten();
-            records().is_empty() && index().is_empty() && requests.count() == 0
-        });
+        wait_until_released();
         self.in_system(&["delete", "daemonset", daemonset, "--cascade=foreground"]);
         self.assert_nothing_left();
     }
+}
+
+/// Waits until nothing is held or requested on the node of this thread.
+pub(crate) fn wait_until_released() {
+    wait_for(PATIENCE, "nothing is held or requested", || {
+        let requests = fs::read_dir("/run/autoport/requests").into_iter().flatten();
+        records().is_empty() && index().is_empty() && requests.count() == 0
+    });
 }
 
 /// Makes a Deployment of these pods; gives them when all are ready.

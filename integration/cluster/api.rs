@@ -115,6 +115,15 @@ pub(crate) fn wait_for_pod(name: &str) {
     wait_for(PATIENCE, &format!("{name} is ready"), || is_true(&get(&path_of(name)), "Ready"));
 }
 
+/// Waits until a node is ready.
+pub(crate) fn wait_for_node(name: &str) {
+    let path = format!("/api/v1/nodes/{name}");
+    wait_for(PATIENCE, &format!("{name} is ready"), || {
+        let node = request("GET", &path, None).1;
+        is_true(&serde_json::from_str(&node).unwrap_or_default(), "Ready")
+    });
+}
+
 /// Waits until this many pods are ready, and nobody else is there.
 pub(crate) fn wait_for_pods(number: usize) -> Vec<Value> {
     let mut found = Vec::new();

@@ -1,17 +1,26 @@
 //! The resource `autoport.cni/ports`: what kubelet and the scheduler make of the agents' device plugin.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::agents::{PORTS, node_with_agents, number};
 use crate::api::{self, PATIENCE};
 use crate::cluster;
+use crate::configuration::NODE;
 use crate::machine::wait_for;
+use crate::second::{SECOND_NODE, two_nodes_with_agents};
 
 const RESOURCE: &str = "autoport.cni/ports";
 
-/// How many host ports the scheduler may give away on the node.
+/// How many host ports the scheduler may give away on a node.
+fn allocatable_on(node: &str) -> Value {
+    let node = api::get(&format!("/api/v1/nodes/{node}"));
+    node["status"]["allocatable"][RESOURCE].clone()
+}
+
 fn allocatable() -> Value {
-    api::get("/api/v1/nodes/node")["status"]["allocatable"][RESOURCE].clone()
+    allocatable_on(NODE.name)
 }
 
 /// A Pod that asks for two host ports, and for so many of the resource.
@@ -66,4 +75,48 @@ fn pods_go_where_host_ports_are_left_and_an_agent_is() {
         api::ends(name);
     }
     cluster.ends_with_agents("autoport");
+}
+
+/// Waits until a Pod is ready; insists that it is on this node.
+fn comes_to(node: &str, name: &str) {
+    api::wait_for_pod(name);
+    let pod = api::get(&format!("{}/{name}", api::folder("pods")));
+    assert_eq!(pod["spec"]["nodeName"], node, "{name}");
+}
+
+#[test]
+fn pods_go_to_the_node_that_has_room() {
+    // The first node's own file comes before the ConfigMap, so it has room for two Pods.
+    let (mut cluster, second) = two_nodes_with_agents(|_| {
+        let own = json!({"portRange": "20000-20003"}).to_string();
+        fs::write("/etc/cni/autoport.json", own).expect("the folder is covered");
+    });
+    wait_for(PATIENCE, "both ranges are counted", || {
+        [NODE, SECOND_NODE].map(|place| allocatable_on(place.name)) == ["4", "10k"]
+    });
+    cluster.kubectl(&["cordon", SECOND_NODE.name]);
+    for name in ["a", "b", "c"] {
+        api::create("pods", &pod(name, "2"));
+        if name == "c" {
+            waits(name);
+        } else {
+            comes_to(NODE.name, name);
+        }
+    }
+    // The scheduler prefers the node with fewer Pods, but not without room.
+    cluster.kubectl(&["uncordon", SECOND_NODE.name]);
+    comes_to(SECOND_NODE.name, "c");
+    for name in ["d", "e", "f"] {
+        api::create("pods", &pod(name, "2"));
+        comes_to(SECOND_NODE.name, name);
+    }
+    // Where one goes there is room again.
+    api::ends("a");
+    cluster.kubectl(&["cordon", SECOND_NODE.name]);
+    api::create("pods", &pod("g", "2"));
+    comes_to(NODE.name, "g");
+    for name in ["b", "c", "d", "e", "f", "g"] {
+        api::delete("pods", name);
+    }
+    second.ends_with(&mut cluster);
 }

@@ -7,18 +7,19 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::api::{self, PATIENCE, is_true};
-use crate::configuration::{Api, arguments, private_folders, write_configurations};
+use crate::api::{self, PATIENCE};
+use crate::configuration::{
+    Api, NODE, Place, arguments, private_folders, write_certificates, write_configurations,
+};
 use crate::machine::{CONFIGURATIONS, CONTAINERD, IMAGE, Machine, PLUGINS, configure, wait_for};
 use crate::recording::{Call, calls};
 use crate::stage::chain::{Main, Network};
 use crate::stage::netns::{Netns, ip};
-use crate::stage::node::CLIENT;
 use crate::stage::plugin::{Plugin, tool};
 
 /// The daemons, in the order in which they are started.
 const CONTROL: [&str; 3] = ["etcd", "containerd", "kube-apiserver"];
-const NODE: [&str; 5] =
+const OTHERS: [&str; 5] =
     ["kubelet", "kubectl", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
 /// The image of the sandboxes of containerd 2, see [`crate::images`].
@@ -39,7 +40,7 @@ impl Runtime {
     }
 
     /// What sandboxes are made from. Where containers listen on any port, they do not.
-    fn sandboxes(self) -> &'static str {
+    pub(crate) fn sandboxes(self) -> &'static str {
         if self == Self::Containerd1 { IMAGE } else { PAUSE }
     }
 
@@ -55,12 +56,55 @@ impl Runtime {
     fn tool(self, name: &str) -> String {
         tool(self.folder()).join("usr/bin").join(name).to_string_lossy().into_owned()
     }
+
+    /// Starts a daemon of a node.
+    pub(crate) fn starts(self, machine: &Machine, place: &Place, name: &str) -> Child {
+        let mut daemon = machine.command("sh");
+        let of_api = Api::of_this_run().program(name);
+        let program = of_api.unwrap_or_else(|| self.program(name));
+        let script =
+            format!("echo $$ >/run/{name}.pid; exec {program} \"$@\" >>/run/{name}.log 2>&1");
+        daemon.args(["-c", &script, name]).args(arguments(name, place)).stdin(Stdio::null());
+        daemon.spawn().expect("nsenter is there")
+    }
+
+    /// Whether a node's containerd answers, and has what is in this archive then.
+    pub(crate) fn imports(self, machine: &Machine, archive: &Path) -> bool {
+        // Otherwise containerd 2 unpacks for its default snapshotter.
+        let local: &[&str] = if self == Self::Containerd2 { &["--local"] } else { &[] };
+        let more = ["--snapshotter", "native", &archive.to_string_lossy()];
+        let all = ["--address", CONTAINERD, "--namespace", "k8s.io", "images", "import"];
+        machine.try_run(&self.tool("ctr"), &[&all[..], local, &more].concat()).0
+    }
+}
+
+/// A machine with what the daemons of a node need there.
+pub(crate) fn machine(place: &Place) -> Machine {
+    let mut machine = Machine::at("kubernetes", place.addresses);
+    machine.environment = vec![
+        // Otherwise kubelet asks for metadata at its start.
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ("CRI_SOCKET", CONTAINERD.to_owned()),
+        ("TMPDIR", "/run/tmp".to_owned()),
+        // What kubelet says of times is recorded.
+        ("TZ", "UTC".to_owned()),
+    ];
+    machine.node.bridges_call_iptables(true);
+    // Without a route the node could not send to a Service's address.
+    let [_, _, client] = place.addresses;
+    ip(&format!(
+        "route add default via {}
+         route add default via {}
+         route add unreachable 169.254.0.0/16",
+        client[0], client[1]
+    ));
+    machine
 }
 
 /// A running cluster. Everything in it ends with it.
 pub(crate) struct Cluster {
     pub(crate) machine: Machine,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     daemons: BTreeMap<&'static str, Child>,
     /// The calls of the plugin that were looked at already.
     pub(crate) seen: Vec<Call>,
@@ -77,26 +121,11 @@ impl Cluster {
     /// A cluster whose containerd looks for plugins and for networks in these folders, and finds what
     /// `furnish` puts there.
     pub(crate) fn with(runtime: Runtime, folders: [&str; 2], furnish: impl FnOnce()) -> Self {
-        let mut machine = Machine::new("kubernetes");
-        machine.environment = vec![
-            // Otherwise kubelet asks for metadata at its start.
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("CRI_SOCKET", CONTAINERD.to_owned()),
-            ("TMPDIR", "/run/tmp".to_owned()),
-            // What kubelet says of times is recorded.
-            ("TZ", "UTC".to_owned()),
-        ];
-        machine.node.bridges_call_iptables(true);
-        // Without a route the node could not send to a Service's address.
-        ip(&format!(
-            "route add default via {}
-             route add default via {}
-             route add unreachable 169.254.0.0/16",
-            CLIENT[0], CLIENT[1]
-        ));
+        let machine = machine(&NODE);
         furnish();
         private_folders(&machine);
-        write_configurations(&machine, folders, runtime.sandboxes());
+        write_certificates(&machine);
+        write_configurations(&machine, &NODE, folders, runtime.sandboxes());
         let mut cluster = Self { machine, runtime, daemons: BTreeMap::new(), seen: Vec::new() };
         for name in CONTROL {
             cluster.starts(name);
@@ -104,16 +133,13 @@ impl Cluster {
         cluster.starts("kubelet");
         wait_for(PATIENCE, "containerd has the image", || cluster.import());
         wait_for(PATIENCE, "the API server listens", || cluster.try_kubectl(&["version"]).0);
-        for name in &NODE[1..] {
+        for name in &OTHERS[1..] {
             cluster.starts(name);
         }
         wait_for(PATIENCE, "the API server is ready", || {
             api::request("GET", "/readyz", None).0 == 200
         });
-        wait_for(PATIENCE, "the node is ready", || {
-            let node = api::request("GET", "/api/v1/nodes/node", None).1;
-            is_true(&serde_json::from_str(&node).unwrap_or_default(), "Ready")
-        });
+        api::wait_for_node(NODE.name);
         // Pods are refused until then.
         wait_for(PATIENCE, "there is a service account", || {
             api::items("serviceaccounts").iter().any(|item| !item["secrets"].is_null())
@@ -128,27 +154,12 @@ impl Cluster {
 
     /// Whether containerd answers, and has what is in this archive then.
     pub(crate) fn imports(&self, archive: &Path) -> bool {
-        // Otherwise containerd 2 unpacks for its default snapshotter.
-        let local: &[&str] = if self.runtime == Runtime::Containerd2 { &["--local"] } else { &[] };
-        let more = ["--snapshotter", "native", &archive.to_string_lossy()];
-        self.images(&[&["import"], local, &more].concat()).0
-    }
-
-    /// A command of `ctr images`: whether it succeeded, and what it printed.
-    pub(crate) fn images(&self, words: &[&str]) -> (bool, String) {
-        let all = ["--address", CONTAINERD, "--namespace", "k8s.io", "images"];
-        self.machine.try_run(&self.runtime.tool("ctr"), &[&all[..], words].concat())
+        self.runtime.imports(&self.machine, archive)
     }
 
     /// Starts a daemon.
     pub(crate) fn starts(&mut self, name: &'static str) {
-        let mut daemon = self.machine.command("sh");
-        let of_api = Api::of_this_run().program(name);
-        let program = of_api.unwrap_or_else(|| self.runtime.program(name));
-        let script =
-            format!("echo $$ >/run/{name}.pid; exec {program} \"$@\" >>/run/{name}.log 2>&1");
-        daemon.args(["-c", &script, name]).args(arguments(name)).stdin(Stdio::null());
-        self.daemons.insert(name, daemon.spawn().expect("nsenter is there"));
+        self.daemons.insert(name, self.runtime.starts(&self.machine, &NODE, name));
     }
 
     /// Ends a daemon by its number.
@@ -194,15 +205,18 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             let events = self.try_kubectl(&["get", "events", "--all-namespaces"]).1;
             eprintln!("--- events ---\n{events}");
-            for name in CONTROL.iter().chain(&NODE) {
-                let log = fs::read_to_string(format!("/run/{name}.log")).unwrap_or_default();
-                let lines: Vec<_> =
-                    log.lines().filter(|line| !line.contains("level=info")).collect();
-                let last = lines.len().saturating_sub(40);
-                eprintln!("--- {name} ---\n{}", lines[last..].join("\n"));
+            for name in CONTROL.iter().chain(&OTHERS) {
+                eprintln!("--- {name} ---\n{}", end_of_log(name));
             }
         }
     }
+}
+
+/// The last lines of a daemon's log that may tell why a test failed.
+pub(crate) fn end_of_log(daemon: &str) -> String {
+    let log = fs::read_to_string(format!("/run/{daemon}.log")).unwrap_or_default();
+    let lines: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// A pod whose container answers on these ports.

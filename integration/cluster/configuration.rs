@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::machine::{IMAGE, Machine, containerd_configuration};
-use crate::stage::node::FIRST;
+use crate::stage::node::{CLIENT, FIRST, SECOND};
 use crate::stage::plugin::tool;
 
 /// A file below `/proc/sys` that kubelet wants to set, and to what. There it is the machine's, not
@@ -48,8 +48,27 @@ impl Api {
     }
 }
 
+/// What tells a node from another one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// The name of its Node.
+    pub(crate) name: &'static str,
+    /// Its own two addresses and that of the client outside it, IPv4 and IPv6 each.
+    pub(crate) addresses: [[&'static str; 2]; 3],
+    /// Its pods are in `10.subnet.0.0/24` and `fd00:subnet::/64`.
+    pub(crate) subnet: u8,
+}
+
+/// The node that every cluster has, with the control plane.
+pub(crate) const NODE: Place =
+    Place { name: "node", addresses: [FIRST, SECOND, CLIENT], subnet: 1 };
+
 /// What a daemon is started with.
-pub(crate) fn arguments(name: &str) -> Vec<String> {
+pub(crate) fn arguments(name: &str, place: &Place) -> Vec<String> {
+    let [[address, _], ..] = place.addresses;
+    let hostname = format!("--hostname-override={}", place.name);
+    let [node_ip, pods] =
+        [format!("--node-ip={address}"), format!("--cluster-cidr=10.{}.0.0/24", place.subnet)];
     let words: &[&str] = match name {
         "etcd" => &[
             "--data-dir=/run/etcd",
@@ -92,8 +111,8 @@ pub(crate) fn arguments(name: &str) -> Vec<String> {
             "--kubeconfig=/run/kubeconfig",
             "--container-runtime=remote",
             "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
-            "--hostname-override=node",
-            "--node-ip=192.0.2.1",
+            &hostname,
+            &node_ip,
         ],
         "kubectl" => &["--kubeconfig=/run/kubeconfig", "proxy", "--unix-socket=/run/api.sock"],
         "kube-controller-manager" => &[
@@ -110,9 +129,9 @@ pub(crate) fn arguments(name: &str) -> Vec<String> {
         // The four limits of connection tracking are the machine's.
         "kube-proxy" => &[
             "--kubeconfig=/run/kubeconfig",
-            "--hostname-override=node",
+            &hostname,
             "--proxy-mode=iptables",
-            "--cluster-cidr=10.1.0.0/24",
+            &pods,
             "--conntrack-max-per-core=0",
             "--conntrack-min=0",
             "--conntrack-tcp-timeout-established=0",
@@ -158,9 +177,9 @@ pub(crate) fn private_folders(machine: &Machine) {
     machine.run("sh", &["-c", &script.join("\n")]);
 }
 
-/// Makes a certificate authority and one certificate, which every daemon has: of a server by each of the
+/// Makes the key of the service accounts, and a certificate authority with one certificate, which every daemon has: of a server by each of the
 /// addresses under which the API server is asked, and of a client that may do everything.
-fn write_certificates(machine: &Machine) {
+pub(crate) fn write_certificates(machine: &Machine) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     for words in [
         format!("req -x509 {key} -days 2 -subj /CN=ca -keyout /run/ca.key -out /run/ca.crt"),
@@ -175,22 +194,22 @@ fn write_certificates(machine: &Machine) {
     ] {
         machine.run("openssl", &words.split_whitespace().collect::<Vec<_>>());
     }
+    machine.run("openssl", &["genrsa", "-traditional", "-out", "/run/accounts.key", "2048"]);
 }
 
-/// Writes what the daemons read at their start. containerd is told where plugins and networks are, and of
+/// Writes what the daemons read at their start, except the certificates. containerd is told where plugins and networks are, and of
 /// which image sandboxes are.
 pub(crate) fn write_configurations(
     machine: &Machine,
+    place: &Place,
     [plugins, networks]: [&str; 2],
     sandboxes: &str,
 ) {
-    write_certificates(machine);
-    machine.run("openssl", &["genrsa", "-traditional", "-out", "/run/accounts.key", "2048"]);
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "c", "cluster": {
-            "server": "https://127.0.0.1:6443", "certificate-authority": "/run/ca.crt",
+            "server": format!("https://{}:6443", FIRST[0]), "certificate-authority": "/run/ca.crt",
         }}],
         "users": [{"name": "u", "user": {
             "client-certificate": "/run/pki.crt", "client-key": "/run/pki.key",
@@ -205,7 +224,7 @@ pub(crate) fn write_configurations(
     let kubelet = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": FIRST[0],
+        "address": place.addresses[0][0],
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",

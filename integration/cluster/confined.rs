@@ -19,7 +19,7 @@ fn file(path: &str) -> String {
 }
 
 /// A program that has a token.
-struct Client<'a> {
+pub(crate) struct Client<'a> {
     cluster: &'a Cluster,
     token: String,
 }
@@ -42,8 +42,13 @@ impl<'a> Client<'a> {
         });
         let path = "/api/v1/namespaces/kube-system/serviceaccounts/autoport-agent/token";
         let told = api::does("POST", path, Some(&request));
-        let token = told["status"]["token"].as_str().expect("a token").to_owned();
-        Self { cluster, token }
+        let token = told["status"]["token"].as_str().expect("a token");
+        Self::with(cluster, token)
+    }
+
+    /// With this token.
+    pub(crate) fn with(cluster: &'a Cluster, token: &str) -> Self {
+        Self { cluster, token: token.to_owned() }
     }
 
     /// The status of the answer, and its text.
@@ -58,6 +63,9 @@ impl<'a> Client<'a> {
                 "--silent",
                 "--cacert",
                 "/run/ca.crt",
+                // To curl the API server answers with indented JSON, and that of 1.20 crashes over it.
+                "--user-agent",
+                "autoport-test",
                 "--request",
                 method,
                 "--header",
@@ -75,12 +83,12 @@ impl<'a> Client<'a> {
         (status.parse().expect("a number"), text.to_owned())
     }
 
-    fn is_permitted(&self, method: &str, path: &str, body: &Value) {
+    pub(crate) fn is_permitted(&self, method: &str, path: &str, body: &Value) {
         let (status, said) = self.asks(method, path, body);
         assert!((200..300).contains(&status), "{method} {path} {body}: {status} {said}");
     }
 
-    fn is_forbidden(&self, method: &str, path: &str, body: &Value, reason: &str) {
+    pub(crate) fn is_forbidden(&self, method: &str, path: &str, body: &Value, reason: &str) {
         let (status, said) = self.asks(method, path, body);
         assert!(status == 403 && said.contains(reason), "{method} {path} {body}: {status} {said}");
     }

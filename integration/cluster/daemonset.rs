@@ -95,7 +95,7 @@ fn written() -> Vec<(String, u64, i64, Vec<u8>)> {
 }
 
 /// The pods that install: while one is replaced there may be two.
-fn installers() -> Vec<Value> {
+pub(crate) fn installers() -> Vec<Value> {
     let label = "app.kubernetes.io/component%3Dinstall";
     let found = api::get(&format!("/api/v1/namespaces/kube-system/pods?labelSelector={label}"));
     found["items"].as_array().cloned().unwrap_or_default()

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::api::PATIENCE;
 use crate::cluster::{Cluster, Runtime};
+use crate::configuration::{NODE, Place};
 use crate::machine::wait_for;
 use crate::stage::chain::{Main, Network};
 use crate::stage::netns::run;
@@ -29,7 +30,12 @@ pub(crate) const MADE: &str = "/run/dist/autoport";
 
 /// A network as main plugins bring it.
 pub(crate) fn network() -> Network {
-    Network::new("blue", Main::Bridge, 1, Plugin::PortmapIptables)
+    network_of(&NODE)
+}
+
+/// That of another node.
+pub(crate) fn network_of(place: &Place) -> Network {
+    Network::new("blue", Main::Bridge, place.subnet, Plugin::PortmapIptables)
 }
 
 /// Does what a main plugin does at its start; gives the text of the network.
@@ -103,16 +109,19 @@ pub(crate) fn kustomized(folder: &Path) -> String {
 
 /// A node with the plugins of this network, without autoport.
 pub(crate) fn node(runtime: Runtime, network: &Network) -> Cluster {
-    Cluster::with(runtime, [PLUGINS, NETWORKS], || {
-        for folder in [ITS_PLUGINS, NETWORKS] {
-            fs::create_dir_all(folder).expect("the folder is ours");
-        }
-        for name in ["bridge", "host-local", "loopback", "portmap"] {
-            let plugin = network.folder().join(name);
-            fs::copy(plugin, Path::new(ITS_PLUGINS).join(name)).expect("/run is ours");
-        }
-        main_plugin_writes(network);
-    })
+    Cluster::with(runtime, [PLUGINS, NETWORKS], || furnish(network))
+}
+
+/// Puts the plugins of this network, and the network, where every node has them.
+pub(crate) fn furnish(network: &Network) {
+    for folder in [ITS_PLUGINS, NETWORKS] {
+        fs::create_dir_all(folder).expect("the folder is ours");
+    }
+    for name in ["bridge", "host-local", "loopback", "portmap"] {
+        let plugin = network.folder().join(name);
+        fs::copy(plugin, Path::new(ITS_PLUGINS).join(name)).expect("/run is ours");
+    }
+    main_plugin_writes(network);
 }
 
 impl Cluster {

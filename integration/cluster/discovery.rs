@@ -26,7 +26,7 @@ fn access() -> String {
 
 impl Cluster {
     /// The component, for whose kustomization Kubernetes 1.20 is too old.
-    fn discovers(&self) {
+    pub(crate) fn discovers(&self) {
         self.kubectl(&["apply", "--filename", &access()]);
         let add = |container: usize| {
             let path = format!("/spec/template/spec/containers/{container}/command/-");
@@ -38,7 +38,7 @@ impl Cluster {
     }
 }
 
-fn service(name: &str, annotation: &str) {
+pub(crate) fn service(name: &str, annotation: &str) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "annotations": {"autoport.cni/endpoints": annotation}},
@@ -47,7 +47,7 @@ fn service(name: &str, annotation: &str) {
     api::create("services", &service);
 }
 
-fn annotations(service: &str) -> Value {
+pub(crate) fn annotations(service: &str) -> Value {
     json!({PORTS: "game=8000/tcp+udp, query=8001", "autoport.cni/service": service})
 }
 

@@ -16,7 +16,8 @@ use crate::stage::probe::Transport;
 /// What the agents write of the port `game`.
 const NUMBER: &str = "autoport.cni/host-port.game";
 
-fn in_project(path: &str) -> PathBuf {
+/// A path in the project.
+pub(crate) fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 

@@ -13,6 +13,7 @@ mod cluster;
 mod configuration;
 mod confined;
 #[path = "../runtimes/machine.rs"]
+#[expect(dead_code, reason = "shared")]
 mod machine;
 #[path = "../runtimes/recording.rs"]
 #[expect(dead_code, reason = "shared")]
@@ -31,12 +32,14 @@ mod hook;
 mod images;
 mod inside;
 mod manifests;
+mod nodes;
 mod others;
 mod pods;
 mod remains;
 mod replicas;
 mod restarts;
 mod rollout;
+mod second;
 mod services;
 #[path = "../stage/mod.rs"]
 #[expect(dead_code, reason = "shared with the integration tests")]

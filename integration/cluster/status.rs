@@ -16,12 +16,12 @@ use crate::stage::probe::Transport;
 const GATE: &str = "autoport.cni/Listening";
 const STATUS: &str = "autoport.cni/status";
 
-fn get(name: &str) -> Value {
+pub(crate) fn get(name: &str) -> Value {
     api::get(&format!("{}/{name}", api::folder("pods")))
 }
 
 /// What the Pod carries.
-fn status(name: &str) -> Option<Value> {
+pub(crate) fn status(name: &str) -> Option<Value> {
     let text = get(name)["metadata"]["annotations"][STATUS].take();
     text.as_str().map(|text| serde_json::from_str(text).expect("JSON"))
 }

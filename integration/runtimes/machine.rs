@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::recording::CALLS;
 use crate::stage::chain::Network;
 use crate::stage::netns::{self, Netns, settle};
-use crate::stage::node::{FIRST, Node};
+use crate::stage::node::{CLIENT, FIRST, Node, SECOND};
 use crate::stage::plugin::{Plugin, tool};
 use crate::stage::probe::{Answer, Probe, Transport};
 
@@ -53,6 +53,8 @@ done"#;
 /// A [`Node`] with a PID namespace, in which the runtime and its containers are.
 pub(crate) struct Machine {
     pub(crate) node: Node,
+    /// The node's first address, IPv4 and IPv6.
+    address: [&'static str; 2],
     init: Child,
     alive: Option<ChildStdin>,
     /// Below which cgroup the containers are put.
@@ -67,8 +69,14 @@ impl Machine {
     /// A node with the programs of this Debian release, as `integration/setup.sh clients` unpacked
     /// them.
     pub(crate) fn new(release: &str) -> Self {
+        Self::at(release, [FIRST, SECOND, CLIENT])
+    }
+
+    /// The same with these addresses, see [`Node::at`].
+    pub(crate) fn at(release: &str, addresses: [[&'static str; 2]; 3]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let node = Node::new();
+        let node = Node::at(addresses);
+        let [address, ..] = addresses;
         let mut init = Command::new("unshare");
         init.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +92,8 @@ impl Machine {
         for folder in [PLUGINS, CONFIGURATIONS, CALLS, "/run/home"] {
             fs::create_dir_all(folder).expect("/run is ours");
         }
-        let machine =
-            Self { node, init, alive, cgroup, release: tool(release), environment: Vec::new() };
+        let (release, environment) = (tool(release), Vec::new());
+        let machine = Self { node, address, init, alive, cgroup, release, environment };
         install("");
         machine
     }
@@ -133,7 +141,7 @@ impl Machine {
     }
 
     /// The first process of the PID namespace, as it is called outside of it.
-    fn first(&self) -> u32 {
+    pub(crate) fn first(&self) -> u32 {
         let unshare = self.init.id();
         let children = format!("/proc/{unshare}/task/{unshare}/children");
         let children = fs::read_to_string(children).expect("unshare waits for its child");
@@ -165,7 +173,8 @@ impl Machine {
     /// The pod that answers on a port of the node's first address, over IPv4 and IPv6.
     pub(crate) fn answers(&self, transport: Transport, port: u16) -> [Answer; 2] {
         settle();
-        FIRST.map(|host| self.node.client_asks(&Probe { transport, ..Probe::tcp(host, port) }))
+        let probe = |host: &str| Probe { transport, ..Probe::tcp(host, port) };
+        self.address.map(|host| self.node.client_asks(&probe(host)))
     }
 
     /// Insists that `name` and nobody else answers there, over both families, once it has started:

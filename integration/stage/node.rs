@@ -38,10 +38,14 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::at([FIRST, SECOND, CLIENT])
+    }
+
+    /// The same with these addresses: its own two, and the client's.
+    pub(crate) fn at([first, second, outside]: [[&str; 2]; 3]) -> Self {
         let here = Netns::isolate();
         without_dad();
         let client = Netns::add("client");
-        let [first, second, outside] = [FIRST, SECOND, CLIENT];
         ip(&format!(
             "link add uplink type veth peer name eth0 netns client
              addr add {}/24 dev uplink
