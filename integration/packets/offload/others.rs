@@ -79,11 +79,11 @@ fn an_uplink_that_is_not_named_is_left_alone() {
     assert!(forwarded() > before, "its questions pass FORWARD");
 }
 
-/// A VLAN: either it is named or the interface below it.
+/// The interface below a VLAN is named: Linux 7.2 does not take the VLAN itself.
 #[test]
 #[ignore = "needs a kernel with nf_flow_table: make test-kernels"]
 fn connections_by_a_vlan() {
-    for named in ["uplink.5", "uplink"] {
+    for named in ["uplink"] {
         let node = Node::new();
         observe();
         ip("link add link uplink name uplink.5 type vlan id 5
