@@ -27,8 +27,8 @@
 #   bookworm/            clients, kubernetes  podman 4.3 and containerd 1.6 with their libraries
 #   trixie/              clients              containerd 1.7
 #   sid/                 clients, kubernetes  containerd 2
-#   servers/             clients              nginx and redis, which know nothing of autoport
-#   java/                clients              a Java runtime, for a server that knows nothing of autoport either
+#   servers/             clients, kernels     nginx and redis, which know nothing of autoport
+#   java/                clients, kernels     a Java runtime, for a server that knows nothing of autoport either
 #   systemd/             clients              systemd of Debian 13 with its libraries, for the slices of a pod
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
@@ -36,7 +36,8 @@
 #   prometheus/          packages             Debian 12's, which would start a service
 #   helm/                packages, kubernetes Helm 4, from a package of PyPI that carries the program
 #   bin/cri              clients, kubernetes  integration/programs/cri/main.go, a client of containerd
-#   rootfs/echo          clients, kubernetes  integration/programs/echo/main.go, what runs in a container
+#   rootfs/echo          clients, kubernetes, kernels
+#                                             integration/programs/echo/main.go, what runs in a container
 #   image.tar            clients, kubernetes  the same as an image
 #   kubernetes/          kubernetes           etcd, conntrack, and Kubernetes' own programs, built by
 #                                             integration/cluster/build.sh
@@ -91,7 +92,10 @@ packages_bench=(linux-perf)
 packages_kernels=(xz-utils)
 
 # What runs in an emulated machine, beside the tests.
-machine=(busybox-static containernetworking-plugins iproute2 iptables nftables strace util-linux)
+machine=(
+    busybox-static containernetworking-plugins iproute2 iptables libpython3.11-stdlib libstdc++6 nftables python3-minimal
+    strace util-linux
+)
 
 read -ra kernels <<<"${KERNELS:-bookworm trixie}"
 
@@ -447,6 +451,7 @@ have_kernels() {
     local suite
     have_busybox && have_machine || return 1
     for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
+    [ -n "$TARGET" ] || { have_servers && have_java && have_cri; }
 }
 
 have_cross() {
@@ -702,7 +707,7 @@ build_cri() {
             GOENV=off GOTOOLCHAIN=local GO111MODULE=off GOFLAGS= CGO_ENABLED=0 \
             "$goroot/bin/go" build -trimpath -ldflags '-s -w' -o "$out/" "autoport/$name"
     done
-    mkdir "$work/rootfs"
+    mkdir -p "$work/rootfs" "$TOOLS/bin"
     mv "$out/echo" "$work/rootfs/echo"
     tar -C "$work/rootfs" --owner=0 --group=0 --numeric-owner -cf "$out/layer.tar" echo
     layer=$(sha256sum <"$out/layer.tar")
@@ -778,7 +783,7 @@ unpack_machine() {
     mapfile -t names < <(suite "bookworm:$machine_arch" apt-get install --simulate --no-install-recommends "${machine[@]}" |
         sed -n 's/^Inst \([^ ]*\) .*/\1/p')
     [ "${#names[@]}" -gt 0 ] || die "apt does not say what ${machine[*]} depend on." "Look at unpack_machine in $0."
-    say "downloading the programs of an emulated machine (50 MB) to $TOOLS/machine/$machine_arch"
+    say "downloading the programs of an emulated machine (60 MB) to $TOOLS/machine/$machine_arch"
     download "bookworm:$machine_arch" "$work/machine.deb" "${names[@]}"
     download "sid:$machine_arch" "$work/machine-sid.deb" containernetworking-plugins
     unpack "$folder" "$work"/machine.deb/*.deb
@@ -892,6 +897,11 @@ if [ "$level" = kernels ]; then
     for suite in "${kernels[@]}"; do
         have_kernel "$suite" || unpack_kernel "$suite"
     done
+    # Servers that know nothing of autoport are of this machine's processor alone.
+    [ -z "$TARGET" ] || exit 0
+    have_servers || unpack_servers
+    have_java || unpack_java
+    have_cri || build_cri
     exit 0
 fi
 have_go_tools || build_go_tools

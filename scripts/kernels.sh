@@ -67,7 +67,11 @@ aarch64-*)
 esac
 busybox=$tools/busybox/bin/busybox
 debian=$tools/machine/$arch
-for file in "$busybox" "$debian" "${@/#/$tools/kernels/$arch/}"; do
+needed=("$busybox" "$debian" "${@/#/$tools/kernels/$arch/}")
+# Debian's servers are there for this machine's processor alone.
+servers=()
+if [[ " ${suites[*]} " == *" hook "* && $target == "$host" ]]; then servers=(servers java rootfs); fi
+for file in "${needed[@]}" "${servers[@]/#/$tools/}"; do
     [ -e "$file" ] || fail "$file is missing: ${TARGET:+TARGET=$TARGET }KERNELS=\"$*\" integration/setup.sh kernels"
 done
 if [ "$target" != "$host" ]; then . scripts/cross.sh; fi
@@ -144,6 +148,9 @@ if [[ " ${suites[*]} " == *" hook "* ]]; then
     agent=$(built bin autoport-agent)
     [ -x "$agent" ] || fail "cargo did not say where the agent is"
     put "$agent"
+    install "$debian/usr/bin/python3" "$root/usr/bin/"
+    cp -R "$debian"/usr/lib/python3* "$root/usr/lib/"
+    [ ${#servers[@]} -eq 0 ] || cp -R "${servers[@]/#/$tools/}" "$root/tools/"
 fi
 
 # --- what it does -------------------------------------------------------------
@@ -182,11 +189,13 @@ for suite in $(echo $suites | tr , ' '); do
         echo "kernels: status $status after $(($(clock) - began)) s"
         continue
     fi
+    # Not what a test runs as a process of its own, nor measurements, nor what needs systemd, which starts too slowly.
+    without='-e :act$ -e :figures: -e :systemd:'
+    [ -e /tools/servers ] || without="$without -e :programs:"
     programs=/integration filter=::$suite::
     [ $suite != hook ] || programs='/agent-lib /agent-node' filter=hook::
     for program in $programs; do
-        # Not what a test runs as a process of its own, nor measurements, nor what needs servers of Debian, Python or systemd.
-        tests=$($program --list "$filter" 2>/dev/null | sed -n "s/: test$//p" | grep -v -e :act$ -e :figures: -e :programs: -e :beside: -e :systemd:)
+        tests=$($program --list "$filter" 2>/dev/null | sed -n "s/: test$//p" | grep -v $without)
         # Without a name all tests would run.
         $program --exact --include-ignored --nocapture --test-threads 2 ${tests:-none} || status=$?
     done

@@ -16,6 +16,9 @@ struct Server {
     question: &'static str,
 }
 
+/// As long as Java may take to compile its program in an emulated machine, beside another one that does the same.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 const GET: &str = "GET / HTTP/1.0||";
 
 const SERVERS: [Server; 8] = [
@@ -149,8 +152,9 @@ impl Drop for Running {
 
 impl Scene {
     fn program(&self, uid: &str, words: &[String]) -> Running {
+        let gnu = format!("{}-linux-gnu", env::consts::ARCH);
         let libraries =
-            ["usr/lib", "lib"].map(|folder| tool("servers") + "/" + folder + "/x86_64-linux-gnu");
+            ["usr/lib", "lib"].map(|folder| format!("{}/{folder}/{gnu}", tool("servers")));
         let container = format!("pod{uid}/c1");
         let mut command: Command = self.cgroup.command(&container, &words[0]);
         command.args(&words[1..]).env("LD_LIBRARY_PATH", libraries.join(":"));
@@ -179,7 +183,7 @@ fn two_of_each_bind_the_same_port_and_are_reached() {
             let order = format!("asks 198.51.100.1:{http} {}", server.question);
             let mut answer = String::new();
             while !(answer.contains(uid) && answer.contains("198.51.100.2")) {
-                assert!(begun.elapsed() < Duration::from_secs(30), "{}: {answer}", server.name);
+                assert!(begun.elapsed() < PATIENCE, "{}: {answer}", server.name);
                 std::thread::sleep(Duration::from_millis(50));
                 answer = outside.does(&order);
             }
