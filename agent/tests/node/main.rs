@@ -48,7 +48,7 @@ use autoport_agent::nri::message::{
     StateChange, Status,
 };
 
-use self::agent::Node;
+use self::agent::{Agent, Node};
 use self::runtime::{Connection, Runtime};
 
 const PORTS: &str = "autoport.cni/ports";
@@ -324,16 +324,22 @@ fn a_pod_that_was_not_told_about_is_assigned_its_ports_before_its_container() {
     assert!(log.contains("without the variables") && log.contains("game-one"), "{log}");
 }
 
+/// A leader and a standby that have been told of the pod `one`.
+fn pair(node: &Node, runtime: &Runtime) -> [(Agent, Connection); 2] {
+    let mut pair = [&[][..], &["--standby"]].map(|options| {
+        let agent = node.start(&runtime.socket(), options);
+        (agent, runtime.connect(Vec::new(), Vec::new()))
+    });
+    for (_, connection) in &mut pair {
+        run(connection, &asking("one")).expect("it is assigned a port");
+    }
+    pair
+}
+
 #[test]
 fn a_standby_answers_when_the_leader_is_killed() {
     let (node, runtime) = (Node::new(""), Runtime::new());
-    let leader = node.start(&runtime.socket(), &[]);
-    let mut first = runtime.connect(Vec::new(), Vec::new());
-    let _standby = node.start(&runtime.socket(), &["--standby"]);
-    let mut second = runtime.connect(Vec::new(), Vec::new());
-    for connection in [&mut first, &mut second] {
-        run(connection, &asking("one")).expect("it is assigned a port");
-    }
+    let [(leader, mut first), (_standby, mut second)] = pair(&node, &runtime);
     let told = port(&mut first, &asking("one"));
     assert_eq!(create(&mut second, &asking("one")), Ok(BTreeMap::new()), "one of them answers");
     drop((leader, first));
@@ -350,13 +356,7 @@ fn a_standby_answers_when_the_leader_is_killed() {
 #[test]
 fn a_standby_answers_when_the_leader_is_stopped() {
     let (node, runtime) = (Node::new(""), Runtime::new());
-    let leader = node.start(&runtime.socket(), &[]);
-    let mut first = runtime.connect(Vec::new(), Vec::new());
-    let _standby = node.start(&runtime.socket(), &["--standby"]);
-    let mut second = runtime.connect(Vec::new(), Vec::new());
-    for connection in [&mut first, &mut second] {
-        run(connection, &asking("one")).expect("it is assigned a port");
-    }
+    let [(leader, mut first), (_standby, mut second)] = pair(&node, &runtime);
     let told = port(&mut first, &asking("one"));
     std::thread::sleep(Duration::from_secs(1));
     leader.signal(Signal::SIGSTOP);

@@ -15,7 +15,7 @@ use autoport_agent::nri::message::{Container, ContainerCreated, CreateContainer}
 
 use super::agent::{Agent, Node};
 use super::runtime::{Connection, Runtime};
-use super::{asking, port, run};
+use super::{asking, pair, port, run};
 
 /// How often an agent is hit, unless `SWAP_HITS` says otherwise; each hit takes some seconds.
 const HITS: u64 = 6;
@@ -80,13 +80,7 @@ fn no_container_is_created_without_its_variables_while_one_of_two_agents_is_hit(
 fn an_agent_that_the_runtime_has_dropped_does_not_take_the_lead() {
     for stopped in [2500, 1800] {
         let (node, runtime) = (Node::new(""), Runtime::new());
-        let leader = node.start(&runtime.socket(), &[]);
-        let mut first = runtime.connect(Vec::new(), Vec::new());
-        let _standby = node.start(&runtime.socket(), &["--standby"]);
-        let mut second = runtime.connect(Vec::new(), Vec::new());
-        for connection in [&mut first, &mut second] {
-            run(connection, &asking("one")).expect("it is assigned a port");
-        }
+        let [(leader, mut first), (_standby, mut second)] = pair(&node, &runtime);
         let told = port(&mut first, &asking("one"));
         leader.signal(Signal::SIGSTOP);
         let container = Container { name: "main".to_owned(), ..Container::default() };

@@ -36,16 +36,21 @@ fn another_flowtable_may_be_there_first() {
     line.bypasses("by ours");
 }
 
+/// Adds the uplink `second`.
+fn add_uplink(node: &Node) {
+    ip("link add second type veth peer name eth1 netns client
+        addr add 203.0.113.1/24 dev second
+        link set second up");
+    node.client.run(|| ip("addr add 203.0.113.100/24 dev eth1\nlink set eth1 up"));
+}
+
 /// Each uplink that is named takes part; an answer leaves by the route that holds now.
 #[test]
 #[ignore = "needs a kernel with nf_flow_table: make test-kernels"]
 fn connections_by_two_uplinks() {
     let node = Node::new();
     observe();
-    ip("link add second type veth peer name eth1 netns client
-        addr add 203.0.113.1/24 dev second
-        link set second up");
-    node.client.run(|| ip("addr add 203.0.113.100/24 dev eth1\nlink set eth1 up"));
+    add_uplink(&node);
     let (_pod, _attachment) = web(&node, &bridged().with("offload", json!(["uplink", "second"])));
     let mut lines = [FIRST[0], "203.0.113.1"].map(|to| {
         let mut line = Line::established(&node, Transport::Tcp, to);
@@ -67,10 +72,7 @@ fn connections_by_two_uplinks() {
 fn an_uplink_that_is_not_named_is_left_alone() {
     let node = Node::new();
     observe();
-    ip("link add second type veth peer name eth1 netns client
-        addr add 203.0.113.1/24 dev second
-        link set second up");
-    node.client.run(|| ip("addr add 203.0.113.100/24 dev eth1\nlink set eth1 up"));
+    add_uplink(&node);
     let (_pod, _attachment) = web(&node, &bridged());
     Line::established(&node, Transport::Tcp, SECOND[0]).bypasses("by the named one");
     let mut other = Line::established(&node, Transport::Tcp, "203.0.113.1");
