@@ -95,13 +95,13 @@ fn left_on(machine: &Machine, place: &Place) -> Vec<String> {
             .map(str::to_owned),
     );
     let cgroup = &machine.cgroup;
-    // runc makes one in the unified hierarchy too, of which kubelet 1.20 does not know.
+    // runc makes one in the unified hierarchy too, which kubelet 1.20 does not know.
     for top in names("/sys/fs/cgroup").iter().filter(|top| !top.ends_with("/unified")) {
         let below =
             run(Command::new("find").arg(format!("{top}{cgroup}")).args(["-type", "d"]), "");
         left.extend(below.1.lines().filter(|line| line.contains("/pod")).map(str::to_owned));
     }
-    // TCP's stay for two minutes after their end, whoever made them.
+    // TCP's stay for two minutes after their end, also those of other clients.
     let flows = machine.run("conntrack", &["-L", "-p", "udp"]);
     let of_pods = ["src", "dst"].map(|end| format!("{end}=10.{}.0.", place.subnet));
     left.extend(
