@@ -198,7 +198,7 @@ fn serve() {
     tool(Command::new("nft").args(["-f", "-"]), &script);
 }
 
-/// Makes `mappings` TCP mappings, the last of which leads to the server, and one of UDP. Established connections by
+/// Makes `mappings` TCP mappings, whose last one leads to the server, and one of UDP. Established connections by
 /// `uplinks` are offloaded.
 fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16, uplinks: &[&str]) {
     let others = mappings - 1;
