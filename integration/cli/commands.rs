@@ -194,7 +194,7 @@ fn show_knows_record_and_kernel() {
         assert_eq!((&port["elements"], &port["elementsPresent"]), (&json!(2), &json!(2)), "{port}");
         assert_eq!((&port["connections"], &port["flows"]), (&json!(0), &json!(0)), "{port}");
     }
-    assert!(web["kernel"]["chains"].as_str().is_some_and(|chains| chains.contains("chain net_")));
+    assert!(web["kernel"]["chains"].as_str().is_some_and(|chains| chains.contains("chain output")));
     assert_eq!(snapshot(), before, "show changes nothing");
 
     // Where the kernel is not as the record says, the exit status says so.
@@ -403,9 +403,9 @@ fn what_changes_something_says_it_to_programs_too() {
     assert_eq!(json_of(&["repair"]), (Some(0), equal));
     nft("delete element inet autoport ports4 { tcp . 8080 }");
     assert_snapshot("repair.txt", &told(&["repair"]));
-    nft("flush chain inet autoport hostports");
+    nft("flush chain inet autoport prerouting");
     let (_, answer) = json_of(&["repair"]);
-    assert_eq!(answer["rebuilt"], "chain hostports had 0 of 7 rules", "{answer}");
+    assert_eq!(answer["rebuilt"], "chain prerouting had 0 of 6 rules", "{answer}");
     scene.web.check().success();
     assert_eq!(view::records().len(), 3);
 }

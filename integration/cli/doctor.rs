@@ -174,7 +174,7 @@ fn everything_that_is_wrong_is_in_one_report() {
     while bridged().lines().count() > 1 && Instant::now() < until {
         thread::sleep(Duration::from_millis(10));
     }
-    nft("flush chain inet autoport hostports
+    nft("flush chain inet autoport prerouting
          table inet firewall { chain forward { type filter hook forward priority 0; policy drop; }; }");
     sysctl("net/ipv4/ip_forward", "0");
     scene.with(|conf| {

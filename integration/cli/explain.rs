@@ -106,7 +106,7 @@ fn add_does_what_was_explained() {
     let mut again = fewer.clone();
     again.container_id = "web2".to_owned();
     assert_foreseen("a new sandbox of the pod", &ask(&again));
-    nft("flush chain inet autoport hostports");
+    nft("flush chain inet autoport prerouting");
     assert_foreseen("a damaged table", &ask(&api));
     nft("delete table inet autoport");
     assert_foreseen("no table", &ask(&api));

@@ -84,7 +84,7 @@ fn status_is_about_the_ports_that_are_there_too() {
     let (code, answer) = json_of(&["status"]);
     assert_eq!((code, &answer["differences"]), (Some(0), &json!([])), "{answer}");
     assert!(told(&["status"]).contains("rules       as recorded\n"));
-    nft("flush chain inet autoport hostports");
+    nft("flush chain inet autoport prerouting");
     let (code, answer) = json_of(&["status"]);
     assert_eq!((code, &answer["usable"]), (Some(3), &json!(true)), "{answer}");
     assert!(answer["differences"].as_array().is_some_and(|all| !all.is_empty()), "{answer}");

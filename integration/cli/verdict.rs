@@ -196,8 +196,8 @@ fn what_keeps_a_packet_from_the_table_is_named() {
     scene.arrives("it is of the other family", outside.v6());
     nft("delete table ip alien");
 
-    nft("flush chain inet autoport hostports");
-    scene.stops("a flushed chain", outside, "table", "chain hostports");
+    nft("flush chain inet autoport prerouting");
+    scene.stops("a flushed chain", outside, "table", "chain prerouting");
     told(&["repair"]);
     nft("flush chain inet autoport output");
     scene.stops("a flushed chain", ask(Loopback, 8080), "table", "chain output");

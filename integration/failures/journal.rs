@@ -48,11 +48,11 @@ fn each_rejection_supersession_and_repair_is_a_line() {
     annotated(&own("wrong", 7), "ADD", &[("autoport.cni/ports", "=")]).run().failure(7);
     assert!(only("rejected", 7).starts_with("ADD of wrong: annotation autoport.cni/ports"));
 
-    nft("flush chain inet autoport hostports");
+    nft("flush chain inet autoport prerouting");
     web.plugin_call("CHECK").run().failure(120);
     assert!(only("rejected", 120).starts_with("CHECK of web: "));
     add(&node, &web);
-    assert!(only("built", 0).contains("hostports"));
+    assert!(only("built", 0).contains("prerouting"));
 
     // Its sandbox was made again.
     add(&node, &of_web("again", 8));

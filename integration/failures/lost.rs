@@ -81,7 +81,7 @@ impl Scene {
         let collected = told(&["gc", "-o", "wide"]);
         assert!(collected.contains("kept blue:web:eth0: record"), "{what}: {collected}");
         // Whoever has to build the table again keeps what is there of the record nobody can read.
-        nft(&format!("flush chain {TABLE} hostports"));
+        nft(&format!("flush chain {TABLE} prerouting"));
         let outcome = run(&self.other, "ADD");
         assert!(outcome.stderr.contains("built table"), "{what}: {outcome}");
         for port in [8080, 8090] {

@@ -197,9 +197,12 @@ fn established_connections_skip_forward() {
         let text = told(&["status"]);
         assert!(text.contains("4 connections between uplink and 1 interface of pods\n"), "{text}");
         let listing = ruleset();
-        for family in ["ip daddr . meta l4proto . th dport @offload4", "ip6 daddr"] {
-            let rule = "ct status dnat ct state established ct direction original";
-            assert!(listing.contains(&format!("{rule} {family}")), "{listing}");
+        for rule in [
+            "ct state established ct direction original ct status dnat jump clients",
+            "ip daddr . meta l4proto . th dport @offload4 flow add @established",
+            "ip6 daddr . meta l4proto . th dport @offload6 flow add @established",
+        ] {
+            assert!(listing.contains(rule), "{listing}");
         }
         attachment.check().success();
         attachment.del().success();

@@ -121,7 +121,7 @@ fn a_tcp_client_of_a_table_that_was_built_again_reaches_the_new_pod() {
     let other = other.mapping([PortMapping::new(Transport::Tcp, PORT + 100, POD_PORT)]);
     let restorers: [(&str, Restore<'_>); 4] = [
         ("the ADD of another", &|_| {
-            nft("flush chain inet autoport hostports");
+            nft("flush chain inet autoport prerouting");
             other.plugin_call("ADD").run().success();
         }),
         ("repair", &|_| {

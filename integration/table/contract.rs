@@ -216,8 +216,8 @@ fn what_others_have_is_untouched() {
 #[test]
 fn a_table_that_must_not_be_touched_is_not() {
     let one = pod("one", "10.1.0.5/24", &[8001]);
-    let later = "autoport layout 4 instance 00112233445566778899aabbccddeeff";
-    for comment in [later, "autoport layout 3 instance ffffffffffffffffffffffffffffffff"] {
+    let later = "autoport layout 5 instance 00112233445566778899aabbccddeeff";
+    for comment in [later, "autoport layout 4 instance ffffffffffffffffffffffffffffffff"] {
         elsewhere(|| {
             nft(&format!("table inet autoport {{\n\tcomment \"{comment}\"\n}}\n"));
             let before = full_ruleset();
@@ -225,7 +225,7 @@ fn a_table_that_must_not_be_touched_is_not() {
             let applied = apply(&change(&[], &[&one]), &everything);
             let reconciled = open().reconcile(&everything).map(drop);
             for error in [applied.expect_err(comment), reconciled.expect_err(comment)] {
-                let newer = matches!(error, Error::NewerLayout { found: 4 });
+                let newer = matches!(error, Error::NewerLayout { found: 5 });
                 let other = matches!(error, Error::OtherInstance { .. });
                 assert!(if comment == later { newer } else { other }, "{comment}: {error}");
             }

@@ -17,51 +17,41 @@ type Damage<'a> = (&'a str, String, &'a str);
 fn damage_to_the_networks<'a>(net: &'a str, from: &'a str, other: &str) -> Vec<Damage<'a>> {
     let held = |net: &str| net.replace("net_", "held4_");
     let (own, others) = (held(net), held(other));
-    let lead = |family: u8, chain: &str| {
-        let key = format!("meta nfproto ipv{family} meta l4proto . th dport");
-        let set = own.replace("held4", &format!("held{family}"));
-        format!("add rule {TABLE} hostports {key} @{set} goto {chain}")
+    let key = "meta l4proto . th dport";
+    let rule = |text: String| format!("add rule {TABLE} prerouting {text}");
+    let lead = |chain: &str| rule(format!("meta nfproto ipv4 {key} @{own} goto {chain}"));
+    let on_one = || {
+        let (set, chain) = (own.replace("held4", "host_held4"), net.replace("net_", "host_"));
+        rule(format!("ip daddr . {key} @{set} goto {chain}"))
     };
-    let on_one = |family: &str, digit: u8| {
-        let set = own.replace("held4", &format!("host_held{digit}"));
-        let chain = net.replace("net_", "host_");
-        let key = format!("{family} daddr . meta l4proto . th dport");
-        format!("add rule {TABLE} hostports {key} @{set} goto {chain}")
+    let mark = |condition: &str| {
+        let mark = "meta mark set meta mark | 0x00002000";
+        rule(format!("{condition} {key} @{others} {mark} dnat ip to {key} map @ports4"))
     };
-    let mark = |condition: &str| format!("add rule {TABLE} hostports {condition} jump {other}");
-    let hairpin = |family: &str, digit: u8| {
-        mark(&format!("{family} saddr . meta l4proto . th dport @hairpins{digit}"))
-    };
-    let translate = |digit: u8| {
-        let key = "meta l4proto . th dport";
-        let family = if digit == 4 { "ip" } else { "ip6" };
-        format!(
-            "add rule {TABLE} hostports meta nfproto ipv{digit} dnat {family} to {key} map @ports{digit}"
-        )
-    };
+    let hairpin = || mark(&format!("ip saddr . {key} @hairpins4"));
     // The rules of both networks as they are, but for two of them.
     let dispatch = |first: String, second: String| {
         [
-            format!("flush chain {TABLE} hostports"),
+            format!("flush chain {TABLE} prerouting"),
+            rule("fib daddr type != local return".to_owned()),
             second,
-            hairpin("ip", 4),
-            hairpin("ip6", 6),
-            on_one("ip", 4),
-            on_one("ip6", 6),
+            hairpin(),
+            on_one(),
             first,
-            lead(6, from),
-            translate(4),
-            translate(6),
+            rule(format!("meta nfproto ipv4 dnat ip to {key} map @ports4")),
+            rule("meta nfproto ipv6 jump hostports6".to_owned()),
         ]
         .join("\n")
     };
     let local = || mark("ip saddr 127.0.0.0/8");
-    let intact = dispatch(lead(4, from), local());
+    let intact = dispatch(lead(from), local());
     let swapped = |one: usize, other: usize| {
         let mut lines: Vec<&str> = intact.lines().collect();
         lines.swap(one, other);
         lines.join("\n")
     };
+    let accepted = format!("add rule {TABLE} hostports6 accept\n").repeat(5);
+    let accepted = format!("flush chain {TABLE} hostports6\n{accepted}");
     vec![
         (
             "element missing",
@@ -94,19 +84,19 @@ fn damage_to_the_networks<'a>(net: &'a str, from: &'a str, other: &str) -> Vec<D
             format!("add element {TABLE} {others} {{ tcp . 8001 }}"),
             "held4_",
         ),
-        ("led past its gate", dispatch(lead(4, net), local()), "hostports"),
-        ("led to others", dispatch(lead(4, other), local()), "hostports"),
-        ("a rule twice", dispatch(hairpin("ip", 4), local()), "hostports"),
-        (
-            "another rule of others",
-            dispatch(lead(4, from), mark("ip saddr 10.0.0.0/8")),
-            "hostports",
-        ),
-        ("every address first", swapped(4, 6), "hostports"),
-        ("translated at once", swapped(1, 8), "hostports"),
+        ("led past its gate", dispatch(lead(net), local()), "prerouting"),
+        ("led to others", dispatch(lead(other), local()), "prerouting"),
+        ("a rule twice", dispatch(hairpin(), local()), "prerouting"),
+        ("another rule of others", dispatch(lead(from), mark("ip saddr 10.0.0.0/8")), "prerouting"),
+        ("every address first", swapped(4, 5), "prerouting"),
+        ("translated at once", swapped(2, 6), "prerouting"),
+        ("addresses of others", swapped(1, 2), "prerouting"),
         ("chain flushed", format!("flush chain {TABLE} {net}"), net),
         ("gate flushed", format!("flush chain {TABLE} {from}"), from),
-        ("dispatch flushed", format!("flush chain {TABLE} hostports"), "hostports"),
+        ("dispatch flushed", format!("flush chain {TABLE} prerouting"), "prerouting"),
+        ("IPv6 flushed", format!("flush chain {TABLE} hostports6"), "hostports6"),
+        ("foreign rule of IPv6", format!("insert rule {TABLE} hostports6 drop"), "hostports6"),
+        ("IPv6 accepted", accepted, "hostports6"),
         (
             "output gone",
             format!("flush chain {TABLE} output\ndelete chain {TABLE} output"),
@@ -138,14 +128,23 @@ fn damage_to_the_rest() -> Vec<Damage<'static>> {
             "guard_input",
         ),
         ("policy drop", format!("add chain {TABLE} prerouting {{ policy drop; }}"), "prerouting"),
-        ("masquerade gone", format!("flush chain {TABLE} masquerade_13"), "masquerade_13"),
+        (
+            "everything masqueraded",
+            format!("flush chain {TABLE} postrouting\nadd rule {TABLE} postrouting masquerade"),
+            "postrouting",
+        ),
+        (
+            "masquerade gone",
+            format!("flush chain {TABLE} postrouting\ndelete chain {TABLE} masquerade_13"),
+            "masquerade_13",
+        ),
         ("masquerading unreachable", format!("flush chain {TABLE} postrouting"), "postrouting"),
         (
             "foreign rule",
             format!("insert rule {TABLE} prerouting tcp dport 8001 accept"),
             "prerouting",
         ),
-        ("foreign rule first", format!("insert rule {TABLE} hostports drop"), "hostports"),
+        ("foreign rule first", format!("insert rule {TABLE} output drop"), "output"),
         (
             "foreign rule before masquerading",
             format!("insert rule {TABLE} postrouting accept"),
@@ -155,18 +154,18 @@ fn damage_to_the_rest() -> Vec<Damage<'static>> {
             "rule replaced",
             format!(
                 "flush chain {TABLE} prerouting\n\
-            add rule {TABLE} prerouting fib saddr type local jump hostports"
+            add rule {TABLE} prerouting fib saddr type != local return"
             ),
             "prerouting",
         ),
         (
             "rules out of order",
             format!(
-                "flush chain {TABLE} output\n\
-            add rule {TABLE} output fib daddr type local jump hostports\n\
-            add rule {TABLE} output ip6 saddr ::1 return"
+                "flush chain {TABLE} hostports6\n\
+            add rule {TABLE} hostports6 meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6\n\
+            add rule {TABLE} hostports6 ip6 saddr ::1 return"
             ),
-            "output",
+            "hostports6",
         ),
         ("table gone", format!("delete table {TABLE}"), "missing"),
     ]

@@ -3,6 +3,8 @@
 
 use std::net::UdpSocket;
 
+use serde_json::json;
+
 use crate::stage::bare::{add, attachment, network, run, tcp};
 use crate::stage::chain::{Attachment, Main, Network, PortMapping};
 use crate::stage::netns::{full_ruleset, nft, ruleset};
@@ -23,9 +25,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(&Network::new("blue", Main::Bridge, 1, Plugin::Autoport))
+    }
+
+    fn of(blue: &Network) -> Self {
         let node = Node::new();
-        let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport);
-        let (pod, web) = node.attached("web", &blue, PortMapping::both(8080, POD_PORT, ""));
+        let (pod, web) = node.attached("web", blue, PortMapping::both(8080, POD_PORT, ""));
         Self { node, pod, web }
     }
 
@@ -48,7 +53,7 @@ fn instance() -> String {
 fn table_of(layout: u32, instance: &str) -> String {
     let comment = format!("autoport layout {layout} instance {instance}");
     // What a table of another layout holds does not matter, except that it takes our traffic.
-    let content = "chain hostports { tcp dport 8080 drop; }";
+    let content = "chain prerouting { tcp dport 8080 drop; }";
     format!("delete table {TABLE}\ntable {TABLE} {{ comment \"{comment}\"; {content}; }}")
 }
 
@@ -60,9 +65,10 @@ fn anybodys_add_or_del_restores_everything() {
         ("flush ruleset", "flush ruleset".to_owned()),
         ("delete table", format!("delete table {TABLE}")),
         ("flush table", format!("flush table {TABLE}")),
-        ("flush hostports", format!("flush chain {TABLE} hostports")),
+        ("flush output", format!("flush chain {TABLE} output")),
+        ("flush hostports6", format!("flush chain {TABLE} hostports6")),
         ("flush prerouting", format!("flush chain {TABLE} prerouting")),
-        ("flush masquerade", format!("flush chain {TABLE} masquerade_13")),
+        ("flush postrouting", format!("flush chain {TABLE} postrouting")),
         (
             "a foreign table",
             format!("delete table {TABLE}\ntable {TABLE} {{ chain c {{ drop; }}; }}"),
@@ -90,7 +96,8 @@ fn anybodys_add_or_del_restores_everything() {
 /// network's next ADD fills it.
 #[test]
 fn a_networks_chain_is_restored_by_its_own_next_add() {
-    let scene = Scene::new();
+    let blue = Network::new("blue", Main::Bridge, 1, Plugin::Autoport);
+    let scene = Scene::of(&blue.with("sourceRanges", json!(CLIENT)));
     let listing = ruleset();
     let chain = listing.split("chain net_").nth(1).and_then(|rest| rest.get(..16));
     let chain = format!("net_{}", chain.expect("the network has a chain"));
@@ -115,14 +122,14 @@ fn a_table_of_a_later_layout_is_never_rebuilt() {
     add(node, &second);
     // A later version that still has our maps, and a chain that we do not know.
     let comment = |layout| format!("autoport layout {layout} instance {}", instance());
-    let later = full_ruleset().replace(&comment(3), &comment(4));
-    let later = later.replace("chain hostports {", "chain novelty {\n\t}\n\n\tchain hostports {");
+    let later = full_ruleset().replace(&comment(4), &comment(5));
+    let later = later.replace("chain prerouting {", "chain novelty {\n\t}\n\n\tchain prerouting {");
     nft(&format!("flush ruleset\n{later}"));
     let before = view::snapshot();
-    assert!(before.contains("layout 4"), "the later table is there: {before}");
+    assert!(before.contains("layout 5"), "the later table is there: {before}");
     let third = attachment(node, &network("other"), "third", 201).mapping([tcp(9091)]);
     let refused = run(&third, "ADD");
-    assert!(refused.failure(110).message().contains("layout 4"), "{refused}");
+    assert!(refused.failure(110).message().contains("layout 5"), "{refused}");
     assert_eq!(view::snapshot(), before, "nothing changed");
     web.check().success();
     run(&second, "DEL").success();
@@ -175,19 +182,23 @@ fn an_established_connection_survives_a_rebuild() {
     }
 }
 
-/// The table of the previous layout passes CHECK, and the next command replaces it: flows that began with it go on
-/// as they are.
+/// The next command replaces the table of an earlier layout: flows that began with it go on as they are.
 #[test]
-fn the_previous_layout_is_replaced_under_traffic() {
+fn earlier_layouts_are_replaced_under_traffic() {
+    for (layout, table) in [(2, include_str!("layout-2.nft")), (3, include_str!("layout-3.nft"))] {
+        is_replaced_under_traffic(layout, table);
+    }
+}
+
+fn is_replaced_under_traffic(layout: u32, table: &str) {
     let scene = Scene::new();
     let talker = scene.node.pod("talker");
     let mut own = talker
         .in_network(&scene.web.network)
         .mapping([PortMapping { container_port: talk::POD_PORT, ..tcp(8081) }]);
     scene.node.add(&mut own);
-    let previous = include_str!("layout-2.nft")
-        .replace("instance golden", &format!("instance {}", instance()));
-    let held = previous.lines().find_map(|line| line.trim().strip_prefix("set held4_"));
+    let earlier = table.replace("instance golden", &format!("instance {}", instance()));
+    let held = earlier.lines().find_map(|line| line.trim().strip_prefix("set held4_"));
     let held = held.expect("a set").trim_end_matches(" {");
     let claims = [
         ("tcp", 8080, scene.pod.address(false), POD_PORT),
@@ -200,7 +211,7 @@ fn the_previous_layout_is_replaced_under_traffic() {
              add element {TABLE} held4_{held} {{ {protocol} . {port} }}\n"
         )
     });
-    nft(&format!("flush ruleset\n{previous}{}", claims.concat()));
+    nft(&format!("flush ruleset\n{earlier}{}", claims.concat()));
     let udp = scene.node.client.run(|| UdpSocket::bind((CLIENT[0], 0)).expect("a free port"));
     udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let asks = |what: &str| {
@@ -209,15 +220,15 @@ fn the_previous_layout_is_replaced_under_traffic() {
         let (len, _) = udp.recv_from(&mut heard).unwrap_or_else(|error| panic!("{what}: {error}"));
         heard[..len].to_vec()
     };
-    let first = asks("with the previous layout");
+    let first = asks("with the earlier layout");
     let mut talk = Talk::begin(&scene.node, &talker, 8081);
-    talk.goes_on("with the previous layout");
-    assert!(ruleset().contains("layout 2"), "{}", ruleset());
+    talk.goes_on("with the earlier layout");
+    assert!(ruleset().contains(&format!("layout {layout}")), "{}", ruleset());
     let other =
         attachment(&scene.node, &crate::stage::bare::network("x"), "x", 200).mapping([tcp(9090)]);
     let outcome = run(&other, "ADD");
-    assert!(outcome.stderr.contains("it had the older layout 2"), "{outcome}");
-    assert!(ruleset().contains("layout 3"), "{}", ruleset());
+    assert!(outcome.stderr.contains(&format!("it had the older layout {layout}")), "{outcome}");
+    assert!(ruleset().contains("layout 4"), "{}", ruleset());
     for _ in 0..3 {
         talk.goes_on("after it was replaced");
         assert_eq!(asks("after it was replaced"), first);

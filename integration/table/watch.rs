@@ -186,7 +186,7 @@ fn what_does_not_concern_it_is_not_looked_at() {
     }
     thread::sleep(Duration::from_millis(500));
     assert!(!watch.said().contains("waiting"), "{}", watch.said());
-    nft(&format!("flush chain {TABLE} hostports"));
+    nft(&format!("flush chain {TABLE} prerouting"));
     watch.wait_for("its look", || watch.said().contains("waiting"));
     FileExt::unlock(&lock).expect("it was locked");
     watch.wait_for("the chain", || watch.said().contains("built table"));
@@ -300,10 +300,10 @@ fn what_it_must_not_touch_it_names_once() {
     let web = attachment(&node, &network("blue"), "web", 5).mapping([tcp(8080)]);
     add(&node, &web);
     let listing = full_ruleset();
-    let newer = listing.replace("layout 3", "layout 4");
+    let newer = listing.replace("layout 4", "layout 5");
     let (_, instance) = listing.split_once("instance ").expect("the table has a comment");
     let other = listing.replace(&instance[..32], "ffffffffffffffffffffffffffffffff");
-    for (table, complaint) in [(newer, "layout 4"), (other, "ffffffff")] {
+    for (table, complaint) in [(newer, "layout 5"), (other, "ffffffff")] {
         nft(&format!("flush ruleset\n{table}"));
         let watch = Watch::start();
         for number in 1..=3 {

@@ -196,7 +196,7 @@ pub fn told(store: &Store, uid: &str, log: &mut dyn Log) -> Result<Option<Told>,
 pub struct InKernel {
     /// The first thing that is not as ADD left it.
     pub difference: Option<String>,
-    /// The chains that its packets go through, as ADD made them.
+    /// The chains that translate its packets, as they were if there were no other network.
     pub chains: String,
     /// Of each mapping, in the record's order.
     pub mappings: Vec<MappingInKernel>,
@@ -247,7 +247,11 @@ pub fn in_kernel(instance: &str, record: &Record) -> Result<InKernel, Error> {
         MappingInKernel { host: mapping.host, elements, elements_present, connections, flows }
     });
     let mappings = mappings.collect();
-    let difference = if expected.elements.is_empty() { None } else { nft.check(&expected)? };
-    let chains = expected.networks().iter().map(ToString::to_string).collect();
-    Ok(InKernel { difference, chains, mappings })
+    if expected.elements.is_empty() {
+        return Ok(InKernel { difference: None, chains: String::new(), mappings });
+    }
+    let difference = nft.check(&expected)?;
+    let chains = expected.chains().into_iter();
+    let chains = chains.filter(|chain| !chain.name.starts_with("guard") && !chain.rules.is_empty());
+    Ok(InKernel { difference, chains: chains.map(|chain| chain.to_string()).collect(), mappings })
 }

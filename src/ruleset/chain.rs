@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use super::{HOSTPORTS, MASQUERADE_PREFIX, POSTROUTING, Set, SetKind};
+use super::{HOSTPORTS6, MASQUERADE_PREFIX, OUTPUT, POSTROUTING, PREROUTING, Set, SetKind};
 use crate::model::Family;
 
 /// A chain with its rules.
@@ -17,27 +17,57 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
-    /// The rules of [`HOSTPORTS`] or [`POSTROUTING`] that lead to it, in order. They go before those that every
-    /// table has there; it does not matter which network's go first.
+    /// Of a chain that every table has: how many of its rules come before the entries of others. The rest
+    /// follow them.
+    pub leading: usize,
+    /// The rules that it has in chains which every table has ([`Self::entered_from`]), in order: they lead to
+    /// it, or do what is to be done at once. It does not matter which network's go first.
     pub entries: Vec<Rule>,
 }
 
 impl Chain {
     pub(super) const fn plain(name: String, rules: Vec<Rule>) -> Self {
-        Self { name, base: None, rules, entries: Vec::new() }
+        Self { name, base: None, rules, leading: 0, entries: Vec::new() }
     }
 
-    /// What a listing shows beside its name: how many rules it has, and how many lead to it. A later count of
+    /// The chains that each have `rule`, one of its entries.
+    pub(super) fn entered_from(&self, rule: &Rule) -> &'static [&'static str] {
+        match (rule.family(), rule.terms.first()) {
+            _ if self.name.starts_with(MASQUERADE_PREFIX) => &[POSTROUTING],
+            (Some(Family::V6), _) => &[HOSTPORTS6],
+            // What the node itself sends from an address among the pods comes back without being masqueraded.
+            (_, Some(Term::Within(_, network))) if !network.ip().is_loopback() => &[PREROUTING],
+            (_, Some(Term::In(Set { kind: SetKind::Hairpins, .. }))) => &[PREROUTING],
+            _ => &[PREROUTING, OUTPUT],
+        }
+    }
+
+    /// Its entries in the chain of this name.
+    pub(crate) fn entries_in(&self, name: &str) -> impl DoubleEndedIterator<Item = &Rule> {
+        self.entries.iter().filter(move |rule| self.entered_from(rule).contains(&name))
+    }
+
+    /// What a listing shows beside its name: how many rules it has, and how many entries where. A later count of
     /// rules then needs to know nothing else of a network. The numbers of every other chain are always known.
     pub(crate) fn comment(&self) -> Option<String> {
-        let (rules, entries) = (self.rules.len(), self.entries.len());
-        super::is_of_network(&self.name).then(|| format!("rules: {rules} entries: {entries}"))
+        let places = self.entries.chunk_by(|a, b| self.entered_from(a) == self.entered_from(b));
+        let counted = places.filter_map(|entries| {
+            let from = self.entered_from(entries.first()?).join(" and ");
+            Some(format!(", in {from}: {}", entries.len()))
+        });
+        let counted: String = counted.collect();
+        super::is_of_network(&self.name).then(|| format!("rules: {}{counted}", self.rules.len()))
     }
 
-    /// Reads the numbers of rules and entries out of a chain's comment.
-    pub(crate) fn counts_in(comment: &str) -> Option<(usize, usize)> {
-        let (rules, entries) = comment.strip_prefix("rules: ")?.split_once(" entries: ")?;
-        Some((rules.parse().ok()?, entries.parse().ok()?))
+    /// Reads a chain's comment: how many rules it has, and how many entries in the chain `from`.
+    pub(crate) fn counts_in(comment: &str, from: &str) -> Option<(usize, usize)> {
+        let mut parts = comment.split(", in ");
+        let rules = parts.next()?.strip_prefix("rules: ")?.parse().ok()?;
+        let entries = parts.filter_map(|part| {
+            let (chains, count) = part.split_once(": ")?;
+            chains.split(" and ").any(|chain| chain == from).then(|| count.parse::<usize>().ok())?
+        });
+        Some((rules, entries.sum()))
     }
 }
 
@@ -69,8 +99,7 @@ pub enum Hook {
 }
 
 /// A rule: terms from left to right.
-#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
-#[display("{}", terms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its terms.
     pub terms: Vec<Term>,
@@ -86,6 +115,28 @@ impl Rule {
 
     pub(super) const fn new(terms: Vec<Term>) -> Self {
         Self { terms, memo: String::new() }
+    }
+
+    /// The family of the packets that it is about, if it is about one.
+    pub(super) fn family(&self) -> Option<Family> {
+        self.terms.iter().find_map(Term::family)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut family = None;
+        for (index, term) in self.terms.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            let mut condition = "";
+            // nft prints the family once, and not at all where an address implies it.
+            if let (None, Term::In(set) | Term::Dnat(set)) = (family, term) {
+                condition = set.family_condition();
+            }
+            write!(out, "{space}{condition}{term}")?;
+            family = family.or_else(|| term.family());
+        }
+        Ok(())
     }
 }
 
@@ -104,9 +155,9 @@ pub enum Side {
 #[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
 #[display(rename_all = "lowercase")]
 pub enum Term {
-    /// The destination is an address of this node, by the routing table.
-    #[display("fib daddr type local")]
-    ToLocalAddress,
+    /// The destination is no address of this node, by the routing table.
+    #[display("fib daddr type != local")]
+    ToOtherAddress,
     /// The packet is of this family.
     #[display("meta nfproto ipv{}", _0.number())]
     Family(Family),
@@ -114,13 +165,13 @@ pub enum Term {
     #[display("{} {_0} {}", Family::of(&_1.ip()), shortest(_1))]
     Within(Side, IpNetwork),
     /// The key that `set` is keyed by, read from the packet, is in `set`.
-    #[display("{}{} @{_0}", _0.family_condition(), _0.key_expression())]
+    #[display("{} @{_0}", _0.key_expression())]
     In(Set),
     /// Connection tracking has replaced one of the addresses. Never true of what it does not track.
     #[display("ct status snat,dnat")]
     Translated,
-    /// Of a client whose connection has been translated and answered.
-    #[display("ct status dnat ct state established ct direction original")]
+    /// Of a client whose connection has been answered and translated, in the order of what most packets are not.
+    #[display("ct state established ct direction original ct status dnat")]
     FromEstablishedClient,
     /// The mark has this bit.
     #[display("meta mark & {0:#010x} == {0:#010x}", 1_u32 << _0)]
@@ -132,7 +183,7 @@ pub enum Term {
     #[display("meta mark set meta mark & {:#010x}", !(1_u32 << _0))]
     MarkClear(u8),
     /// Translate the destination to what the map says.
-    #[display("{}dnat {} to {} map @{_0}", _0.family_condition(), _0.family, _0.key_expression())]
+    #[display("dnat {} to {} map @{_0}", _0.family, _0.key_expression())]
     Dnat(Set),
     /// Have the kernel forward the rest of the connection by the flowtable.
     #[display("flow add @{}", super::FLOWTABLE)]
@@ -171,6 +222,19 @@ impl Term {
             _ => Self::Within(side, network),
         }
     }
+
+    /// The family of the packets that it is about, if it is about one.
+    pub(super) fn family(&self) -> Option<Family> {
+        if let Self::Within(_, network) = self {
+            return Some(Family::of(&network.ip()));
+        }
+        let (Self::Family(family) | Self::In(Set { family, .. }) | Self::Dnat(Set { family, .. })) =
+            self
+        else {
+            return None;
+        };
+        (*self != Self::In(Set::GUARDED)).then_some(*family)
+    }
 }
 
 /// 127.0.0.0/8.
@@ -189,8 +253,9 @@ const BEFORE_SRCNAT: i32 = 99;
 /// Before everybody else's filters.
 const RAW: i32 = -300;
 
-/// The chains that do not depend on any record. [`Chain::entries`] of the others are added to
-/// `postrouting` and `hostports`.
+/// The chains that do not depend on any record, but for the [`Chain::entries`] of the others. What is about IPv4 is
+/// in `prerouting`, and in `output` as far as it is needed there: a chain that both jump to would cost every new connection the jump.
+/// What is about IPv6 is behind that jump, so that no packet of IPv4 passes its rules.
 pub(crate) fn base_chains() -> Vec<Chain> {
     let nat = |hook, priority| Some(BaseChain { is_nat: true, hook, priority });
     let filter = |hook, priority| Some(BaseChain { is_nat: false, hook, priority });
@@ -202,13 +267,19 @@ pub(crate) fn base_chains() -> Vec<Chain> {
     let to_loopback = rule(&[to.clone(), guarded, Term::Drop]);
     // The answers of pods to 127.0.0.0/8: the packet had another destination on the wire.
     let translated = rule(&[to, Term::Translated, Term::Accept]);
-    let translate = rule(&[Term::ToLocalAddress, Term::Jump(HOSTPORTS.into())]);
+    let elsewhere = rule(&[Term::ToOtherAddress, Term::Return]);
     // Source ::1 can never leave by another interface than lo, so a translated packet would
     // vanish; untranslated it is refused at once.
     let loopback6 = IpNetwork::V6(Ipv6Network::from(Ipv6Addr::LOCALHOST));
     let own_loopback6 = rule(&[Term::Within(Side::Source, loopback6), Term::Return]);
     let lead = |family| rule(&[Term::Dnat(Set { kind: SetKind::WILDCARD, family })]);
+    let to_ipv6 = rule(&[Term::Family(Family::V6), Term::Jump(HOSTPORTS6.into())]);
     let chain = |name: &str, base, rules| Chain { base, ..Chain::plain(name.into(), rules) };
+    let translating = |name, hook| {
+        let rules = vec![elsewhere.clone(), lead(Family::V4), to_ipv6.clone()];
+        Chain { leading: 1, ..chain(name, nat(hook, AFTER_DSTNAT), rules) }
+    };
+    let ipv6 = chain(HOSTPORTS6, None, vec![own_loopback6, lead(Family::V6)]);
     vec![
         chain(
             "guard",
@@ -216,24 +287,20 @@ pub(crate) fn base_chains() -> Vec<Chain> {
             vec![from_pod.clone(), to_loopback.clone()],
         ),
         chain("guard_input", filter(Hook::Input, RAW), vec![from_pod, translated, to_loopback]),
-        chain("prerouting", nat(Hook::Prerouting, AFTER_DSTNAT), vec![translate.clone()]),
-        chain("output", nat(Hook::Output, AFTER_DSTNAT), vec![own_loopback6, translate]),
+        translating(PREROUTING, Hook::Prerouting),
+        translating(OUTPUT, Hook::Output),
         chain(POSTROUTING, nat(Hook::Postrouting, BEFORE_SRCNAT), vec![]),
-        chain(HOSTPORTS, None, Family::ALL.map(lead).into()),
+        Chain { leading: 1, ..ipv6 },
     ]
 }
 
-/// The chain that has [`Chain::entries`] of the chain of this name.
-pub(crate) fn entered_from(chain: &str) -> &'static str {
-    if chain.starts_with(MASQUERADE_PREFIX) { POSTROUTING } else { HOSTPORTS }
-}
-
-/// Masquerades what carries mark bit `bit`, and takes the mark off.
+/// Masquerades what carries mark bit `bit`, and takes the mark off. The entry does all of it, and says
+/// whose it is by its memo.
 pub(super) fn masquerade_chain(bit: u8) -> Chain {
     let name = format!("{MASQUERADE_PREFIX}{bit}");
-    let entry = Rule::new(vec![Term::MarkHas(bit), Term::Goto(name.clone())]);
-    let rule = Rule::new(vec![Term::MarkClear(bit), Term::Masquerade]);
-    Chain { entries: vec![entry], ..Chain::plain(name, vec![rule]) }
+    let terms = vec![Term::MarkHas(bit), Term::MarkClear(bit), Term::Masquerade];
+    let entry = Rule { terms, memo: format!("{name}\0") };
+    Chain { entries: vec![entry], ..Chain::plain(name, Vec::new()) }
 }
 
 impl fmt::Display for Chain {

@@ -29,7 +29,7 @@ pub use network_policy::{Digest, NetworkPolicy};
 pub use offload::{FLOWTABLE, OFFLOAD_TABLE, Offload};
 pub use script::Difference;
 
-pub(crate) use chain::{AFTER_DSTNAT, base_chains, entered_from, is_host};
+pub(crate) use chain::{AFTER_DSTNAT, base_chains, is_host};
 
 use chain::masquerade_chain;
 
@@ -41,8 +41,14 @@ use crate::model::{Family, HostPort, Mapping, Masquerade, Record};
 /// The name of the table, in family `inet`.
 pub const TABLE: &str = "autoport";
 
-/// The chain that the chains of every network are entered from.
-pub const HOSTPORTS: &str = "hostports";
+/// The chain that translates what arrives, from which the chains of every network are entered.
+pub const PREROUTING: &str = "prerouting";
+
+/// The same for what the node sends.
+pub const OUTPUT: &str = "output";
+
+/// The chain that both jump to with packets of IPv6.
+pub const HOSTPORTS6: &str = "hostports6";
 
 /// The chain that those which masquerade are entered from.
 pub const POSTROUTING: &str = "postrouting";
@@ -59,7 +65,7 @@ pub(crate) fn is_of_network(chain: &str) -> bool {
 
 /// The version of everything in this module: names, keys, rules. A table of another layout is
 /// replaced when it is older and left alone when it is newer.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// What identifies a table as ours, carried in its comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, derive_more::Display)]
@@ -199,9 +205,8 @@ impl Ruleset {
         let networks = self.networks();
         let mut chains = base_chains();
         for chain in &mut chains {
-            let entered = networks.iter().filter(|one| entered_from(&one.name) == chain.name);
-            let entries: Vec<Rule> = entered.flat_map(|one| &one.entries).cloned().collect();
-            chain.rules.splice(..0, entries);
+            let entries = networks.iter().flat_map(|one| one.entries_in(&chain.name)).cloned();
+            chain.rules.splice(chain.leading..chain.leading, entries);
         }
         chains.extend(networks);
         chains

@@ -108,8 +108,8 @@ impl NetworkPolicy {
         !(self.policy.host_addresses.is_empty() && self.policy.source_ranges.is_empty())
     }
 
-    /// Its chains. With gates: one for each, then the chain that marks and translates. Without: a chain that
-    /// only marks, for the clients that may have to be. And one for claims on one address, if there
+    /// Its chains. With gates: one for each, then the chain that marks and translates. Without: one that no packet
+    /// enters, whose entries mark the clients that may have to be. And one for claims on one address, if there
     /// are any.
     pub(crate) fn chains(&self, has_specific: bool) -> Vec<Chain> {
         let digest = self.digest();
@@ -123,17 +123,15 @@ impl NetworkPolicy {
             Chain::plain(format!("{name}_{digest}"), networks.iter().map(pass).collect())
         };
         let mut chains: Vec<Chain> = gates.iter().zip(next).map(gate).collect();
-        let rules = if self.has_gates() { self.translation() } else { self.held_marking(digest) };
+        // The rule is there for the memo.
+        let idle = || vec![Rule::new(vec![Term::Return])];
+        let rules = if self.has_gates() { self.translation() } else { idle() };
         chains.push(Chain::plain(digest.chain(), rules));
         if let Some(first) = chains.first_mut() {
             first.entries = if self.has_gates() {
                 entries(digest, true, &first.name)
             } else {
-                let lead = |condition: Option<Term>| {
-                    let jump = Term::Jump(digest.chain());
-                    Rule::new(condition.into_iter().chain([jump]).collect())
-                };
-                self.marked().into_iter().map(lead).collect()
+                self.held_marking(digest)
             };
         }
         self.put_memo(&mut chains);
@@ -193,8 +191,10 @@ impl NetworkPolicy {
                 let alone = Family::ALL.into_iter().filter(|family| !has(*family));
                 let hairpins =
                     alone.map(|family| Term::In(Set { kind: SetKind::Hairpins, family }));
-                std::iter::once(from_loopback)
-                    .chain(self.subnets.iter().map(|subnet| Term::within(Side::Source, *subnet)))
+                let subnets = self.subnets.iter();
+                subnets
+                    .map(|subnet| Term::within(Side::Source, *subnet))
+                    .chain([from_loopback])
                     .chain(hairpins)
                     .map(Some)
                     .collect()
@@ -219,10 +219,24 @@ impl NetworkPolicy {
         self.marked().into_iter().map(rule).collect()
     }
 
-    /// Does it with packets from such clients, if they are for a claim of this network on every address.
+    /// Does it with packets that are for a claim of this network on every address, and translates them at once:
+    /// the rules that follow in the base chain have nothing for them.
     fn held_marking(&self, digest: Digest) -> Vec<Rule> {
-        let held = |set| Rule::new(vec![Term::In(set), self.treatment()]);
-        Set::held(digest, true).map(held).collect()
+        let rules = |condition: Option<Term>| {
+            let family = condition.as_ref().and_then(Term::family);
+            let held =
+                Set::held(digest, true).filter(move |set| family.is_none_or(|it| it == set.family));
+            let treatment = self.treatment();
+            held.map(move |set| {
+                let map = Set { kind: SetKind::WILDCARD, ..set };
+                let dnat = (treatment != Term::Accept).then_some(Term::Dnat(map));
+                let terms = condition.clone().into_iter().chain([Term::In(set), treatment.clone()]);
+                Rule::new(terms.chain(dnat).collect())
+            })
+        };
+        let mut all: Vec<Rule> = self.marked().into_iter().flat_map(rules).collect();
+        all.sort_by_key(Rule::family);
+        all
     }
 
     /// A name for this content: equal network policies share their chains, and a chain's content never

@@ -20,6 +20,9 @@ pub const OFFLOAD_TABLE: &str = "autoport_offload";
 /// The name of its flowtable. nft(8) reads no name that is a word of its language, such as `offload`.
 pub const FLOWTABLE: &str = "established";
 
+/// The chain for packets of clients.
+const CLIENTS: &str = "clients";
+
 /// After the filters of others, so that what they drop at the beginning of a connection is never offloaded.
 const AFTER_FILTERS: i32 = 10;
 
@@ -72,14 +75,15 @@ impl Offload {
         Family::ALL.into_iter().map(|family| Set { kind: SetKind::Offload, family })
     }
 
-    /// The only chain of the table. A packet of the client decides: TCP is offloaded with the third packet of
-    /// the handshake, UDP with the second datagram.
-    pub(crate) fn chain() -> Chain {
-        let offload =
-            |set| Rule::new(vec![Term::FromEstablishedClient, Term::In(set), Term::Offload]);
+    /// The chains of the table. A packet of the client decides: TCP is offloaded with the third packet of
+    /// the handshake, UDP with the second datagram. All others are asked three questions at most.
+    pub(crate) fn chains() -> [Chain; 2] {
         let base = BaseChain { is_nat: false, hook: Hook::Forward, priority: AFTER_FILTERS };
-        let chain = Chain::plain("forward".to_owned(), Self::sets().map(offload).collect());
-        Chain { base: Some(base), ..chain }
+        let ask = Rule::new(vec![Term::FromEstablishedClient, Term::Jump(CLIENTS.to_owned())]);
+        let forward = Chain::plain("forward".to_owned(), vec![ask]);
+        let offload = |set| Rule::new(vec![Term::In(set), Term::Offload]);
+        let clients = Chain::plain(CLIENTS.to_owned(), Self::sets().map(offload).collect());
+        [Chain { base: Some(base), ..forward }, clients]
     }
 }
 
@@ -107,7 +111,8 @@ impl fmt::Display for Offload {
         let devices: Vec<String> = self.devices.iter().map(|name| format!("\"{name}\"")).collect();
         writeln!(out, "\n\tflowtable {FLOWTABLE} {{\n\t\thook ingress priority 0")?;
         writeln!(out, "\t\tdevices = {{ {} }}\n\t}}\n", devices.join(", "))?;
-        writeln!(out, "{}}}", Self::chain())?;
+        let [forward, clients] = Self::chains();
+        writeln!(out, "{forward}\n{clients}}}")?;
         for element in self.elements.values() {
             writeln!(out, "add element inet {OFFLOAD_TABLE} {} {{ {element} }}", element.set)?;
         }

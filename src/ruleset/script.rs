@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Chain, Data, Digest, Element, Place, Rule, Set, TABLE, entered_from};
+use super::{Chain, Data, Digest, Element, Place, Rule, Set, TABLE, base_chains};
 
 /// What one command adds to a sound table, and takes out of it; prints as an nft(8) script, which `nft -f`
 /// carries out in one transaction.
@@ -31,11 +31,14 @@ impl Difference {
         self.network_policies().flat_map(Set::of_network_policy)
     }
 
-    /// The rules that lead to the chains, each with its own chain: the order in which each is put before all
-    /// others there.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'static str, &Rule)> {
-        self.chains.iter().rev().flat_map(|chain| {
-            chain.entries.iter().rev().map(|rule| (entered_from(&chain.name), rule))
+    /// The rules that lead to the chains, each with its own chain and the number of the leading rules there:
+    /// the order in which each is put before all but these.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (String, usize, &Rule)> {
+        base_chains().into_iter().flat_map(|base| {
+            let chains = self.chains.iter().rev();
+            let entries = chains.flat_map(|chain| chain.entries_in(&base.name).rev());
+            let entries: Vec<&Rule> = entries.collect();
+            entries.into_iter().map(move |rule| (base.name.clone(), base.leading, rule))
         })
     }
 }
@@ -52,8 +55,11 @@ impl fmt::Display for Difference {
             }
             writeln!(out, "}}")?;
         }
-        for (chain, rule) in self.entries() {
-            writeln!(out, "insert rule inet {TABLE} {chain} {rule}")?;
+        for (chain, leading, rule) in self.entries() {
+            match leading.checked_sub(1) {
+                Some(last) => writeln!(out, "add rule inet {TABLE} {chain} index {last} {rule}")?,
+                None => writeln!(out, "insert rule inet {TABLE} {chain} {rule}")?,
+            }
         }
         let expired = self.expired.iter().map(|(place, _)| place);
         for (set, key) in self.deleted.iter().chain(expired) {

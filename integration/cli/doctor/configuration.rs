@@ -23,7 +23,7 @@ fn records_and_table_that_differ_are_named() {
     let failed = |harm: &dyn Fn(), check, words: &[&str], cure: &dyn Fn(&str)| {
         scene.names(&Case { harm, check, state: "failed", words, cure });
     };
-    failed(&|| nft("flush chain inet autoport hostports"), "table", &["hostports"], &obey);
+    failed(&|| nft("flush chain inet autoport prerouting"), "table", &["prerouting"], &obey);
     failed(&|| nft("delete table inet autoport"), "table", &["missing"], &obey);
     failed(
         &|| nft("add element inet autoport ports4 { tcp . 9 : 10.1.0.9 . 80 }"),
@@ -33,11 +33,11 @@ fn records_and_table_that_differ_are_named() {
     );
     failed(
         &|| {
-            let newer = ruleset().replace("autoport layout 3 ", "autoport layout 4 ");
+            let newer = ruleset().replace("autoport layout 4 ", "autoport layout 5 ");
             nft(&format!("flush ruleset\n{newer}"));
         },
         "plugin",
-        &["the table has layout 4"],
+        &["the table has layout 5"],
         &|_| {
             nft("delete table inet autoport");
             told(&["repair"]);

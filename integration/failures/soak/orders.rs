@@ -173,8 +173,7 @@ impl Order {
 
 impl Damage {
     pub(super) fn random(rng: &mut Rng) -> Self {
-        const CHAINS: [&str; 5] =
-            ["prerouting", "hostports", "guard", "guard_input", "postrouting"];
+        const CHAINS: [&str; 5] = ["prerouting", "output", "guard", "guard_input", "postrouting"];
         match rng.u8(0..6) {
             0 => Self::Everything,
             1 => Self::Table,

@@ -37,7 +37,7 @@ fn damages() -> Vec<(String, String)> {
             "a rule exchanged".into(),
             format!(
                 "flush chain {TABLE} prerouting\n\
-                 add rule {TABLE} prerouting fib saddr type local jump hostports"
+                 add rule {TABLE} prerouting fib saddr type != local return"
             ),
         ),
         (
@@ -270,7 +270,7 @@ fn a_flow_that_began_in_the_gap_does_not_outlive_it() {
         if who == "DEL" {
             add(&scene.node, &other);
         }
-        nft(&format!("flush chain {TABLE} hostports"));
+        nft(&format!("flush chain {TABLE} prerouting"));
         assert_eq!(ask(), Answer::Refused, "nobody translates");
         match who {
             "watch" => drop(Watch::start()),

@@ -138,11 +138,12 @@ impl<'a> Walk<'a> {
             }
             Table::Ours(_) => {
                 let base = if way.from_node { "chain output" } else { "chain prerouting" };
-                let shared = ["chain hostports", base];
+                let is_ipv6 = way.query.host.address.is_ipv6();
+                let passes = |text: &str| {
+                    text.contains(base) || (is_ipv6 && text.contains("chain hostports6"))
+                };
                 match &way.difference {
-                    Some(text) if shared.iter().any(|chain| text.contains(chain)) => {
-                        self.stops(text, REPAIR)
-                    }
+                    Some(text) if passes(text) => self.stops(text, REPAIR),
                     Some(text) => self.unsure(text, REPAIR),
                     None if way.holds() => self.passes("table inet autoport equals the record"),
                     None => self.passes("table inet autoport is there"),

@@ -53,7 +53,7 @@ impl Change {
 
     /// What brings a sound table from what `look` saw to what is asked for.
     pub(super) fn difference(&self, look: &Look) -> Result<Difference, Error> {
-        let missing = self.chains.iter().filter(|chain| look.rule_count(&chain.name) == 0);
+        let missing = self.chains.iter().filter(|chain| !look.chains.contains_key(&chain.name));
         let mut difference =
             Difference { chains: missing.cloned().collect(), ..Difference::default() };
         for (place, seen) in &look.elements {

@@ -11,8 +11,8 @@ use super::{Error, Nft};
 use crate::kernel::uapi;
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Digest, Element, Identity, LAYOUT, NetworkPolicy, Place, Rule, Ruleset, Set,
-    Side, entered_from, host_at,
+    self, Chain, Data, Digest, Element, HOSTPORTS6, Identity, LAYOUT, NetworkPolicy, PREROUTING,
+    Place, Rule, Ruleset, Set, Side, host_at,
 };
 
 impl Look {
@@ -161,8 +161,8 @@ pub(super) fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPo
     let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
     let rules_of = |chain: &str| look.rules.get(chain).into_iter().flatten();
     let rules = chains.iter().flat_map(|chain| {
-        let entries = rules_of(entered_from(chain)).filter(move |rule| leads_to(rule, chain));
-        rules_of(chain).chain(entries)
+        let entries = [PREROUTING, HOSTPORTS6].into_iter().flat_map(rules_of);
+        rules_of(chain).chain(entries.filter(move |rule| is_of(rule, chain)))
     });
     let memo = |rule| Attributes(rule).userdata(uapi::NFTA_RULE_USERDATA, uapi::HOLDER);
     let memo = rules.filter_map(|rule| memo(rule)).flatten().copied().collect();
@@ -173,10 +173,14 @@ pub(super) fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPo
     differing.is_none().then_some(network_policy)
 }
 
-/// Whether `rule` names `chain`.
-pub(super) fn leads_to(rule: &[u8], chain: &str) -> bool {
-    let name = [chain.as_bytes(), &[0]].concat();
-    rule.windows(name.len()).any(|it| it == name)
+/// Whether `rule` is an entry of `chain`: it names the chain, at least in its memo, or a set of its network.
+pub(super) fn is_of(rule: &[u8], chain: &str) -> bool {
+    let names = |name: &str| {
+        let name = [name.as_bytes(), &[0]].concat();
+        rule.windows(name.len()).any(|it| it == name)
+    };
+    let sets = Digest::of_chain(chain).into_iter().flat_map(Set::of_network_policy);
+    names(chain) || sets.map(|set| set.to_string()).any(|set| names(&set))
 }
 
 /// `chains`, and those of the other networks in the table as far as it says itself what they are.
@@ -237,8 +241,8 @@ pub(super) fn check_chain(chain: &Chain, look: &Look, encoder: &mut Encoder) -> 
     })
 }
 
-/// Compares a chain that every table has: its own rules are the last. The entries of one network go together
-/// in their order, before or after those of others.
+/// Compares a chain that every table has. The entries of one network go together in their order, before or
+/// after those of others, and all of them between the chain's own rules.
 fn check_entered(
     base: &Chain,
     look: &Look,
@@ -254,19 +258,19 @@ fn check_entered(
     let mut is = |rule: &Rule, seen: &[u8]| {
         Attributes(seen).contains(attributes_of(encoder.rule(name, rule)))
     };
-    let (entered, own) = seen.split_at(due - base.rules.len());
+    let (first, others) = seen.split_at(base.leading);
+    let (entered, last) = others.split_at(due - base.rules.len());
+    let own = first.iter().chain(last);
     let differing = base.rules.iter().zip(own).find(|(rule, seen)| !is(rule, seen));
     if let Some((rule, _)) = differing {
         return Some(format!("a rule of chain {name} is not \"{rule}\""));
     }
     let network = |chain: &Chain| chain.name.rsplit_once('_').map(|(_, name)| name.to_owned());
-    let entering: Vec<_> = chains.iter().filter(|one| entered_from(&one.name) == name).collect();
-    let absent =
-        entering.chunk_by(|one, other| network(one) == network(other)).find_map(|chains| {
-            let mut rest = entered.iter();
-            let mut entries = chains.iter().flat_map(|chain| &chain.entries);
-            entries.find(|rule| !rest.any(|seen| is(rule, seen)))
-        });
+    let absent = chains.chunk_by(|one, other| network(one) == network(other)).find_map(|chains| {
+        let mut rest = entered.iter();
+        let mut entries = chains.iter().flat_map(|chain| chain.entries_in(name));
+        entries.find(|rule| !rest.any(|seen| is(rule, seen)))
+    });
     absent.map(|rule| format!("rule \"{rule}\" of chain {name} is missing"))
 }
 

@@ -133,7 +133,7 @@ impl Look {
             .iter()
             .filter(|chain| self.chains.contains_key(&chain.name))
             .map(|chain| (chain.name.as_str(), chain.rules.len()));
-        let others = self.counts().map(|(name, (rules, _))| (name, rules));
+        let others = self.counts("").map(|(name, (rules, _))| (name, rules));
         let counted = base.chain(needed).chain(others).find_map(|(name, expected)| {
             let found = self.rule_count(name);
             (found != expected).then(|| format!("chain {name} had {found} of {expected} rules"))
@@ -141,18 +141,25 @@ impl Look {
         counted.or_else(|| self.intruder())
     }
 
-    /// How many rules `chain` has to have, which every table has: with the entries of others.
-    pub(super) fn rules_due(&self, chain: &Chain) -> usize {
-        let entered = self.counts().filter(|(name, _)| ruleset::entered_from(name) == chain.name);
-        chain.rules.len() + entered.map(|(_, (_, entries))| entries).sum::<usize>()
+    /// The handle of the rule `number` of a chain. No rule has the handle 0, which stands for one that is not there:
+    /// the kernel refuses it, and the next look sees what there is.
+    pub(super) fn handle(&self, chain: &str, number: usize) -> &[u8] {
+        let rule = self.rules.get(chain).and_then(|rules| rules.get(number));
+        rule.and_then(|rule| Attributes(rule).get(uapi::NFTA_RULE_HANDLE)).unwrap_or(&[0; 8])
     }
 
-    /// What each chain says of the number of its rules and entries.
-    fn counts(&self) -> impl Iterator<Item = (&str, (usize, usize))> {
-        self.chains.iter().filter_map(|(name, seen)| {
+    /// How many rules `chain` has to have, which every table has: with the entries of others.
+    pub(super) fn rules_due(&self, chain: &Chain) -> usize {
+        let entries = self.counts(&chain.name).map(|(_, (_, entries))| entries);
+        chain.rules.len() + entries.sum::<usize>()
+    }
+
+    /// What each chain says of the number of its rules, and of its entries in the chain `from`.
+    fn counts(&self, from: &str) -> impl Iterator<Item = (&str, (usize, usize))> {
+        self.chains.iter().filter_map(move |(name, seen)| {
             let comment =
                 Attributes(seen).usertext(uapi::NFTA_CHAIN_USERDATA, uapi::NFTNL_UDATA_COMMENT)?;
-            Some((name.as_str(), Chain::counts_in(comment)?))
+            Some((name.as_str(), Chain::counts_in(comment, from)?))
         })
     }
 

@@ -1,8 +1,10 @@
 //! Our nftables table, read and changed over netlink: [`Nft`].
 //!
 //! `look` asks what there is, `compare` and `change` make a difference of it, `elements` and `encode`
-//! (with `rule_encode`) write it as bytes; `reconcile` does the same for the whole table.
+//! (with `rule_encode`) write it as bytes, and `assemble` as a transaction; `reconcile` does the same for the whole
+//! table.
 
+mod assemble;
 mod change;
 mod compare;
 mod elements;
@@ -28,15 +30,14 @@ use nftnl::MsgType;
 use nix::libc;
 use serde::Serialize;
 
+use assemble::{add_chains, add_sets, make, put_comment};
 use encode::Encoder;
 
-use super::netlink::message::{self, Messages};
-use super::netlink::socket::{self, APPEND, CREATE, EXCL, Socket, Transaction};
+use super::netlink::message;
+use super::netlink::socket::{self, CREATE, EXCL, Socket, Transaction};
 use super::{ATTEMPTS, Error, INET, uapi};
 use crate::model::{HostPort, Protocol};
-use crate::ruleset::{
-    Chain, Difference, Element, Identity, Place, Rule, Ruleset, Set, TABLE, Traffic, host_at,
-};
+use crate::ruleset::{Difference, Element, Identity, Place, Ruleset, TABLE, Traffic, host_at};
 
 pub use change::Change;
 pub use events::{Events, Woken};
@@ -111,7 +112,7 @@ impl Nft {
                 if change.must_wait(look, tries) {
                     return Ok(None);
                 }
-                Ok(Some(Applied::of(&change.difference(look)?, change.is_new)))
+                Ok(Some(Applied::of(&change.difference(look)?, look, change.is_new)))
             })?;
         match whole.filter(|whole| applied.rebuilt.is_some() && !whole.offload.is_empty()) {
             Some(whole) => applied.offload(self.offload_exactly(&whole.offload)),
@@ -341,10 +342,10 @@ pub struct Applied {
 
 impl Applied {
     /// The transaction that makes a difference, and what it comes to.
-    fn of(difference: &Difference, is_new: bool) -> (Transaction, Self) {
+    fn of(difference: &Difference, look: &Look, is_new: bool) -> (Transaction, Self) {
         let removed = difference.deleted.len() + difference.expired.len();
         let added = difference.added.len();
-        (make(difference, is_new), Self { added, removed, ..Self::default() })
+        (make(difference, look, is_new), Self { added, removed, ..Self::default() })
     }
 
     /// Takes note of what came of the second table.
@@ -376,71 +377,4 @@ impl Applied {
 fn is_passing(refusal: &io::Error) -> bool {
     use libc::{EAGAIN, EBUSY, EEXIST, EINTR, ENOENT, ERESTART};
     [EEXIST, ENOENT, EBUSY, ERESTART, EAGAIN, EINTR].map(Some).contains(&refusal.raw_os_error())
-}
-
-/// The transaction that makes a difference to a sound table.
-fn make(difference: &Difference, is_new: bool) -> Transaction {
-    let mut transaction = Transaction::begin();
-    if !difference.chains.is_empty() {
-        let mut encoder = Encoder::new();
-        add_sets(&mut transaction, &mut encoder, difference.sets());
-        add_chains(&mut transaction, &mut encoder, &difference.chains);
-        for (chain, rule) in difference.entries() {
-            add_rule(&mut transaction, &mut encoder, chain, rule, CREATE);
-        }
-    }
-    elements::delete(&mut transaction, &difference.deleted);
-    elements::expire(&mut transaction, &difference.expired);
-    elements::add(&mut transaction, &difference.added, is_new);
-    transaction
-}
-
-/// Gives the table or chain in the last message a comment.
-fn put_comment(message: &mut Messages, attribute: u16, comment: &str) {
-    let comment = format!("{comment}\0");
-    message.put_userdata(attribute, &[(uapi::NFTNL_UDATA_COMMENT, comment.as_bytes())]);
-}
-
-fn add_sets(transaction: &mut Transaction, encoder: &mut Encoder, sets: impl Iterator<Item = Set>) {
-    for (set, id) in sets.zip(1..) {
-        transaction.append(encoder.set(set, id), CREATE, format!("adding set {set}"));
-        if set == Set::GUARDED {
-            // Keys in the byte order of the machine: otherwise nft(8) shows the names backwards.
-            let order = (
-                uapi::NFTNL_UDATA_SET_KEYBYTEORDER,
-                &uapi::BYTEORDER_HOST_ENDIAN.to_ne_bytes()[..],
-            );
-            transaction.last().put_userdata(uapi::NFTA_SET_USERDATA, &[order]);
-        }
-    }
-}
-
-fn add_chains(transaction: &mut Transaction, encoder: &mut Encoder, chains: &[Chain]) {
-    for chain in chains {
-        let subject = format!("adding chain {}", chain.name);
-        transaction.append(encoder.chain(chain), CREATE, subject);
-        if let Some(comment) = chain.comment() {
-            put_comment(transaction.last(), uapi::NFTA_CHAIN_USERDATA, &comment);
-        }
-    }
-    for chain in chains {
-        for rule in &chain.rules {
-            add_rule(transaction, encoder, &chain.name, rule, CREATE | APPEND);
-        }
-    }
-}
-
-fn add_rule(
-    transaction: &mut Transaction,
-    encoder: &mut Encoder,
-    chain: &str,
-    rule: &Rule,
-    flags: u16,
-) {
-    let subject = format!("adding rule \"{rule}\" to chain {chain}");
-    transaction.append(encoder.rule(chain, rule), flags, subject);
-    if !rule.memo.is_empty() {
-        let memo = (uapi::HOLDER, rule.memo.as_bytes());
-        transaction.last().put_userdata(uapi::NFTA_RULE_USERDATA, &[memo]);
-    }
 }

@@ -209,7 +209,10 @@ impl Nft {
         self.look_at_chains(OFFLOAD_TABLE, &mut look)?;
         let dormant = is_dormant.then(|| "table inet autoport_offload is dormant".to_owned());
         let mut encoder = Encoder::of(OFFLOAD_TABLE);
-        let flaw = dormant.or_else(|| compare::check_chain(&Offload::chain(), &look, &mut encoder));
+        let flaw = dormant.or_else(|| {
+            let mut chains = Offload::chains().into_iter();
+            chains.find_map(|chain| compare::check_chain(&chain, &look, &mut encoder))
+        });
         let mut elements = BTreeSet::new();
         for set in Offload::sets() {
             let listed = self.every_element(set)?.into_iter().flatten();
@@ -261,7 +264,7 @@ impl Nft {
         put_comment(transaction.last(), uapi::NFTA_TABLE_USERDATA, Offload::COMMENT);
         put(&mut transaction, ADD, None);
         add_sets(&mut transaction, &mut encoder, Offload::sets());
-        add_chains(&mut transaction, &mut encoder, &[Offload::chain()]);
+        add_chains(&mut transaction, &mut encoder, &Offload::chains());
         self.socket.commit(transaction)
     }
 }

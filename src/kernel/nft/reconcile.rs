@@ -11,8 +11,8 @@ use super::{Applied, Change, Error, Extent, Look, Nft, Table, compare};
 use crate::kernel::uapi;
 use crate::model::HostPort;
 use crate::ruleset::{
-    Data, Digest, Element, HOSTPORTS, Identity, Key, LAYOUT, MASQUERADE_PREFIX, NetworkPolicy,
-    POSTROUTING, Place, Ruleset, Set, SetKind, TABLE, covers, hairpin_of, host_at,
+    self, Data, Digest, Element, Identity, Key, LAYOUT, MASQUERADE_PREFIX, NetworkPolicy, Place,
+    Ruleset, Set, SetKind, TABLE, covers, hairpin_of, host_at,
 };
 
 /// What a table holds that explains itself.
@@ -68,7 +68,8 @@ impl Nft {
             if change.must_wait(look, tries) {
                 return Ok(None);
             }
-            let (mut transaction, mut applied) = Applied::of(&change.difference(look)?, false);
+            let (mut transaction, mut applied) =
+                Applied::of(&change.difference(look)?, look, false);
             let unused = remove_unused(&mut transaction, look, everything, &spared);
             let elements = compare::differing_elements(look, everything, &spared);
             applied.mended = elements.chain(unused).collect();
@@ -197,7 +198,7 @@ fn remove_unused(
         None => false,
     };
     let chains: Vec<&str> = look.chains.keys().map(String::as_str).filter(goes).collect();
-    delete_jumps(transaction, look, &chains);
+    delete_entries(transaction, look, &chains);
     // A chain goes when it is empty and nothing leads to it: its rules may lead to another of these.
     for name in &chains {
         delete(transaction, uapi::NFT_MSG_DELRULE, name).put_text(uapi::NFTA_RULE_CHAIN, name);
@@ -213,15 +214,15 @@ fn remove_unused(
     Some(format!("{count} chains without a host port, such as {first}, were left"))
 }
 
-/// Deletes the rules of the base chains that lead to one of `chains`.
-fn delete_jumps(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
-    for from in [HOSTPORTS, POSTROUTING] {
-        for rule in look.rules.get(from).into_iter().flatten() {
-            let leads = |name: &&&str| compare::leads_to(rule, name);
+/// Deletes the entries of `chains`.
+fn delete_entries(transaction: &mut Transaction, look: &Look, chains: &[&str]) {
+    for ruleset::Chain { name: from, .. } in ruleset::base_chains() {
+        for rule in look.rules.get(&from).into_iter().flatten() {
+            let is_its = |name: &&&str| compare::is_of(rule, name);
             let handle = Attributes(rule).get(uapi::NFTA_RULE_HANDLE);
-            if let Some((name, handle)) = chains.iter().find(leads).zip(handle) {
+            if let Some((name, handle)) = chains.iter().find(is_its).zip(handle) {
                 let message = delete(transaction, uapi::NFT_MSG_DELRULE, name);
-                message.put_text(uapi::NFTA_RULE_CHAIN, from);
+                message.put_text(uapi::NFTA_RULE_CHAIN, &from);
                 message.put(uapi::NFTA_RULE_HANDLE, &[handle]);
             }
         }

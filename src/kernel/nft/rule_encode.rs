@@ -43,7 +43,7 @@ struct RuleEncoding {
 impl RuleEncoding {
     fn term(&mut self, term: &Term) {
         match term {
-            Term::ToLocalAddress => self.local_destination(),
+            Term::ToOtherAddress => self.other_destination(),
             Term::Family(family) => self.family(*family),
             Term::Within(side, network) => self.within(*side, network),
             Term::In(set) => self.lookup(*set, None),
@@ -51,10 +51,10 @@ impl RuleEncoding {
                 self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT);
             }
             Term::FromEstablishedClient => {
-                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_DST_NAT);
                 self.ct_has(uapi::NFT_CT_STATE, uapi::NF_CT_STATE_ESTABLISHED);
                 self.ct(uapi::NFT_CT_DIRECTION);
                 self.equals(&[uapi::IP_CT_DIR_ORIGINAL]);
+                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_DST_NAT);
             }
             Term::Offload => {
                 let name = format!("{FLOWTABLE}\0");
@@ -130,14 +130,14 @@ impl RuleEncoding {
         self.push(c"payload", &numbers, &[]);
     }
 
-    fn local_destination(&mut self) {
+    fn other_destination(&mut self) {
         let numbers = [
             (sys::NFTNL_EXPR_FIB_DREG, uapi::NFT_REG_1),
             (sys::NFTNL_EXPR_FIB_RESULT, uapi::NFT_FIB_RESULT_ADDRTYPE),
             (sys::NFTNL_EXPR_FIB_FLAGS, uapi::NFTA_FIB_F_DADDR),
         ];
         self.push(c"fib", &numbers, &[]);
-        self.equals(&uapi::RTN_LOCAL.to_ne_bytes());
+        self.compare(uapi::NFT_CMP_NEQ, &uapi::RTN_LOCAL.to_ne_bytes());
     }
 
     fn family(&mut self, family: Family) {

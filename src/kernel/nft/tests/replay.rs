@@ -79,7 +79,8 @@ impl Change {
     /// # Errors
     /// None, as no element is in the way.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let transaction = make(&self.difference(&Look::default())?, self.is_new);
+        let look = Look::default();
+        let transaction = make(&self.difference(&look)?, &look, self.is_new);
         Ok(transaction.finish().map_or(Vec::new(), |(messages, _)| messages.numbered_from(0).0))
     }
 }
