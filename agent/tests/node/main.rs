@@ -5,6 +5,7 @@
 
 mod agent;
 mod api;
+mod busy;
 mod capacity;
 mod cgroup;
 mod discovery;

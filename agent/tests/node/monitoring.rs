@@ -12,45 +12,42 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::agent::Node;
+use super::busy::{Busy, KEYS};
 use super::doors::ADDRESS;
-use super::runtime::{Connection, Runtime};
-use super::{asking, create, host_pod, ip, run, stop, try_add};
+use super::{ip, tool};
 
 /// Where it listens.
-const PROMETHEUS: &str = "127.0.0.1:9090";
+pub(crate) const PROMETHEUS: &str = "127.0.0.1:9090";
 
-/// What of the dashboard has no data here: the agents have no API server and no kubelet, and the table is not damaged.
-const WITHOUT_DATA: [&str; 3] =
-    ["Resource for the scheduler", "Table restored", "Writes to the API server"];
-
-fn component(file: &str) -> String {
+pub(crate) fn component(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/monitoring");
     fs::read_to_string(path.join(file)).expect("it can be read")
 }
 
+/// A node, a container of the `DaemonSet` on it, and the address of the node.
+pub(crate) type Target<'a> = (&'a str, &'a str, &'a str);
+
 /// What the operator of Prometheus writes for the `PodMonitor`, with these targets in the place of those that the API
-/// server tells of: a container that has no metrics is one of them.
-fn configuration() -> String {
+/// server tells of: a container that has no metrics is one of them. Each agent is asked every `seconds`.
+pub(crate) fn configuration(targets: &[Target<'_>], seconds: u32) -> String {
     let monitor = component("podmonitor.yaml");
     let (_, relabelings) = monitor.split_once("relabelings:\n").expect("they are last");
     let relabelings = relabelings
         .replace("sourceLabels:", "source_labels:")
         .replace("targetLabel:", "target_label:");
-    let target = |container: &str, address: &str| {
+    let target = |(node, container, address): &Target<'_>| {
         format!(
             "      - targets: [\"192.0.2.9:1\"]
         labels:
           __meta_kubernetes_pod_container_name: {container}
           __meta_kubernetes_pod_host_ip: \"{address}\"
-          __meta_kubernetes_pod_node_name: n1
+          __meta_kubernetes_pod_node_name: {node}
 "
         )
     };
-    let targets = [("install", "127.0.0.1"), ("agent", "127.0.0.1"), ("agent-standby", "::1")];
-    let targets: String =
-        targets.into_iter().map(|(container, address)| target(container, address)).collect();
+    let targets: String = targets.iter().map(target).collect();
     format!(
-        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+        "global: {{scrape_interval: {seconds}s, evaluation_interval: {seconds}s}}
 rule_files: [rules.yaml]
 scrape_configs:
   - job_name: autoport
@@ -58,6 +55,12 @@ scrape_configs:
 {targets}    relabel_configs:
 {relabelings}"
     )
+}
+
+/// What integration/setup.sh unpacks.
+pub(crate) fn tools() -> PathBuf {
+    let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    env::var_os("AUTOPORT_TOOLS").map_or_else(here, PathBuf::from)
 }
 
 /// The groups of the `PrometheusRule`, as a file of rules.
@@ -68,19 +71,17 @@ fn rules() -> String {
 }
 
 /// A Prometheus; it is killed with the test.
-struct Prometheus(Child);
+pub(crate) struct Prometheus(Child);
 
 impl Prometheus {
-    fn start(dir: &Path, configuration: &str) -> Self {
+    pub(crate) fn start(dir: &Path, configuration: &str) -> Self {
         let write = |name, text: &str| {
             fs::write(dir.join(name), text).expect("the directory is ours");
         };
         write("prometheus.yaml", configuration);
         write("rules.yaml", &rules());
-        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
-        let tools = env::var_os("AUTOPORT_TOOLS").map_or_else(here, PathBuf::from);
         let log = fs::File::create(dir.join("log")).expect("the directory is ours");
-        let child = Command::new(tools.join("prometheus/usr/bin/prometheus"))
+        let child = Command::new(tools().join("prometheus/usr/bin/prometheus"))
             .arg(format!("--config.file={}", dir.join("prometheus.yaml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
             .arg(format!("--web.listen-address={PROMETHEUS}"))
@@ -123,55 +124,71 @@ impl Drop for Prometheus {
     }
 }
 
-/// Something happens of everything that is counted without Kubernetes.
-fn works(node: &Node, runtime: &mut Connection, number: usize) {
-    let pod = asking(&format!("pod-{number}"));
-    run(runtime, &pod).expect("it is assigned a port");
-    create(runtime, &pod).expect("it is created");
-    let wrong = host_pod("wrong", "s2", &[("autoport.cni/ports", "http=8080")]);
-    run(runtime, &wrong).expect_err("a number on the host network");
-    stop(runtime, &pod);
-    let annotation = r#"{"io.kubernetes.cri.pod-annotations": {"autoport.cni/ports": "="}}"#;
-    assert!(!try_add(node, "web", "s1", annotation).0);
+/// The queries of the dashboard, each with the title of its panel.
+fn queries() -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&component("dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let of_panel = |panel: &Value| {
+        let title = panel["title"].as_str().expect("a title").to_owned();
+        let targets = panel["targets"].as_array().expect("queries").clone();
+        targets.into_iter().map(move |target| {
+            let query = target["expr"].as_str().expect("a query");
+            (title.clone(), query.replace("$node", ".*").replace("$__rate_interval", "20s"))
+        })
+    };
+    panels.iter().flat_map(of_panel).collect()
+}
+
+/// Waits until every alert is evaluated, and in the state that this node causes.
+fn await_alerts() {
+    let expected = |name: &str| match name {
+        "AutoportContainersWithoutVariables" => "firing",
+        "AutoportTableKeepsBreaking" => "pending",
+        _ => "inactive",
+    };
+    // A write may just wait.
+    let begun = Instant::now();
+    loop {
+        let groups = Prometheus::asks("rules").expect("they are known");
+        let rules = groups["groups"][0]["rules"].as_array().expect("rules");
+        assert_eq!(rules.len(), 7, "{groups:#}");
+        let is_right = |rule: &Value| {
+            let name = rule["name"].as_str().expect("a name");
+            rule["health"] == "ok" && rule["state"] == expected(name)
+        };
+        if rules.iter().all(is_right) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{groups:#}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]
 #[ignore = "needs Prometheus: make test-packages"]
 fn prometheus_understands_the_dashboard_and_the_alerts() {
-    let (node, runtime) = (Node::new(""), Runtime::new());
-    ip("link set lo up");
-    let _agent = node.start(&runtime.socket(), &["--metrics-address", ADDRESS]);
-    let mut connection = runtime.connect(Vec::new(), Vec::new());
-    let standby = ["--standby", "--metrics-address", "[::1]:9418"];
-    let _standby = node.start(&runtime.socket(), &standby);
-    let _second = runtime.connect(Vec::new(), Vec::new());
-    let _prometheus = Prometheus::start(node.node_dir(), &configuration());
-    let dashboard: Value = serde_json::from_str(&component("dashboard.json")).expect("JSON");
-    let panels = dashboard["panels"].as_array().expect("panels");
-    let queries: Vec<(&str, String)> = panels
-        .iter()
-        .flat_map(|panel| {
-            let title = panel["title"].as_str().expect("a title");
-            let targets = panel["targets"].as_array().expect("queries").iter();
-            targets.map(move |target| {
-                let query = target["expr"].as_str().expect("a query");
-                (title, query.replace("$node", ".*").replace("$__rate_interval", "20s"))
-            })
-        })
-        .collect();
+    let mut busy = Busy::new(Node::new(KEYS), [ADDRESS, "[::1]:9418"]);
+    let targets = [
+        ("n1", "install", "127.0.0.1"),
+        ("n1", "agent", "127.0.0.1"),
+        ("n1", "agent-standby", "::1"),
+    ];
+    let configuration = configuration(&targets, 1);
+    let _prometheus = Prometheus::start(busy.node.node_dir(), &configuration);
+    let queries = queries();
     assert!(queries.len() >= 16, "{queries:?}");
     let begun = Instant::now();
-    let mut number = 0;
     loop {
-        number += 1;
-        works(&node, &mut connection, number);
+        busy.begin_both();
+        for reason in 0..4 {
+            busy.reject(reason);
+        }
+        busy.end();
+        // As another program would.
+        tool("nft", "flush ruleset");
         let found = queries.iter().map(|(title, query)| (title, query, Prometheus::finds(query)));
-        let missing: Vec<_> = found
-            .filter(|(title, _, found)| {
-                let is_without = WITHOUT_DATA.contains(title);
-                !matches!(found, Ok(found) if *found > 0 || is_without)
-            })
-            .collect();
+        let missing: Vec<_> =
+            found.filter(|(_, _, found)| !matches!(found, Ok(found) if *found > 0)).collect();
         if missing.is_empty() {
             break;
         }
@@ -189,16 +206,7 @@ fn prometheus_understands_the_dashboard_and_the_alerts() {
     };
     assert!(of("agent") && of("agent-standby"), "{up:#}");
     assert_eq!(up["result"].as_array().map(Vec::len), Some(2), "{up:#}");
-    let groups = Prometheus::asks("rules").expect("they are known");
-    let rules = groups["groups"][0]["rules"].as_array().expect("rules");
-    assert_eq!(rules.len(), 7, "{groups:#}");
-    for rule in rules {
-        assert_eq!(
-            (&rule["health"], &rule["state"]),
-            (&"ok".into(), &"inactive".into()),
-            "{rule:#}"
-        );
-    }
+    await_alerts();
 }
 
 /// The job of `deploy/examples/prometheus.yml`, with these Pods in the place of those that the API server tells of: one
