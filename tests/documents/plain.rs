@@ -22,7 +22,7 @@ fn files(folder: &str, found: &mut Vec<String>) {
         let path = format!("{folder}/{name}");
         if entry.path().is_dir() {
             files(&path, found);
-        } else if !name.contains(".svg") && !name.contains(".conflist") {
+        } else if !name.contains(".svg") && !name.contains(".png") && !name.contains(".conflist") {
             found.push(path);
         }
     }

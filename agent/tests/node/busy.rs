@@ -68,6 +68,11 @@ impl Busy {
         }
     }
 
+    /// How many of the pods run that [`Self::begin`] began.
+    pub(crate) fn running(&self) -> u32 {
+        self.pods.len() as u32
+    }
+
     /// A pod on the host network begins; every second asks for the resource, every third for the range
     /// `games`, and every fourth has a variable that is replaced.
     pub(crate) fn begin(&mut self) {

@@ -17,6 +17,7 @@ mod hook;
 mod injected;
 mod late;
 mod monitoring;
+mod picture;
 #[path = "../nri/runtime.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod runtime;
