@@ -165,7 +165,7 @@ bench-hook: dist/autoport-agent ## or bench STAGE=hook: what the bind hook and t
 		--config "target.'cfg(unix)'.runner='scripts/as-root.sh'" -- --ignored --nocapture --test-threads=1 hook::figures::
 
 bench-packets: dist/autoport ## or bench STAGE=packets: instructions of packets, beside portmap and without it, on Debian's kernel in an emulated machine
-	@KERNELS=trixie integration/setup.sh kernels
+	@KERNELS=trixie SUITES=packets integration/setup.sh kernels
 	scripts/bench-packets.sh
 
 bench-quick: ## the same a few times only, with a debug build: shows that it runs

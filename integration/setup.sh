@@ -15,7 +15,8 @@
 #                                    builds that too
 #   integration/setup.sh simulate    what `build` needs, and that API server alone
 #   integration/setup.sh picture     what `build` needs, and what `make dashboard-picture` draws with
-#   integration/setup.sh kernels     what `build` needs, and what `make test-kernels` boots
+#   integration/setup.sh kernels     what `build` needs, and what `make test-kernels` boots, for the suites in
+#                                    $SUITES
 #
 # Packages of this Debian release are installed by apt. What must be of another
 # release, or would bring a service with it, is never installed but unpacked in
@@ -455,8 +456,10 @@ have_kernels() {
     local suite
     have_busybox && have_machine || return 1
     for suite in "${kernels[@]}"; do have_kernel "$suite" || return 1; done
-    [ -n "$TARGET" ] || { have_servers && have_java && have_cri; }
+    ! needs_servers || { have_servers && have_java && have_cri; }
 }
+# The suite `hook` has servers that know nothing of autoport, of this machine's processor alone.
+needs_servers() { [[ -z $TARGET && " ${SUITES:-hook} " == *" hook "* ]]; }
 
 have_cross() {
     [ -z "$TARGET" ] || { [ -d "$(rustc --print target-libdir --target "$TARGET")" ] &&
@@ -835,7 +838,9 @@ unpack_kernel() {
         "$TOOLS/busybox/bin/busybox" depmod -b "$work/$suite.made" "${folder##*/}"
     mv "$work/$suite.made/lib/modules" "$work/$suite.made/modules"
     rmdir "$work/$suite.made/lib"
-    mv "$work/$suite.unpacked"/boot/vmlinuz-* "$work/$suite.made/vmlinuz"
+    # The newest have the kernel beside its modules.
+    find "$work/$suite.unpacked" \( -path '*/boot/vmlinuz-*' -o -path '*/lib/modules/*/vmlinuz' \) -type f \
+        -exec mv {} "$work/$suite.made/vmlinuz" \;
     replace "$work/$suite.made" "$TOOLS/kernels/$machine_arch/$1"
     stamp "kernel-$machine_arch-$1" "$(how_kernel)" "$(cd "$work/$suite.deb" && echo *)"
 }
@@ -916,8 +921,7 @@ if [ "$level" = kernels ]; then
     for suite in "${kernels[@]}"; do
         have_kernel "$suite" || unpack_kernel "$suite"
     done
-    # Servers that know nothing of autoport are of this machine's processor alone.
-    [ -z "$TARGET" ] || exit 0
+    needs_servers || exit 0
     have_servers || unpack_servers
     have_java || unpack_java
     have_cri || build_cri
