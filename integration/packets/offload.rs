@@ -273,11 +273,12 @@ fn what_is_deleted_is_built_again() {
         ("the table", format!("delete {TABLE}")),
         (
             "the flowtable",
-            "flush chain inet autoport_offload forward\n\
+            "flush chain inet autoport_offload clients\n\
                            delete flowtable inet autoport_offload established"
                 .to_owned(),
         ),
-        ("the rules", "flush chain inet autoport_offload forward".to_owned()),
+        ("the question", "flush chain inet autoport_offload forward".to_owned()),
+        ("the rules", "flush chain inet autoport_offload clients".to_owned()),
         ("an element", "flush set inet autoport_offload offload4".to_owned()),
         (
             "the uplink",
