@@ -51,7 +51,20 @@ impl Protocol {
 }
 
 /// An IP version; its text is what nft(8) writes before an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Display)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    derive_more::Display,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4.
     #[display("ip")]

@@ -41,18 +41,26 @@ pub struct NetworkPolicy {
     /// The subnets of the pods, where clients in them are masqueraded; a family whose pods have host
     /// prefixes has none.
     subnets: Vec<IpNetwork>,
+    /// The families whose pods have host prefixes, where pods that are their own clients are masqueraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    alone: Vec<Family>,
 }
 
 impl NetworkPolicy {
     /// How the packets of `record` are treated.
     pub(crate) fn of(record: &Record) -> Self {
         let subnet = |address: &IpNetwork| IpNetwork::new(address.network(), address.prefix()).ok();
-        let shared = record.pod_addresses.iter().filter(|address| !is_host(address));
-        let subnets = match record.policy.masquerade {
-            Masquerade::Nobody | Masquerade::Everybody => Vec::new(),
-            Masquerade::Local => shared.filter_map(subnet).collect(),
-        };
-        Self { policy: record.policy.clone(), subnets }
+        let mut own =
+            Self { policy: record.policy.clone(), subnets: Vec::new(), alone: Vec::new() };
+        if own.policy.masquerade == Masquerade::Local {
+            let (alone, shared): (Vec<_>, Vec<_>) =
+                record.pod_addresses.iter().partition(|address| is_host(address));
+            own.subnets = shared.into_iter().filter_map(subnet).collect();
+            own.alone = alone.into_iter().map(|address| Family::of(&address.ip())).collect();
+            own.alone.sort_unstable();
+            own.alone.dedup();
+        }
+        own
     }
 
     /// Reads a network policy back from what its rules say beside their terms ([`Rule::memo`]). `None`
@@ -187,10 +195,9 @@ impl NetworkPolicy {
             Masquerade::Nobody => vec![Some(from_loopback)],
             Masquerade::Everybody => vec![None],
             Masquerade::Local => {
-                let has = |family| self.subnets.iter().any(|one| Family::of(&one.ip()) == family);
-                let alone = Family::ALL.into_iter().filter(|family| !has(*family));
-                let hairpins =
-                    alone.map(|family| Term::In(Set { kind: SetKind::Hairpins, family }));
+                let hairpin =
+                    |family: &Family| Term::In(Set { kind: SetKind::Hairpins, family: *family });
+                let hairpins = self.alone.iter().map(hairpin);
                 let subnets = self.subnets.iter();
                 subnets
                     .map(|subnet| Term::within(Side::Source, *subnet))
