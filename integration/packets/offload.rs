@@ -198,7 +198,7 @@ fn established_connections_skip_forward() {
         assert!(text.contains("4 connections between uplink and 1 interface of pods\n"), "{text}");
         let listing = ruleset();
         for rule in [
-            "ct state established ct direction original ct status dnat jump clients",
+            "ct status dnat ct state established ct direction original jump clients",
             "ip daddr . meta l4proto . th dport @offload4 flow add @established",
             "ip6 daddr . meta l4proto . th dport @offload6 flow add @established",
         ] {

@@ -170,8 +170,9 @@ pub enum Term {
     /// Connection tracking has replaced one of the addresses. Never true of what it does not track.
     #[display("ct status snat,dnat")]
     Translated,
-    /// Of a client whose connection has been answered and translated, in the order of what most packets are not.
-    #[display("ct state established ct direction original ct status dnat")]
+    /// Of a client whose connection has been translated and answered. What nobody translates, which passes by
+    /// with every packet, is asked one question.
+    #[display("ct status dnat ct state established ct direction original")]
     FromEstablishedClient,
     /// The mark has this bit.
     #[display("meta mark & {0:#010x} == {0:#010x}", 1_u32 << _0)]

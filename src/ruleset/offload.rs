@@ -76,7 +76,7 @@ impl Offload {
     }
 
     /// The chains of the table. A packet of the client decides: TCP is offloaded with the third packet of
-    /// the handshake, UDP with the second datagram. All others are asked three questions at most.
+    /// the handshake, UDP with the second datagram.
     pub(crate) fn chains() -> [Chain; 2] {
         let base = BaseChain { is_nat: false, hook: Hook::Forward, priority: AFTER_FILTERS };
         let ask = Rule::new(vec![Term::FromEstablishedClient, Term::Jump(CLIENTS.to_owned())]);

@@ -51,10 +51,10 @@ impl RuleEncoding {
                 self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_SRC_NAT | uapi::IPS_DST_NAT);
             }
             Term::FromEstablishedClient => {
+                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_DST_NAT);
                 self.ct_has(uapi::NFT_CT_STATE, uapi::NF_CT_STATE_ESTABLISHED);
                 self.ct(uapi::NFT_CT_DIRECTION);
                 self.equals(&[uapi::IP_CT_DIR_ORIGINAL]);
-                self.ct_has(uapi::NFT_CT_STATUS, uapi::IPS_DST_NAT);
             }
             Term::Offload => {
                 let name = format!("{FLOWTABLE}\0");
