@@ -20,7 +20,7 @@ pub struct Chain {
     /// Of a chain that every table has: how many of its rules come before the entries of others. The rest
     /// follow them.
     pub leading: usize,
-    /// The rules that it has in chains which every table has ([`Self::entered_from`]), in order: they lead to
+    /// The rules that it has in chains which every table has (`Self::entered_from`), in order: they lead to
     /// it, or do what is to be done at once. It does not matter which network's go first.
     pub entries: Vec<Rule>,
 }
