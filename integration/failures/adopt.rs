@@ -51,8 +51,12 @@ impl Scene {
         let on = [FIRST[0], SECOND[1]].map(|address| tcp(8081).on(address)).to_vec();
         let specific = attach("specific", bridge("blue", 1), on);
         let choosing = attach("choosing", bridge("blue", 1), vec![tcp(0)]);
+        // So many that what the rules say of them goes on in the next rules.
+        let others = (0..30).map(|number| format!("203.0.113.{number}/32"));
+        let ranges = ["192.0.2.64/26".to_owned(), "2001:db8:0:1::/61".to_owned()];
+        let ranges: Vec<String> = ranges.into_iter().chain(others).collect();
         let guarded = bridge("green", 2)
-            .with("sourceRanges", json!(["192.0.2.64/26", "2001:db8:0:1::/61"]))
+            .with("sourceRanges", json!(ranges))
             .with("hostAddresses", json!([format!("{}/32", FIRST[0]), "2001:db8::/32"]))
             .with("markMasqBit", 14);
         let guarded = attach("guarded", guarded, both(8082));

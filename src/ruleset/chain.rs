@@ -32,13 +32,10 @@ impl Chain {
 
     /// The chains that each have `rule`, one of its entries.
     pub(super) fn entered_from(&self, rule: &Rule) -> &'static [&'static str] {
-        match (rule.family(), rule.terms.first()) {
+        match rule.family() {
             _ if self.name.starts_with(MASQUERADE_PREFIX) => &[POSTROUTING],
-            (Some(Family::V6), _) => &[HOSTPORTS6],
-            // What the node itself sends from an address among the pods comes back without being masqueraded.
-            (_, Some(Term::Within(_, network))) if !network.ip().is_loopback() => &[PREROUTING],
-            (_, Some(Term::In(Set { kind: SetKind::Hairpins, .. }))) => &[PREROUTING],
-            _ => &[PREROUTING, OUTPUT],
+            Some(Family::V6) => &[HOSTPORTS6],
+            Some(Family::V4) | None => &[PREROUTING, OUTPUT],
         }
     }
 
@@ -254,9 +251,9 @@ const BEFORE_SRCNAT: i32 = 99;
 /// Before everybody else's filters.
 const RAW: i32 = -300;
 
-/// The chains that do not depend on any record, but for the [`Chain::entries`] of the others. What is about IPv4 is
-/// in `prerouting`, and in `output` as far as it is needed there: a chain that both jump to would cost every new connection the jump.
-/// What is about IPv6 is behind that jump, so that no packet of IPv4 passes its rules.
+/// The chains that do not depend on any record, but for the [`Chain::entries`] of the others. Rules of IPv4 are
+/// in `prerouting` and again in `output`: a chain that both jump to would cost every new connection the jump.
+/// Rules of IPv6 are behind such a jump, so that no packet of IPv4 passes them.
 pub(crate) fn base_chains() -> Vec<Chain> {
     let nat = |hook, priority| Some(BaseChain { is_nat: true, hook, priority });
     let filter = |hook, priority| Some(BaseChain { is_nat: false, hook, priority });
@@ -295,13 +292,12 @@ pub(crate) fn base_chains() -> Vec<Chain> {
     ]
 }
 
-/// Masquerades what carries mark bit `bit`, and takes the mark off. The entry does all of it, and says
-/// whose it is by its memo.
-pub(super) fn masquerade_chain(bit: u8) -> Chain {
-    let name = format!("{MASQUERADE_PREFIX}{bit}");
+/// An empty chain, which says that a rule of `postrouting` belongs to the table: its entry masquerades packets
+/// with mark bit `bit`, and takes the mark off.
+pub(crate) fn masquerade_chain(bit: u8) -> Chain {
     let terms = vec![Term::MarkHas(bit), Term::MarkClear(bit), Term::Masquerade];
-    let entry = Rule { terms, memo: format!("{name}\0") };
-    Chain { entries: vec![entry], ..Chain::plain(name, Vec::new()) }
+    let name = format!("{MASQUERADE_PREFIX}{bit}");
+    Chain { entries: vec![Rule::new(terms)], ..Chain::plain(name, Vec::new()) }
 }
 
 impl fmt::Display for Chain {

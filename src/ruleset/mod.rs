@@ -29,9 +29,7 @@ pub use network_policy::{Digest, NetworkPolicy};
 pub use offload::{FLOWTABLE, OFFLOAD_TABLE, Offload};
 pub use script::Difference;
 
-pub(crate) use chain::{AFTER_DSTNAT, base_chains, is_host};
-
-use chain::masquerade_chain;
+pub(crate) use chain::{AFTER_DSTNAT, base_chains, is_host, masquerade_chain};
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -50,10 +48,10 @@ pub const OUTPUT: &str = "output";
 /// The chain that both jump to with packets of IPv6.
 pub const HOSTPORTS6: &str = "hostports6";
 
-/// The chain that those which masquerade are entered from.
+/// The chain that masquerades by mark bits.
 pub const POSTROUTING: &str = "postrouting";
 
-/// What the names of the chains begin with that masquerade by a mark bit.
+/// What the names of the chains begin with that stand for a mark bit.
 pub const MASQUERADE_PREFIX: &str = "masquerade_";
 
 /// Whether a chain of this name belongs to a network, or to the mark bit of one.

@@ -11,8 +11,8 @@ use super::{Error, Nft};
 use crate::kernel::uapi;
 use crate::model::{Family, HostPort};
 use crate::ruleset::{
-    self, Chain, Data, Digest, Element, HOSTPORTS6, Identity, LAYOUT, NetworkPolicy, PREROUTING,
-    Place, Rule, Ruleset, Set, Side, host_at,
+    self, Chain, Data, Digest, Element, HOSTPORTS6, Identity, LAYOUT, MASQUERADE_PREFIX,
+    NetworkPolicy, POSTROUTING, PREROUTING, Place, Rule, Ruleset, Set, Side, host_at,
 };
 
 impl Look {
@@ -156,14 +156,16 @@ pub(super) fn differing_chain(look: &Look, chains: &[Chain]) -> Option<String> {
     })
 }
 
-/// A network policy whose chains are there as they are built.
+/// A network policy whose chains are there as they are built. The first of its chains has the entries, and these
+/// go on with what its own rules say of the policy.
 pub(super) fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPolicy> {
     let chains = ["to", "from", "net"].map(|prefix| format!("{prefix}_{digest}"));
     let rules_of = |chain: &str| look.rules.get(chain).into_iter().flatten();
-    let rules = chains.iter().flat_map(|chain| {
-        let entries = [PREROUTING, HOSTPORTS6].into_iter().flat_map(rules_of);
-        rules_of(chain).chain(entries.filter(move |rule| is_of(rule, chain)))
-    });
+    let mut present = chains.iter().filter(|chain| look.chains.contains_key(*chain));
+    let first = present.next()?;
+    let entries = [PREROUTING, HOSTPORTS6].into_iter().flat_map(rules_of);
+    let entries = entries.filter(|rule| is_of(rule, &digest.chain()));
+    let rules = rules_of(first).chain(entries).chain(present.flat_map(|chain| rules_of(chain)));
     let memo = |rule| Attributes(rule).userdata(uapi::NFTA_RULE_USERDATA, uapi::HOLDER);
     let memo = rules.filter_map(|rule| memo(rule)).flatten().copied().collect();
     let network_policy = NetworkPolicy::read(digest, &String::from_utf8(memo).ok()?)?;
@@ -173,8 +175,15 @@ pub(super) fn network_policy_of(look: &Look, digest: Digest) -> Option<NetworkPo
     differing.is_none().then_some(network_policy)
 }
 
-/// Whether `rule` is an entry of `chain`: it names the chain, at least in its memo, or a set of its network.
+/// Whether `rule` is an entry of `chain`: it names the chain or a set of its network, or masquerades by the mark
+/// bit of the chain.
 pub(super) fn is_of(rule: &[u8], chain: &str) -> bool {
+    if let Some(bit) = chain.strip_prefix(MASQUERADE_PREFIX).and_then(|bit| bit.parse().ok()) {
+        let mut encoder = Encoder::new();
+        return ruleset::masquerade_chain(bit).entries.iter().any(|entry| {
+            Attributes(rule).contains(attributes_of(encoder.rule(POSTROUTING, entry)))
+        });
+    }
     let names = |name: &str| {
         let name = [name.as_bytes(), &[0]].concat();
         rule.windows(name.len()).any(|it| it == name)
