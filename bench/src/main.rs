@@ -73,6 +73,8 @@ enum Part {
     Storm,
     /// New connections and packets through ever more mappings.
     Datapath,
+    /// Packets whose sender and receiver are one thread, each node in each turn beside the others.
+    Times,
     /// The same, counted in instructions, in the emulated machine of scripts/kernels.sh; alone, and without a report.
     Packets,
     /// What every system call of an ADD is for, and takes.
@@ -218,8 +220,15 @@ fn main() -> ExitCode {
     if options.parts != [Part::Report] {
         machine::describe(&bench);
     }
-    let every =
-        [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
+    let every = [
+        Part::Control,
+        Part::Flat,
+        Part::Choice,
+        Part::Storm,
+        Part::Datapath,
+        Part::Times,
+        Part::Budget,
+    ];
     let parts = if options.parts.is_empty() { &every[..] } else { &options.parts };
     for part in parts {
         let measure: fn(&Bench) = match part {
@@ -228,6 +237,7 @@ fn main() -> ExitCode {
             Part::Choice => choice::run,
             Part::Storm => storm::run,
             Part::Datapath => datapath::run,
+            Part::Times => datapath::packets::time,
             Part::Budget => budget::run,
             Part::Variants => variants::run,
             Part::Load | Part::Packets | Part::Pair | Part::Report => continue,

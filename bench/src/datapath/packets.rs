@@ -1,4 +1,5 @@
-//! Packets, counted: what a connection through a host port takes, and one that is none of autoport's business.
+//! Packets, counted or timed: what a connection through a host port takes, and one that is none of autoport's
+//! business.
 //!
 //! The sockets of both ends belong to one thread, so that each packet is processed by its sender: nobody is woken
 //! up. In the emulated machine of `scripts/kernels.sh` the clock counts instructions.
@@ -22,8 +23,11 @@ use crate::stats::median;
 /// How long the emulated machine's clock takes for an instruction.
 const NANOSECONDS: f64 = 4.0;
 
-/// How often each node has its turn, how many connections it makes in one, and what goes to and fro by each.
+/// How often each node has its turn where instructions are counted, and in real time.
 const TURNS: usize = 12;
+const REAL_TURNS: usize = 300;
+
+/// How many connections it makes in one, and what goes to and fro by each.
 const CONNECTIONS: usize = 25;
 const ROUNDS: u32 = 20;
 
@@ -42,8 +46,12 @@ impl Ends {
     }
 }
 
+const fn mapped(plugin: Plugin) -> Setup {
+    Setup::Mapped(plugin, 1)
+}
+
+/// Counts, in the emulated machine.
 pub(crate) fn run(bench: &Bench) {
-    let mapped = |plugin| Setup::Mapped(plugin, 1);
     let setups = [
         Setup::Service,
         mapped(Plugin::PortmapNftables),
@@ -54,11 +62,29 @@ pub(crate) fn run(bench: &Bench) {
         mapped(Plugin::PortmapNftables),
         Setup::Service,
     ];
+    take_turns(bench, "packets", NANOSECONDS, &setups, bench.rounds(TURNS));
+}
+
+/// Takes the time, on this machine, whose kernel may have no flowtables.
+pub(crate) fn time(bench: &Bench) {
+    let setups = [
+        Setup::Service,
+        mapped(Plugin::PortmapNftables),
+        mapped(Plugin::Autoport),
+        mapped(Plugin::Autoport),
+        mapped(Plugin::PortmapNftables),
+        Setup::Service,
+    ];
+    take_turns(bench, "times", 1.0, &setups, bench.rounds(REAL_TURNS));
+}
+
+/// Puts the figures of all nodes, a number for each turn, into the file `name`.
+fn take_turns(bench: &Bench, name: &str, unit: f64, setups: &[Setup], turns: usize) {
     let bed = |setup: &Setup| Bed::new(&bench.executables, *setup, Ends::open);
     let beds: Vec<Bed<Ends>> = setups.iter().map(bed).collect();
     let paths = [Path::HostPort, Path::Localhost, Path::Hairpin, Path::Routed];
     let mut samples: BTreeMap<(usize, usize, &str), Vec<f64>> = BTreeMap::new();
-    for turn in 0..bench.rounds(TURNS) {
+    for turn in 0..turns {
         for at in 0..beds.len() {
             let bed = if turn % 2 == 0 { at } else { beds.len() - 1 - at };
             for (path, way) in paths.iter().enumerate() {
@@ -66,12 +92,12 @@ pub(crate) fn run(bench: &Bench) {
                     continue;
                 }
                 for (name, value) in measure(&beds[bed], *way) {
-                    samples.entry((bed, path, name)).or_default().push(value / NANOSECONDS);
+                    samples.entry((bed, path, name)).or_default().push(value / unit);
                 }
             }
         }
     }
-    bench.raw.begin("packets");
+    bench.raw.begin(name);
     for (number, setup) in setups.iter().enumerate() {
         let plugin = match setup {
             Setup::Plain | Setup::Service => "service",
@@ -80,7 +106,7 @@ pub(crate) fn run(bench: &Bench) {
         };
         for (path, way) in paths.iter().enumerate() {
             let own = samples.iter().filter(|((bed, of, _), _)| *bed == number && *of == path);
-            let row = Row::new("packets", plugin)
+            let row = Row::new(name, plugin)
                 .param("path", way.id())
                 .param("again", setups[..number].contains(setup));
             let row = own.fold(row, |row, ((.., name), values)| row.samples(name, values.clone()));
