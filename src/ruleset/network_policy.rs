@@ -198,10 +198,8 @@ impl NetworkPolicy {
                 let hairpin =
                     |family: &Family| Term::In(Set { kind: SetKind::Hairpins, family: *family });
                 let hairpins = self.alone.iter().map(hairpin);
-                let subnets = self.subnets.iter();
-                subnets
-                    .map(|subnet| Term::within(Side::Source, *subnet))
-                    .chain([from_loopback])
+                std::iter::once(from_loopback)
+                    .chain(self.subnets.iter().map(|subnet| Term::within(Side::Source, *subnet)))
                     .chain(hairpins)
                     .map(Some)
                     .collect()
