@@ -117,8 +117,8 @@ impl NetworkPolicy {
     }
 
     /// Its chains. With gates: one for each, then the chain that marks and translates. Without: one that no packet
-    /// enters, whose entries mark the clients that may have to be. And one for claims on one address, if there
-    /// are any.
+    /// enters, whose entries mark the clients that may have to be, and translate. And one for claims on one
+    /// address, if there are any.
     pub(crate) fn chains(&self, has_specific: bool) -> Vec<Chain> {
         let digest = self.digest();
         let gates = self.gates();

@@ -7,8 +7,8 @@ use super::{Chain, Data, Digest, Element, Place, Rule, Set, TABLE, base_chains};
 /// What one command adds to a sound table, and takes out of it; prints as an nft(8) script, which `nft -f`
 /// carries out in one transaction.
 ///
-/// Three things nft cannot say: whose an element is, beside its comment; of which policy a rule is (`repair
-/// --adopt` reads both); and that an element be given a millisecond to live instead of being deleted.
+/// nft cannot say three things: the attachment that an element belongs to, the policy that a rule belongs to
+/// (`repair --adopt` reads both), and that an element expires after a millisecond instead of being deleted.
 #[derive(Debug, Default)]
 pub struct Difference {
     /// The chains that are not there yet. The sets of their network policies are not there either.
