@@ -122,6 +122,21 @@ impl Line {
         self.exchange().unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 
+    /// Sends that many bytes, and insists that the same come back, with no longer pause than that.
+    fn carries(&mut self, len: usize, patience: Duration) {
+        let Self::Tcp(stream) = self else { panic!("it is TCP") };
+        stream.set_read_timeout(Some(patience)).expect("a timeout");
+        let sent: Vec<u8> = (0..len).map(|number| number as u8).collect();
+        let mut writer = stream.try_clone().expect("a descriptor");
+        let mut heard = vec![0; len];
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| writer.write_all(&sent));
+            stream.read_exact(&mut heard).expect("all comes back");
+            writing.join().expect("no panic").expect("all is written");
+        });
+        assert!(heard == sent, "other bytes come back");
+    }
+
     /// Insists that it is offloaded: its packets do not pass FORWARD. A flow whose cached route has become old,
     /// as when an interface has just come up, is begun again by the next packet.
     fn bypasses(&mut self, what: &str) {
