@@ -105,8 +105,10 @@ fn a_program_that_takes_autoport_out_all_the_time_is_named_and_not_fought() {
     assert!(told.contains("again and again: set cni.exclusive=false"), "{told}");
     // Once each time that autoport is put back.
     assert!(told.matches("again and again").count() <= written, "{told}");
-    let probe = || autoport(&[&["install", "--dry-run"], &FOLDERS[..]].concat());
-    let (status, _, stderr) = probe();
+    // Not where it has just been put back.
+    wait_until("autoport in the list", is_back);
+    write(CONFLIST, &before);
+    let (status, _, stderr) = autoport(&[&["install", "--dry-run"], &FOLDERS[..]].concat());
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("cni.exclusive"), "{stderr}");
     // It is put back all the same when the other program has ended.
