@@ -408,7 +408,7 @@ how_api() {
         "$(cat "$here"/cluster/build-api.sh "$here"/cluster/apiserver/*.go | sha256sum)"
 }
 how_busybox() { printf 'recipe %s %s' "$recipe" "$arch"; }
-how_kernel() { printf 'recipe %s %s' "$recipe" "$machine_arch"; }
+how_kernel() { printf 'recipe %s %s with bonding' "$recipe" "$machine_arch"; }
 how_machine() { printf 'recipe %s %s' "$recipe" "${machine[*]}"; }
 how_cross() { printf 'recipe %s %s' "$recipe" "$(release)"; }
 how_previous() { printf 'recipe %s %s %s' "$recipe" "$arch" "$previous"; }
@@ -831,7 +831,7 @@ unpack_kernel() {
     folder=$work/$suite.made/lib/modules/${from##*/}
     mkdir -p "$folder" "$TOOLS/kernels/$machine_arch"
     # Not every release has a folder for all of them.
-    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/*/crypto,drivers/net/veth.ko*} \
+    (cd "$from" && find modules.order modules.builtin* kernel/{net,lib,crypto,arch/*/crypto,drivers/net/{veth,bonding}*} \
         -type f -exec cp --parents {} "$folder/" \; 2>/dev/null) || true
     find "$folder" -name '*.ko.xz' -exec xz -d {} +
     run "finding out which module needs which" "Look at unpack_kernel in $0." \

@@ -1,9 +1,13 @@
 //! Flowtables of other programs, several uplinks, and uplinks that are no plain interfaces.
 
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{Line, bridged, forwarded, interfaces, observe, offloaded, web};
-use crate::stage::netns::{ip, nft};
+use crate::stage::netns::{ip, nft, run};
 use crate::stage::node::{CLIENT, FIRST, Node, SECOND};
 use crate::stage::probe::Transport;
 use crate::stage::view;
@@ -102,6 +106,53 @@ fn connections_by_a_vlan() {
         for transport in Transport::BOTH {
             let mut line = Line::established(&node, transport, to);
             line.bypasses(&format!("{transport:?} to {to}"));
+        }
+    }
+}
+
+/// The bond is named. When its links take turns, connections continue.
+#[test]
+#[ignore = "needs a kernel with nf_flow_table: make test-kernels"]
+fn connections_by_a_bond() {
+    let node = Node::new();
+    observe();
+    ip("link add trunk type bond mode active-backup miimon 50
+        link add first type veth peer name eth1 netns client
+        link add second type veth peer name eth2 netns client
+        link set first master trunk
+        link set second master trunk
+        addr add 203.0.113.1/24 dev trunk
+        addr add 2001:db8:5::1/64 dev trunk nodad
+        link set trunk up");
+    node.client.run(|| {
+        ip("link add switch type bridge
+            link set eth1 master switch up
+            link set eth2 master switch up
+            addr add 203.0.113.100/24 dev switch
+            addr add 2001:db8:5::100/64 dev switch nodad
+            link set switch up");
+    });
+    let (_pod, _attachment) = web(&node, &bridged().with("offload", json!(["trunk"])));
+    let mut lines = Vec::new();
+    for to in ["203.0.113.1", "2001:db8:5::1"] {
+        for transport in Transport::BOTH {
+            let mut line = Line::established(&node, transport, to);
+            line.bypasses(&format!("{transport:?} to {to}"));
+            lines.push(line);
+        }
+    }
+    for (goes, stays) in [("first", "second"), ("second", "first")] {
+        ip(&format!("link set {stays} up\nlink set {goes} down"));
+        let active = || run(Command::new("ip").args(["-d", "link", "show", "trunk"]), "").1;
+        let mut looked = 0;
+        while !active().contains(&format!(" active_slave {stays} ")) {
+            looked += 1;
+            assert!(looked < 100, "the bond stays with {goes}");
+            thread::sleep(Duration::from_millis(50));
+        }
+        for line in &mut lines {
+            line.goes_on(&format!("by {stays}"));
+            line.bypasses(&format!("by {stays}"));
         }
     }
 }
