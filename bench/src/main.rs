@@ -71,11 +71,9 @@ enum Part {
     Choice,
     /// Many commands at once.
     Storm,
-    /// New connections and packets through ever more mappings.
+    /// Connections and packets by ways that pass autoport's table, with ever more mappings, each node beside the others.
     Datapath,
-    /// Packets whose sender and receiver are one thread, each node in each turn beside the others.
-    Times,
-    /// The same, counted in instructions, in the emulated machine of scripts/kernels.sh; alone, and without a report.
+    /// The same with one mapping, counted in instructions, in the emulated machine of scripts/kernels.sh; alone, and without a report.
     Packets,
     /// What every system call of an ADD is for, and takes.
     Budget,
@@ -214,21 +212,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if options.parts == [Part::Packets] {
-        datapath::packets::run(&bench);
+        datapath::count(&bench);
         return ExitCode::SUCCESS;
     }
     if options.parts != [Part::Report] {
         machine::describe(&bench);
     }
-    let every = [
-        Part::Control,
-        Part::Flat,
-        Part::Choice,
-        Part::Storm,
-        Part::Datapath,
-        Part::Times,
-        Part::Budget,
-    ];
+    let every =
+        [Part::Control, Part::Flat, Part::Choice, Part::Storm, Part::Datapath, Part::Budget];
     let parts = if options.parts.is_empty() { &every[..] } else { &options.parts };
     for part in parts {
         let measure: fn(&Bench) = match part {
@@ -237,7 +228,6 @@ fn main() -> ExitCode {
             Part::Choice => choice::run,
             Part::Storm => storm::run,
             Part::Datapath => datapath::run,
-            Part::Times => datapath::packets::time,
             Part::Budget => budget::run,
             Part::Variants => variants::run,
             Part::Load | Part::Packets | Part::Pair | Part::Report => continue,

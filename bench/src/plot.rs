@@ -8,6 +8,9 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
+/// How far names are apart that are written one below the other.
+const LINE: f64 = 14.0;
+const BLACK: &str = "black";
 /// Colours that differ for everybody (Okabe and Ito).
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
@@ -42,35 +45,44 @@ impl Plot {
              font-family=\"sans-serif\" font-size=\"12\">\n\
              <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
         );
-        let mut text = |x: f64, y: f64, anchor: &str, text: &str| {
+        let mut text = |x: f64, y: f64, anchor: &str, colour: &str, text: &str| {
             let text = text.replace('&', "&amp;").replace('<', "&lt;");
             let _ = writeln!(
                 svg,
-                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{text}</text>"
             );
         };
-        text(LEFT, 20.0, "start", &self.title);
-        text(LEFT + wide / 2.0, HEIGHT - 12.0, "middle", &self.right);
-        text(8.0, TOP - 8.0, "start", &self.up);
+        text(LEFT, 20.0, "start", BLACK, &self.title);
+        text(LEFT + wide / 2.0, HEIGHT - 12.0, "middle", BLACK, &self.right);
+        text(8.0, TOP - 8.0, "start", BLACK, &self.up);
         for (step, name) in self.steps.iter().enumerate() {
-            text(x(step), HEIGHT - BOTTOM + 18.0, "middle", name);
+            text(x(step), HEIGHT - BOTTOM + 18.0, "middle", BLACK, name);
         }
         for power in lowest as i32..=highest as i32 {
             let value = 10_f64.powi(power);
-            text(LEFT - 8.0, y(value) + 4.0, "end", &value.to_string());
+            text(LEFT - 8.0, y(value) + 4.0, "end", BLACK, &value.to_string());
         }
-        for (at, (name, values)) in self.lines.iter().enumerate() {
-            let y = values.iter().rev().flatten().next().map_or(TOP, |value| y(*value));
-            let x = values.iter().rposition(Option::is_some).map_or(LEFT, x);
-            let _ = at;
-            text(x + 8.0, y + 4.0, "start", name);
+        let coloured = || self.lines.iter().zip(COLOURS.iter().cycle());
+        let mut labels: Vec<_> = coloured()
+            .filter_map(|((name, values), colour)| {
+                let last = values.iter().rposition(Option::is_some)?;
+                Some((last, y(values[last]?), name, colour))
+            })
+            .collect();
+        labels.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
+        let mut above = (0, f64::NEG_INFINITY);
+        for (step, y, name, colour) in labels {
+            // The names of lines that end at the same place are written one below the other.
+            let y = if step == above.0 { y.max(above.1 + LINE) } else { y };
+            text(x(step) + 8.0, y + 4.0, "start", colour, name);
+            above = (step, y);
         }
         for power in lowest as i32..=highest as i32 {
             let y = y(10_f64.powi(power));
             let end = LEFT + wide;
             let _ = writeln!(svg, "<path d=\"M{LEFT} {y:.1}H{end:.1}\" stroke=\"#ddd\"/>");
         }
-        for ((_, values), colour) in self.lines.iter().zip(COLOURS.iter().cycle()) {
+        for ((_, values), colour) in coloured() {
             let mut path = String::new();
             for (step, value) in values.iter().enumerate() {
                 let Some(value) = value else { continue };
@@ -107,5 +119,21 @@ mod tests {
         assert!(svg.contains("a &lt; b"), "{svg}");
         // Two decades: the first value lies at the bottom, the last at the top.
         assert!(svg.contains("M70.0 330.0L550.0 40.0"), "{svg}");
+    }
+
+    #[test]
+    fn names_of_lines_that_end_together_do_not_overlap() {
+        let line = |name: &str, value| (name.to_owned(), vec![Some(value)]);
+        let plot = Plot {
+            steps: vec!["0".to_owned()],
+            lines: vec![line("low", 20.0), line("high", 21.0)],
+            ..Plot::default()
+        };
+        let svg = plot.svg();
+        let height = |name: &str| {
+            let text = svg.lines().find(|line| line.contains(name)).expect("its name is there");
+            text.split('"').nth(3).and_then(|y| y.parse::<f64>().ok()).expect("a height")
+        };
+        assert!(height(">low<") - height(">high<") >= LINE, "{svg}");
     }
 }

@@ -9,11 +9,14 @@ use nix::sys::socket::{
 };
 use serde_json::json;
 
-use super::load::POD_PORT;
+use super::load::Ends;
 use crate::fill::fill;
 use crate::measure::Call;
 use crate::node::{Node, Space, ip, sysctl, tool};
 use crate::plugins::{Executables, Plugin, Pod};
+
+/// The port on which the pod answers.
+const POD_PORT: u16 = 80;
 
 /// The host port that is measured. Its mapping is the last that is made.
 const HOST_PORT: u16 = 2000;
@@ -22,20 +25,72 @@ const HOST_PORT: u16 = 2000;
 const OTHERS: u16 = 3000;
 const PORTS_PER_POD: u16 = 1_000;
 
-/// The pod that has it: 10.1.255.2.
+/// The pod that has it.
 const POD: u16 = 0xff02;
+
+/// The addresses, and how long the prefixes before the node and behind it are.
+struct Family {
+    /// As nftables calls it.
+    name: &'static str,
+    client: &'static str,
+    uplink: &'static str,
+    before: u8,
+    bridge: &'static str,
+    /// The address of the pod [`POD`].
+    pod: &'static str,
+    neighbour: &'static str,
+    behind: u8,
+    service: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        name: "ip",
+        client: "192.0.2.100",
+        uplink: "192.0.2.1",
+        before: 24,
+        bridge: "10.1.0.1",
+        pod: "10.1.255.2",
+        neighbour: "10.1.255.3",
+        behind: 16,
+        service: "10.96.0.1",
+    },
+    Family {
+        name: "ip6",
+        client: "2001:db8::100",
+        uplink: "2001:db8::1",
+        before: 64,
+        bridge: "fd00:1::1",
+        pod: "fd00:1::ff02",
+        neighbour: "fd00:1::ff03",
+        behind: 64,
+        service: "fd00:96::1",
+    },
+];
 
 /// What is on a node besides the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setup {
     /// Nothing: packets are routed, and not even tracked.
     Plain,
-    /// A Service, translated by a table of its own as kube-proxy's is.
+    /// A Service, translated by tables of its own as kube-proxy's is.
     Service,
     /// The same, and so many TCP mappings by a plugin.
     Mapped(Plugin, u16),
     /// The same with one mapping of ours, whose established connections are offloaded.
     Offloaded,
+}
+
+impl Setup {
+    /// Its name in the raw figures, and its mappings.
+    pub(super) const fn id(self) -> (&'static str, u16) {
+        match self {
+            Self::Plain => ("plain", 0),
+            Self::Service => ("service", 0),
+            Self::Mapped(plugin, mappings) => (plugin.id(), mappings),
+            Self::Offloaded => ("offload", 1),
+        }
+    }
 }
 
 /// Which way packets take.
@@ -55,79 +110,82 @@ pub(super) enum Path {
     Neighbour,
 }
 
-impl Path {
+/// The same, and the family of its addresses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) path: Path,
+    pub(super) v6: bool,
+}
+
+impl Way {
     /// Its name in the raw figures.
-    pub(super) const fn id(self) -> &'static str {
-        match self {
-            Self::HostPort => "host port",
-            Self::Hairpin => "hairpin",
-            Self::Localhost => "localhost",
-            Self::Service => "service",
-            Self::Routed => "routed",
-            Self::Neighbour => "pod to pod",
-        }
+    pub(super) fn id(self) -> String {
+        let path = match self.path {
+            Path::HostPort => "host port",
+            Path::Hairpin => "hairpin",
+            Path::Localhost => "localhost",
+            Path::Service => "service",
+            Path::Routed => "routed",
+            Path::Neighbour => "pod to pod",
+        };
+        format!("{path}{}", if self.v6 { ", IPv6" } else { "" })
     }
 
     fn target(self) -> SocketAddr {
-        let text = match self {
-            Self::HostPort | Self::Hairpin => format!("192.0.2.1:{HOST_PORT}"),
-            Self::Localhost => format!("127.0.0.1:{HOST_PORT}"),
-            Self::Service => "10.96.0.1:80".to_owned(),
-            Self::Routed | Self::Neighbour => format!("10.1.255.2:{POD_PORT}"),
-        };
-        text.parse().expect("an address and a port")
+        let family = &FAMILIES[usize::from(self.v6)];
+        match self.path {
+            Path::HostPort | Path::Hairpin => socket_address(family.uplink, HOST_PORT),
+            Path::Localhost => socket_address("127.0.0.1", HOST_PORT),
+            Path::Service => socket_address(family.service, POD_PORT),
+            Path::Routed | Path::Neighbour => socket_address(family.pod, POD_PORT),
+        }
     }
 }
 
+fn socket_address(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().expect("an address"), port)
+}
+
 /// A node to measure on, with what serves in its pod.
-pub(super) struct Bed<S> {
+pub(super) struct Bed {
     node: Node,
     client: Space,
     pod: Space,
     neighbour: Space,
-    pub(super) server: S,
+    /// In the pod, by family.
+    ends: [Ends; 2],
 }
 
-impl<S> Bed<S> {
-    pub(super) fn new(
-        executables: &Executables,
-        setup: Setup,
-        serve_in: impl FnOnce(&Space) -> S,
-    ) -> Self {
+impl Bed {
+    pub(super) fn new(executables: &Executables, setup: Setup) -> Self {
         let node = Node::new();
         let names = ["client", "target", "neighbour"];
         let [client, pod, neighbour] = names.map(|name| node.space.add(name));
         node.space.run(|| {
             ip("link add uplink type veth peer name eth0 netns client
-                addr add 192.0.2.1/24 dev uplink
                 link set uplink up
                 link add veth1 type veth peer name eth0 netns target
                 link set veth1 master cni0 up
                 link set veth1 type bridge_slave hairpin on
                 link add veth2 type veth peer name eth0 netns neighbour
                 link set veth2 master cni0 up");
+            for family in &FAMILIES {
+                ip(&format!("addr add {}/{} dev uplink nodad", family.uplink, family.before));
+                if setup != Setup::Plain {
+                    serve(family);
+                }
+            }
             // As Kubernetes wants it: packets on the bridge pass through the IP hooks. A pod that
             // asks for itself then comes back by the port it came from.
             sysctl("net/bridge/bridge-nf-call-iptables", "1");
+            sysctl("net/bridge/bridge-nf-call-ip6tables", "1");
         });
-        let attach = |space: &Space, address: &str, gateway: &str| {
-            space.run(|| {
-                ip(&format!(
-                    "addr add {address} dev eth0
-                     link set eth0 up
-                     route add default via {gateway}"
-                ));
-                sysctl("net/ipv4/ip_local_port_range", "10000 65535");
-            });
-        };
-        attach(&client, "192.0.2.100/24", "192.0.2.1");
-        attach(&pod, "10.1.255.2/16", "10.1.0.1");
-        attach(&neighbour, "10.1.255.3/16", "10.1.0.1");
-        let server = serve_in(&pod);
-        let bed = Self { node, client, pod, neighbour, server };
-        if setup != Setup::Plain {
-            bed.node.space.run(serve);
-        }
+        attach(&client, |family| (family.client, family.before, family.uplink));
+        attach(&pod, |family| (family.pod, family.behind, family.bridge));
+        attach(&neighbour, |family| (family.neighbour, family.behind, family.bridge));
+        let open = |family: Family| Ends::open(socket_address(family.pod, POD_PORT));
+        let ends = pod.run(|| FAMILIES.map(open));
+        let bed = Self { node, client, pod, neighbour, ends };
         match setup {
             Setup::Plain | Setup::Service => {}
             Setup::Mapped(plugin, mappings) => map(executables, plugin, &bed.node, mappings, &[]),
@@ -136,19 +194,21 @@ impl<S> Bed<S> {
         bed
     }
 
-    /// Runs `work` where packets of this way come from, with the address they go to.
-    pub(super) fn from<T: Send>(&self, path: Path, work: impl FnOnce(SocketAddr) -> T + Send) -> T {
-        let space = match path {
+    /// The medians of one turn, in nanoseconds.
+    pub(super) fn measure(&self, way: Way) -> [(&'static str, f64); 5] {
+        let space = match way.path {
             Path::HostPort | Path::Service | Path::Routed => &self.client,
             Path::Hairpin => &self.pod,
             Path::Localhost => &self.node.space,
             Path::Neighbour => &self.neighbour,
         };
-        space.run(|| work(path.target()))
+        let figures = space.run(|| self.ends[usize::from(way.v6)].measure(way.target()));
+        self.forget_flows();
+        figures
     }
 
     /// Forgets all connections, so that the next measurement finds the node as this one did.
-    pub(super) fn forget_flows(&self) {
+    fn forget_flows(&self) {
         /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`, of whatever there is.
         const DELETE: [u8; 2] = 0x0102_u16.to_ne_bytes();
         /// `NLM_F_REQUEST | NLM_F_ACK`.
@@ -171,34 +231,56 @@ impl<S> Bed<S> {
     }
 }
 
+/// Gives what is at the other end of the node's cable its addresses, and the routes by the node.
+fn attach(space: &Space, at: fn(&Family) -> (&'static str, u8, &'static str)) {
+    space.run(|| {
+        ip("link set eth0 up");
+        for family in &FAMILIES {
+            let (own, length, gateway) = at(family);
+            // Without "nodad" an address of IPv6 cannot be bound at once. For IPv4 it has no effect.
+            ip(&format!(
+                "addr add {own}/{length} dev eth0 nodad
+                 route add default via {gateway}"
+            ));
+        }
+        sysctl("net/ipv4/ip_local_port_range", "10000 65535");
+    });
+}
+
 /// A Service with one endpoint, in a table at the priority that kube-proxy's has.
-fn serve() {
+fn serve(Family { name, service, pod, .. }: &Family) {
+    let endpoint = socket_address(pod, POD_PORT);
     let script = format!(
-        "table ip services {{
+        "table {name} services {{
             map services {{
-                type ipv4_addr . inet_proto . inet_service : verdict
-                elements = {{ 10.96.0.1 . tcp . 80 : goto endpoint }}
+                type {v}_addr . inet_proto . inet_service : verdict
+                elements = {{
+                    {service} . tcp . {POD_PORT} : goto endpoint,
+                    {service} . udp . {POD_PORT} : goto endpoint
+                }}
             }}
             chain endpoint {{
-                tcp dport 80 dnat to 10.1.255.2:{POD_PORT}
+                tcp dport {POD_PORT} dnat to {endpoint}
+                udp dport {POD_PORT} dnat to {endpoint}
             }}
             chain prerouting {{
                 type nat hook prerouting priority -100;
-                ip daddr . meta l4proto . th dport vmap @services
+                {name} daddr . meta l4proto . th dport vmap @services
             }}
             chain output {{
                 type nat hook output priority -100;
-                ip daddr . meta l4proto . th dport vmap @services
+                {name} daddr . meta l4proto . th dport vmap @services
             }}
             chain postrouting {{
                 type nat hook postrouting priority 100;
             }}
-        }}\n"
+        }}\n",
+        v = if *name == "ip" { "ipv4" } else { "ipv6" },
     );
     tool(Command::new("nft").args(["-f", "-"]), &script);
 }
 
-/// Makes `mappings` TCP mappings, whose last one leads to the server, and one of UDP. Established connections by
+/// Makes `mappings` TCP mappings, the last one to the server and dual-stack, and one of UDP. Established connections by
 /// `uplinks` are offloaded.
 fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16, uplinks: &[&str]) {
     let others = mappings - 1;
@@ -213,7 +295,7 @@ fn map(executables: &Executables, plugin: Plugin, node: &Node, mappings: u16, up
     } else {
         fill(executables, plugin, node, false, 0, others);
     }
-    let mut target = Pod::numbered(POD, false, []);
+    let mut target = Pod::numbered(POD, true, []);
     target.ports = vec![(HOST_PORT, POD_PORT)];
     let mut config = plugin.config(&target);
     let udp = json!({"hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "udp"});

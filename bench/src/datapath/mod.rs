@@ -1,170 +1,145 @@
 //! The way of the packets: what a mapping costs who connects through it, and what the table costs
-//! those who do not.
+//! those who do not. In real time, and in the emulated machine of `scripts/kernels.sh`, whose clock counts
+//! instructions.
 //!
 //! All nodes are there at once and take turns, in an order that is reversed every time, so that what
-//! disturbs one disturbs all.
+//! disturbs one disturbs all. The report divides figures of the same turn.
 
 mod bed;
 mod load;
-pub(crate) mod packets;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bed::{Bed, Path, Setup};
-use load::Server;
+use bed::{Bed, Path, Setup, Way};
 
 use crate::Bench;
 use crate::plugins::Plugin;
 use crate::raw::Row;
-use crate::stats::{median, p99};
 
-/// How many mappings there are, by us.
-const OURS: [u16; 5] = [1, 1_000, 5_000, 20_000, 60_000];
-/// The same, by the others.
-const PEERS: [u16; 3] = [1, 1_000, 5_000];
+/// How many mappings there are, by us and by the others, on nodes that have more than one.
+const OURS: [u16; 4] = [1_000, 5_000, 20_000, 60_000];
+const PEERS: [u16; 2] = [1_000, 5_000];
 
-/// The spread of a figure between turns is a tenth; what is asked for is a twentieth, between medians.
-const TURNS: usize = 120;
-/// What needs no such care is measured in every so many of them: peers, and throughput. Odd, so that
-/// they too take turns in both orders.
-const SELDOM: usize = 9;
+/// How often each node has its turn, in real time and where instructions are counted.
+const TURNS: usize = 300;
+const COUNTED_TURNS: usize = 12;
 /// A slow machine has fewer turns.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// How many connections are made at a time.
-const CROWD: usize = 32;
+/// The nanoseconds of what figures are given in: the emulated machine's clock takes four for an instruction.
+const MICROSECOND: f64 = 1000.0;
+const INSTRUCTION: f64 = 4.0;
+
+/// The ways of IPv4 that are timed, those that are counted, and the ways of IPv6.
+const TIMED: [Path; 6] =
+    [Path::HostPort, Path::Routed, Path::Service, Path::Neighbour, Path::Hairpin, Path::Localhost];
+const COUNTED: [Path; 4] = [Path::HostPort, Path::Localhost, Path::Hairpin, Path::Routed];
+const IPV6: [Path; 3] = [Path::HostPort, Path::Hairpin, Path::Routed];
 
 /// One node on one way: what is measured in one turn.
 struct Cell {
     bed: usize,
-    path: Path,
+    way: Way,
     /// By the name of the figure, one of each turn.
     samples: BTreeMap<&'static str, Vec<f64>>,
 }
 
+/// Takes the time, on this machine, whose kernel may have no flowtables.
 pub(crate) fn run(bench: &Bench) {
-    let setups = setups(bench.quick);
+    let few = |all: &'static [u16]| if bench.quick { &all[..1] } else { all };
+    let mapped = |plugin, all| few(all).iter().map(move |count| Setup::Mapped(plugin, *count));
+    let between = [Setup::Plain, Setup::Mapped(Plugin::PortmapIptables, 1)]
+        .into_iter()
+        .chain(mapped(Plugin::PortmapIptables, &PEERS))
+        .chain(mapped(Plugin::PortmapNftables, &PEERS))
+        .chain(mapped(Plugin::Autoport, &OURS));
+    let turns = bench.rounds(TURNS);
+    take_turns(bench, "datapath", MICROSECOND, &mirrored(between), &TIMED, turns);
+}
+
+/// Counts instructions, in the emulated machine.
+pub(crate) fn count(bench: &Bench) {
+    let setups = mirrored([Setup::Offloaded, Setup::Offloaded]);
+    let turns = bench.rounds(COUNTED_TURNS);
+    take_turns(bench, "packets", INSTRUCTION, &setups, &COUNTED, turns);
+}
+
+/// What is compared most closely is there twice, since a later node has more to do than an earlier one, and two
+/// equal nodes show what difference means nothing.
+fn mirrored(between: impl IntoIterator<Item = Setup>) -> Vec<Setup> {
+    let outer = [
+        Setup::Service,
+        Setup::Mapped(Plugin::PortmapNftables, 1),
+        Setup::Mapped(Plugin::Autoport, 1),
+    ];
+    outer.into_iter().chain(between).chain(outer.into_iter().rev()).collect()
+}
+
+/// Puts the figures of all nodes, a number for each turn, into the file `name`.
+fn take_turns(
+    bench: &Bench,
+    name: &str,
+    unit: f64,
+    setups: &[Setup],
+    paths: &[Path],
+    turns: usize,
+) {
     let bed = |setup: &Setup| {
         eprintln!("bench: a node with {setup:?}");
-        Bed::new(&bench.executables, *setup, Server::start)
+        Bed::new(&bench.executables, *setup)
     };
-    let beds: Vec<Bed<Server>> = setups.iter().map(bed).collect();
-    let mut cells: Vec<Cell> = cells(&setups);
+    let beds: Vec<Bed> = setups.iter().map(bed).collect();
+    let mut cells = cells(setups, paths);
     let began = Instant::now();
-    for turn in 0..bench.rounds(TURNS) {
+    for turn in 0..turns {
         if began.elapsed() > PATIENCE {
             eprintln!("bench: {turn} turns must do");
             break;
         }
-        let seldom = turn % SELDOM == 0;
-        let forward = turn % 2 == 0;
-        let last = cells.len() - 1;
-        for at in 0..cells.len() {
-            let cell = &mut cells[if forward { at } else { last - at }];
-            if seldom || !is_peers(setups[cell.bed]) {
-                measure(&beds[cell.bed], cell, seldom, bench.quick);
+        for cell in &mut cells {
+            for (name, value) in beds[cell.bed].measure(cell.way) {
+                cell.samples.entry(name).or_default().push(value / unit);
             }
         }
+        cells.reverse();
     }
-    bench.raw.begin("datapath");
+    cells.sort_by_key(|cell| cell.bed);
+    bench.raw.begin(name);
     for cell in cells {
-        let (plugin, mappings) = match setups[cell.bed] {
-            Setup::Plain => ("plain", 0),
-            Setup::Service => ("service", 0),
-            Setup::Mapped(plugin, mappings) => (plugin.id(), mappings),
-            Setup::Offloaded => ("offload", 1),
-        };
-        // The second node with one mapping shows what difference means nothing.
-        let again = setups[..cell.bed].contains(&setups[cell.bed]);
-        let row = Row::new("datapath", plugin)
-            .param("mappings", mappings)
-            .param("path", cell.path.id())
-            .param("again", again);
-        let row =
-            cell.samples.into_iter().fold(row, |row, (name, values)| row.samples(name, values));
-        bench.raw.put(&row);
+        let (plugin, mappings) = setups[cell.bed].id();
+        let row = Row::new(name, plugin).param("mappings", mappings).param("path", cell.way.id());
+        let put = |row: Row, (name, values)| row.samples(name, values);
+        bench.raw.put(&cell.samples.into_iter().fold(row, put));
     }
-}
-
-fn setups(quick: bool) -> Vec<Setup> {
-    let ours = |mappings| Setup::Mapped(Plugin::Autoport, mappings);
-    let few = |all: &'static [u16]| if quick { &all[..2] } else { all };
-    let mut setups = vec![Setup::Plain, Setup::Service, ours(1)];
-    setups.extend(few(&OURS).iter().copied().map(ours));
-    for peer in [Plugin::PortmapNftables, Plugin::PortmapIptables] {
-        setups.extend(few(&PEERS).iter().map(|mappings| Setup::Mapped(peer, *mappings)));
-    }
-    setups
 }
 
 /// What is compared stands together.
-fn cells(setups: &[Setup]) -> Vec<Cell> {
-    let most = |plugin| {
-        let same = setups.iter().filter_map(move |setup| match setup {
-            Setup::Mapped(of, mappings) if *of == plugin => Some(*mappings),
-            Setup::Mapped(..) | Setup::Plain | Setup::Service | Setup::Offloaded => None,
-        });
-        same.max()
+fn cells(setups: &[Setup], paths: &[Path]) -> Vec<Cell> {
+    let has_most = |plugin, mappings| {
+        let more = |setup: &Setup| matches!(*setup, Setup::Mapped(of, more) if of == plugin && more > mappings);
+        !setups.iter().any(more)
     };
-    let goes = |path, setup| match setup {
-        // What a mapping is held against.
-        Setup::Offloaded => false,
-        Setup::Plain => path == Path::Routed,
+    let goes = |Way { path, v6 }, setup| match setup {
+        Setup::Plain => path == Path::Routed && !v6,
         Setup::Service => matches!(path, Path::Service | Path::Routed | Path::Neighbour),
-        Setup::Mapped(plugin, mappings) => {
-            let fewest_or_most = mappings == 1 || Some(mappings) == most(plugin);
-            match path {
-                Path::HostPort => true,
-                Path::Hairpin | Path::Localhost => fewest_or_most,
-                Path::Service | Path::Routed | Path::Neighbour => {
-                    fewest_or_most && plugin == Plugin::Autoport
-                }
+        Setup::Mapped(_, 1) | Setup::Offloaded => true,
+        // The mappings of others are IPv4.
+        Setup::Mapped(..) if v6 => false,
+        Setup::Mapped(plugin, mappings) => match path {
+            Path::HostPort => true,
+            Path::Hairpin | Path::Localhost => has_most(plugin, mappings),
+            Path::Service | Path::Routed | Path::Neighbour => {
+                plugin == Plugin::Autoport && has_most(plugin, mappings)
             }
-        }
+        },
     };
-    let paths = [
-        Path::HostPort,
-        Path::Routed,
-        Path::Service,
-        Path::Neighbour,
-        Path::Hairpin,
-        Path::Localhost,
-    ];
-    let all = paths.into_iter().flat_map(|path| {
+    let way = |v6| move |path: &Path| Way { path: *path, v6 };
+    let ways = paths.iter().map(way(false)).chain(IPV6.iter().map(way(true)));
+    let all = ways.flat_map(|way| {
         setups.iter().enumerate().filter_map(move |(bed, setup)| {
-            goes(path, *setup).then_some(Cell { bed, path, samples: BTreeMap::new() })
+            goes(way, *setup).then_some(Cell { bed, way, samples: BTreeMap::new() })
         })
     });
     all.collect()
-}
-
-fn is_peers(setup: Setup) -> bool {
-    matches!(setup, Setup::Mapped(plugin, _) if plugin != Plugin::Autoport)
-}
-
-fn measure(bed: &Bed<Server>, cell: &mut Cell, seldom: bool, quick: bool) {
-    let path = cell.path;
-    let few = |count: usize| if quick { count / 10 } else { count };
-    let during = Duration::from_millis(if quick { 50 } else { 200 });
-    let mut put = |name, value| cell.samples.entry(name).or_default().push(value);
-
-    let (one, _) = bed.from(path, |to| load::connect_all(to, few(1_000), 1));
-    put("one_p50_us", median(&one));
-    put("one_p99_us", p99(&one));
-    let (crowd, per_second) = bed.from(path, |to| load::connect_all(to, few(3_200), CROWD));
-    put("crowd_p50_us", median(&crowd));
-    put("crowd_p99_us", p99(&crowd));
-    put("crowd_per_s", per_second);
-    // What comes from 127.0.0.1 is the node's own; its UDP is not what anybody waits for.
-    if matches!(path, Path::HostPort | Path::Routed) {
-        let datagrams = bed.from(path, |to| load::first_datagrams(to, few(500)));
-        put("udp_p50_us", median(&datagrams));
-        put("udp_p99_us", p99(&datagrams));
-        if seldom {
-            let rate = bed.from(path, |to| bed.server.throughput(to, during));
-            put("gbit_per_s", rate);
-        }
-    }
-    bed.forget_flows();
 }

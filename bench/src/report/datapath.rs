@@ -8,163 +8,175 @@ use super::table::{Table, number};
 use super::{Report, Rows};
 use crate::plot::Plot;
 use crate::plugins::Plugin;
-use crate::raw::{Raw, Row};
+use crate::raw::Raw;
 use crate::stats::{median, quantile};
 
 const BENCH: &str = "datapath";
-const RATE: &str = "crowd_per_s";
 
-const PLAYERS: [&str; 3] =
-    [Plugin::Autoport.id(), Plugin::PortmapNftables.id(), Plugin::PortmapIptables.id()];
+const OURS: &str = Plugin::Autoport.id();
+const NFTABLES: &str = Plugin::PortmapNftables.id();
+const PLAYERS: [&str; 3] = [OURS, NFTABLES, Plugin::PortmapIptables.id()];
+
+/// What the names of the ways of a family end in.
+pub(super) const SUFFIXES: [&str; 2] = ["", ", IPv6"];
+
+/// What is timed in every turn.
+const FIGURES: [&str; 5] = ["connect", "whole", "round_trip", "datagram", "first"];
+
+/// What is compared of nodes with one mapping, by path.
+const COMPARED: [(&str, &str); 10] = [
+    ("host port", "connect"),
+    ("host port", "round_trip"),
+    ("localhost", "connect"),
+    ("hairpin", "connect"),
+    ("routed", "connect"),
+    ("routed", "round_trip"),
+    ("routed", "datagram"),
+    ("host port, IPv6", "connect"),
+    ("host port, IPv6", "round_trip"),
+    ("routed, IPv6", "connect"),
+];
+
+pub(super) const fn words(what: &str) -> &'static str {
+    match what.as_bytes() {
+        b"round_trip" => "a byte there and back",
+        b"datagram" => "a datagram",
+        b"first" => "first datagram and its echo",
+        b"whole" => "connect, request, close",
+        _ => "connect(2)",
+    }
+}
+
+/// Nodes that are alike, and a way: the plugin or what else is there, the mappings, the path.
+type Nodes<'a> = (&'a str, u64, &'a str);
 
 pub(super) fn add(raw: &Raw, report: &mut Report) {
     let rows = Rows::of(raw, BENCH);
     if rows.is_empty() {
         return;
     }
-    report.blocks.insert("datapath", host_ports(&rows));
-    report.blocks.insert("datapath-own", own(&rows));
-    report.blocks.insert("datapath-others", others(&rows));
+    let cross = |paths: &[&'static str], plugins: &[&'static str]| -> Vec<_> {
+        let of = |path| plugins.iter().map(move |plugin| (*plugin, path));
+        paths.iter().copied().flat_map(of).collect()
+    };
+    let mut host_ports = vec![("plain", "routed"), ("service", "routed")];
+    host_ports.extend(cross(&["host port"], &PLAYERS));
+    host_ports.push(("service", "routed, IPv6"));
+    host_ports.extend(cross(&["host port, IPv6"], &PLAYERS));
+    let text = times(&rows, &host_ports, "autoport with 1", |_| (OURS, 1, "host port"));
+    report.blocks.insert("datapath", text);
+    report.blocks.insert("datapath-ratios", compared(&rows));
+    let own = cross(&["hairpin", "hairpin, IPv6", "localhost"], &PLAYERS);
+    let text = times(&rows, &own, "autoport with 1", |path| (OURS, 1, path));
+    report.blocks.insert("datapath-own", text);
+    let all = [&["service"], &PLAYERS[..]].concat();
+    let others = cross(&["routed", "routed, IPv6", "service", "pod to pod"], &all);
+    let text = times(&rows, &others, "no port mapping", |path| ("service", 0, path));
+    report.blocks.insert("datapath-others", text);
     report.plots.insert("datapath.svg", plot(&rows));
 }
 
-fn find<'a>(rows: &'a Rows, plugin: &str, mappings: u64, path: &str) -> Option<&'a Row> {
-    let params = [("mappings", json!(mappings)), ("path", json!(path)), ("again", json!(false))];
-    rows.find(plugin, &params)
+/// What each of these nodes measured, a number for each turn.
+fn of<'a>(rows: &'a Rows, (plugin, mappings, path): Nodes<'_>, what: &str) -> Vec<&'a [f64]> {
+    rows.samples(plugin, &[("mappings", json!(mappings)), ("path", json!(path))], what)
 }
 
-/// The second node that is like the first.
-fn again<'a>(rows: &'a Rows, plugin: &str, path: &str) -> Option<&'a Row> {
-    rows.find(plugin, &[("path", json!(path)), ("again", json!(true))])
+fn middle(rows: &Rows, nodes: Nodes<'_>, what: &str) -> f64 {
+    median(&of(rows, nodes, what).concat())
 }
 
-fn middle(row: Option<&Row>, name: &str) -> f64 {
-    row.map_or(f64::NAN, |row| median(row.sample(name)))
+/// Ratios of one figure to another of the same turn, by every node of one kind and every one of the other; of a kind to
+/// itself, by its second node and its first.
+fn ratios(rows: &Rows, ours: Nodes<'_>, theirs: Nodes<'_>, what: &str) -> Vec<f64> {
+    let (mut ours_seen, mut theirs_seen) = (of(rows, ours, what), of(rows, theirs, what));
+    if ours == theirs {
+        theirs_seen.truncate(1);
+        ours_seen.drain(..ours_seen.len().min(1));
+    }
+    let pairs = ours_seen.iter().flat_map(|own| theirs_seen.iter().map(move |base| (own, base)));
+    let turns = pairs.flat_map(|(own, base)| own.iter().zip(*base));
+    turns.map(|(own, base)| own / base).collect()
 }
 
-/// The median of the turns, and the quartiles.
-fn spread(row: &Row, name: &str) -> String {
-    let at = |part| number(quantile(row.sample(name), part));
-    format!("{} ({}–{})", at(0.5), at(0.25), at(0.75))
+/// The median, and the quartiles.
+fn spread(ratios: &[f64]) -> String {
+    if ratios.is_empty() {
+        return "–".to_owned();
+    }
+    let [low, middle, high] = [0.25, 0.5, 0.75].map(|part| quantile(ratios, part));
+    format!("{middle:.3} ({low:.3}–{high:.3})")
 }
 
-fn pair(row: &Row, first: &str, second: &str) -> String {
-    let [first, second] = [first, second].map(|name| number(median(row.sample(name))));
-    format!("{first} / {second}")
+/// What takes how long on these ways, and the ratio of connect(2) to that of other nodes.
+fn times<'a>(
+    rows: &Rows,
+    ways: &[(&'a str, &'a str)],
+    whom: &str,
+    base: impl Fn(&'a str) -> Nodes<'a>,
+) -> String {
+    let figures = FIGURES.map(|what| format!("{}, µs", words(what)));
+    let head = ["way", "plugin", "mappings"].map(str::to_owned).into_iter().chain(figures);
+    let mut table = Table::new(head.chain([format!("connect(2), to {whom}")]));
+    for (plugin, path) in ways {
+        for mappings in values(rows, "mappings") {
+            let nodes = (*plugin, mappings, *path);
+            if of(rows, nodes, "connect").is_empty() {
+                continue;
+            }
+            let name = match *plugin {
+                "plain" => "none, nothing tracked",
+                "service" => "none",
+                plugin => plugin,
+            };
+            let start = [(*path).to_owned(), name.to_owned(), number(mappings as f64)];
+            let figures = FIGURES.map(|what| number(middle(rows, nodes, what)));
+            let ratio = spread(&ratios(rows, nodes, base(path), "connect"));
+            table.row(start.into_iter().chain(figures).chain([ratio]));
+        }
+    }
+    table.text()
 }
 
-fn host_ports(rows: &Rows) -> String {
+/// One mapping, beside portmap's and none.
+fn compared(rows: &Rows) -> String {
     let mut table = Table::new([
-        "plugin",
-        "mappings",
-        "connections/s, 32 at a time (quartiles)",
-        "connect µs, one at a time",
-        "32 at a time",
-        "first UDP datagram and its echo µs",
-        "Gbit/s",
+        "way",
+        "time of",
+        "autoport, µs",
+        "to portmap-nftables",
+        "to no port mapping",
+        "of two nodes with autoport",
     ]);
-    let mut put = |plugin: &str, mappings: &str, row: &Row| {
+    for (path, what) in COMPARED {
+        let ours = (OURS, 1, path);
+        let to = |theirs| spread(&ratios(rows, ours, theirs, what));
         table.row([
-            plugin.to_owned(),
-            mappings.to_owned(),
-            spread(row, RATE),
-            pair(row, "one_p50_us", "one_p99_us"),
-            pair(row, "crowd_p50_us", "crowd_p99_us"),
-            pair(row, "udp_p50_us", "udp_p99_us"),
-            number(median(row.sample("gbit_per_s"))),
+            path,
+            words(what),
+            &number(middle(rows, ours, what)),
+            &to((NFTABLES, 1, path)),
+            &to(("service", 0, path)),
+            &to(ours),
         ]);
-    };
-    if let Some(row) = find(rows, "plain", 0, "routed") {
-        put("plain routing", "–", row);
-    }
-    for plugin in PLAYERS {
-        for mappings in values(rows, "mappings") {
-            if let Some(row) = find(rows, plugin, mappings, "host port") {
-                put(plugin, &number(mappings as f64), row);
-            }
-            if let Some(row) = again(rows, plugin, "host port").filter(|_| mappings == 1) {
-                put(plugin, "1, another node", row);
-            }
-        }
     }
     table.text()
-}
-
-/// The ways on which a pod or the node reaches a host port.
-fn own(rows: &Rows) -> String {
-    let head = ["way", "plugin", "mappings", "connections/s (quartiles)", "connect µs"];
-    let mut table = Table::new(head);
-    for path in ["hairpin", "localhost"] {
-        for plugin in PLAYERS {
-            for mappings in values(rows, "mappings") {
-                if let Some(row) = find(rows, plugin, mappings, path) {
-                    table.row([
-                        path.to_owned(),
-                        plugin.to_owned(),
-                        number(mappings as f64),
-                        spread(row, RATE),
-                        pair(row, "one_p50_us", "one_p99_us"),
-                    ]);
-                }
-            }
-        }
-    }
-    table.text()
-}
-
-/// What is not for us, with and without our table.
-fn others(rows: &Rows) -> String {
-    let head = ["way", "table", "connections/s (quartiles)", "connect µs", "to none, connect"];
-    let mut table = Table::new(head);
-    for path in ["routed", "service", "pod to pod"] {
-        let none = find(rows, "service", 0, path);
-        let mut put = |name: String, row: &Row| {
-            let difference = middle(Some(row), "one_p50_us") / middle(none, "one_p50_us") - 1.0;
-            table.row([
-                path.to_owned(),
-                name,
-                spread(row, RATE),
-                pair(row, "one_p50_us", "one_p99_us"),
-                percent(difference),
-            ]);
-        };
-        if let Some(row) = none {
-            put("none".to_owned(), row);
-        }
-        let ours = Plugin::Autoport.id();
-        for mappings in values(rows, "mappings") {
-            if let Some(row) = find(rows, ours, mappings, path) {
-                put(format!("{} mappings", number(mappings as f64)), row);
-            }
-            if let Some(row) = again(rows, ours, path).filter(|_| mappings == 1) {
-                put("1 mapping, another node".to_owned(), row);
-            }
-        }
-    }
-    table.text()
-}
-
-fn percent(part: f64) -> String {
-    if part.is_finite() { format!("{:+.1} %", part * 100.0) } else { "–".to_owned() }
 }
 
 fn plot(rows: &Rows) -> Plot {
     let levels: Vec<u64> = values(rows, "mappings").into_iter().filter(|it| *it > 0).collect();
+    let time =
+        |nodes: Nodes<'_>| Some(middle(rows, nodes, "connect")).filter(|time| time.is_finite());
     let line = |plugin: &str| {
-        let value = |mappings: &u64| {
-            let rate = middle(find(rows, plugin, *mappings, "host port"), RATE);
-            rate.is_finite().then_some(rate)
-        };
+        let value = |mappings: &u64| time((plugin, *mappings, "host port"));
         (plugin.to_owned(), levels.iter().map(value).collect())
     };
     let mut lines: Vec<_> = PLAYERS.map(line).into();
-    let plain = middle(find(rows, "plain", 0, "routed"), RATE);
-    let plain = levels.iter().map(|_| plain.is_finite().then_some(plain)).collect();
-    lines.push(("plain routing".to_owned(), plain));
+    let plain = time(("plain", 0, "routed"));
+    lines.push(("plain routing".to_owned(), vec![plain; levels.len()]));
     Plot {
-        title: "New TCP connections through a host port, 32 at a time".to_owned(),
+        title: "connect(2) through a host port".to_owned(),
         right: "mappings on the node".to_owned(),
-        up: "connections/s".to_owned(),
+        up: "µs".to_owned(),
         steps: levels.iter().map(|mappings| number(*mappings as f64)).collect(),
         lines,
     }
@@ -175,32 +187,33 @@ pub(super) fn bars(raw: &Raw, bars: &mut Vec<Bar>) {
     if rows.is_empty() {
         return;
     }
-    let rate = |row| middle(row, RATE);
-    let ours = Plugin::Autoport.id();
+    let time = |plugin, mappings| middle(&rows, (plugin, mappings, "host port"), "connect");
+    let ratio = |ours: (&'static str, u64), theirs: (&'static str, u64)| {
+        let [ours, theirs] = [ours, theirs].map(|(plugin, count)| (plugin, count, "host port"));
+        median(&ratios(&rows, ours, theirs, "connect"))
+    };
     let most = values(&rows, "mappings").into_iter().max().unwrap_or_default();
-    let (one, many) = (find(&rows, ours, 1, "host port"), find(&rows, ours, most, "host port"));
-    let difference = rate(many) / rate(one) - 1.0;
-    let noise = rate(again(&rows, ours, "host port")) / rate(one) - 1.0;
+    let [more, noise] = [most, 1].map(|mappings| ratio((OURS, mappings), (OURS, 1)));
     bars.push(Bar {
-        what: format!("connections/s with {} mappings", number(most as f64)),
-        limit: "at most 5 % less than with 1".to_owned(),
+        what: format!("connect(2) with {} mappings", number(most as f64)),
+        limit: "1.05 times that with 1".to_owned(),
         measured: format!(
-            "{} ({} : {}); another node with 1: {}",
-            percent(difference),
-            number(rate(many)),
-            number(rate(one)),
-            percent(noise)
+            "{more:.3} ({} : {} µs); another node with 1: {noise:.3}",
+            number(time(OURS, most)),
+            number(time(OURS, 1)),
         ),
-        met: difference >= -0.05,
+        met: more <= 1.05,
     });
-    let both = [ours, Plugin::PortmapNftables.id()];
-    let [mine, theirs] = both.map(|plugin| rate(find(&rows, plugin, 5_000, "host port")));
-    if theirs.is_finite() {
-        bars.push(Bar {
-            what: "connections/s with 5,000 mappings".to_owned(),
-            limit: "5 times portmap-nftables".to_owned(),
-            measured: format!("{} ({} : {})", number(mine / theirs), number(mine), number(theirs)),
-            met: mine >= 5.0 * theirs,
-        });
-    }
+    let less = ratio((NFTABLES, 5_000), (OURS, 5_000));
+    bars.push(Bar {
+        what: "connect(2) with 5,000 mappings".to_owned(),
+        limit: "1/5 of portmap-nftables".to_owned(),
+        measured: format!(
+            "1/{} ({} : {} µs)",
+            number(less),
+            number(time(OURS, 5_000)),
+            number(time(NFTABLES, 5_000)),
+        ),
+        met: less >= 5.0,
+    });
 }

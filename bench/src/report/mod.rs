@@ -49,6 +49,17 @@ impl Rows {
         self.0.iter().find(|row| row.is(plugin, params))
     }
 
+    /// What was sampled in that situation, by each of the nodes that are alike.
+    pub(crate) fn samples(
+        &self,
+        plugin: &str,
+        params: &[(&str, Value)],
+        name: &str,
+    ) -> Vec<&[f64]> {
+        let alike = self.0.iter().filter(|row| row.is(plugin, params));
+        alike.map(|row| row.sample(name)).filter(|values| !values.is_empty()).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
