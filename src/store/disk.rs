@@ -194,12 +194,14 @@ impl Disk {
         Ok(bytes)
     }
 
-    /// Writes into a file at the offset `at`, and makes it if it is missing.
-    pub(super) fn write_part(&self, name: &str, at: u64, bytes: &[u8]) -> Result<(), Error> {
+    /// Writes the same bytes into a file at each of these offsets, which ascend, and makes it if it is missing.
+    pub(super) fn write_parts(&self, name: &str, at: &[u64], bytes: &[u8]) -> Result<(), Error> {
         let write = || {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
             let file = self.open_file(name, flags, PRIVATE_FILE)?;
-            let written = file.write_all_at(bytes, at);
+            let mut runs = at.chunk_by(|one, next| one + bytes.len() as u64 == *next);
+            let written =
+                runs.try_for_each(|run| file.write_all_at(&bytes.repeat(run.len()), run[0]));
             written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
         };
         self.in_directory(name, write).map_err(self.error("write", name))

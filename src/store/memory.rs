@@ -165,12 +165,16 @@ impl Locked {
         let numbers: BTreeSet<_> =
             hosts.iter().map(|host| (host.protocol, host.port.get())).collect();
         let time = u32::try_from(now).unwrap_or(u32::MAX).to_le_bytes();
+        let mut offsets: BTreeMap<Protocol, Vec<u64>> = BTreeMap::new();
         for (protocol, port) in &numbers {
-            let name = times(*protocol);
-            if self.disk.write_part(&name, offset(*port), &time).is_err() {
+            offsets.entry(*protocol).or_default().push(offset(*port));
+        }
+        for (protocol, offsets) in offsets {
+            let name = times(protocol);
+            if self.disk.write_parts(&name, &offsets, &time).is_err() {
                 // Damaged.
                 self.disk.remove_all(&name)?;
-                self.disk.write_part(&name, offset(*port), &time)?;
+                self.disk.write_parts(&name, &offsets, &time)?;
             }
         }
         let grants =
