@@ -1,6 +1,6 @@
 //! What becomes of offloaded connections when the node changes.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
@@ -154,7 +154,7 @@ fn a_smaller_mtu_on_the_way_is_found_out() {
 #[ignore = "needs a kernel with nf_flow_table: make test-kernels"]
 fn the_uplink_gets_a_smaller_mtu() {
     let [v4, v6] = [0, 1].map(|family| (FIRST[family], CLIENT[family]));
-    let minutes = Duration::from_secs(180);
+    let minutes = Duration::from_mins(3);
     for ((to, client), deleted, patience) in
         [(v4, false, PATIENCE), (v6, false, minutes), (v6, true, PATIENCE)]
     {
