@@ -73,7 +73,9 @@ pub(super) const STEPS: [Step; 26] = [
         &[
             ("socket", "SOCK_DIAG"),
             ("setsockopt", ""),
-            ("sendto", ""),
+            // strace knows the name of the second question only.
+            ("sendto", "nlmsg_type=0x14"),
+            ("sendto", "SOCK_DIAG"),
             ("recvfrom", ""),
             ("close", ""),
         ],
