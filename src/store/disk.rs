@@ -197,11 +197,10 @@ impl Disk {
     /// Writes the same bytes into a file at each of these offsets, which ascend, and makes it if it is missing.
     pub(super) fn write_parts(&self, name: &str, at: &[u64], bytes: &[u8]) -> Result<(), Error> {
         let write = || {
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
-            let file = self.open_file(name, flags, PRIVATE_FILE)?;
+            let file = self.open_file(name, OFlag::O_WRONLY | OFlag::O_CREAT, PRIVATE_FILE)?;
             let mut runs = at.chunk_by(|one, next| one + bytes.len() as u64 == *next);
-            let written =
-                runs.try_for_each(|run| file.write_all_at(&bytes.repeat(run.len()), run[0]));
+            let write = |run: &[u64]| file.write_all_at(&bytes.repeat(run.len()), run[0]);
+            let written = runs.try_for_each(write);
             written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
         };
         self.in_directory(name, write).map_err(self.error("write", name))
